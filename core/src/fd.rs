@@ -1,0 +1,305 @@
+//! Fd: a descriptor that blocks goroutines in place of threads, Go's `poll.FD`. It makes no system call itself: an operation comes as a
+//! closure that tries it once and says what happened.
+//!
+//! # One system call where two would do
+//!
+//! When a stream's read returned less than was asked for, the kernel's buffer is empty: the next read waits for an edge, and does
+//! not ask only to hear `EAGAIN` ("spent"). Readiness that came after that read has latched in the descriptor's slot, so nothing is lost,
+//! provided that the slot is not reset on this path. An edge may also bring data and an end of stream at once, and then no further
+//! edge comes: so a descriptor on which the kernel has reported any end, error or urgent mark is always asked. The same holds for writes
+//! that took less than was offered. A descriptor that no poller watches yet is registered, which reports what is ready by then.
+//!
+//! # Closing
+//!
+//! `close` refuses new operations, wakes those that wait, and returns when the last one has let go and the system has released the
+//! descriptor: its port can be bound again at once.
+
+use crate::fdmutex::{Closed, FdMutex, Release};
+use crate::netpoll::RegisterError;
+use crate::os::{Errno, Mode, Nanos, Outcome};
+use crate::polldesc::{Deadline, PollDesc, PollError};
+use crate::sched::Sched;
+use crate::sema::Sema;
+use crate::sync::{AtomicBool, AtomicI64, Ordering};
+use core::fmt;
+
+/// Why an operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FdError {
+    /// It could not wait.
+    Poll(PollError),
+    /// The system refused it.
+    Os(Errno),
+}
+
+impl fmt::Display for FdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FdError::Poll(error) => error.fmt(f),
+            FdError::Os(errno) => errno.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for FdError {}
+
+impl From<PollError> for FdError {
+    fn from(error: PollError) -> Self {
+        FdError::Poll(error)
+    }
+}
+
+impl From<Closed> for FdError {
+    fn from(_: Closed) -> Self {
+        FdError::Poll(PollError::Closing)
+    }
+}
+
+impl From<RegisterError> for FdError {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::NotPollable => FdError::Poll(PollError::NotPollable),
+            RegisterError::Os(errno) => FdError::Os(errno),
+        }
+    }
+}
+
+/// An open, non-blocking descriptor.
+pub struct Fd {
+    sched: &'static Sched,
+    mutex: FdMutex,
+    raw: i32,
+    desc: &'static PollDesc,
+    /// Released when the system has released the descriptor.
+    closed: Sema,
+    /// Whether somebody knows the number for as long as this Fd exists, so that it must stay taken after `close`.
+    lent: AtomicBool,
+    /// Whether the system has released the descriptor but its number is kept.
+    number_kept: AtomicBool,
+    read: Side,
+    write: Side,
+}
+
+struct Side {
+    /// The last operation showed that the kernel has no more data, or no more room. Belongs to the holder of the side's lock.
+    spent: AtomicBool,
+    /// Nanoseconds that each operation may take, or 0.
+    timeout: AtomicI64,
+}
+
+static_assertions::assert_impl_all!(Fd: Send, Sync);
+
+impl Fd {
+    /// Takes over descriptor `raw`, which must be non-blocking. It joins a poller when an operation first has to wait.
+    pub fn new(sched: &'static Sched, raw: i32) -> Self {
+        let side = || Side { spent: AtomicBool::new(false), timeout: AtomicI64::new(0) };
+        Fd {
+            sched,
+            mutex: FdMutex::new(),
+            raw,
+            desc: sched.poll_open(raw),
+            closed: Sema::new(),
+            lent: AtomicBool::new(false),
+            number_kept: AtomicBool::new(false),
+            read: side(),
+            write: side(),
+        }
+    }
+
+    /// Registers with a poller now, for a descriptor that may turn out not to be pollable.
+    pub fn register(&self) -> Result<(), FdError> {
+        self.with(|_| self.sched.register(self.desc))?.map_err(FdError::from)
+    }
+
+    fn side(&self, mode: Mode) -> &Side {
+        match mode {
+            Mode::Read => &self.read,
+            Mode::Write => &self.write,
+        }
+    }
+
+    /// The number, which stays taken until this `Fd` is dropped, even if it is closed before.
+    pub fn lend(&self) -> i32 {
+        self.lent.store(true, Ordering::Relaxed);
+        self.raw
+    }
+
+    /// The number, for as long as the descriptor is open.
+    pub fn raw(&self) -> i32 {
+        self.raw
+    }
+
+    /// Uses the descriptor for something that does not block; it stays open meanwhile.
+    pub fn with<T>(&self, f: impl FnOnce(i32) -> T) -> Result<T, FdError> {
+        self.mutex.incref()?;
+        let result = f(self.raw);
+        self.let_go(self.mutex.decref());
+        Ok(result)
+    }
+
+    /// One operation, repeated until it does not block any more: an accept, a datagram, a peek.
+    pub fn operate<T>(&self, mode: Mode, mut op: impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
+        self.locked(mode, || {
+            self.sched.poll_reset(self.desc, mode)?;
+            self.attempt(mode, false, &mut op)
+        })
+    }
+
+    /// One transfer on a stream, of up to `len` bytes: how many. A read of 0 bytes is the end of the stream.
+    ///
+    /// With `len` 0 it does nothing, not even look at the deadline; on a closed descriptor it fails.
+    pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
+        self.locked(mode, || {
+            if len == 0 && mode == Mode::Read {
+                return Ok(0);
+            }
+            let first_wait = self.begin(mode)?;
+            self.transfer_some(mode, first_wait, len, &mut op)
+        })
+    }
+
+    /// Writes `len` bytes without another writer's in between; `op` gets the number of those already written. On failure says how many were.
+    pub fn transfer_all(&self, len: usize, mut op: impl FnMut(i32, usize) -> Outcome<usize>) -> Result<(), (usize, FdError)> {
+        let mut done = 0;
+        self.locked(Mode::Write, || {
+            let mut wait = self.begin(Mode::Write)?;
+            while done < len {
+                match self.transfer_some(Mode::Write, wait, len - done, &mut |fd| op(fd, done))? {
+                    0 => return Err(FdError::Os(Errno::new(EIO))),
+                    n => done += n,
+                }
+                wait = self.may_wait(Mode::Write);
+            }
+            Ok(())
+        })
+        .map_err(|error| (done, error))
+    }
+
+    /// Runs `f` as the only operation in its direction, and with this side's timeout.
+    fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
+        self.mutex.lock(mode, self.sched)?;
+        let timeout = self.side(mode).timeout.load(Ordering::Relaxed);
+        if timeout != 0 {
+            let deadline = Deadline::At(self.sched.now().saturating_add(timeout));
+            self.sched.poll_set_deadline(self.desc, deadline, Some(mode));
+        }
+        let result = f();
+        self.let_go(self.mutex.unlock(mode, self.sched));
+        result
+    }
+
+    /// Whether the next attempt would only hear that it must wait.
+    fn may_wait(&self, mode: Mode) -> bool {
+        self.side(mode).spent.load(Ordering::Relaxed) && !self.desc.hung_up()
+    }
+
+    /// Begins an operation. True if it should wait before it asks the system; then readiness seen since the last one must count, and is not reset.
+    fn begin(&self, mode: Mode) -> Result<bool, FdError> {
+        let wait = self.may_wait(mode);
+        match wait {
+            true => self.desc.check(mode)?,
+            false => self.sched.poll_reset(self.desc, mode)?,
+        }
+        Ok(wait)
+    }
+
+    fn transfer_some(&self, mode: Mode, wait: bool, len: usize, op: &mut impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
+        let n = self.attempt(mode, wait, op)?;
+        assert!(n <= len, "a transfer of {len} bytes returned {n}");
+        // An end of stream (0) comes again and again, without an edge.
+        self.side(mode).spent.store(n != 0 && n < len, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
+    fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
+        loop {
+            if wait {
+                self.sched.register(self.desc)?;
+                self.sched.poll_wait(self.desc, mode)?;
+            }
+            match op(self.raw) {
+                Outcome::Done(value) => return Ok(value),
+                Outcome::WouldBlock => wait = true,
+                Outcome::Interrupted => wait = false,
+                Outcome::Failed(errno) => return Err(FdError::Os(errno)),
+            }
+        }
+    }
+
+    /// Sees a connect through that the system has begun: waits until `finished` says so, after each writability.
+    pub fn connect(&self, mut finished: impl FnMut(i32) -> Outcome<()>) -> Result<(), FdError> {
+        self.locked(Mode::Write, || {
+            self.desc.check(Mode::Write)?;
+            self.attempt(Mode::Write, true, &mut finished)
+        })
+    }
+
+    /// Sets the deadline of one direction or (`None`) of both, in place of earlier deadlines and timeouts. It holds for operations under way and
+    /// for all later ones, until it is changed.
+    pub fn set_deadline(&self, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
+        self.set_limit(mode, deadline, 0)
+    }
+
+    /// Gives every later operation of one direction that many nanoseconds, in place of a deadline. 0: no limit.
+    pub fn set_timeout(&self, mode: Mode, timeout: Nanos) -> Result<(), FdError> {
+        self.set_limit(Some(mode), Deadline::None, timeout)
+    }
+
+    /// The timeout of one direction.
+    pub fn timeout(&self, mode: Mode) -> Nanos {
+        self.side(mode).timeout.load(Ordering::Relaxed)
+    }
+
+    fn set_limit(&self, mode: Option<Mode>, deadline: Deadline, timeout: Nanos) -> Result<(), FdError> {
+        self.with(|_| {
+            for side in [Mode::Read, Mode::Write] {
+                if mode.is_none_or(|mode| mode == side) {
+                    self.side(side).timeout.store(timeout, Ordering::Relaxed);
+                }
+            }
+            self.sched.poll_set_deadline(self.desc, deadline, mode);
+        })
+    }
+
+    /// Closes. Operations that wait fail with [`PollError::Closing`], and so does a second close. Returns once the system has released
+    /// the descriptor.
+    pub fn close(&self) -> Result<(), FdError> {
+        self.mutex.close(self.sched)?;
+        self.sched.poll_unblock(self.desc);
+        self.let_go(self.mutex.decref());
+        self.closed.acquire(self.sched);
+        Ok(())
+    }
+
+    fn let_go(&self, release: Release) {
+        if release == Release::Last {
+            self.destroy();
+        }
+    }
+
+    /// Leaves the poller, then releases the descriptor: a dup of it may live on, and would keep reporting.
+    fn destroy(&self) {
+        self.sched.poll_close(self.desc);
+        if self.lent.load(Ordering::Relaxed) {
+            self.sched.os().close_keeping_number(self.raw);
+            self.number_kept.store(true, Ordering::Relaxed);
+        } else {
+            self.sched.os().close(self.raw);
+        }
+        self.closed.release(self.sched, 1);
+    }
+}
+
+/// What a write that took nothing and reported nothing fails with.
+const EIO: i32 = 5;
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // Nobody uses it any more, so this does not wait. An error says that it was closed before.
+        let _ = self.close();
+        if *self.number_kept.get_mut() {
+            self.sched.os().close(self.raw);
+        }
+    }
+}

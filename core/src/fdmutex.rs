@@ -1,0 +1,212 @@
+//! FdMutex: Go's `fdMutex`, which serialises reads, serialises writes, and keeps a descriptor open while somebody uses it.
+//!
+//! ```text
+//!   62 ......... 43 | 42 ........ 23 | 22 ... 3 | 2      | 1     | 0
+//!   waiting writers | waiting readers | refs     | WLOCK  | RLOCK | CLOSED
+//! ```
+//!
+//! | operation | if | then |
+//! |---|---|---|
+//! | `incref` | not closed | refs + 1 |
+//! | `lock(side)` | not closed, side free | side held, refs + 1 |
+//! | | not closed, side held | a waiter more; sleeps; starts over when woken (whoever woke it has taken it off the count) |
+//! | `unlock(side)` | | side free, refs - 1; wakes one waiter of the side |
+//! | `decref` | | refs - 1 |
+//! | `close` | not closed | closed, refs + 1, no waiters: all are woken, and find it closed |
+//! | any but `close`, `unlock`, `decref` | closed | refused |
+//!
+//! Whoever brings refs to 0 on a closed mutex is told to destroy the descriptor: exactly one caller is. Read and write locks are
+//! independent: a connection is read and written at the same time.
+
+use crate::os::Mode;
+use crate::sched::Sched;
+use crate::sema::Sema;
+use crate::sync::{AtomicU64, Ordering};
+
+const CLOSED: u64 = 1;
+const RLOCK: u64 = 1 << 1;
+const WLOCK: u64 = 1 << 2;
+const COUNT_BITS: u32 = 20;
+/// The most a counter holds.
+const MAX: u64 = (1 << COUNT_BITS) - 1;
+const REF: u64 = 1 << 3;
+const REFS: u64 = MAX * REF;
+const RWAIT: u64 = REF << COUNT_BITS;
+const RWAITS: u64 = MAX * RWAIT;
+const WWAIT: u64 = RWAIT << COUNT_BITS;
+const WWAITS: u64 = MAX * WWAIT;
+
+static_assertions::const_assert!(CLOSED | RLOCK | WLOCK | REFS | RWAITS | WWAITS == u64::MAX >> 1);
+
+/// The bits of one side.
+struct Side {
+    lock: u64,
+    wait: u64,
+    waits: u64,
+}
+
+const fn side(mode: Mode) -> Side {
+    match mode {
+        Mode::Read => Side { lock: RLOCK, wait: RWAIT, waits: RWAITS },
+        Mode::Write => Side { lock: WLOCK, wait: WWAIT, waits: WWAITS },
+    }
+}
+
+/// The descriptor is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed;
+
+/// What the caller of `unlock` or `decref` must do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Release {
+    /// Nothing.
+    Held,
+    /// Destroy the descriptor: it is closed, and this was its last user.
+    Last,
+}
+
+/// See the module's head.
+pub struct FdMutex {
+    state: AtomicU64,
+    readers: Sema,
+    writers: Sema,
+}
+
+impl Default for FdMutex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FdMutex {
+    /// Open, unlocked, unused.
+    pub const fn new() -> Self {
+        FdMutex { state: AtomicU64::new(0), readers: Sema::new(), writers: Sema::new() }
+    }
+
+    fn sema(&self, mode: Mode) -> &Sema {
+        match mode {
+            Mode::Read => &self.readers,
+            Mode::Write => &self.writers,
+        }
+    }
+
+    /// Keeps the descriptor open until `decref`.
+    ///
+    /// # Panics
+    ///
+    /// With more than 1 048 575 users.
+    pub fn incref(&self) -> Result<(), Closed> {
+        let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old, REF, REFS));
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map(|_| ()).map_err(|_| Closed)
+    }
+
+    /// Ends what `incref` or `close` began.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was begun.
+    pub fn decref(&self) -> Release {
+        let old = self.state.fetch_sub(REF, Ordering::AcqRel);
+        assert!(old & REFS != 0, "inconsistent FdMutex: decref of {old:#x}");
+        last(old - REF)
+    }
+
+    /// Waits for the lock of one side and keeps the descriptor open until `unlock`.
+    ///
+    /// # Panics
+    ///
+    /// With more than 1 048 575 users or waiters.
+    pub fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
+        let side = side(mode);
+        let mut old = self.state.load(Ordering::Relaxed);
+        loop {
+            if old & CLOSED != 0 {
+                return Err(Closed);
+            }
+            let free = old & side.lock == 0;
+            let new = if free { plus_one(old | side.lock, REF, REFS) } else { plus_one(old, side.wait, side.waits) };
+            match self.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Err(now) => old = now,
+                Ok(_) if free => return Ok(()),
+                Ok(_) => {
+                    self.sema(mode).acquire(sched);
+                    old = self.state.load(Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Ends what `lock` began.
+    ///
+    /// # Panics
+    ///
+    /// If the side is not locked.
+    pub fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
+        let side = side(mode);
+        let mut old = self.state.load(Ordering::Relaxed);
+        loop {
+            assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of {old:#x}");
+            let waiters = old & side.waits != 0;
+            let new = (old & !side.lock) - REF - if waiters { side.wait } else { 0 };
+            match self.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Err(now) => old = now,
+                Ok(_) => {
+                    if waiters {
+                        self.sema(mode).release(sched, 1);
+                    }
+                    return last(new);
+                }
+            }
+        }
+    }
+
+    /// Closes: new users are refused, those that wait for a lock are woken. The caller becomes a user, until `decref`.
+    #[doc(alias = "increfAndClose")]
+    pub fn close(&self, sched: &'static Sched) -> Result<(), Closed> {
+        let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old | CLOSED, REF, REFS) & !(RWAITS | WWAITS));
+        let old = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map_err(|_| Closed)?;
+        self.readers.release(sched, ((old & RWAITS) / RWAIT) as u32);
+        self.writers.release(sched, ((old & WWAITS) / WWAIT) as u32);
+        Ok(())
+    }
+}
+
+fn last(state: u64) -> Release {
+    if state & (CLOSED | REFS) == CLOSED { Release::Last } else { Release::Held }
+}
+
+/// Adds `one` to the counter under `mask`.
+fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
+    assert!(state & mask != mask, "too many concurrent operations on one descriptor (max {MAX})");
+    state + one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_user_of_a_closed_descriptor_destroys_it() {
+        let mutex = FdMutex::new();
+        mutex.incref().unwrap();
+        mutex.incref().unwrap();
+        assert_eq!(mutex.decref(), Release::Held);
+        assert_eq!(mutex.decref(), Release::Held, "open: nobody destroys");
+    }
+
+    #[test]
+    #[should_panic(expected = "inconsistent")]
+    fn a_decref_too_many_is_refused() {
+        let _ = FdMutex::new().decref();
+    }
+
+    #[test]
+    #[should_panic(expected = "too many concurrent operations")]
+    fn a_counter_does_not_overflow_into_its_neighbour() {
+        let mutex = FdMutex::new();
+        mutex.state.store(REFS, Ordering::Relaxed);
+        let _ = mutex.incref();
+    }
+}

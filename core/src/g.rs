@@ -1,0 +1,238 @@
+//! G: a goroutine. Its control block, its states, and the right to run it.
+//!
+//! A G is one allocation: this header, then the closure and later its result (`join`). The coroutine on its stack is made when it
+//! first runs. Who may touch a G follows from who holds its [`GRef`]:
+//!
+//! ```text
+//!            spawn                  resume                 return
+//!   (made) ────────▶ RUNNABLE ───────────────▶ RUNNING ──────────────▶ DEAD
+//!                    ▲  GRef in a queue │       │  GRef on the M's stack
+//!                    │                  ◀───────┤ yield
+//!                    │ ready                    │ park: commit stores the GRef in a waiter word
+//!                    └────── WAITING ◀──────────┘
+//! ```
+//!
+//! There is one `GRef` for each G that is not dead, so a G is in one queue, or in one word, or on one M, and is readied once per park.
+#![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
+
+use crate::stack::{Slot, Stack};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
+use core::panic::Location;
+use core::ptr::{self, NonNull};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+/// What a goroutine hands to its M when it stops running: `None` to yield, or its park request, which the scheduler defines.
+pub(crate) type Request = Option<NonNull<()>>;
+
+/// No M, no slot.
+const NONE: u32 = u32::MAX;
+
+/// What a goroutine is doing, for those who watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Status {
+    /// In a run queue.
+    Runnable,
+    /// On an M.
+    Running,
+    /// Parked.
+    Waiting,
+    /// Returned.
+    Dead,
+}
+
+/// What the type of a goroutine's closure decides.
+pub(crate) struct VTable {
+    /// Calls the closure and keeps its result. Runs on the goroutine's stack. An unwind out of it aborts (`extern "C"`).
+    pub(crate) run: unsafe extern "C" fn(NonNull<G>),
+    /// Lets go of the scheduler's share of the allocation, once the stack is no longer in use.
+    pub(crate) release: unsafe fn(NonNull<G>),
+}
+
+/// The header of a goroutine's allocation.
+#[repr(C, align(16))]
+pub struct G {
+    /// The next element of the list or queue that holds this G. Owned by that list.
+    pub(crate) link: AtomicUsize,
+    vtable: &'static VTable,
+    /// Owned by the holder of the `GRef`; the goroutine itself runs inside it.
+    coroutine: UnsafeCell<Option<Coroutine<(), Request, (), Stack>>>,
+    /// Where the goroutine suspends itself. Set by its first instructions, read only by itself.
+    yielder: AtomicPtr<()>,
+    /// The M this G runs on. Written by that M before it resumes the G.
+    m: AtomicU32,
+    /// The M this G may run on, or `NONE`: any.
+    home: AtomicU32,
+    slot: AtomicU32,
+    status: AtomicU8,
+    site: &'static Location<'static>,
+    id: u64,
+}
+
+// SAFETY: all fields are atomics or constants but `coroutine`, which only the one holder of the `GRef` touches; handing a GRef over
+// goes through a lock or a release/acquire pair.
+unsafe impl Sync for G {}
+
+impl G {
+    pub(crate) fn new(vtable: &'static VTable, id: u64, site: &'static Location<'static>) -> Self {
+        G {
+            link: AtomicUsize::new(0),
+            vtable,
+            coroutine: UnsafeCell::new(None),
+            yielder: AtomicPtr::new(ptr::null_mut()),
+            m: AtomicU32::new(NONE),
+            home: AtomicU32::new(NONE),
+            slot: AtomicU32::new(NONE),
+            status: AtomicU8::new(Status::Runnable as u8),
+            site,
+            id,
+        }
+    }
+
+    /// The goroutine's number, unique for the life of the scheduler.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it was spawned.
+    pub fn site(&self) -> &'static Location<'static> {
+        self.site
+    }
+
+    /// What it is doing now. Only a hint, unless the caller runs on it.
+    pub fn status(&self) -> Status {
+        match self.status.load(Ordering::Relaxed) {
+            0 => Status::Runnable,
+            1 => Status::Running,
+            2 => Status::Waiting,
+            _ => Status::Dead,
+        }
+    }
+
+    pub(crate) fn set_status(&self, status: Status) {
+        self.status.store(status as u8, Ordering::Relaxed);
+    }
+
+    /// The index of the M it runs on.
+    #[inline]
+    pub(crate) fn m(&self) -> usize {
+        self.m.load(Ordering::Relaxed) as usize
+    }
+
+    /// The index of the M it is bound to.
+    #[inline]
+    pub(crate) fn home(&self) -> Option<usize> {
+        let home = self.home.load(Ordering::Relaxed);
+        (home != NONE).then_some(home as usize)
+    }
+
+    pub(crate) fn set_home(&self, m: usize) {
+        self.home.store(m as u32, Ordering::Relaxed);
+    }
+
+    /// Stops running until the scheduler resumes this goroutine.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on this goroutine's stack, and no foreign stack lies in between.
+    #[inline]
+    pub(crate) unsafe fn suspend(&self, request: Request) {
+        let yielder = self.yielder.load(Ordering::Relaxed).cast::<Yielder<(), Request>>();
+        // SAFETY: the goroutine's first instructions stored its yielder, which lives as long as its stack is in use: now.
+        unsafe { &*yielder }.suspend(request);
+    }
+}
+
+/// What a resumed goroutine came back with.
+pub(crate) enum Resumed {
+    /// It goes to the tail of a queue.
+    Yielded(GRef),
+    /// It waits, if its request still stands.
+    Parked(GRef, NonNull<()>),
+    /// It returned, and its stack is free.
+    Dead(Slot),
+}
+
+/// The right to queue, wake or resume one G: moved, never copied.
+pub struct GRef(NonNull<G>);
+
+// SAFETY: a GRef is moved between threads through queues that order its uses; whether the goroutine's own data may move
+// with it is decided by `home`, which the scheduler obeys.
+unsafe impl Send for GRef {}
+
+impl core::ops::Deref for GRef {
+    type Target = G;
+
+    #[inline]
+    fn deref(&self) -> &G {
+        // SAFETY: the scheduler's share of the allocation is held for as long as the GRef exists.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl GRef {
+    /// # Safety
+    ///
+    /// `g` points to a live G of which no other `GRef` exists.
+    #[inline]
+    pub(crate) unsafe fn from_raw(g: NonNull<G>) -> Self {
+        GRef(g)
+    }
+
+    #[inline]
+    pub(crate) fn into_raw(self) -> NonNull<G> {
+        self.0
+    }
+
+    /// Whether it has run before.
+    #[inline]
+    pub(crate) fn started(&self) -> bool {
+        self.slot.load(Ordering::Relaxed) != NONE
+    }
+
+    /// Binds a goroutine that has not run to its stack and the anchor there.
+    pub(crate) fn start(&self, slot: Slot, stack: Stack, anchor: &AtomicPtr<()>) {
+        let g = self.0;
+        anchor.store(g.as_ptr().cast(), Ordering::Relaxed);
+        self.slot.store(slot.0, Ordering::Relaxed);
+        let body = move |yielder: &Yielder<(), Request>, ()| {
+            // SAFETY: the G outlives its own run.
+            let this = unsafe { g.as_ref() };
+            this.yielder.store(ptr::from_ref(yielder).cast_mut().cast(), Ordering::Relaxed);
+            // SAFETY: runs once, on the goroutine's stack.
+            unsafe { (this.vtable.run)(g) };
+        };
+        // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
+        let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
+        // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
+        unsafe { *self.coroutine.get() = Some(coroutine) };
+    }
+
+    /// Runs the goroutine on M `m` until it yields, parks or returns.
+    #[inline]
+    pub(crate) fn resume(self, m: usize) -> Resumed {
+        self.m.store(m as u32, Ordering::Relaxed);
+        self.set_status(Status::Running);
+        // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
+        let coroutine = unsafe { (*self.coroutine.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        match coroutine.resume(()) {
+            CoroutineResult::Yield(None) => {
+                self.set_status(Status::Runnable);
+                Resumed::Yielded(self)
+            }
+            CoroutineResult::Yield(Some(request)) => {
+                self.set_status(Status::Waiting);
+                Resumed::Parked(self, request)
+            }
+            CoroutineResult::Return(()) => {
+                self.set_status(Status::Dead);
+                let slot = Slot(self.slot.load(Ordering::Relaxed));
+                // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
+                unsafe { *self.coroutine.get() = None };
+                // SAFETY: the goroutine has returned and this was its only GRef.
+                unsafe { (self.vtable.release)(self.0) };
+                Resumed::Dead(slot)
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The core of gopark: goroutines, the G-P-M scheduler, timers and poll descriptors, without a system call.
+//!
+//! Users add the crate `gopark`; this one is for ports and for programs without `std`. It is `no_std` with `alloc`, names no
+//! operating system, and reaches one only through the two traits of [`os`]. Modules in reading order, lower rows import upper ones:
+//!
+//! | row | modules | what they are |
+//! |---|---|---|
+//! | 0 | [`os`], `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
+//! | 1 | [`g`], [`waiter`], [`stack`], `runq`, [`timer`] | one word or one plain structure each |
+//! | 2 | [`polldesc`], `p`, `m` | data built from them |
+//! | 3 | [`sched`] | the only code that decides who runs |
+//! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`] | what a goroutine blocks on |
+//! | 5 | [`fdmutex`], [`fd`] | what a socket is made of |
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod os;
+mod sync;
+pub mod tagptr;
+
+pub mod g;
+mod runq;
+pub mod stack;
+pub mod timer;
+pub mod waiter;
+
+mod m;
+mod p;
+pub mod polldesc;
+
+pub mod sched;
+
+pub mod join;
+pub mod netpoll;
+pub mod sema;
+mod sleep;
+
+pub mod fd;
+pub mod fdmutex;

@@ -1,0 +1,152 @@
+//! M: an operating system thread that runs goroutines, its home queue, and its sleep.
+//!
+//! # The wake word
+//!
+//! An M that finds nothing to do sleeps in a poller or on its futex, and whoever has work for it wakes it. Every hand-over goes
+//! through one word, so its modification order decides every race:
+//!
+//! | bit | set by | means |
+//! |---|---|---|
+//! | `NOTIFIED` | anyone (`notify`, `recruit`) | look again before sleeping |
+//! | `SPIN` | `recruit` | the wake came with a place among the spinning Ms |
+//! | `ON_FUTEX`, `IN_POLLER` | the M (`prepare`) | asleep, or about to be: whoever sets `NOTIFIED` must also call the system |
+//!
+//! The M clears the word (`awake`), *then* looks for work, and sleeps only if it can go from 0 to an asleep state. Work published
+//! before a `notify` is therefore either seen by the look, or its `NOTIFIED` makes `prepare` fail, or it finds the M asleep and wakes it.
+#![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
+
+use crate::g::GRef;
+use crate::p::P;
+use crate::runq::{GList, Inbox};
+use crate::sync::{AtomicU32, CachePadded, Ordering, UnsafeCell};
+use core::marker::PhantomData;
+
+pub(crate) struct M {
+    pub(crate) index: usize,
+    pub(crate) wake: CachePadded<WakeWord>,
+    /// Goroutines at home here that were readied by other threads.
+    pub(crate) inbox: CachePadded<Inbox>,
+    home: UnsafeCell<Home>,
+}
+
+// SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread; the rest is atomics.
+unsafe impl Sync for M {}
+
+/// Ready goroutines that have started on this M and stay here.
+pub(crate) struct Home {
+    /// Readied by the goroutine that runs, to run next: what one goroutine waits for, another has just done, while its data is in the cache.
+    pub(crate) next: Option<GRef>,
+    pub(crate) queue: GList,
+    /// How many times in a row `next` may still be served before the queues get their turn.
+    pub(crate) budget: u32,
+    /// Whose turn it is among the home queue and the P's ring.
+    pub(crate) ring_first: bool,
+    /// Whether this M is counted as spinning: looking for work that others may have.
+    pub(crate) spinning: bool,
+}
+
+impl M {
+    pub(crate) fn new(index: usize) -> Self {
+        M {
+            index,
+            wake: CachePadded::new(WakeWord(AtomicU32::new(0))),
+            inbox: CachePadded::new(Inbox::new()),
+            home: UnsafeCell::new(Home { next: None, queue: GList::new(), budget: 0, ring_first: false, spinning: false }),
+        }
+    }
+}
+
+/// Holding one proves: this code runs on the thread of M `m`, which holds P `p`, and will not park while it holds it.
+pub(crate) struct Here {
+    pub(crate) m: &'static M,
+    pub(crate) p: &'static P,
+    not_send: PhantomData<*mut ()>,
+}
+
+impl Here {
+    /// # Safety
+    ///
+    /// What holding one proves.
+    #[inline]
+    pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Self {
+        Here { m, p, not_send: PhantomData }
+    }
+
+    /// Works on the M's own queue. `f` must not lead back here.
+    #[inline]
+    pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
+        // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
+        f(unsafe { &mut *self.m.home.get() })
+    }
+}
+
+const NOTIFIED: u32 = 1;
+const SPIN: u32 = 2;
+const ON_FUTEX: u32 = 4;
+const IN_POLLER: u32 = 8;
+
+/// See the module's head.
+pub(crate) struct WakeWord(AtomicU32);
+
+/// Where an M sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bed {
+    Futex,
+    Poller,
+}
+
+impl Bed {
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            Bed::Futex => ON_FUTEX,
+            Bed::Poller => IN_POLLER,
+        }
+    }
+
+    fn of(word: u32) -> Option<Bed> {
+        match word {
+            ON_FUTEX => Some(Bed::Futex),
+            IN_POLLER => Some(Bed::Poller),
+            _ => None,
+        }
+    }
+}
+
+impl WakeWord {
+    /// The word to sleep on.
+    pub(crate) fn futex(&self) -> &AtomicU32 {
+        &self.0
+    }
+
+    /// Tells the M to look again. The bed it must be woken in, if this call is the one that has to.
+    #[must_use]
+    pub(crate) fn notify(&self) -> Option<Bed> {
+        // Always a read-modify-write, even where the bit is set: its Release is what the M's `awake` acquires.
+        Bed::of(self.0.fetch_or(NOTIFIED, Ordering::AcqRel))
+    }
+
+    /// Wakes the M if it sleeps, giving it a place among the spinning. The bed it must be woken in.
+    #[must_use]
+    pub(crate) fn recruit(&self) -> Option<Bed> {
+        let asleep = |word| Bed::of(word).map(|_| word | NOTIFIED | SPIN);
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, asleep);
+        before.ok().and_then(Bed::of)
+    }
+
+    /// Whether the M sleeps on its futex and nobody has told it to get up.
+    pub(crate) fn on_futex(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == ON_FUTEX
+    }
+
+    /// The M declares that it goes to sleep. False if it has been told to look again.
+    #[must_use]
+    pub(crate) fn prepare(&self, bed: Bed) -> bool {
+        self.0.compare_exchange(0, bed.bits(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// The M is up. True if it was recruited to spin.
+    #[must_use]
+    pub(crate) fn awake(&self) -> bool {
+        self.0.swap(0, Ordering::AcqRel) & SPIN != 0
+    }
+}

@@ -1,0 +1,106 @@
+//! Waiting for descriptors: what sockets ask of the scheduler and its pollers.
+//!
+//! | Go | here |
+//! |---|---|
+//! | `pollOpen` | [`PollCache::open`](crate::polldesc::PollCache::open) at once, [`register`](Sched::register) before the first wait |
+//! | `pollReset` | [`poll_reset`](Sched::poll_reset) before an operation's first system call |
+//! | `pollWait` | [`poll_wait`](Sched::poll_wait) after `EAGAIN` |
+//! | `pollWaitCanceled` | [`poll_wait_canceled`](Sched::poll_wait_canceled) |
+//! | `pollSetDeadline` | [`poll_set_deadline`](Sched::poll_set_deadline) |
+//! | `pollUnblock`, `pollClose` | [`poll_unblock`](Sched::poll_unblock), [`poll_close`](Sched::poll_close) |
+
+use crate::os::{Errno, Mode};
+use crate::polldesc::{Deadline, PollDesc, PollError};
+use crate::sched::Sched;
+use crate::waiter::WaiterList;
+
+/// Why a descriptor could not be registered with a poller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegisterError {
+    /// The kind of file cannot be polled.
+    NotPollable,
+    /// The system refused: `ENOSPC` is the limit fs.epoll.max_user_watches, `ENOMEM` memory.
+    Os(Errno),
+}
+
+/// `EPERM`: `epoll_ctl` says it of files that are always ready.
+const EPERM: i32 = 1;
+
+impl Sched {
+    /// A poll descriptor for `fd`. It joins a poller when it is registered.
+    #[doc(alias = "pollOpen")]
+    pub fn poll_open(&self, fd: i32) -> &'static PollDesc {
+        self.descs().open(fd)
+    }
+
+    /// Has the poller of the current P watch the descriptor, if none does. Whatever is ready by then will be reported.
+    ///
+    /// Of two operations that get here at once, one registers and the other goes on to wait: readiness reaches it all the same, and if
+    /// the registration fails, it is woken to try for itself.
+    pub fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
+        if desc.poller().is_some() {
+            return Ok(());
+        }
+        let poller = self.poller_here();
+        if !desc.join_poller(poller) {
+            return Ok(());
+        }
+        poller.watch(desc).map_err(|errno| {
+            let mut woken = WaiterList::new();
+            desc.leave_poller(&mut woken);
+            self.ready_list(woken);
+            if errno.raw() == EPERM { RegisterError::NotPollable } else { RegisterError::Os(errno) }
+        })
+    }
+
+    /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
+    pub fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
+        desc.check(mode)?;
+        desc.slot(mode).reset();
+        Ok(())
+    }
+
+    /// Waits until the descriptor is (perhaps) ready. It must be registered, and the caller the only one in its direction.
+    ///
+    /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
+    /// back does not end the wait.
+    pub fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
+        desc.check(mode)?;
+        desc.arm(mode);
+        self.count_poll_waiter(|| {
+            while !self.wait(desc.slot(mode), || desc.check(mode)) {
+                desc.check(mode)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until the descriptor is ready, whatever its deadline, and even if it is closing: for an operation that the system has
+    /// begun and must be seen to its end. The descriptor must be registered.
+    pub fn poll_wait_canceled(&'static self, desc: &'static PollDesc, mode: Mode) {
+        desc.arm(mode);
+        self.count_poll_waiter(|| while !self.wait(desc.slot(mode), || Ok::<_, ()>(())) {});
+    }
+
+    /// Sets the deadline of one direction or (`None`) of both. Waiters whose deadline has passed are woken before this returns.
+    pub fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
+        let mut woken = WaiterList::new();
+        let moved = desc.set_deadline(deadline, mode, self.timers(), &mut woken);
+        if let Some(heap) = moved {
+            self.look_again(heap);
+        }
+        self.ready_list(woken);
+    }
+
+    /// Makes every operation on the descriptor fail with [`PollError::Closing`], those that wait included.
+    pub fn poll_unblock(&'static self, desc: &PollDesc) {
+        let mut woken = WaiterList::new();
+        desc.evict(&mut woken);
+        self.ready_list(woken);
+    }
+
+    /// Ends the use of a poll descriptor that was unblocked, before its descriptor is closed.
+    pub fn poll_close(&self, desc: &'static PollDesc) {
+        self.descs().close(desc);
+    }
+}

@@ -1,0 +1,265 @@
+//! PollDesc: what the poller knows about one descriptor, Go's `pollDesc`.
+//!
+//! Readiness comes from the kernel, deadlines from timers, closing from other goroutines, and at most one goroutine waits in each
+//! direction. They meet in three kinds of state:
+//!
+//! | state | written by | protects |
+//! |---|---|---|
+//! | `rg`, `wg` ([`WaitSlot`]) | everybody, by read-modify-write | the waiter of each direction |
+//! | `info` ([`Info`]) | the lock's holder; events, in bits of their own | what a waiter must know, readable without the lock |
+//! | `state` | the lock's holder | deadlines, timers' sequence numbers, closing |
+//!
+//! The rule: whoever has bad news changes `state`, publishes `info`, and only then takes waiters out of the slots. A waiter announces
+//! itself in its slot, and only then reads `info`. So one of the two sees the other, and nobody parks on a descriptor whose news
+//! has already been delivered.
+//!
+//! A PollDesc is never freed, since the kernel may still hold its token: it goes back to the cache, and its sequence number (`fdseq`)
+//! moves on, so that events and timers of its last use are recognised. Nothing here schedules: goroutines to be woken are put on a list.
+#![allow(unsafe_code, reason = "timers get the address of their PollDesc, tokens become references")]
+
+mod cache;
+mod deadline;
+mod info;
+
+pub use cache::PollCache;
+pub use deadline::Deadline;
+use info::Info;
+
+use crate::os::{Errno, Event, Mode, Netpoll, Ready};
+use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
+use crate::tagptr::{self, TaggedPtr};
+use crate::timer::{Heap, Timer};
+use crate::waiter::{WaitSlot, WaiterList};
+use alloc::boxed::Box;
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+/// Why an operation on a descriptor cannot wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PollError {
+    /// The descriptor was closed, by this or another goroutine.
+    Closing,
+    /// The deadline of this direction has passed.
+    Timeout,
+    /// The system cannot tell when the descriptor is ready.
+    NotPollable,
+}
+
+impl fmt::Display for PollError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PollError::Closing => "use of closed network connection",
+            PollError::Timeout => "i/o timeout",
+            PollError::NotPollable => "not pollable",
+        })
+    }
+}
+
+impl core::error::Error for PollError {}
+
+/// A poller of the scheduler: a backend, and how many descriptors it watches.
+pub struct Poller {
+    pub(crate) backend: Box<dyn Netpoll>,
+    pub(crate) watched: AtomicU32,
+}
+
+impl Poller {
+    /// Registers the descriptor of `desc`, which has joined this poller.
+    pub(crate) fn watch(&self, desc: &PollDesc) -> Result<(), Errno> {
+        self.backend.open(desc.fd(), desc.token())?;
+        self.watched.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// One descriptor's poll state. Its alignment is what leaves room for the tag in a token.
+#[repr(C, align(256))]
+#[doc(alias = "pollDesc")]
+pub struct PollDesc {
+    rg: WaitSlot,
+    wg: WaitSlot,
+    /// Counts the uses of this PollDesc, so that a token of an earlier use is told apart. Never 0. Changes only in the cache.
+    fdseq: AtomicU32,
+    info: Info,
+    /// Where the descriptor is registered. Null before its first wait.
+    poller: AtomicPtr<Poller>,
+    state: Lock<State>,
+    rt: Timer,
+    wt: Timer,
+    /// The next free one, while in the cache.
+    link: AtomicPtr<PollDesc>,
+}
+
+static_assertions::const_assert_eq!(align_of::<PollDesc>(), tagptr::ALIGN);
+static_assertions::const_assert!(size_of::<PollDesc>() == 256);
+static_assertions::assert_impl_all!(PollDesc: Send, Sync);
+
+struct State {
+    /// The descriptor number of this use.
+    fd: i32,
+    closing: bool,
+    read: deadline::Side,
+    write: deadline::Side,
+}
+
+impl PollDesc {
+    /// # Safety
+    ///
+    /// `this` is where the value will be written, and stays for ever.
+    unsafe fn new(this: NonNull<PollDesc>) -> Self {
+        PollDesc {
+            rg: WaitSlot::new(),
+            wg: WaitSlot::new(),
+            fdseq: AtomicU32::new(1),
+            info: Info::new(),
+            poller: AtomicPtr::new(ptr::null_mut()),
+            state: Lock::new(State { fd: -1, closing: false, read: deadline::Side::new(), write: deadline::Side::new() }),
+            rt: Timer::new(this.cast()),
+            wt: Timer::new(this.cast()),
+            link: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// The slot on which an operation in direction `mode` waits.
+    pub fn slot(&self, mode: Mode) -> &WaitSlot {
+        match mode {
+            Mode::Read => &self.rg,
+            Mode::Write => &self.wg,
+        }
+    }
+
+    /// Whether an operation in direction `mode` may go on: closing comes before a deadline, which comes before an error event.
+    #[doc(alias = "netpollcheckerr")]
+    pub fn check(&self, mode: Mode) -> Result<(), PollError> {
+        self.info.check(mode)
+    }
+
+    /// Whether the kernel has reported an end or an error in this use. From then on an edge may have been the last one, and only a
+    /// system call tells whether there is more.
+    pub fn hung_up(&self) -> bool {
+        self.info.hung_up()
+    }
+
+    /// The token of this use.
+    pub(crate) fn token(&self) -> TaggedPtr {
+        TaggedPtr::pack(ptr::from_ref(self) as usize, self.fdseq.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn poller(&self) -> Option<&Poller> {
+        // SAFETY: pollers live as long as their scheduler, which is never freed.
+        unsafe { self.poller.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Tells the poller that somebody is going to wait.
+    pub(crate) fn arm(&self, mode: Mode) {
+        if let Some(poller) = self.poller() {
+            poller.backend.arm(self.fd(), self.token(), mode);
+        }
+    }
+
+    /// Chooses the poller, unless another operation has. True if the caller must register the descriptor there.
+    pub(crate) fn join_poller(&self, poller: &'static Poller) -> bool {
+        let poller = ptr::from_ref(poller).cast_mut();
+        self.poller.compare_exchange(ptr::null_mut(), poller, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Undoes `join_poller` after a failed registration. Whoever waits, counting on it, is woken to find out for itself.
+    pub(crate) fn leave_poller(&self, woken: &mut WaiterList) {
+        self.poller.store(ptr::null_mut(), Ordering::Release);
+        for slot in [&self.rg, &self.wg] {
+            woken.extend(slot.notify());
+        }
+    }
+
+    /// Starts a use of the PollDesc for descriptor `fd`.
+    fn open(&self, fd: i32) {
+        let mut state = self.state.lock();
+        self.rg.reset();
+        self.wg.reset();
+        state.fd = fd;
+        state.closing = false;
+        state.read.open();
+        state.write.open();
+        self.info.open(self.fdseq.load(Ordering::Relaxed));
+        self.publish(&state);
+    }
+
+    /// Ends the use's waits: every operation from now on fails with [`PollError::Closing`].
+    ///
+    /// # Panics
+    ///
+    /// If it was called before in this use.
+    #[doc(alias = "pollUnblock")]
+    pub fn evict(&self, woken: &mut WaiterList) {
+        let mut state = self.state.lock();
+        assert!(!state.closing, "evict: already closing");
+        state.closing = true;
+        state.read.abandon(&self.rt);
+        state.write.abandon(&self.wt);
+        self.publish(&state);
+        for slot in [&self.rg, &self.wg] {
+            woken.extend(slot.cancel());
+        }
+    }
+
+    /// Delivers a kernel event, if it belongs to this use.
+    #[doc(alias = "netpollready")]
+    fn deliver(&self, tag: u32, ready: Ready, woken: &mut WaiterList) {
+        // Acquire pairs with the Release in `retire`. A use that begins after this look gets at worst a spurious wake-up: every
+        // operation asks the system again.
+        if self.fdseq.load(Ordering::Acquire) != tag {
+            return;
+        }
+        self.info.note_event(ready, tag);
+        for (bit, slot) in [(Ready::READ, &self.rg), (Ready::WRITE, &self.wg)] {
+            if ready.contains(bit) {
+                woken.extend(slot.notify());
+            }
+        }
+    }
+
+    /// Ends a use, after the descriptor has left its poller: tokens given out so far are stale from here.
+    fn retire(&self) {
+        let mut state = self.state.lock();
+        assert!(state.closing, "a descriptor is freed without eviction");
+        self.rg.reset();
+        self.wg.reset();
+        state.fd = -1;
+        let seq = self.fdseq.load(Ordering::Relaxed).wrapping_add(1) & TAG_MASK;
+        self.fdseq.store(seq.max(1), Ordering::Release);
+        self.poller.store(ptr::null_mut(), Ordering::Relaxed);
+        self.publish(&state);
+    }
+
+    /// Makes the state visible to those who do not take the lock. Comes after the change and before anyone is woken for it.
+    fn publish(&self, state: &State) {
+        self.info.publish(state.closing, state.read.expired(), state.write.expired(), self.fdseq.load(Ordering::Relaxed));
+    }
+
+    /// The descriptor number of this use.
+    pub fn fd(&self) -> i32 {
+        self.state.lock().fd
+    }
+}
+
+const TAG_MASK: u32 = ((1u64 << tagptr::TAG_BITS) - 1) as u32;
+
+/// Delivers a batch of events: the one door from tokens to poll descriptors.
+///
+/// # Safety
+///
+/// Every token came from [`PollDesc::token`], in this or an earlier use.
+pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
+    for event in events {
+        // SAFETY: a token's address is that of a PollDesc, and those are never freed.
+        let desc = unsafe { &*(event.token.addr() as *const PollDesc) };
+        desc.deliver(event.token.tag(), event.ready, woken);
+    }
+}
+
+/// A timer heap that an M sleeping for it must look at again.
+pub(crate) type Moved = Option<&'static Heap>;
+
+#[cfg(test)]
+mod tests;

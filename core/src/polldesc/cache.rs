@@ -1,0 +1,81 @@
+//! Poll descriptors come from here and go back here; their memory is never returned to the allocator, since the kernel may hold a
+//! token for longer than the descriptor lives.
+
+use crate::polldesc::PollDesc;
+use crate::sync::{Lock, Ordering};
+use alloc::boxed::Box;
+use core::mem::MaybeUninit;
+use core::ptr::{self, NonNull};
+
+/// Poll descriptors allocated at once: a page.
+const BLOCK: usize = 4096 / size_of::<PollDesc>();
+
+/// All poll descriptors of a scheduler.
+#[doc(alias = "pollCache")]
+pub struct PollCache {
+    /// The first free one; the others hang on its `link`.
+    free: Lock<Option<&'static PollDesc>>,
+}
+
+impl Default for PollCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PollCache {
+    /// An empty cache.
+    pub const fn new() -> Self {
+        PollCache { free: Lock::new(None) }
+    }
+
+    /// A poll descriptor for `fd`, not yet registered with a poller.
+    #[doc(alias = "pollOpen")]
+    pub fn open(&self, fd: i32) -> &'static PollDesc {
+        let desc = self.take().unwrap_or_else(|| self.grow());
+        desc.open(fd);
+        desc
+    }
+
+    /// Takes back a poll descriptor that has been evicted and on which nobody waits, and takes its descriptor out of the poller.
+    ///
+    /// # Panics
+    ///
+    /// If it was not evicted, or somebody waits.
+    #[doc(alias = "pollClose")]
+    pub fn close(&self, desc: &'static PollDesc) {
+        if let Some(poller) = desc.poller() {
+            poller.backend.close(desc.fd());
+            poller.watched.fetch_sub(1, Ordering::Relaxed);
+        }
+        desc.retire();
+        self.put(desc);
+    }
+
+    fn take(&self) -> Option<&'static PollDesc> {
+        let mut free = self.free.lock();
+        let desc = (*free)?;
+        // SAFETY: the link is null or was stored by `put`.
+        *free = unsafe { desc.link.load(Ordering::Relaxed).as_ref() };
+        Some(desc)
+    }
+
+    fn put(&self, desc: &'static PollDesc) {
+        let mut free = self.free.lock();
+        let next = free.map_or(ptr::null_mut(), |next| ptr::from_ref(next).cast_mut());
+        desc.link.store(next, Ordering::Relaxed);
+        *free = Some(desc);
+    }
+
+    fn grow(&self) -> &'static PollDesc {
+        let block: &'static mut [MaybeUninit<PollDesc>] = Box::leak(Box::new_uninit_slice(BLOCK));
+        let mut descs = block.iter_mut().map(|place| {
+            let this = NonNull::from(&mut *place).cast();
+            // SAFETY: the block is leaked, so `this` is where the value stays.
+            &*place.write(unsafe { PollDesc::new(this) })
+        });
+        let first = descs.next().expect("a block is not empty");
+        descs.for_each(|desc| self.put(desc));
+        first
+    }
+}

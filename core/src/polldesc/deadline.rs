@@ -1,0 +1,166 @@
+//! Deadlines of a PollDesc: two times, two timers, and a sequence number for each that tells stale timers.
+//!
+//! | field | is |
+//! |---|---|
+//! | `when` | 0: none; > 0: the time; < 0: passed, until somebody sets another |
+//! | `running` | the timer has been armed since it was last stopped |
+//! | `seq` | what the timer was armed with; moves on whenever the timer's errand changes |
+//!
+//! When both directions share one time, the read timer serves both and the write timer rests. Whatever ends or begins such a pairing
+//! counts as a change of both sides.
+
+use super::{Moved, PollDesc};
+use crate::os::{Mode, Nanos};
+use crate::timer::{Fire, Heap, Timer};
+use crate::waiter::WaiterList;
+use core::ptr::NonNull;
+
+/// When an operation gives up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deadline {
+    /// Never.
+    None,
+    /// At once: it is in the past.
+    Passed,
+    /// At this time, which is more than 0.
+    At(Nanos),
+}
+
+pub(super) struct Side {
+    when: Nanos,
+    seq: u32,
+    running: bool,
+}
+
+const PASSED: Nanos = -1;
+
+impl Side {
+    pub(super) const fn new() -> Self {
+        Side { when: 0, seq: 0, running: false }
+    }
+
+    pub(super) fn open(&mut self) {
+        self.seq = self.seq.wrapping_add(1);
+        self.when = 0;
+    }
+
+    pub(super) fn expired(&self) -> bool {
+        self.when < 0
+    }
+
+    fn set(&mut self, deadline: Deadline) {
+        self.when = match deadline {
+            Deadline::None => 0,
+            Deadline::Passed => PASSED,
+            Deadline::At(when) => when.max(1),
+        };
+    }
+
+    /// Stops the timer and disowns a callback on its way.
+    pub(super) fn abandon(&mut self, timer: &Timer) {
+        self.seq = self.seq.wrapping_add(1);
+        if self.running {
+            timer.stop();
+            self.running = false;
+        }
+    }
+
+    /// Brings the timer in line with `when`, which may have changed; `wanted` says whether this timer is to run at all.
+    fn follow(&mut self, timer: &Timer, heap: &'static Heap, fire: Fire, changed: bool, wanted: bool) -> Moved {
+        let wanted = wanted && self.when > 0;
+        if self.running && !changed {
+            return None;
+        }
+        if self.running {
+            self.seq = self.seq.wrapping_add(1);
+        }
+        if wanted {
+            self.running = true;
+            // SAFETY: PollDescs are never freed; `fire` takes the address of one, from any thread; the PollDesc's lock is held.
+            return unsafe { timer.arm(heap, self.when, self.seq, fire) };
+        }
+        if self.running {
+            timer.stop();
+            self.running = false;
+        }
+        None
+    }
+}
+
+impl PollDesc {
+    /// Sets the deadline of one direction, or of both (`mode` is `None`). Ignored once the descriptor is closing. Timers go into `heap`; the
+    /// result is the heap whose M must look again.
+    #[doc(alias = "pollSetDeadline")]
+    pub(crate) fn set_deadline(&self, deadline: Deadline, mode: Option<Mode>, heap: &'static Heap, woken: &mut WaiterList) -> Moved {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if state.closing {
+            return None;
+        }
+        let before = (state.read.when, state.write.when);
+        if mode != Some(Mode::Write) {
+            state.read.set(deadline);
+        }
+        if mode != Some(Mode::Read) {
+            state.write.set(deadline);
+        }
+        let after = (state.read.when, state.write.when);
+        if after == before {
+            return None;
+        }
+        self.publish(state);
+
+        let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
+        let repaired = paired(before) != paired(after);
+        let fire = if paired(after) { fire_both } else { fire_read };
+        let moved_read = state.read.follow(&self.rt, heap, fire, before.0 != after.0 || repaired, true);
+        let moved_write = state.write.follow(&self.wt, heap, fire_write, before.1 != after.1 || repaired, !paired(after));
+
+        if after.0 < 0 {
+            woken.extend(self.slot(Mode::Read).cancel());
+        }
+        if after.1 < 0 {
+            woken.extend(self.slot(Mode::Write).cancel());
+        }
+        moved_read.or(moved_write)
+    }
+
+    /// A deadline timer went off. A stale one changes nothing.
+    #[doc(alias = "netpolldeadlineimpl")]
+    fn expire(&self, seq: u32, read: bool, write: bool, woken: &mut WaiterList) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let current = if read { state.read.seq } else { state.write.seq };
+        if seq != current {
+            return;
+        }
+        for (side, fired) in [(&mut state.read, read), (&mut state.write, write)] {
+            if fired {
+                assert!(side.when > 0, "inconsistent deadline: {} when its timer fires", side.when);
+                side.when = PASSED;
+            }
+        }
+        self.publish(state);
+        if read {
+            woken.extend(self.slot(Mode::Read).cancel());
+        }
+        if write {
+            woken.extend(self.slot(Mode::Write).cancel());
+        }
+    }
+}
+
+unsafe fn fire_read(desc: NonNull<()>, seq: u32, woken: &mut WaiterList) {
+    // SAFETY: the argument of a PollDesc's timers is that PollDesc.
+    unsafe { desc.cast::<PollDesc>().as_ref() }.expire(seq, true, false, woken);
+}
+
+unsafe fn fire_write(desc: NonNull<()>, seq: u32, woken: &mut WaiterList) {
+    // SAFETY: as in `fire_read`.
+    unsafe { desc.cast::<PollDesc>().as_ref() }.expire(seq, false, true, woken);
+}
+
+unsafe fn fire_both(desc: NonNull<()>, seq: u32, woken: &mut WaiterList) {
+    // SAFETY: as in `fire_read`.
+    unsafe { desc.cast::<PollDesc>().as_ref() }.expire(seq, true, true, woken);
+}

@@ -1,0 +1,298 @@
+//! Queues of runnable goroutines.
+//!
+//! | queue | who puts | who takes | for |
+//! |---|---|---|---|
+//! | [`Ring`] | the owner P | the owner; thieves take half | goroutines that may run anywhere |
+//! | [`GList`] | its owner (or under a lock) | the same | a home queue, the global queue |
+//! | [`Inbox`] | anyone | the owner M, all at once | wake-ups from other threads for goroutines at home on this M |
+#![allow(unsafe_code, reason = "queues keep the address of a G in place of its GRef")]
+
+use crate::g::{G, GRef};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, CachePadded, Lock, Ordering};
+use core::ptr::{self, NonNull};
+
+/// A FIFO list of goroutines, linked through themselves.
+#[derive(Default)]
+pub(crate) struct GList {
+    head: Option<NonNull<G>>,
+    tail: Option<NonNull<G>>,
+    len: usize,
+}
+
+// SAFETY: the list owns the GRefs of its elements, which are Send.
+unsafe impl Send for GList {}
+
+impl GList {
+    pub(crate) const fn new() -> Self {
+        GList { head: None, tail: None, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn push_back(&mut self, g: GRef) {
+        let g = g.into_raw();
+        // SAFETY: list and caller own the GRefs of the elements touched here.
+        unsafe { g.as_ref() }.link.store(0, Ordering::Relaxed);
+        match self.tail {
+            None => self.head = Some(g),
+            // SAFETY: as above.
+            Some(tail) => unsafe { tail.as_ref() }.link.store(g.as_ptr() as usize, Ordering::Relaxed),
+        }
+        self.tail = Some(g);
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(crate) fn pop_front(&mut self) -> Option<GRef> {
+        let g = self.head?;
+        // SAFETY: the list owns the GRef of its head.
+        let next = unsafe { g.as_ref() }.link.load(Ordering::Relaxed);
+        self.head = NonNull::new(next as *mut G);
+        if self.head.is_none() {
+            self.tail = None;
+        }
+        self.len -= 1;
+        // SAFETY: the element leaves the list.
+        Some(unsafe { GRef::from_raw(g) })
+    }
+}
+
+/// The queue of all Ps: spawns and wake-ups from ordinary threads, and what does not fit into a ring.
+pub(crate) struct Global {
+    list: Lock<GList>,
+    /// The list's length, to look at without the lock.
+    len: AtomicUsize,
+}
+
+impl Global {
+    pub(crate) const fn new() -> Self {
+        Global { list: Lock::new(GList::new()), len: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn push(&self, g: GRef) {
+        let mut list = self.list.lock();
+        list.push_back(g);
+        self.len.store(list.len(), Ordering::Relaxed);
+    }
+
+    /// Takes a fair share for one of `procs` Ps: the first to run, the rest, up to half a ring, into `ring`. With `one`, only the first.
+    #[doc(alias = "globrunqgetbatch")]
+    pub(crate) fn take(&self, ring: &Ring, procs: usize, one: bool) -> Option<GRef> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut list = self.list.lock();
+        let first = list.pop_front();
+        let share = if one { 0 } else { (list.len() / procs).min(CAPACITY as usize / 2).min(ring.room()) };
+        for _ in 0..share {
+            let Some(g) = list.pop_front() else { break };
+            ring.push(g).unwrap_or_else(|_| unreachable!("the owner saw room"));
+        }
+        self.len.store(list.len(), Ordering::Relaxed);
+        first
+    }
+
+    fn extend(&self, batch: impl Iterator<Item = GRef>) {
+        let mut list = self.list.lock();
+        for g in batch {
+            list.push_back(g);
+        }
+        self.len.store(list.len(), Ordering::Relaxed);
+    }
+}
+
+/// How many goroutines a ring holds. Go's number: bursts fit, and a half is worth a lock of the global queue.
+const CAPACITY: u32 = 256;
+
+/// A P's queue of goroutines that may run anywhere: a ring and, before it, one slot for the goroutine just readied.
+///
+/// The owner pushes at `tail`; owner and thieves take from `head` by compare-and-swap. `head` and `tail` wrap; `tail - head <= CAPACITY`.
+/// A slot is written before the `tail` that covers it is released, and read before the compare-and-swap that frees it: a thief that
+/// loses the swap has read garbage and forgets it.
+pub(crate) struct Ring {
+    head: CachePadded<AtomicU32>,
+    tail: AtomicU32,
+    /// Runs next, before the ring: what the running goroutine has just readied. Thieves take it last.
+    next: AtomicPtr<G>,
+    slots: [AtomicPtr<G>; CAPACITY as usize],
+}
+
+impl Ring {
+    pub(crate) fn new() -> Self {
+        Ring {
+            head: CachePadded::new(AtomicU32::new(0)),
+            tail: AtomicU32::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            slots: [const { AtomicPtr::new(ptr::null_mut()) }; CAPACITY as usize],
+        }
+    }
+
+    fn slot(&self, index: u32) -> &AtomicPtr<G> {
+        &self.slots[(index % CAPACITY) as usize]
+    }
+
+    /// Free slots, as the owner sees them: thieves can only add.
+    fn room(&self) -> usize {
+        let used = self.tail.load(Ordering::Relaxed).wrapping_sub(self.head.load(Ordering::Acquire));
+        (CAPACITY - used) as usize
+    }
+
+    /// Whether there was nothing at some instant during the call.
+    #[doc(alias = "runqempty")]
+    pub(crate) fn is_empty(&self) -> bool {
+        loop {
+            let head = self.head.load(Ordering::Acquire);
+            let tail = self.tail.load(Ordering::Acquire);
+            let next = self.next.load(Ordering::Acquire);
+            // A `next` that was kicked into the ring between these loads has moved `tail`.
+            if tail == self.tail.load(Ordering::Acquire) {
+                return head == tail && next.is_null();
+            }
+        }
+    }
+
+    /// Appends a goroutine; hands it back when the ring is full. Owner only.
+    #[inline]
+    pub(crate) fn push(&self, g: GRef) -> Result<(), GRef> {
+        // Acquire pairs with the thieves' Release: they are done with the slot.
+        let head = self.head.load(Ordering::Acquire);
+        let tail = self.tail.load(Ordering::Relaxed);
+        if tail.wrapping_sub(head) >= CAPACITY {
+            return Err(g);
+        }
+        self.slot(tail).store(g.into_raw().as_ptr(), Ordering::Relaxed);
+        // Release publishes the slot, and the G behind it, to thieves.
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts a goroutine in front of the ring and returns the one it displaces. Owner only.
+    #[inline]
+    pub(crate) fn swap_next(&self, g: GRef) -> Option<GRef> {
+        let before = self.next.swap(g.into_raw().as_ptr(), Ordering::AcqRel);
+        // SAFETY: the swap took the pointer out.
+        NonNull::new(before).map(|g| unsafe { GRef::from_raw(g) })
+    }
+
+    /// Takes the goroutine in front. Anyone.
+    #[inline]
+    pub(crate) fn take_next(&self) -> Option<GRef> {
+        if self.next.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        let g = self.next.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: the swap took the pointer out.
+        NonNull::new(g).map(|g| unsafe { GRef::from_raw(g) })
+    }
+
+    /// Takes the oldest. Owner only.
+    #[inline]
+    pub(crate) fn pop(&self) -> Option<GRef> {
+        loop {
+            let head = self.head.load(Ordering::Acquire);
+            if head == self.tail.load(Ordering::Relaxed) {
+                return None;
+            }
+            let g = self.slot(head).load(Ordering::Relaxed);
+            if self.head.compare_exchange_weak(head, head.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                // SAFETY: the exchange made the element ours.
+                return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
+            }
+        }
+    }
+
+    /// Moves the older half to `global`, to make room. Owner only.
+    #[doc(alias = "runqputslow")]
+    pub(crate) fn spill(&self, global: &Global, last: GRef) {
+        let half = (0..CAPACITY / 2).map_while(|_| self.pop());
+        global.extend(half.chain([last]));
+    }
+
+    /// Moves half of `victim`'s goroutines here, rounded up, and returns one of them to run. With `next_too`, takes the goroutine in
+    /// front of the ring when there is no other. Owner of `self` only, whose ring is empty.
+    #[doc(alias = "runqsteal")]
+    pub(crate) fn steal(&self, victim: &Ring, next_too: bool) -> Option<GRef> {
+        loop {
+            // Acquire on both: slots up to `tail` are written, and a stale `head` would make the count absurd.
+            let head = victim.head.load(Ordering::Acquire);
+            let tail = victim.tail.load(Ordering::Acquire);
+            let count = tail.wrapping_sub(head);
+            let take = count - count / 2;
+            if take == 0 {
+                return if next_too { victim.take_next() } else { None };
+            }
+            if take > CAPACITY / 2 {
+                // The two loads straddled a turn of the ring.
+                continue;
+            }
+            let to = self.tail.load(Ordering::Relaxed);
+            for i in 0..take {
+                let g = victim.slot(head.wrapping_add(i)).load(Ordering::Relaxed);
+                self.slot(to.wrapping_add(i)).store(g, Ordering::Relaxed);
+            }
+            // AcqRel: the slots were read before the owner can reuse them, and the Gs behind them are ours from here.
+            if victim.head.compare_exchange(head, head.wrapping_add(take), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                let first = self.slot(to.wrapping_add(take - 1)).load(Ordering::Relaxed);
+                self.tail.store(to.wrapping_add(take - 1), Ordering::Release);
+                // SAFETY: the exchange made the elements ours; this one is not covered by `tail`.
+                return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(first)) });
+            }
+        }
+    }
+}
+
+/// Wake-ups from other threads, for one M: a stack that anyone pushes on and the M empties.
+pub(crate) struct Inbox(AtomicPtr<G>);
+
+impl Inbox {
+    pub(crate) const fn new() -> Self {
+        Inbox(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Adds a goroutine. True if it is the first: the M must be told. Later ones ride on that.
+    #[must_use]
+    pub(crate) fn push(&self, g: GRef) -> bool {
+        let g = g.into_raw();
+        let mut head = self.0.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the caller gave us the GRef.
+            unsafe { g.as_ref() }.link.store(head as usize, Ordering::Relaxed);
+            // Release: the M that takes the element sees its link and what its waker did. No ABA: elements leave all at once.
+            match self.0.compare_exchange_weak(head, g.as_ptr(), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return head.is_null(),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Moves all, oldest first, to the end of `list`. Owner only.
+    pub(crate) fn drain(&self, list: &mut GList) {
+        let mut newest_first = self.0.swap(ptr::null_mut(), Ordering::Acquire);
+        let mut oldest_first: *mut G = ptr::null_mut();
+        while let Some(g) = NonNull::new(newest_first) {
+            // SAFETY: the swap made the whole chain ours.
+            let link = &unsafe { g.as_ref() }.link;
+            newest_first = link.load(Ordering::Relaxed) as *mut G;
+            link.store(oldest_first as usize, Ordering::Relaxed);
+            oldest_first = g.as_ptr();
+        }
+        while let Some(g) = NonNull::new(oldest_first) {
+            // SAFETY: as above; the link is read before `push_back` overwrites it.
+            oldest_first = unsafe { g.as_ref() }.link.load(Ordering::Relaxed) as *mut G;
+            // SAFETY: each element is handed over once.
+            list.push_back(unsafe { GRef::from_raw(g) });
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The scheduler: the only code that decides who runs.
+//!
+//! The goal is Go's: a goroutine is cheap, blocks like a thread, and as many run at once as there are Ps. Every P is held by an M, a
+//! thread that takes a goroutine from the queues and runs it until it parks, yields or returns.
+//!
+//! # Sticky and migrating
+//!
+//! Go moves a started goroutine to whichever thread is free. In Rust that is unsound for ordinary code: an `Rc` or a lock guard on
+//! the goroutine's stack would change threads, and compilers keep the address of a thread-local across a call that parks. So:
+//!
+//! | goroutine | may run on | is queued in |
+//! |---|---|---|
+//! | not started | any M | a P's ring (stealable), or the global queue |
+//! | started, sticky | the M that started it: its *home* | that M's home queue; through its inbox if readied elsewhere |
+//! | started, in a migrating scheduler | any M | a P's ring, or the global queue |
+//!
+//! One scheduler holds both kinds, and `G::home` is the whole difference.
+//!
+//! # Who wakes whom
+//!
+//! A goroutine readied at home needs its M (`M::wake`). One that may run anywhere needs *some* M: if some sleep and none is looking,
+//! one is recruited, and it recruits the next when it finds work (`wake`, `idle`). An idle M sleeps in its poller, so that events
+//! wake it as well as calls do, or on its futex if another M sleeps there (`find`).
+#![allow(unsafe_code, reason = "Here is made from the fact of which thread runs")]
+
+mod find;
+mod idle;
+mod park;
+mod wake;
+
+pub use park::Park;
+
+use crate::g::{G, GRef};
+use crate::m::{Here, M};
+use crate::os::{Errno, Nanos, Netpoll, Os};
+use crate::p::P;
+use crate::polldesc::{PollCache, Poller};
+use crate::runq::Global;
+use crate::stack::{self, Arena, Exhausted};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use idle::Idlers;
+
+/// What a scheduler is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many goroutines run at once: at least 1.
+    pub procs: usize,
+    /// How many pollers they share: 1 to `procs`.
+    pub pollers: usize,
+    /// Bytes of address space of a goroutine's stack: a power of two from [`stack::MIN_STACK`] to [`stack::MAX_STACK`].
+    pub stack_size: usize,
+    /// Whether started goroutines move between threads. [`Sched::start`] says what that asks for.
+    pub migrate: bool,
+}
+
+/// The most Ps a scheduler has.
+pub const MAX_PROCS: usize = 1024;
+
+/// A scheduler with its threads, pollers and goroutines. It lives until the process ends.
+pub struct Sched {
+    os: &'static dyn Os,
+    config: Config,
+    arena: Arena,
+    ms: Box<[M]>,
+    ps: Box<[P]>,
+    pollers: Box<[Bedroom]>,
+    global: Global,
+    idlers: Idlers,
+    descs: PollCache,
+    next_id: AtomicU64,
+    /// What ordinary threads count, where goroutines use their P's counters.
+    outside: Outside,
+}
+
+/// A poller, and whether an M sleeps in it.
+struct Bedroom {
+    poller: Poller,
+    taken: AtomicBool,
+}
+
+#[derive(Default)]
+struct Outside {
+    spawned: AtomicU64,
+    poll_waiting: AtomicI64,
+    /// Spreads ordinary threads' descriptors over the pollers.
+    turn: AtomicU32,
+}
+
+impl Sched {
+    /// Starts a scheduler: reserves stacks, makes pollers, starts one M for each P.
+    ///
+    /// # Errors
+    ///
+    /// What the system said when it refused address space, a poller or a thread.
+    ///
+    /// # Panics
+    ///
+    /// If a number in `config` is out of its range.
+    ///
+    /// # Safety
+    ///
+    /// With `config.migrate`, a goroutine may go on on another thread whenever it has called something that parks. All code that runs in
+    /// goroutines must stand that: nothing that is bound to a thread (a `!Send` value, a `MutexGuard`, a reference into a thread-local,
+    /// `errno`) may be kept across such a call. Without `migrate` there is nothing to promise.
+    pub unsafe fn start(
+        os: &'static dyn Os,
+        config: Config,
+        poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
+    ) -> Result<&'static Self, Errno> {
+        let Config { procs, pollers, stack_size, .. } = config;
+        assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
+        assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
+        let sizes = stack::MIN_STACK.max(4 * os.page_size())..=stack::MAX_STACK;
+        assert!(stack_size.is_power_of_two() && sizes.contains(&stack_size), "stack_size: {stack_size} is no power of two in {sizes:?}");
+
+        sync::set_os(os);
+        let bedroom = |_| {
+            let poller = Poller { backend: poller()?, watched: AtomicU32::new(0) };
+            Ok(Bedroom { poller, taken: AtomicBool::new(false) })
+        };
+        let sched: &'static Sched = Box::leak(Box::new(Sched {
+            os,
+            config,
+            arena: Arena::reserve(os, stack_size, procs)?,
+            ms: (0..procs).map(M::new).collect(),
+            ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
+            pollers: (0..pollers).map(bedroom).collect::<Result<Vec<_>, Errno>>()?.into(),
+            global: Global::new(),
+            idlers: Idlers::new(),
+            descs: PollCache::new(),
+            next_id: AtomicU64::new(1),
+            outside: Outside::default(),
+        }));
+        for m in &sched.ms {
+            os.spawn(m.index, run_m, Box::into_raw(Box::new((sched, m))) as usize)?;
+        }
+        Ok(sched)
+    }
+
+    /// The operating system it runs on.
+    pub fn os(&self) -> &'static dyn Os {
+        self.os
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
+    /// The stacks of its goroutines.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(crate) fn descs(&self) -> &PollCache {
+        &self.descs
+    }
+
+    /// Goroutines that exist: spawned and not yet returned. Exact while none is being spawned or returns.
+    pub fn num_goroutines(&self) -> usize {
+        // Returned ones first: otherwise one that is spawned and returns in between would count -1.
+        let finished: u64 = self.ps.iter().map(|p| p.finished.get()).sum();
+        let spawned: u64 = self.ps.iter().map(|p| p.spawned.get()).sum();
+        (spawned + self.outside.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
+    }
+
+    /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
+    #[doc(alias = "netpollWaiters")]
+    pub fn num_poll_waiters(&self) -> usize {
+        let resumed: u64 = self.ps.iter().map(|p| p.poll_resumes.get()).sum();
+        let waits: u64 = self.ps.iter().map(|p| p.poll_waits.get()).sum();
+        let outside = self.outside.poll_waiting.load(Ordering::Relaxed);
+        (waits as i64 + outside - resumed as i64).max(0) as usize
+    }
+
+    /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
+    #[inline]
+    pub fn current(&self) -> Option<&G> {
+        let slot = self.arena.slot_of(stack::stack_pointer())?;
+        let g = self.arena.anchor(slot).load(Ordering::Relaxed).cast::<G>();
+        // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
+        unsafe { g.as_ref() }
+    }
+
+    /// The G that `address`, on some goroutine's stack or in its guard, belongs to: its number and spawn site, for a fault handler.
+    ///
+    /// # Safety
+    ///
+    /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
+    pub unsafe fn goroutine_at(&self, address: usize) -> Option<&G> {
+        let slot = self.arena.slot_of(address)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.arena.anchor(slot).load(Ordering::Relaxed).cast::<G>().as_ref() }
+    }
+
+    /// The M and P that the calling goroutine runs on.
+    #[inline]
+    fn here(&'static self) -> Option<Here> {
+        self.current().map(|g| {
+            let m = &self.ms[g.m()];
+            // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
+            unsafe { Here::new(m, &self.ps[m.index]) }
+        })
+    }
+
+    /// The poller that a descriptor joins when the caller has to wait for it.
+    pub(crate) fn poller_here(&'static self) -> &'static Poller {
+        let index = match self.here() {
+            Some(here) => here.p.poller,
+            None => self.outside.turn.fetch_add(1, Ordering::Relaxed) as usize % self.pollers.len(),
+        };
+        &self.pollers[index].poller
+    }
+
+    /// Counts the caller among those that wait in a poller while `wait` runs.
+    pub(crate) fn count_poll_waiter<R>(&'static self, wait: impl FnOnce() -> R) -> R {
+        // Looked up twice: a migrating goroutine comes back on another P.
+        match self.here() {
+            Some(here) => _ = here.p.poll_waits.bump(),
+            None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
+        }
+        let result = wait();
+        match self.here() {
+            Some(here) => _ = here.p.poll_resumes.bump(),
+            None => _ = self.outside.poll_waiting.fetch_sub(1, Ordering::Relaxed),
+        }
+        result
+    }
+
+    /// The number for a new goroutine.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes a stack promise for a goroutine about to be made.
+    pub(crate) fn admit(&'static self) -> Result<(), Exhausted> {
+        /// Promises a P takes and keeps at once.
+        const BATCH: u32 = 32;
+        let Some(Here { p, .. }) = self.here() else {
+            self.arena.promise(1)?;
+            self.outside.spawned.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        match p.promises.get() {
+            0 => match self.arena.promise(BATCH) {
+                Ok(()) => p.promises.set(u64::from(BATCH) - 1),
+                // The last few, one by one.
+                Err(_) => self.arena.promise(1)?,
+            },
+            some => p.promises.set(some - 1),
+        }
+        p.spawned.bump();
+        Ok(())
+    }
+
+    /// Counts the calling goroutine out: its work is done, and its stack promised to another.
+    pub(crate) fn retire(&'static self) {
+        const KEEP: u64 = 64;
+        let here = self.here().expect("a goroutine retires itself");
+        let promises = here.p.promises.bump();
+        if promises > KEEP {
+            here.p.promises.set(promises - KEEP / 2);
+            self.arena.release(KEEP as u32 / 2);
+        }
+        here.p.finished.bump();
+    }
+
+    /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
+    #[doc(alias = "newproc")]
+    pub(crate) fn submit(&'static self, g: GRef) {
+        match self.here() {
+            Some(here) => self.push_anywhere(&here, g),
+            None => self.global.push(g),
+        }
+        self.recruit();
+    }
+
+    /// Queues a goroutine that has not run, to run on the current M only. Handed back on an ordinary thread.
+    pub(crate) fn submit_here(&'static self, g: GRef) -> Result<(), GRef> {
+        let Some(here) = self.here() else { return Err(g) };
+        g.set_home(here.m.index);
+        here.home(|home| home.queue.push_back(g));
+        Ok(())
+    }
+
+    /// Lets other goroutines run. On an ordinary thread, other threads.
+    #[doc(alias = "Gosched")]
+    pub fn yield_now(&'static self) {
+        match self.current() {
+            // SAFETY: `current` found the stack pointer on this goroutine's stack.
+            Some(g) => unsafe { g.suspend(None) },
+            None => self.os.yield_thread(),
+        }
+    }
+
+    /// The monotonic clock.
+    pub fn now(&self) -> Nanos {
+        self.os.now()
+    }
+}
+
+/// An M's thread.
+fn run_m(arg: usize) {
+    // SAFETY: `start` boxed this for this call.
+    let (sched, m) = *unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static M)) };
+    // SAFETY: this thread is the M's; `run` is what holds its P, and code on an M's own stack never parks.
+    sched.run(unsafe { Here::new(m, &sched.ps[m.index]) })
+}

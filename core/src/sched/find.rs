@@ -1,0 +1,214 @@
+//! An M's life: find a goroutine, run it, and sleep when there is none.
+
+use super::{Bedroom, Sched, park};
+use crate::g::{GRef, Resumed};
+use crate::m::{Bed, Here};
+use crate::os::{Delay, Events, Nanos};
+use crate::polldesc;
+use crate::sync::Ordering;
+use crate::waiter::{Waiter, WaiterList};
+
+/// Every so many schedules, the global queue comes first and the poller is asked: a P with endless work of its own must not starve
+/// them. Go's number: not a power of two, so that it does not beat in time with the program.
+const FAIR_TICK: u64 = 61;
+
+/// Every so many schedules, timers are looked at while there is other work. A look costs a clock read.
+const TIMER_TICK: u64 = 8;
+
+/// How many goroutines in a row may be run because the one before has readied them.
+const NEXT_BUDGET: u32 = 16;
+
+/// How often a thief goes round all Ps; Go's number. In the last round it takes what runs next, too.
+const STEAL_ROUNDS: usize = 4;
+
+impl Sched {
+    /// The main loop of an M.
+    pub(super) fn run(&'static self, here: Here) -> ! {
+        loop {
+            let g = self.find_runnable(&here);
+            if here.home(|home| core::mem::take(&mut home.spinning)) {
+                self.idlers.stop_spinning();
+                // There may be more where this came from, and the last one to look has just stopped.
+                self.recruit();
+            }
+            self.execute(&here, g);
+        }
+    }
+
+    /// Runs a goroutine until it lets go of the M.
+    fn execute(&'static self, here: &Here, mut g: GRef) {
+        if !g.started() {
+            let slot = self.arena.take(&mut here.p.slots.lock());
+            g.start(slot, self.arena.stack(slot), self.arena.anchor(slot));
+            if !self.config.migrate {
+                g.set_home(here.m.index);
+            }
+        }
+        loop {
+            match g.resume(here.m.index) {
+                Resumed::Parked(parked, park) => {
+                    // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
+                    match unsafe { park::commit(park, Waiter::G(parked)) } {
+                        Ok(()) => return,
+                        // The news came first: go on at once, in the same time slice.
+                        Err(Waiter::G(back)) => g = back,
+                        Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
+                    }
+                }
+                Resumed::Yielded(g) => return self.push_yielded(here, g),
+                Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
+            }
+        }
+    }
+
+    /// The next goroutine to run. Sleeps until there is one.
+    ///
+    /// The order: now and then the global queue and the poller; due timers; what other threads readied for this M; own queues; the global
+    /// queue; others' queues; sleep in the poller.
+    #[doc(alias = "findRunnable")]
+    fn find_runnable(&'static self, here: &Here) -> GRef {
+        loop {
+            let tick = here.p.tick.bump();
+            if tick % FAIR_TICK == 0 {
+                self.poll(here, Delay::None);
+                if let Some(g) = self.global.take(&here.p.ring, self.config.procs, true) {
+                    return g;
+                }
+            }
+            if tick % TIMER_TICK == 0 {
+                self.run_timers(here);
+            }
+            if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
+                return g;
+            }
+            match self.run_timers(here) {
+                Some(0) => {}
+                next => self.sleep(here, next),
+            }
+        }
+    }
+
+    /// From the queues of this M and P, which take turns.
+    fn next_local(&'static self, here: &Here) -> Option<GRef> {
+        let ring = &here.p.ring;
+        here.home(|home| {
+            if !here.m.inbox.is_empty() {
+                here.m.inbox.drain(&mut home.queue);
+            }
+            if home.budget > 0 {
+                home.budget -= 1;
+                if let Some(g) = home.next.take().or_else(|| ring.take_next()) {
+                    return Some(g);
+                }
+            }
+            home.budget = NEXT_BUDGET;
+            home.ring_first = !home.ring_first;
+            let g = match home.ring_first {
+                true => ring.pop().or_else(|| home.queue.pop_front()),
+                false => home.queue.pop_front().or_else(|| ring.pop()),
+            };
+            g.or_else(|| home.next.take()).or_else(|| ring.take_next())
+        })
+    }
+
+    /// From the global queue, or from another P's ring.
+    fn next_foreign(&'static self, here: &Here) -> Option<GRef> {
+        let ring = &here.p.ring;
+        let from_global = self.global.take(ring, self.config.procs, false);
+        if from_global.is_some() || self.config.procs == 1 {
+            return from_global;
+        }
+        if !here.home(|home| home.spinning) {
+            if !self.idlers.try_spin(self.config.procs) {
+                return None;
+            }
+            here.home(|home| home.spinning = true);
+        }
+        let victims = self.ps.len();
+        for round in 0..STEAL_ROUNDS {
+            let start = here.p.random() as usize;
+            for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
+                if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
+                    return Some(g);
+                }
+            }
+        }
+        None
+    }
+
+    /// Fires due timers. The time until the next one: `None` without timers, 0 if some fired.
+    fn run_timers(&'static self, here: &Here) -> Option<Nanos> {
+        let next = here.p.timers.next()?;
+        let now = self.os.now();
+        if next > now {
+            return Some(next - now);
+        }
+        let mut woken = WaiterList::new();
+        here.p.timers.run(now, &mut woken);
+        self.ready_all(woken, Some(here));
+        Some(0)
+    }
+
+    /// Asks this P's poller, and readies whom its events wake.
+    fn poll(&'static self, here: &Here, delay: Delay) {
+        let poller = &self.pollers[here.p.poller].poller;
+        if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut events = Events::new();
+        poller.backend.poll(delay, &mut events);
+        let mut woken = WaiterList::new();
+        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
+        unsafe { polldesc::deliver(&events, &mut woken) };
+        self.ready_all(woken, Some(here));
+    }
+
+    /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
+    /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
+    fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
+        let bedroom = &self.pollers[here.p.poller];
+        let bed = if bedroom.enter() { Bed::Poller } else { Bed::Futex };
+        if here.home(|home| core::mem::take(&mut home.spinning)) {
+            self.idlers.stop_spinning();
+        }
+        self.idlers.park();
+        let mut spin = false;
+        if here.m.wake.prepare(bed) {
+            self.idlers.before_recheck();
+            spin = self.work_elsewhere(here);
+            let vacant = bed == Bed::Futex && !bedroom.taken.load(Ordering::Relaxed);
+            match (bed, timeout) {
+                _ if spin || vacant => {}
+                (Bed::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), bed.bits(), timeout),
+                (Bed::Poller, None) => self.poll(here, Delay::Forever),
+                (Bed::Poller, Some(timeout)) => self.poll(here, Delay::AtMost(timeout)),
+            }
+        }
+        self.idlers.unpark();
+        let recruited = here.m.wake.awake();
+        if spin && !recruited {
+            self.idlers.spin();
+        }
+        here.home(|home| home.spinning = spin || recruited);
+        if bed == Bed::Poller {
+            bedroom.leave();
+            self.fill_bedroom(here.p.poller);
+        }
+    }
+
+    /// The last look at the queues that others may have filled while this M became idle.
+    fn work_elsewhere(&self, here: &Here) -> bool {
+        !self.global.is_empty() || self.ps.iter().any(|p| p.index != here.p.index && !p.ring.is_empty())
+    }
+}
+
+impl Bedroom {
+    fn enter(&self) -> bool {
+        !self.taken.swap(true, Ordering::AcqRel)
+    }
+
+    /// A swap, not a store: `fill_bedroom` looks for sleepers next, and one of the two must see the other.
+    fn leave(&self) {
+        self.taken.swap(false, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,61 @@
+//! Parking: how a goroutine or a thread stops until somebody readies it.
+//!
+//! A goroutine cannot publish its own address and then stop: whoever finds the address might resume a goroutine that still runs. So
+//! it stops first and leaves a *commit*, which its M runs on its own stack: it stores the waiter where it will be found, or refuses
+//! because the news came first, and then the goroutine goes on at once.
+
+use super::Sched;
+use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
+use core::ptr::NonNull;
+
+/// What a goroutine leaves behind when it parks: where its waiter is to be stored. `Err` hands the waiter back: do not park.
+///
+/// Once the waiter is stored, the goroutine may run again elsewhere and the commit's captures may be gone: storing it is the
+/// commit's last act.
+pub type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
+
+/// Runs the commit of a goroutine that has just been suspended.
+///
+/// # Safety
+///
+/// `park` is the request that the goroutine in `waiter` was suspended with.
+#[inline]
+pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Waiter> {
+    // SAFETY: the request is the address of a `Park` on the stack of that goroutine, which does not run.
+    let park = unsafe { park.cast::<Park<'_>>().as_mut() };
+    park(waiter)
+}
+
+impl Sched {
+    /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
+    ///
+    /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
+    #[inline(never)]
+    #[doc(alias = "gopark")]
+    pub fn park(&'static self, mut park: Park<'_>) {
+        match self.current() {
+            Some(g) => {
+                let request = NonNull::from(&mut park).cast();
+                // SAFETY: `current` found the stack pointer on this goroutine's stack.
+                unsafe { g.suspend(Some(request)) };
+            }
+            None => {
+                let thread = Thread::new();
+                if park(thread.waiter()).is_ok() {
+                    thread.block(self.os);
+                }
+            }
+        }
+    }
+
+    /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
+    pub fn wait<E>(&'static self, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
+        if slot.announce() == Announced::Ready {
+            return true;
+        }
+        if check().is_ok() {
+            self.park(&mut |waiter| slot.commit(waiter));
+        }
+        slot.settle()
+    }
+}

@@ -1,0 +1,155 @@
+//! Readying: where a goroutine that can run again goes, and which thread is told.
+
+use super::Sched;
+use crate::g::{GRef, Status};
+use crate::m::{Bed, Here, M};
+use crate::sync::Ordering;
+use crate::timer::Heap;
+use crate::waiter::{Waiter, WaiterList};
+
+/// Where among ready goroutines one goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the others: the goroutine that readies it is about to block, and its data is in the cache.
+    Next,
+    Tail,
+}
+
+impl Sched {
+    /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
+    #[doc(alias = "goready")]
+    pub fn ready(&'static self, waiter: Waiter) {
+        self.place(waiter, self.here().as_ref(), Place::Next);
+    }
+
+    /// Makes all of a list run again, in its order.
+    pub(crate) fn ready_list(&'static self, list: WaiterList) {
+        if !list.is_empty() {
+            self.ready_all(list, self.here().as_ref());
+        }
+    }
+
+    pub(super) fn ready_all(&'static self, mut list: WaiterList, here: Option<&Here>) {
+        while let Some(waiter) = list.pop() {
+            self.place(waiter, here, Place::Tail);
+        }
+    }
+
+    fn place(&'static self, waiter: Waiter, here: Option<&Here>, place: Place) {
+        let g = match waiter {
+            Waiter::Thread(thread) => return thread.wake(self.os),
+            Waiter::G(g) => g,
+        };
+        debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
+        g.set_status(Status::Runnable);
+        match (g.home(), here) {
+            (Some(home), Some(here)) if home == here.m.index => here.home(|home| match place {
+                Place::Tail => home.queue.push_back(g),
+                Place::Next => {
+                    if let Some(before) = home.next.replace(g) {
+                        home.queue.push_back(before);
+                    }
+                }
+            }),
+            (Some(home), _) => {
+                let m = &self.ms[home];
+                if m.inbox.push(g) {
+                    self.notify(m);
+                }
+            }
+            (None, Some(here)) => {
+                let tail = match place {
+                    Place::Tail => Some(g),
+                    Place::Next => here.p.ring.swap_next(g),
+                };
+                if let Some(g) = tail {
+                    self.push_anywhere(here, g);
+                }
+                self.recruit();
+            }
+            (None, None) => {
+                self.global.push(g);
+                self.recruit();
+            }
+        }
+    }
+
+    /// Where a goroutine goes that gave up its turn: behind all others that it may be served after.
+    pub(super) fn push_yielded(&'static self, here: &Here, g: GRef) {
+        match g.home() {
+            Some(_) => here.home(|home| home.queue.push_back(g)),
+            None => self.global.push(g),
+        }
+    }
+
+    /// Appends to the P's ring; a full ring gives its older half to the global queue.
+    pub(super) fn push_anywhere(&self, here: &Here, g: GRef) {
+        if let Err(g) = here.p.ring.push(g) {
+            here.p.ring.spill(&self.global, g);
+        }
+    }
+
+    /// Makes an M look for work again.
+    fn notify(&self, m: &M) {
+        if let Some(bed) = m.wake.notify() {
+            self.rouse(m, bed);
+        }
+    }
+
+    /// Ends an M's sleep.
+    fn rouse(&self, m: &M, bed: Bed) {
+        match bed {
+            Bed::Futex => self.os.futex_wake(m.wake.futex()),
+            Bed::Poller => self.pollers[self.ps[m.index].poller].poller.backend.wake(),
+        }
+    }
+
+    /// After a goroutine that may run anywhere was queued: wakes one sleeping M to look for it, unless one is looking.
+    #[doc(alias = "wakep")]
+    pub(super) fn recruit(&self) {
+        if !self.idlers.after_submit() || !self.idlers.spin_alone() {
+            return;
+        }
+        for m in &self.ms {
+            if let Some(bed) = m.wake.recruit() {
+                return self.rouse(m, bed);
+            }
+        }
+        // All were on their way up, and will look at all queues before they sleep again.
+        self.idlers.stop_spinning();
+    }
+
+    /// An M has left a poller that several share: one that sleeps on its futex may take the place, lest events wait for nobody.
+    pub(super) fn fill_bedroom(&self, poller: usize) {
+        if self.pollers.len() == self.ps.len() || !self.idlers.any_idle() {
+            return;
+        }
+        self.idlers.before_recheck();
+        let shares = |m: &&M| self.ps[m.index].poller == poller;
+        for m in self.ms.iter().filter(shares) {
+            if m.wake.on_futex() {
+                return self.notify(m);
+            }
+        }
+    }
+
+    /// A timer was armed that comes before all others of its heap: the M that may sleep for that heap must look again.
+    pub(crate) fn look_again(&'static self, heap: &Heap) {
+        let m = &self.ms[heap.owner()];
+        // An M that runs looks at its timers before it sleeps.
+        if self.here().is_none_or(|here| here.m.index != m.index) {
+            self.notify(m);
+        }
+    }
+
+    /// The heap for a timer that the caller arms.
+    pub(crate) fn timers(&'static self) -> &'static Heap {
+        match self.here() {
+            Some(here) => &here.p.timers,
+            None => {
+                let turn = self.outside.turn.fetch_add(1, Ordering::Relaxed);
+                &self.ps[turn as usize % self.ps.len()].timers
+            }
+        }
+    }
+}

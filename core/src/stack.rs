@@ -1,0 +1,294 @@
+//! Goroutine stacks: equal slots of one reservation.
+//!
+//! One mapping, reserved at start and never returned, is cut into slots of a power of two bytes. A slot, from low to high addresses:
+//!
+//! ```text
+//! | guard page | ........ grows down ........ <- base | anchor | colour |
+//! ```
+//!
+//! - The *guard* faults, so an overflow ends in SIGSEGV and not in the neighbour's data.
+//! - The *anchor* holds the G that runs here. Masking the stack pointer finds it: the current goroutine is known without a
+//!   thread-local, whose address a compiler may keep across a park, and without `std`.
+//! - The *colour* shifts each slot's top by another number of cache lines. Equal page offsets would share one L1 set: a switch among
+//!   a hundred goroutines then costs four times as much.
+//!
+//! Pages are committed on first touch; that is the growth from one page to the limit.
+//!
+//! A goroutine gets a slot when it first runs, so a thousand goroutines that run one after another share one warm stack. The slot is
+//! promised when the goroutine is made, so that running out is an error of the spawn and never of the first run:
+//!
+//! ```text
+//! slots in use <= promised,   promised + margin <= prepared <= capacity
+//! ```
+//!
+//! where *prepared* slots have their guard and *margin* is what all Ps can hold back: their caches, and the slot of a goroutine that has
+//! given up its promise and is about to return.
+#![allow(unsafe_code, reason = "anchors are found by address, and corosensei's Stack is an unsafe trait")]
+
+use crate::os::{Errno, Os};
+use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
+use core::fmt;
+use core::ptr::NonNull;
+use corosensei::stack::StackPointer;
+
+/// The least stack size in bytes: room for a guard, a panic message and a few frames.
+pub const MIN_STACK: usize = 16 * 1024;
+
+/// The largest stack size in bytes, Go's maximum rounded to a power of two.
+pub const MAX_STACK: usize = 1 << 30;
+
+/// Free slots one P keeps for itself.
+pub(crate) const CACHE: usize = 64;
+
+/// Slots moved between a P and the arena at once, and prepared at once.
+const BATCH: u32 = CACHE as u32 / 2;
+
+/// How much address space to ask for first; halved until the system agrees. Four of the 128 TiB that x86-64 has.
+const RESERVE: usize = if usize::BITS == 64 { 1 << 42 } else { 1 << 29 };
+
+/// Fewer slots than this beside the margin are not worth starting with.
+const MIN_SLOTS: usize = 64;
+
+/// Cache lines over which tops are spread: half a page, so that a small goroutine still fits into one.
+const COLOURS: u32 = 32;
+const CACHE_LINE: usize = 64;
+const ANCHOR: usize = 16;
+
+/// No stack for another goroutine. Its text names the limit that was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// How many goroutines have one.
+    pub goroutines: u32,
+    /// Bytes of address space each.
+    pub stack_size: usize,
+    /// What the system said when it was asked for a guard, if that is what failed.
+    pub cause: Option<Errno>,
+}
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Exhausted { goroutines, stack_size, cause } = self;
+        write!(f, "no stack for another goroutine: {goroutines} have one of {} KiB each, ", stack_size / 1024)?;
+        match cause {
+            None => write!(f, "which is all the address space that could be reserved (raise `ulimit -v` or lower Builder::stack_size)"),
+            Some(cause) => {
+                write!(f, "and a guard page was refused ({cause}; without MADV_GUARD_INSTALL, Linux 6.13, vm.max_map_count is the limit)")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Exhausted {}
+
+/// All stacks of a scheduler.
+pub struct Arena {
+    os: &'static dyn Os,
+    base: usize,
+    /// log2 of the slot size.
+    shift: u32,
+    capacity: u32,
+    margin: u32,
+    /// Slots below this index are prepared or being prepared.
+    frontier: AtomicU32,
+    prepared: AtomicU32,
+    promised: AtomicU32,
+    free: Lock<FreeSlots>,
+}
+
+/// A stack of slot indices in reserved memory of its own, so that pushing never allocates.
+struct FreeSlots {
+    indices: NonNull<u32>,
+    len: usize,
+}
+
+// SAFETY: the indices are reached only through this value, which the lock guards.
+unsafe impl Send for FreeSlots {}
+
+impl Arena {
+    /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps.
+    pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, procs: usize) -> Result<Self, Errno> {
+        let margin = procs * (CACHE + 1);
+        let mut len = RESERVE;
+        let base = loop {
+            match os.reserve(len) {
+                Ok(base) => break base,
+                Err(errno) if len / 2 / stack_size < margin + MIN_SLOTS => return Err(errno),
+                Err(_) => len /= 2,
+            }
+        };
+        let capacity = len / stack_size;
+        let indices = os.reserve(capacity * size_of::<u32>())?.cast();
+        Ok(Arena {
+            os,
+            base: base.as_ptr() as usize,
+            shift: stack_size.trailing_zeros(),
+            capacity: capacity as u32,
+            margin: margin as u32,
+            frontier: AtomicU32::new(0),
+            prepared: AtomicU32::new(0),
+            promised: AtomicU32::new(0),
+            free: Lock::new(FreeSlots { indices, len: 0 }),
+        })
+    }
+
+    /// Bytes of address space of one stack.
+    pub fn stack_size(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// The slot that `address` lies in, if it lies in the arena.
+    #[inline]
+    pub fn slot_of(&self, address: usize) -> Option<Slot> {
+        let offset = address.wrapping_sub(self.base);
+        (offset >> self.shift < self.capacity as usize).then(|| Slot((offset >> self.shift) as u32))
+    }
+
+    /// Whether `address` is in the guard of its slot.
+    pub fn is_guard(&self, address: usize) -> bool {
+        let within = address.wrapping_sub(self.base) & (self.stack_size() - 1);
+        self.slot_of(address).is_some() && within < self.os.page_size()
+    }
+
+    /// The word at the top of a slot that names its G. Any thread may read it, a signal handler too.
+    #[inline]
+    pub fn anchor(&self, slot: Slot) -> &AtomicPtr<()> {
+        // SAFETY: the address lies inside slot `slot` of the reservation, which is mapped for ever and above the guard; the
+        // anchor is only ever accessed as this atomic, and is aligned, since slots are and colours are whole cache lines.
+        unsafe { &*(self.top(slot) as *const AtomicPtr<()>) }
+    }
+
+    #[inline]
+    fn top(&self, slot: Slot) -> usize {
+        let colour = (slot.0 % COLOURS) as usize * CACHE_LINE;
+        self.base + ((slot.0 as usize + 1) << self.shift) - colour - ANCHOR
+    }
+
+    /// The usable part of a slot.
+    pub(crate) fn stack(&self, slot: Slot) -> Stack {
+        let bottom = self.base + ((slot.0 as usize) << self.shift) + self.os.page_size();
+        Stack { base: self.top(slot), limit: bottom }
+    }
+
+    /// Makes sure that `n` more goroutines will find a slot when they start.
+    pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
+        let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;
+        while self.prepared.load(Ordering::Relaxed) < promised + self.margin {
+            self.prepare().map_err(|cause| {
+                let before = self.promised.fetch_sub(n, Ordering::Relaxed);
+                Exhausted { goroutines: before - n, stack_size: self.stack_size(), cause }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes back `n` promises.
+    pub(crate) fn release(&self, n: u32) {
+        self.promised.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    fn prepare(&self) -> Result<(), Option<Errno>> {
+        let room = |frontier: u32| (frontier + BATCH <= self.capacity).then_some(frontier + BATCH);
+        let first = self.frontier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| None)?;
+        for index in first..first + BATCH {
+            let bottom = self.base + ((index as usize) << self.shift);
+            // SAFETY: an address inside the reservation is not null.
+            let bottom = unsafe { NonNull::new_unchecked(bottom as *mut u8) };
+            self.os.guard(bottom, self.os.page_size()).map_err(Some)?;
+            self.free.lock().push(index);
+            self.prepared.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A slot for a goroutine that has a promise, from `cache` or else from the arena.
+    pub(crate) fn take(&self, cache: &mut SlotCache) -> Slot {
+        if let Some(index) = cache.pop() {
+            return Slot(index);
+        }
+        let mut free = self.free.lock();
+        let index = free.pop().expect("stack arena: more goroutines started than promised");
+        for _ in 1..BATCH {
+            let Some(index) = free.pop() else { break };
+            cache.push(index).expect("an empty cache holds a batch");
+        }
+        Slot(index)
+    }
+
+    /// Gives back the slot of a goroutine that has ended.
+    pub(crate) fn put(&self, cache: &mut SlotCache, slot: Slot) {
+        if cache.is_full() {
+            let mut free = self.free.lock();
+            for _ in 0..BATCH {
+                free.push(cache.pop().expect("a full cache holds a batch"));
+            }
+        }
+        cache.push(slot.0).expect("room was made");
+    }
+}
+
+impl FreeSlots {
+    fn push(&mut self, index: u32) {
+        // SAFETY: every index is in the list at most once, so that `len` stays below the capacity the memory was reserved for.
+        unsafe { self.indices.add(self.len).write(index) };
+        self.len += 1;
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: `push` wrote this element.
+        Some(unsafe { self.indices.add(self.len).read() })
+    }
+}
+
+/// Free slots of one P, last used first: their pages are warm.
+pub(crate) type SlotCache = heapless::Vec<u32, CACHE>;
+
+/// The number of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot(pub(crate) u32);
+
+/// The bounds of one goroutine's stack, as corosensei wants them.
+pub(crate) struct Stack {
+    base: usize,
+    limit: usize,
+}
+
+// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory between them is mapped
+// read-write for ever, a guard lies below the limit, and the slot has one owner.
+unsafe impl corosensei::stack::Stack for Stack {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.base).expect("a stack is not at address zero")
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.limit).expect("a stack is not at address zero")
+    }
+}
+
+/// The stack pointer of the caller, roughly.
+#[inline(always)]
+pub(crate) fn stack_pointer() -> usize {
+    let sp: usize;
+    cfg_if::cfg_if! {
+        if #[cfg(target_arch = "x86_64")] {
+            // SAFETY: reads a register.
+            unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+        } else if #[cfg(target_arch = "x86")] {
+            // SAFETY: reads a register.
+            unsafe { core::arch::asm!("mov {}, esp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+        } else if #[cfg(any(target_arch = "aarch64", target_arch = "arm"))] {
+            // SAFETY: reads a register.
+            unsafe { core::arch::asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+        } else if #[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))] {
+            // SAFETY: reads a register.
+            unsafe { core::arch::asm!("mv {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+        } else if #[cfg(target_arch = "loongarch64")] {
+            // SAFETY: reads a register.
+            unsafe { core::arch::asm!("move {}, $sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+        } else {
+            let here = 0u8;
+            sp = core::hint::black_box(&raw const here) as usize;
+        }
+    }
+    sp
+}

@@ -1,0 +1,97 @@
+//! A pointer and a sequence number in 64 bits, for the kernel to keep.
+//!
+//! ```text
+//! 64-bit:  63 ........ 24 | 23 ...... 0          32-bit:  63 .... 32 | 31 .... 0
+//!          address >> 8     tag                           address      tag
+//! ```
+//!
+//! On 64-bit Linux user addresses have 48 bits at most (nobody asks for more) and the pointee is aligned to 256 bytes, so that its
+//! low 8 bits are zero: 40 bits of address, 24 of tag.
+
+use core::fmt;
+
+/// The alignment of what a [`TaggedPtr`] points to.
+pub const ALIGN: usize = 256;
+
+/// How many bits of tag survive packing.
+pub const TAG_BITS: u32 = if usize::BITS == 64 { 24 } else { 32 };
+
+const ADDR_SHIFT: u32 = if usize::BITS == 64 { ALIGN.trailing_zeros() } else { 0 };
+
+/// An address aligned to [`ALIGN`] (or null) with a tag of [`TAG_BITS`] bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct TaggedPtr(u64);
+
+impl TaggedPtr {
+    /// Address null, tag 0: what a backend gives its own wake-up descriptor, since no descriptor of core has it.
+    pub const NULL: Self = TaggedPtr(0);
+
+    /// Packs both. Higher bits of `tag` are dropped.
+    ///
+    /// # Panics
+    ///
+    /// If `addr` is not aligned to [`ALIGN`] or does not fit.
+    #[doc(alias = "taggedPointerPack")]
+    pub fn pack(addr: usize, tag: u32) -> Self {
+        let packed = TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
+        assert!(packed.addr() == addr, "tagged pointer: address {addr:#x} does not fit");
+        packed
+    }
+
+    const TAG_MASK: u32 = u32::MAX >> (32 - TAG_BITS);
+
+    /// The address.
+    pub const fn addr(self) -> usize {
+        (self.0 >> TAG_BITS << ADDR_SHIFT) as usize
+    }
+
+    /// The tag.
+    pub const fn tag(self) -> u32 {
+        self.0 as u32 & Self::TAG_MASK
+    }
+
+    /// The word as the kernel stores it.
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Takes back what [`to_bits`](Self::to_bits) gave.
+    pub const fn from_bits(bits: u64) -> Self {
+        TaggedPtr(bits)
+    }
+}
+
+impl fmt::Debug for TaggedPtr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}#{}", self.addr(), self.tag())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_and_tag_survive_packing() {
+        for addr in [0, ALIGN, 0x7fff_ff00, usize::MAX >> 17 << 8 & usize::MAX >> 16] {
+            for tag in [0, 1, 0x00ab_cdef, (1u64 << TAG_BITS).wrapping_sub(1) as u32] {
+                let packed = TaggedPtr::from_bits(TaggedPtr::pack(addr, tag).to_bits());
+                assert_eq!((packed.addr(), packed.tag()), (addr, tag));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tag_wraps_without_touching_the_address() {
+        let packed = TaggedPtr::pack(ALIGN, u32::MAX);
+        assert_eq!(packed.addr(), ALIGN);
+        assert_eq!(u64::from(packed.tag()), (1u64 << TAG_BITS) - 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not fit")]
+    fn an_unaligned_address_is_refused() {
+        TaggedPtr::pack(ALIGN + 8, 0);
+    }
+}

@@ -1,0 +1,476 @@
+//! Timers: a 4-ary heap for each P, moved and stopped lazily.
+//!
+//! The common timer is a deadline that is pushed back again and again and never fires. So moving a timer *later*, or stopping it, writes
+//! only the timer: its entry stays in the heap under the old key. When that key comes up, the owner looks at the timer and drops the
+//! entry (stopped), re-keys it (moved), or fires it. Moving a timer *earlier* cannot wait for the old key: it takes the heap's lock and
+//! sifts the entry up.
+//!
+//! | `when` | `heap` | the timer is |
+//! |---|---|---|
+//! | 0 | none | off |
+//! | t | some | armed; its key is <= t |
+//! | 0 | some | stopped, its entry still there: a zombie |
+//! | t | none | being armed |
+//!
+//! Whoever arms and stops a timer does so under a lock of its own (a poll descriptor's), so only the heap's owner interferes. It fires a
+//! timer after all locks are dropped; between that and the callback the timer may have been moved or its object closed and reused. The
+//! callback therefore gets the sequence number the timer was armed with and ignores a stale one.
+//!
+//! Lock order: heap, then timer.
+#![allow(unsafe_code, reason = "entries and callbacks refer to timers by address")]
+
+use crate::os::Nanos;
+use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering};
+use crate::waiter::WaiterList;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+/// No timer: later than every time.
+pub(crate) const NEVER: Nanos = Nanos::MAX;
+
+/// What a timer does when it expires: gets the argument it was made with and the sequence number it was armed with, and adds to the
+/// list whom it wakes. Runs on a scheduler's stack without locks; must not park.
+pub type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
+
+/// One timer. It must stay where it is while it is armed or a zombie.
+pub struct Timer {
+    state: Lock<State>,
+    /// The place of the entry. Belongs to the holder of the heap's lock.
+    index: AtomicU32,
+    arg: NonNull<()>,
+}
+
+struct State {
+    when: Nanos,
+    seq: u32,
+    fire: Fire,
+    heap: Option<&'static Heap>,
+    /// The key of the entry, written by whoever holds the heap's lock too.
+    key: Nanos,
+}
+
+// SAFETY: the argument is an address; `arm`'s caller promises that callbacks may use it from any thread.
+unsafe impl Send for Timer {}
+// SAFETY: as above; everything else is behind the lock.
+unsafe impl Sync for Timer {}
+
+impl Timer {
+    /// A timer that is off.
+    pub const fn new(arg: NonNull<()>) -> Self {
+        unsafe fn nothing(_: NonNull<()>, _: u32, _: &mut WaiterList) {}
+        let off = State { when: 0, seq: 0, fire: nothing, heap: None, key: 0 };
+        Timer { state: Lock::new(off), index: AtomicU32::new(0), arg }
+    }
+
+    /// Sets the timer to expire at `when` (more than 0), wherever it was before. A timer that is off goes into `heap`.
+    /// Returns the heap whose earliest timer this has become: the M that sleeps for that heap must look again.
+    ///
+    /// # Safety
+    ///
+    /// - The timer stays in place until it has fired, or for ever if it is ever stopped.
+    /// - `fire(arg, seq, …)` is sound on any thread until then.
+    /// - Calls of `arm` and `stop` for one timer do not overlap.
+    #[must_use = "the M that sleeps for this heap must look again"]
+    pub unsafe fn arm(&self, heap: &'static Heap, when: Nanos, seq: u32, fire: Fire) -> Option<&'static Heap> {
+        debug_assert!(when > 0);
+        let mut state = self.state.lock();
+        let was_zombie = state.when == 0;
+        state.when = when;
+        state.seq = seq;
+        state.fire = fire;
+        let Some(home) = state.heap else {
+            drop(state);
+            return heap.insert(self).then_some(heap);
+        };
+        if was_zombie {
+            home.zombies.fetch_sub(1, Ordering::Relaxed);
+        }
+        if when >= state.key {
+            return None;
+        }
+        drop(state);
+        home.pull_forward(self).then_some(home)
+    }
+
+    /// Switches the timer off. A callback already on its way still runs, with the sequence number it had.
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        if state.when != 0 {
+            state.when = 0;
+            if let Some(heap) = state.heap {
+                heap.zombies.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Children of a node. Four keys are half a cache line: fewer levels than a binary heap for the same misses.
+const ARITY: usize = 4;
+
+/// How many timers fire between two looks at the heap's lock.
+const FIRE_BATCH: usize = 32;
+
+/// The timers of one P.
+pub struct Heap {
+    /// The P that runs these timers.
+    owner: usize,
+    entries: Lock<Vec<Entry>>,
+    /// The earliest key, or `NEVER`: to look at without the lock.
+    next: AtomicI64,
+    /// Stopped timers among the entries. Approximate while timers fire.
+    zombies: AtomicU32,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// A copy of the timer's key, so that sifting compares without touching timers.
+    key: Nanos,
+    timer: NonNull<Timer>,
+}
+
+// SAFETY: timers are Sync, and stay in place while an entry refers to them.
+unsafe impl Send for Entry {}
+
+impl Entry {
+    fn timer(&self) -> &Timer {
+        // SAFETY: `arm`'s contract keeps the timer in place while it has an entry.
+        unsafe { self.timer.as_ref() }
+    }
+}
+
+impl Heap {
+    /// An empty heap, run by P number `owner`.
+    pub const fn new(owner: usize) -> Self {
+        Heap { owner, entries: Lock::new(Vec::new()), next: AtomicI64::new(NEVER), zombies: AtomicU32::new(0) }
+    }
+
+    /// The P that runs these timers.
+    pub fn owner(&self) -> usize {
+        self.owner
+    }
+
+    /// When the owner must look again: not after the earliest timer, perhaps before it. `None`: no timers.
+    #[inline]
+    pub fn next(&self) -> Option<Nanos> {
+        let next = self.next.load(Ordering::Acquire);
+        (next != NEVER).then_some(next)
+    }
+
+    /// Timers in the heap, stopped ones included.
+    pub fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True if the timer is now the earliest.
+    fn insert(&'static self, timer: &Timer) -> bool {
+        let mut entries = self.entries.lock();
+        if self.zombies.load(Ordering::Relaxed) as usize * 4 > entries.len() + 4 {
+            self.bury(&mut entries);
+        }
+        let index = entries.len();
+        let key = {
+            let mut state = timer.state.lock();
+            state.heap = Some(self);
+            state.key = state.when;
+            state.key
+        };
+        entries.push(Entry { key, timer: NonNull::from(timer) });
+        sift_up(&mut entries, index);
+        self.publish(&entries)
+    }
+
+    /// Re-keys a timer that was moved earlier. True if it is now the earliest.
+    fn pull_forward(&'static self, timer: &Timer) -> bool {
+        let mut entries = self.entries.lock();
+        let index = {
+            let mut state = timer.state.lock();
+            // Gone, or keyed anew: the old key came up in between, and the owner saw the new time.
+            if state.heap.is_none() || state.when >= state.key {
+                return false;
+            }
+            state.key = state.when;
+            let index = timer.index.load(Ordering::Relaxed) as usize;
+            entries[index].key = state.when;
+            index
+        };
+        sift_up(&mut entries, index);
+        self.publish(&entries)
+    }
+
+    /// Publishes the earliest key. True if it moved earlier.
+    fn publish(&self, entries: &[Entry]) -> bool {
+        let next = entries.first().map_or(NEVER, |entry| entry.key);
+        // Only a holder of the entries' lock writes it.
+        let before = self.next.load(Ordering::Relaxed);
+        if next != before {
+            self.next.store(next, Ordering::Release);
+        }
+        next < before
+    }
+
+    /// Fires all timers due at `now`.
+    pub fn run(&'static self, now: Nanos, woken: &mut WaiterList) {
+        loop {
+            let mut due = heapless::Vec::<(Fire, NonNull<()>, u32), FIRE_BATCH>::new();
+            self.collect(now, &mut due);
+            for &(fire, arg, seq) in &due {
+                // SAFETY: `arm`'s contract; this timer was armed with these, and has fired only now.
+                unsafe { fire(arg, seq, woken) };
+            }
+            if !due.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn collect(&'static self, now: Nanos, due: &mut heapless::Vec<(Fire, NonNull<()>, u32), FIRE_BATCH>) {
+        let mut entries = self.entries.lock();
+        while let Some(&Entry { key, timer }) = entries.first() {
+            if key > now || due.is_full() {
+                break;
+            }
+            // SAFETY: as in `Entry::timer`; the lock of the entries is held.
+            let timer = unsafe { timer.as_ref() };
+            let mut state = timer.state.lock();
+            if state.when > now {
+                // Moved later: only now does the entry follow.
+                let key = state.when;
+                state.key = key;
+                drop(state);
+                entries[0].key = key;
+                sift_down(&mut entries, 0);
+                continue;
+            }
+            if state.when == 0 {
+                self.zombies.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                let expired = (state.fire, timer.arg, state.seq);
+                due.push(expired).unwrap_or_else(|_| unreachable!("room was checked"));
+                state.when = 0;
+            }
+            state.heap = None;
+            // From here the timer may be armed anew elsewhere, or be gone: the waiter on whose stack it lies wakes only when it has
+            // fired, which is after this lock.
+            drop(state);
+            remove_first(&mut entries);
+        }
+        self.publish(&entries);
+    }
+
+    /// Removes all zombies.
+    fn bury(&self, entries: &mut Vec<Entry>) {
+        entries.retain(|entry| {
+            let mut state = entry.timer().state.lock();
+            if state.when == 0 {
+                state.heap = None;
+                self.zombies.fetch_sub(1, Ordering::Relaxed);
+            }
+            state.when != 0
+        });
+        for index in 0..entries.len() {
+            let entry = entries[index];
+            place(entries, index, entry);
+        }
+        for index in (0..entries.len().div_ceil(ARITY)).rev() {
+            sift_down(entries, index);
+        }
+    }
+}
+
+fn place(entries: &mut [Entry], index: usize, entry: Entry) {
+    entries[index] = entry;
+    entry.timer().index.store(index as u32, Ordering::Relaxed);
+}
+
+fn remove_first(entries: &mut Vec<Entry>) {
+    let last = entries.pop().expect("the heap has a first entry");
+    if !entries.is_empty() {
+        entries[0] = last;
+        sift_down(entries, 0);
+    }
+}
+
+fn sift_up(entries: &mut [Entry], mut index: usize) {
+    let entry = entries[index];
+    while index > 0 {
+        let parent = (index - 1) / ARITY;
+        if entries[parent].key <= entry.key {
+            break;
+        }
+        place(entries, index, entries[parent]);
+        index = parent;
+    }
+    place(entries, index, entry);
+}
+
+fn sift_down(entries: &mut [Entry], mut index: usize) {
+    let entry = entries[index];
+    loop {
+        let first = index * ARITY + 1;
+        let children = first..(first + ARITY).min(entries.len());
+        let Some(least) = children.min_by_key(|&child| entries[child].key) else { break };
+        if entries[least].key >= entry.key {
+            break;
+        }
+        place(entries, index, entries[least]);
+        index = least;
+    }
+    place(entries, index, entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+    use std::sync::Mutex;
+    use std::vec::Vec as StdVec;
+
+    struct Log {
+        timer: Timer,
+        name: usize,
+        fired: Mutex<StdVec<u32>>,
+    }
+
+    unsafe fn log(arg: NonNull<()>, seq: u32, _: &mut WaiterList) {
+        // SAFETY: `arg` is a leaked `Log`.
+        unsafe { arg.cast::<Log>().as_ref() }.fired.lock().unwrap().push(seq);
+    }
+
+    fn timers(count: usize) -> (&'static Heap, StdVec<&'static Log>) {
+        let heap = Box::leak(Box::new(Heap::new(0)));
+        let make = |name| {
+            let log = Box::into_raw(Box::new(Log { timer: Timer::new(NonNull::dangling()), name, fired: Mutex::default() }));
+            // SAFETY: just allocated, and leaked.
+            unsafe {
+                (*log).timer.arg = NonNull::new_unchecked(log).cast();
+                &*log
+            }
+        };
+        (heap, (0..count).map(make).collect())
+    }
+
+    fn arm(log: &Log, heap: &'static Heap, when: Nanos, seq: u32) -> bool {
+        // SAFETY: leaked, and one thread.
+        unsafe { log.timer.arm(heap, when, seq, super::tests::log) }.is_some()
+    }
+
+    fn run(heap: &'static Heap, now: Nanos) {
+        heap.run(now, &mut WaiterList::new());
+    }
+
+    fn fired(log: &Log) -> StdVec<u32> {
+        log.fired.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn timers_fire_when_due_and_once() {
+        let (heap, all) = timers(1000);
+        for (i, log) in all.iter().enumerate() {
+            arm(log, heap, 1 + (i as Nanos * 7919) % 1000, i as u32);
+        }
+        for now in [0, 1, 500, 999, 1000, 2000] {
+            run(heap, now);
+            for (i, log) in all.iter().enumerate() {
+                let due = 1 + (i as Nanos * 7919) % 1000 <= now;
+                assert_eq!(fired(log).len(), usize::from(due), "timer {} at {now}", log.name);
+            }
+        }
+        assert!(heap.is_empty() && heap.next().is_none());
+    }
+
+    #[test]
+    fn moving_a_timer_later_leaves_the_heap_alone_until_the_old_key() {
+        let (heap, all) = timers(1);
+        assert!(arm(all[0], heap, 10, 1));
+        assert!(!arm(all[0], heap, 50, 2));
+        assert_eq!(heap.next(), Some(10));
+        run(heap, 10);
+        assert!(fired(all[0]).is_empty());
+        assert_eq!(heap.next(), Some(50));
+        run(heap, 50);
+        assert_eq!(fired(all[0]), [2]);
+    }
+
+    #[test]
+    fn moving_a_timer_earlier_counts_at_once_and_asks_for_a_look() {
+        let (heap, all) = timers(3);
+        assert!(arm(all[0], heap, 100, 0));
+        assert!(!arm(all[1], heap, 200, 0));
+        assert!(!arm(all[2], heap, 300, 0));
+        assert!(arm(all[2], heap, 20, 1));
+        assert_eq!(heap.next(), Some(20));
+        run(heap, 20);
+        assert_eq!(fired(all[2]), [1]);
+        assert!(!arm(all[1], heap, 150, 1), "the earliest is still at 100");
+    }
+
+    #[test]
+    fn a_stopped_timer_does_not_fire_and_can_be_armed_again() {
+        let (heap, all) = timers(1);
+        arm(all[0], heap, 10, 1);
+        all[0].timer.stop();
+        run(heap, 10);
+        assert!(fired(all[0]).is_empty() && heap.is_empty());
+        arm(all[0], heap, 20, 2);
+        all[0].timer.stop();
+        arm(all[0], heap, 30, 3);
+        run(heap, 30);
+        assert_eq!(fired(all[0]), [3]);
+    }
+
+    #[test]
+    fn zombies_are_buried_before_they_fill_the_heap() {
+        let (heap, all) = timers(10_000);
+        for (i, log) in all.iter().enumerate() {
+            arm(log, heap, 1_000 + i as Nanos, 0);
+            log.timer.stop();
+        }
+        assert!(heap.len() < 100, "{} entries for no armed timer", heap.len());
+    }
+
+    /// The heap against a sorted list, over random arms, moves, stops and runs.
+    #[test]
+    fn it_agrees_with_a_sorted_list() {
+        let (heap, all) = timers(64);
+        let mut model = StdVec::from_iter(all.iter().map(|_| 0));
+        let mut expected = StdVec::from_iter(all.iter().map(|_| StdVec::new()));
+        let (mut now, mut random) = (1, 0x9e37_79b9_u32);
+        for step in 0..200_000 {
+            random ^= random << 13;
+            random ^= random >> 17;
+            random ^= random << 5;
+            let i = random as usize % 64;
+            match random >> 8 & 7 {
+                0 => {
+                    all[i].timer.stop();
+                    model[i] = 0;
+                }
+                1 => {
+                    now += Nanos::from(random >> 16 & 63);
+                    run(heap, now);
+                    for (when, expected) in model.iter_mut().zip(&mut expected) {
+                        if *when != 0 && *when <= now {
+                            expected.push(*when as u32);
+                            *when = 0;
+                        }
+                    }
+                }
+                _ => {
+                    model[i] = now + 1 + Nanos::from(random >> 16 & 255);
+                    arm(all[i], heap, model[i], model[i] as u32);
+                }
+            }
+            if let Some(earliest) = model.iter().filter(|&&when| when != 0).min() {
+                assert!(heap.next().is_some_and(|next| next <= *earliest), "step {step}: nobody would look at {earliest}");
+            }
+        }
+        for (log, expected) in all.iter().zip(&expected) {
+            assert_eq!(&fired(log), expected, "timer {}", log.name);
+        }
+    }
+}
