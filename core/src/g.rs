@@ -236,3 +236,19 @@ impl GRef {
         }
     }
 }
+
+/// Goroutines that are never run, for tests of queues.
+#[cfg(test)]
+pub(crate) mod idle {
+    use super::*;
+    use std::boxed::Box;
+
+    static IDLE: VTable = VTable { run, release };
+
+    unsafe extern "C" fn run(_: NonNull<G>) {}
+    unsafe fn release(_: NonNull<G>) {}
+
+    pub(crate) fn goroutine(id: u64) -> GRef {
+        GRef(NonNull::from(Box::leak(Box::new(G::new(&IDLE, id, Location::caller())))))
+    }
+}

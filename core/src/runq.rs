@@ -296,3 +296,131 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::g::idle::goroutine;
+    use std::sync::atomic::{AtomicBool, AtomicU8};
+    use std::thread;
+    use std::vec::Vec;
+
+    fn fill(ring: &Ring, ids: core::ops::Range<u64>) {
+        for id in ids {
+            assert!(ring.push(goroutine(id)).is_ok());
+        }
+    }
+
+    fn ids(mut next: impl FnMut() -> Option<GRef>) -> Vec<u64> {
+        core::iter::from_fn(|| next().map(|g| g.id())).collect()
+    }
+
+    #[test]
+    fn a_ring_is_first_in_first_out_over_many_turns() {
+        let ring = Ring::new();
+        for turn in 0..10 {
+            fill(&ring, turn * 100..turn * 100 + 100);
+            assert_eq!(ids(|| ring.pop()), Vec::from_iter(turn * 100..turn * 100 + 100));
+        }
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn a_full_ring_gives_its_older_half_to_the_global_queue() {
+        let (ring, global) = (Ring::new(), Global::new());
+        fill(&ring, 0..256);
+        let Err(last) = ring.push(goroutine(256)) else { panic!("the ring is full") };
+        ring.spill(&global, last);
+        assert_eq!(ids(|| ring.pop()), Vec::from_iter(128..256));
+        assert_eq!(ids(|| global.take(&ring, 1, true)), Vec::from_iter((0..128).chain([256])));
+    }
+
+    #[test]
+    fn a_fair_share_of_the_global_queue_goes_to_the_ring() {
+        let (ring, global) = (Ring::new(), Global::new());
+        (0..101).for_each(|id| global.push(goroutine(id)));
+        assert_eq!(global.take(&ring, 4, false).map(|g| g.id()), Some(0));
+        assert_eq!(ids(|| ring.pop()), Vec::from_iter(1..26));
+        assert!(!global.is_empty());
+    }
+
+    #[test]
+    fn a_thief_takes_the_older_half_rounded_up() {
+        let (ring, thief) = (Ring::new(), Ring::new());
+        for (have, stolen) in [(1, 1), (2, 1), (5, 3), (256, 128)] {
+            fill(&ring, 0..have);
+            let run = thief.steal(&ring, false).unwrap().id();
+            let mut got = ids(|| thief.pop());
+            got.push(run);
+            assert_eq!(got, Vec::from_iter(0..stolen));
+            assert_eq!(ids(|| ring.pop()), Vec::from_iter(stolen..have));
+        }
+    }
+
+    #[test]
+    fn the_goroutine_in_front_is_stolen_only_as_a_last_resort() {
+        let (ring, thief) = (Ring::new(), Ring::new());
+        assert!(ring.swap_next(goroutine(7)).is_none());
+        assert!(!ring.is_empty());
+        assert!(thief.steal(&ring, false).is_none());
+        assert_eq!(thief.steal(&ring, true).map(|g| g.id()), Some(7));
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn every_goroutine_is_taken_once_by_owner_or_thieves() {
+        const COUNT: usize = 200_000;
+        let ring = Ring::new();
+        let taken: Vec<AtomicU8> = (0..COUNT).map(|_| AtomicU8::new(0)).collect();
+        let done = AtomicBool::new(false);
+        let take = |g: GRef| assert_eq!(taken[g.id() as usize].fetch_add(1, Ordering::Relaxed), 0, "taken twice");
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mine = Ring::new();
+                    while !done.load(Ordering::Acquire) || !ring.is_empty() {
+                        match mine.steal(&ring, true) {
+                            Some(g) => take(g),
+                            None => thread::yield_now(),
+                        }
+                        while let Some(g) = mine.pop() {
+                            take(g);
+                        }
+                    }
+                });
+            }
+            for id in 0..COUNT as u64 {
+                if id % 7 == 0 {
+                    if let Some(g) = ring.take_next().or_else(|| ring.pop()) {
+                        take(g);
+                    }
+                }
+                let mut g = goroutine(id);
+                if id % 3 == 0 {
+                    match ring.swap_next(g) {
+                        Some(before) => g = before,
+                        None => continue,
+                    }
+                }
+                while let Err(back) = ring.push(g) {
+                    g = back;
+                    if let Some(oldest) = ring.pop() {
+                        take(oldest);
+                    }
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        assert!(taken.iter().all(|count| count.load(Ordering::Relaxed) == 1), "one was lost");
+    }
+
+    #[test]
+    fn an_inbox_keeps_order_and_tells_its_first_push() {
+        let (inbox, mut list) = (Inbox::new(), GList::new());
+        assert_eq!((0..5).map(|id| inbox.push(goroutine(id))).collect::<Vec<_>>(), [true, false, false, false, false]);
+        inbox.drain(&mut list);
+        assert!(inbox.is_empty() && inbox.push(goroutine(5)));
+        inbox.drain(&mut list);
+        assert_eq!(ids(|| list.pop_front()), Vec::from_iter(0..6));
+    }
+}

@@ -48,6 +48,11 @@ impl Side {
         self.when < 0
     }
 
+    #[cfg(test)]
+    pub(super) fn seq(&self) -> u32 {
+        self.seq
+    }
+
     fn set(&mut self, deadline: Deadline) {
         self.when = match deadline {
             Deadline::None => 0,
@@ -127,7 +132,7 @@ impl PollDesc {
 
     /// A deadline timer went off. A stale one changes nothing.
     #[doc(alias = "netpolldeadlineimpl")]
-    fn expire(&self, seq: u32, read: bool, write: bool, woken: &mut WaiterList) {
+    pub(super) fn expire(&self, seq: u32, read: bool, write: bool, woken: &mut WaiterList) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let current = if read { state.read.seq } else { state.write.seq };
