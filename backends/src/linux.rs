@@ -1,0 +1,351 @@
+//! [`Linux`]: the operating system under a scheduler.
+
+#![allow(unsafe_code, reason = "system calls; each argues that the memory it passes is valid for the call")]
+
+pub mod io;
+pub mod membarrier;
+mod memory;
+mod procs;
+mod thread;
+
+pub use memory::Guards;
+pub use procs::available_procs;
+
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::AtomicU32;
+use gopark_core::os::{Errno, Nanos, Os, Outcome};
+use memory::GuardState;
+
+/// The Linux system calls behind [`Os`].
+///
+/// One process needs one, since it counts the memory mappings that guards have cost: `static LINUX: Linux = Linux::new();`
+pub struct Linux {
+    guards: GuardState,
+}
+
+impl Linux {
+    /// Makes no system call.
+    pub const fn new() -> Self {
+        Linux { guards: GuardState::new() }
+    }
+
+    /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
+    /// [`guard`](Os::guard).
+    pub fn guard_kind(&self) -> Guards {
+        self.guards.kind()
+    }
+}
+
+impl Default for Linux {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY:
+// - `now`: CLOCK_MONOTONIC never goes back, and it started at zero when the machine did;
+// - `futex_wait` and `futex_wake` are the system calls of that name on the word's own address;
+// - `reserve`: anonymous mappings are zeroed pages, and nothing here unmaps one;
+// - `guard`: a guard region and PROT_NONE both fault on every access, and nothing here lifts them;
+// - `spawn`: pthread_create starts the thread once or fails.
+unsafe impl Os for Linux {
+    fn now(&self) -> Nanos {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // Cannot fail: the clock exists and the pointer is good.
+        // SAFETY: `time` is writable.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+        time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
+    }
+
+    fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
+        let limit = timeout.map(longs);
+        let limit = limit.as_ref().map_or(ptr::null(), |limit| limit.as_ptr());
+        // Every outcome is a reason to look at the word again.
+        // SAFETY: `word` is borrowed for the call, and `limit` is null or points to two longs that outlive it.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, limit) };
+    }
+
+    fn futex_wake(&self, word: *const AtomicU32) {
+        let threads: libc::c_int = 1;
+        // SAFETY: a private wake uses the address as a key and does not read it.
+        unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+    }
+
+    fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+        thread::spawn(index, entry, arg)
+    }
+
+    fn yield_thread(&self) {
+        // SAFETY: no memory is passed.
+        unsafe { libc::sched_yield() };
+    }
+
+    fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
+        memory::reserve(len)
+    }
+
+    fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        self.guards.install(start, len)
+    }
+
+    fn close(&self, fd: i32) {
+        io::close(fd);
+    }
+
+    fn close_keeping_number(&self, fd: i32) {
+        io::close_keeping_number(fd);
+    }
+
+    fn page_size(&self) -> usize {
+        // SAFETY: no memory is passed.
+        unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+    }
+
+    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
+        let mut line = Line(heapless::Vec::new());
+        // `Line` takes all it is given, so an error could only come from a `Display` that gave up; the beginning is worth printing.
+        let _ = line.write_fmt(message);
+        let _ = line.0.push(b'\n');
+        io::write(libc::STDERR_FILENO, &line.0);
+        // SAFETY: ends the process.
+        unsafe { libc::abort() }
+    }
+}
+
+/// A delay as the futex call takes it: as two longs on every architecture, also where libc's `timespec` is wider.
+fn longs(limit: Nanos) -> [libc::c_long; 2] {
+    let limit = limit.max(0);
+    let seconds = (limit / 1_000_000_000).min(libc::c_long::MAX as Nanos);
+    [seconds as libc::c_long, (limit % 1_000_000_000) as libc::c_long]
+}
+
+/// The longest message that [`Os::abort`] prints whole. One `write` of that size is not torn by other threads' output.
+const LINE_MAX: usize = 512;
+
+/// A message without an allocator, cut where the buffer ends but for one byte, which is the newline's.
+struct Line(heapless::Vec<u8, LINE_MAX>);
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = LINE_MAX - 1 - self.0.len();
+        let fits = &text.as_bytes()[..text.len().min(room)];
+        self.0.extend_from_slice(fits).map_err(|_| fmt::Error)
+    }
+}
+
+/// The error of the system call that has just failed on this thread.
+///
+/// Never inlined, and the only code here that names errno: errno is a thread-local, and a retry loop may park between two failures
+/// and go on under another thread. The compiler, which knows nothing of that, must not get to keep errno's address in the loop.
+#[inline(never)]
+fn errno() -> Errno {
+    // SAFETY: libc gives every thread an errno at this address.
+    Errno::new(unsafe { *libc::__errno_location() })
+}
+
+/// A system call's result, -1 being an error.
+pub(crate) fn check(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| errno())
+}
+
+/// A descriptor that is closed on drop.
+pub(crate) struct OwnedFd(pub(crate) i32);
+
+impl Drop for OwnedFd {
+    fn drop(&mut self) {
+        io::close(self.0);
+    }
+}
+
+/// As much of a small text file as `buffer` holds; `None` if it cannot be read.
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a str> {
+    // SAFETY: `path` is a C string.
+    let file = OwnedFd(check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
+    let mut len = 0;
+    loop {
+        match io::read(file.0, &mut buffer[len..]) {
+            Outcome::Done(0) => return core::str::from_utf8(&buffer[..len]).ok(),
+            Outcome::Done(count) => len += count,
+            Outcome::Interrupted => {}
+            Outcome::WouldBlock | Outcome::Failed(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use core::sync::atomic::Ordering;
+    use std::boxed::Box;
+    use std::fs::{self, File};
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::string::String;
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use std::{format, thread};
+
+    const MILLISECOND: Nanos = 1_000_000;
+
+    /// A non-blocking pipe: its reading and its writing end.
+    pub(crate) fn pipe() -> (File, File) {
+        let mut fds = [0; 2];
+        // SAFETY: room for two descriptors.
+        check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } as isize).unwrap();
+        // SAFETY: both are new and ours.
+        let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
+        (reader, writer)
+    }
+
+    /// The wait status of a forked child that exits with 0 if `passed` holds there. For what would disturb the other tests.
+    pub(crate) fn in_child(passed: impl FnOnce() -> bool) -> i32 {
+        // SAFETY: the child makes system calls and allocates, which libc allows it, and ends without running exit handlers.
+        match unsafe { libc::fork() } {
+            0 => {
+                let status = if passed() { 0 } else { 1 };
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(status) }
+            }
+            child => {
+                let mut status = 0;
+                // SAFETY: `status` is writable.
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                status
+            }
+        }
+    }
+
+    pub(crate) fn is_open(fd: i32) -> bool {
+        // SAFETY: no memory is passed.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+    }
+
+    /// The signals that a handler has seen, a bit for each.
+    pub(crate) static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+    /// Makes `signal` interrupt system calls and show in [`SIGNALS`].
+    pub(crate) fn handle_signal(signal: i32) {
+        extern "C" fn note(signal: i32) {
+            SIGNALS.fetch_or(1 << signal, Ordering::AcqRel);
+        }
+        // SAFETY: all zeroes is an action with an empty mask and no flags; the handler is async-signal-safe.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = note as *const () as usize;
+            assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
+        }
+    }
+
+    pub(crate) fn thread_id() -> i32 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::gettid() }
+    }
+
+    pub(crate) fn send_signal(thread: i32, signal: i32) {
+        // SAFETY: no memory is passed; a thread that is gone is no error here.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+    }
+
+    /// Waits until thread `id` sleeps in the kernel or has ended.
+    pub(crate) fn asleep(id: i32) {
+        let running = || {
+            let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
+            Some(stat.rsplit_once(')')?.1.starts_with(" R"))
+        };
+        while running() == Some(true) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_clock_advances_and_is_positive() {
+        let os = Linux::new();
+        let first = os.now();
+        assert!(first > 0);
+        while os.now() == first {}
+        assert!(os.now() > first);
+    }
+
+    #[test]
+    fn a_futex_wait_ends_by_timeout_and_not_before() {
+        let os = Linux::new();
+        let word = AtomicU32::new(0);
+        let start = os.now();
+        // A spurious return is allowed, so the deadline is the loop's.
+        while os.now() < start + MILLISECOND {
+            os.futex_wait(&word, 0, Some(start + MILLISECOND - os.now()));
+        }
+        os.futex_wait(&word, 0, Some(-1));
+    }
+
+    #[test]
+    fn a_futex_wait_on_a_changed_word_does_not_sleep() {
+        Linux::new().futex_wait(&AtomicU32::new(1), 0, None);
+    }
+
+    #[test]
+    fn a_futex_wake_ends_a_wait() {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        let (sender, receiver) = mpsc::channel();
+        let sleeper = thread::spawn(move || {
+            sender.send(thread_id()).unwrap();
+            while WORD.load(Ordering::Acquire) == 0 {
+                Linux::new().futex_wait(&WORD, 0, None);
+            }
+        });
+        asleep(receiver.recv().unwrap());
+        WORD.store(1, Ordering::Release);
+        Linux::new().futex_wake(&WORD);
+        sleeper.join().unwrap();
+    }
+
+    #[test]
+    fn a_futex_wake_of_a_word_that_is_gone_is_harmless() {
+        Linux::new().futex_wake(ptr::without_provenance(8));
+    }
+
+    #[test]
+    fn a_spawned_thread_has_its_argument_and_a_name() {
+        type Report = (usize, String);
+        fn entry(arg: usize) {
+            // SAFETY: the test gives each thread a leaked sender of its own.
+            let sender = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<mpsc::Sender<Report>>(arg)) };
+            sender.send((arg, fs::read_to_string("/proc/thread-self/comm").unwrap())).unwrap();
+        }
+        let (sender, receiver) = mpsc::channel::<Report>();
+        let arg = Box::into_raw(Box::new(sender)).expose_provenance();
+        Linux::new().spawn(7, entry, arg).unwrap();
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), (arg, "gopark-m7\n".into()));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_start_is_an_error() {
+        let status = in_child(|| {
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // Root is not bound by RLIMIT_NPROC, but everybody is by RLIMIT_AS.
+            // SAFETY: `none` is readable.
+            unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
+            // The first may get stacks that libc has kept.
+            (0..1000).any(|index| Linux::new().spawn(index, |_| thread::park(), 0).is_err())
+        });
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn abort_prints_one_cut_line_and_raises_sigabrt() {
+        let (mut reader, writer) = pipe();
+        let status = in_child(|| {
+            // SAFETY: no memory is passed.
+            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+            Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX)))
+        });
+        drop(writer);
+        let mut printed = std::vec::Vec::new();
+        reader.read_to_end(&mut printed).unwrap();
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT);
+        assert!(printed.starts_with(b"corrupt word 0xbad \xc3\xa9"));
+        assert_eq!((printed.len(), printed.last()), (LINE_MAX, Some(&b'\n')));
+    }
+}

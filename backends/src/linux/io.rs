@@ -1,0 +1,392 @@
+//! Non-blocking I/O, one system call a function.
+//!
+//! The descriptors are numbers: who calls keeps the file open. `EINTR` is reported, not retried, because the caller's loop has to
+//! look at its deadline anyway.
+
+#![allow(unsafe_code, reason = "system calls on the caller's buffers")]
+
+use super::{OwnedFd, check};
+use core::mem;
+use core::ptr;
+use gopark_core::os::{Errno, Outcome};
+
+/// The kernel refuses longer vectors with `EINVAL`; since a transfer may be short anyway, the first this many go.
+const IOV_MAX: usize = 1024;
+
+/// `read(2)`. Zero is the end of the stream.
+pub fn read(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
+    // SAFETY: `buffer` is writable for its length.
+    outcome(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// `write(2)`. Raises `SIGPIPE` where the reader is gone; for sockets see [`send`].
+pub fn write(fd: i32, buffer: &[u8]) -> Outcome<usize> {
+    // SAFETY: `buffer` is readable for its length.
+    outcome(unsafe { libc::write(fd, buffer.as_ptr().cast(), buffer.len()) })
+}
+
+/// `readv(2)` into the first 1024 buffers.
+///
+/// # Safety
+///
+/// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
+pub unsafe fn readv(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+    // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
+    outcome(unsafe { libc::readv(fd, buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+}
+
+/// `writev(2)` of the first 1024 buffers. Raises `SIGPIPE` as [`write()`] does.
+///
+/// # Safety
+///
+/// - Each of `buffers` names memory that may be read during the call.
+pub unsafe fn writev(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+    // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
+    outcome(unsafe { libc::writev(fd, buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+}
+
+/// `recv(2)` that leaves the data where it is.
+#[doc(alias = "MSG_PEEK")]
+pub fn recv_peek(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
+    // SAFETY: `buffer` is writable for its length.
+    outcome(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_PEEK) })
+}
+
+/// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` and no more.
+#[doc(alias = "MSG_NOSIGNAL")]
+pub fn send(fd: i32, buffer: &[u8]) -> Outcome<usize> {
+    // SAFETY: `buffer` is readable for its length.
+    outcome(unsafe { libc::send(fd, buffer.as_ptr().cast(), buffer.len(), libc::MSG_NOSIGNAL) })
+}
+
+/// `sendmsg(2)` of the first 1024 buffers, without `SIGPIPE`: [`writev`] for a stream socket.
+///
+/// # Safety
+///
+/// - Each of `buffers` names memory that may be read during the call.
+pub unsafe fn send_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+    // SAFETY: all zeroes is a message without address, data and control bytes.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = buffers.as_ptr().cast_mut();
+    message.msg_iovlen = buffers.len().min(IOV_MAX) as _;
+    // SAFETY: the kernel only reads the vector, `msg_iovlen` is not above its length, and the caller vouches for the buffers.
+    outcome(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) })
+}
+
+/// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and the length of the address stored in `peer`.
+///
+/// `ECONNABORTED` counts as `Interrupted`: the connection was reset while it sat in the queue, which says nothing about the listener or
+/// the next connection. Go retries it silently, too.
+pub fn accept4(fd: i32, peer: &mut libc::sockaddr_storage) -> Outcome<(i32, libc::socklen_t)> {
+    let mut len = size_of_val(peer) as libc::socklen_t;
+    // SAFETY: `peer` is writable for `len` bytes.
+    let accepted = unsafe { libc::accept4(fd, ptr::from_mut(peer).cast(), &mut len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+    match check(accepted as isize) {
+        Ok(new) => Outcome::Done((new as i32, len)),
+        Err(errno) if errno.raw() == libc::ECONNABORTED => Outcome::Interrupted,
+        Err(errno) => failure(errno),
+    }
+}
+
+/// `connect(2)`. `WouldBlock`: it goes on by itself; wait for [`Write`](gopark_core::os::Mode::Write) and then ask
+/// [`take_socket_error`] and [`is_connected`], not `connect` again.
+///
+/// `EINTR` is `WouldBlock`, because the attempt goes on as if the socket had been busy. `EAGAIN` is a failure: a Unix listener's
+/// queue is full, and no event will tell when it is not.
+///
+/// # Safety
+///
+/// - `address` points to `len` readable bytes.
+pub unsafe fn connect(fd: i32, address: *const libc::sockaddr, len: libc::socklen_t) -> Outcome<()> {
+    // SAFETY: the caller vouches for `address` and `len`.
+    let Err(errno) = check(unsafe { libc::connect(fd, address, len) } as isize) else { return Outcome::Done(()) };
+    match errno.raw() {
+        libc::EISCONN => Outcome::Done(()),
+        libc::EINPROGRESS | libc::EALREADY | libc::EINTR => Outcome::WouldBlock,
+        _ => Outcome::Failed(errno),
+    }
+}
+
+/// Takes the pending error of a socket, such as a failed connect. It is reported once.
+#[doc(alias = "SO_ERROR")]
+pub fn take_socket_error(fd: i32) -> Result<(), Errno> {
+    let mut pending: libc::c_int = 0;
+    let mut len = size_of_val(&pending) as libc::socklen_t;
+    // SAFETY: `pending` is writable for `len` bytes.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut pending).cast(), &mut len) } as isize)?;
+    if pending == 0 { Ok(()) } else { Err(Errno::new(pending)) }
+}
+
+/// Whether the socket has a peer. A connecting socket that has neither a pending error nor a peer was woken spuriously: one that was
+/// registered before its `connect` reports `OUT` and `HUP` at once.
+#[doc(alias = "getpeername")]
+pub fn is_connected(fd: i32) -> bool {
+    let mut address = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is writable for `len` bytes; the kernel cuts a longer address.
+    unsafe { libc::getpeername(fd, &mut address, &mut len) == 0 }
+}
+
+/// `close(2)`, never retried: Linux releases the number even when it answers `EINTR`.
+pub fn close(fd: i32) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::close(fd) };
+}
+
+/// See [`Os::close_keeping_number`](gopark_core::os::Os::close_keeping_number). The inert file is an unconnected Unix socket, so that
+/// socket calls on the stale number still fail as they do on an unconnected socket.
+///
+/// With the descriptor table full there is no second number to put in place. The connection is then shut down, so that the peer sees
+/// its end, and the file stays until the number itself is closed.
+pub(super) fn close_keeping_number(fd: i32) {
+    let replaced = inert_file().is_some_and(|inert| replace(fd, &inert));
+    if !replaced {
+        // SAFETY: no memory is passed.
+        unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+    }
+}
+
+fn replace(fd: i32, inert: &OwnedFd) -> bool {
+    loop {
+        // SAFETY: no memory is passed.
+        match check(unsafe { libc::dup3(inert.0, fd, libc::O_CLOEXEC) } as isize) {
+            Ok(_) => return true,
+            Err(errno) if matches!(errno.raw(), libc::EINTR | libc::EBUSY) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn inert_file() -> Option<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    // A kernel may come without Unix sockets, and a container without /dev; there is always a root. O_PATH refuses all I/O.
+    // SAFETY: the path is a C string.
+    let path = || unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    let file = if socket >= 0 { socket } else { path() };
+    (file >= 0).then_some(OwnedFd(file))
+}
+
+fn outcome(result: isize) -> Outcome<usize> {
+    check(result).map_or_else(failure, Outcome::Done)
+}
+
+fn failure<T>(errno: Errno) -> Outcome<T> {
+    match errno.raw() {
+        libc::EAGAIN => Outcome::WouldBlock,
+        libc::EINTR => Outcome::Interrupted,
+        _ => Outcome::Failed(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::{in_child, is_open, pipe};
+    use gopark_core::os::Outcome::{Done, Failed, Interrupted, WouldBlock};
+    use std::io::{IoSlice, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    use std::os::unix::net::UnixStream;
+
+    fn failed<T>(errno: i32) -> Outcome<T> {
+        Failed(Errno::new(errno))
+    }
+
+    fn stream_pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    #[test]
+    fn a_read_blocks_then_has_data_then_ends() {
+        let (reader, mut writer) = pipe();
+        let mut buffer = [0; 8];
+        assert_eq!(read(reader.as_raw_fd(), &mut buffer), WouldBlock);
+        writer.write_all(b"abc").unwrap();
+        assert_eq!(read(reader.as_raw_fd(), &mut buffer), Done(3));
+        assert_eq!(&buffer[..3], b"abc");
+        drop(writer);
+        assert_eq!(read(reader.as_raw_fd(), &mut buffer), Done(0));
+        assert_eq!(read(-1, &mut buffer), failed(libc::EBADF));
+    }
+
+    #[test]
+    fn a_write_is_done_until_the_pipe_is_full() {
+        let (_reader, writer) = pipe();
+        while write(writer.as_raw_fd(), &[0; 4096]) == Done(4096) {}
+        assert_eq!(write(writer.as_raw_fd(), &[0; 4096]), WouldBlock);
+    }
+
+    fn iovecs<'a>(slices: &'a [IoSlice<'_>]) -> &'a [libc::iovec] {
+        // SAFETY: std gives IoSlice the layout of iovec.
+        unsafe { core::slice::from_raw_parts(slices.as_ptr().cast(), slices.len()) }
+    }
+
+    #[test]
+    fn vectors_keep_their_order() {
+        let (ours, theirs) = stream_pair();
+        let text = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
+        // SAFETY: the slices are borrowed.
+        assert_eq!(unsafe { writev(ours.as_raw_fd(), iovecs(&text)) }, Done(4));
+        // SAFETY: the slices are borrowed.
+        assert_eq!(unsafe { send_vectored(ours.as_raw_fd(), iovecs(&text)) }, Done(4));
+        let (mut head, mut tail) = ([0u8; 3], [0u8; 8]);
+        let buffers = [
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
+            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() },
+        ];
+        // SAFETY: both arrays are ours and not used until the call is over.
+        assert_eq!(unsafe { readv(theirs.as_raw_fd(), &buffers) }, Done(8));
+        assert_eq!((&head, &tail[..5]), (b"abc", &b"dabcd"[..]));
+    }
+
+    #[test]
+    fn of_a_long_vector_the_first_part_goes() {
+        let (ours, _theirs) = stream_pair();
+        let long = [IoSlice::new(b"x"); IOV_MAX + 1];
+        // SAFETY: the slices are borrowed.
+        assert_eq!(unsafe { writev(ours.as_raw_fd(), iovecs(&long)) }, Done(IOV_MAX));
+        // SAFETY: the slices are borrowed.
+        assert_eq!(unsafe { send_vectored(ours.as_raw_fd(), iovecs(&long)) }, Done(IOV_MAX));
+    }
+
+    #[test]
+    fn a_peek_leaves_the_data() {
+        let (ours, mut theirs) = stream_pair();
+        let mut buffer = [0; 8];
+        assert_eq!(recv_peek(ours.as_raw_fd(), &mut buffer), WouldBlock);
+        theirs.write_all(b"abc").unwrap();
+        for _ in 0..2 {
+            assert_eq!(recv_peek(ours.as_raw_fd(), &mut buffer), Done(3));
+        }
+        assert_eq!(read(ours.as_raw_fd(), &mut buffer), Done(3));
+    }
+
+    #[test]
+    fn sending_to_a_closed_peer_raises_no_signal() {
+        let (ours, theirs) = stream_pair();
+        drop(theirs);
+        let status = in_child(|| {
+            // std ignores the signal.
+            // SAFETY: the default action is no function.
+            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+            // SAFETY: the slice is borrowed.
+            let vectored = unsafe { send_vectored(ours.as_raw_fd(), iovecs(&[IoSlice::new(b"x")])) };
+            [send(ours.as_raw_fd(), b"x"), vectored] == [failed(libc::EPIPE); 2]
+        });
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn an_accepted_socket_is_non_blocking_and_its_peer_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        // SAFETY: all zeroes is an unspecified address.
+        let mut peer: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        assert_eq!(accept4(listener.as_raw_fd(), &mut peer), WouldBlock);
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let Done((fd, len)) = accept4(listener.as_raw_fd(), &mut peer) else { panic!("a connection waits") };
+        // SAFETY: new, and ours.
+        let accepted = unsafe { TcpStream::from_raw_fd(fd) };
+        assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
+        assert_eq!((i32::from(peer.ss_family), len as usize), (libc::AF_INET, size_of::<libc::sockaddr_in>()));
+        assert_eq!(read(fd, &mut [0]), WouldBlock);
+        // SAFETY: no memory is passed.
+        assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
+    }
+
+    fn tcp_socket() -> i32 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) }
+    }
+
+    fn connect_to(fd: i32, address: SocketAddr) -> Outcome<()> {
+        // SAFETY: all zeroes is an unspecified address.
+        let mut name: libc::sockaddr_in = unsafe { mem::zeroed() };
+        name.sin_family = libc::AF_INET as libc::sa_family_t;
+        name.sin_port = address.port().to_be();
+        name.sin_addr.s_addr = u32::from(std::net::Ipv4Addr::LOCALHOST).to_be();
+        // SAFETY: `name` is readable for its size.
+        unsafe { connect(fd, ptr::from_ref(&name).cast(), size_of_val(&name) as libc::socklen_t) }
+    }
+
+    fn wait_writable(fd: i32) {
+        let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one element.
+        assert_eq!(unsafe { libc::poll(&mut poll, 1, -1) }, 1);
+    }
+
+    #[test]
+    fn a_connect_goes_on_by_itself_until_there_is_a_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let fd = tcp_socket();
+        assert!(!is_connected(fd));
+        assert_eq!(connect_to(fd, listener.local_addr().unwrap()), WouldBlock);
+        wait_writable(fd);
+        assert_eq!(take_socket_error(fd), Ok(()));
+        assert!(is_connected(fd));
+        // The first asks for the outcome, the second finds it taken.
+        for _ in 0..2 {
+            assert_eq!(connect_to(fd, listener.local_addr().unwrap()), Done(()));
+        }
+        close(fd);
+    }
+
+    #[test]
+    fn a_refused_connect_is_an_error_once() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let fd = tcp_socket();
+        assert!(matches!(connect_to(fd, free), WouldBlock));
+        wait_writable(fd);
+        assert_eq!(take_socket_error(fd), Err(Errno::new(libc::ECONNREFUSED)));
+        assert_eq!(take_socket_error(fd), Ok(()));
+        assert!(!is_connected(fd));
+        close(fd);
+    }
+
+    #[test]
+    fn closing_keeps_the_number_and_frees_the_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let fd = listener.into_raw_fd();
+        close_keeping_number(fd);
+        TcpListener::bind(address).unwrap();
+        assert!(is_open(fd) && !is_connected(fd));
+        assert_eq!(write(fd, b"x"), failed(libc::ENOTCONN));
+        assert_eq!(read(fd, &mut [0]), failed(libc::EINVAL));
+        close(fd);
+    }
+
+    #[test]
+    fn with_a_full_table_the_number_is_kept_and_the_peer_sees_the_end() {
+        let (ours, theirs) = stream_pair();
+        let fd = ours.as_raw_fd();
+        let status = in_child(|| {
+            let full = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: `full` is readable.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &full) };
+            close_keeping_number(fd);
+            is_open(fd) && read(theirs.as_raw_fd(), &mut [0]) == Done(0)
+        });
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn an_interrupted_call_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        crate::linux::tests::handle_signal(libc::SIGALRM);
+        let status = in_child(|| {
+            let millisecond = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+            // Again and again: one alarm might come before the accept.
+            let alarms = libc::itimerval { it_interval: millisecond, it_value: millisecond };
+            // SAFETY: `alarms` is readable.
+            unsafe { libc::setitimer(libc::ITIMER_REAL, &alarms, ptr::null_mut()) };
+            // SAFETY: all zeroes is an unspecified address.
+            let mut peer: libc::sockaddr_storage = unsafe { mem::zeroed() };
+            accept4(listener.as_raw_fd(), &mut peer) == Interrupted
+        });
+        assert_eq!(status, 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! Address space for stacks, and the guards between them.
+//!
+//! A guard region (`MADV_GUARD_INSTALL`, Linux 6.13) is a mark in the page table: the mapping stays whole, and there may be millions.
+//! A kernel without it leaves `mprotect`, where a guard splits its mapping in three. A process may have `vm.max_map_count` mappings, and
+//! one that has them all fails in odd places: `malloc`, thread stacks, `dlopen`. So the fallback stops before, and says so.
+
+#![allow(unsafe_code, reason = "mmap, madvise and mprotect of memory that this module mapped")]
+
+use super::{check, read_file};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use gopark_core::os::Errno;
+
+/// How the stacks of this process are guarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guards {
+    /// By guard regions, of which there is no limit.
+    #[doc(alias = "MADV_GUARD_INSTALL")]
+    Lightweight,
+    /// By pages without access, each of which costs two mappings.
+    Mprotect {
+        /// How many guards there may be: seven eighths of `vm.max_map_count`, halved. The last eighth is the program's own.
+        limit: usize,
+    },
+}
+
+/// Advice 102; libc does not have it yet.
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+
+/// The kernel's default for `vm.max_map_count`.
+const MAX_MAP_COUNT: usize = 65530;
+
+/// A guard and the memory behind it, split from the memory before.
+const MAPPINGS_PER_GUARD: usize = 2;
+
+/// Whether the fallback is in use, and what it has spent.
+pub(super) struct GuardState {
+    /// How many guards the fallback may install; zero while guard regions work. It leaves zero once, for good.
+    limit: AtomicUsize,
+    /// How many it has installed.
+    installed: AtomicUsize,
+}
+
+impl GuardState {
+    pub(super) const fn new() -> Self {
+        GuardState { limit: AtomicUsize::new(0), installed: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn kind(&self) -> Guards {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => Guards::Lightweight,
+            limit => Guards::Mprotect { limit },
+        }
+    }
+
+    /// Fails with `ENOMEM` once the fallback's limit is reached.
+    pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        if self.kind() == Guards::Lightweight {
+            // SAFETY: the range lies in a reservation whose owner gives up access to it.
+            match check(unsafe { libc::madvise(start.as_ptr().cast(), len, MADV_GUARD_INSTALL) } as isize) {
+                // Also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
+                Err(errno) if errno.raw() == libc::EINVAL => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
+                installed => return installed.map(drop),
+            }
+        }
+        self.install_by_mprotect(start, len)
+    }
+
+    fn install_by_mprotect(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        let protected = if self.installed.fetch_add(1, Ordering::Relaxed) < self.limit.load(Ordering::Relaxed) {
+            // SAFETY: the range lies in a reservation whose owner gives up access to it.
+            check(unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) } as isize)
+        } else {
+            Err(Errno::new(libc::ENOMEM))
+        };
+        if protected.is_err() {
+            self.installed.fetch_sub(1, Ordering::Relaxed);
+        }
+        protected.map(drop)
+    }
+}
+
+/// At least one, since zero means that there is no limit.
+fn guards_max(max_map_count: usize) -> usize {
+    ((max_map_count - max_map_count / 8) / MAPPINGS_PER_GUARD).max(1)
+}
+
+fn max_map_count() -> usize {
+    let mut buffer = [0; 32];
+    let text = read_file(c"/proc/sys/vm/max_map_count", &mut buffer);
+    text.and_then(|text| text.trim_end().parse().ok()).unwrap_or(MAX_MAP_COUNT)
+}
+
+/// Pages that count against no limit until they are touched. A huge page would commit two megabytes for the first touch of a stack.
+pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+    // SAFETY: the kernel chooses a free range, so no memory in use is touched.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(super::errno());
+    }
+    // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
+    // SAFETY: the range was mapped above, and the advice does not change its contents.
+    unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+    Ok(NonNull::new(start.cast()).expect("mmap maps page zero only for those who ask"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::io;
+    use crate::linux::tests::pipe;
+    use gopark_core::os::Outcome;
+    use std::fs;
+    use std::os::fd::AsRawFd;
+
+    const PAGE: usize = 4096;
+
+    /// The kernel answers `EFAULT` where an access of our own would be a SIGSEGV.
+    fn is_readable(address: NonNull<u8>) -> bool {
+        let (_reader, writer) = pipe();
+        // SAFETY: the slice never leaves the call, and only the kernel looks at its byte.
+        let byte = unsafe { core::slice::from_raw_parts(address.as_ptr(), 1) };
+        match io::write(writer.as_raw_fd(), byte) {
+            Outcome::Done(1) => true,
+            Outcome::Failed(errno) if errno.raw() == libc::EFAULT => false,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    /// A state in which the kernel has refused guard regions.
+    fn fallback(limit: usize) -> GuardState {
+        GuardState { limit: AtomicUsize::new(limit), installed: AtomicUsize::new(0) }
+    }
+
+    fn pages(count: usize) -> [NonNull<u8>; 8] {
+        let start = reserve(count * PAGE).unwrap();
+        // SAFETY: inside the reservation.
+        core::array::from_fn(|page| unsafe { start.add(page.min(count - 1) * PAGE) })
+    }
+
+    #[test]
+    fn a_guard_faults_and_its_neighbours_do_not() {
+        for state in [GuardState::new(), fallback(1)] {
+            let [before, guard, after, ..] = pages(3);
+            state.install(guard, PAGE).unwrap();
+            assert_eq!([before, guard, after].map(is_readable), [true, false, true], "{:?}", state.kind());
+        }
+    }
+
+    #[test]
+    fn the_fallback_stops_at_its_limit() {
+        let state = fallback(2);
+        let [_, first, _, second, _, third, ..] = pages(7);
+        assert_eq!(state.install(first, PAGE), Ok(()));
+        assert_eq!(state.install(second, PAGE), Ok(()));
+        for _ in 0..2 {
+            assert_eq!(state.install(third, PAGE), Err(Errno::new(libc::ENOMEM)));
+        }
+        assert!(is_readable(third));
+    }
+
+    #[test]
+    fn a_guard_that_failed_costs_nothing() {
+        let state = fallback(1);
+        assert!(state.install(NonNull::dangling(), PAGE).is_err());
+        let [_, guard, ..] = pages(3);
+        assert_eq!(state.install(guard, PAGE), Ok(()));
+    }
+
+    #[test]
+    fn locked_memory_is_guarded_by_the_fallback() {
+        let state = GuardState::new();
+        let [_, guard, ..] = pages(3);
+        // SAFETY: the page is reserved.
+        assert_eq!(unsafe { libc::mlock(guard.as_ptr().cast(), PAGE) }, 0);
+        state.install(guard, PAGE).unwrap();
+        assert!(!is_readable(guard));
+        assert_eq!(state.kind(), Guards::Mprotect { limit: guards_max(max_map_count()) });
+    }
+
+    #[test]
+    fn an_eighth_of_the_mappings_is_left_to_the_program() {
+        assert_eq!(guards_max(65530), 28669);
+        assert_eq!(guards_max(0), 1);
+        let sysctl = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+        assert_eq!(max_map_count(), sysctl.trim().parse().unwrap());
+    }
+
+    #[test]
+    fn reserved_memory_is_zeroed_and_not_for_huge_pages() {
+        let start = reserve(4 << 20).unwrap();
+        // SAFETY: reserved above.
+        assert!(unsafe { core::slice::from_raw_parts(start.as_ptr(), 4 << 20) }.iter().all(|&byte| byte == 0));
+        // Neighbours merge into one mapping, so `start` need not begin one.
+        let holds_start = |line: &str| {
+            let (from, to) = line.split(' ').next()?.split_once('-')?;
+            let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).ok());
+            Some((from?..to?).contains(&start.as_ptr().addr()))
+        };
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines().skip_while(|line| holds_start(line) != Some(true));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.contains(" nh") && flags.contains(" nr"), "{flags}");
+    }
+
+    #[test]
+    fn more_than_the_address_space_is_refused() {
+        assert_eq!(reserve(1 << (usize::BITS - 2)), Err(Errno::new(libc::ENOMEM)));
+    }
+}

@@ -1,0 +1,54 @@
+//! Threads, one for each M.
+
+#![allow(unsafe_code, reason = "pthreads, and the allocation that carries a thread's start")]
+
+use alloc::boxed::Box;
+use core::ffi::c_void;
+use core::fmt::Write;
+use core::mem::MaybeUninit;
+use core::ptr;
+use gopark_core::os::Errno;
+
+/// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
+const STACK_SIZE: usize = 2 << 20;
+
+/// What a new thread is to do.
+struct Start {
+    index: usize,
+    entry: fn(usize),
+    arg: usize,
+}
+
+/// Signals stay as the calling thread has them, which a new thread inherits.
+pub(super) fn spawn(index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    let start = Box::into_raw(Box::new(Start { index, entry, arg }));
+    let mut attr = MaybeUninit::uninit();
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: `attr` is used between its init and its destroy only; `start` is the new thread's if there is one.
+    let error = unsafe {
+        libc::pthread_attr_init(attr.as_mut_ptr());
+        libc::pthread_attr_setdetachstate(attr.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
+        libc::pthread_attr_setstacksize(attr.as_mut_ptr(), STACK_SIZE);
+        let error = libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast());
+        libc::pthread_attr_destroy(attr.as_mut_ptr());
+        error
+    };
+    if error == 0 {
+        return Ok(());
+    }
+    // SAFETY: no thread was started, so `start` is still ours.
+    drop(unsafe { Box::from_raw(start) });
+    Err(Errno::new(error))
+}
+
+extern "C" fn run(start: *mut c_void) -> *mut c_void {
+    // SAFETY: `spawn` gave this thread, and no other, the box.
+    let Start { index, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    // The kernel cuts a name after 15 bytes.
+    let mut name = heapless::String::<32>::new();
+    write!(name, "gopark-m{index}\0").expect("a prefix, 20 digits and a zero fit");
+    // SAFETY: `name` ends with a zero.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    entry(arg);
+    ptr::null_mut()
+}
