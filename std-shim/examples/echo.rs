@@ -1,0 +1,76 @@
+//! A TCP echo server: one goroutine for each connection, reading and writing in straight lines.
+//!
+//! ```text
+//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096]
+//! ```
+//!
+//! With `--deadline-ms`, a connection that sends nothing for that long is dropped.
+
+use gopark::net::{TcpListener, TcpStream};
+use std::hint::black_box;
+use std::io::{self, ErrorKind, Read, Write};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+fn main() -> io::Result<()> {
+    if let Some(workers) = option("--workers")? {
+        gopark::Builder::new().max_procs(workers).start()?;
+    }
+    let addr = option("--addr")?.unwrap_or_else(|| "127.0.0.1:7000".to_string());
+    let idle = option("--deadline-ms")?.map(Duration::from_millis);
+    let size = option("--buf")?.unwrap_or(4096);
+    gopark::run(|| {
+        let listener = TcpListener::bind(addr)?;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => drop(gopark::go(move || echo(stream, size, idle))),
+                // Out of descriptors, perhaps: the connection waits in the queue until others have ended.
+                Err(error) => {
+                    eprintln!("accept: {error}");
+                    gopark::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    })
+}
+
+fn echo(mut stream: TcpStream, size: usize, idle: Option<Duration>) -> io::Result<()> {
+    let mut buffer = vec![0; size];
+    loop {
+        if let Some(idle) = idle {
+            stream.set_read_deadline(Some(Instant::now() + idle))?;
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => {
+                misbehave(buffer[0]);
+                stream.write_all(&buffer[..count])?;
+            }
+        }
+    }
+}
+
+/// What a benchmark of stalled neighbours asks for: `S` computes for about 200 ms, `B` blocks the thread.
+fn misbehave(request: u8) {
+    match request {
+        b'S' => {
+            let mut x = 1u64;
+            for _ in 0..100_000_000 {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+            }
+            black_box(x);
+        }
+        b'B' => thread::sleep(Duration::from_millis(200)),
+        _ => {}
+    }
+}
+
+/// The value after `name` on the command line.
+fn option<T: FromStr>(name: &str) -> io::Result<Option<T>> {
+    let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else { return Ok(None) };
+    let invalid = || io::Error::new(ErrorKind::InvalidInput, format!("{name}: cannot read {value:?}"));
+    value.parse().map(Some).map_err(|_| invalid())
+}

@@ -1,0 +1,46 @@
+//! Core's errors as `std::io::Error`s.
+
+use gopark_core::fd::FdError;
+use gopark_core::polldesc::PollError;
+use std::io::{Error, ErrorKind};
+
+/// An error of the system keeps its number. One of the poller wraps its [`PollError`], whose text is Go's.
+pub(crate) fn io_error(error: FdError) -> Error {
+    let error = match error {
+        FdError::Os(errno) => return Error::from_raw_os_error(errno.raw()),
+        FdError::Poll(error) => error,
+    };
+    let kind = match error {
+        PollError::Timeout => ErrorKind::TimedOut,
+        PollError::Closing => ErrorKind::ConnectionAborted,
+        PollError::NotPollable => ErrorKind::Unsupported,
+        _ => ErrorKind::Other,
+    };
+    Error::new(kind, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gopark_core::os::Errno;
+
+    #[test]
+    fn a_poll_error_can_be_told_by_kind_text_and_type() {
+        let cases = [
+            (PollError::Timeout, ErrorKind::TimedOut, "i/o timeout"),
+            (PollError::Closing, ErrorKind::ConnectionAborted, "use of closed network connection"),
+            (PollError::NotPollable, ErrorKind::Unsupported, "not pollable"),
+        ];
+        for (poll_error, kind, text) in cases {
+            let error = io_error(FdError::Poll(poll_error));
+            assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));
+            assert_eq!(error.get_ref().and_then(|inner| inner.downcast_ref()), Some(&poll_error));
+        }
+    }
+
+    #[test]
+    fn a_system_error_keeps_its_number() {
+        let error = io_error(FdError::Os(Errno::new(libc::EMFILE)));
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    }
+}

@@ -1,0 +1,172 @@
+//! Goroutines: starting them, joining them, sleeping and yielding in them.
+
+use crate::runtime::{nanos, sched};
+use gopark_core::join::Join;
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Starts a goroutine that runs `f`.
+///
+/// It may start on any thread of the runtime, and then stays there (see the crate's documentation). Works in goroutines and on ordinary
+/// threads alike. A panic in `f` ends this goroutine only, and comes out of [`JoinHandle::join`].
+///
+/// # Panics
+///
+/// If there is no stack for another goroutine; [`try_go`] returns that as an error. If the runtime is not running and cannot be started.
+///
+/// ```
+/// let answer = gopark::go(|| 6 * 7);
+/// assert_eq!(answer.join().unwrap(), 42);
+/// ```
+#[track_caller]
+#[doc(alias = "newproc")]
+pub fn go<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    match sched().go(catching(f), Location::caller()) {
+        Ok(join) => JoinHandle(join),
+        Err(exhausted) => panic!("gopark::go: {exhausted}"),
+    }
+}
+
+/// As [`go`], but running out of stacks is an error: `OutOfMemory`, with a text that names the limit.
+///
+/// ```
+/// let answer = gopark::try_go(|| 6 * 7)?;
+/// assert_eq!(answer.join().unwrap(), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[track_caller]
+pub fn try_go<F, T>(f: F) -> io::Result<JoinHandle<T>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    match sched().go(catching(f), Location::caller()) {
+        Ok(join) => Ok(JoinHandle(join)),
+        Err(exhausted) => Err(io::Error::new(io::ErrorKind::OutOfMemory, exhausted)),
+    }
+}
+
+/// Starts a goroutine on the current thread only, so that `f` need not be `Send`. It shares `Rc`s with its maker, say.
+///
+/// # Panics
+///
+/// On an ordinary thread, which runs no goroutines. If there is no stack for another goroutine.
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+///
+/// gopark::run(|| {
+///     let count = Rc::new(Cell::new(0));
+///     let theirs = count.clone();
+///     gopark::go_local(move || theirs.set(theirs.get() + 1)).join().unwrap();
+///     assert_eq!(count.get(), 1);
+/// });
+/// ```
+#[track_caller]
+pub fn go_local<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    match sched().go_local(catching(f), Location::caller()) {
+        Ok(join) => JoinHandle(join),
+        Err(exhausted) => panic!("gopark::go_local: {exhausted}"),
+    }
+}
+
+/// The panic goes to whoever joins, who can tell whether what `f` shared with others is still consistent.
+fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Result<T> {
+    || panic::catch_unwind(AssertUnwindSafe(f))
+}
+
+/// The right to wait for a goroutine and take its result. Dropping it detaches the goroutine, which runs on.
+///
+/// ```
+/// let failed = gopark::go(|| -> () { panic!("no luck") });
+/// assert_eq!(failed.join().unwrap_err().downcast_ref(), Some(&"no luck"));
+/// ```
+pub struct JoinHandle<T>(Join<thread::Result<T>>);
+
+static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
+static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);
+
+impl<T> JoinHandle<T> {
+    /// Waits until the goroutine has returned, and returns its result, or the payload of its panic.
+    pub fn join(self) -> thread::Result<T> {
+        self.0.join()
+    }
+
+    /// Whether the goroutine has returned. Then [`join`](Self::join) does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// The goroutine's number. No other goroutine of this process gets the same.
+    pub fn id(&self) -> u64 {
+        self.0.id()
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Lets other goroutines run, and goes to the end of the queue. On an ordinary thread, lets other threads run.
+///
+/// ```
+/// gopark::run(|| gopark::yield_now());
+/// ```
+#[doc(alias = "Gosched")]
+pub fn yield_now() {
+    sched().yield_now();
+}
+
+/// Sleeps for at least `duration`; not at all if it is zero. On an ordinary thread, the thread sleeps.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let start = Instant::now();
+/// gopark::run(|| gopark::sleep(Duration::from_millis(2)));
+/// assert!(start.elapsed() >= Duration::from_millis(2));
+/// ```
+pub fn sleep(duration: Duration) {
+    if duration.is_zero() {
+        return;
+    }
+    let sched = sched();
+    let duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    sched.sleep_until(sched.now().saturating_add(duration));
+}
+
+/// Sleeps until `deadline`; not at all if it has passed. On an ordinary thread, the thread sleeps.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let soon = Instant::now() + Duration::from_millis(2);
+/// gopark::run(move || gopark::sleep_until(soon));
+/// assert!(Instant::now() >= soon);
+/// ```
+pub fn sleep_until(deadline: Instant) {
+    sched().sleep_until(nanos(deadline));
+}
+
+/// How many goroutines exist: started, and not yet returned.
+///
+/// ```
+/// gopark::run(|| assert!(gopark::num_goroutines() >= 1));
+/// ```
+#[doc(alias = "NumGoroutine")]
+pub fn num_goroutines() -> usize {
+    sched().num_goroutines()
+}

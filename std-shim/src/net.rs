@@ -1,0 +1,36 @@
+//! TCP sockets that park the goroutine where `std`'s block the thread.
+//!
+//! Names and meanings are those of [`std::net`], so `use std::net` → `use gopark::net` is most of a port. On an ordinary thread they
+//! work as well, and block it. What differs:
+//!
+//! - Go's deadlines (`set_deadline` and its kin) stand beside `std`'s timeouts; of the two, the one set later counts. What strikes is
+//!   [`TimedOut`](std::io::ErrorKind::TimedOut), where `std` has `WouldBlock`.
+//! - `close(&self)` ends a socket under all who use it: their operations fail with [`PollError::Closing`](crate::PollError::Closing).
+//! - `try_clone` makes no new descriptor: what is set on one handle holds for all.
+//! - Connections have `TCP_NODELAY` on, and keep-alive probes after 15 idle seconds, as in Go.
+//! - `set_nonblocking` is absent: the sockets are non-blocking underneath, and an operation that must not wait has a deadline.
+//! - Operations of one direction on one socket take turns, so that what `write_all` writes stays together.
+
+mod socket;
+mod tcp_listener;
+mod tcp_stream;
+#[cfg(test)]
+mod tests;
+
+pub use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+pub use tcp_listener::{Incoming, TcpListener};
+pub use tcp_stream::TcpStream;
+
+use std::io::{Error, ErrorKind, Result};
+
+/// The first success of `f` over the addresses that `addrs` resolves to, or else its last error.
+fn each_address<T>(addrs: impl ToSocketAddrs, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
+    let mut last = Error::new(ErrorKind::InvalidInput, "could not resolve to any addresses");
+    for addr in addrs.to_socket_addrs()? {
+        match f(addr) {
+            Ok(value) => return Ok(value),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

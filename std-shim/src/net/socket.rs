@@ -1,0 +1,250 @@
+//! What the socket types share: one descriptor, held by every clone, and its operations as `std::io` knows them.
+//!
+//! Inside an operation that may park, only `gopark_backends::linux::io` makes system calls. It reports an error by value; `std` and
+//! `socket2` read errno, whose address a compiler may keep over a park that comes back on another thread (`Socket::with` says more).
+#![allow(unsafe_code, reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls")]
+
+use crate::error::io_error;
+use crate::runtime::{deadline, sched};
+use gopark_backends::linux::io as sys;
+use gopark_core::fd::{Fd, FdError};
+use gopark_core::os::{Mode, Nanos, Outcome};
+use socket2::{SockAddr, SockAddrStorage, SockRef};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::net::SocketAddr;
+use std::ops::{Deref, Range};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::slice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The most bytes that one system call moves. Go's number; Linux has a limit of its own, a page below 2 GiB.
+#[doc(alias = "maxRW")]
+const MAX_RW: usize = 1 << 30;
+
+/// The most buffers that one system call takes.
+const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
+
+/// A non-blocking socket. Its clones are the same descriptor, registered once, with one pair of deadlines.
+#[derive(Clone)]
+pub(super) struct Socket(Arc<Fd>);
+
+impl Socket {
+    /// Takes over a descriptor, which must be non-blocking.
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Socket(Arc::new(Fd::new(sched(), fd.into_raw_fd())))
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize> {
+        let len = buffer.len().min(MAX_RW);
+        self.0.transfer(Mode::Read, len, |fd| sys::read(fd, &mut buffer[..len])).map_err(io_error)
+    }
+
+    pub(super) fn read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        let (range, len) = one_call(buffers);
+        if range.is_empty() {
+            return self.read(buffers.get_mut(range.start).map_or(&mut [], |large| large));
+        }
+        let buffers = &mut buffers[range];
+        // SAFETY: std gives an IoSliceMut the layout of an iovec.
+        let vector = unsafe { slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len()) };
+        // SAFETY: the buffers are mutably borrowed until this function returns.
+        self.0.transfer(Mode::Read, len, |fd| unsafe { sys::readv(fd, vector) }).map_err(io_error)
+    }
+
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.0.operate(Mode::Read, |fd| sys::recv_peek(fd, buffer)).map_err(io_error)
+    }
+
+    pub(super) fn write(&self, buffer: &[u8]) -> Result<usize> {
+        let buffer = &buffer[..buffer.len().min(MAX_RW)];
+        self.0.transfer(Mode::Write, buffer.len(), |fd| sys::send(fd, buffer)).map_err(io_error)
+    }
+
+    pub(super) fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> Result<usize> {
+        let (range, len) = one_call(buffers);
+        if range.is_empty() {
+            return self.write(buffers.get(range.start).map_or(&[], |large| large));
+        }
+        let buffers = &buffers[range];
+        // SAFETY: std gives an IoSlice the layout of an iovec.
+        let vector = unsafe { slice::from_raw_parts(buffers.as_ptr().cast::<libc::iovec>(), buffers.len()) };
+        // SAFETY: the buffers are borrowed until this function returns.
+        self.0.transfer(Mode::Write, len, |fd| unsafe { sys::send_vectored(fd, vector) }).map_err(io_error)
+    }
+
+    pub(super) fn write_all(&self, buffer: &[u8]) -> Result<()> {
+        let send = |fd, done| {
+            let rest: &[u8] = &buffer[done..];
+            sys::send(fd, &rest[..rest.len().min(MAX_RW)])
+        };
+        self.0.transfer_all(buffer.len(), send).map_err(|(_, error)| io_error(error))
+    }
+
+    /// A connection from a listener's queue, and the address that the system reported for its peer.
+    pub(super) fn accept(&self) -> Result<(Socket, SockAddr)> {
+        let mut storage = SockAddrStorage::zeroed();
+        let accept = |fd| {
+            // SAFETY: `sockaddr_storage` is what `SockAddrStorage` wraps, and every bit pattern of it is valid.
+            sys::accept4(fd, unsafe { storage.view_as() })
+        };
+        let (fd, len) = self.0.operate(Mode::Read, accept).map_err(io_error)?;
+        // SAFETY: `accept4` has just opened it for us.
+        let socket = Socket::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        // SAFETY: the system has filled in `len` bytes, and zeroes are valid where it wrote nothing.
+        Ok((socket, unsafe { SockAddr::new(storage, len) }))
+    }
+
+    /// Connects, which may take until `until`.
+    pub(super) fn connect(&self, address: &SockAddr, until: Option<Instant>) -> Result<()> {
+        // SAFETY: a SockAddr points to as many bytes as it says.
+        let begin = |fd| unsafe { sys::connect(fd, address.as_ptr().cast(), address.len()) };
+        let connected = match self.0.with(begin).map_err(io_error)? {
+            Outcome::Done(()) => return Ok(()),
+            Outcome::Failed(errno) => Err(FdError::Os(errno)),
+            // It goes on by itself, and is not to be begun again.
+            Outcome::WouldBlock | Outcome::Interrupted => {
+                self.set_deadline(Some(Mode::Write), until)?;
+                self.0.connect(finished)
+            }
+        };
+        connected.map_err(io_error)?;
+        // The limit was the connect's, not the connection's.
+        self.set_deadline(Some(Mode::Write), None)
+    }
+
+    /// Asks or sets what does not block.
+    ///
+    /// Never inlined: `f` reads errno if it fails. Where goroutines migrate, the caller's loop may park between two such reads and go on on
+    /// another thread, so the compiler must not see that both are of one address.
+    #[inline(never)]
+    pub(super) fn with<T>(&self, f: impl FnOnce(SockRef<'_>) -> Result<T>) -> Result<T> {
+        let borrow = |fd| {
+            // SAFETY: `Fd::with` keeps the descriptor open during this call.
+            f(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd) }))
+        };
+        self.0.with(borrow).map_err(io_error)?
+    }
+
+    pub(super) fn local_addr(&self) -> Result<SocketAddr> {
+        self.with(|socket| ip(&socket.local_addr()?))
+    }
+
+    pub(super) fn peer_addr(&self) -> Result<SocketAddr> {
+        self.with(|socket| ip(&socket.peer_addr()?))
+    }
+
+    pub(super) fn set_deadline(&self, mode: Option<Mode>, until: Option<Instant>) -> Result<()> {
+        self.0.set_deadline(mode, deadline(until)).map_err(io_error)
+    }
+
+    /// `None` is no limit; a limit of zero is refused, as by `std`.
+    pub(super) fn set_timeout(&self, mode: Mode, limit: Option<Duration>) -> Result<()> {
+        if limit == Some(Duration::ZERO) {
+            return Err(zero_duration());
+        }
+        let nanos = limit.map_or(0, |limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX));
+        self.0.set_timeout(mode, nanos).map_err(io_error)
+    }
+
+    pub(super) fn timeout(&self, mode: Mode) -> Option<Duration> {
+        let nanos = self.0.timeout(mode);
+        (nanos > 0).then(|| Duration::from_nanos(nanos.unsigned_abs()))
+    }
+
+    pub(super) fn close(&self) -> Result<()> {
+        self.0.close().map_err(io_error)
+    }
+
+    /// # Panics
+    ///
+    /// If the socket was closed: there is no descriptor left to borrow.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        // Lent while it is open: a close at the same time then sees that it was lent.
+        match self.0.with(|_| self.0.lend()) {
+            // SAFETY: a lent number stays taken until the Fd is dropped, and a handle of it is borrowed.
+            Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
+            Err(error) => panic!("as_fd: {error}"),
+        }
+    }
+
+    pub(super) fn raw(&self) -> i32 {
+        self.0.raw()
+    }
+
+    /// The descriptor in blocking mode, outside the runtime. It has a new number, since `Fd` closes the one it has.
+    pub(super) fn into_blocking(mut self) -> Result<OwnedFd> {
+        if Arc::get_mut(&mut self.0).is_none() {
+            return Err(Error::new(ErrorKind::ResourceBusy, "the socket has other handles, from try_clone"));
+        }
+        self.with(|socket| {
+            let socket = socket.try_clone()?;
+            socket.set_nonblocking(false)?;
+            Ok(socket.into())
+        })
+    }
+}
+
+/// The outcome of a connect, after the socket has become writable. Neither an error nor a peer: that was for another reason; wait on.
+fn finished(fd: i32) -> Outcome<()> {
+    match sys::take_socket_error(fd) {
+        Err(errno) => Outcome::Failed(errno),
+        Ok(()) if sys::is_connected(fd) => Outcome::Done(()),
+        Ok(()) => Outcome::WouldBlock,
+    }
+}
+
+/// Which buffers one system call moves, and their length in bytes: empty if there is nothing to move, or if the first that is not empty is
+/// too large by itself.
+///
+/// The length is exact, since a transfer of less tells `Fd` that the system has no more, or takes no more, for now.
+fn one_call<B: Deref<Target = [u8]>>(buffers: &[B]) -> (Range<usize>, usize) {
+    let start = buffers.iter().take_while(|buffer| buffer.is_empty()).count();
+    let mut len = 0;
+    let fits = |buffer: &&B| {
+        let fits = buffer.len() <= MAX_RW - len;
+        len += if fits { buffer.len() } else { 0 };
+        fits
+    };
+    let count = buffers[start..].iter().take(IOV_MAX).take_while(fits).count();
+    (start..start + count, len)
+}
+
+pub(super) fn ip(address: &SockAddr) -> Result<SocketAddr> {
+    address.as_socket().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the socket's address is not an IP address"))
+}
+
+pub(super) fn zero_duration() -> Error {
+    Error::new(ErrorKind::InvalidInput, "cannot set a 0 duration timeout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vectored_call_starts_at_the_first_byte_and_is_measured_exactly() {
+        let check = |lens: &[usize], range: Range<usize>, len| {
+            static MANY: [u8; 100] = [0; 100];
+            let buffers: Vec<_> = lens.iter().map(|&len| IoSlice::new(&MANY[..len])).collect();
+            assert_eq!(one_call(&buffers), (range, len), "{lens:?}");
+        };
+        check(&[], 0..0, 0);
+        check(&[0, 0], 2..2, 0);
+        check(&[0, 3, 0, 4], 1..4, 7);
+        check(&[1; IOV_MAX + 5], 0..IOV_MAX, IOV_MAX);
+        let mut leading = vec![0; IOV_MAX];
+        leading.extend([2, 3]);
+        check(&leading, IOV_MAX..IOV_MAX + 2, 5);
+    }
+
+    #[test]
+    fn a_vectored_call_stays_below_the_limit() {
+        // Zeroed pages that are never touched.
+        let large = vec![0; MAX_RW + 1];
+        let slices = |lens: &[usize]| lens.iter().map(|&len| IoSlice::new(&large[..len])).collect::<Vec<_>>();
+        assert_eq!(one_call(&slices(&[1, MAX_RW, 1])), (0..1, 1));
+        assert_eq!(one_call(&slices(&[MAX_RW, 1])), (0..1, MAX_RW));
+        assert_eq!(one_call(&slices(&[0, MAX_RW + 1, 1])), (1..1, 0));
+    }
+}

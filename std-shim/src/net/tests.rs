@@ -1,0 +1,310 @@
+#![allow(unsafe_code, reason = "TCP_INFO, which socket2 does not read")]
+
+use super::{SocketAddr, TcpListener, TcpStream};
+use crate::PollError;
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, fs, net, thread};
+
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(20);
+
+/// Both ends of a connection, whose reads and writes fail if a test hangs.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    for stream in [&client, &server] {
+        stream.set_deadline(Some(Instant::now() + LONG)).unwrap();
+    }
+    (client, server)
+}
+
+fn poll_error(error: &io::Error) -> Option<PollError> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
+/// Runs `test` in a goroutine and on an ordinary thread.
+fn everywhere(test: fn()) {
+    crate::run(test);
+    test();
+}
+
+#[test]
+fn dialled_and_accepted_connections_have_the_options_of_go() {
+    let (client, server) = pair();
+    for stream in [&client, &server] {
+        let socket = SockRef::from(stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+        assert!(socket.nonblocking().unwrap());
+    }
+}
+
+#[test]
+fn a_listener_queues_as_much_as_the_system_allows() {
+    let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // SAFETY: it is made of integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: `info` is writable for `len` bytes.
+    let result = unsafe { libc::getsockopt(listener.as_raw_fd(), libc::SOL_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len) };
+    assert_eq!(result, 0);
+    // Of a listener, `tcpi_sacked` is its backlog.
+    assert_eq!(info.tcpi_sacked.to_string(), limit.trim());
+}
+
+#[test]
+fn a_wildcard_listener_takes_both_families() {
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "::1"] {
+        let client = TcpStream::connect((host, port)).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.port(), client.local_addr().unwrap().port());
+    }
+}
+
+#[test]
+fn a_read_after_a_peek_sees_the_data_again() {
+    everywhere(|| {
+        let (mut client, mut server) = pair();
+        let mut buffer = [0; 100];
+        // Registers: only from then on are there edges to be missed.
+        server.set_read_timeout(Some(SHORT)).unwrap();
+        server.read(&mut buffer).unwrap_err();
+        server.set_read_timeout(Some(LONG)).unwrap();
+        client.write_all(b"abc").unwrap();
+        assert_eq!(server.read(&mut buffer).unwrap(), 3);
+        client.write_all(b"def").unwrap();
+        assert_eq!(server.peek(&mut buffer).unwrap(), 3);
+        assert_eq!(server.read(&mut buffer).unwrap(), 3);
+        assert_eq!(&buffer[..3], b"def");
+    });
+}
+
+#[test]
+fn vectors_of_any_length_arrive_in_order() {
+    let (mut client, mut server) = pair();
+    let bytes: Vec<u8> = (0..5000u32).map(|n| n as u8).collect();
+    let mut slices: Vec<_> = bytes.chunks(2).map(IoSlice::new).collect();
+    slices.insert(0, IoSlice::new(&[]));
+    assert_eq!(client.write_vectored(&slices).unwrap(), 2 * 1024);
+    client.write_all(&bytes[2 * 1024..]).unwrap();
+
+    let mut received = vec![0; 5000];
+    server.peek(&mut [0]).unwrap();
+    let mut slices: Vec<_> = received.chunks_mut(2).map(IoSliceMut::new).collect();
+    let count = server.read_vectored(&mut slices).unwrap();
+    assert!(count > 0 && count <= 2 * 1024);
+    server.read_exact(&mut received[count..]).unwrap();
+    assert_eq!(received, bytes);
+    assert_eq!(server.read_vectored(&mut []).unwrap(), 0);
+    assert_eq!(client.write_vectored(&[IoSlice::new(&[])]).unwrap(), 0);
+}
+
+#[test]
+fn what_write_all_writes_stays_together() {
+    crate::run(|| {
+        const LEN: usize = 4 << 20;
+        let (client, mut server) = pair();
+        let writers = [b'a', b'b'].map(|byte| {
+            let mut client = client.try_clone().unwrap();
+            crate::go(move || client.write_all(&vec![byte; LEN]).unwrap())
+        });
+        let mut received = vec![0; 2 * LEN];
+        server.read_exact(&mut received).unwrap();
+        assert_eq!(received.chunk_by(|a, b| a == b).map(<[u8]>::len).collect::<Vec<_>>(), [LEN, LEN]);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_blocked_read_does_not_hold_up_a_write() {
+    everywhere(|| {
+        let (client, mut server) = pair();
+        let mut reader = client.try_clone().unwrap();
+        let blocked = crate::go(move || reader.read(&mut [0]));
+        (&client).write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"y").unwrap();
+        assert_eq!(blocked.join().unwrap().unwrap(), 1);
+    });
+}
+
+#[test]
+fn of_timeout_and_deadline_the_later_set_counts() {
+    everywhere(|| {
+        let (_client, mut server) = pair();
+        server.set_read_timeout(Some(SHORT)).unwrap();
+        for _ in 0..2 {
+            let start = Instant::now();
+            let error = server.read(&mut [0]).unwrap_err();
+            assert_eq!((error.kind(), poll_error(&error)), (ErrorKind::TimedOut, Some(PollError::Timeout)));
+            assert!(start.elapsed() >= SHORT);
+        }
+        server.set_read_deadline(Some(Instant::now() - SHORT)).unwrap();
+        let error = server.read(&mut [0]).unwrap_err();
+        assert_eq!((error.kind(), server.read_timeout().unwrap()), (ErrorKind::TimedOut, None));
+        server.set_read_timeout(None).unwrap();
+        server.set_write_timeout(Some(Duration::MAX)).unwrap();
+        assert_eq!(server.write(b"x").unwrap(), 1);
+        assert!(server.write_timeout().unwrap() > Some(LONG));
+    });
+}
+
+#[test]
+fn a_connect_nobody_answers_times_out() {
+    everywhere(|| {
+        // A queue for one connection; the system drops what comes when it is full.
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let _queued = TcpStream::connect(addr).unwrap();
+        let start = Instant::now();
+        let error = TcpStream::connect_timeout(&addr, SHORT).unwrap_err();
+        assert_eq!(poll_error(&error), Some(PollError::Timeout));
+        assert!((SHORT..LONG).contains(&start.elapsed()));
+        assert_eq!(TcpStream::connect_timeout(&addr, Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_connect_timeout_ends_with_the_connect() {
+    crate::run(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect_timeout(&listener.local_addr().unwrap(), SHORT).unwrap();
+        crate::sleep(2 * SHORT);
+        client.write_all(b"x").unwrap();
+    });
+}
+
+#[test]
+fn a_refused_address_makes_way_for_the_next() {
+    everywhere(|| {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(TcpStream::connect(closed).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        let open = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(&[closed, open.local_addr().unwrap()][..]).unwrap();
+        assert_eq!(client.peer_addr().unwrap(), open.local_addr().unwrap());
+        assert_eq!(TcpStream::connect(&[][..]).unwrap_err().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_connection_to_itself_is_recognised() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    socket.connect(&addr).unwrap();
+    let stream = TcpStream::from(net::TcpStream::from(socket));
+    assert!(stream.is_its_own_peer(addr.as_socket().unwrap()));
+    let (client, server) = pair();
+    assert!(!client.is_its_own_peer(server.local_addr().unwrap()));
+}
+
+#[test]
+fn closing_wakes_readers_and_acceptors_and_frees_the_port() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let acceptors = [(); 3].map(|_| {
+            let listener = listener.try_clone().unwrap();
+            crate::go(move || poll_error(&listener.accept().unwrap_err()))
+        });
+        thread::sleep(SHORT);
+        listener.close().unwrap();
+        TcpListener::bind(addr).unwrap();
+        for acceptor in acceptors {
+            assert_eq!(acceptor.join().unwrap(), Some(PollError::Closing));
+        }
+        assert_eq!(poll_error(&listener.close().unwrap_err()), Some(PollError::Closing));
+        assert_eq!(poll_error(&listener.local_addr().unwrap_err()), Some(PollError::Closing));
+    });
+}
+
+#[test]
+fn a_borrowed_descriptor_outlives_the_connection_and_is_nobodys() {
+    let (client, mut server) = pair();
+    let borrowed = client.as_fd();
+    client.close().unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    assert_eq!(SockRef::from(&borrowed).peer_addr().unwrap_err().kind(), ErrorKind::NotConnected);
+    let other = fs::File::open("/proc/self/stat").unwrap();
+    assert_ne!(other.as_raw_fd(), borrowed.as_raw_fd());
+    assert!(panic::catch_unwind(AssertUnwindSafe(|| client.as_fd().as_raw_fd())).is_err());
+}
+
+#[test]
+fn into_std_blocks_and_needs_the_only_handle() {
+    crate::run(|| {
+        let (client, server) = pair();
+        let other = client.try_clone().unwrap();
+        assert_eq!(client.into_std().unwrap_err().kind(), ErrorKind::ResourceBusy);
+        let mut client = other.into_std().unwrap();
+        assert!(!SockRef::from(&client).nonblocking().unwrap());
+        let writer = crate::go(move || {
+            crate::sleep(SHORT);
+            (&server).write_all(b"x").map(|()| server)
+        });
+        let reader = thread::spawn(move || client.read(&mut [0]).map(|count| (count, client)));
+        let mut server = writer.join().unwrap().unwrap();
+        let (count, client) = reader.join().unwrap().unwrap();
+        assert_eq!(count, 1);
+        let mut client = TcpStream::from(client);
+        server.write_all(b"back").unwrap();
+        client.read_exact(&mut [0; 4]).unwrap();
+    });
+}
+
+#[test]
+fn debug_shows_addresses_and_descriptor_as_std_does() {
+    let (client, server) = pair();
+    let (addr, peer, fd) = (client.local_addr().unwrap(), server.local_addr().unwrap(), client.as_raw_fd());
+    assert_eq!(format!("{client:?}"), format!("TcpStream {{ addr: {addr}, peer: {peer}, fd: {fd} }}"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (addr, fd) = (listener.local_addr().unwrap(), listener.as_raw_fd());
+    assert_eq!(format!("{listener:?}"), format!("TcpListener {{ addr: {addr}, fd: {fd} }}"));
+}
+
+/// Runs in a process of its own, since the limit is the process's.
+#[test]
+fn a_connection_without_a_descriptor_stays_in_the_queue() {
+    const CHILD: &str = "GOPARK_TEST_NO_DESCRIPTORS";
+    if env::var_os(CHILD).is_none() {
+        let name = "net::tests::a_connection_without_a_descriptor_stays_in_the_queue";
+        let child = Command::new(env::current_exe().unwrap()).args(["--exact", name]).env(CHILD, "1").output().unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        return;
+    }
+    crate::run(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_deadline(Some(Instant::now() + LONG)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // The listener is registered, and its edges are spent.
+        let first = TcpStream::connect(addr).unwrap();
+        listener.accept().unwrap();
+        let acceptor = listener.try_clone().unwrap();
+        let waiting = crate::go(move || acceptor.accept().map(drop));
+        let second = TcpStream::connect(addr).unwrap();
+        waiting.join().unwrap().unwrap();
+
+        let _third = TcpStream::connect(addr).unwrap();
+        let hogs: Vec<fs::File> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        for _ in 0..3 {
+            assert_eq!(listener.accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        }
+        drop((first, second, hogs));
+        listener.accept().unwrap();
+    });
+}

@@ -1,0 +1,217 @@
+//! The one runtime of a process: its settings, its start, and its clock.
+#![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
+
+use crate::overflow;
+use gopark_backends::Poller;
+use gopark_backends::linux::{self, Linux};
+use gopark_core::os::{Nanos, Netpoll, Os};
+use gopark_core::polldesc::Deadline;
+use gopark_core::sched::{Config, MAX_PROCS, Sched};
+use gopark_core::stack::{MAX_STACK, MIN_STACK};
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+static LINUX: Linux = Linux::new();
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+struct Runtime {
+    sched: &'static Sched,
+    /// The same moment on both clocks. The second was read later, so a converted time is never early.
+    epoch: (Instant, Nanos),
+}
+
+/// Settings of the runtime, for programs that want others than the defaults.
+///
+/// ```
+/// gopark::Builder::new().max_procs(2).stack_size(64 * 1024).start()?;
+/// assert_eq!(gopark::max_procs(), 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until `start`"]
+pub struct Builder {
+    max_procs: Option<usize>,
+    pollers: Option<usize>,
+    stack_size: Option<usize>,
+    migrate: bool,
+}
+
+/// Enough for a panic with a backtrace, deep recursion apart; only touched pages cost memory.
+const DEFAULT_STACK: usize = 256 * 1024;
+
+impl Builder {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many goroutines run at once, 1 to 1024. Default: `GOPARK_MAXPROCS` from the environment, or else the CPUs that the thread's affinity
+    /// and its cgroup's quota allow, as in Go.
+    #[doc(alias = "GOMAXPROCS")]
+    pub fn max_procs(mut self, n: usize) -> Self {
+        self.max_procs = Some(n);
+        self
+    }
+
+    /// How many pollers the runtime has, 1 to `max_procs`. Default: one for each proc, which keeps a connection's events on the thread
+    /// of its goroutine; with [`migrate`](Self::migrate) one for all, which is Go's arrangement.
+    pub fn pollers(mut self, n: usize) -> Self {
+        self.pollers = Some(n);
+        self
+    }
+
+    /// Bytes of address space of each goroutine's stack, rounded up to a power of two: 16 KiB to 1 GiB, default 256 KiB. Memory is committed
+    /// page by page as it is touched. A goroutine that needs more ends the process, with its number and spawn site on stderr.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Lets started goroutines move between threads, as in Go: a thread that is free takes over any goroutine that is ready.
+    ///
+    /// # Safety
+    ///
+    /// From here on, everything in this crate that may park may return on another thread. All code that runs in goroutines must stand
+    /// that: across such a call it must not keep anything that is bound to a thread: a value that is not `Send` (`Rc`, a
+    /// `MutexGuard`), a reference into a thread-local. Compilers are free to keep the *address* of a thread-local across a call, so a function
+    /// must not use one thread-local both before and after such a call either, not even through inlined code of libraries.
+    pub unsafe fn migrate(mut self) -> Self {
+        self.migrate = true;
+        self
+    }
+
+    /// Starts the runtime. It runs until the process ends.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a setting out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
+    /// with the defaults), and whatever the system says when it refuses threads, memory or a poller.
+    pub fn start(self) -> io::Result<()> {
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        if RUNTIME.get().is_some() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
+        }
+        let config = self.config()?;
+        let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+        // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
+        let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;
+        let epoch = (Instant::now(), LINUX.now());
+        overflow::install(sched);
+        RUNTIME.set(Runtime { sched, epoch }).unwrap_or_else(|_| unreachable!("one start at a time"));
+        Ok(())
+    }
+
+    fn config(&self) -> io::Result<Config> {
+        let procs = match self.max_procs {
+            Some(n) => n,
+            None => default_procs()?,
+        };
+        let pollers = self.pollers.unwrap_or(if self.migrate { 1 } else { procs });
+        let stack_size = self.stack_size.unwrap_or(DEFAULT_STACK);
+        let invalid = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        if !(1..=MAX_PROCS).contains(&procs) {
+            return invalid(format!("max_procs: {procs} is not in 1..={MAX_PROCS}"));
+        }
+        if !(1..=procs).contains(&pollers) {
+            return invalid(format!("pollers: {pollers} is not in 1..={procs} (max_procs)"));
+        }
+        let least = MIN_STACK.max(4 * LINUX.page_size());
+        if !(least..=MAX_STACK).contains(&stack_size) {
+            return invalid(format!("stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"));
+        }
+        Ok(Config { procs, pollers, stack_size: stack_size.next_power_of_two(), migrate: self.migrate })
+    }
+}
+
+fn default_procs() -> io::Result<usize> {
+    match std::env::var("GOPARK_MAXPROCS") {
+        Err(_) => Ok(linux::available_procs().min(MAX_PROCS)),
+        Ok(text) => text.parse().map_err(|_| {
+            let text = format!("GOPARK_MAXPROCS: {text:?} is not a number from 1 to {MAX_PROCS}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        }),
+    }
+}
+
+#[inline]
+fn runtime() -> &'static Runtime {
+    RUNTIME.get().unwrap_or_else(|| start_with_defaults())
+}
+
+#[cold]
+fn start_with_defaults() -> &'static Runtime {
+    match Builder::new().start() {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("cannot start the gopark runtime: {error}"),
+        _ => RUNTIME.get().expect("started"),
+    }
+}
+
+/// The scheduler, started with the defaults if it is not running.
+#[inline]
+pub(crate) fn sched() -> &'static Sched {
+    runtime().sched
+}
+
+/// An instant on the scheduler's clock. Far ones count as never.
+pub(crate) fn nanos(instant: Instant) -> Nanos {
+    let (epoch, base) = runtime().epoch;
+    let since = |later: Instant, earlier| Nanos::try_from(later.saturating_duration_since(earlier).as_nanos()).unwrap_or(Nanos::MAX);
+    base.saturating_add(since(instant, epoch)).saturating_sub(since(epoch, instant))
+}
+
+/// A deadline as core wants it: passed ones are told apart here.
+pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
+    match instant.map(nanos) {
+        None => Deadline::None,
+        Some(when) if when <= sched().now() => Deadline::Passed,
+        Some(when) => Deadline::At(when),
+    }
+}
+
+/// How many goroutines run at once. Starts the runtime if it is not running.
+///
+/// ```
+/// assert!(gopark::max_procs() >= 1);
+/// ```
+#[doc(alias = "GOMAXPROCS")]
+pub fn max_procs() -> usize {
+    sched().config().procs
+}
+
+/// Runs `main` in a goroutine and returns what it returns, starting the runtime if it is not running.
+///
+/// Goroutines that `main` has started and not joined are not waited for; they run on for as long as the process lives. Called in a
+/// goroutine, it runs `main` in another one.
+///
+/// # Panics
+///
+/// With the panic of `main`; if the runtime cannot be started; if there is no stack for another goroutine.
+///
+/// ```
+/// let mut numbers = vec![1, 2, 3];
+/// let sum = gopark::run(|| {
+///     numbers.push(4);
+///     numbers.iter().sum::<i32>()
+/// });
+/// assert_eq!(sum, 10);
+/// ```
+#[track_caller]
+pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
+    let mut result = None;
+    let place = &mut result;
+    let main: Box<dyn FnOnce() + Send + '_> = Box::new(move || *place = Some(panic::catch_unwind(AssertUnwindSafe(main))));
+    // SAFETY: only the lifetime changes. The closure is called or dropped before `join` returns, or dropped by a failed `go`: both within
+    // this function, which holds what it borrows.
+    let main: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(main) };
+    match sched().go(main, panic::Location::caller()) {
+        Ok(goroutine) => goroutine.join(),
+        Err(exhausted) => panic!("gopark::run: {exhausted}"),
+    }
+    match result.expect("main has returned") {
+        Ok(value) => value,
+        Err(payload) => panic::resume_unwind(payload),
+    }
+}
