@@ -272,6 +272,7 @@ impl Fd {
         Ok(())
     }
 
+    #[inline]
     fn let_go(&self, release: Release) {
         if release == Release::Last {
             self.destroy();
@@ -279,6 +280,7 @@ impl Fd {
     }
 
     /// Leaves the poller, then releases the descriptor: a dup of it may live on, and would keep reporting.
+    #[cold]
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
         if self.lent.load(Ordering::Relaxed) {

@@ -118,7 +118,21 @@ impl FdMutex {
     /// # Panics
     ///
     /// With more than 1 048 575 users or waiters.
+    #[inline]
     pub fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
+        let old = self.state.load(Ordering::Relaxed);
+        let lock = side(mode).lock;
+        if old & (CLOSED | lock) == 0 {
+            let new = plus_one(old | lock, REF, REFS);
+            if self.state.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return Ok(());
+            }
+        }
+        self.lock_slow(mode, sched)
+    }
+
+    #[cold]
+    fn lock_slow(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
         let side = side(mode);
         let mut old = self.state.load(Ordering::Relaxed);
         loop {
@@ -143,22 +157,24 @@ impl FdMutex {
     /// # Panics
     ///
     /// If the side is not locked.
+    #[inline]
     pub fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
         let side = side(mode);
-        let mut old = self.state.load(Ordering::Relaxed);
-        loop {
-            assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of {old:#x}");
-            let waiters = old & side.waits != 0;
-            let new = (old & !side.lock) - REF - if waiters { side.wait } else { 0 };
-            match self.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Err(now) => old = now,
-                Ok(_) => {
-                    if waiters {
-                        self.sema(mode).release(sched, 1);
-                    }
-                    return last(new);
-                }
-            }
+        let old = self.state.fetch_sub(side.lock + REF, Ordering::AcqRel);
+        assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of {old:#x}");
+        if old & side.waits != 0 {
+            self.wake_next(mode, sched);
+        }
+        last(old - side.lock - REF)
+    }
+
+    /// Wakes one waiter of a side that was unlocked, unless a close has woken all.
+    #[cold]
+    fn wake_next(&self, mode: Mode, sched: &'static Sched) {
+        let side = side(mode);
+        let next = |old: u64| (old & side.waits != 0).then(|| old - side.wait);
+        if self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next).is_ok() {
+            self.sema(mode).release(sched, 1);
         }
     }
 
@@ -173,11 +189,13 @@ impl FdMutex {
     }
 }
 
+#[inline]
 fn last(state: u64) -> Release {
     if state & (CLOSED | REFS) == CLOSED { Release::Last } else { Release::Held }
 }
 
 /// Adds `one` to the counter under `mask`.
+#[inline]
 fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
     assert!(state & mask != mask, "too many concurrent operations on one descriptor (max {MAX})");
     state + one

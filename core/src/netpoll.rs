@@ -13,6 +13,7 @@ use crate::os::{Errno, Mode};
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::waiter::WaiterList;
+use core::convert::Infallible;
 
 /// Why a descriptor could not be registered with a poller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,19 +68,14 @@ impl Sched {
     pub fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.check(mode)?;
         desc.arm(mode);
-        self.count_poll_waiter(|| {
-            while !self.wait(desc.slot(mode), || desc.check(mode)) {
-                desc.check(mode)?;
-            }
-            Ok(())
-        })
+        self.wait_in_poller(desc.slot(mode), || desc.check(mode))
     }
 
     /// Waits until the descriptor is ready, whatever its deadline, and even if it is closing: for an operation that the system has
     /// begun and must be seen to its end. The descriptor must be registered.
     pub fn poll_wait_canceled(&'static self, desc: &'static PollDesc, mode: Mode) {
         desc.arm(mode);
-        self.count_poll_waiter(|| while !self.wait(desc.slot(mode), || Ok::<_, ()>(())) {});
+        let Ok(()) = self.wait_in_poller(desc.slot(mode), || Ok::<_, Infallible>(()));
     }
 
     /// Sets the deadline of one direction or (`None`) of both. Waiters whose deadline has passed are woken before this returns.

@@ -98,7 +98,7 @@ pub unsafe trait Os: Sync {
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
     fn close(&self, fd: i32);
 
-    /// Releases the file behind `fd` as [`close`](Self::close) does, but keeps the number taken by an inert file, so that whoever still
+    /// Releases the file behind `fd`, which is open, as [`close`](Self::close) does, but keeps the number taken by an inert file, so that whoever still
     /// knows the number cannot reach a stranger's file through it.
     fn close_keeping_number(&self, fd: i32);
 
@@ -219,7 +219,8 @@ pub unsafe trait Netpoll: Send + Sync {
     #[doc(alias = "netpoll")]
     fn poll(&self, delay: Delay, events: &mut Events);
 
-    /// Makes the waiting `poll`, or the next one that would wait, return. Wakes that nobody has consumed yet count as one.
+    /// Makes the waiting `poll`, or the next one that would wait, return. Wakes that nobody has consumed yet count as one. What a thread wrote
+    /// before a `wake` is visible after the `poll` that returns because of it.
     #[doc(alias = "netpollBreak")]
     fn wake(&self);
 }

@@ -26,7 +26,7 @@ pub use deadline::Deadline;
 use info::Info;
 
 use crate::os::{Errno, Event, Mode, Netpoll, Ready};
-use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
+use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
 use crate::waiter::{WaitSlot, WaiterList};
@@ -82,6 +82,8 @@ pub struct PollDesc {
     /// Counts the uses of this PollDesc, so that a token of an earlier use is told apart. Never 0. Changes only in the cache.
     fdseq: AtomicU32,
     info: Info,
+    /// The descriptor of this use. Constant while it is in use.
+    fd: AtomicI32,
     /// Where the descriptor is registered. Null before its first wait.
     poller: AtomicPtr<Poller>,
     state: Lock<State>,
@@ -96,8 +98,6 @@ static_assertions::const_assert!(size_of::<PollDesc>() == 256);
 static_assertions::assert_impl_all!(PollDesc: Send, Sync);
 
 struct State {
-    /// The descriptor number of this use.
-    fd: i32,
     closing: bool,
     read: deadline::Side,
     write: deadline::Side,
@@ -113,8 +113,9 @@ impl PollDesc {
             wg: WaitSlot::new(),
             fdseq: AtomicU32::new(1),
             info: Info::new(),
+            fd: AtomicI32::new(-1),
             poller: AtomicPtr::new(ptr::null_mut()),
-            state: Lock::new(State { fd: -1, closing: false, read: deadline::Side::new(), write: deadline::Side::new() }),
+            state: Lock::new(State { closing: false, read: deadline::Side::new(), write: deadline::Side::new() }),
             rt: Timer::new(this.cast()),
             wt: Timer::new(this.cast()),
             link: AtomicPtr::new(ptr::null_mut()),
@@ -177,7 +178,7 @@ impl PollDesc {
         let mut state = self.state.lock();
         self.rg.reset();
         self.wg.reset();
-        state.fd = fd;
+        self.fd.store(fd, Ordering::Relaxed);
         state.closing = false;
         state.read.open();
         state.write.open();
@@ -221,11 +222,11 @@ impl PollDesc {
 
     /// Ends a use, after the descriptor has left its poller: tokens given out so far are stale from here.
     fn retire(&self) {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         assert!(state.closing, "a descriptor is freed without eviction");
         self.rg.reset();
         self.wg.reset();
-        state.fd = -1;
+        self.fd.store(-1, Ordering::Relaxed);
         let seq = self.fdseq.load(Ordering::Relaxed).wrapping_add(1) & TAG_MASK;
         self.fdseq.store(seq.max(1), Ordering::Release);
         self.poller.store(ptr::null_mut(), Ordering::Relaxed);
@@ -239,7 +240,7 @@ impl PollDesc {
 
     /// The descriptor number of this use.
     pub fn fd(&self) -> i32 {
-        self.state.lock().fd
+        self.fd.load(Ordering::Relaxed)
     }
 }
 

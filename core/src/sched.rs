@@ -214,21 +214,6 @@ impl Sched {
         &self.pollers[index].poller
     }
 
-    /// Counts the caller among those that wait in a poller while `wait` runs.
-    pub(crate) fn count_poll_waiter<R>(&'static self, wait: impl FnOnce() -> R) -> R {
-        // Looked up twice: a migrating goroutine comes back on another P.
-        match self.here() {
-            Some(here) => _ = here.p.poll_waits.bump(),
-            None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
-        }
-        let result = wait();
-        match self.here() {
-            Some(here) => _ = here.p.poll_resumes.bump(),
-            None => _ = self.outside.poll_waiting.fetch_sub(1, Ordering::Relaxed),
-        }
-        result
-    }
-
     /// The number for a new goroutine.
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)

@@ -9,7 +9,9 @@
 
 use crate::os::Os;
 pub(crate) use core::cell::UnsafeCell;
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 pub(crate) use crossbeam_utils::CachePadded;
 
 /// A spin lock around `T`.

@@ -34,6 +34,7 @@ impl TaggedPtr {
     /// If `addr` is not aligned to [`ALIGN`] or does not fit.
     #[doc(alias = "taggedPointerPack")]
     pub fn pack(addr: usize, tag: u32) -> Self {
+        assert!(addr % ALIGN == 0, "tagged pointer: address {addr:#x} is not aligned to {ALIGN}");
         let packed = TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
         assert!(packed.addr() == addr, "tagged pointer: address {addr:#x} does not fit");
         packed
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "does not fit")]
+    #[should_panic(expected = "is not aligned")]
     fn an_unaligned_address_is_refused() {
         TaggedPtr::pack(ALIGN + 8, 0);
     }

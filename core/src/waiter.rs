@@ -161,7 +161,7 @@ impl WaitSlot {
         let seen = self.0.compare_exchange(NIL, WAIT, Ordering::SeqCst, Ordering::SeqCst);
         match seen {
             Ok(_) => Announced::Waiting,
-            // Only the waiter takes READY away, so a store is enough to consume it; the swap acquires what came with it.
+            // Only the waiter takes READY away; the swap acquires what came with it.
             Err(READY) => {
                 self.0.swap(NIL, Ordering::SeqCst);
                 Announced::Ready
@@ -209,7 +209,12 @@ impl WaitSlot {
     /// # Panics
     ///
     /// If somebody waits here: the caller did not hold the lock of this direction.
+    #[inline]
     pub fn reset(&self) {
+        // Usually there is nothing to forget. Readiness that this load misses and that stays is one useless try later on, no more.
+        if self.0.load(Ordering::Relaxed) == NIL {
+            return;
+        }
         match self.0.swap(NIL, Ordering::SeqCst) {
             NIL | READY => {}
             _ => panic!("reset while a goroutine waits"),

@@ -5,6 +5,8 @@
 //! because the news came first, and then the goroutine goes on at once.
 
 use super::Sched;
+use crate::g::G;
+use crate::sync::Ordering;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::ptr::NonNull;
 
@@ -28,12 +30,15 @@ pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Wai
 
 impl Sched {
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
-    ///
+    #[doc(alias = "gopark")]
+    pub fn park(&'static self, park: Park<'_>) {
+        self.park_as(self.current(), park);
+    }
+
     /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
     #[inline(never)]
-    #[doc(alias = "gopark")]
-    pub fn park(&'static self, mut park: Park<'_>) {
-        match self.current() {
+    fn park_as(&'static self, current: Option<&G>, mut park: Park<'_>) {
+        match current {
             Some(g) => {
                 let request = NonNull::from(&mut park).cast();
                 // SAFETY: `current` found the stack pointer on this goroutine's stack.
@@ -50,12 +55,39 @@ impl Sched {
 
     /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
     pub fn wait<E>(&'static self, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
+        self.wait_as(self.current(), slot, check)
+    }
+
+    fn wait_as<E>(&'static self, current: Option<&G>, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
         if slot.announce() == Announced::Ready {
             return true;
         }
         if check().is_ok() {
-            self.park(&mut |waiter| slot.commit(waiter));
+            self.park_as(current, &mut |waiter| slot.commit(waiter));
         }
         slot.settle()
+    }
+
+    /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the caller counts as waiting in a poller meanwhile.
+    pub(crate) fn wait_in_poller<E>(&'static self, slot: &WaitSlot, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+        let current = self.current();
+        // A migrating goroutine may come back on another P: the two counts are made on whichever it is on.
+        match current {
+            Some(g) => _ = self.ps[g.m()].poll_waits.bump(),
+            None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
+        }
+        let outcome = loop {
+            if self.wait_as(current, slot, &check) {
+                break Ok(());
+            }
+            if let Err(error) = check() {
+                break Err(error);
+            }
+        };
+        match current {
+            Some(g) => _ = self.ps[g.m()].poll_resumes.bump(),
+            None => _ = self.outside.poll_waiting.fetch_sub(1, Ordering::Relaxed),
+        }
+        outcome
     }
 }
