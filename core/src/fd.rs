@@ -22,6 +22,12 @@ use crate::sched::Sched;
 use crate::sema::Sema;
 use crate::sync::{AtomicBool, AtomicI64, Ordering};
 use core::fmt;
+use core::ops::Range;
+
+/// The most bytes to move in one system call. Go's number; Linux has a limit of its own, a page below 2 GiB, and a call cut by the system
+/// would look like a buffer that is full or empty.
+#[doc(alias = "maxRW")]
+pub const MAX_RW: usize = 1 << 30;
 
 /// Why an operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,13 +124,24 @@ impl Fd {
         }
     }
 
-    /// The number, which stays taken until this `Fd` is dropped, even if it is closed before.
-    pub fn lend(&self) -> i32 {
-        self.lent.store(true, Ordering::Relaxed);
-        self.raw
+    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before.
+    pub fn lend(&self) -> Result<i32, FdError> {
+        self.with(|raw| {
+            self.lent.store(true, Ordering::Relaxed);
+            raw
+        })
     }
 
-    /// The number, for as long as the descriptor is open.
+    /// Gives the descriptor up without closing it: it leaves its poller.
+    pub fn into_raw(self) -> Result<i32, FdError> {
+        // The reference that `close` takes is never given back, so nobody destroys the descriptor.
+        self.mutex.close(self.sched)?;
+        self.sched.poll_unblock(self.desc);
+        self.sched.poll_close(self.desc);
+        Ok(self.raw)
+    }
+
+    /// The number. It means this descriptor for as long as that is open.
     pub fn raw(&self) -> i32 {
         self.raw
     }
@@ -141,30 +158,34 @@ impl Fd {
     pub fn operate<T>(&self, mode: Mode, mut op: impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
         self.locked(mode, || {
             self.sched.poll_reset(self.desc, mode)?;
+            // The readiness just forgotten may have been what a transfer would wait for, and a peek takes no data.
+            self.side(mode).spent.store(false, Ordering::Relaxed);
             self.attempt(mode, false, &mut op)
         })
     }
 
     /// One transfer on a stream, of up to `len` bytes: how many. A read of 0 bytes is the end of the stream.
     ///
-    /// With `len` 0 it does nothing, not even look at the deadline; on a closed descriptor it fails.
+    /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0 it is not called: a read then does not even look at the deadline, as in Go.
     pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
         self.locked(mode, || {
-            if len == 0 && mode == Mode::Read {
-                return Ok(0);
+            if len == 0 {
+                return if mode == Mode::Read { Ok(0) } else { self.desc.check(mode).map(|()| 0).map_err(FdError::from) };
             }
             let first_wait = self.begin(mode)?;
             self.transfer_some(mode, first_wait, len, &mut op)
         })
     }
 
-    /// Writes `len` bytes without another writer's in between; `op` gets the number of those already written. On failure says how many were.
-    pub fn transfer_all(&self, len: usize, mut op: impl FnMut(i32, usize) -> Outcome<usize>) -> Result<(), (usize, FdError)> {
+    /// Writes `len` bytes without another writer's in between; `op` gets the range of those to try, [`MAX_RW`] at most. On failure says how
+    /// many were written.
+    pub fn transfer_all(&self, len: usize, mut op: impl FnMut(i32, Range<usize>) -> Outcome<usize>) -> Result<(), (usize, FdError)> {
         let mut done = 0;
         self.locked(Mode::Write, || {
             let mut wait = self.begin(Mode::Write)?;
             while done < len {
-                match self.transfer_some(Mode::Write, wait, len - done, &mut |fd| op(fd, done))? {
+                let chunk = (len - done).min(MAX_RW);
+                match self.transfer_some(Mode::Write, wait, chunk, &mut |fd| op(fd, done..done + chunk))? {
                     0 => return Err(FdError::Os(Errno::new(EIO))),
                     n => done += n,
                 }
@@ -222,7 +243,11 @@ impl Fd {
                 Outcome::Done(value) => return Ok(value),
                 Outcome::WouldBlock => wait = true,
                 Outcome::Interrupted => wait = false,
-                Outcome::Failed(errno) => return Err(FdError::Os(errno)),
+                Outcome::Failed(errno) => {
+                    // The readiness that led here is used up, and the data perhaps still there.
+                    self.side(mode).spent.store(false, Ordering::Relaxed);
+                    return Err(FdError::Os(errno));
+                }
             }
         }
     }

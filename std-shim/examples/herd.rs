@@ -5,26 +5,22 @@
 #![allow(unsafe_code, reason = "RLIMIT_NOFILE")]
 
 use gopark::net::{SocketAddr, TcpListener, TcpStream};
-use std::io::{ErrorKind, Read, Result, Write};
-use std::process::ExitCode;
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{array, env, fs};
 
 const MESSAGE: usize = 64;
-const SECOND: Duration = Duration::from_secs(1);
 static STOP: AtomicBool = AtomicBool::new(false);
 static SENT: AtomicU64 = AtomicU64::new(0);
-static ECHOED: AtomicU64 = AtomicU64::new(0);
 static RIGHT: AtomicU64 = AtomicU64::new(0);
 static TIMEOUTS: AtomicU64 = AtomicU64::new(0);
 
-fn main() -> Result<ExitCode> {
+fn main() -> Result<()> {
     let option = |name, default| env::args().skip_while(|arg| arg != name).nth(1).map_or(default, |n| n.parse().expect(name));
     let (wanted, limit) = (option("--clients", 10_000), descriptor_limit());
-    // Two descriptors for each connection, and some for the runtime.
     let clients = wanted.min(limit.saturating_sub(64) / 2);
-    println!("{clients} of {wanted} clients; RLIMIT_NOFILE is {limit}");
+    println!("{clients} of {wanted} clients: each takes two descriptors, and RLIMIT_NOFILE is {limit}");
     gopark::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let (addr, acceptor) = (listener.local_addr()?, listener.try_clone()?);
@@ -33,27 +29,26 @@ fn main() -> Result<ExitCode> {
         let herd: Vec<_> = (0..clients).map(|id| gopark::go(move || client(addr, id))).collect();
         for second in 1..=option("--secs", 10) {
             let before = RIGHT.load(Relaxed);
-            gopark::sleep(SECOND);
+            gopark::sleep(Duration::from_secs(1));
             let trips = (RIGHT.load(Relaxed) - before) / MESSAGE as u64;
             let (goroutines, threads) = (gopark::num_goroutines(), fs::read_dir("/proc/self/task")?.count());
-            println!("{second:3} s: {trips} trips/s, {goroutines} goroutines, {threads} threads, {TIMEOUTS:?} timeouts");
+            println!("{second:3} s: {trips} round trips/s, {goroutines} goroutines, {threads} threads, {TIMEOUTS:?} timeouts");
         }
         STOP.store(true, Relaxed);
         let failed: Vec<_> = herd.into_iter().filter_map(|client| client.join().unwrap().err()).collect();
         listener.close()?;
-        server.join().unwrap().into_iter().for_each(|conn| conn.join().unwrap());
-        println!("{SENT:?} bytes sent, {ECHOED:?} echoed, {RIGHT:?} came back right; clients that failed: {failed:?}");
-        let complete = failed.is_empty() && [&ECHOED, &RIGHT].iter().all(|bytes| bytes.load(Relaxed) == SENT.load(Relaxed));
-        Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let echoed: u64 = server.join().unwrap().into_iter().map(|conn| conn.join().unwrap()).sum();
+        println!("{SENT:?} bytes sent, {echoed} echoed, {RIGHT:?} came back right; failed clients: {failed:?}");
+        if [echoed, RIGHT.load(Relaxed)] == [SENT.load(Relaxed); 2] { Ok(()) } else { Err(Error::other("bytes were lost or wrong")) }
     })
 }
 
-fn echo(mut conn: TcpStream) {
-    let mut buffer = [0; MESSAGE];
+fn echo(mut conn: TcpStream) -> u64 {
+    let (mut buffer, mut echoed) = ([0; MESSAGE], 0);
     while let Ok(count @ 1..) = conn.read(&mut buffer) {
-        ECHOED.fetch_add(count as u64, Relaxed);
-        let _ = conn.write_all(&buffer[..count]);
+        echoed += conn.write_all(&buffer[..count]).map_or(0, |()| count as u64);
     }
+    echoed
 }
 
 fn client(addr: SocketAddr, id: u64) -> Result<()> {
@@ -63,9 +58,9 @@ fn client(addr: SocketAddr, id: u64) -> Result<()> {
         let message: [u8; MESSAGE] = array::from_fn(|i| (id * 31 + round * 7 + i as u64) as u8);
         conn.write_all(&message)?;
         SENT.fetch_add(MESSAGE as u64, Relaxed);
-        conn.set_read_deadline(Some(Instant::now() + 10 * SECOND))?;
-        let timed_out = |error: &std::io::Error| error.kind() == ErrorKind::TimedOut;
-        conn.read_exact(&mut reply).inspect_err(|error| _ = TIMEOUTS.fetch_add(timed_out(error).into(), Relaxed))?;
+        conn.set_read_deadline(Some(Instant::now() + Duration::from_secs(10)))?;
+        let count_timeout = |error: &Error| _ = TIMEOUTS.fetch_add((error.kind() == ErrorKind::TimedOut).into(), Relaxed);
+        conn.read_exact(&mut reply).inspect_err(count_timeout)?;
         RIGHT.fetch_add(if reply == message { MESSAGE as u64 } else { 0 }, Relaxed);
     }
     Ok(())

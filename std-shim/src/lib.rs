@@ -45,6 +45,6 @@ pub mod net;
 mod overflow;
 mod runtime;
 
-pub use goroutine::{JoinHandle, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
 pub use gopark_core::polldesc::PollError;
+pub use goroutine::{JoinHandle, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
 pub use runtime::{Builder, max_procs, run};

@@ -10,7 +10,19 @@
 //! - Connections have `TCP_NODELAY` on, and keep-alive probes after 15 idle seconds, as in Go.
 //! - `set_nonblocking` is absent: the sockets are non-blocking underneath, and an operation that must not wait has a deadline.
 //! - Operations of one direction on one socket take turns, so that what `write_all` writes stays together.
+//!
+//! # Errors
+//!
+//! Beside its own, every operation may fail with what the system says (its number is in [`raw_os_error`](std::io::Error::raw_os_error)) or with
+//! a [`PollError`](crate::PollError), to which the error's [`get_ref`](std::io::Error::get_ref) can be downcast:
+//!
+//! | `PollError` | kind | text |
+//! |---|---|---|
+//! | `Timeout` | `TimedOut` | i/o timeout |
+//! | `Closing` | `ConnectionAborted` | use of closed network connection |
+//! | `NotPollable` | `Unsupported` | not pollable |
 
+mod dial;
 mod socket;
 mod tcp_listener;
 mod tcp_stream;

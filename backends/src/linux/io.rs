@@ -13,8 +13,8 @@ use core::mem;
 use core::ptr;
 use gopark_core::os::{Errno, Outcome};
 
-/// The kernel refuses longer vectors with `EINVAL`; since a transfer may be short anyway, the first this many go.
-const IOV_MAX: usize = 1024;
+/// The most buffers that one call moves: the kernel refuses longer vectors with `EINVAL`, and the first this many go.
+pub const IOV_MAX: usize = 1024;
 
 /// `read(2)`. Zero is the end of the stream.
 pub fn read(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {

@@ -6,8 +6,8 @@
 
 use crate::error::io_error;
 use crate::runtime::{deadline, sched};
-use gopark_backends::linux::io as sys;
-use gopark_core::fd::{Fd, FdError};
+use gopark_backends::linux::io::{self as sys, IOV_MAX};
+use gopark_core::fd::{Fd, FdError, MAX_RW};
 use gopark_core::os::{Mode, Nanos, Outcome};
 use socket2::{SockAddr, SockAddrStorage, SockRef};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
@@ -17,13 +17,6 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The most bytes that one system call moves. Go's number; Linux has a limit of its own, a page below 2 GiB.
-#[doc(alias = "maxRW")]
-const MAX_RW: usize = 1 << 30;
-
-/// The most buffers that one system call takes.
-const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
 
 /// A non-blocking socket. Its clones are the same descriptor, registered once, with one pair of deadlines.
 #[derive(Clone)]
@@ -37,7 +30,7 @@ impl Socket {
 
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize> {
         let len = buffer.len().min(MAX_RW);
-        self.0.transfer(Mode::Read, len, |fd| sys::read(fd, &mut buffer[..len])).map_err(io_error)
+        self.0.transfer(Mode::Read, len, |fd| sys::recv(fd, &mut buffer[..len])).map_err(io_error)
     }
 
     pub(super) fn read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
@@ -74,10 +67,7 @@ impl Socket {
     }
 
     pub(super) fn write_all(&self, buffer: &[u8]) -> Result<()> {
-        let send = |fd, done| {
-            let rest: &[u8] = &buffer[done..];
-            sys::send(fd, &rest[..rest.len().min(MAX_RW)])
-        };
+        let send = |fd, range: Range<usize>| sys::send(fd, &buffer[range]);
         self.0.transfer_all(buffer.len(), send).map_err(|(_, error)| io_error(error))
     }
 
@@ -160,8 +150,7 @@ impl Socket {
     ///
     /// If the socket was closed: there is no descriptor left to borrow.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        // Lent while it is open: a close at the same time then sees that it was lent.
-        match self.0.with(|_| self.0.lend()) {
+        match self.0.lend() {
             // SAFETY: a lent number stays taken until the Fd is dropped, and a handle of it is borrowed.
             Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
             Err(error) => panic!("as_fd: {error}"),
@@ -172,16 +161,15 @@ impl Socket {
         self.0.raw()
     }
 
-    /// The descriptor in blocking mode, outside the runtime. It has a new number, since `Fd` closes the one it has.
-    pub(super) fn into_blocking(mut self) -> Result<OwnedFd> {
-        if Arc::get_mut(&mut self.0).is_none() {
-            return Err(Error::new(ErrorKind::ResourceBusy, "the socket has other handles, from try_clone"));
-        }
-        self.with(|socket| {
-            let socket = socket.try_clone()?;
-            socket.set_nonblocking(false)?;
-            Ok(socket.into())
-        })
+    /// The descriptor in blocking mode, outside the runtime.
+    pub(super) fn into_blocking(self) -> Result<OwnedFd> {
+        let shared = |_| Error::new(ErrorKind::ResourceBusy, "the socket has other handles, from try_clone");
+        let fd = Arc::try_unwrap(self.0).map_err(shared)?;
+        let raw = fd.into_raw().map_err(io_error)?;
+        // SAFETY: `into_raw` has given the descriptor up to us.
+        let owned = unsafe { OwnedFd::from_raw_fd(raw) };
+        SockRef::from(&owned).set_nonblocking(false)?;
+        Ok(owned)
     }
 }
 

@@ -1,8 +1,8 @@
 //! [`TcpListener`].
 
+use super::dial::set_connection_options;
 use super::socket::{Socket, ip};
-use super::tcp_stream::{TcpStream, set_connection_options};
-use super::{SocketAddr, ToSocketAddrs, each_address};
+use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use gopark_core::os::Mode;
 use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;

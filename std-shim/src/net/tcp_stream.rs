@@ -1,13 +1,13 @@
 //! [`TcpStream`].
 
+use super::dial::dial;
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use gopark_core::os::Mode;
-use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use std::fmt;
 use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
 use std::net;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// A TCP connection, as [`std::net::TcpStream`]. The [module](super) says what differs.
@@ -553,50 +553,6 @@ impl TcpStream {
     /// ```
     pub fn into_std(self) -> Result<net::TcpStream> {
         self.0.into_blocking().map(net::TcpStream::from)
-    }
-}
-
-/// Connects to one address.
-///
-/// A connect to a free port of this machine that happens to be given that very port connects to itself, and Linux now and then
-/// finds no port where there are some. Go tries thrice.
-fn dial(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream> {
-    for _ in 0..2 {
-        match dial_once(addr, until) {
-            Ok(stream) if stream.is_its_own_peer(addr) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
-            result => return result,
-        }
-    }
-    dial_once(addr, until)
-}
-
-fn dial_once(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream> {
-    let socket = Socket::new(unconnected(addr)?);
-    socket.connect(&addr.into(), until)?;
-    Ok(TcpStream(socket))
-}
-
-/// A socket with the options of a connection. Never inlined, for the reason of `Socket::with`.
-#[inline(never)]
-fn unconnected(addr: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    set_connection_options(&SockRef::from(&socket))?;
-    Ok(socket.into())
-}
-
-/// What Go sets on every connection.
-pub(super) fn set_connection_options(socket: &SockRef<'_>) -> Result<()> {
-    const INTERVAL: Duration = Duration::from_secs(15);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(INTERVAL).with_interval(INTERVAL).with_retries(9))
-}
-
-impl TcpStream {
-    #[doc(alias = "selfConnect")]
-    pub(super) fn is_its_own_peer(&self, dialled: SocketAddr) -> bool {
-        // The port comes first because it decides nearly always.
-        self.local_addr().is_ok_and(|local| local.port() == dialled.port() && self.peer_addr().is_ok_and(|peer| peer == local))
     }
 }
 
