@@ -170,7 +170,7 @@ impl Fd {
     pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
         self.locked(mode, || {
             if len == 0 {
-                return if mode == Mode::Read { Ok(0) } else { self.desc.check(mode).map(|()| 0).map_err(FdError::from) };
+                return if mode == Mode::Read { Ok(0) } else { self.desc.may_try(mode).map(|()| 0).map_err(FdError::from) };
             }
             let first_wait = self.begin(mode)?;
             self.transfer_some(mode, first_wait, len, &mut op)
@@ -189,7 +189,7 @@ impl Fd {
                     0 => return Err(FdError::Os(Errno::new(EIO))),
                     n => done += n,
                 }
-                wait = self.may_wait(Mode::Write);
+                wait = self.is_spent(Mode::Write);
             }
             Ok(())
         })
@@ -210,15 +210,15 @@ impl Fd {
     }
 
     /// Whether the next attempt would only hear that it must wait.
-    fn may_wait(&self, mode: Mode) -> bool {
+    fn is_spent(&self, mode: Mode) -> bool {
         self.side(mode).spent.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
 
     /// Begins an operation. True if it should wait before it asks the system; then readiness seen since the last one must count, and is not reset.
     fn begin(&self, mode: Mode) -> Result<bool, FdError> {
-        let wait = self.may_wait(mode);
+        let wait = self.is_spent(mode);
         match wait {
-            true => self.desc.check(mode)?,
+            true => self.desc.may_try(mode)?,
             false => self.sched.poll_reset(self.desc, mode)?,
         }
         Ok(wait)
@@ -234,14 +234,27 @@ impl Fd {
 
     /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
     fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
+        let mut asked = !wait;
         loop {
+            let mut waited = Ok(());
             if wait {
                 self.sched.register(self.desc)?;
-                self.sched.poll_wait(self.desc, mode)?;
+                waited = self.sched.poll_wait(self.desc, mode);
+                match waited {
+                    // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
+                    Err(PollError::Timeout) if !asked => {}
+                    // The error is the system's to report.
+                    Ok(()) | Err(PollError::NotPollable) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            asked = true;
             match op(self.raw) {
                 Outcome::Done(value) => return Ok(value),
-                Outcome::WouldBlock => wait = true,
+                Outcome::WouldBlock => {
+                    waited?;
+                    wait = true;
+                }
                 Outcome::Interrupted => wait = false,
                 Outcome::Failed(errno) => {
                     // The readiness that led here is used up, and the data perhaps still there.
@@ -255,7 +268,7 @@ impl Fd {
     /// Sees a connect through that the system has begun: waits until `finished` says so, after each writability.
     pub fn connect(&self, mut finished: impl FnMut(i32) -> Outcome<()>) -> Result<(), FdError> {
         self.locked(Mode::Write, || {
-            self.desc.check(Mode::Write)?;
+            self.desc.may_try(Mode::Write)?;
             self.attempt(Mode::Write, true, &mut finished)
         })
     }

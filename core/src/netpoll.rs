@@ -56,7 +56,7 @@ impl Sched {
 
     /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
     pub fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
-        desc.check(mode)?;
+        desc.may_try(mode)?;
         desc.slot(mode).reset();
         Ok(())
     }
@@ -66,9 +66,9 @@ impl Sched {
     /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
     /// back does not end the wait.
     pub fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
-        desc.check(mode)?;
+        desc.may_wait(mode)?;
         desc.arm(mode);
-        self.wait_in_poller(desc.slot(mode), || desc.check(mode))
+        self.wait_in_poller(desc.slot(mode), || desc.may_wait(mode))
     }
 
     /// Waits until the descriptor is ready, whatever its deadline, and even if it is closing: for an operation that the system has

@@ -130,10 +130,16 @@ impl PollDesc {
         }
     }
 
-    /// Whether an operation in direction `mode` may go on: closing comes before a deadline, which comes before an error event.
+    /// Whether an operation in direction `mode` may ask the system: closing comes before a deadline.
+    pub fn may_try(&self, mode: Mode) -> Result<(), PollError> {
+        self.info.check(mode, false)
+    }
+
+    /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and the last event was not merely an error, after which
+    /// no other need come. Such an event can also be the first sight of a reset, so whoever is refused for it asks the system once more.
     #[doc(alias = "netpollcheckerr")]
-    pub fn check(&self, mode: Mode) -> Result<(), PollError> {
-        self.info.check(mode)
+    pub fn may_wait(&self, mode: Mode) -> Result<(), PollError> {
+        self.info.check(mode, true)
     }
 
     /// Whether the kernel has reported an end or an error in this use. From then on an edge may have been the last one, and only a

@@ -158,7 +158,9 @@ pub fn sleep(duration: Duration) {
 /// assert!(Instant::now() >= soon);
 /// ```
 pub fn sleep_until(deadline: Instant) {
-    sched().sleep_until(nanos(deadline));
+    if deadline > Instant::now() {
+        sched().sleep_until(nanos(deadline));
+    }
 }
 
 /// How many goroutines exist: started, and not yet returned.

@@ -98,9 +98,11 @@ impl Builder {
         let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
         let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;
-        let epoch = (Instant::now(), LINUX.now());
+        // The closest of a few pairs: the thread may be interrupted between the two clocks.
+        let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
+        let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
         overflow::install(sched);
-        RUNTIME.set(Runtime { sched, epoch }).unwrap_or_else(|_| unreachable!("one start at a time"));
+        RUNTIME.set(Runtime { sched, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
         Ok(())
     }
 
@@ -164,10 +166,10 @@ pub(crate) fn nanos(instant: Instant) -> Nanos {
 
 /// A deadline as core wants it: passed ones are told apart here.
 pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
-    match instant.map(nanos) {
+    match instant {
         None => Deadline::None,
-        Some(when) if when <= sched().now() => Deadline::Passed,
-        Some(when) => Deadline::At(when),
+        Some(instant) if instant <= Instant::now() => Deadline::Passed,
+        Some(instant) => Deadline::At(nanos(instant)),
     }
 }
 

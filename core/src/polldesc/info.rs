@@ -70,7 +70,7 @@ impl Info {
         });
     }
 
-    pub(super) fn check(&self, mode: Mode) -> Result<(), PollError> {
+    pub(super) fn check(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         let bits = Bits::from_bits_retain(self.0.load(Ordering::SeqCst));
         let expired = match mode {
             Mode::Read => Bits::EXPIRED_READ,
@@ -80,7 +80,7 @@ impl Info {
             Err(PollError::Closing)
         } else if bits.contains(expired) {
             Err(PollError::Timeout)
-        } else if mode == Mode::Read && bits.contains(Bits::ERROR) {
+        } else if to_wait && mode == Mode::Read && bits.contains(Bits::ERROR) {
             // A write finds the error by itself.
             Err(PollError::NotPollable)
         } else {

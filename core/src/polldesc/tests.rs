@@ -82,16 +82,17 @@ fn deliver(desc: &PollDesc, tag: u32, ready: Ready) -> usize {
 fn closing_comes_before_a_deadline_and_that_before_an_error() {
     let fix = Fixture::new();
     let desc = fix.open();
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
     deliver(desc, desc.token().tag(), Ready::READ | Ready::WRITE | Ready::ERROR);
-    assert_eq!(desc.check(Mode::Read), Err(PollError::NotPollable));
-    assert_eq!(desc.check(Mode::Write), Ok(()), "a write finds the error itself");
+    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::NotPollable));
+    assert_eq!(desc.may_try(Mode::Read), Ok(()), "the system knows better what it was");
+    assert_eq!(desc.may_wait(Mode::Write), Ok(()), "a write finds the error itself");
     fix.set(desc, Deadline::Passed, None);
-    assert_eq!(desc.check(Mode::Read), Err(PollError::Timeout));
-    assert_eq!(desc.check(Mode::Write), Err(PollError::Timeout));
+    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout));
+    assert_eq!(desc.may_wait(Mode::Write), Err(PollError::Timeout));
     desc.evict(&mut WaiterList::new());
-    assert_eq!(desc.check(Mode::Read), Err(PollError::Closing));
-    assert_eq!(desc.check(Mode::Write), Err(PollError::Closing));
+    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Closing));
+    assert_eq!(desc.may_wait(Mode::Write), Err(PollError::Closing));
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn an_error_is_forgotten_with_the_next_other_event_a_hangup_is_not() {
     let tag = desc.token().tag();
     deliver(desc, tag, Ready::READ | Ready::ERROR | Ready::HANGUP);
     deliver(desc, tag, Ready::READ);
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
     assert!(desc.hung_up());
     fix.close(desc);
     let next = fix.open();
@@ -117,7 +118,7 @@ fn events_of_an_earlier_use_are_dropped() {
     assert_eq!(fix.open().token().addr(), desc as *const _ as usize);
     park(desc, Mode::Read);
     assert_eq!(deliver(desc, stale, Ready::all()), 0);
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
     assert!(!desc.hung_up());
     assert_eq!(deliver(desc, desc.token().tag(), Ready::READ), 1);
 }
@@ -131,7 +132,7 @@ fn an_error_that_lands_after_reuse_does_not_stick_to_the_new_use() {
     fix.open();
     // The event passed the first look at `fdseq` before the close.
     desc.info.note_event(Ready::ERROR | Ready::HANGUP, stale);
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
     assert!(!desc.hung_up());
 }
 
@@ -189,12 +190,12 @@ fn a_passed_deadline_wakes_its_direction_at_once_and_stays_passed() {
     let desc = fix.open();
     park(desc, Mode::Read);
     assert_eq!(fix.set(desc, Deadline::Passed, Some(Mode::Read)), 1);
-    assert_eq!(desc.check(Mode::Read), Err(PollError::Timeout));
-    assert_eq!(desc.check(Mode::Write), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout));
+    assert_eq!(desc.may_wait(Mode::Write), Ok(()));
     deliver(desc, desc.token().tag(), Ready::READ);
-    assert_eq!(desc.check(Mode::Read), Err(PollError::Timeout), "even with data ready");
+    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout), "even with data ready");
     fix.set(desc, Deadline::None, Some(Mode::Read));
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
     assert!(desc.slot(Mode::Read).is_ready(), "and the readiness is still there");
 }
 
@@ -208,7 +209,7 @@ fn one_time_for_both_directions_takes_one_timer_and_fires_for_both() {
     park(desc, Mode::Write);
     assert_eq!(fix.run(99), 0);
     assert_eq!(fix.run(100), 2);
-    assert_eq!(desc.check(Mode::Write), Err(PollError::Timeout));
+    assert_eq!(desc.may_wait(Mode::Write), Err(PollError::Timeout));
 }
 
 #[test]
@@ -221,8 +222,8 @@ fn ending_the_pairing_keeps_the_other_direction_on_time() {
         park(desc, changed);
         park(desc, kept);
         assert_eq!(fix.run(100), 1);
-        assert_eq!(desc.check(kept), Err(PollError::Timeout));
-        assert_eq!(desc.check(changed), Ok(()));
+        assert_eq!(desc.may_wait(kept), Err(PollError::Timeout));
+        assert_eq!(desc.may_wait(changed), Ok(()));
     }
 }
 
@@ -260,7 +261,7 @@ fn a_timer_on_its_way_is_ignored_once_the_deadline_has_changed() {
     let mut woken = WaiterList::new();
     desc.expire(stale, true, false, &mut woken);
     assert_eq!(count(woken), 0);
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
 }
 
 #[test]
@@ -276,7 +277,7 @@ fn a_timer_of_an_earlier_use_does_not_strike_the_next() {
     let mut woken = WaiterList::new();
     desc.expire(stale, true, true, &mut woken);
     assert_eq!(count(woken), 0);
-    assert_eq!(desc.check(Mode::Read), Ok(()));
+    assert_eq!(desc.may_wait(Mode::Read), Ok(()));
 }
 
 #[test]

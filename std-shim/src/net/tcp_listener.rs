@@ -227,11 +227,11 @@ impl TcpListener {
         self.0.with(|socket| socket.take_error())
     }
 
-    /// The listener outside the runtime, blocking its thread, under a new descriptor. Its deadline stays behind.
+    /// The listener outside the runtime, blocking its thread. Its deadline stays behind.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist, `EMFILE` if there is no descriptor left. This handle
+    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist. This handle
     /// is dropped in each case.
     ///
     /// ```

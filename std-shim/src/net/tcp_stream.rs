@@ -529,11 +529,11 @@ impl TcpStream {
         self.0.with(|socket| socket.take_error())
     }
 
-    /// The connection outside the runtime, blocking its thread, under a new descriptor. Deadlines and timeouts stay behind.
+    /// The connection outside the runtime, blocking its thread. Deadlines and timeouts stay behind.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist, `EMFILE` if there is no descriptor left. This handle
+    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist. This handle
     /// is dropped in each case.
     ///
     /// ```
