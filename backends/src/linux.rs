@@ -86,15 +86,15 @@ unsafe impl Os for Linux {
         memory::reserve(len)
     }
 
-    fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+    unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         self.guards.install(start, len)
     }
 
-    fn close(&self, fd: i32) {
+    unsafe fn close(&self, fd: i32) {
         io::close(fd);
     }
 
-    fn close_keeping_number(&self, fd: i32) {
+    unsafe fn close_keeping_number(&self, fd: i32) {
         io::close_keeping_number(fd);
     }
 

@@ -13,6 +13,7 @@
 //!
 //! `close` refuses new operations, wakes those that wait, and returns when the last one has let go and the system has released the
 //! descriptor: its port can be bound again at once.
+#![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
 use crate::fdmutex::{Closed, FdMutex, Release};
 use crate::netpoll::RegisterError;
@@ -96,8 +97,12 @@ struct Side {
 static_assertions::assert_impl_all!(Fd: Send, Sync);
 
 impl Fd {
-    /// Takes over descriptor `raw`, which must be non-blocking. It joins a poller when an operation first has to wait.
-    pub fn new(sched: &'static Sched, raw: i32) -> Self {
+    /// Takes over descriptor `raw`. It joins a poller when an operation first has to wait.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `raw`, which is non-blocking, and gives it up.
+    pub unsafe fn new(sched: &'static Sched, raw: i32) -> Self {
         let side = || Side { spent: AtomicBool::new(false), timeout: AtomicI64::new(0) };
         Fd {
             sched,
@@ -322,10 +327,12 @@ impl Fd {
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
         if self.lent.load(Ordering::Relaxed) {
-            self.sched.os().close_keeping_number(self.raw);
+            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go.
+            unsafe { self.sched.os().close_keeping_number(self.raw) };
             self.number_kept.store(true, Ordering::Relaxed);
         } else {
-            self.sched.os().close(self.raw);
+            // SAFETY: as above.
+            unsafe { self.sched.os().close(self.raw) };
         }
         self.closed.release(self.sched, 1);
     }
@@ -339,7 +346,8 @@ impl Drop for Fd {
         // Nobody uses it any more, so this does not wait. An error says that it was closed before.
         let _ = self.close();
         if *self.number_kept.get_mut() {
-            self.sched.os().close(self.raw);
+            // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.
+            unsafe { self.sched.os().close(self.raw) };
         }
     }
 }

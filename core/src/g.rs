@@ -1,7 +1,7 @@
 //! G: a goroutine. Its control block, its states, and the right to run it.
 //!
 //! A G is one allocation: this header, then the closure and later its result (`join`). The coroutine on its stack is made when it
-//! first runs. Who may touch a G follows from who holds its [`GRef`]:
+//! first runs. Who may touch a G follows from who holds its `GRef`:
 //!
 //! ```text
 //!            spawn                  resume                 return
@@ -154,7 +154,7 @@ pub(crate) enum Resumed {
 }
 
 /// The right to queue, wake or resume one G: moved, never copied.
-pub struct GRef(NonNull<G>);
+pub(crate) struct GRef(NonNull<G>);
 
 // SAFETY: a GRef is moved between threads through queues that order its uses; whether the goroutine's own data may move
 // with it is decided by `home`, which the scheduler obeys.

@@ -41,6 +41,8 @@ pub(crate) struct Home {
     pub(crate) budget: u32,
     /// Whose turn it is among the home queue and the P's ring.
     pub(crate) ring_first: bool,
+    /// How many times this M goes to sleep without lingering first.
+    pub(crate) no_linger: u32,
     /// Whether this M is counted as spinning: looking for work that others may have.
     pub(crate) spinning: bool,
 }
@@ -51,7 +53,7 @@ impl M {
             index,
             wake: CachePadded::new(WakeWord(AtomicU32::new(0))),
             inbox: CachePadded::new(Inbox::new()),
-            home: UnsafeCell::new(Home { next: None, queue: GList::new(), budget: 0, ring_first: false, spinning: false }),
+            home: UnsafeCell::new(Home { next: None, queue: GList::new(), budget: 0, ring_first: false, no_linger: 0, spinning: false }),
         }
     }
 }

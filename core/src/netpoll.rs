@@ -2,7 +2,7 @@
 //!
 //! | Go | here |
 //! |---|---|
-//! | `pollOpen` | [`PollCache::open`](crate::polldesc::PollCache::open) at once, [`register`](Sched::register) before the first wait |
+//! | `pollOpen` | [`poll_open`](Sched::poll_open) at once, [`register`](Sched::register) before the first wait |
 //! | `pollReset` | [`poll_reset`](Sched::poll_reset) before an operation's first system call |
 //! | `pollWait` | [`poll_wait`](Sched::poll_wait) after `EAGAIN` |
 //! | `pollWaitCanceled` | [`poll_wait_canceled`](Sched::poll_wait_canceled) |

@@ -92,15 +92,27 @@ pub unsafe trait Os: Sync {
     /// Reserves `len` bytes of address space for stacks. Pages are committed on first touch and never merged into huge pages.
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno>;
 
-    /// Makes `len` bytes at `start`, page-aligned and inside a reservation, fault on access.
-    fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
+    /// Makes `len` bytes at `start`, page-aligned, fault on access.
+    ///
+    /// # Safety
+    ///
+    /// The bytes lie in a reservation, and nobody uses them.
+    unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
-    fn close(&self, fd: i32);
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `fd`, and nobody uses it afterwards.
+    unsafe fn close(&self, fd: i32);
 
-    /// Releases the file behind `fd`, which is open, as [`close`](Self::close) does, but keeps the number taken by an inert file, so that whoever still
+    /// Releases the file behind `fd` as [`close`](Self::close) does, but keeps the number taken by an inert file, so that whoever still
     /// knows the number cannot reach a stranger's file through it.
-    fn close_keeping_number(&self, fd: i32);
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `fd`, which is open.
+    unsafe fn close_keeping_number(&self, fd: i32);
 
     /// The size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;

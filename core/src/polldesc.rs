@@ -5,8 +5,8 @@
 //!
 //! | state | written by | protects |
 //! |---|---|---|
-//! | `rg`, `wg` ([`WaitSlot`]) | everybody, by read-modify-write | the waiter of each direction |
-//! | `info` ([`Info`]) | the lock's holder; events, in bits of their own | what a waiter must know, readable without the lock |
+//! | `rg`, `wg` (`waiter`) | everybody, by read-modify-write | the waiter of each direction |
+//! | `info` (`polldesc/info.rs`) | the lock's holder; events, in bits of their own | what a waiter must know, readable without the lock |
 //! | `state` | the lock's holder | deadlines, timers' sequence numbers, closing |
 //!
 //! The rule: whoever has bad news changes `state`, publishes `info`, and only then takes waiters out of the slots. A waiter announces
@@ -21,7 +21,7 @@ mod cache;
 mod deadline;
 mod info;
 
-pub use cache::PollCache;
+pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
 
@@ -59,7 +59,7 @@ impl fmt::Display for PollError {
 impl core::error::Error for PollError {}
 
 /// A poller of the scheduler: a backend, and how many descriptors it watches.
-pub struct Poller {
+pub(crate) struct Poller {
     pub(crate) backend: Box<dyn Netpoll>,
     pub(crate) watched: AtomicU32,
 }
@@ -123,7 +123,7 @@ impl PollDesc {
     }
 
     /// The slot on which an operation in direction `mode` waits.
-    pub fn slot(&self, mode: Mode) -> &WaitSlot {
+    pub(crate) fn slot(&self, mode: Mode) -> &WaitSlot {
         match mode {
             Mode::Read => &self.rg,
             Mode::Write => &self.wg,
@@ -131,20 +131,20 @@ impl PollDesc {
     }
 
     /// Whether an operation in direction `mode` may ask the system: closing comes before a deadline.
-    pub fn may_try(&self, mode: Mode) -> Result<(), PollError> {
+    pub(crate) fn may_try(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, false)
     }
 
     /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and the last event was not merely an error, after which
     /// no other need come. Such an event can also be the first sight of a reset, so whoever is refused for it asks the system once more.
     #[doc(alias = "netpollcheckerr")]
-    pub fn may_wait(&self, mode: Mode) -> Result<(), PollError> {
+    pub(crate) fn may_wait(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, true)
     }
 
     /// Whether the kernel has reported an end or an error in this use. From then on an edge may have been the last one, and only a
     /// system call tells whether there is more.
-    pub fn hung_up(&self) -> bool {
+    pub(crate) fn hung_up(&self) -> bool {
         self.info.hung_up()
     }
 
@@ -198,7 +198,7 @@ impl PollDesc {
     ///
     /// If it was called before in this use.
     #[doc(alias = "pollUnblock")]
-    pub fn evict(&self, woken: &mut WaiterList) {
+    pub(crate) fn evict(&self, woken: &mut WaiterList) {
         let mut state = self.state.lock();
         assert!(!state.closing, "evict: already closing");
         state.closing = true;
@@ -245,7 +245,7 @@ impl PollDesc {
     }
 
     /// The descriptor number of this use.
-    pub fn fd(&self) -> i32 {
+    pub(crate) fn fd(&self) -> i32 {
         self.fd.load(Ordering::Relaxed)
     }
 }

@@ -28,8 +28,6 @@ mod idle;
 mod park;
 mod wake;
 
-pub use park::Park;
-
 use crate::g::{G, GRef};
 use crate::m::{Here, M};
 use crate::os::{Errno, Nanos, Netpoll, Os};

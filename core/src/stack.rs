@@ -193,7 +193,8 @@ impl Arena {
             let bottom = self.base + ((index as usize) << self.shift);
             // SAFETY: an address inside the reservation is not null.
             let bottom = unsafe { NonNull::new_unchecked(bottom as *mut u8) };
-            self.os.guard(bottom, self.os.page_size()).map_err(Some)?;
+            // SAFETY: the lowest page of a slot that nobody has yet.
+            unsafe { self.os.guard(bottom, self.os.page_size()) }.map_err(Some)?;
             self.free.lock().push(index);
             self.prepared.fetch_add(1, Ordering::Relaxed);
         }

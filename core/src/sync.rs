@@ -9,6 +9,7 @@
 
 use crate::os::Os;
 pub(crate) use core::cell::UnsafeCell;
+use core::fmt;
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -29,6 +30,15 @@ static OS: spin::Once<&'static dyn Os> = spin::Once::new();
 /// Names the operating system whose `yield_thread` lock waiters call. The first call counts.
 pub(crate) fn set_os(os: &'static dyn Os) {
     OS.call_once(|| os);
+}
+
+/// Ends the process over a word that no sequence of legal steps leads to: going on would corrupt more.
+#[cold]
+pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
+    match OS.get() {
+        Some(os) => os.abort(message),
+        None => panic!("{message}"),
+    }
 }
 
 impl<T> Lock<T> {

@@ -30,10 +30,10 @@ pub(crate) const NEVER: Nanos = Nanos::MAX;
 
 /// What a timer does when it expires: gets the argument it was made with and the sequence number it was armed with, and adds to the
 /// list whom it wakes. Runs on a scheduler's stack without locks; must not park.
-pub type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
+pub(crate) type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
 
 /// One timer. It must stay where it is while it is armed or a zombie.
-pub struct Timer {
+pub(crate) struct Timer {
     state: Lock<State>,
     /// The place of the entry. Belongs to the holder of the heap's lock.
     index: AtomicU32,
@@ -56,7 +56,7 @@ unsafe impl Sync for Timer {}
 
 impl Timer {
     /// A timer that is off.
-    pub const fn new(arg: NonNull<()>) -> Self {
+    pub(crate) const fn new(arg: NonNull<()>) -> Self {
         unsafe fn nothing(_: NonNull<()>, _: u32, _: &mut WaiterList) {}
         let off = State { when: 0, seq: 0, fire: nothing, heap: None, key: 0 };
         Timer { state: Lock::new(off), index: AtomicU32::new(0), arg }
@@ -71,7 +71,7 @@ impl Timer {
     /// - `fire(arg, seq, …)` is sound on any thread until then.
     /// - Calls of `arm` and `stop` for one timer do not overlap.
     #[must_use = "the M that sleeps for this heap must look again"]
-    pub unsafe fn arm(&self, heap: &'static Heap, when: Nanos, seq: u32, fire: Fire) -> Option<&'static Heap> {
+    pub(crate) unsafe fn arm(&self, heap: &'static Heap, when: Nanos, seq: u32, fire: Fire) -> Option<&'static Heap> {
         debug_assert!(when > 0);
         let mut state = self.state.lock();
         let was_zombie = state.when == 0;
@@ -93,7 +93,7 @@ impl Timer {
     }
 
     /// Switches the timer off. A callback already on its way still runs, with the sequence number it had.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         if state.when != 0 {
             state.when = 0;
@@ -111,7 +111,7 @@ const ARITY: usize = 4;
 const FIRE_BATCH: usize = 32;
 
 /// The timers of one P.
-pub struct Heap {
+pub(crate) struct Heap {
     /// The P that runs these timers.
     owner: usize,
     entries: Lock<Vec<Entry>>,
@@ -140,29 +140,30 @@ impl Entry {
 
 impl Heap {
     /// An empty heap, run by P number `owner`.
-    pub const fn new(owner: usize) -> Self {
+    pub(crate) const fn new(owner: usize) -> Self {
         Heap { owner, entries: Lock::new(Vec::new()), next: AtomicI64::new(NEVER), zombies: AtomicU32::new(0) }
     }
 
     /// The P that runs these timers.
-    pub fn owner(&self) -> usize {
+    pub(crate) fn owner(&self) -> usize {
         self.owner
     }
 
     /// When the owner must look again: not after the earliest timer, perhaps before it. `None`: no timers.
     #[inline]
-    pub fn next(&self) -> Option<Nanos> {
+    pub(crate) fn next(&self) -> Option<Nanos> {
         let next = self.next.load(Ordering::Acquire);
         (next != NEVER).then_some(next)
     }
 
     /// Timers in the heap, stopped ones included.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -214,7 +215,7 @@ impl Heap {
     }
 
     /// Fires all timers due at `now`.
-    pub fn run(&'static self, now: Nanos, woken: &mut WaiterList) {
+    pub(crate) fn run(&'static self, now: Nanos, woken: &mut WaiterList) {
         loop {
             let mut due = heapless::Vec::<(Fire, NonNull<()>, u32), FIRE_BATCH>::new();
             self.collect(now, &mut due);
@@ -376,7 +377,7 @@ mod tests {
         for now in [0, 1, 500, 999, 1000, 2000] {
             run(heap, now);
             for (i, log) in all.iter().enumerate() {
-                let due = 1 + (i as Nanos * 7919) % 1000 <= now;
+                let due = (i as Nanos * 7919) % 1000 < now;
                 assert_eq!(fired(log).len(), usize::from(due), "timer {} at {now}", log.name);
             }
         }

@@ -30,12 +30,12 @@
 
 use crate::g::{G, GRef};
 use crate::os::Os;
-use crate::sync::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{self, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
 
 /// A parked goroutine or a blocked thread. Whoever holds it must make it run again.
 #[must_use = "a dropped waiter sleeps for ever"]
-pub enum Waiter {
+pub(crate) enum Waiter {
     /// A goroutine, in status waiting.
     G(GRef),
     /// An ordinary thread.
@@ -43,7 +43,7 @@ pub enum Waiter {
 }
 
 /// The right to wake one blocked thread, once.
-pub struct Blocked(NonNull<Thread>);
+pub(crate) struct Blocked(NonNull<Thread>);
 
 // SAFETY: `Thread` consists of atomics, and it stays alive until the holder of the `Blocked` has woken it.
 unsafe impl Send for Blocked {}
@@ -127,12 +127,12 @@ const WAIT: usize = 2;
 /// A word on which one goroutine or thread waits.
 #[doc(alias = "rg")]
 #[doc(alias = "wg")]
-pub struct WaitSlot(AtomicUsize);
+pub(crate) struct WaitSlot(AtomicUsize);
 
 /// What `announce` found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Announced {
+pub(crate) enum Announced {
     /// Readiness was latched, and is consumed: do not wait.
     Ready,
     /// The slot expects a waiter: look for a reason not to wait, then park with `commit`, then `settle`.
@@ -147,7 +147,7 @@ impl Default for WaitSlot {
 
 impl WaitSlot {
     /// An empty slot.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         WaitSlot(AtomicUsize::new(NIL))
     }
 
@@ -156,7 +156,7 @@ impl WaitSlot {
     /// # Panics
     ///
     /// If another one is there ("double wait"): the caller did not hold the lock of this direction.
-    pub fn announce(&self) -> Announced {
+    pub(crate) fn announce(&self) -> Announced {
         // SeqCst: half of the race in the module's head.
         let seen = self.0.compare_exchange(NIL, WAIT, Ordering::SeqCst, Ordering::SeqCst);
         match seen {
@@ -173,7 +173,7 @@ impl WaitSlot {
     /// Stores the waiter, who no longer runs. Handed back if news came first: it must run again at once.
     ///
     /// After success the waiter may already be running elsewhere, and this slot may be gone.
-    pub fn commit(&self, waiter: Waiter) -> Result<(), Waiter> {
+    pub(crate) fn commit(&self, waiter: Waiter) -> Result<(), Waiter> {
         let word = waiter.into_word();
         match self.0.compare_exchange(WAIT, word, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => Ok(()),
@@ -183,22 +183,22 @@ impl WaitSlot {
     }
 
     /// Ends a wait. Whether there was good news: readiness that came while a deadline woke the waiter counts.
-    pub fn settle(&self) -> bool {
+    pub(crate) fn settle(&self) -> bool {
         match self.0.swap(NIL, Ordering::SeqCst) {
             READY => true,
             NIL | WAIT => false,
-            word => panic!("corrupted wait slot: {word:#x} after the wait"),
+            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word:#x} after the wait")),
         }
     }
 
     /// Good news: latches readiness and hands out the waiter, if one is parked.
     #[doc(alias = "netpollunblock")]
-    pub fn notify(&self) -> Option<Waiter> {
+    pub(crate) fn notify(&self) -> Option<Waiter> {
         Self::parked(self.0.swap(READY, Ordering::SeqCst))
     }
 
     /// Bad news: hands out the waiter, if one is parked, and stops one that is about to.
-    pub fn cancel(&self) -> Option<Waiter> {
+    pub(crate) fn cancel(&self) -> Option<Waiter> {
         let undo = |word| (word != NIL && word != READY).then_some(NIL);
         let before = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, undo);
         Self::parked(before.unwrap_or_else(|unchanged| unchanged))
@@ -210,7 +210,7 @@ impl WaitSlot {
     ///
     /// If somebody waits here: the caller did not hold the lock of this direction.
     #[inline]
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         // Usually there is nothing to forget. Readiness that this load misses and that stays is one useless try later on, no more.
         if self.0.load(Ordering::Relaxed) == NIL {
             return;
@@ -222,7 +222,7 @@ impl WaitSlot {
     }
 
     /// Whether readiness is latched.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.0.load(Ordering::Acquire) == READY
     }
 
@@ -234,24 +234,24 @@ impl WaitSlot {
 
 /// A FIFO list of waiters, linked through themselves: no allocation.
 #[derive(Default)]
-pub struct WaiterList {
+pub(crate) struct WaiterList {
     head: usize,
     tail: usize,
 }
 
 impl WaiterList {
     /// An empty list.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         WaiterList { head: 0, tail: 0 }
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.head == 0
     }
 
     /// Appends one.
-    pub fn push(&mut self, waiter: Waiter) {
+    pub(crate) fn push(&mut self, waiter: Waiter) {
         waiter.link().store(0, Ordering::Relaxed);
         let word = waiter.into_word();
         if self.head == 0 {
@@ -265,14 +265,14 @@ impl WaiterList {
     }
 
     /// Appends one, if there is one.
-    pub fn extend(&mut self, waiter: Option<Waiter>) {
+    pub(crate) fn extend(&mut self, waiter: Option<Waiter>) {
         if let Some(waiter) = waiter {
             self.push(waiter);
         }
     }
 
     /// Takes the first.
-    pub fn pop(&mut self) -> Option<Waiter> {
+    pub(crate) fn pop(&mut self) -> Option<Waiter> {
         if self.head == 0 {
             return None;
         }

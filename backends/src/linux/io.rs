@@ -142,7 +142,7 @@ pub fn is_connected(fd: i32) -> bool {
 }
 
 /// `close(2)`, never retried: Linux releases the number even when it answers `EINTR`.
-pub fn close(fd: i32) {
+pub(crate) fn close(fd: i32) {
     // SAFETY: no memory is passed.
     unsafe { libc::close(fd) };
 }

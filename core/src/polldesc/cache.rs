@@ -12,7 +12,7 @@ const BLOCK: usize = 4096 / size_of::<PollDesc>();
 
 /// All poll descriptors of a scheduler.
 #[doc(alias = "pollCache")]
-pub struct PollCache {
+pub(crate) struct PollCache {
     /// The first free one; the others hang on its `link`.
     free: Lock<Option<&'static PollDesc>>,
 }
@@ -25,13 +25,13 @@ impl Default for PollCache {
 
 impl PollCache {
     /// An empty cache.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         PollCache { free: Lock::new(None) }
     }
 
     /// A poll descriptor for `fd`, not yet registered with a poller.
     #[doc(alias = "pollOpen")]
-    pub fn open(&self, fd: i32) -> &'static PollDesc {
+    pub(crate) fn open(&self, fd: i32) -> &'static PollDesc {
         let desc = self.take().unwrap_or_else(|| self.grow());
         desc.open(fd);
         desc
@@ -43,7 +43,7 @@ impl PollCache {
     ///
     /// If it was not evicted, or somebody waits.
     #[doc(alias = "pollClose")]
-    pub fn close(&self, desc: &'static PollDesc) {
+    pub(crate) fn close(&self, desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {
             poller.backend.close(desc.fd());
             poller.watched.fetch_sub(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 ///
 /// Once the waiter is stored, the goroutine may run again elsewhere and the commit's captures may be gone: storing it is the
 /// commit's last act.
-pub type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
+pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
 
 /// Runs the commit of a goroutine that has just been suspended.
 ///
@@ -31,7 +31,7 @@ pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Wai
 impl Sched {
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
     #[doc(alias = "gopark")]
-    pub fn park(&'static self, park: Park<'_>) {
+    pub(crate) fn park(&'static self, park: Park<'_>) {
         self.park_as(self.current(), park);
     }
 
@@ -54,7 +54,7 @@ impl Sched {
     }
 
     /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
-    pub fn wait<E>(&'static self, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
+    pub(crate) fn wait<E>(&'static self, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
         self.wait_as(self.current(), slot, check)
     }
 

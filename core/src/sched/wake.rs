@@ -18,7 +18,7 @@ enum Place {
 impl Sched {
     /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
     #[doc(alias = "goready")]
-    pub fn ready(&'static self, waiter: Waiter) {
+    pub(crate) fn ready(&'static self, waiter: Waiter) {
         self.place(waiter, self.here().as_ref(), Place::Next);
     }
 

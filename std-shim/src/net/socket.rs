@@ -25,7 +25,8 @@ pub(super) struct Socket(Arc<Fd>);
 impl Socket {
     /// Takes over a descriptor, which must be non-blocking.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Socket(Arc::new(Fd::new(sched(), fd.into_raw_fd())))
+        // SAFETY: an OwnedFd owns its descriptor, and this one gives it up.
+        Socket(Arc::new(unsafe { Fd::new(sched(), fd.into_raw_fd()) }))
     }
 
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize> {
