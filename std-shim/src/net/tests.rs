@@ -1,3 +1,5 @@
+//! The network types over loopback.
+
 #![allow(unsafe_code, reason = "TCP_INFO, which socket2 does not read")]
 
 use super::dial::is_its_own_peer;

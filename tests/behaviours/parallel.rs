@@ -1,0 +1,77 @@
+//! What needs a second P: work goes on while a goroutine computes.
+
+use crate::check;
+use gopark::{go, yield_now};
+use gopark_tests::{LIMIT, join};
+use std::hint;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// One at a time: two goroutines that compute until somebody else does something could hold all the Ps between them.
+fn check_alone(behaviour: impl FnOnce() + Send + 'static) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    check(behaviour);
+}
+
+/// Computes without a call that parks or yields.
+fn compute_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT / 2, "still computing: {what}");
+        hint::spin_loop();
+    }
+}
+
+#[test]
+fn unstarted_goroutines_are_stolen_while_their_maker_computes() {
+    check_alone(|| {
+        for count in [1, 2, 7, 300, 1000] {
+            let ran = Arc::new(AtomicUsize::new(0));
+            let goroutines: Vec<_> = (0..count)
+                .map(|_| {
+                    let ran = ran.clone();
+                    go(move || _ = ran.fetch_add(1, SeqCst))
+                })
+                .collect();
+            compute_until("others run what this goroutine has made", || ran.load(SeqCst) == count);
+            goroutines.into_iter().for_each(join);
+        }
+    });
+}
+
+#[test]
+fn timers_fire_while_another_p_computes() {
+    check_alone(|| {
+        let slept = Arc::new(AtomicBool::new(false));
+        let theirs = slept.clone();
+        let computing = Arc::new(AtomicBool::new(false));
+        let they = computing.clone();
+        // It starts on another P, since this one computes as soon as the sleeper says that it is about to sleep.
+        let sleeper = go(move || {
+            they.store(true, SeqCst);
+            gopark::sleep(std::time::Duration::from_millis(1));
+            theirs.store(true, SeqCst);
+        });
+        compute_until("the sleeper starts", || computing.load(SeqCst));
+        compute_until("the sleeper wakes", || slept.load(SeqCst));
+        join(sleeper);
+    });
+}
+
+#[test]
+fn an_ordinary_thread_gets_its_goroutine_run_while_a_p_computes() {
+    check_alone(|| {
+        let answered = Arc::new(AtomicUsize::new(0));
+        let theirs = answered.clone();
+        let thread = std::thread::spawn(move || {
+            for i in 0..50 {
+                join(go(yield_now));
+                theirs.store(i + 1, SeqCst);
+            }
+        });
+        compute_until("goroutines of another thread run", || answered.load(SeqCst) == 50);
+        thread.join().unwrap();
+    });
+}

@@ -1,0 +1,212 @@
+//! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name.
+#![allow(unsafe_code, reason = "limits are set, and faults provoked, through libc and raw pointers")]
+
+use gopark::net::{TcpListener, TcpStream};
+use gopark::{Builder, JoinHandle, go, try_go};
+use gopark_tests::{join, until};
+use socket2::{Domain, Socket, Type};
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+fn main() {
+    let program = std::env::args().nth(1).expect("the name of a program");
+    match program.as_str() {
+        "overflow" => overflow(),
+        "overflow-of-a-thread" => overflow_of_a_thread(),
+        "null-pointer" => null_pointer(),
+        "panic-without-join" => panic_without_join(),
+        "address-space" => address_space(),
+        "descriptors" => descriptors(),
+        "start-twice" => start_twice(),
+        "max-procs" => println!("{}", gopark::max_procs()),
+        "leave" => leave(),
+        _ => panic!("there is no program {program}"),
+    }
+}
+
+/// Never ends, and needs more stack with each call.
+#[allow(unconditional_recursion, reason = "an overflow is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 16]);
+    recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
+}
+
+fn overflow() {
+    Builder::new().max_procs(2).stack_size(100_000).start().unwrap();
+    gopark::run(|| {
+        let bystanders: Vec<_> = (0..100)
+            .map(|_| {
+                go(|| {
+                    loop {
+                        gopark::yield_now()
+                    }
+                })
+            })
+            .collect();
+        let doomed = go(|| {
+            gopark::yield_now();
+            recurse(0)
+        });
+        println!("the doomed one is goroutine {}.", doomed.id());
+        join(doomed);
+        bystanders.into_iter().for_each(join)
+    });
+}
+
+fn overflow_of_a_thread() {
+    gopark::run(|| join(go(|| ())));
+    let thread = thread::Builder::new().name("an ordinary thread".into()).spawn(|| recurse(0)).unwrap();
+    thread.join().unwrap();
+}
+
+fn null_pointer() {
+    gopark::run(|| {
+        let null = black_box(std::ptr::dangling::<u64>());
+        // SAFETY: none; the fault is what this program is for.
+        println!("{}", unsafe { null.read_volatile() });
+    });
+}
+
+fn panic_without_join() {
+    gopark::run(|| {
+        drop(go(|| panic!("nobody joins this")));
+        until("it has panicked", || gopark::num_goroutines() == 1);
+        println!("the others go on");
+    });
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: a valid structure, read during the call.
+    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0, "{}", io::Error::last_os_error());
+}
+
+/// Spawns until there is no stack left, three times.
+fn address_space() {
+    limit(libc::RLIMIT_AS, 1 << 30);
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        let bystander = go(|| (0..1000).map(|_| gopark::yield_now()).count());
+        let mut counts = Vec::new();
+        for _ in 0..3 {
+            let release = Arc::new(AtomicBool::new(false));
+            let (goroutines, error) = spawn_all(&release);
+            assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("ulimit -v") && text.contains("256 KiB") && text.contains("stack_size"), "{text}");
+            assert!(std::panic::catch_unwind(|| go(|| ())).is_err(), "go panics where try_go fails");
+            counts.push(goroutines.len());
+            release.store(true, SeqCst);
+            goroutines.into_iter().for_each(join);
+        }
+        println!("{counts:?}");
+        assert!(counts[0] > 1000 && counts.iter().all(|count| count.abs_diff(counts[0]) < 200), "{counts:?}");
+        assert_eq!(join(bystander), 1000);
+        assert_eq!(join(go(|| "still here")), "still here");
+    });
+}
+
+fn spawn_all(release: &Arc<AtomicBool>) -> (Vec<JoinHandle<()>>, io::Error) {
+    let mut goroutines = Vec::new();
+    loop {
+        let release = release.clone();
+        match try_go(move || until("it is released", || release.load(SeqCst))) {
+            Ok(goroutine) => goroutines.push(goroutine),
+            Err(error) => return (goroutines, error),
+        }
+        assert!(goroutines.len() < 1_000_000, "the limit is not felt");
+    }
+}
+
+/// Opens files until there is no descriptor left.
+fn take_all_descriptors() -> Vec<File> {
+    let mut files = Vec::new();
+    loop {
+        match File::open("/dev/null") {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                return files;
+            }
+        }
+    }
+}
+
+/// Accepts with no descriptor left, and goes on when there are some again.
+fn descriptors() {
+    const CLIENTS: usize = 10;
+    limit(libc::RLIMIT_NOFILE, 100);
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let mut files = take_all_descriptors();
+        let refused = |result: io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        for _ in 0..3 {
+            refused(listener.accept().map(drop));
+            refused(TcpStream::connect(addr).map(drop));
+            refused(TcpListener::bind("127.0.0.1:0").map(drop));
+        }
+        // Goroutines, their stacks and established connections need none.
+        assert_eq!(join(go(|| "still here")), "still here");
+        files.pop();
+        let mut served = vec![listener.accept().unwrap().0];
+        refused(listener.accept().map(drop));
+
+        drop(files);
+        served.extend((1..CLIENTS).map(|_| listener.accept().unwrap().0));
+        for (i, (mut client, mut server)) in clients.into_iter().zip(served).enumerate() {
+            client.write_all(&[i as u8]).unwrap();
+            let mut byte = [0];
+            server.read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [i as u8], "the queue is in order and has lost nobody");
+        }
+        wake_without_descriptor(&listener);
+    });
+}
+
+/// An acceptor that waits is woken by a connection that it has no descriptor for.
+fn wake_without_descriptor(listener: &TcpListener) {
+    let addr = listener.local_addr().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let acceptor = {
+        let listener = listener.try_clone().unwrap();
+        go(move || listener.accept())
+    };
+    gopark::sleep(Duration::from_millis(5));
+    let files = take_all_descriptors();
+    socket.connect(&addr.into()).unwrap();
+    assert_eq!(join(acceptor).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    drop(files);
+    assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap().as_socket().unwrap());
+}
+
+fn start_twice() {
+    Builder::new().max_procs(1).start().unwrap();
+    let error = Builder::new().start().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(error.to_string(), "the gopark runtime is already running");
+    assert_eq!(gopark::max_procs(), 1);
+    assert_eq!(gopark::run(|| join(go(|| 7))), 7);
+}
+
+/// Returns from `main` while goroutines run and sleep.
+fn leave() {
+    gopark::run(|| {
+        (0..100).for_each(|_| {
+            drop(go(|| {
+                loop {
+                    gopark::yield_now()
+                }
+            }))
+        });
+        (0..100).for_each(|_| drop(go(|| gopark::sleep(Duration::MAX))));
+    });
+    println!("left");
+}

@@ -1,0 +1,88 @@
+//! What the suites share: an end to every wait, dice for the races, and processes of their own.
+
+pub mod process;
+pub mod sockets;
+
+use gopark::Builder;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts the runtime of this process, if it is not running.
+pub fn start(settings: Builder) {
+    static START: Once = Once::new();
+    START.call_once(|| settings.start().expect("the runtime starts"));
+}
+
+/// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
+#[track_caller]
+pub fn in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    gopark::go(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
+    finish(outcome);
+}
+
+/// Runs `behaviour` on an ordinary thread; fails as it fails, or because it hangs.
+#[track_caller]
+pub fn on_thread(behaviour: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    thread::spawn(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
+    finish(outcome);
+}
+
+#[track_caller]
+fn finish(outcome: Receiver<thread::Result<()>>) {
+    match outcome.recv_timeout(LIMIT) {
+        Ok(Ok(())) => {}
+        Ok(Err(payload)) => panic::resume_unwind(payload),
+        Err(_) => panic!("hung: it has not come to an end in {LIMIT:?}"),
+    }
+}
+
+/// Waits for what another brings about, where there is nothing to block on. In a goroutine the others run meanwhile.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    for attempt in 0.. {
+        if condition() {
+            return;
+        }
+        assert!(start.elapsed() < LIMIT / 2, "still waiting: {what}");
+        match attempt {
+            ..100 => gopark::yield_now(),
+            _ => gopark::sleep(Duration::from_micros(100)),
+        }
+    }
+}
+
+/// Runs `f` in a goroutine of its own, whose panic becomes the caller's.
+#[track_caller]
+pub fn join<T>(goroutine: gopark::JoinHandle<T>) -> T {
+    goroutine.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+}
+
+/// Numbers that look random and are the same in every run.
+pub struct Dice(Cell<u64>);
+
+impl Dice {
+    /// Dice whose numbers depend on `seed`.
+    pub fn new(seed: u64) -> Self {
+        Dice(Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1))
+    }
+
+    /// A number below `limit`.
+    pub fn below(&self, limit: u64) -> u64 {
+        let mut x = self.0.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.0.set(x);
+        (x >> 11) % limit
+    }
+}

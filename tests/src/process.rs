@@ -1,0 +1,65 @@
+//! Processes of their own, for what ends one or changes its limits: programs of the binary `alone`.
+
+use crate::LIMIT;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its status.
+    pub status: ExitStatus,
+    /// What it wrote to both outputs.
+    pub output: String,
+}
+
+impl Ended {
+    /// Fails unless it exited with 0.
+    #[track_caller]
+    pub fn assert_success(&self) {
+        assert!(self.status.success(), "{}\n{}", self.status, self.output);
+    }
+
+    /// Fails unless it died of `signal`.
+    #[track_caller]
+    pub fn assert_killed_by(&self, signal: i32) {
+        assert_eq!(self.status.signal(), Some(signal), "{}\n{}", self.status, self.output);
+    }
+
+    /// Fails unless it wrote `text`.
+    #[track_caller]
+    pub fn assert_said(&self, text: &str) {
+        assert!(self.output.contains(text), "it did not say {text:?}:\n{}", self.output);
+    }
+}
+
+/// Runs `command` to its end. One that hangs is killed, and the test fails.
+#[track_caller]
+pub fn run(command: &mut Command) -> Ended {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program exists");
+    let outputs: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    let readers = outputs.map(|mut output| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            output.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
+        })
+    });
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("a child can be waited for") {
+            Some(status) => break Some(status),
+            None if start.elapsed() > LIMIT => break None,
+            None => thread::sleep(std::time::Duration::from_millis(2)),
+        }
+    };
+    if status.is_none() {
+        child.kill().expect("the child is still there");
+        child.wait().expect("a killed child ends");
+    }
+    let output = readers.map(|reader| reader.join().unwrap().expect("a pipe can be read")).concat();
+    let status = status.unwrap_or_else(|| panic!("hung: {command:?} has not come to an end in {LIMIT:?}\n{output}"));
+    Ended { status, output }
+}

@@ -1,0 +1,42 @@
+//! What is counted over the whole runtime: this process does nothing else meanwhile.
+
+use gopark::{Builder, go, num_goroutines};
+use gopark_tests::{in_goroutine, join, start, until};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+/// One test, so that nothing runs beside it.
+#[test]
+fn goroutines_are_counted_from_their_spawn_to_their_return() {
+    start(Builder::new().max_procs(2));
+    assert_eq!(num_goroutines(), 0);
+    in_goroutine(|| {
+        assert_eq!(num_goroutines(), 1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let waiting: Vec<_> = (0..1000)
+            .map(|_| {
+                let stop = stop.clone();
+                go(move || until("they may stop", || stop.load(SeqCst)))
+            })
+            .collect();
+        assert_eq!(num_goroutines(), 1001);
+        stop.store(true, SeqCst);
+        waiting.into_iter().for_each(join);
+        assert_eq!(num_goroutines(), 1);
+
+        for _ in 0..1000 {
+            drop(go(|| ()));
+        }
+        until("detached goroutines have returned", || num_goroutines() == 1);
+
+        let failing: Vec<_> = (0..100).map(|_| go(|| -> () { std::panic::resume_unwind(Box::new(())) })).collect();
+        failing.into_iter().for_each(|goroutine| goroutine.join().unwrap_err().downcast::<()>().map(drop).unwrap());
+        assert_eq!(num_goroutines(), 1);
+    });
+    until("the goroutine of the behaviour returns", || num_goroutines() == 0);
+    assert_eq!(gopark::run(num_goroutines), 1);
+    let thread = std::thread::spawn(|| (0..100).map(|_| go(|| gopark::sleep(Duration::from_millis(1)))).for_each(join));
+    thread.join().unwrap();
+    until("all have returned", || num_goroutines() == 0);
+}

@@ -1,0 +1,530 @@
+//! Core's own door, `Fd` over real pipes, sockets and eventfds: what the sockets of `gopark::net` stand on, and what they do not show.
+#![allow(unsafe_code, reason = "descriptors are made by libc, and a scheduler has a contract")]
+
+use gopark_backends::Poller;
+use gopark_backends::linux::{Linux, io};
+use gopark_core::fd::{Fd, FdError};
+use gopark_core::join::Join;
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Outcome};
+use gopark_core::polldesc::{Deadline, PollError};
+use gopark_core::sched::{Config, Sched};
+use gopark_core::sema::Sema;
+use gopark_tests::LIMIT;
+use std::fs::File;
+use std::os::fd::IntoRawFd;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::Instant;
+
+const MILLISECOND: Nanos = 1_000_000;
+const CLOSING: FdError = FdError::Poll(PollError::Closing);
+const TIMEOUT: FdError = FdError::Poll(PollError::Timeout);
+const NOT_POLLABLE: FdError = FdError::Poll(PollError::NotPollable);
+
+static LINUX: Linux = Linux::new();
+
+fn start(config: Config) -> &'static Sched {
+    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    // SAFETY: no configuration here migrates goroutines.
+    unsafe { Sched::start(&LINUX, config, poller) }.unwrap()
+}
+
+/// The scheduler of most tests.
+fn sched() -> &'static Sched {
+    static SCHED: OnceLock<&Sched> = OnceLock::new();
+    SCHED.get_or_init(|| start(Config { procs: 2, pollers: 2, stack_size: 256 * 1024, migrate: false }))
+}
+
+/// Core aborts where a panic leaves a goroutine.
+fn go<T: Send + 'static>(sched: &'static Sched, f: impl FnOnce() -> T + Send + 'static) -> Join<thread::Result<T>> {
+    sched.go(|| panic::catch_unwind(AssertUnwindSafe(f)), Location::caller()).unwrap()
+}
+
+fn join<T>(goroutine: Join<thread::Result<T>>) -> T {
+    goroutine.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+}
+
+/// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
+fn check_in(sched: &'static Sched, behaviour: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    thread::spawn(move || done.send(go(sched, behaviour).join()));
+    match outcome.recv_timeout(LIMIT) {
+        Ok(Ok(())) => {}
+        Ok(Err(payload)) => panic::resume_unwind(payload),
+        Err(_) => panic!("hung: it has not come to an end in {LIMIT:?}"),
+    }
+}
+
+fn check(behaviour: impl FnOnce() + Send + 'static) {
+    check_in(sched(), behaviour);
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT / 2, "still waiting: {what}");
+        sched().sleep_until(sched().now() + MILLISECOND / 10);
+    }
+}
+
+/// Takes over a descriptor that was just opened.
+fn own(sched: &'static Sched, raw: i32) -> Fd {
+    // SAFETY: callers pass what they have opened, or what is no descriptor.
+    unsafe { Fd::new(sched, raw) }
+}
+
+fn pair(sched: &'static Sched, make: impl FnOnce(*mut i32) -> i32) -> [Arc<Fd>; 2] {
+    let mut fds = [0; 2];
+    assert_eq!(make(fds.as_mut_ptr()), 0);
+    fds.map(|fd| Arc::new(own(sched, fd)))
+}
+
+fn pipe_in(sched: &'static Sched) -> [Arc<Fd>; 2] {
+    // SAFETY: room for two descriptors.
+    pair(sched, |fds| unsafe { libc::pipe2(fds, libc::O_CLOEXEC | libc::O_NONBLOCK) })
+}
+
+/// The reading and the writing end of a pipe.
+fn pipe() -> [Arc<Fd>; 2] {
+    pipe_in(sched())
+}
+
+fn socket_pair() -> [Arc<Fd>; 2] {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: room for two descriptors.
+    pair(sched(), |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) })
+}
+
+fn file(path: &str) -> Fd {
+    own(sched(), File::open(path).unwrap().into_raw_fd())
+}
+
+fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize, FdError> {
+    fd.transfer(Mode::Read, buffer.len(), |raw| io::read(raw, buffer))
+}
+
+fn write(fd: &Fd, bytes: &[u8]) -> Result<(), FdError> {
+    fd.transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest])).map_err(|(_, error)| error)
+}
+
+/// Reads until `fd` ends.
+fn read_to_end(fd: &Fd) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match read(fd, &mut buffer).unwrap() {
+            0 => return all,
+            n => all.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// A goroutine that reads once from `fd`.
+fn reader(fd: &Arc<Fd>) -> Join<thread::Result<Result<usize, FdError>>> {
+    let fd = fd.clone();
+    go(sched(), move || read(&fd, &mut [0; 16]))
+}
+
+/// Lets goroutines made before get to where they wait. Not needed for the outcome: it only makes the interesting case the common one.
+fn settle() {
+    sched().sleep_until(sched().now() + 2 * MILLISECOND);
+}
+
+#[test]
+fn what_is_always_ready_is_not_pollable_but_can_be_read() {
+    check(|| {
+        for path in ["/proc/self/exe", "/dev/null", "/dev/zero"] {
+            let fd = file(path);
+            assert_eq!(fd.register(), Err(NOT_POLLABLE), "{path}");
+            assert_eq!(read(&fd, &mut [0; 4]).unwrap(), if path == "/dev/null" { 0 } else { 4 }, "{path}");
+        }
+        assert_eq!(file("/proc/self").register(), Err(NOT_POLLABLE));
+    });
+}
+
+#[test]
+fn nobody_waits_for_what_is_not_pollable() {
+    check(|| {
+        for _ in 0..200 {
+            let fd = Arc::new(file("/dev/null"));
+            let waiting = [Mode::Read, Mode::Write].map(|mode| {
+                let fd = fd.clone();
+                go(sched(), move || fd.operate::<()>(mode, |_| Outcome::WouldBlock))
+            });
+            for goroutine in waiting {
+                assert_eq!(join(goroutine), Err(NOT_POLLABLE));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_bad_descriptor_is_an_error_of_the_system() {
+    check(|| {
+        let fd = own(sched(), i32::MAX);
+        assert_eq!(fd.register(), Err(FdError::Os(Errno::new(libc::EBADF))));
+        assert_eq!(read(&fd, &mut [0; 4]), Err(FdError::Os(Errno::new(libc::EBADF))));
+    });
+}
+
+#[test]
+fn an_eventfd_wakes_its_reader() {
+    check(|| {
+        // SAFETY: no memory is passed.
+        let fd = Arc::new(own(sched(), unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }));
+        for _ in 0..100 {
+            let reader = reader(&fd);
+            write(&fd, &1u64.to_ne_bytes()).unwrap();
+            assert_eq!(join(reader), Ok(8));
+        }
+    });
+}
+
+#[test]
+fn a_pipe_carries_everything_in_order_and_ends() {
+    const LEN: usize = 3_000_000;
+    check(|| {
+        let [reader, writer] = pipe();
+        let bytes: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
+        let expected = bytes.clone();
+        // The goroutine owns the only Fd of the writing end: when it returns, the pipe ends.
+        let writer = go(sched(), move || write(&writer, &bytes));
+        assert!(read_to_end(&reader) == expected);
+        assert_eq!(join(writer), Ok(()));
+    });
+}
+
+#[test]
+fn a_thread_and_a_goroutine_talk_over_pipes() {
+    check(|| {
+        let ([from_thread, to_goroutine], [from_goroutine, to_thread]) = (pipe(), pipe());
+        let thread = thread::spawn(move || {
+            for i in 0..1000u64 {
+                write(&to_goroutine, &i.to_ne_bytes()).unwrap();
+                let mut reply = [0; 8];
+                assert_eq!(read(&from_goroutine, &mut reply), Ok(8));
+                assert_eq!(u64::from_ne_bytes(reply), i + 1);
+            }
+        });
+        let mut bytes = [0; 8];
+        while read(&from_thread, &mut bytes).unwrap() == 8 {
+            write(&to_thread, &(u64::from_ne_bytes(bytes) + 1).to_ne_bytes()).unwrap();
+        }
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn data_and_the_end_in_one_edge_are_both_read() {
+    check(|| {
+        for make in [pipe, socket_pair] {
+            for _ in 0..200 {
+                let [near, far] = make();
+                // The descriptor is registered, and so are the data and the end that come while it waits.
+                let theirs = near.clone();
+                let reader = go(sched(), move || (read(&theirs, &mut [0; 4096]), read(&theirs, &mut [0; 4096])));
+                sched().yield_now();
+                write(&far, &[7; 10]).unwrap();
+                drop(far);
+                assert_eq!(join(reader), (Ok(10), Ok(0)));
+                assert_eq!(read(&near, &mut [0; 4096]), Ok(0), "an end stays an end");
+            }
+        }
+    });
+}
+
+#[test]
+fn writing_to_a_pipe_that_nobody_reads_fails() {
+    check(|| {
+        let [reader, writer] = pipe();
+        let theirs = writer.clone();
+        let blocked = go(sched(), move || write(&theirs, &vec![0; 1 << 20]));
+        settle();
+        drop(reader);
+        assert_eq!(join(blocked), Err(FdError::Os(Errno::new(libc::EPIPE))));
+        assert_eq!(write(&writer, b"x"), Err(FdError::Os(Errno::new(libc::EPIPE))));
+    });
+}
+
+#[test]
+fn a_failed_write_says_how_much_was_written() {
+    check(|| {
+        let [reader, writer] = pipe();
+        writer.set_deadline(Some(Mode::Write), Deadline::At(sched().now() + 5 * MILLISECOND)).unwrap();
+        let bytes = vec![7; 1 << 20];
+        let (written, error) = writer.transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest])).unwrap_err();
+        assert_eq!(error, TIMEOUT);
+        drop(writer);
+        assert_eq!(read_to_end(&reader).len(), written);
+    });
+}
+
+#[test]
+fn an_empty_read_does_nothing_and_an_empty_write_looks_at_the_deadline() {
+    check(|| {
+        let [near, far] = socket_pair();
+        near.set_deadline(None, Deadline::Passed).unwrap();
+        assert_eq!(read(&near, &mut []), Ok(0));
+        assert_eq!(write(&near, &[]), Err(TIMEOUT));
+        near.close().unwrap();
+        assert_eq!(read(&near, &mut []), Err(CLOSING));
+        assert_eq!(write(&near, &[]), Err(CLOSING));
+        assert_eq!(read(&far, &mut [0; 1]), Ok(0));
+    });
+}
+
+#[test]
+fn close_ends_all_who_queue_for_a_side() {
+    check(|| {
+        for _ in 0..50 {
+            let [near, _far] = socket_pair();
+            // One waits for the poller, the others for it.
+            let readers: Vec<_> = (0..10).map(|_| reader(&near)).collect();
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let near = near.clone();
+                    thread::spawn(move || read(&near, &mut [0; 16]))
+                })
+                .collect();
+            settle();
+            near.close().unwrap();
+            assert!(readers.into_iter().map(join).all(|result| result == Err(CLOSING)));
+            assert!(threads.into_iter().map(|thread| thread.join().unwrap()).all(|result| result == Err(CLOSING)));
+            assert_eq!(near.close(), Err(CLOSING));
+        }
+    });
+}
+
+#[test]
+fn close_returns_when_the_last_user_has_let_go() {
+    check(|| {
+        let [near, far] = socket_pair();
+        let (entered, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let user = {
+            let (near, entered, leave) = (near.clone(), entered.clone(), leave.clone());
+            go(sched(), move || {
+                near.with(|_| {
+                    entered.store(true, SeqCst);
+                    until("it may leave", || leave.load(SeqCst));
+                })
+            })
+        };
+        until("the descriptor is in use", || entered.load(SeqCst));
+        let closer = go(sched(), move || near.close());
+        settle();
+        assert!(!closer.is_finished());
+        far.set_deadline(None, Deadline::At(sched().now() + 5 * MILLISECOND)).unwrap();
+        assert_eq!(read(&far, &mut [0; 1]), Err(TIMEOUT), "the descriptor is still open");
+        leave.store(true, SeqCst);
+        assert_eq!(join(closer), Ok(()));
+        join(user).unwrap();
+        far.set_deadline(None, Deadline::None).unwrap();
+        assert_eq!(read(&far, &mut [0; 1]), Ok(0));
+    });
+}
+
+#[test]
+fn a_dropped_descriptor_is_closed() {
+    check(|| {
+        let [near, far] = socket_pair();
+        drop(near);
+        assert_eq!(read(&far, &mut [0; 1]), Ok(0));
+    });
+}
+
+#[test]
+fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
+    check(|| {
+        let [near, far] = socket_pair();
+        let number = near.lend().unwrap();
+        near.close().unwrap();
+        assert_eq!(read(&far, &mut [0; 1]), Ok(0), "the file is closed");
+        for _ in 0..10 {
+            let [a, b] = socket_pair();
+            assert!(a.raw() != number && b.raw() != number);
+        }
+        // SAFETY: no memory is passed.
+        assert!(unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0);
+    });
+}
+
+#[test]
+fn a_cancelled_wait_ends_by_readiness_only() {
+    check(|| {
+        let [reader, writer] = pipe();
+        let desc = sched().poll_open(reader.raw());
+        sched().register(desc).unwrap();
+        sched().poll_set_deadline(desc, Deadline::At(sched().now() + MILLISECOND), None);
+        let waiter = go(sched(), move || sched().poll_wait_canceled(desc, Mode::Read));
+        settle();
+        assert!(!waiter.is_finished(), "a deadline does not end it");
+        sched().poll_unblock(desc);
+        settle();
+        assert!(!waiter.is_finished(), "a close does not end it");
+        write(&writer, b"x").unwrap();
+        join(waiter);
+        sched().poll_close(desc);
+    });
+}
+
+#[test]
+fn readiness_that_comes_before_the_wait_counts() {
+    check(|| {
+        let [reader, writer] = pipe();
+        let desc = sched().poll_open(reader.raw());
+        sched().register(desc).unwrap();
+        sched().poll_reset(desc, Mode::Read).unwrap();
+        write(&writer, b"x").unwrap();
+        settle();
+        // A deadline that passes does not destroy it, once it is moved away.
+        sched().poll_set_deadline(desc, Deadline::Passed, Some(Mode::Read));
+        assert_eq!(sched().poll_wait(desc, Mode::Read), Err(PollError::Timeout));
+        sched().poll_set_deadline(desc, Deadline::None, Some(Mode::Read));
+        assert_eq!(sched().poll_wait(desc, Mode::Read), Ok(()));
+        sched().poll_unblock(desc);
+        sched().poll_close(desc);
+    });
+}
+
+#[test]
+fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
+    check(|| {
+        for _ in 0..50 {
+            let [near, far] = socket_pair();
+            let waiting = reader(&near);
+            settle();
+            // SAFETY: no memory is passed.
+            let duplicate = own(sched(), unsafe { libc::fcntl(near.raw(), libc::F_DUPFD_CLOEXEC, 0) });
+            near.close().unwrap();
+            assert_eq!(join(waiting), Err(CLOSING));
+            // It takes the poll descriptor that was just freed; events of the old registration would reach it.
+            let [next, _peer] = socket_pair();
+            next.set_deadline(None, Deadline::At(sched().now() + 3 * MILLISECOND)).unwrap();
+            let next = reader(&next);
+            write(&far, b"for the duplicate").unwrap();
+            assert_eq!(join(next), Err(TIMEOUT));
+            assert_eq!(read(&duplicate, &mut [0; 100]), Ok(17));
+        }
+    });
+}
+
+#[test]
+fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
+    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false });
+    for _ in 0..20 {
+        let [reader, _writer] = pipe_in(sched);
+        reader.set_deadline(None, Deadline::At(sched.now() + 3_600_000 * MILLISECOND)).unwrap();
+        let theirs = reader.clone();
+        let blocked = go(sched, move || read(&theirs, &mut [0; 1]));
+        let start = Instant::now();
+        while sched.num_poll_waiters() == 0 {
+            assert!(start.elapsed() < LIMIT / 2, "the reader waits");
+            thread::yield_now();
+        }
+        thread::sleep(std::time::Duration::from_millis(1));
+        let when = sched.now() + 2 * MILLISECOND;
+        reader.set_deadline(None, Deadline::At(when)).unwrap();
+        assert_eq!(join(blocked), Err(TIMEOUT));
+        let late = sched.now() - when;
+        assert!((0..2_000 * MILLISECOND).contains(&late), "it came {late} ns after the deadline");
+    }
+}
+
+#[test]
+fn waiters_are_counted_while_they_wait() {
+    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false });
+    let pairs: Vec<_> = (0..100).map(|_| pipe_in(sched)).collect();
+    let count = move |expected| {
+        let start = Instant::now();
+        while sched.num_poll_waiters() != expected {
+            assert!(start.elapsed() < LIMIT / 2, "{} waiters instead of {expected}", sched.num_poll_waiters());
+            thread::yield_now();
+        }
+    };
+    for round in 0..10 {
+        let deadline = |ms: Nanos| Deadline::At(sched.now() + ms * MILLISECOND);
+        pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, Deadline::None).unwrap());
+        let readers: Vec<_> = pairs.iter().map(|[fd, _]| fd.clone()).map(|fd| go(sched, move || read(&fd, &mut [0; 1]))).collect();
+        let thread = {
+            let fd = pairs[0][0].clone();
+            thread::spawn(move || read(&fd, &mut [0; 1]))
+        };
+        // The thread queues for the side that a goroutine holds, so it is not in the poller.
+        count(100);
+        match round % 3 {
+            0 => pairs.iter().for_each(|[_, writer]| write(writer, b"xx").unwrap()),
+            1 => pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, Deadline::Passed).unwrap()),
+            _ => pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, deadline(2)).unwrap()),
+        }
+        let expected = if round % 3 == 0 { Ok(1) } else { Err(TIMEOUT) };
+        readers.into_iter().for_each(|reader| assert_eq!(join(reader), expected));
+        assert_eq!(thread.join().unwrap(), expected);
+        count(0);
+        if round % 3 == 0 {
+            pairs[1..].iter().for_each(|[reader, _]| assert_eq!(read(reader, &mut [0; 2]), Ok(1)));
+        }
+    }
+}
+
+#[test]
+fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
+    check(|| {
+        let [left, right] = [(); 2].map(|()| Arc::new(Sema::new()));
+        let exchanges = Arc::new(AtomicUsize::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let player = |mine: &Arc<Sema>, other: &Arc<Sema>| {
+            let (mine, other, exchanges, stop) = (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
+            let play = move || {
+                while !stop.load(SeqCst) {
+                    mine.acquire(sched());
+                    exchanges.fetch_add(1, SeqCst);
+                    other.release(sched(), 1);
+                }
+            };
+            sched().go_local(play, Location::caller()).unwrap()
+        };
+        let players = [player(&left, &right), player(&right, &left)];
+        left.release(sched(), 1);
+        sched().yield_now();
+        for _ in 0..200 {
+            let before = exchanges.load(SeqCst);
+            sched().yield_now();
+            let between = exchanges.load(SeqCst) - before;
+            assert!(between <= 100, "{between} exchanges between two turns of the third");
+        }
+        assert!(exchanges.load(SeqCst) > 100, "the two do play");
+        stop.store(true, SeqCst);
+        players.into_iter().for_each(Join::join);
+    });
+}
+
+#[test]
+fn permits_of_a_semaphore_are_never_lost() {
+    const GOROUTINES: usize = 20;
+    const ROUNDS: usize = 500;
+    check(|| {
+        let sema = Arc::new(Sema::new());
+        let inside = Arc::new(AtomicUsize::new(0));
+        let users: Vec<_> = (0..GOROUTINES)
+            .map(|_| {
+                let (sema, inside) = (sema.clone(), inside.clone());
+                go(sched(), move || {
+                    for _ in 0..ROUNDS {
+                        sema.acquire(sched());
+                        assert!(inside.fetch_add(1, SeqCst) < 3);
+                        sched().yield_now();
+                        inside.fetch_sub(1, SeqCst);
+                        sema.release(sched(), 1);
+                    }
+                })
+            })
+            .collect();
+        sema.release(sched(), 3);
+        users.into_iter().for_each(join);
+        for _ in 0..3 {
+            sema.acquire(sched());
+        }
+    });
+}

@@ -1,0 +1,131 @@
+//! What ends a process or changes its limits: each in a process of its own, the programs of `src/bin/alone.rs`.
+
+use gopark::Builder;
+use gopark_tests::process::{Ended, run};
+use std::io;
+use std::process::Command;
+
+fn alone(program: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_alone"));
+    command.arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0");
+    command
+}
+
+#[test]
+fn an_overflow_names_goroutine_spawn_site_and_size_before_the_process_dies() {
+    let ended = run(&mut alone("overflow"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (id, _) = id.split_once('.').unwrap();
+    ended.assert_said(&format!("gopark: goroutine {id}, spawned at tests/src/bin/alone.rs:"));
+    ended.assert_said("has overflowed its stack of 128 KiB (Builder::stack_size)");
+}
+
+#[test]
+fn an_overflow_of_an_ordinary_thread_is_still_reported_by_std() {
+    let ended = run(&mut alone("overflow-of-a-thread"));
+    ended.assert_killed_by(libc::SIGABRT);
+    ended.assert_said("thread 'an ordinary thread'");
+    ended.assert_said("has overflowed its stack");
+    assert!(!ended.output.contains("gopark"), "{}", ended.output);
+}
+
+#[test]
+fn another_fault_in_a_goroutine_is_not_called_an_overflow() {
+    let ended = run(&mut alone("null-pointer"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    assert!(!ended.output.contains("overflowed"), "{}", ended.output);
+}
+
+#[test]
+fn a_panic_that_nobody_joins_is_printed_and_ends_only_its_goroutine() {
+    let ended = run(&mut alone("panic-without-join"));
+    ended.assert_success();
+    ended.assert_said("nobody joins this");
+    ended.assert_said("the others go on");
+}
+
+#[test]
+fn running_out_of_address_space_fails_the_spawn_and_nothing_else() {
+    run(&mut alone("address-space")).assert_success();
+}
+
+#[test]
+fn running_out_of_descriptors_fails_the_accept_and_loses_nobody() {
+    run(&mut alone("descriptors")).assert_success();
+}
+
+#[test]
+fn the_process_ends_when_main_returns() {
+    let ended = run(&mut alone("leave"));
+    ended.assert_success();
+    ended.assert_said("left");
+}
+
+#[test]
+fn a_second_start_is_refused() {
+    run(&mut alone("start-twice")).assert_success();
+}
+
+/// No settings that are refused start anything, so these need no process of their own.
+#[track_caller]
+fn assert_refused(settings: Builder, said: &str) {
+    let error = settings.start().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(error.to_string(), said);
+}
+
+#[test]
+fn procs_are_1_to_1024() {
+    for n in [0, 1025, usize::MAX] {
+        assert_refused(Builder::new().max_procs(n), &format!("max_procs: {n} is not in 1..=1024"));
+    }
+}
+
+#[test]
+fn pollers_are_1_to_max_procs() {
+    for n in [0, 3, usize::MAX] {
+        assert_refused(Builder::new().max_procs(2).pollers(n), &format!("pollers: {n} is not in 1..=2 (max_procs)"));
+    }
+}
+
+#[test]
+fn stacks_are_16_kib_to_1_gib() {
+    for n in [0, 1, 16 * 1024 - 1, (1 << 30) + 1, usize::MAX] {
+        assert_refused(Builder::new().stack_size(n), &format!("stack_size: {n} bytes is not in 16384..=1073741824"));
+    }
+}
+
+fn max_procs(setting: &str) -> Ended {
+    run(alone("max-procs").env("GOPARK_MAXPROCS", setting))
+}
+
+#[test]
+fn the_environment_overrides_the_number_of_procs() {
+    for n in ["1", "3", "64"] {
+        let ended = max_procs(n);
+        ended.assert_success();
+        assert_eq!(ended.output.trim(), n);
+    }
+}
+
+#[test]
+fn nonsense_in_the_environment_is_refused() {
+    for setting in ["", "two", "-1", "1.5", " 2", "99999999999999999999"] {
+        let ended = max_procs(setting);
+        assert!(!ended.status.success());
+        ended.assert_said(&format!("GOPARK_MAXPROCS: {setting:?} is not a number from 1 to 1024"));
+    }
+    for setting in ["0", "1025"] {
+        let ended = max_procs(setting);
+        assert!(!ended.status.success());
+        ended.assert_said(&format!("{setting} is not in 1..=1024"));
+    }
+}
+
+#[test]
+fn the_default_is_what_affinity_allows() {
+    let one_cpu = run(Command::new("taskset").args(["-c", "0", env!("CARGO_BIN_EXE_alone"), "max-procs"]).env_remove("GOPARK_MAXPROCS"));
+    one_cpu.assert_success();
+    assert_eq!(one_cpu.output.trim(), "1");
+}
