@@ -67,6 +67,7 @@ pub enum Release {
 }
 
 /// See the module's head.
+#[repr(C)]
 pub struct FdMutex {
     state: AtomicU64,
     readers: Sema,

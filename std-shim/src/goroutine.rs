@@ -1,6 +1,6 @@
 //! Goroutines: starting them, joining them, sleeping and yielding in them.
 
-use crate::runtime::{nanos, sched};
+use crate::runtime::{duration_nanos, nanos, sched};
 use gopark_core::join::Join;
 use std::fmt;
 use std::io;
@@ -144,8 +144,7 @@ pub fn sleep(duration: Duration) {
         return;
     }
     let sched = sched();
-    let duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
-    sched.sleep_until(sched.now().saturating_add(duration));
+    sched.sleep_until(sched.now().saturating_add(duration_nanos(duration)));
 }
 
 /// Sleeps until `deadline`; not at all if it has passed. On an ordinary thread, the thread sleeps.

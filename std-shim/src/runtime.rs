@@ -11,7 +11,7 @@ use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 static LINUX: Linux = Linux::new();
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -160,8 +160,16 @@ pub(crate) fn sched() -> &'static Sched {
 /// An instant on the scheduler's clock. Far ones count as never.
 pub(crate) fn nanos(instant: Instant) -> Nanos {
     let (epoch, base) = runtime().epoch;
-    let since = |later: Instant, earlier| Nanos::try_from(later.saturating_duration_since(earlier).as_nanos()).unwrap_or(Nanos::MAX);
-    base.saturating_add(since(instant, epoch)).saturating_sub(since(epoch, instant))
+    match instant.checked_duration_since(epoch) {
+        Some(after) => base.saturating_add(duration_nanos(after)),
+        None => base.saturating_sub(duration_nanos(epoch - instant)),
+    }
+}
+
+/// Long ones count as endless.
+pub(crate) fn duration_nanos(duration: Duration) -> Nanos {
+    let seconds = Nanos::try_from(duration.as_secs()).unwrap_or(Nanos::MAX);
+    seconds.saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
 }
 
 /// A deadline as core wants it: passed ones are told apart here.

@@ -113,7 +113,10 @@ impl PollDesc {
         if after == before {
             return None;
         }
-        self.publish(state);
+        let expired = |(read, write): (Nanos, Nanos)| (read < 0, write < 0);
+        if expired(before) != expired(after) {
+            self.publish(state);
+        }
 
         let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
         let repaired = paired(before) != paired(after);

@@ -5,10 +5,10 @@
 #![allow(unsafe_code, reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls")]
 
 use crate::error::io_error;
-use crate::runtime::{deadline, sched};
+use crate::runtime::{deadline, duration_nanos, sched};
 use gopark_backends::linux::io::{self as sys, IOV_MAX};
 use gopark_core::fd::{Fd, FdError, MAX_RW};
-use gopark_core::os::{Mode, Nanos, Outcome};
+use gopark_core::os::{Mode, Outcome};
 use socket2::{SockAddr, SockAddrStorage, SockRef};
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::SocketAddr;
@@ -134,7 +134,7 @@ impl Socket {
         if limit == Some(Duration::ZERO) {
             return Err(zero_duration());
         }
-        let nanos = limit.map_or(0, |limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX));
+        let nanos = limit.map_or(0, duration_nanos);
         self.0.set_timeout(mode, nanos).map_err(io_error)
     }
 
