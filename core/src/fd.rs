@@ -71,8 +71,8 @@ impl From<RegisterError> for FdError {
     }
 }
 
-/// An open, non-blocking descriptor. What every operation touches comes first, in one cache line.
-#[repr(C, align(64))]
+/// An open, non-blocking descriptor. What every operation touches comes first and together.
+#[repr(C)]
 pub struct Fd {
     sched: &'static Sched,
     desc: &'static PollDesc,
