@@ -144,6 +144,28 @@ fn what_is_always_ready_is_not_pollable_but_can_be_read() {
     });
 }
 
+/// The writing end of a full pipe whose reader closes: epoll reports `EPOLLERR` and nothing else.
+#[test]
+fn a_bare_error_event_leaves_the_last_word_to_the_system() {
+    const SYSTEM: Errno = Errno::new(libc::ECONNRESET);
+    for last_word in [Outcome::Failed(SYSTEM), Outcome::WouldBlock] {
+        check(move || {
+            let [reader, writer] = pipe();
+            while io::write(writer.raw(), &[0; 4096]) != Outcome::WouldBlock {}
+            let mut reader = Some(reader);
+            let mut tries = 0;
+            let outcome = writer.operate(Mode::Read, |_| {
+                tries += 1;
+                // The event comes after the first try, wakes the wait, and stands when the second try has to wait again.
+                drop(reader.take());
+                if tries < 3 { Outcome::<()>::WouldBlock } else { last_word }
+            });
+            assert_eq!(tries, 3);
+            assert_eq!(outcome, Err(if last_word == Outcome::WouldBlock { NOT_POLLABLE } else { FdError::Os(SYSTEM) }));
+        });
+    }
+}
+
 #[test]
 fn nobody_waits_for_what_is_not_pollable() {
     check(|| {
