@@ -82,7 +82,7 @@ impl Default for FdMutex {
 
 impl FdMutex {
     /// Open, unlocked, unused.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         FdMutex { state: AtomicU64::new(0), readers: Sema::new(), writers: Sema::new() }
     }
 

@@ -147,7 +147,7 @@ impl Default for WaitSlot {
 
 impl WaitSlot {
     /// An empty slot.
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         WaitSlot(AtomicUsize::new(NIL))
     }
 
