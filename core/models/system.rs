@@ -186,6 +186,9 @@ pub(crate) struct Kernel {
     change: Condvar,
 }
 
+/// A descriptor that no poller takes.
+pub(crate) const REFUSED: i32 = 1000;
+
 #[derive(Default)]
 struct Pending {
     events: Vec<Event>,
@@ -198,8 +201,9 @@ unsafe impl Netpoll for Kernel {
         Ok(Kernel::default())
     }
 
-    fn open(&self, _: i32, _: TaggedPtr) -> Result<(), Errno> {
-        Ok(())
+    fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
+        const ENOSPC: i32 = 28;
+        if fd == REFUSED { Err(Errno::new(ENOSPC)) } else { Ok(()) }
     }
 
     fn close(&self, _: i32) {}

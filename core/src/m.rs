@@ -157,3 +157,7 @@ impl WakeWord {
         self.0.swap(0, Ordering::AcqRel) & SPIN != 0
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/m.rs"]
+mod models;

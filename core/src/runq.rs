@@ -297,6 +297,10 @@ impl Inbox {
     }
 }
 
+#[cfg(all(test, loom))]
+#[path = "../models/runq.rs"]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use super::*;
