@@ -353,3 +353,7 @@ impl Drop for Fd {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/fd.rs"]
+mod models;

@@ -202,6 +202,10 @@ fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
     state + one
 }
 
+#[cfg(all(test, loom))]
+#[path = "../models/fdmutex.rs"]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use super::*;

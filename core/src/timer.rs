@@ -324,6 +324,10 @@ fn sift_down(entries: &mut [Entry], mut index: usize) {
     place(entries, index, entry);
 }
 
+#[cfg(all(test, loom))]
+#[path = "../models/timer.rs"]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use super::*;
