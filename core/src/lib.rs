@@ -20,6 +20,9 @@ extern crate std;
 #[cfg(all(test, loom))]
 #[path = "../models/system.rs"]
 mod models;
+#[cfg(all(test, loom))]
+#[path = "../models/wake.rs"]
+mod wake;
 
 pub mod os;
 mod sync;
