@@ -6,6 +6,8 @@
 //! on a [`Mail`], the rest as a failed assertion. `ci/loom.sh` runs them; `ci/mutants.sh` shows that each can fail.
 #![allow(unsafe_code, reason = "what the code under test takes for immortal dies with each execution")]
 
+mod wake;
+
 use crate::g::{GRef, Status, idle};
 use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os};
 use crate::sched::{Config, Sched};

@@ -88,6 +88,31 @@ fn latched_readiness_carries_what_came_before_it() {
 }
 
 #[test]
+fn whoever_gets_the_waiter_sees_what_it_did_before() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| match word.slot.notify() {
+            Some(super::Waiter::Thread(thread)) => {
+                assert_eq!(word.mail.get(), 1);
+                thread.wake(&word.system);
+            }
+            _ => {}
+        });
+        if word.slot.announce() == Announced::Waiting {
+            // As a goroutine leaves its stack, before its M commits.
+            word.mail.put(1);
+            let thread = Thread::new();
+            if word.slot.commit(thread.waiter()).is_ok() {
+                thread.block(&word.system);
+            }
+            assert!(word.slot.settle());
+        }
+        waker.join().unwrap();
+    });
+}
+
+#[test]
 fn nobody_sleeps_through_a_close() {
     check(|| {
         let owner = Word::new();
