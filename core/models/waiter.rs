@@ -78,9 +78,7 @@ fn latched_readiness_carries_what_came_before_it() {
             word.notify();
         });
         thread::yield_now();
-        if word.slot.announce() == Announced::Ready {
-            assert_eq!(word.mail.get(), 1);
-        } else if word.slot.settle() {
+        if word.slot.announce() == Announced::Ready || word.slot.settle() {
             assert_eq!(word.mail.get(), 1);
         }
         waker.join().unwrap();
@@ -92,12 +90,11 @@ fn whoever_gets_the_waiter_sees_what_it_did_before() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
-        let waker = thread::spawn(|| match word.slot.notify() {
-            Some(super::Waiter::Thread(thread)) => {
+        let waker = thread::spawn(|| {
+            if let Some(super::Waiter::Thread(thread)) = word.slot.notify() {
                 assert_eq!(word.mail.get(), 1);
                 thread.wake(&word.system);
             }
-            _ => {}
         });
         if word.slot.announce() == Announced::Waiting {
             // As a goroutine leaves its stack, before its M commits.
