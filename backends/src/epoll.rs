@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "the epoll and eventfd system calls, and the tokens that they keep")]
 
 use crate::linux::{OwnedFd, check};
+use crate::wake::WakeSig;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::slice;
@@ -30,18 +31,7 @@ pub struct Epoll {
     epfd: OwnedFd,
     /// Registered level-triggered under [`TaggedPtr::NULL`]: it shows in every poll until a waiting one drains it.
     eventfd: OwnedFd,
-    /// Whether a wake has been asked for and not consumed.
-    ///
-    /// | `wake_sig` | eventfd | state | who leaves it |
-    /// |---|---|---|---|
-    /// | false | 0 | nobody asked | a waker: swaps in true |
-    /// | true | 0 | a waker is about to write | that waker: writes 1 |
-    /// | true | 1 | a wake is pending | the waiting poll: reads |
-    /// | true | 0 | the waiting poll returns | that poll: swaps in false |
-    ///
-    /// Both sides use a swap: a waker that finds true has joined a pending wake, and the poll that takes it acquires what each of
-    /// those wakers wrote before, not only what the first did.
-    wake_sig: AtomicBool,
+    wake_sig: WakeSig,
     /// The kernel (before 5.11) or a seccomp filter has refused `epoll_pwait2`.
     no_pwait2: AtomicBool,
 }
@@ -75,7 +65,7 @@ unsafe impl Netpoll for Epoll {
         let epfd = OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
         // SAFETY: no memory is passed.
         let eventfd = OwnedFd(check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as isize)? as i32);
-        let poller = Epoll { epfd, eventfd, wake_sig: AtomicBool::new(false), no_pwait2: AtomicBool::new(false) };
+        let poller = Epoll { epfd, eventfd, wake_sig: WakeSig::new(), no_pwait2: AtomicBool::new(false) };
         poller.add(poller.eventfd.0, Mask::IN, TaggedPtr::NULL)?;
         Ok(poller)
     }
@@ -96,10 +86,7 @@ unsafe impl Netpoll for Epoll {
         for &libc::epoll_event { events: mask, u64: bits } in self.wait(delay, &mut buffer) {
             let token = TaggedPtr::from_bits(bits);
             if token == TaggedPtr::NULL {
-                // Without a delay this thread was not asleep: the wake is for the one that is.
-                if delay != Delay::None {
-                    self.drain();
-                }
+                self.wake_sig.seen(delay != Delay::None, || self.drain());
             } else {
                 let pushed = events.push(Event { token, ready: ready(Mask::from_bits_retain(mask)) });
                 pushed.expect("Netpoll::poll needs an empty batch");
@@ -108,19 +95,18 @@ unsafe impl Netpoll for Epoll {
     }
 
     fn wake(&self) {
-        if self.wake_sig.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        loop {
-            let one = 1u64;
-            // SAFETY: `one` is 8 readable bytes.
-            match check(unsafe { libc::write(self.eventfd.0, (&raw const one).cast(), size_of_val(&one)) }) {
-                // EAGAIN: the counter is full, so it is readable.
-                Ok(_) | Err(WOULD_BLOCK) => return,
-                Err(INTERRUPTED) => {}
-                Err(errno) => panic!("write to the eventfd of a poller: {errno}"),
+        self.wake_sig.ask(|| {
+            loop {
+                let one = 1u64;
+                // SAFETY: `one` is 8 readable bytes.
+                match check(unsafe { libc::write(self.eventfd.0, (&raw const one).cast(), size_of_val(&one)) }) {
+                    // EAGAIN: the counter is full, so it is readable.
+                    Ok(_) | Err(WOULD_BLOCK) => return,
+                    Err(INTERRUPTED) => {}
+                    Err(errno) => panic!("write to the eventfd of a poller: {errno}"),
+                }
             }
-        }
+        });
     }
 }
 
@@ -185,17 +171,12 @@ impl Epoll {
         } as isize)
     }
 
-    /// Consumes the wake that a waiting poll has seen.
-    ///
-    /// The order matters. A wake between the two steps is dropped, which is fine: this poll is about to return anyway. With the steps
-    /// swapped, a wake between them sets `wake_sig` and has its write eaten by the read, and then every later wake joins one that
-    /// never comes.
+    /// Empties the eventfd.
     fn drain(&self) {
         let mut count = 0u64;
         // A failed read leaves the eventfd readable: the next poll returns at once and drains it, so nothing is lost.
         // SAFETY: `count` is 8 writable bytes.
         unsafe { libc::read(self.eventfd.0, (&raw mut count).cast(), size_of_val(&count)) };
-        self.wake_sig.swap(false, Ordering::AcqRel);
     }
 }
 

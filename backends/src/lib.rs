@@ -25,6 +25,7 @@ pub mod linux;
 cfg_if::cfg_if! {
     if #[cfg(feature = "epoll")] {
         mod epoll;
+        mod wake;
         pub use epoll::Epoll as Poller;
     } else {
         compile_error!("gopark-backends has no poller: enable its feature `epoll`, which is on unless `default-features = false`");

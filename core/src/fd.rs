@@ -347,9 +347,13 @@ impl Drop for Fd {
     fn drop(&mut self) {
         // Nobody uses it any more, so this does not wait. An error says that it was closed before.
         let _ = self.close();
-        if *self.number_kept.get_mut() {
+        if self.number_kept.load(Ordering::Relaxed) {
             // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.
             unsafe { self.sched.os().close(self.raw) };
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/fd.rs"]
+mod models;

@@ -17,6 +17,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(all(test, loom))]
+#[path = "../models/system.rs"]
+mod models;
+#[cfg(all(test, loom))]
+#[path = "../models/wake.rs"]
+mod wake;
+
 pub mod os;
 mod sync;
 pub mod tagptr;

@@ -28,6 +28,10 @@ mod idle;
 mod park;
 mod wake;
 
+#[cfg(all(test, loom))]
+#[path = "../models/sched.rs"]
+mod models;
+
 use crate::g::{G, GRef};
 use crate::m::{Here, M};
 use crate::os::{Errno, Nanos, Netpoll, Os};

@@ -37,7 +37,7 @@ fn seq_bits(seq: u32) -> Bits {
 pub(super) struct Info(AtomicU32);
 
 impl Info {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Info(AtomicU32::new(0))
     }
 

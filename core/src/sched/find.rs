@@ -72,7 +72,7 @@ impl Sched {
     /// The order: now and then the global queue and the poller; due timers; what other threads readied for this M; own queues; the global
     /// queue; others' queues; sleep in the poller.
     #[doc(alias = "findRunnable")]
-    fn find_runnable(&'static self, here: &Here) -> GRef {
+    pub(super) fn find_runnable(&'static self, here: &Here) -> GRef {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
@@ -200,7 +200,7 @@ impl Sched {
         self.poll(here, Delay::None)
     }
 
-    fn stop_spinning(&self, here: &Here) -> bool {
+    pub(super) fn stop_spinning(&self, here: &Here) -> bool {
         let spinning = here.home(|home| core::mem::take(&mut home.spinning));
         if spinning {
             self.idlers.stop_spinning();
@@ -245,7 +245,7 @@ impl Sched {
 }
 
 impl Bedroom {
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         !self.taken.swap(true, Ordering::AcqRel)
     }
 
