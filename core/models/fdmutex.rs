@@ -95,9 +95,10 @@ fn a_reader_and_a_writer_do_not_wait_for_each_other() {
         let file = owner.get();
         assert!(file.mutex.lock(Mode::Write, file.sched).is_ok());
         let reader = thread::spawn(|| file.read());
+        let second = thread::spawn(|| file.write());
         assert!(reader.join().unwrap());
         file.let_go(file.mutex.unlock(Mode::Write, file.sched));
-        assert!(file.write() && file.close());
+        assert!(second.join().unwrap() && file.close());
         file.assert_destroyed_once();
     });
 }

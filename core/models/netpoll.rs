@@ -271,7 +271,7 @@ fn an_event_finds_the_use_it_was_made_for() {
         let connection = Connection::new();
         let peer = connection.peer();
         let kernel = thread::spawn(move || peer.deliver(Event { token: peer.desc.token(), ready: Ready::READ | Ready::HANGUP }));
-        peer.set(Deadline::At(10));
+        peer.set(Deadline::Passed);
         kernel.join().unwrap();
         // The holder of the lock and the event have written one word.
         assert!(peer.desc.hung_up() && peer.desc.slot(Mode::Read).is_ready());
@@ -288,6 +288,22 @@ fn a_timer_of_the_last_use_does_not_strike_the_next() {
         peer.reuse();
         peer.set(Deadline::At(20));
         timers.join().unwrap();
+        assert_eq!(peer.desc.may_wait(Mode::Read), Ok(()));
+        peer.tick(20);
+        assert_eq!(peer.desc.may_wait(Mode::Read), Err(PollError::Timeout));
+    });
+}
+
+#[test]
+fn a_deadline_that_was_moved_does_not_strike_at_its_first_hour() {
+    check(|| {
+        let connection = Connection::new();
+        let peer = connection.peer();
+        peer.set(Deadline::At(10));
+        let timers = thread::spawn(move || peer.tick(15));
+        peer.set(Deadline::At(20));
+        timers.join().unwrap();
+        // If it struck before it was moved, that is undone.
         assert_eq!(peer.desc.may_wait(Mode::Read), Ok(()));
         peer.tick(20);
         assert_eq!(peer.desc.may_wait(Mode::Read), Err(PollError::Timeout));

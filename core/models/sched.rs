@@ -20,14 +20,7 @@ fn here(sched: &'static Sched, index: usize) -> Here {
 /// M number `index` runs `count` goroutines one after another, and the last one for ever.
 fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
     let here = here(sched, index);
-    let next = |_| {
-        let g = sched.find_runnable(&here);
-        if sched.stop_spinning(&here) {
-            sched.recruit();
-        }
-        finish(g)
-    };
-    (0..count).map(next).collect()
+    (0..count).map(|_| finish(sched.next(&here))).collect()
 }
 
 /// Nobody is counted as idle or spinning who is not.

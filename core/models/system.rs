@@ -6,6 +6,8 @@
 //! on a [`Mail`], the rest as a failed assertion. `ci/loom.sh` runs them; `ci/mutants.sh` shows that each can fail.
 #![allow(unsafe_code, reason = "what the code under test takes for immortal dies with each execution")]
 
+mod wake;
+
 use crate::g::{GRef, Status, idle};
 use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os};
 use crate::sched::{Config, Sched};
@@ -159,7 +161,7 @@ unsafe impl Os for System {
 
     fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
         // No stack pointer lies here, so every thread of a model is an ordinary one.
-        Ok(NonNull::without_provenance(core::num::NonZero::new(1 << 60).unwrap()))
+        Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"))
     }
 
     unsafe fn guard(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {

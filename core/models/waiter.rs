@@ -78,10 +78,32 @@ fn latched_readiness_carries_what_came_before_it() {
             word.notify();
         });
         thread::yield_now();
-        if word.slot.announce() == Announced::Ready {
+        if word.slot.announce() == Announced::Ready || word.slot.settle() {
             assert_eq!(word.mail.get(), 1);
-        } else if word.slot.settle() {
-            assert_eq!(word.mail.get(), 1);
+        }
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_gets_the_waiter_sees_what_it_did_before() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| {
+            if let Some(super::Waiter::Thread(thread)) = word.slot.notify() {
+                assert_eq!(word.mail.get(), 1);
+                thread.wake(&word.system);
+            }
+        });
+        if word.slot.announce() == Announced::Waiting {
+            // As a goroutine leaves its stack, before its M commits.
+            word.mail.put(1);
+            let thread = Thread::new();
+            if word.slot.commit(thread.waiter()).is_ok() {
+                thread.block(&word.system);
+            }
+            assert!(word.slot.settle());
         }
         waker.join().unwrap();
     });

@@ -20,9 +20,6 @@ extern crate std;
 #[cfg(all(test, loom))]
 #[path = "../models/system.rs"]
 mod models;
-#[cfg(all(test, loom))]
-#[path = "../models/wake.rs"]
-mod wake;
 
 pub mod os;
 mod sync;

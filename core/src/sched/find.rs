@@ -32,13 +32,19 @@ impl Sched {
     /// The main loop of an M.
     pub(super) fn run(&'static self, here: Here) -> ! {
         loop {
-            let g = self.find_runnable(&here);
-            if self.stop_spinning(&here) {
-                // There may be more where this came from, and the last one to look has just stopped.
-                self.recruit();
-            }
+            let g = self.next(&here);
             self.execute(&here, g);
         }
+    }
+
+    /// The next goroutine to run, and somebody else to look on.
+    pub(super) fn next(&'static self, here: &Here) -> GRef {
+        let g = self.find_runnable(here);
+        if self.stop_spinning(here) {
+            // There may be more where this came from, and the last one to look has just stopped.
+            self.recruit();
+        }
+        g
     }
 
     /// Runs a goroutine until it lets go of the M.
@@ -72,7 +78,7 @@ impl Sched {
     /// The order: now and then the global queue and the poller; due timers; what other threads readied for this M; own queues; the global
     /// queue; others' queues; sleep in the poller.
     #[doc(alias = "findRunnable")]
-    pub(super) fn find_runnable(&'static self, here: &Here) -> GRef {
+    fn find_runnable(&'static self, here: &Here) -> GRef {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
@@ -200,7 +206,7 @@ impl Sched {
         self.poll(here, Delay::None)
     }
 
-    pub(super) fn stop_spinning(&self, here: &Here) -> bool {
+    fn stop_spinning(&self, here: &Here) -> bool {
         let spinning = here.home(|home| core::mem::take(&mut home.spinning));
         if spinning {
             self.idlers.stop_spinning();
