@@ -22,12 +22,13 @@ pub mod linux;
 // The one place that knows the features. What follows the choice is free of them, but for a few lines that only some pollers use.
 cfg_if::cfg_if! {
     if #[cfg(any(
-        all(feature = "epoll", feature = "epoll-level"),
+        all(feature = "epoll", any(feature = "epoll-level", feature = "poll")),
+        all(feature = "epoll-level", feature = "poll"),
     ))] {
         compile_error!(
-            "gopark has one poller, but two of the features `epoll` and `epoll-level` are on. `epoll` is the default: to have \
-             another, write `default-features = false, features = [\"epoll-level\"]` (on the command line: `--no-default-features \
-             --features epoll-level`) in every package that depends on gopark"
+            "gopark has one poller, but two of the features `epoll`, `epoll-level` and `poll` are on. `epoll` is the default: to have \
+             another, write `default-features = false, features = [\"poll\"]` (on the command line: `--no-default-features \
+             --features poll`) wherever gopark is named"
         );
     } else if #[cfg(feature = "epoll")] {
         mod epoll;
@@ -43,12 +44,20 @@ cfg_if::cfg_if! {
         mod table;
         mod wakeup;
         pub use epoll_level::EpollLevel as Poller;
+    } else if #[cfg(feature = "poll")] {
+        mod lock;
+        mod mask;
+        mod poll;
+        mod pollable;
+        mod table;
+        mod wakeup;
+        pub use poll::Poll as Poller;
     } else {
         compile_error!(
-            "gopark has no poller: turn on one of the features `epoll` (on unless `default-features = false`) and `epoll-level`"
+            "gopark has no poller: turn on one of the features `epoll` (on unless `default-features = false`), `epoll-level` and `poll`"
         );
     }
 }
 
-#[cfg(any(feature = "epoll", feature = "epoll-level"))]
+#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
 static_assertions::assert_impl_all!(Poller: gopark_core::os::Netpoll);

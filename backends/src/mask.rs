@@ -39,7 +39,7 @@ impl Mask {
     ///
     /// `PRI` is not in it: it makes a short read at an urgent mark known as such, but here data behind the mark is reported to the next
     /// wait anyway. And it would be reported to a peeking goroutine over and over.
-    #[cfg(feature = "epoll-level")]
+    #[cfg(any(feature = "epoll-level", feature = "poll"))]
     pub(crate) fn levels(directions: Ready) -> Self {
         let mut mask = Mask::empty();
         mask.set(Mask::IN | Mask::RDHUP, directions.contains(Ready::READ));
@@ -60,7 +60,7 @@ impl Mask {
 }
 
 /// One direction, as the bit it has in [`Ready`].
-#[cfg(feature = "epoll-level")]
+#[cfg(any(feature = "epoll-level", feature = "poll"))]
 pub(crate) fn direction(mode: gopark_core::os::Mode) -> Ready {
     match mode {
         gopark_core::os::Mode::Read => Ready::READ,

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use gopark_core::tagptr::TaggedPtr;
 
-/// A use of a descriptor number. As a word:
+/// A use of a descriptor number. As a word, for the kernel to keep:
 ///
 /// ```text
 ///   63 ............ 32 | 31 ........ 0
@@ -18,10 +18,12 @@ use gopark_core::tagptr::TaggedPtr;
 pub(crate) struct Key(u64);
 
 impl Key {
+    #[cfg(feature = "epoll-level")]
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Key(bits)
     }
 
+    #[cfg(any(feature = "epoll-level", test))]
     pub(crate) const fn to_bits(self) -> u64 {
         self.0
     }

@@ -60,6 +60,21 @@ fn a_closed_descriptor_is_silent_though_a_duplicate_is_open() {
 }
 
 #[test]
+fn a_descriptor_can_be_opened_again_after_close() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::new();
+    for tag in 1..10 {
+        watch.open(&ours, tag);
+        watch.poller.arm(ours.as_raw_fd(), token(tag), Mode::Write);
+        if tag % 2 == 0 {
+            theirs.write_all(b"x").unwrap();
+            assert_eq!(watch.read(&ours, tag, &mut [0; 8]), Ok(1));
+        }
+        watch.poller.close(ours.as_raw_fd());
+    }
+}
+
+#[test]
 fn duplicates_are_watched_each_for_itself() {
     let (ours, mut theirs) = unix_pair();
     let duplicate = ours.try_clone().unwrap();
