@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-$PWD/target}/mutants
-export LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-3} RUST_BACKTRACE=0
-# What is compiled sixty times is not optimised much.
+export RUST_BACKTRACE=0
+# What is compiled once for each mutant is not optimised much.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 
 exec python3 -B ci/mutants.py "$target" "$@"

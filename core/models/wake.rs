@@ -14,7 +14,7 @@ struct Poller {
     eventfd: Mutex<u64>,
     readable: Condvar,
     /// What wakers have for the one who sleeps.
-    work: [AtomicBool; 2],
+    work: [AtomicBool; 3],
     mail: Mail,
 }
 
@@ -48,7 +48,7 @@ impl Poller {
         }
     }
 
-    /// Sleeps until both pieces of work are seen, as an M does: looks, then waits.
+    /// Sleeps until all pieces of work are seen, as an M does: looks, then waits.
     fn sleep_for(&self, pieces: &[AtomicBool]) {
         while !pieces.iter().all(|piece| piece.load(Ordering::Relaxed)) {
             self.poll(true);
@@ -83,7 +83,7 @@ fn two_wakers_joined_into_one_wake_are_both_heard() {
                 poller.wake();
             })
         });
-        poller.sleep_for(&poller.work);
+        poller.sleep_for(&poller.work[..2]);
         for waker in wakers {
             waker.join().unwrap();
         }
@@ -91,7 +91,7 @@ fn two_wakers_joined_into_one_wake_are_both_heard() {
 }
 
 #[test]
-fn one_waker_that_wakes_twice_is_heard_twice() {
+fn one_waker_that_wakes_again_and_again_is_heard_each_time() {
     check(|| {
         let owner = Poller::new();
         let poller = owner.get();
