@@ -17,19 +17,50 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-use static_assertions::assert_impl_all;
-
 pub mod linux;
 
-// `epoll` is a default feature and cargo adds features up, so it is the last choice: what somebody asked for beside it wins.
+// The one place that knows the features. What follows the choice is free of them, but for a few lines that only some pollers use.
 cfg_if::cfg_if! {
-    if #[cfg(feature = "epoll")] {
+    if #[cfg(any(
+        all(feature = "epoll", any(feature = "epoll-level", feature = "poll")),
+        all(feature = "epoll-level", feature = "poll"),
+    ))] {
+        compile_error!(
+            "gopark has one poller, but two of the features `epoll`, `epoll-level` and `poll` are on. `epoll` is the default: to have \
+             another, write `default-features = false, features = [\"poll\"]` (on the command line: `--no-default-features \
+             --features poll`) wherever gopark is named"
+        );
+    } else if #[cfg(feature = "epoll")] {
         mod epoll;
+        mod instance;
+        mod mask;
         mod wake;
+        mod wakeup;
         pub use epoll::Epoll as Poller;
+    } else if #[cfg(feature = "epoll-level")] {
+        mod epoll_level;
+        mod instance;
+        mod lock;
+        mod mask;
+        mod table;
+        mod wake;
+        mod wakeup;
+        pub use epoll_level::EpollLevel as Poller;
+    } else if #[cfg(feature = "poll")] {
+        mod lock;
+        mod mask;
+        mod poll;
+        mod pollable;
+        mod table;
+        mod wake;
+        mod wakeup;
+        pub use poll::Poll as Poller;
     } else {
-        compile_error!("gopark-backends has no poller: enable its feature `epoll`, which is on unless `default-features = false`");
+        compile_error!(
+            "gopark has no poller: turn on one of the features `epoll` (on unless `default-features = false`), `epoll-level` and `poll`"
+        );
     }
 }
 
-assert_impl_all!(Poller: gopark_core::os::Netpoll);
+#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
+static_assertions::assert_impl_all!(Poller: gopark_core::os::Netpoll);

@@ -222,34 +222,24 @@ pub(crate) mod tests {
         unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
     }
 
-    /// The signals that a handler has seen, a bit for each.
-    pub(crate) static SIGNALS: AtomicU32 = AtomicU32::new(0);
-
-    /// Makes `signal` interrupt system calls and show in [`SIGNALS`].
+    /// Makes `signal` interrupt system calls.
     pub(crate) fn handle_signal(signal: i32) {
-        extern "C" fn note(signal: i32) {
-            SIGNALS.fetch_or(1 << signal, Ordering::AcqRel);
-        }
-        // SAFETY: all zeroes is an action with an empty mask and no flags; the handler is async-signal-safe.
+        extern "C" fn nothing(_: i32) {}
+        // SAFETY: all zeroes is an action with an empty mask and no flags; the handler does nothing.
         unsafe {
             let mut action: libc::sigaction = core::mem::zeroed();
-            action.sa_sigaction = note as *const () as usize;
+            action.sa_sigaction = nothing as *const () as usize;
             assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
         }
     }
 
-    pub(crate) fn thread_id() -> i32 {
+    fn thread_id() -> i32 {
         // SAFETY: no memory is passed.
         unsafe { libc::gettid() }
     }
 
-    pub(crate) fn send_signal(thread: i32, signal: i32) {
-        // SAFETY: no memory is passed; a thread that is gone is no error here.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
-    }
-
     /// Waits until thread `id` sleeps in the kernel or has ended.
-    pub(crate) fn asleep(id: i32) {
+    fn asleep(id: i32) {
         let running = || {
             let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
             Some(stat.rsplit_once(')')?.1.starts_with(" R"))

@@ -2,6 +2,7 @@
 
 pub mod process;
 pub mod sockets;
+pub mod watch;
 
 use gopark::Builder;
 use std::cell::Cell;
@@ -58,6 +59,16 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
             ..100 => gopark::yield_now(),
             _ => gopark::sleep(Duration::from_micros(100)),
         }
+    }
+}
+
+/// As [`until`], without a runtime.
+#[track_caller]
+pub fn until_on_thread(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT / 2, "still waiting: {what}");
+        thread::yield_now();
     }
 }
 

@@ -455,6 +455,24 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
 }
 
 #[test]
+fn both_ends_of_every_connection_park_at_once() {
+    let sched = start(Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false });
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: room for two descriptors.
+    let connection = |_| pair(sched, |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) });
+    let ends: Vec<_> = (0..150).flat_map(connection).collect();
+    let readers: Vec<_> = ends.iter().cloned().map(|end| go(sched, move || read(&end, &mut [0; 16]))).collect();
+    let start = Instant::now();
+    while sched.num_poll_waiters() != ends.len() {
+        assert!(start.elapsed() < LIMIT / 2, "{} of {} wait", sched.num_poll_waiters(), ends.len());
+        thread::yield_now();
+    }
+    ends.iter().for_each(|end| write(end, b"go on").unwrap());
+    readers.into_iter().for_each(|reader| assert_eq!(join(reader), Ok(5)));
+    assert_eq!(sched.num_poll_waiters(), 0);
+}
+
+#[test]
 fn waiters_are_counted_while_they_wait() {
     let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false });
     let pairs: Vec<_> = (0..100).map(|_| pipe_in(sched)).collect();

@@ -1,0 +1,153 @@
+//! The level-triggered epoll poller: one-shot registrations that a wait arms.
+//!
+//! Goal: the arm path of [`Netpoll`], on a kernel that reports levels. It is what a port to a system without edge-triggering looks like, it
+//! needs none of the promises of edges, and it reports data that a reader left behind.
+//!
+//! Refused: plain level-triggering, which would report a descriptor over and over until somebody reads; one registration for each
+//! direction, which epoll does not have.
+//!
+//! The rule: `EPOLLONESHOT` lets one event through and then disarms the descriptor, in both directions. So the directions that are armed are
+//! kept here, and a delivery re-arms those that did not fire. It never re-arms what fired: nobody has read yet, so the level
+//! still holds, and the poller would spin.
+//!
+//! | step | directions | system call |
+//! |---|---|---|
+//! | `open` | none | ADD, for nothing but hang-ups and errors |
+//! | `arm`, armed already | same | none |
+//! | `arm`, not armed | and this one | MOD, which also reports what is ready now |
+//! | a delivery | less what fired | MOD, if any are left |
+//! | an event of an earlier use of the number | same | none |
+//! | `close` | slot emptied | DEL |
+//!
+//! The hard race is the number: a poll fetches an event of descriptor 7, another thread closes 7 and opens a new 7, and the poll re-arms.
+//! Therefore the look at the slot and the MOD that follows from it are one step, under a lock that `open` and `close` take as well.
+
+#![allow(unsafe_code, reason = "it promises that tokens are genuine")]
+
+use crate::instance::Instance;
+use crate::lock::Lock;
+use crate::mask::{Mask, direction};
+use crate::table::{Key, Slot, Table};
+use gopark_core::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
+use gopark_core::tagptr::TaggedPtr;
+
+/// An epoll instance, the eventfd that wakes it, and who waits for what.
+///
+/// # Panics
+///
+/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
+/// So does `poll` if its batch is not empty and overflows.
+pub struct EpollLevel {
+    instance: Instance,
+    /// For each descriptor the directions that are armed: `READ`, `WRITE`, both or none.
+    armed: Lock<Table<Ready>>,
+}
+
+// SAFETY: events carry the token of their slot, which `open` put there.
+unsafe impl Netpoll for EpollLevel {
+    fn init() -> Result<Self, Errno> {
+        Ok(EpollLevel { instance: Instance::new()?, armed: Lock::new(Table::new()) })
+    }
+
+    fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
+        let mut table = self.armed.lock();
+        let key = table.next_key(fd);
+        self.instance.add(fd, Mask::ONESHOT, key.to_bits())?;
+        table.fill(key, token, Ready::empty());
+        Ok(())
+    }
+
+    fn close(&self, fd: i32) {
+        self.armed.lock().empty(fd);
+        self.instance.delete(fd);
+    }
+
+    fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
+        let mut table = self.armed.lock();
+        let Some(slot) = table.at(fd).filter(|slot| slot.token == token) else { return };
+        let before = slot.state;
+        slot.state |= direction(mode);
+        if slot.state != before && self.rearm(slot).is_err() {
+            // Not armed after all: the next wait tries again.
+            slot.state = before;
+        }
+    }
+
+    fn poll(&self, delay: Delay, events: &mut Events) {
+        self.instance.poll(delay, |bits, mask| {
+            let mut table = self.armed.lock();
+            let Some(slot) = table.get(Key::from_bits(bits)) else { return };
+            let ready = mask.ready();
+            slot.state -= ready;
+            if !slot.state.is_empty() {
+                // The event has disarmed these, too. They fail to be armed again only if the file was closed behind our back.
+                let _ = self.rearm(slot);
+            }
+            events.push(Event { token: slot.token, ready }).expect("Netpoll::poll needs an empty batch");
+        });
+    }
+
+    fn wake(&self) {
+        self.instance.wake();
+    }
+}
+
+impl EpollLevel {
+    fn rearm(&self, slot: &Slot<Ready>) -> Result<(), Errno> {
+        self.instance.modify(slot.key.fd(), Mask::levels(slot.state) | Mask::ONESHOT, slot.key.to_bits())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gopark_core::tagptr::ALIGN;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::vec::Vec;
+
+    fn poll(poller: &EpollLevel) -> Vec<Ready> {
+        let mut events = Events::new();
+        poller.poll(Delay::None, &mut events);
+        events.iter().map(|event| event.ready).collect()
+    }
+
+    #[test]
+    fn nothing_is_reported_that_was_not_armed_and_nothing_twice() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (fd, token) = (ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1));
+        let poller = EpollLevel::init().unwrap();
+        poller.open(fd, token).unwrap();
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(poll(&poller), []);
+        for (mode, ready) in [(Mode::Read, Ready::READ), (Mode::Write, Ready::WRITE), (Mode::Read, Ready::READ)] {
+            poller.arm(fd, token, mode);
+            assert_eq!(poll(&poller), [ready]);
+            assert_eq!(poll(&poller), []);
+        }
+    }
+
+    #[test]
+    fn the_direction_that_did_not_fire_stays_armed() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (fd, token) = (ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1));
+        let poller = EpollLevel::init().unwrap();
+        poller.open(fd, token).unwrap();
+        poller.arm(fd, token, Mode::Read);
+        poller.arm(fd, token, Mode::Write);
+        assert_eq!(poll(&poller), [Ready::WRITE]);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(poll(&poller), [Ready::READ]);
+    }
+
+    #[test]
+    fn a_stale_token_arms_nothing() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = ours.as_raw_fd();
+        let poller = EpollLevel::init().unwrap();
+        poller.open(fd, TaggedPtr::pack(ALIGN, 1)).unwrap();
+        poller.arm(fd, TaggedPtr::pack(ALIGN, 2), Mode::Write);
+        assert_eq!(poll(&poller), []);
+    }
+}

@@ -1,0 +1,171 @@
+//! Instance: an epoll descriptor with its wake-up, and how to wait in it. The edge-triggered and the level-triggered poller stand on it.
+//!
+//! Refused: a `timerfd` for delays below a millisecond, where `epoll_pwait2` needs no second descriptor.
+
+#![allow(unsafe_code, reason = "the epoll system calls")]
+
+use crate::linux::{OwnedFd, check};
+use crate::mask::Mask;
+use crate::wakeup::WakeUp;
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::slice;
+use core::sync::atomic::{AtomicBool, Ordering};
+use gopark_core::os::{Delay, EVENT_BATCH, Errno, Nanos};
+use gopark_core::tagptr::TaggedPtr;
+
+/// An epoll instance and the eventfd that wakes it.
+///
+/// # Panics
+///
+/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
+pub(crate) struct Instance {
+    epfd: OwnedFd,
+    /// Registered level-triggered under [`WAKEUP`]: it shows in every poll until a waiting one drains it.
+    wakeup: WakeUp,
+    /// The kernel (before 5.11) or a seccomp filter has refused `epoll_pwait2`.
+    no_pwait2: AtomicBool,
+}
+
+/// The word of the wake-up descriptor: no token and no key is zero.
+const WAKEUP: u64 = TaggedPtr::NULL.to_bits();
+
+type Buffer = [MaybeUninit<libc::epoll_event>; EVENT_BATCH];
+
+const INTERRUPTED: Errno = Errno::new(libc::EINTR);
+
+impl Instance {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        // SAFETY: no memory is passed.
+        let epfd = OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
+        let instance = Instance { epfd, wakeup: WakeUp::new()?, no_pwait2: AtomicBool::new(false) };
+        instance.add(instance.wakeup.fd(), Mask::IN, WAKEUP)?;
+        Ok(instance)
+    }
+
+    /// Registers `fd`. `poll` gives back `word`, which must not be zero.
+    pub(crate) fn add(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
+        self.control(libc::EPOLL_CTL_ADD, fd, interest, word)
+    }
+
+    /// Changes what `fd` is watched for, and looks at its readiness anew.
+    #[cfg(feature = "epoll-level")]
+    pub(crate) fn modify(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest, word)
+    }
+
+    pub(crate) fn delete(&self, fd: i32) {
+        // Fails only for a descriptor that is not registered, and then nothing is left to do.
+        // SAFETY: the kernel reads no event for a DEL.
+        unsafe { libc::epoll_ctl(self.epfd.0, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
+    }
+
+    fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
+        let mut event = libc::epoll_event { events: interest.bits(), u64: word };
+        // SAFETY: `event` lives through the call, and the kernel copies it.
+        check(unsafe { libc::epoll_ctl(self.epfd.0, operation, fd, &mut event) } as isize).map(drop)
+    }
+
+    /// Waits as [`Netpoll::poll`](gopark_core::os::Netpoll::poll) does, and hands over what the kernel reports: [`EVENT_BATCH`] events at most.
+    pub(crate) fn poll(&self, delay: Delay, mut report: impl FnMut(u64, Mask)) {
+        let mut buffer = [const { MaybeUninit::uninit() }; EVENT_BATCH];
+        // `epoll_event` is packed on x86-64: its fields are copied, never borrowed.
+        for &libc::epoll_event { events: mask, u64: word } in self.wait(delay, &mut buffer) {
+            if word != WAKEUP {
+                report(word, Mask::from_bits_retain(mask));
+            } else {
+                self.wakeup.seen(delay);
+            }
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        self.wakeup.request();
+    }
+
+    /// The events that the kernel wrote to the front of `buffer`.
+    fn wait<'a>(&self, delay: Delay, buffer: &'a mut Buffer) -> &'a [libc::epoll_event] {
+        let count = loop {
+            let waited = match delay {
+                Delay::None => self.epoll_wait(buffer, 0),
+                Delay::Forever => self.epoll_wait(buffer, -1),
+                Delay::AtMost(limit) => self.wait_at_most(buffer, limit),
+            };
+            match (waited, delay) {
+                (Ok(count), _) => break count,
+                // The rest of the delay is not known here.
+                (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
+                (Err(INTERRUPTED), _) => {}
+                (Err(errno), _) => panic!("epoll_wait: {errno}"),
+            }
+        };
+        let filled = &buffer[..count];
+        // SAFETY: the kernel initialised these.
+        unsafe { slice::from_raw_parts(filled.as_ptr().cast(), filled.len()) }
+    }
+
+    fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
+        if !self.no_pwait2.load(Ordering::Relaxed) {
+            match self.epoll_pwait2(buffer, limit) {
+                Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM) => self.no_pwait2.store(true, Ordering::Relaxed),
+                waited => return waited,
+            }
+        }
+        self.epoll_wait(buffer, millis_rounded_up(limit))
+    }
+
+    fn epoll_wait(&self, buffer: &mut Buffer, millis: i32) -> Result<usize, Errno> {
+        // SAFETY: the kernel writes at most EVENT_BATCH events, which is the length of `buffer`.
+        check(unsafe { libc::epoll_wait(self.epfd.0, buffer.as_mut_ptr().cast(), EVENT_BATCH as i32, millis) } as isize)
+    }
+
+    fn epoll_pwait2(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
+        // The kernel's own layout, also where libc's `timespec` has 32-bit fields.
+        let timeout: [i64; 2] = [limit / 1_000_000_000, limit % 1_000_000_000];
+        let no_sigmask = ptr::null::<libc::sigset_t>();
+        // SAFETY: as for `epoll_wait`; `timeout` is what a `__kernel_timespec` is, and the null mask leaves signals as they are.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.epfd.0,
+                buffer.as_mut_ptr(),
+                EVENT_BATCH as libc::c_int,
+                timeout.as_ptr(),
+                no_sigmask,
+                0usize,
+            )
+        } as isize)
+    }
+}
+
+/// Go's cap, eleven days and a half: the caller computes its next timer anew anyway.
+const MILLIS_MAX: i64 = 1_000_000_000;
+
+fn millis_rounded_up(limit: Nanos) -> i32 {
+    let millis = limit / 1_000_000 + i64::from(limit % 1_000_000 != 0);
+    millis.min(MILLIS_MAX) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::Linux;
+    use gopark_core::os::Os;
+
+    #[test]
+    fn without_pwait2_a_timed_poll_is_not_early_either() {
+        let instance = Instance::new().unwrap();
+        instance.no_pwait2.store(true, Ordering::Relaxed);
+        for limit in [1, 50_000, 1_000_000, 1_000_001, 2_500_000] {
+            let start = Linux::new().now();
+            instance.poll(Delay::AtMost(limit), |word, mask| panic!("{word:#x}: {mask:?}"));
+            assert!(Linux::new().now() - start >= limit, "{limit} ns");
+        }
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_up_and_capped() {
+        let rounded = [1, 999_999, 1_000_000, 1_000_001, Nanos::MAX].map(millis_rounded_up);
+        assert_eq!(rounded, [1, 1, 1, 2, 1_000_000_000]);
+    }
+}

@@ -1,0 +1,67 @@
+//! WakeUp: an eventfd that ends a thread's sleep in the kernel.
+//!
+//! The hard race: several threads may ask for a wake-up while the sleeper is about to sleep, sleeps, or has just returned. The eventfd
+//! holds the request until a poll that waited has read it; `wake` has the word that keeps all but the first waker from writing to it.
+//!
+//! Refused: a signal, which is lost if it lands just before the wait; a pipe, which costs two descriptors.
+
+#![allow(unsafe_code, reason = "the eventfd system calls")]
+
+use crate::linux::{OwnedFd, check};
+use crate::wake::WakeSig;
+use gopark_core::os::{Delay, Errno};
+
+/// A wake-up descriptor: readable while a wake-up is pending.
+///
+/// # Panics
+///
+/// `request` panics if the kernel refuses the descriptor: somebody else closed it, and the sleeper would never wake again.
+#[doc(alias = "netpollEventFd")]
+pub(crate) struct WakeUp {
+    eventfd: OwnedFd,
+    /// Keeps all but the first waker from writing.
+    #[doc(alias = "netpollWakeSig")]
+    sig: WakeSig,
+}
+
+const WOULD_BLOCK: Errno = Errno::new(libc::EAGAIN);
+const INTERRUPTED: Errno = Errno::new(libc::EINTR);
+
+impl WakeUp {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        // SAFETY: no memory is passed.
+        let eventfd = OwnedFd(check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as isize)? as i32);
+        Ok(WakeUp { eventfd, sig: WakeSig::new() })
+    }
+
+    /// The descriptor to watch for `IN`, level-triggered.
+    pub(crate) fn fd(&self) -> i32 {
+        self.eventfd.0
+    }
+
+    /// Makes the descriptor readable until a poll that waited has `seen` it.
+    pub(crate) fn request(&self) {
+        self.sig.ask(|| {
+            loop {
+                let one = 1u64;
+                // SAFETY: `one` is 8 readable bytes.
+                match check(unsafe { libc::write(self.eventfd.0, (&raw const one).cast(), size_of_val(&one)) }) {
+                    // EAGAIN: the counter is full, so it is readable.
+                    Ok(_) | Err(WOULD_BLOCK) => return,
+                    Err(INTERRUPTED) => {}
+                    Err(errno) => panic!("write to the eventfd of a poller: {errno}"),
+                }
+            }
+        });
+    }
+
+    /// A poll with this delay has found the descriptor readable.
+    pub(crate) fn seen(&self, delay: Delay) {
+        self.sig.seen(delay != Delay::None, || {
+            let mut count = 0u64;
+            // A failed read leaves the eventfd readable: the next sleep ends at once and reads it, so nothing is lost.
+            // SAFETY: `count` is 8 writable bytes.
+            unsafe { libc::read(self.eventfd.0, (&raw mut count).cast(), size_of_val(&count)) };
+        });
+    }
+}

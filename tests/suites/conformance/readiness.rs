@@ -1,0 +1,157 @@
+//! What is ready is reported: to whoever waits, once, in either direction.
+
+use super::{MILLISECOND, tcp_pair, unix_pair};
+use gopark_backends::linux::io;
+use gopark_core::os::{Delay, EVENT_BATCH, Mode, Netpoll, Outcome, Ready};
+use gopark_tests::watch::{Watch, eventfd, fill, nonblocking, token};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+#[test]
+fn readiness_from_before_open_is_reported() {
+    let (ours, mut theirs) = unix_pair();
+    theirs.write_all(b"x").unwrap();
+    let watch = Watch::of(&ours);
+    watch.wait(&ours, 1, Mode::Read);
+    watch.wait(&ours, 1, Mode::Write);
+}
+
+#[test]
+fn readiness_that_nobody_waited_for_is_not_lost() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    watch.poll(Delay::None);
+    theirs.write_all(b"x").unwrap();
+    watch.poll(Delay::None);
+    watch.wait(&ours, 1, Mode::Read);
+}
+
+#[test]
+fn every_message_is_reported() {
+    for round_trips in [tcp_round_trips, unix_round_trips] {
+        round_trips(2000);
+    }
+}
+
+fn tcp_round_trips(n: usize) {
+    let (ours, theirs) = tcp_pair();
+    ours.set_nodelay(true).unwrap();
+    theirs.set_nodelay(true).unwrap();
+    round_trips(n, ours, theirs);
+}
+
+fn unix_round_trips(n: usize) {
+    let (ours, theirs) = unix_pair();
+    round_trips(n, ours, theirs);
+}
+
+fn round_trips<T: Read + Write + AsRawFd + Send + 'static>(n: usize, ours: T, mut theirs: T) {
+    let peer = thread::spawn(move || {
+        let mut byte = [0];
+        for i in 0..n {
+            theirs.write_all(&[i as u8]).unwrap();
+            theirs.read_exact(&mut byte).unwrap();
+        }
+    });
+    let watch = Watch::of(&ours);
+    for i in 0..n {
+        let mut buffer = [0; 8];
+        assert_eq!(watch.read(&ours, 1, &mut buffer), Ok(1));
+        assert_eq!(buffer[0], i as u8);
+        assert_eq!(io::write(ours.as_raw_fd(), &buffer[..1]), Outcome::Done(1));
+    }
+    peer.join().unwrap();
+}
+
+#[test]
+fn after_a_read_that_emptied_the_buffer_no_second_one_is_needed() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    let peer = thread::spawn(move || {
+        for _ in 0..3000 {
+            theirs.write_all(b"abc").unwrap();
+            thread::yield_now();
+        }
+        theirs
+    });
+    assert_eq!(watch.read_spent(&ours, 1, 9000).unwrap().len(), 9000);
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_direction_that_fires_leaves_the_other_armed() {
+    let (ours, theirs) = unix_pair();
+    let mut theirs = nonblocking(theirs);
+    let watch = Watch::of(&ours);
+    for round in 0..100 {
+        fill(&ours);
+        for mode in [Mode::Read, Mode::Write] {
+            watch.forget(1, mode);
+            watch.poller.arm(ours.as_raw_fd(), token(1), mode);
+        }
+        // Whatever is still under way from before.
+        watch.poll(Delay::None);
+        watch.forget(1, Mode::Write);
+        let drain = |theirs: &UnixStream| while let Outcome::Done(1..) = io::read(theirs.as_raw_fd(), &mut [0; 65536]) {};
+        if round % 2 == 0 {
+            drain(&theirs);
+            watch.wait_armed(1, Mode::Write);
+            theirs.write_all(b"x").unwrap();
+            watch.wait_armed(1, Mode::Read);
+        } else {
+            theirs.write_all(b"x").unwrap();
+            watch.wait_armed(1, Mode::Read);
+            drain(&theirs);
+            watch.wait_armed(1, Mode::Write);
+        }
+        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
+    }
+}
+
+#[test]
+fn a_timed_out_wait_does_not_disturb_the_next() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    for _ in 0..10 {
+        watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
+        watch.poll(Delay::AtMost(MILLISECOND / 10));
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(1));
+    }
+}
+
+#[test]
+fn data_that_nobody_reads_is_not_reported_over_and_over() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    theirs.write_all(b"x").unwrap();
+    watch.wait(&ours, 1, Mode::Read);
+    watch.wait(&ours, 1, Mode::Write);
+    watch.assert_quiet(1);
+}
+
+#[test]
+fn an_idle_descriptor_is_not_reported() {
+    let (ours, _theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
+    watch.assert_quiet(1);
+    assert!(!watch.seen(1).intersects(Ready::READ | Ready::ERROR | Ready::HANGUP), "{:?}", watch.seen(1));
+}
+
+#[test]
+fn what_exceeds_a_batch_stays_for_the_next() {
+    const WATCHED: usize = 3 * EVENT_BATCH / 2;
+    let fds: Vec<_> = (0..WATCHED).map(|_| eventfd()).collect();
+    let watch = Watch::new();
+    for (tag, fd) in (0..).zip(&fds) {
+        watch.open(fd, tag);
+        watch.poller.arm(fd.as_raw_fd(), token(tag), Mode::Write);
+    }
+    for tag in 0..WATCHED as u32 {
+        watch.wait_armed(tag, Mode::Write);
+    }
+    watch.assert_quiet(WATCHED);
+}

@@ -1,0 +1,276 @@
+//! A thread that sleeps in the poller: what others open, arm, close and ask for meanwhile, and for how long it sleeps.
+
+use super::{MILLISECOND, SECOND, now, poller, sleep_in, unix_pair};
+use gopark_backends::Poller;
+use gopark_backends::linux::io;
+use gopark_core::os::{Delay, Errno, Mode, Nanos, Netpoll, Outcome};
+use gopark_tests::LIMIT;
+use gopark_tests::watch::{INTERRUPTS, Watch, asleep, in_child, interrupt, nonblocking, pipe, poll, thread_id, token};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn what_is_opened_and_armed_while_a_thread_polls_is_reported() {
+    for _ in 0..200 {
+        let poller = poller();
+        let (sleeper, _) = sleep_in(&poller, Delay::Forever);
+        let (ours, mut theirs) = unix_pair();
+        theirs.write_all(b"x").unwrap();
+        poller.open(ours.as_raw_fd(), token(3)).unwrap();
+        poller.arm(ours.as_raw_fd(), token(3), Mode::Read);
+        assert_eq!(sleeper.join().unwrap(), [3]);
+    }
+}
+
+#[test]
+fn what_is_armed_while_a_thread_polls_wakes_it_later() {
+    for _ in 0..200 {
+        let poller = poller();
+        let (ours, mut theirs) = unix_pair();
+        poller.open(ours.as_raw_fd(), token(3)).unwrap();
+        while !poll(&poller, Delay::None).is_empty() {}
+        let (sleeper, id) = sleep_in(&poller, Delay::Forever);
+        poller.arm(ours.as_raw_fd(), token(3), Mode::Read);
+        asleep(id);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(sleeper.join().unwrap(), [3]);
+    }
+}
+
+#[test]
+fn what_is_closed_while_a_thread_polls_is_released_at_once() {
+    for _ in 0..200 {
+        let poller = poller();
+        let (ours, theirs) = unix_pair();
+        let (reader, writer) = pipe();
+        for (fd, tag) in [(ours.as_raw_fd(), 3), (reader.as_raw_fd(), 4)] {
+            poller.open(fd, token(tag)).unwrap();
+            poller.arm(fd, token(tag), Mode::Read);
+        }
+        while !poll(&poller, Delay::None).is_empty() {}
+        let (sleeper, _) = sleep_in(&poller, Delay::AtMost(60 * SECOND));
+        poller.close(ours.as_raw_fd());
+        drop(ours);
+        let theirs = nonblocking(theirs);
+        assert_eq!(io::read(theirs.as_raw_fd(), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+        poller.close(reader.as_raw_fd());
+        drop(reader);
+        assert_eq!(io::write(writer.as_raw_fd(), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+        poller.wake();
+        assert_eq!(sleeper.join().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_port_is_free_when_its_listener_is_closed() {
+    let poller = poller();
+    let (sleeper, _) = sleep_in(&poller, Delay::Forever);
+    let mut address = "127.0.0.1:0".parse().unwrap();
+    for _ in 0..200 {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&socket2::SockAddr::from(address)).unwrap();
+        socket.listen(1).unwrap();
+        address = socket.local_addr().unwrap().as_socket().unwrap();
+        poller.open(socket.as_raw_fd(), token(1)).unwrap();
+        poller.arm(socket.as_raw_fd(), token(1), Mode::Read);
+        poller.close(socket.as_raw_fd());
+    }
+    poller.wake();
+    assert_eq!(sleeper.join().unwrap(), []);
+}
+
+#[test]
+fn what_a_thread_opened_is_watched_after_the_thread_has_ended() {
+    let watch = Watch::new();
+    let (ours, mut theirs) = unix_pair();
+    thread::scope(|scope| {
+        let (poller, fd) = (&watch.poller, ours.as_raw_fd());
+        scope.spawn(move || poller.open(fd, token(1)).unwrap());
+    });
+    for _ in 0..10 {
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(1));
+    }
+}
+
+#[test]
+fn a_wake_ends_a_poll_that_sleeps() {
+    for delay in [Delay::Forever, Delay::AtMost(3600 * SECOND)] {
+        let poller = poller();
+        let (sleeper, _) = sleep_in(&poller, delay);
+        poller.wake();
+        assert_eq!(sleeper.join().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_poll_without_delay_leaves_the_wake_to_one_that_waits() {
+    let poller = poller();
+    poller.wake();
+    for delay in [Delay::None, Delay::None, Delay::Forever] {
+        assert!(poll(&poller, delay).is_empty());
+    }
+}
+
+#[test]
+fn wakes_that_nobody_took_count_as_one() {
+    let poller = poller();
+    for _ in 0..3 {
+        poller.wake();
+    }
+    assert!(poll(&poller, Delay::Forever).is_empty());
+    let start = now();
+    poll(&poller, Delay::AtMost(2 * MILLISECOND));
+    assert!(now() - start >= 2 * MILLISECOND, "a second wake was pending");
+}
+
+#[test]
+fn a_wake_beside_an_event_hides_neither() {
+    let (ours, mut theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    for _ in 0..100 {
+        watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
+        theirs.write_all(b"x").unwrap();
+        watch.poller.wake();
+        watch.wait_armed(1, Mode::Read);
+        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
+        watch.poller.wake();
+        watch.poll(Delay::Forever);
+    }
+}
+
+#[test]
+fn no_wake_is_lost_in_a_storm() {
+    const WAKERS: usize = 3;
+    const WAKES: usize = 20_000;
+    let poller = poller();
+    let asked = Arc::new([const { AtomicUsize::new(0) }; WAKERS]);
+    let wakers: Vec<_> = (0..WAKERS)
+        .map(|waker| {
+            let (poller, asked) = (poller.clone(), asked.clone());
+            thread::spawn(move || {
+                for i in 1..=WAKES {
+                    asked[waker].store(i, Ordering::Relaxed);
+                    poller.wake();
+                }
+            })
+        })
+        .collect();
+    // Relaxed is enough: who returns has acquired what the wakers wrote.
+    while asked.iter().any(|asked| asked.load(Ordering::Relaxed) < WAKES) {
+        assert!(poll(&poller, Delay::Forever).is_empty());
+    }
+    wakers.into_iter().for_each(|waker| waker.join().unwrap());
+}
+
+#[test]
+fn a_wake_reaches_the_sleeper_while_others_look() {
+    const ROUNDS: usize = 5000;
+    let poller = poller();
+    let (asked, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let sleeper = {
+        let (poller, asked, taken) = (poller.clone(), asked.clone(), taken.clone());
+        thread::spawn(move || {
+            while taken.load(Ordering::SeqCst) < ROUNDS {
+                poll(&poller, Delay::Forever);
+                taken.store(asked.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+        })
+    };
+    let looker = {
+        let (poller, taken) = (poller.clone(), taken.clone());
+        thread::spawn(move || {
+            while taken.load(Ordering::SeqCst) < ROUNDS {
+                assert!(poll(&poller, Delay::None).is_empty());
+            }
+        })
+    };
+    for round in 1..=ROUNDS {
+        asked.store(round, Ordering::SeqCst);
+        poller.wake();
+        gopark_tests::until_on_thread("the sleeper has seen it", || taken.load(Ordering::SeqCst) == round);
+    }
+    sleeper.join().unwrap();
+    looker.join().unwrap();
+}
+
+#[test]
+fn a_timed_poll_never_returns_early() {
+    let poller = poller();
+    for limit in [1, 999, 50_000, MILLISECOND, MILLISECOND + 1, 2_500_000] {
+        let start = now();
+        assert!(poll(&poller, Delay::AtMost(limit)).is_empty());
+        assert!(now() - start >= limit, "{limit} ns");
+    }
+}
+
+#[test]
+fn an_event_ends_the_longest_delay() {
+    let (ours, _theirs) = unix_pair();
+    let watch = Watch::of(&ours);
+    watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Write);
+    for delay in [Delay::AtMost(Nanos::MAX), Delay::Forever] {
+        watch.poller.wake();
+        watch.poll(delay);
+    }
+    watch.wait_armed(1, Mode::Write);
+}
+
+#[test]
+fn signals_do_not_keep_a_timed_poll_from_ending() {
+    let poller = poller();
+    let (sender, receiver) = mpsc::channel();
+    let sleeper = thread::spawn(move || {
+        sender.send(thread_id()).unwrap();
+        let end = now() + 30 * MILLISECOND;
+        while now() < end {
+            assert!(poll(&poller, Delay::AtMost(end - now())).is_empty());
+        }
+    });
+    let id = receiver.recv().unwrap();
+    let start = now();
+    while !sleeper.is_finished() {
+        interrupt(id);
+        thread::sleep(Duration::from_micros(300));
+        assert!(now() - start < LIMIT.as_nanos() as Nanos / 2, "it does not end");
+    }
+    sleeper.join().unwrap();
+}
+
+#[test]
+fn a_signal_does_not_end_an_endless_poll() {
+    let poller = poller();
+    let (sleeper, id) = sleep_in(&poller, Delay::Forever);
+    let before = INTERRUPTS.load(Ordering::SeqCst);
+    interrupt(id);
+    gopark_tests::until_on_thread("the handler has run", || INTERRUPTS.load(Ordering::SeqCst) > before);
+    asleep(id);
+    assert!(!sleeper.is_finished(), "the signal ended the poll");
+    poller.wake();
+    assert_eq!(sleeper.join().unwrap(), []);
+}
+
+fn is_open(fd: i32) -> bool {
+    // SAFETY: no memory is passed.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+#[test]
+fn dropping_a_poller_closes_its_descriptors() {
+    let open = || (0..1000).filter(|&fd| is_open(fd)).count();
+    let status = in_child(|| {
+        let before = open();
+        let (ours, _theirs) = unix_pair();
+        let poller = Poller::init().unwrap();
+        poller.open(ours.as_raw_fd(), token(1)).unwrap();
+        poll(&poller, Delay::None);
+        let during = open();
+        drop((poller, ours, _theirs));
+        during > before + 2 && open() == before
+    });
+    assert_eq!(status, 0);
+}
