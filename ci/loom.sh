@@ -23,7 +23,7 @@ models $((bound + 1)) --skip sched::
 cargo test --release --quiet --package gopark-core --test search -- --nocapture 2>&1 | tee -a "$log" || failed=1
 
 sum() { grep -oE "[0-9]+ $1" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
-grep -oE 'model .*' "$log" | sort | awk '{ n = $(NF - 1); $NF = $(NF - 1) = ""; printf "%10d  %s\n", n, $0 }'
+grep -oE 'model [^ ]*: [0-9]+' "$log" | sort | awk '{ printf "%10d  %s\n", $3, $2 }' | sed 's/:$//'
 models=$(grep -cE 'model .*executions' "$log" || true)
 echo "loom: $models models, $(sum executions) executions; search: $(sum states) states"
 passed=$(sum passed)
