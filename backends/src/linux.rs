@@ -15,7 +15,7 @@ use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
-use gopark_core::os::{Errno, Nanos, Os, Outcome};
+use gopark_core::os::{Doing, Errno, Nanos, Os, Outcome};
 use memory::GuardState;
 
 /// The Linux system calls behind [`Os`].
@@ -49,7 +49,8 @@ impl Default for Linux {
 // - `futex_wait` and `futex_wake` are the system calls of that name on the word's own address;
 // - `reserve`: anonymous mappings are zeroed pages, and nothing here unmaps one;
 // - `guard`: a guard region and PROT_NONE both fault on every access, and nothing here lifts them;
-// - `spawn`: pthread_create starts the thread once or fails.
+// - `spawn`: pthread_create starts the thread once or fails;
+// - `barrier`: what membarrier does.
 unsafe impl Os for Linux {
     fn now(&self) -> Nanos {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -73,8 +74,21 @@ unsafe impl Os for Linux {
         unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
     }
 
-    fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        thread::spawn(index, entry, arg)
+    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+        thread::spawn(name, entry, arg)
+    }
+
+    fn thread(&self) -> u32 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::gettid() as u32 }
+    }
+
+    fn doing(&self, thread: u32) -> Doing {
+        thread::doing(thread)
+    }
+
+    fn barrier(&self) -> bool {
+        membarrier::private_expedited().is_ok()
     }
 
     fn yield_thread(&self) {
@@ -306,7 +320,7 @@ pub(crate) mod tests {
         }
         let (sender, receiver) = mpsc::channel::<Report>();
         let arg = Box::into_raw(Box::new(sender)).expose_provenance();
-        Linux::new().spawn(7, entry, arg).unwrap();
+        Linux::new().spawn("m7", entry, arg).unwrap();
         assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), (arg, "gopark-m7\n".into()));
     }
 
@@ -318,7 +332,7 @@ pub(crate) mod tests {
             // SAFETY: `none` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
             // The first may get stacks that libc has kept.
-            (0..1000).any(|index| Linux::new().spawn(index, |_| thread::park(), 0).is_err())
+            (0..1000).any(|_| Linux::new().spawn("m0", |_| thread::park(), 0).is_err())
         });
         assert_eq!(status, 0);
     }

@@ -13,14 +13,13 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 fn here(sched: &'static Sched, index: usize) -> Here {
-    // SAFETY: each of a model's threads plays one M.
-    unsafe { Here::new(&sched.ms[index], &sched.ps[index]) }
+    sched.await_grant(sched.m(index))
 }
 
 /// M number `index` runs `count` goroutines one after another, and the last one for ever.
 fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
-    let here = here(sched, index);
-    (0..count).map(|_| finish(sched.next(&here))).collect()
+    let mut here = here(sched, index);
+    (0..count).map(|_| finish(sched.next(&mut here))).collect()
 }
 
 /// Nobody is counted as idle or spinning who is not.

@@ -9,13 +9,13 @@
 mod wake;
 
 use crate::g::{GRef, Status, idle};
-use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os};
+use crate::os::{Delay, Doing, Errno, Event, Events, Nanos, Netpoll, Os};
 use crate::sched::{Config, Sched};
 use crate::tagptr::TaggedPtr;
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic;
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::sync::{Condvar, Mutex};
 use std::boxed::Box;
 use std::sync::Arc;
@@ -148,11 +148,25 @@ unsafe impl Os for System {
         }
     }
 
-    fn spawn(&self, _: usize, _: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, _: &str, _: fn(usize), arg: usize) -> Result<(), Errno> {
         // A model's threads are the Ms. The argument is what `Sched::start` boxed for its own.
         // SAFETY: as there.
         drop(unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static crate::m::M)) });
         Ok(())
+    }
+
+    fn thread(&self) -> u32 {
+        0
+    }
+
+    fn doing(&self, _: u32) -> Doing {
+        Doing::Unknown
+    }
+
+    /// The models' cheap half of the barrier is a fence, so this half is one as well.
+    fn barrier(&self) -> bool {
+        fence(Ordering::SeqCst);
+        true
     }
 
     fn yield_thread(&self) {
@@ -234,7 +248,7 @@ impl Kernel {
     }
 }
 
-/// A scheduler whose Ms are the model's threads.
+/// A scheduler whose Ms are the model's threads. Each P is on its way to the M of its number, and there may be one M more.
 pub(crate) struct World {
     // Dropped in this order.
     sched: Immortal<Sched>,
@@ -244,7 +258,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(procs: usize, pollers: usize) -> Self {
         let system = Immortal::new(System::default());
-        let config = Config { procs, pollers, stack_size: crate::stack::MIN_STACK, migrate: false };
+        let stack_size = crate::stack::MIN_STACK;
+        let config = Config { procs, pollers, stack_size, migrate: false, max_threads: procs + 1, sysmon: false };
         // SAFETY: goroutines stay at home.
         let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
         // SAFETY: `start` leaks it.

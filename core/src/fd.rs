@@ -241,11 +241,13 @@ impl Fd {
     /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
     fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
         let mut asked = !wait;
+        let mut blocked = false;
         loop {
             let mut waited = Ok(());
             if wait {
                 self.sched.register(self.desc)?;
                 waited = self.sched.poll_wait(self.desc, mode);
+                blocked = true;
                 match waited {
                     // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
                     Err(PollError::Timeout) if !asked => {}
@@ -256,7 +258,12 @@ impl Fd {
             }
             asked = true;
             match op(self.raw) {
-                Outcome::Done(value) => return Ok(value),
+                Outcome::Done(value) => {
+                    if !blocked {
+                        self.sched.spend();
+                    }
+                    return Ok(value);
+                }
                 Outcome::WouldBlock => {
                     waited?;
                     wait = true;

@@ -59,8 +59,8 @@ pub struct G {
     coroutine: UnsafeCell<Option<Coroutine<(), Request, (), Stack>>>,
     /// Where the goroutine suspends itself. Set by its first instructions, read only by itself.
     yielder: AtomicPtr<()>,
-    /// The M this G runs on. Written by that M before it resumes the G.
-    m: AtomicU32,
+    /// The M this G runs on, which the scheduler knows the type of. Written by that M before it resumes the G.
+    m: AtomicPtr<()>,
     /// The M this G may run on, or `NONE`: any.
     home: AtomicU32,
     slot: AtomicU32,
@@ -80,7 +80,7 @@ impl G {
             vtable,
             coroutine: UnsafeCell::new(None),
             yielder: AtomicPtr::new(ptr::null_mut()),
-            m: AtomicU32::new(NONE),
+            m: AtomicPtr::new(ptr::null_mut()),
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
             status: AtomicU8::new(Status::Runnable as u8),
@@ -113,10 +113,10 @@ impl G {
         self.status.store(status as u8, Ordering::Relaxed);
     }
 
-    /// The index of the M it runs on.
+    /// The M it runs on, as its last `resume` named it.
     #[inline]
-    pub(crate) fn m(&self) -> usize {
-        self.m.load(Ordering::Relaxed) as usize
+    pub(crate) fn m(&self) -> *mut () {
+        self.m.load(Ordering::Relaxed)
     }
 
     /// The index of the M it is bound to.
@@ -210,8 +210,8 @@ impl GRef {
 
     /// Runs the goroutine on M `m` until it yields, parks or returns.
     #[inline]
-    pub(crate) fn resume(self, m: usize) -> Resumed {
-        self.m.store(m as u32, Ordering::Relaxed);
+    pub(crate) fn resume(self, m: NonNull<()>) -> Resumed {
+        self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
         let coroutine = unsafe { (*self.coroutine.get()).as_mut() }.expect("a started goroutine has a coroutine");

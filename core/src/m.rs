@@ -9,24 +9,48 @@
 //! |---|---|---|
 //! | `NOTIFIED` | anyone (`notify`, `recruit`) | look again before sleeping |
 //! | `SPIN` | `recruit` | the wake came with a place among the spinning Ms |
-//! | `ON_FUTEX`, `IN_POLLER` | the M (`prepare`) | asleep, or about to be: whoever sets `NOTIFIED` must also call the system |
+//! | `ON_FUTEX`, `IN_POLLER`, `WITHOUT_P` | the M (`prepare`) | asleep, or about to be: whoever sets `NOTIFIED` must also call the system |
 //!
 //! The M clears the word (`awake`), *then* looks for work, and sleeps only if it can go from 0 to an asleep state. Work published
 //! before a `notify` is therefore either seen by the look, or its `NOTIFIED` makes `prepare` fail, or it finds the M asleep and wakes it.
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
 use crate::g::GRef;
-use crate::p::P;
+use crate::lease::Lease;
+use crate::p::{Count, P};
 use crate::runq::{GList, Inbox};
 use crate::sync::{AtomicU32, CachePadded, Ordering, UnsafeCell};
 use core::marker::PhantomData;
+use core::ops::Deref;
 
 pub(crate) struct M {
     pub(crate) index: usize,
     pub(crate) wake: CachePadded<WakeWord>,
     /// Goroutines at home here that were readied by other threads.
     pub(crate) inbox: CachePadded<Inbox>,
+    pub(crate) lease: Lease,
+    /// The P that it holds. Written by the M itself.
+    p: AtomicU32,
+    /// A P that it was given while it had none, and has not seen yet.
+    pub(crate) grant: Grant,
+    /// How many operations its goroutine may still do that do not block, before others get a turn. Written by the M, and set to 0 by
+    /// whoever thinks that it has run for too long.
+    pub(crate) allowance: AtomicU32,
+    /// What the system calls its thread.
+    pub(crate) thread: AtomicU32,
+    pub(crate) counts: Counts,
     home: UnsafeCell<Home>,
+}
+
+/// What the goroutines on one M did. Written on its thread only.
+pub(crate) struct Counts {
+    /// Promised stacks not yet used by a spawn.
+    pub(crate) promises: Count,
+    pub(crate) spawned: Count,
+    pub(crate) finished: Count,
+    /// Goroutines that began to wait in a poller, and that went on.
+    pub(crate) poll_waits: Count,
+    pub(crate) poll_resumes: Count,
 }
 
 // SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread; the rest is atomics.
@@ -53,8 +77,88 @@ impl M {
             index,
             wake: CachePadded::new(WakeWord(AtomicU32::new(0))),
             inbox: CachePadded::new(Inbox::new()),
+            lease: Lease::new(),
+            p: AtomicU32::new(NO_P),
+            grant: Grant(AtomicU32::new(NO_P)),
+            allowance: AtomicU32::new(0),
+            thread: AtomicU32::new(0),
+            counts: Counts {
+                promises: Count::new(),
+                spawned: Count::new(),
+                finished: Count::new(),
+                poll_waits: Count::new(),
+                poll_resumes: Count::new(),
+            },
             home: UnsafeCell::new(Home { next: None, queue: GList::new(), budget: 0, ring_first: false, no_linger: 0, spinning: false }),
         }
+    }
+}
+
+const NO_P: u32 = u32::MAX;
+
+impl M {
+    /// The P that it holds, as it last said itself.
+    pub(crate) fn p(&self) -> Option<usize> {
+        index(self.p.load(Ordering::Relaxed))
+    }
+
+    /// To be called on its own thread.
+    pub(crate) fn set_p(&self, p: Option<usize>) {
+        self.p.store(p.map_or(NO_P, |p| p as u32), Ordering::Relaxed);
+    }
+}
+
+fn index(p: u32) -> Option<usize> {
+    (p != NO_P).then_some(p as usize)
+}
+
+/// A P on its way to an M that has none.
+pub(crate) struct Grant(AtomicU32);
+
+impl Grant {
+    /// Release: the P's last holder is done with it.
+    pub(crate) fn give(&self, p: usize) {
+        self.0.store(p as u32, Ordering::Release);
+    }
+
+    pub(crate) fn take(&self) -> Option<usize> {
+        index(self.0.swap(NO_P, Ordering::Acquire))
+    }
+}
+
+/// A goroutine's visit to the scheduler: while it lasts, the P stays.
+pub(crate) struct Visit(Here);
+
+impl Visit {
+    /// `None` if the M has lost its P.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs in a goroutine on the thread of `m`, whose last P is `p`, and does not park before it drops this.
+    #[inline]
+    pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Option<Self> {
+        if !m.lease.enter() {
+            m.lease.leave();
+            return None;
+        }
+        // SAFETY: until `leave`, nobody takes the P; the rest is the caller's promise.
+        Some(Visit(unsafe { Here::new(m, p) }))
+    }
+}
+
+impl Deref for Visit {
+    type Target = Here;
+
+    #[inline]
+    fn deref(&self) -> &Here {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.m.lease.leave();
     }
 }
 
@@ -86,6 +190,7 @@ const NOTIFIED: u32 = 1;
 const SPIN: u32 = 2;
 const ON_FUTEX: u32 = 4;
 const IN_POLLER: u32 = 8;
+const WITHOUT_P: u32 = 16;
 
 /// See the module's head.
 pub(crate) struct WakeWord(AtomicU32);
@@ -95,6 +200,8 @@ pub(crate) struct WakeWord(AtomicU32);
 pub(crate) enum Asleep {
     Futex,
     Poller,
+    /// On its futex, with no P to run goroutines with.
+    WithoutP,
 }
 
 impl Asleep {
@@ -102,6 +209,7 @@ impl Asleep {
         match self {
             Asleep::Futex => ON_FUTEX,
             Asleep::Poller => IN_POLLER,
+            Asleep::WithoutP => WITHOUT_P,
         }
     }
 
@@ -109,8 +217,14 @@ impl Asleep {
         match word {
             ON_FUTEX => Some(Asleep::Futex),
             IN_POLLER => Some(Asleep::Poller),
+            WITHOUT_P => Some(Asleep::WithoutP),
             _ => None,
         }
+    }
+
+    /// As [`of`](Self::of), for an M that could run something.
+    fn with_p(word: u32) -> Option<Asleep> {
+        Asleep::of(word).filter(|&asleep| asleep != Asleep::WithoutP)
     }
 }
 
@@ -127,17 +241,17 @@ impl WakeWord {
         Asleep::of(self.0.fetch_or(NOTIFIED, Ordering::AcqRel))
     }
 
-    /// Wakes the M if it sleeps, giving it a place among the spinning. Where it sleeps.
+    /// Wakes the M if it sleeps with a P, giving it a place among the spinning. Where it sleeps.
     #[must_use]
     pub(crate) fn recruit(&self) -> Option<Asleep> {
-        let recruited = |word| Asleep::of(word).map(|_| word | NOTIFIED | SPIN);
+        let recruited = |word| Asleep::with_p(word).map(|_| word | NOTIFIED | SPIN);
         let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, recruited);
-        before.ok().and_then(Asleep::of)
+        before.ok().and_then(Asleep::with_p)
     }
 
-    /// Whether the M sleeps, or is about to, and nobody has told it to get up.
+    /// Whether the M sleeps with a P, or is about to, and nobody has told it to get up.
     pub(crate) fn asleep(&self) -> bool {
-        Asleep::of(self.0.load(Ordering::Relaxed)).is_some()
+        Asleep::with_p(self.0.load(Ordering::Relaxed)).is_some()
     }
 
     /// Whether the M sleeps on its futex and nobody has told it to get up.

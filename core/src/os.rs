@@ -9,6 +9,7 @@
 //! | `now` | `clock_gettime(CLOCK_MONOTONIC)` | timers, deadlines |
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | one thread for each M |
+//! | `thread`, `doing`, `barrier` | `gettid`, `/proc`, `membarrier` | threads that do not come back |
 //! | `reserve`, `guard` | `mmap`, `madvise` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
@@ -59,6 +60,17 @@ impl core::error::Error for Errno {}
 /// Nanoseconds on the monotonic clock. Positive, so that zero can mean "none" and a negative value "passed".
 pub type Nanos = i64;
 
+/// What a thread is doing, as far as the system tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doing {
+    /// It runs, or would if a CPU were free.
+    Running,
+    /// It waits inside the system call of this number.
+    Blocked(u32),
+    /// The system does not say.
+    Unknown,
+}
+
 /// The operating system under a scheduler.
 ///
 /// # Safety
@@ -69,7 +81,8 @@ pub type Nanos = i64;
 /// - `futex_wait` returns only after a wake, a timeout, a changed word, or spuriously, and `futex_wake` wakes a thread that sleeps on that word;
 /// - `reserve` returns memory that is zeroed, readable, writable, page-aligned, and nobody else's for the rest of the process;
 /// - after `guard(p, len)` succeeded, every access to that range faults;
-/// - `spawn` runs `entry(arg)` exactly once, on a new thread.
+/// - `spawn` runs `entry(arg)` exactly once, on a new thread;
+/// - if `barrier` returns true, every thread of the process has passed a full memory barrier since the call began.
 pub unsafe trait Os: Sync {
     /// The monotonic clock.
     #[doc(alias = "nanotime")]
@@ -84,9 +97,18 @@ pub unsafe trait Os: Sync {
     #[doc(alias = "futexwakeup")]
     fn futex_wake(&self, word: *const AtomicU32);
 
-    /// Starts a thread that runs `entry(arg)`. `index` numbers the scheduler's threads from 0, for their names.
+    /// Starts a thread that runs `entry(arg)`. `name` is at most 8 bytes: `m3`, `sysmon`.
     #[doc(alias = "newosproc")]
-    fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno>;
+    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno>;
+
+    /// A name for the calling thread, for [`doing`](Self::doing).
+    fn thread(&self) -> u32;
+
+    /// What a thread of this process is doing.
+    fn doing(&self, thread: u32) -> Doing;
+
+    /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
+    fn barrier(&self) -> bool;
 
     /// Lets another thread of this CPU run.
     #[doc(alias = "osyield")]

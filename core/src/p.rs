@@ -16,15 +16,12 @@ pub(crate) struct P {
     pub(crate) poller: usize,
     /// Free stacks. Only the holder of the P takes this lock, so it never waits.
     pub(crate) slots: Lock<SlotCache>,
-    /// Promised stacks not yet used by a spawn.
-    pub(crate) promises: Count,
     /// Goroutines resumed, those that inherit a time slice left out.
     pub(crate) tick: Count,
-    pub(crate) spawned: Count,
-    pub(crate) finished: Count,
-    /// Goroutines that began to wait in a poller, and that went on.
-    pub(crate) poll_waits: Count,
-    pub(crate) poll_resumes: Count,
+    /// How often its poller was asked on its behalf.
+    pub(crate) polls: Count,
+    /// The M that holds it. Moved by read-modify-writes: see `Sched::look_again`.
+    holder: AtomicU32,
     random: AtomicU32,
 }
 
@@ -36,14 +33,20 @@ impl P {
             timers: Heap::new(index),
             poller,
             slots: Lock::new(SlotCache::new()),
-            promises: Count::new(),
             tick: Count::new(),
-            spawned: Count::new(),
-            finished: Count::new(),
-            poll_waits: Count::new(),
-            poll_resumes: Count::new(),
+            polls: Count::new(),
+            holder: AtomicU32::new(index as u32),
             random: AtomicU32::new(index as u32 * 2 + 1),
         }
+    }
+
+    /// The M that holds this P, or is being given it. Whoever changed something that the M looks at before it sleeps finds the M that will look.
+    pub(crate) fn holder(&self) -> usize {
+        self.holder.fetch_add(0, Ordering::AcqRel) as usize
+    }
+
+    pub(crate) fn set_holder(&self, m: usize) {
+        self.holder.swap(m as u32, Ordering::AcqRel);
     }
 
     /// A cheap random number, for the order of victims.
@@ -57,11 +60,11 @@ impl P {
     }
 }
 
-/// A number with one writer, the holder of the P, and any number of readers: no read-modify-write.
+/// A number with one writer, the holder of the P or the thread of the M, and any number of readers: no read-modify-write.
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Count(AtomicU64::new(0))
     }
 

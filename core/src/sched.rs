@@ -24,8 +24,10 @@
 #![allow(unsafe_code, reason = "Here is made from the fact of which thread runs")]
 
 mod find;
+mod handoff;
 mod idle;
 mod park;
+mod sysmon;
 mod wake;
 
 #[cfg(all(test, loom))]
@@ -33,17 +35,19 @@ mod wake;
 mod models;
 
 use crate::g::{G, GRef};
-use crate::m::{Here, M};
+use crate::m::{M, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
 use crate::p::P;
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use handoff::Exchange;
 use idle::Idlers;
+use sysmon::Sysmon;
 
 /// What a scheduler is made of.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +60,10 @@ pub struct Config {
     pub stack_size: usize,
     /// Whether started goroutines move between threads. [`Sched::start`] says what that asks for.
     pub migrate: bool,
+    /// The most threads that run goroutines, `procs` to [`MAX_THREADS`]: each that is kept busy by one goroutine may be replaced by another.
+    pub max_threads: usize,
+    /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
+    pub sysmon: bool,
 }
 
 /// What a scheduler could not get from the system.
@@ -65,7 +73,7 @@ pub enum StartError {
     Stacks(Errno),
     /// A poller.
     Poller(Errno),
-    /// The thread of an M, after this many were started.
+    /// A thread, after this many were started.
     Thread(usize, Errno),
 }
 
@@ -93,16 +101,22 @@ impl core::error::Error for StartError {}
 /// The most Ps a scheduler has.
 pub const MAX_PROCS: usize = 1024;
 
+/// The most threads a scheduler has: Go's default limit.
+pub const MAX_THREADS: usize = 10_000;
+
 /// A scheduler with its threads, pollers and goroutines. It lives until the process ends.
 pub struct Sched {
     os: &'static dyn Os,
     config: Config,
     arena: Arena,
-    ms: Box<[M]>,
+    /// In the order of their start, which takes the lock of `exchange`.
+    ms: Box<[Once<Box<M>>]>,
     ps: Box<[P]>,
     pollers: Box<[SharedPoller]>,
     global: Global,
     idlers: Idlers,
+    exchange: Exchange,
+    sysmon: Sysmon,
     descs: PollCache,
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
@@ -144,14 +158,15 @@ impl Sched {
         config: Config,
         poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
     ) -> Result<&'static Self, StartError> {
-        let Config { procs, pollers, stack_size, .. } = config;
+        let Config { procs, pollers, stack_size, max_threads, .. } = config;
         assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
         assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
+        assert!((procs..=MAX_THREADS).contains(&max_threads), "max_threads: {max_threads} is not in procs ({procs})..={MAX_THREADS}");
         let sizes = stack::MIN_STACK.max(4 * os.page_size())..=stack::MAX_STACK;
         assert!(stack_size.is_power_of_two() && sizes.contains(&stack_size), "stack_size: {stack_size} is no power of two in {sizes:?}");
 
         sync::set_os(os);
-        let shared = |_| {
+        let shared_poller = |_| {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
             Ok(SharedPoller { poller, taken: AtomicBool::new(false) })
         };
@@ -159,22 +174,23 @@ impl Sched {
             os,
             config,
             arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
-            ms: (0..procs).map(M::new).collect(),
+            ms: (0..max_threads).map(|_| Once::new()).collect(),
             ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
-            pollers: (0..pollers).map(shared).collect::<Result<Vec<_>, StartError>>()?.into(),
+            pollers: (0..pollers).map(shared_poller).collect::<Result<Vec<_>, StartError>>()?.into(),
             global: Global::new(),
             idlers: Idlers::new(),
+            exchange: Exchange::new(),
+            sysmon: Sysmon::new(),
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
         }));
-        for m in &sched.ms {
-            let start = Box::into_raw(Box::new((sched, m)));
-            os.spawn(m.index, run_m, start as usize).map_err(|errno| {
-                // SAFETY: no thread has it.
-                drop(unsafe { Box::from_raw(start) });
-                StartError::Thread(m.index, errno)
-            })?;
+        for p in 0..procs {
+            let m = sched.start_m().map_err(|errno| StartError::Thread(p, errno))?;
+            sched.grant(p, m);
+        }
+        if config.sysmon {
+            sched.start_sysmon().map_err(|errno| StartError::Thread(procs, errno))?;
         }
         Ok(sched)
     }
@@ -201,16 +217,16 @@ impl Sched {
     /// Goroutines that exist: spawned and not yet returned. Exact while none is being spawned or returns.
     pub fn num_goroutines(&self) -> usize {
         // Returned ones first: otherwise one that is spawned and returns in between would count -1.
-        let finished: u64 = self.ps.iter().map(|p| p.finished.get()).sum();
-        let spawned: u64 = self.ps.iter().map(|p| p.spawned.get()).sum();
+        let finished: u64 = self.ms().map(|m| m.counts.finished.get()).sum();
+        let spawned: u64 = self.ms().map(|m| m.counts.spawned.get()).sum();
         (spawned + self.outside.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
     }
 
     /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
     #[doc(alias = "netpollWaiters")]
     pub fn num_poll_waiters(&self) -> usize {
-        let resumed: u64 = self.ps.iter().map(|p| p.poll_resumes.get()).sum();
-        let waits: u64 = self.ps.iter().map(|p| p.poll_waits.get()).sum();
+        let resumed: u64 = self.ms().map(|m| m.counts.poll_resumes.get()).sum();
+        let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
         let outside = self.outside.poll_waiting.load(Ordering::Relaxed);
         (waits as i64 + outside - resumed as i64).max(0) as usize
     }
@@ -235,20 +251,32 @@ impl Sched {
         unsafe { self.arena.anchor(slot).load(Ordering::Relaxed).cast::<G>().as_ref() }
     }
 
-    /// The M and P that the calling goroutine runs on.
+    /// The Ms started until now.
+    fn ms(&self) -> impl Iterator<Item = &M> {
+        self.ms.iter().map_while(|m| m.get().map(|m| &**m))
+    }
+
+    /// The M that a running goroutine is on.
     #[inline]
-    fn here(&'static self) -> Option<Here> {
-        self.current().map(|g| {
-            let m = &self.ms[g.m()];
-            // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
-            unsafe { Here::new(m, &self.ps[m.index]) }
-        })
+    fn m_of(&self, g: &G) -> &'static M {
+        // SAFETY: `execute` resumes goroutines with the address of their M, and Ms are never freed.
+        unsafe { &*g.m().cast::<M>() }
+    }
+
+    /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if the P was taken because the goroutine has run
+    /// for long.
+    #[inline]
+    fn here(&'static self) -> Option<Visit> {
+        let m = self.m_of(self.current()?);
+        let p = &self.ps[m.p().expect("goroutines are resumed with a P")];
+        // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
+        unsafe { Visit::new(m, p) }
     }
 
     /// The poller that a descriptor joins when the caller has to wait for it.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
-        let index = match self.here() {
-            Some(here) => here.p.poller,
+        let index = match self.current() {
+            Some(g) => self.ps[self.m_of(g).p().expect("goroutines are resumed with a P")].poller,
             None => self.outside.turn.fetch_add(1, Ordering::Relaxed) as usize % self.pollers.len(),
         };
         &self.pollers[index].poller
@@ -261,35 +289,36 @@ impl Sched {
 
     /// Takes a stack promise for a goroutine about to be made.
     pub(crate) fn admit(&'static self) -> Result<(), Exhausted> {
-        /// Promises a P takes and keeps at once.
+        /// Promises an M takes and keeps at once.
         const BATCH: u32 = 32;
-        let Some(Here { p, .. }) = self.here() else {
+        let Some(g) = self.current() else {
             self.arena.promise(1)?;
             self.outside.spawned.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
-        match p.promises.get() {
+        let counts = &self.m_of(g).counts;
+        match counts.promises.get() {
             0 => match self.arena.promise(BATCH) {
-                Ok(()) => p.promises.set(u64::from(BATCH) - 1),
+                Ok(()) => counts.promises.set(u64::from(BATCH) - 1),
                 // The last few, one by one.
                 Err(_) => self.arena.promise(1)?,
             },
-            some => p.promises.set(some - 1),
+            some => counts.promises.set(some - 1),
         }
-        p.spawned.bump();
+        counts.spawned.bump();
         Ok(())
     }
 
     /// Counts the calling goroutine out: its work is done, and its stack promised to another.
     pub(crate) fn retire(&'static self) {
         const KEEP: u64 = 64;
-        let here = self.here().expect("a goroutine retires itself");
-        let promises = here.p.promises.bump();
+        let counts = &self.m_of(self.current().expect("a goroutine retires itself")).counts;
+        let promises = counts.promises.bump();
         if promises > KEEP {
-            here.p.promises.set(promises - KEEP / 2);
+            counts.promises.set(promises - KEEP / 2);
             self.arena.release(KEEP as u32 / 2);
         }
-        here.p.finished.bump();
+        counts.finished.bump();
     }
 
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
@@ -304,9 +333,14 @@ impl Sched {
 
     /// Queues a goroutine that has not run, to run on the current M only. Handed back on an ordinary thread.
     pub(crate) fn submit_here(&'static self, g: GRef) -> Result<(), GRef> {
-        let Some(here) = self.here() else { return Err(g) };
-        g.set_home(here.m.index);
-        here.home(|home| home.queue.push_back(g));
+        let Some(current) = self.current() else { return Err(g) };
+        let m = self.m_of(current);
+        g.set_home(m.index);
+        match self.here() {
+            Some(here) => here.home(|home| home.queue.push_back(g)),
+            // The M looks there when it has a P again.
+            None => _ = m.inbox.push(g),
+        }
         Ok(())
     }
 
@@ -320,16 +354,19 @@ impl Sched {
         }
     }
 
+    /// Counts an operation of the calling goroutine that did not block. If that were too many in a row, others get a turn first.
+    pub(crate) fn spend(&'static self) {
+        let Some(g) = self.current() else { return };
+        let allowance = &self.m_of(g).allowance;
+        match allowance.load(Ordering::Relaxed).checked_sub(1) {
+            // A concurrent taking away may be lost here; sysmon repeats it.
+            Some(rest) => allowance.store(rest, Ordering::Relaxed),
+            None => self.yield_now(),
+        }
+    }
+
     /// The monotonic clock.
     pub fn now(&self) -> Nanos {
         self.os.now()
     }
-}
-
-/// An M's thread.
-fn run_m(arg: usize) {
-    // SAFETY: `start` boxed this for this call.
-    let (sched, m) = *unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static M)) };
-    // SAFETY: this thread is the M's; `run` is what holds its P, and code on an M's own stack never parks.
-    sched.run(unsafe { Here::new(m, &sched.ps[m.index]) })
 }

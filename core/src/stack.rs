@@ -215,6 +215,11 @@ impl Arena {
         Slot(index)
     }
 
+    /// As [`put`](Self::put), without a cache.
+    pub(crate) fn give_back(&self, slot: Slot) {
+        self.free.lock().push(slot.0);
+    }
+
     /// Gives back the slot of a goroutine that has ended.
     pub(crate) fn put(&self, cache: &mut SlotCache, slot: Slot) {
         if cache.is_full() {

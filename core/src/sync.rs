@@ -20,13 +20,24 @@ pub(crate) use core::sync::atomic::{
 };
 pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use lock::Lock;
+pub(crate) use spin::Once;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
+/// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
+/// to keep the compiler from moving accesses. In a model, where nobody can be made to pass a barrier, it is one itself.
+#[inline(always)]
+pub(crate) fn light_barrier() {
+    #[cfg(not(loom))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
 /// What yields the thread of a waiter that spun in vain, once a scheduler has started.
-static OS: spin::Once<&'static dyn Os> = spin::Once::new();
+static OS: Once<&'static dyn Os> = Once::new();
 
 /// Names the operating system whose `yield_thread` lock waiters call. The first call counts.
 pub(crate) fn set_os(os: &'static dyn Os) {

@@ -6,7 +6,7 @@ use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, MAX_PROCS, Sched};
+use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -35,11 +35,16 @@ pub struct Builder {
     max_procs: Option<usize>,
     pollers: Option<usize>,
     stack_size: Option<usize>,
+    max_threads: Option<usize>,
+    no_sysmon: bool,
     migrate: bool,
 }
 
 /// Enough for a panic with a backtrace, deep recursion apart; only touched pages cost memory.
 const DEFAULT_STACK: usize = 256 * 1024;
+
+/// Threads beside one for each proc. Each costs little until it is started.
+const DEFAULT_SPARE_THREADS: usize = 256;
 
 impl Builder {
     /// The defaults.
@@ -66,6 +71,20 @@ impl Builder {
     /// page by page as it is touched. A goroutine that needs more ends the process, with its number and spawn site on stderr.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
+        self
+    }
+
+    /// The most threads that run goroutines, `max_procs` to 10 000; default `max_procs` + 256. A goroutine that keeps its thread busy for long (it
+    /// computes, or makes a system call that blocks) is left alone with it, and another thread takes over everything else: at most so many.
+    #[doc(alias = "SetMaxThreads")]
+    pub fn max_threads(mut self, n: usize) -> Self {
+        self.max_threads = Some(n);
+        self
+    }
+
+    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself.
+    pub fn sysmon(mut self, on: bool) -> Self {
+        self.no_sysmon = !on;
         self
     }
 
@@ -127,7 +146,12 @@ impl Builder {
         if !(least..=MAX_STACK).contains(&stack_size) {
             return invalid(format!("stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"));
         }
-        Ok(Config { procs, pollers, stack_size: stack_size.next_power_of_two(), migrate: self.migrate })
+        let max_threads = self.max_threads.unwrap_or(procs + DEFAULT_SPARE_THREADS);
+        if !(procs..=MAX_THREADS).contains(&max_threads) {
+            return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
+        }
+        let stack_size = stack_size.next_power_of_two();
+        Ok(Config { procs, pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon })
     }
 }
 

@@ -34,7 +34,7 @@ fn start(config: Config) -> &'static Sched {
 /// The scheduler of most tests.
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
-    SCHED.get_or_init(|| start(Config { procs: 2, pollers: 2, stack_size: 256 * 1024, migrate: false }))
+    SCHED.get_or_init(|| start(Config { procs: 2, pollers: 2, stack_size: 256 * 1024, migrate: false, max_threads: 8, sysmon: true }))
 }
 
 /// Core aborts where a panic leaves a goroutine.
@@ -434,7 +434,7 @@ fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
 
 #[test]
 fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
-    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false });
+    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
     for _ in 0..20 {
         let [reader, _writer] = pipe_in(sched);
         reader.set_deadline(None, Deadline::At(sched.now() + 3_600_000 * MILLISECOND)).unwrap();
@@ -456,7 +456,7 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
 
 #[test]
 fn both_ends_of_every_connection_park_at_once() {
-    let sched = start(Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false });
+    let sched = start(Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: room for two descriptors.
     let connection = |_| pair(sched, |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) });
@@ -474,7 +474,7 @@ fn both_ends_of_every_connection_park_at_once() {
 
 #[test]
 fn waiters_are_counted_while_they_wait() {
-    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false });
+    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
     let pairs: Vec<_> = (0..100).map(|_| pipe_in(sched)).collect();
     let count = move |expected| {
         let start = Instant::now();

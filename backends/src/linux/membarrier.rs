@@ -18,9 +18,15 @@ pub fn register_private_expedited() -> Result<(), Errno> {
     membarrier(REGISTER_PRIVATE_EXPEDITED)
 }
 
-/// On return every thread of the process has passed a full memory barrier since the call began. `EPERM`: the process is not registered.
+/// On return every thread of the process has passed a full memory barrier since the call began. Registers the process if it is not.
 pub fn private_expedited() -> Result<(), Errno> {
-    membarrier(PRIVATE_EXPEDITED)
+    match membarrier(PRIVATE_EXPEDITED) {
+        Err(errno) if errno.raw() == libc::EPERM => {
+            register_private_expedited()?;
+            membarrier(PRIVATE_EXPEDITED)
+        }
+        result => result,
+    }
 }
 
 fn membarrier(command: libc::c_int) -> Result<(), Errno> {

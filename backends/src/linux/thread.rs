@@ -2,12 +2,13 @@
 
 #![allow(unsafe_code, reason = "pthreads, and the allocation that carries a thread's start")]
 
+use super::read_file;
 use alloc::boxed::Box;
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::ptr;
-use gopark_core::os::Errno;
+use gopark_core::os::{Doing, Errno};
 
 /// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
 const STACK_SIZE: usize = 2 << 20;
@@ -17,14 +18,17 @@ const SIGNAL_STACK: usize = 16 << 10;
 
 /// What a new thread is to do.
 struct Start {
-    index: usize,
+    name: heapless::String<16>,
     entry: fn(usize),
     arg: usize,
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-    let start = Box::into_raw(Box::new(Start { index, entry, arg }));
+pub(super) fn spawn(name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    // The kernel cuts a name after 15 bytes.
+    let mut full = heapless::String::new();
+    let _ = write!(full, "gopark-{name:.8}\0");
+    let start = Box::into_raw(Box::new(Start { name: full, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: `attr` is used between its init and its destroy only; `start` is the new thread's if there is one.
@@ -46,10 +50,7 @@ pub(super) fn spawn(index: usize, entry: fn(usize), arg: usize) -> Result<(), Er
 
 extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
-    let Start { index, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
-    // The kernel cuts a name after 15 bytes.
-    let mut name = heapless::String::<32>::new();
-    write!(name, "gopark-m{index}\0").expect("a prefix, 20 digits and a zero fit");
+    let Start { name, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
@@ -58,6 +59,19 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     use_signal_stack();
     entry(arg);
     ptr::null_mut()
+}
+
+/// The kernel says `running`, or the number of the system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
+pub(super) fn doing(thread: u32) -> Doing {
+    let mut path = heapless::String::<40>::new();
+    let mut buffer = [0; 200];
+    write!(path, "/proc/self/task/{thread}/syscall\0").expect("a number of ten digits fits");
+    let path = CStr::from_bytes_with_nul(path.as_bytes()).expect("it ends with the only zero");
+    match read_file(path, &mut buffer).and_then(|text| text.split_ascii_whitespace().next()) {
+        Some("running") => Doing::Running,
+        Some(number) => number.parse().map_or(Doing::Unknown, Doing::Blocked),
+        None => Doing::Unknown,
+    }
 }
 
 /// Gives the thread a stack for signal handlers of its own, for the life of the process: a goroutine that has overflowed its stack has no

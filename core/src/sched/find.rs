@@ -7,6 +7,7 @@ use crate::os::{Delay, Events, Nanos};
 use crate::polldesc;
 use crate::sync::Ordering;
 use crate::waiter::{Waiter, WaiterList};
+use core::ptr::NonNull;
 
 /// Every so many schedules, the global queue comes first and the poller is asked: a P with endless work of its own must not starve
 /// them. Go's number: not a power of two, so that it does not beat in time with the program.
@@ -17,6 +18,10 @@ const TIMER_TICK: u64 = 8;
 
 /// How many goroutines in a row may be run because the one before has readied them.
 const NEXT_BUDGET: u32 = 16;
+
+/// How many operations that do not block a goroutine may do in a row. A hot connection then keeps the others waiting for a fraction of a
+/// millisecond.
+const ALLOWANCE: u32 = 64;
 
 /// An absence that costs those who wait for this M: more than the messages of a busy peer take, less than a time slice.
 const LINGER_LONG: Nanos = 500_000;
@@ -30,15 +35,15 @@ const STEAL_ROUNDS: usize = 4;
 
 impl Sched {
     /// The main loop of an M.
-    pub(super) fn run(&'static self, here: Here) -> ! {
+    pub(super) fn run(&'static self, mut here: Here) -> ! {
         loop {
-            let g = self.next(&here);
-            self.execute(&here, g);
+            let g = self.next(&mut here);
+            self.execute(&mut here, g);
         }
     }
 
     /// The next goroutine to run, and somebody else to look on.
-    pub(super) fn next(&'static self, here: &Here) -> GRef {
+    pub(super) fn next(&'static self, here: &mut Here) -> GRef {
         let g = self.find_runnable(here);
         if self.stop_spinning(here) {
             // There may be more where this came from, and the last one to look has just stopped.
@@ -48,7 +53,7 @@ impl Sched {
     }
 
     /// Runs a goroutine until it lets go of the M.
-    fn execute(&'static self, here: &Here, mut g: GRef) {
+    fn execute(&'static self, here: &mut Here, mut g: GRef) {
         if !g.started() {
             let slot = self.arena.take(&mut here.p.slots.lock());
             g.start(slot, self.arena.stack(slot), self.arena.anchor(slot));
@@ -57,7 +62,13 @@ impl Sched {
             }
         }
         loop {
-            match g.resume(here.m.index) {
+            here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
+            here.m.lease.leave();
+            let resumed = g.resume(NonNull::from(here.m).cast());
+            if !here.m.lease.enter() {
+                return self.come_back(here, resumed);
+            }
+            match resumed {
                 Resumed::Parked(parked, park) => {
                     // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
                     match unsafe { park::commit(park, Waiter::G(parked)) } {
@@ -67,7 +78,13 @@ impl Sched {
                         Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
                     }
                 }
-                Resumed::Yielded(g) => return self.push_yielded(here, g),
+                Resumed::Yielded(g) => {
+                    if here.m.allowance.load(Ordering::Relaxed) == 0 {
+                        // It would have gone on for ever: whoever has news from the system comes first.
+                        self.poll(here, Delay::None);
+                    }
+                    return self.push_yielded(here, g);
+                }
                 Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
             }
         }
@@ -78,10 +95,13 @@ impl Sched {
     /// The order: now and then the global queue and the poller; due timers; what other threads readied for this M; own queues; the global
     /// queue; others' queues; sleep in the poller.
     #[doc(alias = "findRunnable")]
-    fn find_runnable(&'static self, here: &Here) -> GRef {
+    fn find_runnable(&'static self, here: &mut Here) -> GRef {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
+                if self.exchange.is_wanted() {
+                    self.give_way(here);
+                }
                 self.poll(here, Delay::None);
                 if let Some(g) = self.global.take(&here.p.ring, self.config.procs, true) {
                     return g;
@@ -92,6 +112,10 @@ impl Sched {
             }
             if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
                 return g;
+            }
+            if self.exchange.is_wanted() {
+                self.give_way(here);
+                continue;
             }
             if self.linger(here) {
                 continue;
@@ -171,6 +195,7 @@ impl Sched {
             return false;
         }
         let mut events = Events::new();
+        here.p.polls.bump();
         poller.backend.poll(delay, &mut events);
         let mut woken = WaiterList::new();
         // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
@@ -206,7 +231,7 @@ impl Sched {
         self.poll(here, Delay::None)
     }
 
-    fn stop_spinning(&self, here: &Here) -> bool {
+    pub(super) fn stop_spinning(&self, here: &Here) -> bool {
         let spinning = here.home(|home| core::mem::take(&mut home.spinning));
         if spinning {
             self.idlers.stop_spinning();
@@ -216,7 +241,7 @@ impl Sched {
 
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
-    fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
+    pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
         let shared = &self.pollers[here.p.poller];
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
         self.idlers.park();
@@ -226,13 +251,16 @@ impl Sched {
             spin = self.work_elsewhere(here);
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
-                _ if spin || vacant => {}
+                _ if spin || vacant || self.exchange.is_wanted() => {}
+                (Asleep::WithoutP, _) => unreachable!("it holds a P"),
                 (Asleep::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), asleep.bits(), timeout),
                 (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
                 (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),
             }
         }
-        self.idlers.unpark();
+        if self.idlers.unpark() == self.config.procs {
+            self.wake_sysmon();
+        }
         let recruited = here.m.wake.awake();
         if spin && !recruited {
             self.idlers.spin();

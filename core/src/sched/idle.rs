@@ -76,8 +76,13 @@ impl Idlers {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Is no longer idle.
-    pub(crate) fn unpark(&self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+    /// Is no longer idle. How many were, this one included.
+    pub(crate) fn unpark(&self) -> usize {
+        Self::idle(self.0.fetch_sub(1, Ordering::AcqRel)) as usize
+    }
+
+    /// Whether as many as `procs` Ms are idle. A read-modify-write: see `Sched::wake_sysmon`.
+    pub(crate) fn all_idle(&self, procs: usize) -> bool {
+        Self::idle(self.0.fetch_add(0, Ordering::AcqRel)) as usize == procs
     }
 }

@@ -71,9 +71,9 @@ impl Sched {
     /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the caller counts as waiting in a poller meanwhile.
     pub(crate) fn wait_in_poller<E>(&'static self, slot: &WaitSlot, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let current = self.current();
-        // A migrating goroutine may come back on another P: the two counts are made on whichever it is on.
+        // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
         match current {
-            Some(g) => _ = self.ps[g.m()].poll_waits.bump(),
+            Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
             None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
         }
         let outcome = loop {
@@ -85,7 +85,7 @@ impl Sched {
             }
         };
         match current {
-            Some(g) => _ = self.ps[g.m()].poll_resumes.bump(),
+            Some(g) => _ = self.m_of(g).counts.poll_resumes.bump(),
             None => _ = self.outside.poll_waiting.fetch_sub(1, Ordering::Relaxed),
         }
         outcome

@@ -19,13 +19,13 @@ impl Sched {
     /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
     #[doc(alias = "goready")]
     pub(crate) fn ready(&'static self, waiter: Waiter) {
-        self.place(waiter, self.here().as_ref(), Place::Next);
+        self.place(waiter, self.here().as_deref(), Place::Next);
     }
 
     /// Makes all of a list run again, in its order.
     pub(crate) fn ready_list(&'static self, list: WaiterList) {
         if !list.is_empty() {
-            self.ready_all(list, self.here().as_ref());
+            self.ready_all(list, self.here().as_deref());
         }
     }
 
@@ -52,7 +52,7 @@ impl Sched {
                 }
             }),
             (Some(home), _) => {
-                let m = &self.ms[home];
+                let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);
                 }
@@ -90,7 +90,7 @@ impl Sched {
     }
 
     /// Makes an M look for work again.
-    fn notify(&self, m: &M) {
+    pub(super) fn notify(&self, m: &M) {
         if let Some(asleep) = m.wake.notify() {
             self.rouse(m, asleep);
         }
@@ -99,8 +99,9 @@ impl Sched {
     /// Ends an M's sleep.
     fn rouse(&self, m: &M, asleep: Asleep) {
         match asleep {
-            Asleep::Futex => self.os.futex_wake(m.wake.futex()),
-            Asleep::Poller => self.pollers[self.ps[m.index].poller].poller.backend.wake(),
+            Asleep::Futex | Asleep::WithoutP => self.os.futex_wake(m.wake.futex()),
+            // An M that is no longer there may hold another P, or none.
+            Asleep::Poller => m.p().into_iter().for_each(|p| self.pollers[self.ps[p].poller].poller.backend.wake()),
         }
     }
 
@@ -108,7 +109,7 @@ impl Sched {
     #[doc(alias = "wakep")]
     pub(super) fn recruit(&self) {
         while self.idlers.after_submit() && self.idlers.spin_alone() {
-            for m in &self.ms {
+            for m in self.ms() {
                 if let Some(asleep) = m.wake.recruit() {
                     return self.rouse(m, asleep);
                 }
@@ -117,7 +118,7 @@ impl Sched {
             // Whoever submitted meanwhile has left it to the place just given up. An M that is not asleep by now will look at all queues
             // before it sleeps; for one that is, this starts over.
             self.idlers.before_recheck();
-            if !self.ms.iter().any(|m| m.wake.asleep()) {
+            if !self.ms().any(|m| m.wake.asleep()) {
                 return;
             }
         }
@@ -132,8 +133,8 @@ impl Sched {
         if !self.idlers.any_idle() {
             return;
         }
-        let shares = |m: &&M| self.ps[m.index].poller == poller;
-        for m in self.ms.iter().filter(shares) {
+        let shares = |m: &&M| m.p().is_some_and(|p| self.ps[p].poller == poller);
+        for m in self.ms().filter(shares) {
             if m.wake.on_futex() {
                 return self.notify(m);
             }
@@ -142,10 +143,10 @@ impl Sched {
 
     /// A timer was armed that comes before all others of its heap: the M that may sleep for that heap must look again.
     pub(crate) fn look_again(&'static self, heap: &Heap) {
-        let m = &self.ms[heap.owner()];
         // An M that runs looks at its timers before it sleeps.
-        if self.here().is_none_or(|here| here.m.index != m.index) {
-            self.notify(m);
+        if self.here().is_none_or(|here| here.p.index != heap.owner()) {
+            // A P on its way from one M to another: either this finds the new holder, or the new holder sees the timer.
+            self.notify(self.m(self.ps[heap.owner()].holder()));
         }
     }
 

@@ -1,0 +1,174 @@
+//! Models of the hand-off: an M whose P is taken while it comes back, one that wants a P while the holder goes to sleep, and what must
+//! find the M that holds a P now.
+
+use crate::m::{Here, M};
+use crate::models::{Immortal, Mail, World, check, finish, goroutine, parked};
+use crate::sched::Sched;
+use crate::timer::Timer;
+use crate::waiter::{Announced, WaitSlot, Waiter, WaiterList};
+use core::ptr::NonNull;
+use loom::thread;
+use std::sync::Arc;
+
+fn playing(sched: &'static Sched, m: &'static M) -> Here {
+    // SAFETY: each of a model's threads plays one M. It uses no P that it has not been granted.
+    unsafe { Here::new(m, &sched.ps[0]) }
+}
+
+/// A goroutine that has started on M `home`, and is ready.
+fn at_home(here: &Here, id: u64) {
+    let g = goroutine(id);
+    g.set_home(here.m.index);
+    here.home(|home| home.queue.push_back(g));
+}
+
+/// The holder of a P sleeps until another M wants it, and gives it up.
+fn give_to_whoever_wants_it(sched: &'static Sched, here: &Here) {
+    while !sched.exchange.is_wanted() {
+        sched.sleep(here, None);
+    }
+    sched.grant(here.p.index, sched.exchange.first_wanting().unwrap());
+}
+
+#[test]
+fn a_p_that_is_taken_from_an_m_that_comes_back_has_one_owner() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, p) = (world.sched(), Arc::new(Mail::new()));
+        let other = sched.start_m().unwrap();
+        sched.exchange.enlist(other, false);
+        let mut here = sched.await_grant(sched.m(0));
+        here.m.lease.leave();
+
+        let back = thread::spawn({
+            let p = p.clone();
+            // `Here` belongs to the thread that plays the M: from here on, this one.
+            let m = here.m;
+            move || {
+                let mut here = playing(sched, m);
+                at_home(&here, 5);
+                if !m.lease.enter() {
+                    sched.let_go(&mut here, |_| ());
+                }
+                p.put(1);
+                assert_eq!(finish(sched.next(&mut here)), 5);
+            }
+        });
+        if sched.hand_off(0) {
+            here = sched.await_grant(other);
+            p.put(2);
+            give_to_whoever_wants_it(sched, &here);
+        }
+        back.join().unwrap();
+    });
+}
+
+#[test]
+fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let other = sched.start_m().unwrap();
+        let holder = thread::spawn(move || {
+            let here = sched.await_grant(sched.m(0));
+            give_to_whoever_wants_it(sched, &here);
+        });
+        let mut here = playing(sched, other);
+        at_home(&here, 5);
+        sched.let_go(&mut here, |_| ());
+        assert_eq!(finish(sched.next(&mut here)), 5);
+        holder.join().unwrap();
+    });
+}
+
+#[test]
+fn a_spare_m_gets_a_p_for_a_goroutine_that_is_readied_at_its_home() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let other = sched.start_m().unwrap();
+        let holder = thread::spawn(move || {
+            let here = sched.await_grant(sched.m(0));
+            give_to_whoever_wants_it(sched, &here);
+        });
+        let spare = thread::spawn(move || {
+            let mut here = playing(sched, other);
+            sched.let_go(&mut here, |_| ());
+            assert_eq!(finish(sched.next(&mut here)), 7);
+        });
+        sched.ready(Waiter::G(parked(7, other.index)));
+        spare.join().unwrap();
+        holder.join().unwrap();
+    });
+}
+
+#[test]
+fn an_m_that_was_to_replace_another_in_vain_misses_nothing_meanwhile() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let other = sched.start_m().unwrap();
+        // It is inside the scheduler all the time, so its P is not to be had.
+        let holder = thread::spawn(move || {
+            let here = sched.await_grant(sched.m(0));
+            give_to_whoever_wants_it(sched, &here);
+        });
+        sched.exchange.enlist(other, false);
+        let spare = thread::spawn(move || {
+            let mut here = sched.await_grant(other);
+            assert_eq!(finish(sched.next(&mut here)), 7);
+        });
+        let waker = thread::spawn(move || sched.ready(Waiter::G(parked(7, 1))));
+        assert!(!sched.hand_off(0));
+        waker.join().unwrap();
+        spare.join().unwrap();
+        holder.join().unwrap();
+    });
+}
+
+unsafe fn wake(slot: NonNull<()>, _: u32, woken: &mut WaiterList) {
+    // SAFETY: the model keeps the slot until the M has found the goroutine.
+    woken.extend(unsafe { slot.cast::<WaitSlot>().as_ref() }.notify());
+}
+
+#[test]
+fn a_timer_armed_while_its_p_changes_hands_is_seen_by_the_new_holder() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let other = sched.start_m().unwrap();
+        let slot = Immortal::new(WaitSlot::new());
+        let timer = Immortal::new(Timer::new(NonNull::from(slot.get()).cast()));
+        assert!(slot.get().announce() == Announced::Waiting);
+        assert!(slot.get().commit(Waiter::G(parked(6, other.index))).is_ok());
+        let here = sched.await_grant(sched.m(0));
+        let new = thread::spawn(move || {
+            let mut here = sched.await_grant(other);
+            assert_eq!(finish(sched.next(&mut here)), 6);
+        });
+        let arming = thread::spawn(move || {
+            // SAFETY: slot and timer outlive the model's threads; armed once.
+            if let Some(heap) = unsafe { timer.get().arm(sched.timers(), 1_000, 0, wake) } {
+                sched.look_again(heap);
+            }
+            timer
+        });
+        sched.grant(here.p.index, other);
+        new.join().unwrap();
+        drop(arming.join().unwrap());
+    });
+}
+
+#[test]
+fn sysmon_does_not_sleep_while_an_m_is_up() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        sched.idlers.park();
+        let sysmon = thread::spawn(move || sched.sysmon_sleeps());
+        if sched.idlers.unpark() == 1 {
+            sched.wake_sysmon();
+        }
+        sysmon.join().unwrap();
+    });
+}

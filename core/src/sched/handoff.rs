@@ -1,0 +1,230 @@
+//! Hand-off: Ps that change their M, so that a goroutine that keeps its thread keeps nobody else waiting.
+//!
+//! ```text
+//!                 take (sysmon)               grant
+//!   M runs, P ─────────────────▶ M runs, no P
+//!     ▲    │ give way               │ its goroutine parks, yields or returns
+//!     │    ▼                        ▼
+//!     │   WANTING  ◀─────────────  home queue not empty?  ─────────────▶ SPARE
+//!     │      │   grant                                                    │  │ readied at home: WANTING
+//!     └──────┴────────────────────────────────────────────────────────────┘  ▼
+//! ```
+//!
+//! A P always has a holder: whoever takes one from an M has another M at hand, a spare one or a new one. An M without a P is in one of the
+//! two lists of the exchange or has been granted a P, and sleeps on its wake word until it is. It runs its started goroutines, which nobody
+//! else may, when a holder gives way: one that has nothing to run does so at once, a busy one now and then.
+//!
+//! The race: an M begins to want a P while the last holder that could give one goes to sleep. The M is in the list before it looks for a
+//! sleeping holder, and a holder says that it sleeps before it looks at the list; both pass a fence in between, so one of them sees the other.
+
+use super::{Sched, park};
+use crate::g::{GRef, Resumed};
+use crate::m::{Asleep, Here, M};
+use crate::os::Errno;
+use crate::sync::{AtomicU32, Lock, Ordering};
+use crate::waiter::Waiter;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::vec::Vec;
+
+/// The Ms without a P.
+pub(super) struct Exchange {
+    /// How many want one: to look at without the lock.
+    wanting: AtomicU32,
+    lists: Lock<Lists>,
+}
+
+struct Lists {
+    /// Ms that have goroutines to run, first come first served.
+    wanting: VecDeque<&'static M>,
+    /// Ms that have none.
+    spare: Vec<&'static M>,
+}
+
+impl Exchange {
+    pub(super) fn new() -> Self {
+        Exchange { wanting: AtomicU32::new(0), lists: Lock::new(Lists { wanting: VecDeque::new(), spare: Vec::new() }) }
+    }
+
+    /// Whether some M waits for a P.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanting.load(Ordering::Relaxed) > 0
+    }
+
+    fn enlist(&self, m: &'static M, wants: bool) {
+        let mut lists = self.lists.lock();
+        if wants {
+            lists.wanting.push_back(m);
+            self.wanting.fetch_add(1, Ordering::AcqRel);
+        } else {
+            lists.spare.push(m);
+        }
+    }
+
+    /// A spare M begins to want a P. False if it is no longer in that list: a grant is on its way.
+    fn want(&self, m: &'static M) -> bool {
+        let mut lists = self.lists.lock();
+        let Some(place) = lists.spare.iter().position(|spare| spare.index == m.index) else { return false };
+        lists.spare.swap_remove(place);
+        lists.wanting.push_back(m);
+        self.wanting.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    /// The M that has wanted a P for longest.
+    fn first_wanting(&self) -> Option<&'static M> {
+        let first = self.lists.lock().wanting.pop_front()?;
+        self.wanting.fetch_sub(1, Ordering::AcqRel);
+        Some(first)
+    }
+
+    fn spare(&self) -> Option<&'static M> {
+        self.lists.lock().spare.pop()
+    }
+}
+
+impl Sched {
+    pub(super) fn m(&self, index: usize) -> &M {
+        self.ms[index].get().expect("an index names an M that was started")
+    }
+
+    /// Starts the thread of another M. It waits for a P, and is in no list.
+    pub(super) fn start_m(&'static self) -> Result<&'static M, Errno> {
+        let Some(place) = self.ms.iter().find(|m| !m.is_completed()) else { return Err(Errno::new(EAGAIN)) };
+        let index = self.ms().count();
+        if index >= self.config.procs {
+            // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
+            self.arena.promise(1).map_err(|exhausted| exhausted.cause.unwrap_or(Errno::new(ENOMEM)))?;
+        }
+        let m: &'static M = place.call_once(|| Box::new(M::new(index)));
+        self.os.spawn(&format!("m{index}"), run_m, Box::into_raw(Box::new((self, m))) as usize)?;
+        Ok(m)
+    }
+
+    /// Gives an M that is in no list a P that nobody uses.
+    pub(super) fn grant(&self, p: usize, m: &M) {
+        self.ps[p].set_holder(m.index);
+        m.grant.give(p);
+        self.notify(m);
+    }
+
+    /// Sleeps until the M is granted a P. It is in a list of the exchange, or about to be granted one.
+    pub(super) fn await_grant(&'static self, m: &'static M) -> Here {
+        loop {
+            if let Some(p) = m.grant.take() {
+                m.set_p(Some(p));
+                m.lease.renew();
+                // SAFETY: this is the M's thread, the grant made it the holder, and code on an M's own stack never parks.
+                return unsafe { Here::new(m, &self.ps[p]) };
+            }
+            if !m.inbox.is_empty() && self.exchange.want(m) {
+                self.wake_holder();
+            }
+            if m.wake.prepare(Asleep::WithoutP) {
+                self.os.futex_wait(m.wake.futex(), Asleep::WithoutP.bits(), None);
+            }
+            let recruited = m.wake.awake();
+            debug_assert!(!recruited, "an M without a P was recruited");
+        }
+    }
+
+    /// After an M began to want a P: wakes one that holds a P and sleeps, if any does.
+    fn wake_holder(&self) {
+        self.idlers.before_recheck();
+        if let Some(m) = self.ms().find(|m| m.wake.asleep()) {
+            self.notify(m);
+        }
+    }
+
+    /// Lets an M that wants a P have this one, and waits for another.
+    pub(super) fn give_way(&'static self, here: &mut Here) {
+        let Some(next) = self.exchange.first_wanting() else { return };
+        if self.stop_spinning(here) {
+            self.recruit();
+        }
+        let p = here.p;
+        self.let_go(here, |sched| sched.grant(p.index, next));
+    }
+
+    /// Goes on without a P, as one that wants one or as a spare, until the M is granted one. `meanwhile` is done when it is in a list.
+    fn let_go(&'static self, here: &mut Here, meanwhile: impl FnOnce(&Self)) {
+        let m = here.m;
+        let wants = here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
+        m.set_p(None);
+        self.exchange.enlist(m, wants);
+        meanwhile(self);
+        if wants {
+            self.wake_holder();
+        }
+        *here = self.await_grant(m);
+    }
+
+    /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
+    #[cold]
+    pub(super) fn come_back(&'static self, here: &mut Here, resumed: Resumed) {
+        let runnable = match resumed {
+            Resumed::Yielded(g) => Some(g),
+            Resumed::Dead(slot) => {
+                self.arena.give_back(slot);
+                None
+            }
+            // SAFETY: as in `execute`.
+            Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) } {
+                Err(Waiter::G(g)) => Some(g),
+                Ok(()) | Err(Waiter::Thread(_)) => None,
+            },
+        };
+        if let Some(g) = runnable {
+            self.requeue(here, g);
+        }
+        self.let_go(here, |_| ());
+    }
+
+    /// Queues a goroutine that an M without a P has run.
+    fn requeue(&'static self, here: &Here, g: GRef) {
+        match g.home() {
+            Some(_) => here.home(|home| home.queue.push_back(g)),
+            None => {
+                self.global.push(g);
+                self.recruit();
+            }
+        }
+    }
+
+    /// Takes the P from an M that does not come back, and gives it to another. Whether that was possible. Called by one thread only.
+    #[doc(alias = "retake", alias = "handoffp")]
+    pub(super) fn hand_off(&'static self, p: usize) -> bool {
+        let wanting = self.exchange.first_wanting();
+        let wanted = wanting.is_some();
+        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.start_m().ok()) else { return false };
+        if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
+            self.grant(p, next);
+            return true;
+        }
+        // The M was back. What happened while the other was in no list, it looks for now.
+        self.exchange.enlist(next, wanted);
+        match wanted {
+            true => self.wake_holder(),
+            false => self.notify(next),
+        }
+        false
+    }
+}
+
+const ENOMEM: i32 = 12;
+const EAGAIN: i32 = 11;
+
+/// An M's thread.
+fn run_m(arg: usize) {
+    // SAFETY: `start_m` boxed this for this call.
+    let (sched, m) = *unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static M)) };
+    m.thread.store(sched.os.thread(), Ordering::Relaxed);
+    let here = sched.await_grant(m);
+    sched.run(here)
+}
+
+#[cfg(all(test, loom))]
+#[path = "../../models/handoff.rs"]
+mod models;

@@ -1,0 +1,181 @@
+//! sysmon: the thread that watches over the others. It holds no P and runs no goroutine.
+//!
+//! | it sees | it does |
+//! |---|---|
+//! | a goroutine that has run for 10 ms | takes away its allowance: its next operation lets others run |
+//! | the same, or one blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
+//! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
+//! | that all Ms sleep | sleeps until one wakes |
+//!
+//! A look costs a few loads for each P. It looks every 20 µs after it had something to do, and ever more rarely while it has not: Go's
+//! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
+//! delay behind a goroutine that blocks its thread.
+#![allow(unsafe_code, reason = "it hands a poller's events to core, and its thread starts from an address")]
+
+use super::{Sched, SharedPoller};
+use crate::os::{Delay, Doing, Errno, Events, Nanos};
+use crate::p::P;
+use crate::polldesc;
+use crate::sync::{AtomicU32, Ordering};
+use crate::waiter::WaiterList;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// How long a goroutine may run while others wait; Go's number.
+const SLICE: Nanos = 10_000_000;
+
+/// How long one may be blocked in the system. Longer than a file operation that finds its data in memory takes.
+const BLOCKED: Nanos = 1_000_000;
+
+const SHORTEST_DELAY: Nanos = 20_000;
+const LONGEST_DELAY: Nanos = 1_000_000;
+
+/// How many looks without a deed before the delay grows; Go's number.
+const EAGER_LOOKS: u32 = 50;
+
+/// After how many looks at sleeping Ms it goes to sleep itself: a server that is called every few milliseconds must not wake it each time.
+const QUIET_LOOKS: u32 = 20;
+
+const UP: u32 = 0;
+const ASLEEP: u32 = 1;
+
+/// Whether sysmon sleeps until an M wakes.
+pub(super) struct Sysmon(AtomicU32);
+
+impl Sysmon {
+    pub(super) fn new() -> Self {
+        Sysmon(AtomicU32::new(UP))
+    }
+}
+
+/// What sysmon saw of a P when it last changed.
+struct Sight {
+    tick: u64,
+    ran: Nanos,
+    polls: u64,
+    polled: Nanos,
+}
+
+impl Sched {
+    pub(super) fn start_sysmon(&'static self) -> Result<(), Errno> {
+        self.os.spawn("sysmon", run_sysmon, Box::into_raw(Box::new(self)) as usize)
+    }
+
+    /// After the first M woke while all slept. Both sides use read-modify-writes: this, after one on the count of idle Ms.
+    pub(super) fn wake_sysmon(&self) {
+        if self.sysmon.0.swap(UP, Ordering::AcqRel) == ASLEEP {
+            self.os.futex_wake(&self.sysmon.0);
+        }
+    }
+
+    pub(super) fn sysmon_sleeps(&self) {
+        self.sysmon.0.swap(ASLEEP, Ordering::AcqRel);
+        while self.idlers.all_idle(self.config.procs) && self.sysmon.0.load(Ordering::Acquire) == ASLEEP {
+            self.os.futex_wait(&self.sysmon.0, ASLEEP, None);
+        }
+        self.sysmon.0.swap(UP, Ordering::AcqRel);
+    }
+
+    fn watch(&'static self) -> ! {
+        let now = self.os.now();
+        let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, polls: 0, polled: now }).collect();
+        let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
+        let never = AtomicU32::new(0);
+        loop {
+            self.os.futex_wait(&never, 0, Some(delay));
+            let now = self.os.now();
+            let mut deed = false;
+            for (p, sight) in self.ps.iter().zip(&mut sights) {
+                deed |= self.look_at(p, sight, now);
+            }
+            (delay, idle_looks) = match deed {
+                true => (SHORTEST_DELAY, 0),
+                false if idle_looks < EAGER_LOOKS => (delay, idle_looks + 1),
+                false => ((2 * delay).min(LONGEST_DELAY), idle_looks),
+            };
+            quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
+            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY {
+                self.sysmon_sleeps();
+                quiet_looks = 0;
+            }
+        }
+    }
+
+    /// Looks at one P, and helps where it must. True if it did.
+    fn look_at(&'static self, p: &'static P, sight: &mut Sight, now: Nanos) -> bool {
+        let (tick, polls) = (p.tick.get(), p.polls.get());
+        let m = self.m(p.holder());
+        if m.wake.asleep() {
+            *sight = Sight { tick, ran: now, polls, polled: now };
+            return false;
+        }
+        if tick != sight.tick {
+            (sight.tick, sight.ran) = (tick, now);
+        }
+        if polls != sight.polls {
+            (sight.polls, sight.polled) = (polls, now);
+        }
+        let ran = now - sight.ran;
+        if ran >= SLICE {
+            m.allowance.store(0, Ordering::Relaxed);
+        }
+        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) {
+            let thread = m.thread.load(Ordering::Relaxed);
+            if (ran >= SLICE || matches!(self.os.doing(thread), Doing::Blocked(_))) && self.hand_off(p.index) {
+                sight.ran = now;
+                return true;
+            }
+        }
+        let polled = now - sight.polled >= SLICE && self.poll_for(p);
+        if polled {
+            sight.polled = now;
+        }
+        polled | self.fire_late(p, now)
+    }
+
+    /// Whether anything waits for this P.
+    fn is_needed(&self, p: &P, now: Nanos) -> bool {
+        let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
+        timer || !p.ring.is_empty() || !self.global.is_empty() || self.pollers[p.poller].is_left_alone()
+    }
+
+    /// Asks a P's poller in its place.
+    fn poll_for(&'static self, p: &P) -> bool {
+        let shared = &self.pollers[p.poller];
+        if !shared.is_left_alone() {
+            return false;
+        }
+        let mut events = Events::new();
+        shared.poller.backend.poll(Delay::None, &mut events);
+        let mut woken = WaiterList::new();
+        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
+        unsafe { polldesc::deliver(&events, &mut woken) };
+        let any = !woken.is_empty();
+        self.ready_list(woken);
+        any
+    }
+
+    fn fire_late(&'static self, p: &'static P, now: Nanos) -> bool {
+        if p.timers.next().is_none_or(|when| when > now - SLICE) {
+            return false;
+        }
+        let mut woken = WaiterList::new();
+        p.timers.run(now, &mut woken);
+        let any = !woken.is_empty();
+        self.ready_list(woken);
+        any
+    }
+}
+
+impl SharedPoller {
+    /// Whether it watches something while no M sleeps in it.
+    fn is_left_alone(&self) -> bool {
+        !self.taken.load(Ordering::Relaxed) && self.poller.watched.load(Ordering::Relaxed) > 0
+    }
+}
+
+fn run_sysmon(arg: usize) {
+    // SAFETY: `start_sysmon` boxed this for this call.
+    let sched = *unsafe { Box::from_raw(arg as *mut &'static Sched) };
+    sched.watch();
+}
