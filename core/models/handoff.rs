@@ -24,10 +24,12 @@ fn at_home(here: &Here, id: u64) {
 
 /// The holder of a P sleeps until another M wants it, and gives it up.
 fn give_to_whoever_wants_it(sched: &'static Sched, here: &Here) {
-    while !sched.exchange.is_wanted() {
-        sched.sleep(here, None);
+    loop {
+        match sched.exchange.first_wanting() {
+            Some(m) => return sched.grant(here.p.index, m),
+            None => sched.sleep(here, None),
+        }
     }
-    sched.grant(here.p.index, sched.exchange.first_wanting().unwrap());
 }
 
 #[test]
@@ -108,21 +110,18 @@ fn an_m_that_was_to_replace_another_in_vain_misses_nothing_meanwhile() {
         let world = World::new(1, 1);
         let sched = world.sched();
         let other = sched.start_m().unwrap();
-        // It is inside the scheduler all the time, so its P is not to be had.
-        let holder = thread::spawn(move || {
-            let here = sched.await_grant(sched.m(0));
-            give_to_whoever_wants_it(sched, &here);
-        });
+        let here = sched.await_grant(sched.m(0));
         sched.exchange.enlist(other, false);
         let spare = thread::spawn(move || {
             let mut here = sched.await_grant(other);
             assert_eq!(finish(sched.next(&mut here)), 7);
         });
         let waker = thread::spawn(move || sched.ready(Waiter::G(parked(7, 1))));
+        // M 0 is inside the scheduler all the time, so its P is not to be had.
         assert!(!sched.hand_off(0));
+        give_to_whoever_wants_it(sched, &here);
         waker.join().unwrap();
         spare.join().unwrap();
-        holder.join().unwrap();
     });
 }
 

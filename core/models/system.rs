@@ -119,10 +119,11 @@ pub(crate) struct System {
     asleep: Mutex<Vec<usize>>,
     woken: Condvar,
     now: atomic::AtomicI64,
+    memory: std::sync::Mutex<Vec<Box<[u64]>>>,
 }
 
 // SAFETY: the futex is one, with every sleep taken for endless: nothing here may depend on a timeout to make up for a lost wake-up. The
-// reservation is never touched, since no goroutine runs.
+// reservation for stacks is never touched, since no goroutine runs.
 unsafe impl Os for System {
     fn now(&self) -> Nanos {
         const STEP: Nanos = 500;
@@ -173,9 +174,16 @@ unsafe impl Os for System {
         loom::thread::yield_now();
     }
 
-    fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
-        // No stack pointer lies here, so every thread of a model is an ordinary one.
-        Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"))
+    fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
+        const STACKS: usize = 1 << 20;
+        if len >= STACKS {
+            // No stack pointer lies here, so every thread of a model is an ordinary one.
+            return Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"));
+        }
+        let mut memory = std::vec![0; len.div_ceil(8)].into_boxed_slice();
+        let start = NonNull::from(&mut *memory).cast();
+        self.memory.lock().unwrap().push(memory);
+        Ok(start)
     }
 
     unsafe fn guard(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {

@@ -116,9 +116,9 @@ fn index(p: u32) -> Option<usize> {
 pub(crate) struct Grant(AtomicU32);
 
 impl Grant {
-    /// Release: the P's last holder is done with it.
+    /// Release: the P's last holder is done with it. A swap, because loom may let a plain store come before an earlier `take`.
     pub(crate) fn give(&self, p: usize) {
-        self.0.store(p as u32, Ordering::Release);
+        self.0.swap(p as u32, Ordering::Release);
     }
 
     pub(crate) fn take(&self) -> Option<usize> {

@@ -43,8 +43,15 @@ pub(crate) const CACHE: usize = 64;
 /// Slots moved between a P and the arena at once, and prepared at once.
 const BATCH: u32 = CACHE as u32 / 2;
 
-/// How much address space to ask for first; halved until the system agrees. Four of the 128 TiB that x86-64 has.
-const RESERVE: usize = if usize::BITS == 64 { 1 << 42 } else { 1 << 29 };
+/// How much address space to ask for first; halved until the system agrees. Four of the 128 TiB that x86-64 has. In a model little, since
+/// what is not stacks is real memory there.
+const RESERVE: usize = if cfg!(loom) {
+    1 << 22
+} else if usize::BITS == 64 {
+    1 << 42
+} else {
+    1 << 29
+};
 
 /// Fewer slots than this beside the margin are not worth starting with.
 const MIN_SLOTS: usize = 64;

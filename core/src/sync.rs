@@ -20,11 +20,11 @@ pub(crate) use core::sync::atomic::{
 };
 pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use lock::Lock;
-pub(crate) use spin::Once;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
+pub(crate) use spin::Once;
 
 /// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
 /// to keep the compiler from moving accesses. In a model, where nobody can be made to pass a barrier, it is one itself.
