@@ -1,4 +1,4 @@
-//! What needs a second P: work goes on while a goroutine computes.
+//! Work goes on while a goroutine computes: on another P, or on its own P under another thread.
 
 use crate::check;
 use gopark::{go, yield_now};

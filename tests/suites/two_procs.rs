@@ -4,6 +4,8 @@
 mod closing;
 #[path = "../behaviours/deadlines.rs"]
 mod deadlines;
+#[path = "../behaviours/handoff.rs"]
+mod handoff;
 #[path = "../behaviours/parallel.rs"]
 mod parallel;
 #[path = "../behaviours/scheduler.rs"]
