@@ -53,11 +53,8 @@ impl Default for Linux {
 // - `barrier`: what membarrier does.
 unsafe impl Os for Linux {
     fn now(&self) -> Nanos {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // Cannot fail: the clock exists and the pointer is good.
-        // SAFETY: `time` is writable.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-        time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
+        // Cannot fail: the clock exists.
+        clock(libc::CLOCK_MONOTONIC)
     }
 
     fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
@@ -85,6 +82,10 @@ unsafe impl Os for Linux {
 
     fn doing(&self, thread: u32) -> Doing {
         thread::doing(thread)
+    }
+
+    fn cpu_time(&self, thread: u32) -> Nanos {
+        thread::cpu_time(thread)
     }
 
     fn barrier(&self) -> bool {
@@ -126,6 +127,14 @@ unsafe impl Os for Linux {
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
+}
+
+/// What a clock shows, or 0 if there is no such clock.
+fn clock(clock: libc::clockid_t) -> Nanos {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
 }
 
 /// A delay as the futex call takes it: as two longs on every architecture, also where libc's `timespec` is wider.

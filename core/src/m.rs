@@ -163,6 +163,7 @@ impl Drop for Visit {
 }
 
 /// Holding one proves: this code runs on the thread of M `m`, which holds P `p`, and will not park while it holds it.
+#[derive(Clone, Copy)]
 pub(crate) struct Here {
     pub(crate) m: &'static M,
     pub(crate) p: &'static P,

@@ -9,7 +9,7 @@
 //! | `now` | `clock_gettime(CLOCK_MONOTONIC)` | timers, deadlines |
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | one thread for each M |
-//! | `thread`, `doing`, `barrier` | `gettid`, `/proc`, `membarrier` | threads that do not come back |
+//! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
 //! | `reserve`, `guard` | `mmap`, `madvise` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
@@ -106,6 +106,9 @@ pub unsafe trait Os: Sync {
 
     /// What a thread of this process is doing.
     fn doing(&self, thread: u32) -> Doing;
+
+    /// How many nanoseconds a thread of this process has run on a CPU.
+    fn cpu_time(&self, thread: u32) -> Nanos;
 
     /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
     fn barrier(&self) -> bool;

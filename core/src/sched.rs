@@ -354,14 +354,16 @@ impl Sched {
         }
     }
 
-    /// Counts an operation of the calling goroutine that did not block. If that were too many in a row, others get a turn first.
-    pub(crate) fn spend(&'static self) {
+    /// Counts operations of the calling goroutine that did not block. If there were too many in a row, others get a turn first.
+    #[cold]
+    pub(crate) fn spend(&'static self, count: u32) {
         let Some(g) = self.current() else { return };
         let allowance = &self.m_of(g).allowance;
-        match allowance.load(Ordering::Relaxed).checked_sub(1) {
-            // A concurrent taking away may be lost here; sysmon repeats it.
-            Some(rest) => allowance.store(rest, Ordering::Relaxed),
-            None => self.yield_now(),
+        // A concurrent taking away may be lost here; sysmon repeats it.
+        let rest = allowance.load(Ordering::Relaxed).saturating_sub(count);
+        allowance.store(rest, Ordering::Relaxed);
+        if rest == 0 {
+            self.yield_now();
         }
     }
 

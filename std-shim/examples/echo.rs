@@ -1,7 +1,7 @@
 //! A TCP echo server: one goroutine for each connection, reading and writing in straight lines.
 //!
 //! ```text
-//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096]
+//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096] [--sysmon true]
 //! ```
 //!
 //! With `--deadline-ms`, a connection that sends nothing for that long is dropped.
@@ -15,7 +15,7 @@ use std::{env, thread};
 
 fn main() -> io::Result<()> {
     if let Some(workers) = option("--workers")? {
-        gopark::Builder::new().max_procs(workers).start()?;
+        gopark::Builder::new().max_procs(workers).sysmon(option("--sysmon")?.unwrap_or(true)).start()?;
     }
     let addr = option("--addr")?.unwrap_or_else(|| "127.0.0.1:7000".to_string());
     let idle = option("--deadline-ms")?.map(Duration::from_millis);

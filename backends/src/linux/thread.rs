@@ -2,13 +2,13 @@
 
 #![allow(unsafe_code, reason = "pthreads, and the allocation that carries a thread's start")]
 
-use super::read_file;
+use super::{clock, read_file};
 use alloc::boxed::Box;
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::ptr;
-use gopark_core::os::{Doing, Errno};
+use gopark_core::os::{Doing, Errno, Nanos};
 
 /// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
 const STACK_SIZE: usize = 2 << 20;
@@ -72,6 +72,13 @@ pub(super) fn doing(thread: u32) -> Doing {
         Some(number) => number.parse().map_or(Doing::Unknown, Doing::Blocked),
         None => Doing::Unknown,
     }
+}
+
+/// The clock of a thread's CPU time. The kernel makes its number from the thread's: three bits say which clock it is.
+pub(super) fn cpu_time(thread: u32) -> Nanos {
+    const PER_THREAD: i32 = 4;
+    const SCHED: i32 = 2;
+    clock((!(thread as i32) << 3) | PER_THREAD | SCHED)
 }
 
 /// Gives the thread a stack for signal handlers of its own, for the life of the process: a goroutine that has overflowed its stack has no

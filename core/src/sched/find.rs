@@ -66,7 +66,8 @@ impl Sched {
             here.m.lease.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
             if !here.m.lease.enter() {
-                return self.come_back(here, resumed);
+                *here = self.come_back(*here, resumed);
+                return;
             }
             match resumed {
                 Resumed::Parked(parked, park) => {
@@ -100,7 +101,7 @@ impl Sched {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
                 if self.exchange.is_wanted() {
-                    self.give_way(here);
+                    *here = self.give_way(*here);
                 }
                 self.poll(here, Delay::None);
                 if let Some(g) = self.global.take(&here.p.ring, self.config.procs, true) {
@@ -114,7 +115,7 @@ impl Sched {
                 return g;
             }
             if self.exchange.is_wanted() {
-                self.give_way(here);
+                *here = self.give_way(*here);
                 continue;
             }
             if self.linger(here) {

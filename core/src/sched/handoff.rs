@@ -139,17 +139,17 @@ impl Sched {
     }
 
     /// Lets an M that wants a P have this one, and waits for another.
-    pub(super) fn give_way(&'static self, here: &mut Here) {
-        let Some(next) = self.exchange.first_wanting() else { return };
-        if self.stop_spinning(here) {
+    #[cold]
+    pub(super) fn give_way(&'static self, here: Here) -> Here {
+        let Some(next) = self.exchange.first_wanting() else { return here };
+        if self.stop_spinning(&here) {
             self.recruit();
         }
-        let p = here.p;
-        self.let_go(here, |sched| sched.grant(p.index, next));
+        self.let_go(here, |sched| sched.grant(here.p.index, next))
     }
 
     /// Goes on without a P, as one that wants one or as a spare, until the M is granted one. `meanwhile` is done when it is in a list.
-    fn let_go(&'static self, here: &mut Here, meanwhile: impl FnOnce(&Self)) {
+    fn let_go(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
         let m = here.m;
         let wants = here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
         m.set_p(None);
@@ -158,12 +158,12 @@ impl Sched {
         if wants {
             self.wake_holder();
         }
-        *here = self.await_grant(m);
+        self.await_grant(m)
     }
 
     /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
     #[cold]
-    pub(super) fn come_back(&'static self, here: &mut Here, resumed: Resumed) {
+    pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
         let runnable = match resumed {
             Resumed::Yielded(g) => Some(g),
             Resumed::Dead(slot) => {
@@ -177,9 +177,9 @@ impl Sched {
             },
         };
         if let Some(g) = runnable {
-            self.requeue(here, g);
+            self.requeue(&here, g);
         }
-        self.let_go(here, |_| ());
+        self.let_go(here, |_| ())
     }
 
     /// Queues a goroutine that an M without a P has run.

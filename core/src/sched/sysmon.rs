@@ -2,8 +2,8 @@
 //!
 //! | it sees | it does |
 //! |---|---|
-//! | a goroutine that has run for 10 ms | takes away its allowance: its next operation lets others run |
-//! | the same, or one blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
+//! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
+//! | one that has computed for 10 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
 //! | that all Ms sleep | sleeps until one wakes |
 //!
@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "it hands a poller's events to core, and its thread starts from an address")]
 
 use super::{Sched, SharedPoller};
+use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Events, Nanos};
 use crate::p::P;
 use crate::polldesc;
@@ -52,6 +53,8 @@ impl Sysmon {
 struct Sight {
     tick: u64,
     ran: Nanos,
+    /// The CPU time of its M when that had first run for too long, or 0.
+    cpu: Nanos,
     polls: u64,
     polled: Nanos,
 }
@@ -78,7 +81,7 @@ impl Sched {
 
     fn watch(&'static self) -> ! {
         let now = self.os.now();
-        let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, polls: 0, polled: now }).collect();
+        let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, cpu: 0, polls: 0, polled: now }).collect();
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
         loop {
@@ -106,11 +109,11 @@ impl Sched {
         let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
         if m.wake.asleep() {
-            *sight = Sight { tick, ran: now, polls, polled: now };
+            *sight = Sight { tick, ran: now, cpu: 0, polls, polled: now };
             return false;
         }
         if tick != sight.tick {
-            (sight.tick, sight.ran) = (tick, now);
+            (sight.tick, sight.ran, sight.cpu) = (tick, now, 0);
         }
         if polls != sight.polls {
             (sight.polls, sight.polled) = (polls, now);
@@ -119,18 +122,28 @@ impl Sched {
         if ran >= SLICE {
             m.allowance.store(0, Ordering::Relaxed);
         }
-        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) {
-            let thread = m.thread.load(Ordering::Relaxed);
-            if (ran >= SLICE || matches!(self.os.doing(thread), Doing::Blocked(_))) && self.hand_off(p.index) {
-                sight.ran = now;
-                return true;
-            }
+        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight) && self.hand_off(p.index) {
+            (sight.ran, sight.cpu) = (now, 0);
+            return true;
         }
         let polled = now - sight.polled >= SLICE && self.poll_for(p);
         if polled {
             sight.polled = now;
         }
         polled | self.fire_late(p, now)
+    }
+
+    /// Whether what an M runs is blocked or computes. Not if its thread waits for a CPU: another thread would only wait as well.
+    fn keeps_its_thread(&self, m: &M, sight: &mut Sight) -> bool {
+        let thread = m.thread.load(Ordering::Relaxed);
+        match (self.os.doing(thread), self.os.cpu_time(thread)) {
+            (Doing::Blocked(_), _) => true,
+            (Doing::Running | Doing::Unknown, cpu) if sight.cpu == 0 => {
+                sight.cpu = cpu;
+                false
+            }
+            (Doing::Running | Doing::Unknown, cpu) => cpu - sight.cpu >= SLICE - BLOCKED,
+        }
     }
 
     /// Whether anything waits for this P.
