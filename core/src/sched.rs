@@ -21,6 +21,11 @@
 //! A goroutine readied at home needs its M (`M::wake`). One that may run anywhere needs *some* M: if some sleep and none is looking,
 //! one is recruited, and it recruits the next when it finds work (`wake`, `idle`). An idle M sleeps in its poller, so that events
 //! wake it as well as calls do, or on its futex if another M sleeps there (`find`).
+//!
+//! # Who holds a P
+//!
+//! A goroutine that computes or blocks in the system keeps its M, but not the P: `sysmon` notices and gives the P to another M (`handoff`).
+//! So there may be more Ms than Ps, and goroutines at home on an M without a P wait until a holder gives way.
 #![allow(unsafe_code, reason = "Here is made from the fact of which thread runs")]
 
 mod find;
