@@ -9,7 +9,7 @@
 //! | 1 | [`g`], `waiter`, [`stack`], `runq`, `timer`, `lease` | one word or one plain structure each |
 //! | 2 | [`polldesc`], `p`, `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
-//! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`] | what a goroutine blocks on |
+//! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`], [`blocking`] | what a goroutine blocks on |
 //! | 5 | [`fdmutex`], [`fd`] | what a socket is made of |
 #![no_std]
 
@@ -38,6 +38,7 @@ pub mod polldesc;
 
 pub mod sched;
 
+pub mod blocking;
 pub mod join;
 pub mod netpoll;
 pub mod sema;

@@ -1,6 +1,6 @@
 //! Goroutines: starting them, joining them, sleeping and yielding in them.
 
-use crate::runtime::{duration_nanos, nanos, sched};
+use crate::runtime::{duration_nanos, nanos, pool, sched};
 use gopark_core::join::Join;
 use std::fmt;
 use std::io;
@@ -159,6 +159,36 @@ pub fn sleep(duration: Duration) {
 pub fn sleep_until(deadline: Instant) {
     if deadline > Instant::now() {
         sched().sleep_until(nanos(deadline));
+    }
+}
+
+/// Runs `work`, which may block its thread, on a thread made for that, and parks meanwhile: other goroutines go on. `work` may borrow from the
+/// caller. On an ordinary thread it just runs.
+///
+/// Worth it for what takes longer than a few ten microseconds: file operations, name lookups, computing. What blocks without it is noticed
+/// after a millisecond, and what computes after ten, but goroutines that have started on the same thread wait until it is done. There are
+/// at most [`Builder::max_threads`](crate::Builder::max_threads) such threads; with all of them busy, the work waits for its turn.
+///
+/// # Panics
+///
+/// With the panic of `work`.
+///
+/// ```
+/// gopark::run(|| {
+///     let path = String::from("/proc/self/comm");
+///     let name = gopark::blocking(|| std::fs::read_to_string(&path))?;
+///     assert!(!name.is_empty());
+///     Ok::<(), std::io::Error>(())
+/// })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "entersyscall")]
+pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let sched = sched();
+    // A payload is Send, and so is the work with whatever it leaves half done: the panic goes on in the caller, who cannot look at that.
+    match pool().run(sched, || panic::catch_unwind(AssertUnwindSafe(work))) {
+        Ok(value) => value,
+        Err(payload) => panic::resume_unwind(payload),
     }
 }
 

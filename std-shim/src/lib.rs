@@ -46,7 +46,7 @@ mod overflow;
 mod runtime;
 
 pub use gopark_core::polldesc::PollError;
-pub use goroutine::{JoinHandle, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
+pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
 pub use runtime::{Builder, max_procs, run};
 
 /// The README's program compiles.

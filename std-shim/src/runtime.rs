@@ -4,6 +4,7 @@
 use crate::overflow;
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
+use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched};
@@ -18,6 +19,7 @@ static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 struct Runtime {
     sched: &'static Sched,
+    pool: Pool,
     /// The same moment on both clocks. The second was read later, so a converted time is never early.
     epoch: (Instant, Nanos),
 }
@@ -76,6 +78,7 @@ impl Builder {
 
     /// The most threads that run goroutines, `max_procs` to 10 000; default `max_procs` + 256. A goroutine that keeps its thread busy for long (it
     /// computes, or makes a system call that blocks) is left alone with it, and another thread takes over everything else: at most so many.
+    /// [`blocking`](crate::blocking) has as many threads of its own.
     #[doc(alias = "SetMaxThreads")]
     pub fn max_threads(mut self, n: usize) -> Self {
         self.max_threads = Some(n);
@@ -124,7 +127,8 @@ impl Builder {
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
         overflow::install(sched);
-        RUNTIME.set(Runtime { sched, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
+        let pool = Pool::new(config.max_threads);
+        RUNTIME.set(Runtime { sched, pool, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
         Ok(())
     }
 
@@ -206,6 +210,11 @@ pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
         Some(instant) if instant <= Instant::now() => Deadline::Passed,
         Some(instant) => Deadline::At(nanos(instant)),
     }
+}
+
+/// The threads for work that blocks.
+pub(crate) fn pool() -> &'static Pool {
+    &runtime().pool
 }
 
 /// How many goroutines run at once. Starts the runtime if it is not running.

@@ -90,7 +90,7 @@ fn a_goroutine_that_comes_back_from_the_system_does_all_that_others_do() {
                 news.recv_timeout(LIMIT / 2).expect("another goroutine sends");
                 // Its thread has lost its P by now.
                 assert_eq!(join(go(|| 7)), 7);
-                gopark::go_local(|| yield_now()).join().unwrap();
+                gopark::go_local(yield_now).join().unwrap();
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 client = Some(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
                 listener.accept().unwrap();
@@ -203,5 +203,49 @@ fn everything_at_once_comes_to_an_end() {
         workers.into_iter().for_each(join);
         listener.close().unwrap();
         join(server);
+    });
+}
+
+#[test]
+fn blocking_work_borrows_returns_and_panics_as_if_it_ran_here() {
+    check(|| {
+        let mut numbers = vec![1, 2, 3];
+        let sum = gopark::blocking(|| {
+            numbers.push(4);
+            numbers.iter().sum::<i32>()
+        });
+        assert_eq!((sum, numbers.len()), (10, 4));
+        let panicked = std::panic::catch_unwind(|| gopark::blocking(|| -> () { std::panic::resume_unwind(Box::new(7)) }));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&7));
+    });
+}
+
+#[test]
+fn neighbours_at_home_go_on_during_blocking_work() {
+    check(|| {
+        let (sender, news) = mpsc::channel();
+        let neighbour = gopark::go_local(move || {
+            for _ in 0..10 {
+                gopark::sleep(Duration::from_micros(100));
+            }
+            sender.send(()).unwrap();
+        });
+        gopark::blocking(move || news.recv_timeout(LIMIT / 2).expect("the neighbour goes on"));
+        neighbour.join().unwrap();
+    });
+}
+
+#[test]
+fn much_blocking_work_is_done_at_once() {
+    check(|| {
+        const COUNT: usize = 64;
+        let meet = Arc::new(std::sync::Barrier::new(COUNT));
+        let workers: Vec<_> = (0..COUNT)
+            .map(|_| {
+                let meet = meet.clone();
+                go(move || gopark::blocking(|| meet.wait()).is_leader())
+            })
+            .collect();
+        assert_eq!(workers.into_iter().map(join).filter(|&leader| leader).count(), 1);
     });
 }

@@ -124,7 +124,7 @@ const ROWS: [&[&str]; 6] = [
     &["stack", "g", "waiter", "runq", "timer", "lease"],
     &["polldesc", "p", "m"],
     &["sched"],
-    &["sema", "netpoll", "join", "sleep"],
+    &["sema", "netpoll", "join", "sleep", "blocking"],
     &["fdmutex", "fd"],
 ];
 

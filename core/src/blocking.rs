@@ -1,0 +1,158 @@
+//! Blocking: work that would block its thread runs on a thread of a pool, while the goroutine that asked for it is parked.
+//!
+//! sysmon would notice a blocked thread after a millisecond and replace it. Saying so at once costs two thread switches, and the other
+//! goroutines at home on the thread go on, too.
+//!
+//! The work may borrow from the goroutine's stack, which stays as it is until the work is done.
+#![allow(unsafe_code, reason = "jobs are reached by address, on the stacks of parked goroutines")]
+
+use crate::os::Errno;
+use crate::sched::Sched;
+use crate::sync::{AtomicU32, Lock, Ordering};
+use crate::waiter::WaitSlot;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use core::ptr::NonNull;
+
+/// Threads for work that blocks. They are started as they are needed, and stay.
+pub struct Pool {
+    limit: usize,
+    state: Lock<State>,
+    /// Counts jobs, for idle threads to sleep on. Written under the lock.
+    pushed: AtomicU32,
+}
+
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    /// Threads that sleep, or are about to, or have just been woken.
+    idle: usize,
+}
+
+/// The address of a `Task`, and what runs it.
+#[derive(Clone, Copy)]
+struct Job {
+    task: NonNull<()>,
+    run: unsafe fn(NonNull<()>, &'static Sched),
+}
+
+// SAFETY: `Pool::run` makes jobs only of closures and results that are Send.
+unsafe impl Send for Job {}
+
+struct Task<F, T> {
+    work: Option<F>,
+    result: Option<T>,
+    done: WaitSlot,
+}
+
+impl<F: FnOnce() -> T, T> Task<F, T> {
+    /// # Safety
+    ///
+    /// `task` is a task of these types whose owner waits until it is done. Called once.
+    unsafe fn run(task: NonNull<()>, sched: &'static Sched) {
+        let task = task.cast::<Self>().as_ptr();
+        // SAFETY: until `done` is notified, the owner does not touch the rest.
+        unsafe {
+            let work = (*task).work.take().expect("a job is run once");
+            (*task).result = Some(call(work));
+        }
+        // SAFETY: the owner, who waits for this, frees the task only afterwards; the slot's notify is one read-modify-write.
+        if let Some(owner) = unsafe { (*task).done.notify() } {
+            sched.ready(owner);
+        }
+    }
+}
+
+/// A panic must not unwind a pool's thread: `extern "C"` aborts. A caller with `std` catches panics in its closure.
+extern "C" fn call<F: FnOnce() -> T, T>(work: F) -> T {
+    work()
+}
+
+impl Pool {
+    /// A pool of at most `limit` threads, and at least one.
+    pub fn new(limit: usize) -> Self {
+        let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        Pool { limit: limit.max(1), state: Lock::new(state), pushed: AtomicU32::new(0) }
+    }
+
+    /// Runs `work` on one of the pool's threads, and parks meanwhile. With all of them busy, it waits for its turn. On an ordinary thread, and
+    /// if the system refuses the first thread, it runs here.
+    ///
+    /// A panic out of `work` aborts the process.
+    pub fn run<T: Send>(&'static self, sched: &'static Sched, work: impl FnOnce() -> T + Send) -> T {
+        if sched.current().is_none() {
+            return work();
+        }
+        let mut task = Task { work: Some(work), result: None, done: WaitSlot::new() };
+        fn job<F: FnOnce() -> T, T>(task: NonNull<Task<F, T>>) -> Job {
+            Job { task: task.cast(), run: Task::<F, T>::run }
+        }
+        // From here on the task is reached by this address only.
+        let task = NonNull::from(&mut task);
+        let job = job(task);
+        if self.push(sched, job).is_err() && self.take_back(job) {
+            // SAFETY: the job is no longer in the queue, so nobody else runs it.
+            unsafe { (job.run)(job.task, sched) };
+        }
+        // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
+        while !sched.wait(unsafe { &(*task.as_ptr()).done }, || Ok::<_, ()>(())) {}
+        // SAFETY: nobody touches the task any more.
+        unsafe { (*task.as_ptr()).result.take() }.expect("the job has been run")
+    }
+
+    /// Queues a job, and sees to it that a thread looks at it. An error says that a thread more would have been needed.
+    fn push(&'static self, sched: &'static Sched, job: Job) -> Result<(), Errno> {
+        let (wake, started) = {
+            let mut state = self.state.lock();
+            state.jobs.push_back(job);
+            self.pushed.fetch_add(1, Ordering::Relaxed);
+            let short = state.jobs.len() > state.idle && state.threads < self.limit;
+            state.threads += usize::from(short);
+            (state.idle > 0, short.then_some(state.threads))
+        };
+        if wake {
+            sched.os().futex_wake(&self.pushed);
+        }
+        let Some(number) = started else { return Ok(()) };
+        let start = Box::into_raw(Box::new((self, sched)));
+        sched.os().spawn(&format!("b{number}"), serve, start as usize).inspect_err(|_| {
+            // SAFETY: no thread has it.
+            drop(unsafe { Box::from_raw(start) });
+            self.state.lock().threads -= 1;
+        })
+    }
+
+    /// Takes a job out of the queue that no thread will run. False if one has it, or will.
+    fn take_back(&self, job: Job) -> bool {
+        let mut state = self.state.lock();
+        let place = state.jobs.iter().position(|queued| queued.task == job.task).filter(|_| state.threads == 0);
+        place.is_some_and(|place| state.jobs.remove(place).is_some())
+    }
+
+    fn next(&self, sched: &Sched) -> Job {
+        loop {
+            let seen = {
+                let mut state = self.state.lock();
+                if let Some(job) = state.jobs.pop_front() {
+                    return job;
+                }
+                state.idle += 1;
+                self.pushed.load(Ordering::Relaxed)
+            };
+            sched.os().futex_wait(&self.pushed, seen, None);
+            self.state.lock().idle -= 1;
+        }
+    }
+}
+
+/// A thread of the pool.
+fn serve(arg: usize) {
+    // SAFETY: `push` boxed this for this call.
+    let (pool, sched) = *unsafe { Box::from_raw(arg as *mut (&'static Pool, &'static Sched)) };
+    loop {
+        let job = pool.next(sched);
+        // SAFETY: the job was in the queue once, and its owner waits.
+        unsafe { (job.run)(job.task, sched) };
+    }
+}
