@@ -155,6 +155,10 @@ impl Sched {
     fn next_foreign(&'static self, here: &Here) -> Option<GRef> {
         let ring = &here.p.ring;
         let from_global = self.global.take(ring, self.config.procs, false);
+        if from_global.is_some() && !ring.is_empty() {
+            // The rest of the batch was in no queue for a moment, when an M that went to sleep may have looked for it.
+            self.recruit();
+        }
         if from_global.is_some() || self.config.procs == 1 {
             return from_global;
         }
