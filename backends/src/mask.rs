@@ -32,7 +32,7 @@ static_assertions::const_assert!(
 
 impl Mask {
     /// What an edge-triggered registration watches for; the kernel adds `ERR` and `HUP`.
-    #[cfg(feature = "epoll")]
+    #[cfg(any(feature = "epoll", feature = "io-uring"))]
     pub(crate) const EDGES: Self = Mask::IN.union(Mask::OUT).union(Mask::RDHUP).union(Mask::PRI);
 
     /// What a level-triggered registration watches for while somebody waits in `directions`.

@@ -18,12 +18,12 @@ use gopark_core::tagptr::TaggedPtr;
 pub(crate) struct Key(u64);
 
 impl Key {
-    #[cfg(feature = "epoll-level")]
+    #[cfg(any(feature = "epoll-level", feature = "io-uring"))]
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Key(bits)
     }
 
-    #[cfg(any(feature = "epoll-level", test))]
+    #[cfg(any(feature = "epoll-level", feature = "io-uring", test))]
     pub(crate) const fn to_bits(self) -> u64 {
         self.0
     }

@@ -131,7 +131,9 @@ fn an_urgent_mark_hides_no_data() {
         // SAFETY: one readable byte.
         assert_eq!(unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
         theirs.write_all(b"cd").unwrap();
-        // The first read stops at the mark; nothing else will come.
+        // All edges have been reported by then. The first read stops at the mark; nothing else will come.
+        watch.wait(&ours, 1, Mode::Read);
+        watch.poll(Delay::None);
         assert_eq!(watch.read_spent(&ours, 1, 4).unwrap(), b"abcd");
     }
 }

@@ -65,6 +65,7 @@ fn pipes_carry_everything() {
         watch.wait(&writer, 2, Mode::Write);
     }
     assert_eq!(sent, received);
+    watch.poller.close(writer.as_raw_fd());
     drop(writer);
     assert_eq!(watch.read(&reader, 1, &mut buffer), Ok(0));
 }

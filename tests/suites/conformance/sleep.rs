@@ -261,7 +261,7 @@ fn is_open(fd: i32) -> bool {
 
 #[test]
 fn dropping_a_poller_closes_its_descriptors() {
-    let open = || (0..1000).filter(|&fd| is_open(fd)).count();
+    let open = || (0..20_000).filter(|&fd| is_open(fd)).count();
     let status = in_child(|| {
         let before = open();
         let (ours, _theirs) = unix_pair();
