@@ -73,9 +73,8 @@ impl Instance {
         for &libc::epoll_event { events: mask, u64: word } in self.wait(delay, &mut buffer) {
             if word != WAKEUP {
                 report(word, Mask::from_bits_retain(mask));
-            } else if delay != Delay::None {
-                // Without a delay this thread was not asleep: the wake is for the one that is.
-                self.wakeup.drain();
+            } else {
+                self.wakeup.seen(delay);
             }
         }
     }

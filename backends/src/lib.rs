@@ -35,6 +35,7 @@ cfg_if::cfg_if! {
         mod epoll;
         mod instance;
         mod mask;
+        mod wake;
         mod wakeup;
         pub use epoll::Epoll as Poller;
     } else if #[cfg(feature = "epoll-level")] {
@@ -43,6 +44,7 @@ cfg_if::cfg_if! {
         mod lock;
         mod mask;
         mod table;
+        mod wake;
         mod wakeup;
         pub use epoll_level::EpollLevel as Poller;
     } else if #[cfg(feature = "poll")] {
@@ -51,6 +53,7 @@ cfg_if::cfg_if! {
         mod poll;
         mod pollable;
         mod table;
+        mod wake;
         mod wakeup;
         pub use poll::Poll as Poller;
     } else if #[cfg(feature = "io-uring")] {

@@ -151,10 +151,10 @@ unsafe impl Netpoll for Poll {
             let [wakeup, changed] = [0, 1].map(|own| snapshot.entries.fds[own].revents != 0);
             self.finish(snapshot, waited.unwrap_or(0), delay, events);
             if changed {
-                self.changed.drain();
+                self.changed.seen(delay);
             }
             if wakeup {
-                self.wakeup.drain();
+                self.wakeup.seen(delay);
             }
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,

@@ -71,8 +71,8 @@ impl From<RegisterError> for FdError {
     }
 }
 
-/// An open, non-blocking descriptor. What every operation touches comes first, in one cache line.
-#[repr(C, align(64))]
+/// An open, non-blocking descriptor. What every operation touches comes first and together.
+#[repr(C)]
 pub struct Fd {
     sched: &'static Sched,
     desc: &'static PollDesc,
@@ -347,9 +347,13 @@ impl Drop for Fd {
     fn drop(&mut self) {
         // Nobody uses it any more, so this does not wait. An error says that it was closed before.
         let _ = self.close();
-        if *self.number_kept.get_mut() {
+        if self.number_kept.load(Ordering::Relaxed) {
             // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.
             unsafe { self.sched.os().close(self.raw) };
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/fd.rs"]
+mod models;

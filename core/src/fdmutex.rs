@@ -82,7 +82,7 @@ impl Default for FdMutex {
 
 impl FdMutex {
     /// Open, unlocked, unused.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         FdMutex { state: AtomicU64::new(0), readers: Sema::new(), writers: Sema::new() }
     }
 
@@ -201,6 +201,10 @@ fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
     assert!(state & mask != mask, "too many concurrent operations on one descriptor (max {MAX})");
     state + one
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/fdmutex.rs"]
+mod models;
 
 #[cfg(test)]
 mod tests {

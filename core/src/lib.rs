@@ -17,6 +17,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(all(test, loom))]
+#[path = "../models/system.rs"]
+mod models;
+
 pub mod os;
 mod sync;
 pub mod tagptr;

@@ -135,6 +135,11 @@ impl WakeWord {
         before.ok().and_then(Bed::of)
     }
 
+    /// Whether the M sleeps, or is about to, and nobody has told it to get up.
+    pub(crate) fn asleep(&self) -> bool {
+        Bed::of(self.0.load(Ordering::Relaxed)).is_some()
+    }
+
     /// Whether the M sleeps on its futex and nobody has told it to get up.
     pub(crate) fn on_futex(&self) -> bool {
         self.0.load(Ordering::Relaxed) == ON_FUTEX
@@ -152,3 +157,7 @@ impl WakeWord {
         self.0.swap(0, Ordering::AcqRel) & SPIN != 0
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/m.rs"]
+mod models;

@@ -100,3 +100,7 @@ impl Sched {
         self.descs().close(desc);
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/netpoll.rs"]
+mod models;

@@ -61,7 +61,7 @@ impl P {
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    const fn new() -> Self {
+    fn new() -> Self {
         Count(AtomicU64::new(0))
     }
 

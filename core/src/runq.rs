@@ -68,7 +68,7 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Global { list: Lock::new(GList::new()), len: AtomicUsize::new(0) }
     }
 
@@ -108,8 +108,8 @@ impl Global {
     }
 }
 
-/// How many goroutines a ring holds. Go's number: bursts fit, and a half is worth a lock of the global queue.
-const CAPACITY: u32 = 256;
+/// How many goroutines a ring holds. Go's number: bursts fit, and a half is worth a lock of the global queue. In a model so few that it turns.
+const CAPACITY: u32 = if cfg!(loom) { 4 } else { 256 };
 
 /// A P's queue of goroutines that may run anywhere: a ring and, before it, one slot for the goroutine just readied.
 ///
@@ -130,7 +130,7 @@ impl Ring {
             head: CachePadded::new(AtomicU32::new(0)),
             tail: AtomicU32::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
-            slots: [const { AtomicPtr::new(ptr::null_mut()) }; CAPACITY as usize],
+            slots: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
         }
     }
 
@@ -252,7 +252,7 @@ impl Ring {
 pub(crate) struct Inbox(AtomicPtr<G>);
 
 impl Inbox {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Inbox(AtomicPtr::new(ptr::null_mut()))
     }
 
@@ -296,6 +296,10 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/runq.rs"]
+mod models;
 
 #[cfg(test)]
 mod tests {

@@ -28,6 +28,10 @@ mod idle;
 mod park;
 mod wake;
 
+#[cfg(all(test, loom))]
+#[path = "../models/sched.rs"]
+mod models;
+
 use crate::g::{G, GRef};
 use crate::m::{Here, M};
 use crate::os::{Errno, Nanos, Netpoll, Os};
@@ -38,6 +42,7 @@ use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use idle::Idlers;
 
 /// What a scheduler is made of.
@@ -52,6 +57,38 @@ pub struct Config {
     /// Whether started goroutines move between threads. [`Sched::start`] says what that asks for.
     pub migrate: bool,
 }
+
+/// What a scheduler could not get from the system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartError {
+    /// Address space for stacks.
+    Stacks(Errno),
+    /// A poller.
+    Poller(Errno),
+    /// The thread of an M, after this many were started.
+    Thread(usize, Errno),
+}
+
+impl StartError {
+    /// What the system said.
+    pub fn errno(self) -> Errno {
+        match self {
+            StartError::Stacks(errno) | StartError::Poller(errno) | StartError::Thread(_, errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Stacks(_) => f.write_str("no address space for stacks: raise `ulimit -v` or lower the stack size"),
+            StartError::Poller(_) => f.write_str("no poller: raise `ulimit -n`, or the system forbids this kind"),
+            StartError::Thread(started, _) => write!(f, "no thread after {started}: raise `ulimit -u` or the cgroup's pids.max"),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}
 
 /// The most Ps a scheduler has.
 pub const MAX_PROCS: usize = 1024;
@@ -91,7 +128,7 @@ impl Sched {
     ///
     /// # Errors
     ///
-    /// What the system said when it refused address space, a poller or a thread.
+    /// If the system refuses address space, a poller or a thread. Threads started before that stay, and do nothing.
     ///
     /// # Panics
     ///
@@ -106,7 +143,7 @@ impl Sched {
         os: &'static dyn Os,
         config: Config,
         poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
-    ) -> Result<&'static Self, Errno> {
+    ) -> Result<&'static Self, StartError> {
         let Config { procs, pollers, stack_size, .. } = config;
         assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
         assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
@@ -115,16 +152,16 @@ impl Sched {
 
         sync::set_os(os);
         let bedroom = |_| {
-            let poller = Poller { backend: poller()?, watched: AtomicU32::new(0) };
+            let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
             Ok(Bedroom { poller, taken: AtomicBool::new(false) })
         };
         let sched: &'static Sched = Box::leak(Box::new(Sched {
             os,
             config,
-            arena: Arena::reserve(os, stack_size, procs)?,
+            arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
             ms: (0..procs).map(M::new).collect(),
             ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
-            pollers: (0..pollers).map(bedroom).collect::<Result<Vec<_>, Errno>>()?.into(),
+            pollers: (0..pollers).map(bedroom).collect::<Result<Vec<_>, StartError>>()?.into(),
             global: Global::new(),
             idlers: Idlers::new(),
             descs: PollCache::new(),
@@ -132,7 +169,12 @@ impl Sched {
             outside: Outside::default(),
         }));
         for m in &sched.ms {
-            os.spawn(m.index, run_m, Box::into_raw(Box::new((sched, m))) as usize)?;
+            let start = Box::into_raw(Box::new((sched, m)));
+            os.spawn(m.index, run_m, start as usize).map_err(|errno| {
+                // SAFETY: no thread has it.
+                drop(unsafe { Box::from_raw(start) });
+                StartError::Thread(m.index, errno)
+            })?;
         }
         Ok(sched)
     }

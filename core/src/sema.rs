@@ -23,7 +23,7 @@ impl Default for Sema {
 
 impl Sema {
     /// No permits.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Sema(Lock::new(State { permits: 0, waiting: WaiterList::new() }))
     }
 

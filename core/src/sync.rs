@@ -6,30 +6,34 @@
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! ```
+//!
+//! Under `--cfg loom` the atomics and the lock are loom's, and the models of `core/models` run this crate's own code on them. Constructors
+//! of what holds an atomic are not `const` for that reason. Cells stay the compiler's: each belongs to the thread of one M or to the
+//! holder of one `GRef`, and models bring cells of their own to see whether a hand-over orders what was written before it.
 
 use crate::os::Os;
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
+#[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 pub(crate) use crossbeam_utils::CachePadded;
-
-/// A spin lock around `T`.
-pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
-
-/// Proof that the lock is held.
-pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
-
-/// How often a waiter tries before it yields its thread. A critical section is tens of nanoseconds; this is about a microsecond.
-const SPINS: u32 = 100;
+pub(crate) use lock::Lock;
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 
 /// What yields the thread of a waiter that spun in vain, once a scheduler has started.
 static OS: spin::Once<&'static dyn Os> = spin::Once::new();
 
 /// Names the operating system whose `yield_thread` lock waiters call. The first call counts.
 pub(crate) fn set_os(os: &'static dyn Os) {
-    OS.call_once(|| os);
+    // In a model an operating system lives as long as one execution.
+    if !cfg!(loom) {
+        OS.call_once(|| os);
+    }
 }
 
 /// Ends the process over a word that no sequence of legal steps leads to: going on would corrupt more.
@@ -41,33 +45,68 @@ pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
     }
 }
 
-impl<T> Lock<T> {
-    /// An unlocked lock.
-    pub(crate) const fn new(value: T) -> Self {
-        Lock(spin::mutex::SpinMutex::new(value))
-    }
+#[cfg(not(loom))]
+mod lock {
+    use super::OS;
 
-    /// Waits for the lock.
-    #[inline]
-    pub(crate) fn lock(&self) -> Guard<'_, T> {
-        match self.0.try_lock() {
-            Some(guard) => guard,
-            None => self.lock_slow(),
+    /// A spin lock around `T`.
+    pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
+
+    /// Proof that the lock is held.
+    pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+
+    /// How often a waiter tries before it yields its thread. A critical section is tens of nanoseconds; this is about a microsecond.
+    const SPINS: u32 = 100;
+
+    impl<T> Lock<T> {
+        /// An unlocked lock.
+        pub(crate) const fn new(value: T) -> Self {
+            Lock(spin::mutex::SpinMutex::new(value))
         }
-    }
 
-    #[cold]
-    fn lock_slow(&self) -> Guard<'_, T> {
-        loop {
-            for _ in 0..SPINS {
-                core::hint::spin_loop();
-                if let Some(guard) = self.0.try_lock() {
-                    return guard;
+        /// Waits for the lock.
+        #[inline]
+        pub(crate) fn lock(&self) -> Guard<'_, T> {
+            match self.0.try_lock() {
+                Some(guard) => guard,
+                None => self.lock_slow(),
+            }
+        }
+
+        #[cold]
+        fn lock_slow(&self) -> Guard<'_, T> {
+            loop {
+                for _ in 0..SPINS {
+                    core::hint::spin_loop();
+                    if let Some(guard) = self.0.try_lock() {
+                        return guard;
+                    }
+                }
+                if let Some(os) = OS.get() {
+                    os.yield_thread();
                 }
             }
-            if let Some(os) = OS.get() {
-                os.yield_thread();
-            }
+        }
+    }
+}
+
+#[cfg(loom)]
+mod lock {
+    /// The model checker's mutex, which blocks in place of spinning.
+    pub(crate) struct Lock<T>(loom::sync::Mutex<T>);
+
+    /// Proof that the lock is held.
+    pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+    impl<T> Lock<T> {
+        /// An unlocked lock.
+        pub(crate) fn new(value: T) -> Self {
+            Lock(loom::sync::Mutex::new(value))
+        }
+
+        /// Waits for the lock.
+        pub(crate) fn lock(&self) -> Guard<'_, T> {
+            self.0.lock().expect("no model goes on after a panic")
         }
     }
 }

@@ -24,8 +24,9 @@
 //! | `reset` | the waiter, before an operation | NIL, READY → NIL |
 //!
 //! The race that makes it hard: the waiter looks for a reason not to wait (a published error), then parks; the other side publishes
-//! the reason, then looks for a waiter. Each stores one word and reads the other's, so both use read-modify-writes with `SeqCst`:
-//! at least one sees the other.
+//! the reason, then looks for a waiter. Each writes one word and reads the other's. Both `announce` and `cancel` are read-modify-writes of
+//! this word, whatever they find, so one comes after the other: a later `cancel` finds the waiter, a later `announce` has acquired the
+//! reason, and the look that follows sees it.
 #![allow(unsafe_code, reason = "a waiter is stored as an address")]
 
 use crate::g::{G, GRef};
@@ -147,7 +148,7 @@ impl Default for WaitSlot {
 
 impl WaitSlot {
     /// An empty slot.
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         WaitSlot(AtomicUsize::new(NIL))
     }
 
@@ -199,9 +200,9 @@ impl WaitSlot {
 
     /// Bad news: hands out the waiter, if one is parked, and stops one that is about to.
     pub(crate) fn cancel(&self) -> Option<Waiter> {
-        let undo = |word| (word != NIL && word != READY).then_some(NIL);
-        let before = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, undo);
-        Self::parked(before.unwrap_or_else(|unchanged| unchanged))
+        // A read-modify-write even where nothing changes: whoever announces itself after it has acquired the reason.
+        let next = |word| Some(if word == READY { READY } else { NIL });
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).map_or(None, Self::parked)
     }
 
     /// Forgets latched readiness, before an operation that will ask the system itself.
@@ -282,6 +283,10 @@ impl WaiterList {
         Some(waiter)
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/waiter.rs"]
+mod models;
 
 #[cfg(test)]
 mod tests {

@@ -48,3 +48,8 @@ mod runtime;
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{JoinHandle, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
 pub use runtime::{Builder, max_procs, run};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

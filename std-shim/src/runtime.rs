@@ -97,7 +97,10 @@ impl Builder {
         let config = self.config()?;
         let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
-        let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;
+        let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
+            let cause = io::Error::from_raw_os_error(error.errno().raw());
+            io::Error::new(cause.kind(), format!("{error} ({cause})"))
+        })?;
         // The closest of a few pairs: the thread may be interrupted between the two clocks.
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");

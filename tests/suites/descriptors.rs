@@ -144,6 +144,28 @@ fn what_is_always_ready_is_not_pollable_but_can_be_read() {
     });
 }
 
+/// The writing end of a full pipe whose reader closes: epoll reports `EPOLLERR` and nothing else.
+#[test]
+fn a_bare_error_event_leaves_the_last_word_to_the_system() {
+    const SYSTEM: Errno = Errno::new(libc::ECONNRESET);
+    for last_word in [Outcome::Failed(SYSTEM), Outcome::WouldBlock] {
+        check(move || {
+            let [reader, writer] = pipe();
+            while io::write(writer.raw(), &[0; 4096]) != Outcome::WouldBlock {}
+            let mut reader = Some(reader);
+            let mut tries = 0;
+            let outcome = writer.operate(Mode::Read, |_| {
+                tries += 1;
+                // The event comes after the first try, wakes the wait, and stands when the second try has to wait again.
+                drop(reader.take());
+                if tries < 3 { Outcome::<()>::WouldBlock } else { last_word }
+            });
+            assert_eq!(tries, 3);
+            assert_eq!(outcome, Err(if last_word == Outcome::WouldBlock { NOT_POLLABLE } else { FdError::Os(SYSTEM) }));
+        });
+    }
+}
+
 #[test]
 fn nobody_waits_for_what_is_not_pollable() {
     check(|| {
@@ -430,6 +452,24 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
         let late = sched.now() - when;
         assert!((0..2_000 * MILLISECOND).contains(&late), "it came {late} ns after the deadline");
     }
+}
+
+#[test]
+fn both_ends_of_every_connection_park_at_once() {
+    let sched = start(Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false });
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: room for two descriptors.
+    let connection = |_| pair(sched, |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) });
+    let ends: Vec<_> = (0..150).flat_map(connection).collect();
+    let readers: Vec<_> = ends.iter().cloned().map(|end| go(sched, move || read(&end, &mut [0; 16]))).collect();
+    let start = Instant::now();
+    while sched.num_poll_waiters() != ends.len() {
+        assert!(start.elapsed() < LIMIT / 2, "{} of {} wait", sched.num_poll_waiters(), ends.len());
+        thread::yield_now();
+    }
+    ends.iter().for_each(|end| write(end, b"go on").unwrap());
+    readers.into_iter().for_each(|reader| assert_eq!(join(reader), Ok(5)));
+    assert_eq!(sched.num_poll_waiters(), 0);
 }
 
 #[test]

@@ -56,6 +56,11 @@ fn running_out_of_descriptors_fails_the_accept_and_loses_nobody() {
 }
 
 #[test]
+fn a_start_that_the_system_refuses_names_the_limit() {
+    run(&mut alone("start-without-descriptors")).assert_success();
+}
+
+#[test]
 fn the_process_ends_when_main_returns() {
     let ended = run(&mut alone("leave"));
     ended.assert_success();

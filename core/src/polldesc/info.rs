@@ -37,13 +37,13 @@ fn seq_bits(seq: u32) -> Bits {
 pub(super) struct Info(AtomicU32);
 
 impl Info {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Info(AtomicU32::new(0))
     }
 
     fn update(&self, next: impl Fn(Bits) -> Option<Bits>) {
-        // SeqCst: half of the race between bad news and waiters (`waiter`): this read-modify-write, then the slot's; there, the
-        // slot's, then a SeqCst load of this word.
+        // Half of the race between bad news and waiters (`waiter`): this read-modify-write comes before the slot's. Whoever announces itself
+        // after that one has acquired this one, and its load of this word sees it.
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| next(Bits::from_bits_retain(word)).map(|bits| bits.bits()));
     }
 

@@ -32,13 +32,19 @@ impl Sched {
     /// The main loop of an M.
     pub(super) fn run(&'static self, here: Here) -> ! {
         loop {
-            let g = self.find_runnable(&here);
-            if self.stop_spinning(&here) {
-                // There may be more where this came from, and the last one to look has just stopped.
-                self.recruit();
-            }
+            let g = self.next(&here);
             self.execute(&here, g);
         }
+    }
+
+    /// The next goroutine to run, and somebody else to look on.
+    pub(super) fn next(&'static self, here: &Here) -> GRef {
+        let g = self.find_runnable(here);
+        if self.stop_spinning(here) {
+            // There may be more where this came from, and the last one to look has just stopped.
+            self.recruit();
+        }
+        g
     }
 
     /// Runs a goroutine until it lets go of the M.
@@ -245,7 +251,7 @@ impl Sched {
 }
 
 impl Bedroom {
-    fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         !self.taken.swap(true, Ordering::AcqRel)
     }
 

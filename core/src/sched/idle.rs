@@ -16,7 +16,7 @@ const SPINNING: u64 = 1 << 32;
 pub(crate) struct Idlers(AtomicU64);
 
 impl Idlers {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Idlers(AtomicU64::new(0))
     }
 

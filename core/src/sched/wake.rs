@@ -107,24 +107,31 @@ impl Sched {
     /// After a goroutine that may run anywhere was queued: wakes one sleeping M to look for it, unless one is looking.
     #[doc(alias = "wakep")]
     pub(super) fn recruit(&self) {
-        if !self.idlers.after_submit() || !self.idlers.spin_alone() {
-            return;
-        }
-        for m in &self.ms {
-            if let Some(bed) = m.wake.recruit() {
-                return self.rouse(m, bed);
+        while self.idlers.after_submit() && self.idlers.spin_alone() {
+            for m in &self.ms {
+                if let Some(bed) = m.wake.recruit() {
+                    return self.rouse(m, bed);
+                }
+            }
+            self.idlers.stop_spinning();
+            // Whoever submitted meanwhile has left it to the place just given up. An M that is not asleep by now will look at all queues
+            // before it sleeps; for one that is, this starts over.
+            self.idlers.before_recheck();
+            if !self.ms.iter().any(|m| m.wake.asleep()) {
+                return;
             }
         }
-        // All were on their way up, and will look at all queues before they sleep again.
-        self.idlers.stop_spinning();
     }
 
     /// An M has left a poller that several share: one that sleeps on its futex may take the place, lest events wait for nobody.
     pub(super) fn fill_bedroom(&self, poller: usize) {
-        if self.pollers.len() == self.ps.len() || !self.idlers.any_idle() {
+        if self.pollers.len() == self.ps.len() {
             return;
         }
         self.idlers.before_recheck();
+        if !self.idlers.any_idle() {
+            return;
+        }
         let shares = |m: &&M| self.ps[m.index].poller == poller;
         for m in self.ms.iter().filter(shares) {
             if m.wake.on_futex() {

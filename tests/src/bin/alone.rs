@@ -22,6 +22,7 @@ fn main() {
         "panic-without-join" => panic_without_join(),
         "address-space" => address_space(),
         "descriptors" => descriptors(),
+        "start-without-descriptors" => start_without_descriptors(),
         "start-twice" => start_twice(),
         "max-procs" => println!("{}", gopark::max_procs()),
         "leave" => leave(),
@@ -185,6 +186,12 @@ fn wake_without_descriptor(listener: &TcpListener) {
     assert_eq!(join(acceptor).unwrap_err().raw_os_error(), Some(libc::EMFILE));
     drop(files);
     assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap().as_socket().unwrap());
+}
+
+fn start_without_descriptors() {
+    limit(libc::RLIMIT_NOFILE, 20);
+    let error = gopark::Builder::new().max_procs(64).start().unwrap_err();
+    assert!(error.to_string().contains("ulimit -n"), "{error}");
 }
 
 fn start_twice() {

@@ -25,6 +25,13 @@ fn end() -> Instant {
     start() + Duration::from_millis(END.load(SeqCst))
 }
 
+/// Keeps the end far enough away.
+fn put_off() {
+    if end() < Instant::now() + Duration::from_secs(5) {
+        END.fetch_add(5_000, SeqCst);
+    }
+}
+
 fn sleep() {
     ASLEEP.fetch_add(1, SeqCst);
     while Instant::now() < end() {
@@ -52,12 +59,13 @@ fn main() {
             goroutines.push(gopark::go(sleep));
             if i % 1000 == 0 {
                 gopark::yield_now();
-                if end() < Instant::now() + Duration::from_secs(3) {
-                    END.fetch_add(5_000, SeqCst);
-                }
+                put_off();
             }
         }
-        until("all sleep", || ASLEEP.load(SeqCst) == count);
+        until("all sleep", || {
+            put_off();
+            ASLEEP.load(SeqCst) == count
+        });
         let spawned = started.elapsed();
         let each = (memory() - before) / count;
         let mappings = fs::read_to_string("/proc/self/maps").unwrap().lines().count();

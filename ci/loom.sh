@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs the models of core/models with loom, then the search of core/tests/search.rs. Prints the executions of each model and their sum.
+#
+# LOOM_MAX_PREEMPTIONS (3) bounds how often an execution takes the thread from somebody who could go on; models of single words get one
+# more. Each step up takes about eight times as long.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bound=${LOOM_MAX_PREEMPTIONS:-3}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+
+# Models run in a target directory of their own: the flag changes every crate.
+models() {
+    LOOM_MAX_PREEMPTIONS=$1 RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$CARGO_TARGET_DIR/loom \
+        cargo test --release --quiet --package gopark-core --lib models:: -- --nocapture "${@:2}" 2>&1 | tee -a "$log" | grep -v '^$' || failed=1
+}
+models "$bound" --skip waiter:: --skip netpoll:: --skip timer:: --skip fd:: --skip fdmutex:: --skip m:: --skip runq:: --skip wake::
+models $((bound + 1)) --skip sched::
+
+cargo test --release --quiet --package gopark-core --test search -- --nocapture 2>&1 | tee -a "$log" || failed=1
+
+sum() { grep -oE "[0-9]+ $1" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
+grep -oE 'model [^ ]*: [0-9]+' "$log" | sort | awk '{ printf "%10d  %s\n", $3, $2 }' | sed 's/:$//'
+models=$(grep -cE 'model .*executions' "$log" || true)
+echo "loom: $models models, $(sum executions) executions; search: $(sum states) states"
+passed=$(sum passed)
+failures=$(sum failed)
+if [ "$failed" != 0 ] && [ "$failures" = 0 ]; then
+    failures=1
+fi
+echo "$passed passed, $failures failed"
+[ "$failures" = 0 ]

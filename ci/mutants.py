@@ -1,0 +1,132 @@
+"""Applies mutants one by one and runs their killers. Called by mutants.sh, which says what it prints.
+
+mutants.txt: `== name`, then `file PATH` and a piece of its text between `<<<` and `===`, what stands there in the mutant between `===`
+and `>>>`, as often as needed; `kill SUITE TEST` names the test. Indentation counts; the piece must occur once.
+"""
+
+import concurrent.futures
+import os
+import queue
+import shutil
+import subprocess
+import sys
+
+# Most counterexamples need few preemptions, and to look for those first is quick.
+BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
+
+SUITES = {
+    "loom": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], "--cfg loom"),
+    "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
+}
+
+
+def parse(path):
+    mutants, file, part = [], None, None
+    for line in open(path):
+        word, _, rest = line.rstrip("\n").partition(" ")
+        if part is not None and word not in ("===", ">>>"):
+            part.append(line)
+        elif word == "==":
+            mutants.append({"name": rest, "changes": [], "kill": None})
+        elif word == "file":
+            file = rest
+        elif word == "kill":
+            mutants[-1]["kill"] = tuple(rest.split())
+        elif word == "<<<":
+            part = []
+            mutants[-1]["changes"].append((file, part, []))
+        elif word == "===":
+            part = mutants[-1]["changes"][-1][2]
+        elif word == ">>>":
+            part = None
+    return mutants
+
+
+def apply(mutant, copy):
+    """The files changed, with their texts from before."""
+    before = {}
+    for file, old, new in mutant["changes"]:
+        path = os.path.join(copy, file)
+        text = open(path).read()
+        old, new = "".join(old), "".join(new)
+        if text.count(old) != 1:
+            raise SystemExit(f"mutant '{mutant['name']}': its piece of {file} occurs {text.count(old)} times")
+        before.setdefault(path, text)
+        write(path, text.replace(old, new))
+    return before
+
+
+def write(path, text):
+    with open(path, "w") as out:
+        out.write(text)
+
+
+def run(kill, bound, place):
+    """Whether the test was there and passed, whether it failed, and what it printed."""
+    suite, test = kill
+    command, flags = SUITES[suite]
+    command = command + ["--", "--exact", test, "--nocapture"]
+    env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
+    env["CARGO_TARGET_DIR"] = os.path.join(place, "loom" if suite == "loom" else "plain")
+    try:
+        done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return False, True, "it ran for five minutes"
+    output = done.stdout + done.stderr
+    if "error: could not compile" in output:
+        raise SystemExit(f"a mutant does not compile:\n{output}")
+    ran = "running 1 test" in output
+    return ran and done.returncode == 0, ran and done.returncode != 0, output
+
+
+def prepare(place):
+    """A copy of the sources, and room for what is built from them."""
+    copy = os.path.join(place, "copy")
+    os.makedirs(copy, exist_ok=True)
+    for item in ["core", "backends", "std-shim", "tests", "Cargo.toml", "Cargo.lock"]:
+        to = os.path.join(copy, item)
+        if os.path.isdir(item):
+            shutil.rmtree(to, ignore_errors=True)
+            shutil.copytree(item, to)
+        else:
+            shutil.copy2(item, to)
+    return copy
+
+
+def judge(mutant, free):
+    """Whether the mutant is killed."""
+    place = free.get()
+    try:
+        before = apply(mutant, os.path.join(place, "copy"))
+        for bound in BOUNDS:
+            passed, failed, output = run(mutant["kill"], bound, place)
+            if not passed:
+                break
+        for path, text in before.items():
+            write(path, text)
+        if not passed and not failed:
+            raise SystemExit(f"mutant '{mutant['name']}': no test {mutant['kill']}:\n{output}")
+        return failed
+    finally:
+        free.put(place)
+
+
+def main(target, *words):
+    mutants = parse("ci/mutants.txt")
+    mutants = [m for m in mutants if not words or any(w in m["name"] or w in m["kill"][1] for w in words)]
+    free = queue.Queue()
+    for worker in range(min(2, os.cpu_count())):
+        free.put(os.path.join(target, str(worker)))
+        prepare(os.path.join(target, str(worker)))
+    killed = survived = 0
+    print("| mutant | test | result |\n|---|---|---|", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(free.qsize()) as pool:
+        for mutant, dead in zip(mutants, pool.map(lambda mutant: judge(mutant, free), mutants)):
+            killed, survived = killed + dead, survived + (not dead)
+            suite, test = mutant["kill"]
+            print(f"| {mutant['name']} | {suite} {test.replace('models::', '')} | {'killed' if dead else 'SURVIVED'} |", flush=True)
+    print(f"{killed} passed, {survived} failed")
+    sys.exit(1 if survived or not killed else 0)
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,166 @@
+//! Models of Fd: reads that skip a system call, and a close. The kernel is a thread with a socket buffer of its own, whose edges reach the
+//! poll descriptor in the order in which the buffer changes, or later.
+
+use super::{Fd, FdError};
+use crate::models::{Immortal, World, check};
+use crate::os::{Event, Mode, Outcome, Ready};
+use crate::polldesc::{self, PollDesc, PollError};
+use crate::waiter::WaiterList;
+use loom::sync::Mutex;
+use loom::thread;
+
+/// A socket's receiving side.
+#[derive(Default)]
+struct Buffer {
+    bytes: usize,
+    ended: bool,
+    /// How many system calls asked it.
+    asked: usize,
+}
+
+struct Socket {
+    // The world last: the others refer to it.
+    fd: Immortal<Fd>,
+    _desc: Immortal<PollDesc>,
+    buffer: Immortal<Mutex<Buffer>>,
+    _world: World,
+}
+
+#[derive(Clone, Copy)]
+struct Peer {
+    fd: &'static Fd,
+    buffer: &'static Mutex<Buffer>,
+}
+
+/// What a reader asks for at once.
+const LEN: usize = 2;
+
+impl Socket {
+    fn new() -> Self {
+        let world = World::new(1, 1);
+        // SAFETY: there is no descriptor to own.
+        let fd = unsafe { Fd::new(world.sched(), 3) };
+        // SAFETY: the cache leaks blocks of one.
+        let desc = unsafe { Immortal::adopt(fd.desc) };
+        fd.register().unwrap();
+        Socket { fd: Immortal::new(fd), _desc: desc, buffer: Immortal::new(Mutex::default()), _world: world }
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { fd: self.fd.get(), buffer: self.buffer.get() }
+    }
+}
+
+impl Peer {
+    fn read(self) -> Result<usize, FdError> {
+        self.fd.transfer(Mode::Read, LEN, |_| {
+            let mut buffer = self.buffer.lock().unwrap();
+            buffer.asked += 1;
+            match buffer.bytes.min(LEN) {
+                0 if buffer.ended => Outcome::Done(0),
+                0 => Outcome::WouldBlock,
+                n => {
+                    buffer.bytes -= n;
+                    Outcome::Done(n)
+                }
+            }
+        })
+    }
+
+    fn arrive(self, bytes: usize) {
+        self.buffer.lock().unwrap().bytes += bytes;
+        self.edge(Ready::READ);
+    }
+
+    /// An M fetches what the kernel has to say.
+    fn edge(self, ready: Ready) {
+        let mut woken = WaiterList::new();
+        // SAFETY: the token is that of a poll descriptor.
+        unsafe { polldesc::deliver(&[Event { token: self.fd.desc.token(), ready }], &mut woken) };
+        self.fd.sched.ready_list(woken);
+    }
+}
+
+#[test]
+fn an_end_that_shares_an_edge_with_the_last_bytes_is_seen() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        let kernel = thread::spawn(move || {
+            let mut buffer = peer.buffer.lock().unwrap();
+            (buffer.bytes, buffer.ended) = (1, true);
+            drop(buffer);
+            peer.edge(Ready::READ | Ready::HANGUP);
+        });
+        assert_eq!(peer.read(), Ok(1));
+        assert_eq!(peer.read(), Ok(0));
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn bytes_after_a_short_read_are_read() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        let kernel = thread::spawn(move || {
+            peer.arrive(1);
+            peer.arrive(1);
+        });
+        let mut got = 0;
+        while got < 2 {
+            got += peer.read().unwrap();
+        }
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn an_end_after_a_short_read_is_seen() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        let kernel = thread::spawn(move || {
+            peer.arrive(1);
+            peer.buffer.lock().unwrap().ended = true;
+            peer.edge(Ready::READ | Ready::HANGUP);
+        });
+        assert_eq!(peer.read(), Ok(1));
+        assert_eq!(peer.read(), Ok(0));
+        assert_eq!(peer.read(), Ok(0));
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn a_full_read_leaves_the_rest_to_the_next_which_asks() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        let kernel = thread::spawn(move || peer.arrive(3));
+        assert_eq!(peer.read(), Ok(2));
+        assert_eq!(peer.read(), Ok(1));
+        kernel.join().unwrap();
+        assert!(peer.buffer.lock().unwrap().asked <= 3);
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn a_close_ends_the_read_and_outlasts_it() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        let reader = thread::spawn(move || {
+            let outcome = peer.read();
+            assert_eq!(outcome, Err(FdError::Poll(PollError::Closing)));
+        });
+        peer.fd.close().unwrap();
+        // Once closed, the poll descriptor is back in the cache: nobody waits on it.
+        assert!(!peer.fd.desc.slot(Mode::Read).is_ready());
+        reader.join().unwrap();
+    });
+}

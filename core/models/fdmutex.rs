@@ -1,0 +1,175 @@
+//! Models of FdMutex and the semaphores under it. What a lock protects is a mail: loom sees two at it at once.
+
+use super::{FdMutex, Release};
+use crate::models::{Immortal, Mail, World, check};
+use crate::os::Mode;
+use crate::sched::Sched;
+use crate::sema::Sema;
+use crate::sync::{AtomicU32, Ordering};
+use loom::thread;
+
+struct File {
+    mutex: FdMutex,
+    /// Touched under the read lock, and by whoever destroys the file.
+    content: Mail,
+    destroyed: AtomicU32,
+    sched: &'static Sched,
+}
+
+impl File {
+    fn new(world: &World) -> Immortal<Self> {
+        Immortal::new(File { mutex: FdMutex::new(), content: Mail::new(), destroyed: AtomicU32::new(0), sched: world.sched() })
+    }
+
+    fn let_go(&self, release: Release) {
+        if release == Release::Last {
+            self.content.put(0);
+            self.destroyed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was still open.
+    fn read(&self) -> bool {
+        let open = self.mutex.lock(Mode::Read, self.sched).is_ok();
+        if open {
+            self.content.put(self.content.get() + 1);
+            self.let_go(self.mutex.unlock(Mode::Read, self.sched));
+        }
+        open
+    }
+
+    fn write(&self) -> bool {
+        let open = self.mutex.lock(Mode::Write, self.sched).is_ok();
+        if open {
+            self.let_go(self.mutex.unlock(Mode::Write, self.sched));
+        }
+        open
+    }
+
+    fn close(&self) -> bool {
+        let first = self.mutex.close(self.sched).is_ok();
+        if first {
+            self.let_go(self.mutex.decref());
+        }
+        first
+    }
+
+    fn assert_destroyed_once(&self) {
+        assert_eq!(self.destroyed.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn two_readers_take_turns() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        let other = thread::spawn(|| file.read());
+        assert!(file.read());
+        assert!(other.join().unwrap());
+        assert_eq!(file.content.get(), 2);
+    });
+}
+
+#[test]
+fn three_readers_take_turns() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        let others = [(), ()].map(|()| thread::spawn(|| file.read()));
+        assert!(file.read());
+        for other in others {
+            assert!(other.join().unwrap());
+        }
+        assert_eq!(file.content.get(), 3);
+    });
+}
+
+#[test]
+fn a_reader_and_a_writer_do_not_wait_for_each_other() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        assert!(file.mutex.lock(Mode::Write, file.sched).is_ok());
+        let reader = thread::spawn(|| file.read());
+        let second = thread::spawn(|| file.write());
+        assert!(reader.join().unwrap());
+        file.let_go(file.mutex.unlock(Mode::Write, file.sched));
+        assert!(second.join().unwrap() && file.close());
+        file.assert_destroyed_once();
+    });
+}
+
+#[test]
+fn a_close_lets_nobody_wait_for_the_lock() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        let readers = [(), ()].map(|()| thread::spawn(|| file.read()));
+        assert!(file.close());
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        assert!(!file.read());
+        file.assert_destroyed_once();
+    });
+}
+
+#[test]
+fn a_close_under_a_lock_wakes_those_who_wait_for_it() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        assert!(file.mutex.lock(Mode::Read, file.sched).is_ok());
+        let waiter = thread::spawn(|| file.read());
+        assert!(file.close());
+        // The lock is never given back before the one who waits has gone.
+        assert!(!waiter.join().unwrap());
+        assert_eq!(file.destroyed.load(Ordering::Relaxed), 0);
+        file.let_go(file.mutex.unlock(Mode::Read, file.sched));
+        file.assert_destroyed_once();
+    });
+}
+
+#[test]
+fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
+    check(|| {
+        let world = World::new(1, 1);
+        let owner = File::new(&world);
+        let file = owner.get();
+        let user = thread::spawn(|| {
+            if file.mutex.incref().is_ok() {
+                file.let_go(file.mutex.decref());
+            }
+        });
+        let closer = thread::spawn(|| file.close());
+        assert!(file.close() != closer.join().unwrap());
+        user.join().unwrap();
+        file.assert_destroyed_once();
+    });
+}
+
+#[test]
+fn every_permit_of_a_semaphore_lets_one_pass() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, owner) = (world.sched(), Immortal::new((Sema::new(), Mail::new())));
+        let (sema, mail) = owner.get();
+        let waiters = [(), ()].map(|()| {
+            thread::spawn(move || {
+                sema.acquire(sched);
+                assert_eq!(mail.get(), 1);
+            })
+        });
+        mail.put(1);
+        sema.release(sched, 2);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+    });
+}

@@ -1,0 +1,206 @@
+//! Models of Ms that go to sleep while others have work for them: the wake word with the inbox, the counts of idle and spinning Ms, shared
+//! pollers, and timers armed from outside. A model's threads are the Ms and run the scheduler's own search and sleep.
+
+use super::Sched;
+use crate::m::Here;
+use crate::models::{Immortal, Kernel, Mail, World, check, finish, goroutine, parked};
+use crate::os::{Event, Mode, Ready};
+use crate::timer::Timer;
+use crate::waiter::{Announced, WaitSlot, Waiter, WaiterList};
+use core::ptr::NonNull;
+use loom::thread;
+use std::sync::Arc;
+use std::vec::Vec;
+
+fn here(sched: &'static Sched, index: usize) -> Here {
+    // SAFETY: each of a model's threads plays one M.
+    unsafe { Here::new(&sched.ms[index], &sched.ps[index]) }
+}
+
+/// M number `index` runs `count` goroutines one after another, and the last one for ever.
+fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
+    let here = here(sched, index);
+    (0..count).map(|_| finish(sched.next(&here))).collect()
+}
+
+/// Nobody is counted as idle or spinning who is not.
+fn assert_counts_at_rest(sched: &Sched) {
+    assert!(!sched.idlers.any_idle() && sched.idlers.spin_alone(), "the counts of idle and spinning Ms have drifted");
+}
+
+#[test]
+fn a_goroutine_readied_elsewhere_runs_on_its_m() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, mail) = (world.sched(), Arc::new(Mail::new()));
+        let m = thread::spawn({
+            let mail = mail.clone();
+            move || {
+                assert_eq!(run(sched, 0, 1), [7]);
+                assert_eq!(mail.get(), 1);
+            }
+        });
+        mail.put(1);
+        sched.ready(Waiter::G(parked(7, 0)));
+        m.join().unwrap();
+    });
+}
+
+#[test]
+fn a_goroutine_readied_later_rides_on_the_wake_of_the_first() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let m = thread::spawn(move || {
+            let mut ran = run(sched, 0, 2);
+            ran.sort();
+            assert_eq!(ran, [1, 2]);
+        });
+        let other = thread::spawn(move || sched.ready(Waiter::G(parked(1, 0))));
+        sched.ready(Waiter::G(parked(2, 0)));
+        other.join().unwrap();
+        m.join().unwrap();
+    });
+}
+
+#[test]
+fn an_m_on_its_futex_is_woken_as_one_in_the_poller() {
+    check(|| {
+        let world = World::new(2, 1);
+        let sched = world.sched();
+        // The other M sleeps in the poller.
+        assert!(sched.pollers[0].enter());
+        let m = thread::spawn(move || assert_eq!(run(sched, 0, 2), [1, 2]));
+        sched.ready(Waiter::G(parked(1, 0)));
+        sched.ready(Waiter::G(parked(2, 0)));
+        m.join().unwrap();
+        assert_counts_at_rest(sched);
+    });
+}
+
+#[test]
+fn a_goroutine_submitted_from_a_thread_is_found_by_an_m_that_goes_to_sleep() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [5]));
+        sched.submit(goroutine(5));
+        m.join().unwrap();
+        assert_counts_at_rest(sched);
+    });
+}
+
+#[test]
+fn whoever_relies_on_a_recruiter_is_not_let_down_by_it() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        let m = thread::spawn(move || run(sched, 0, 2));
+        let others = [1, 2].map(|id| thread::spawn(move || sched.submit(goroutine(id))));
+        for other in others {
+            other.join().unwrap();
+        }
+        let mut ran = m.join().unwrap();
+        ran.sort();
+        assert_eq!(ran, [1, 2]);
+        assert_counts_at_rest(sched);
+    });
+}
+
+#[test]
+fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_one_that_gives_up() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        let thief = thread::spawn(move || assert_eq!(run(sched, 0, 1), [3]));
+        let busy = here(sched, 1);
+        sched.push_anywhere(&busy, goroutine(3));
+        sched.recruit();
+        thief.join().unwrap();
+        assert_counts_at_rest(sched);
+    });
+}
+
+#[test]
+fn two_submitted_goroutines_occupy_two_ms() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
+        sched.submit(goroutine(1));
+        sched.submit(goroutine(2));
+        for m in ms {
+            m.join().unwrap();
+        }
+        assert_counts_at_rest(sched);
+    });
+}
+
+/// A goroutine at home on M `home` that waits for descriptor 3 in the shared poller, and the event that wakes it.
+fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
+    let desc = sched.poll_open(3);
+    assert!(desc.slot(Mode::Read).announce() == Announced::Waiting);
+    assert!(desc.slot(Mode::Read).commit(Waiter::G(parked(id, home))).is_ok());
+    Event { token: desc.token(), ready: Ready::READ }
+}
+
+fn kernel(sched: &'static Sched) -> &'static Kernel {
+    let backend: *const dyn crate::os::Netpoll = &*sched.pollers[0].poller.backend;
+    // SAFETY: `World` gives every scheduler this backend.
+    unsafe { &*backend.cast::<Kernel>() }
+}
+
+#[test]
+fn an_event_finds_somebody_in_the_poller_though_an_m_has_just_left_it() {
+    check(|| {
+        let world = World::new(2, 1);
+        let sched = world.sched();
+        let event = waits_for_event(sched, 9, 1);
+        // M 0 leaves its bed for a goroutine that never ends; M 1 must not sleep where the event does not reach it.
+        let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
+        sched.ready(Waiter::G(parked(4, 0)));
+        kernel(sched).post(event);
+        let ran = ms.map(|m| m.join().unwrap());
+        assert_eq!(ran, [[4], [9]]);
+    });
+}
+
+#[test]
+fn an_event_delivered_by_one_m_wakes_the_home_of_its_goroutine() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let event = waits_for_event(sched, 9, 0);
+        let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [9]));
+        let mut woken = WaiterList::new();
+        // SAFETY: the token is that of a poll descriptor.
+        unsafe { crate::polldesc::deliver(&[event], &mut woken) };
+        sched.ready_list(woken);
+        m.join().unwrap();
+    });
+}
+
+unsafe fn wake(slot: NonNull<()>, _: u32, woken: &mut WaiterList) {
+    // SAFETY: the model keeps the slot until the M has found the goroutine.
+    woken.extend(unsafe { slot.cast::<WaitSlot>().as_ref() }.notify());
+}
+
+#[test]
+fn a_timer_armed_from_outside_is_seen_by_an_m_that_sleeps_for_none() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        let slot = Immortal::new(WaitSlot::new());
+        let timer = Immortal::new(Timer::new(NonNull::from(slot.get()).cast()));
+        assert!(slot.get().announce() == Announced::Waiting);
+        assert!(slot.get().commit(Waiter::G(parked(6, 0))).is_ok());
+
+        let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [6]));
+        let heap = sched.timers();
+        // SAFETY: slot and timer outlive the model's threads; armed once.
+        if let Some(heap) = unsafe { timer.get().arm(heap, 1_000, 0, wake) } {
+            sched.look_again(heap);
+        }
+        m.join().unwrap();
+    });
+}

@@ -1,0 +1,262 @@
+//! What models stand on: the checker's entry, values that one execution takes for immortal, and a system under the scheduler whose
+//! futex, poller and clock are the checker's own.
+//!
+//! A model is a function that runs its threads to their end. loom runs it over and over, once for each order of their steps and each
+//! value that a load may see, within the bound of `LOOM_MAX_PREEMPTIONS`. A lost wake-up shows as a deadlock, a missing order as a race
+//! on a [`Mail`], the rest as a failed assertion. `ci/loom.sh` runs them; `ci/mutants.sh` shows that each can fail.
+#![allow(unsafe_code, reason = "what the code under test takes for immortal dies with each execution")]
+
+mod wake;
+
+use crate::g::{GRef, Status, idle};
+use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os};
+use crate::sched::{Config, Sched};
+use crate::tagptr::TaggedPtr;
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::{Condvar, Mutex};
+use std::boxed::Box;
+use std::sync::Arc;
+use std::vec::Vec;
+
+/// Explores `model` and prints how many executions that took.
+pub(crate) fn check<F: Fn() + Send + Sync + 'static>(model: F) {
+    let executions = Arc::new(atomic::AtomicU64::new(0));
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 100_000;
+    builder.preemption_bound = builder.preemption_bound.or(Some(2));
+    let counter = executions.clone();
+    builder.check(move || {
+        counter.fetch_add(1, atomic::Ordering::Relaxed);
+        model();
+    });
+    let name = std::any::type_name::<F>();
+    let name = name.trim_start_matches("gopark_core::").trim_end_matches("::{{closure}}").replace("models::", "");
+    std::println!("model {name}: {} executions", executions.load(atomic::Ordering::Relaxed));
+}
+
+/// A value of one execution that everybody may keep for as long as that lasts.
+pub(crate) struct Immortal<T: 'static>(NonNull<T>);
+
+impl<T> Immortal<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Immortal(NonNull::from(Box::leak(Box::new(value))))
+    }
+
+    /// Takes charge of what the code under test has leaked.
+    ///
+    /// # Safety
+    ///
+    /// `value` came out of a `Box`, and nobody else frees it.
+    pub(crate) unsafe fn adopt(value: &'static T) -> Self {
+        Immortal(NonNull::from(value))
+    }
+
+    pub(crate) fn get(&self) -> &'static T {
+        // SAFETY: models join their threads before they drop this.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Drop for Immortal<T> {
+    fn drop(&mut self) {
+        // The threads of a failed execution are not joined.
+        if !std::thread::panicking() {
+            // SAFETY: it came out of a `Box`, and the execution is over.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
+/// What a waker writes and a woken one reads: loom calls it a race if nothing orders the two.
+pub(crate) struct Mail(loom::cell::UnsafeCell<u32>);
+
+// SAFETY: loom checks every access.
+unsafe impl Sync for Mail {}
+
+impl Mail {
+    pub(crate) fn new() -> Self {
+        Mail(loom::cell::UnsafeCell::new(0))
+    }
+
+    pub(crate) fn put(&self, value: u32) {
+        // SAFETY: loom checks it.
+        self.0.with_mut(|place| unsafe { *place = value });
+    }
+
+    pub(crate) fn get(&self) -> u32 {
+        // SAFETY: loom checks it.
+        self.0.with(|place| unsafe { *place })
+    }
+}
+
+/// A goroutine that is queued and found but never run.
+pub(crate) fn goroutine(id: u64) -> GRef {
+    idle::goroutine(id)
+}
+
+/// A goroutine parked on M `home`.
+pub(crate) fn parked(id: u64, home: usize) -> GRef {
+    let g = goroutine(id);
+    g.set_home(home);
+    g.set_status(Status::Waiting);
+    g
+}
+
+/// Ends a goroutine that was found, and frees it. Its number.
+pub(crate) fn finish(g: GRef) -> u64 {
+    let id = g.id();
+    // SAFETY: `idle::goroutine` leaked a box, and this was the only right to it.
+    drop(unsafe { Box::from_raw(g.into_raw().as_ptr()) });
+    id
+}
+
+/// An operating system of one execution: a futex, and a clock that moves on whenever somebody looks at it.
+#[derive(Default)]
+pub(crate) struct System {
+    asleep: Mutex<Vec<usize>>,
+    woken: Condvar,
+    now: atomic::AtomicI64,
+}
+
+// SAFETY: the futex is one, with every sleep taken for endless: nothing here may depend on a timeout to make up for a lost wake-up. The
+// reservation is never touched, since no goroutine runs.
+unsafe impl Os for System {
+    fn now(&self) -> Nanos {
+        const STEP: Nanos = 500;
+        STEP + self.now.fetch_add(STEP, atomic::Ordering::Relaxed)
+    }
+
+    fn futex_wait(&self, word: &AtomicU32, expected: u32, _: Option<Nanos>) {
+        let mut asleep = self.asleep.lock().unwrap();
+        let me = core::ptr::from_ref(word) as usize;
+        if word.load(Ordering::Relaxed) == expected {
+            asleep.push(me);
+            while asleep.contains(&me) {
+                asleep = self.woken.wait(asleep).unwrap();
+            }
+        }
+    }
+
+    fn futex_wake(&self, word: *const AtomicU32) {
+        let mut asleep = self.asleep.lock().unwrap();
+        if let Some(sleeper) = asleep.iter().position(|&address| address == word as usize) {
+            asleep.swap_remove(sleeper);
+            self.woken.notify_all();
+        }
+    }
+
+    fn spawn(&self, _: usize, _: fn(usize), arg: usize) -> Result<(), Errno> {
+        // A model's threads are the Ms. The argument is what `Sched::start` boxed for its own.
+        // SAFETY: as there.
+        drop(unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static crate::m::M)) });
+        Ok(())
+    }
+
+    fn yield_thread(&self) {
+        loom::thread::yield_now();
+    }
+
+    fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
+        // No stack pointer lies here, so every thread of a model is an ordinary one.
+        Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"))
+    }
+
+    unsafe fn guard(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    unsafe fn close(&self, _: i32) {}
+
+    unsafe fn close_keeping_number(&self, _: i32) {}
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+
+    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
+        panic!("{message}")
+    }
+}
+
+/// A poller whose events a model posts. A poll with a limit returns at once: its time has passed.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    state: Mutex<Pending>,
+    change: Condvar,
+}
+
+/// A descriptor that no poller takes.
+pub(crate) const REFUSED: i32 = 1000;
+
+#[derive(Default)]
+struct Pending {
+    events: Vec<Event>,
+    wake: bool,
+}
+
+// SAFETY: the model posts tokens that `open` was given.
+unsafe impl Netpoll for Kernel {
+    fn init() -> Result<Self, Errno> {
+        Ok(Kernel::default())
+    }
+
+    fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
+        const ENOSPC: i32 = 28;
+        if fd == REFUSED { Err(Errno::new(ENOSPC)) } else { Ok(()) }
+    }
+
+    fn close(&self, _: i32) {}
+
+    fn poll(&self, delay: Delay, events: &mut Events) {
+        let mut state = self.state.lock().unwrap();
+        while delay == Delay::Forever && state.events.is_empty() && !state.wake {
+            state = self.change.wait(state).unwrap();
+        }
+        state.wake &= delay == Delay::None;
+        for event in state.events.drain(..) {
+            events.push(event).expect("a model posts few events");
+        }
+    }
+
+    fn wake(&self) {
+        self.state.lock().unwrap().wake = true;
+        self.change.notify_one();
+    }
+}
+
+impl Kernel {
+    pub(crate) fn post(&self, event: Event) {
+        self.state.lock().unwrap().events.push(event);
+        self.change.notify_one();
+    }
+}
+
+/// A scheduler whose Ms are the model's threads.
+pub(crate) struct World {
+    // Dropped in this order.
+    sched: Immortal<Sched>,
+    system: Immortal<System>,
+}
+
+impl World {
+    pub(crate) fn new(procs: usize, pollers: usize) -> Self {
+        let system = Immortal::new(System::default());
+        let config = Config { procs, pollers, stack_size: crate::stack::MIN_STACK, migrate: false };
+        // SAFETY: goroutines stay at home.
+        let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
+        // SAFETY: `start` leaks it.
+        let sched = unsafe { Immortal::adopt(sched.expect("nothing is refused")) };
+        World { sched, system }
+    }
+
+    pub(crate) fn sched(&self) -> &'static Sched {
+        self.sched.get()
+    }
+
+    pub(crate) fn system(&self) -> &'static System {
+        self.system.get()
+    }
+}

@@ -1,0 +1,212 @@
+//! Models of the waiter word: one waiter, and up to three others with good or bad news. The waiter is a thread; its futex is the system's.
+
+use super::{Announced, Thread, WaitSlot};
+use crate::models::{Immortal, Mail, System, check};
+use crate::sync::{AtomicBool, Ordering};
+use loom::thread;
+
+struct Word {
+    slot: WaitSlot,
+    /// The reason not to wait, as `PollDesc::info` is: read by the waiter between `announce` and `commit`.
+    closed: AtomicBool,
+    mail: Mail,
+    system: System,
+}
+
+impl Word {
+    fn new() -> Immortal<Self> {
+        let word = Word { slot: WaitSlot::new(), closed: AtomicBool::new(false), mail: Mail::new(), system: System::default() };
+        Immortal::new(word)
+    }
+
+    /// One wait, as `Sched::wait` does it.
+    fn wait(&self) -> bool {
+        if self.slot.announce() == Announced::Ready {
+            return true;
+        }
+        if !self.closed.load(Ordering::SeqCst) {
+            let thread = Thread::new();
+            if self.slot.commit(thread.waiter()).is_ok() {
+                thread.block(&self.system);
+            }
+        }
+        self.slot.settle()
+    }
+
+    fn notify(&self) {
+        if let Some(super::Waiter::Thread(thread)) = self.slot.notify() {
+            thread.wake(&self.system);
+        }
+    }
+
+    fn cancel(&self) {
+        if let Some(super::Waiter::Thread(thread)) = self.slot.cancel() {
+            thread.wake(&self.system);
+        }
+    }
+
+    /// Bad news: publishes the reason, then looks for the waiter.
+    fn close(&self) {
+        // A read-modify-write, as in `Info::update`.
+        self.closed.swap(true, Ordering::SeqCst);
+        self.cancel();
+    }
+}
+
+#[test]
+fn a_waiter_goes_on_when_news_comes_and_sees_what_came_before_it() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| {
+            word.mail.put(1);
+            word.notify();
+        });
+        assert!(word.wait());
+        assert_eq!(word.mail.get(), 1);
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn latched_readiness_carries_what_came_before_it() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| {
+            word.mail.put(1);
+            word.notify();
+        });
+        thread::yield_now();
+        if word.slot.announce() == Announced::Ready || word.slot.settle() {
+            assert_eq!(word.mail.get(), 1);
+        }
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_gets_the_waiter_sees_what_it_did_before() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| {
+            if let Some(super::Waiter::Thread(thread)) = word.slot.notify() {
+                assert_eq!(word.mail.get(), 1);
+                thread.wake(&word.system);
+            }
+        });
+        if word.slot.announce() == Announced::Waiting {
+            // As a goroutine leaves its stack, before its M commits.
+            word.mail.put(1);
+            let thread = Thread::new();
+            if word.slot.commit(thread.waiter()).is_ok() {
+                thread.block(&word.system);
+            }
+            assert!(word.slot.settle());
+        }
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn nobody_sleeps_through_a_close() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let closer = thread::spawn(|| {
+            word.mail.put(1);
+            word.close();
+        });
+        assert!(!word.wait());
+        // Whoever is called off sees why.
+        assert!(word.closed.load(Ordering::SeqCst));
+        assert_eq!(word.mail.get(), 1);
+        closer.join().unwrap();
+    });
+}
+
+#[test]
+fn readiness_survives_a_close_that_comes_at_the_same_time() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let closer = thread::spawn(|| word.close());
+        let waker = thread::spawn(|| word.notify());
+        let first = word.wait();
+        closer.join().unwrap();
+        waker.join().unwrap();
+        // The one notification is seen by this wait or by the next, never by none, never by both.
+        assert_ne!(first, word.slot.is_ready());
+    });
+}
+
+#[test]
+fn a_waiter_is_handed_out_once_to_two_closers_and_a_waker() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let others = [thread::spawn(|| word.cancel()), thread::spawn(|| word.close()), thread::spawn(|| word.notify())];
+        let first = word.wait();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_ne!(first, word.slot.is_ready());
+    });
+}
+
+#[test]
+fn two_notifications_wake_two_waits_or_count_as_one() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let wakers = [thread::spawn(|| word.notify()), thread::spawn(|| word.notify())];
+        assert!(word.wait());
+        for waker in wakers {
+            waker.join().unwrap();
+        }
+        // A second wait must not hang on what is latched, and a reset forgets it.
+        if word.slot.is_ready() {
+            assert!(word.wait());
+        }
+        assert!(!word.slot.is_ready());
+    });
+}
+
+#[test]
+fn a_reset_before_the_question_loses_no_readiness_after_it() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| {
+            // The data, then the edge.
+            word.closed.store(true, Ordering::Release);
+            word.notify();
+        });
+        word.slot.reset();
+        if !word.closed.load(Ordering::Acquire) {
+            let parked = word.slot.announce() == Announced::Waiting;
+            let thread = Thread::new();
+            if parked && word.slot.commit(thread.waiter()).is_ok() {
+                thread.block(&word.system);
+            }
+            assert!(!parked || word.slot.settle());
+        }
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_blocked_thread_goes_on_though_its_word_dies_with_the_wake() {
+    check(|| {
+        let owner = Word::new();
+        let word = owner.get();
+        let waker = thread::spawn(|| word.notify());
+        // Twice on the same futex address at best: the second sleeper must not be owed the first one's wake.
+        assert!(word.wait());
+        waker.join().unwrap();
+        let waker = thread::spawn(|| word.notify());
+        assert!(word.wait());
+        waker.join().unwrap();
+    });
+}
