@@ -51,8 +51,8 @@ use gopark_core::tagptr::TaggedPtr;
 ///
 /// # Panics
 ///
-/// `poll` and `wake` panic if the kernel refuses the ring: somebody else closed it, and nothing would ever become ready again. So does `poll`
-/// if its batch is not empty and overflows.
+/// All but `init` and `open` panic if the kernel refuses the ring: somebody else closed it, or the kernel has lost completions for want of
+/// memory (`EBADR`), and nobody knows whose. So does `poll` if its batch is not empty and overflows.
 pub struct IoUring {
     ring: Ring,
     state: Lock<State>,
@@ -70,8 +70,8 @@ struct State {
     reported: VecDeque<Key>,
     /// Open descriptors whose poll has ended by itself.
     ended: Vec<Key>,
-    /// Descriptors that are being closed, and whether the last completion has been consumed.
-    closing: Vec<(Key, bool)>,
+    /// Descriptors that are being closed, and whose last completion has not been consumed.
+    closing: Vec<Key>,
     /// A poll sleeps, or is about to.
     waiting: bool,
 }
@@ -93,9 +93,9 @@ const CANCEL: u64 = 1;
 /// Completions that fit in the queue: 64 KiB. If more descriptors become ready at once, their polls end and are submitted again.
 const COMPLETIONS: u32 = 4096;
 
-/// How often `close` looks for the end of a poll, before it leaves the file to the kernel. Once or twice is usual; a thread that a
-/// debugger has stopped would take for ever.
-const PATIENCE: u32 = 100_000;
+/// How long `close` waits for the end of a poll before it leaves the file to the kernel. The poll ends on the thread that submitted it: at
+/// once if that is the caller, else as soon as that thread gets a CPU. One that a debugger has stopped would take for ever.
+const PATIENCE: Nanos = 1_000_000_000;
 
 /// How long to sleep while polls are left to submit again.
 const RETRY: Nanos = 1_000_000;
@@ -117,7 +117,7 @@ unsafe impl Netpoll for IoUring {
         let key = state.table.next_key(fd);
         state.table.fill(key, token, Watched { submitted: true, reports: Mask::empty(), urgent: false });
         drop(state);
-        let submitted = self.ring.submit(self.watch(key));
+        let submitted = self.submit(self.watch(key));
         if submitted.is_err() {
             self.state.lock().table.empty(fd);
         }
@@ -131,21 +131,14 @@ unsafe impl Netpoll for IoUring {
         if !slot.state.submitted {
             return;
         }
-        state.closing.push((slot.key, false));
+        state.closing.push(slot.key);
         drop(state);
-        self.submit(self.ring.cancel(slot.key.to_bits(), CANCEL));
-        for _ in 0..PATIENCE {
-            let mut state = self.state.lock();
-            let kicked = state.drain(&self.ring);
-            let ended = state.closing.contains(&(slot.key, true));
-            self.pass_on(state, kicked);
-            if ended {
-                break;
-            }
-            self.ring.flush();
+        self.insist(self.ring.cancel(slot.key.0, CANCEL));
+        let end = Linux::new().now() + PATIENCE;
+        while !self.has_ended(slot.key) && Linux::new().now() < end {
             Linux::new().yield_thread();
         }
-        self.state.lock().closing.retain(|&(key, _)| key != slot.key);
+        self.state.lock().closing.retain(|&key| key != slot.key);
         self.ring.settle();
     }
 
@@ -212,7 +205,7 @@ impl IoUring {
     }
 
     fn watch(&self, key: Key) -> Submission {
-        self.ring.watch(key.fd(), Mask::EDGES.bits(), key.to_bits())
+        self.ring.watch(key.fd(), Mask::all().bits(), key.0)
     }
 
     /// Unlocks, and ends the sleep of a poll that what was just consumed was for: a kick, or reports that are left.
@@ -226,18 +219,39 @@ impl IoUring {
 
     /// Ends the sleep of whoever sleeps.
     fn kick(&self) {
-        self.submit(self.ring.nothing(KICK));
+        self.insist(self.ring.nothing(KICK));
     }
 
-    /// Submits what must not fail. The kernel refuses while it has no memory, and older ones while completions do not fit in the queue.
-    fn submit(&self, submission: Submission) {
-        while let Err(errno) = self.ring.submit(submission) {
-            match errno.raw() {
-                libc::EAGAIN | libc::EBUSY | libc::ENOMEM | INTERRUPTED => self.ring.flush(),
-                _ => panic!("io_uring_enter: {errno}"),
-            }
+    /// Submits what must not fail: again, until the kernel has memory for it.
+    fn insist(&self, submission: Submission) {
+        while let Err(errno) = self.submit(submission) {
+            assert!(errno.raw() == libc::ENOMEM, "io_uring_enter: {errno}");
             Linux::new().yield_thread();
         }
+    }
+
+    /// Older kernels refuse submissions while completions do not fit in the queue: then some are consumed first.
+    fn submit(&self, submission: Submission) -> Result<(), Errno> {
+        loop {
+            match self.ring.submit(submission) {
+                Err(errno) if errno.raw() == libc::EBUSY => self.consume(|_| ()),
+                submitted => return submitted,
+            }
+        }
+    }
+
+    /// Whether the last completion of the poll of `key`, which is being closed, has been consumed.
+    fn has_ended(&self, key: Key) -> bool {
+        self.consume(|state| !state.closing.contains(&key))
+    }
+
+    /// Consumes all completions, and looks at the state then.
+    fn consume<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        let mut state = self.state.lock();
+        let kicked = state.drain(&self.ring);
+        let seen = look(&state);
+        self.pass_on(state, kicked);
+        seen
     }
 }
 
@@ -249,7 +263,7 @@ impl State {
             match ring.next(&mut self.completions) {
                 Some(Completion { word: KICK, .. }) => kicked = true,
                 Some(Completion { word: CANCEL, .. }) => {}
-                Some(completion) => self.note(Key::from_bits(completion.word), completion.result, completion.is_last()),
+                Some(completion) => self.note(Key(completion.word), completion.result, completion.is_last()),
                 None if ring.has_overflowed() => ring.flush(),
                 None => return kicked,
             }
@@ -259,18 +273,17 @@ impl State {
     /// Takes note of a completion of the poll of `key`.
     fn note(&mut self, key: Key, result: i32, last: bool) {
         if last {
-            self.closing.iter_mut().filter(|(closing, _)| *closing == key).for_each(|(_, ended)| *ended = true);
+            self.closing.retain(|&closing| closing != key);
         }
         let Some(slot) = self.table.get(key) else { return };
         slot.state.submitted &= !last;
-        let report = match result {
-            0.. => Mask::from_bits_retain(result as u32),
-            _ if result == -libc::ECANCELED => Mask::empty(),
-            // Whoever waits asks the system, which says what is wrong with the file.
-            _ => Mask::HUP,
+        let (report, again) = match -result {
+            ..=0 => (Mask::from_bits_retain(result as u32), true),
+            libc::ECANCELED | libc::ENOMEM => (Mask::empty(), true),
+            // Whoever waits asks the system, which says what is wrong with the file. A poll would only fail again.
+            _ => (Mask::HUP, false),
         };
-        // After another error a poll would only fail again.
-        if last && (result >= 0 || result == -libc::ECANCELED) {
+        if last && again {
             self.ended.push(key);
         }
         if slot.state.reports.is_empty() && !report.is_empty() {
@@ -347,14 +360,19 @@ type Reports = heapless::Vec<(Key, Mask), EVENT_BATCH>;
 fn look_up(reports: &mut Reports) {
     let ended = Mask::HUP | Mask::RDHUP;
     let doubtful = |mask: Mask| mask.intersects(Mask::IN | Mask::PRI | Mask::ERR) && !mask.intersects(ended);
-    let asked = |&(key, mask): &(Key, Mask)| entry(if doubtful(mask) { key.fd() } else { -1 }, Mask::EDGES);
+    let asked = |&(key, mask): &(Key, Mask)| entry(if doubtful(mask) { key.fd() } else { -1 }, Mask::all());
     let mut entries: heapless::Vec<libc::pollfd, EVENT_BATCH> = reports.iter().map(asked).collect();
     if entries.iter().all(|entry| entry.fd < 0) {
         return;
     }
-    // If it fails, nothing more is known than what was reported.
-    // SAFETY: `entries` is writable for its length.
-    let looked = check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } as isize).is_ok();
+    let looked = loop {
+        // SAFETY: `entries` is writable for its length.
+        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } as isize).map_err(Errno::raw) {
+            Err(INTERRUPTED) => {}
+            // If it fails for want of memory, nothing more is known than what was reported.
+            looked => break looked.is_ok(),
+        }
+    };
     for ((_, mask), entry) in reports.iter_mut().zip(&entries).filter(|(_, entry)| looked && entry.fd >= 0) {
         *mask -= Mask::PRI | Mask::ERR;
         *mask |= Mask::from_bits_truncate(u32::from(entry.revents as u16));

@@ -19,7 +19,7 @@ extern crate std;
 
 pub mod linux;
 
-// The one place that knows the features. What follows the choice is free of them, but for a few lines that only some pollers use.
+// The one place that knows the features.
 cfg_if::cfg_if! {
     if #[cfg(any(
         all(feature = "epoll", any(feature = "epoll-level", feature = "poll", feature = "io-uring")),
@@ -41,6 +41,7 @@ cfg_if::cfg_if! {
     } else if #[cfg(feature = "epoll-level")] {
         mod epoll_level;
         mod instance;
+        mod level;
         mod lock;
         mod mask;
         mod table;
@@ -48,6 +49,7 @@ cfg_if::cfg_if! {
         mod wakeup;
         pub use epoll_level::EpollLevel as Poller;
     } else if #[cfg(feature = "poll")] {
+        mod level;
         mod lock;
         mod mask;
         mod poll;
@@ -71,6 +73,3 @@ cfg_if::cfg_if! {
         );
     }
 }
-
-#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll", feature = "io-uring"))]
-static_assertions::assert_impl_all!(Poller: gopark_core::os::Netpoll);

@@ -158,7 +158,10 @@ impl Ring {
         let cq_len = params.cq.cqes as usize + params.cq_entries as usize * size_of::<Completion>();
         let queues = Mapping::new(&fd, sq_len.max(cq_len), OFF_SQ_RING)?;
         let submissions = Mapping::new(&fd, params.sq_entries as usize * size_of::<Submission>(), OFF_SQES)?;
-        Ok((Ring { fd, queues, submissions, params, submit: Lock::new(()) }, Completions(())))
+        let ring = Ring { fd, queues, submissions, params, submit: Lock::new(()) };
+        // A seccomp filter may allow to make rings and not to use them.
+        ring.enter(0, 0, 0, None)?;
+        Ok((ring, Completions(())))
     }
 
     /// A word of the queues, at an offset that the kernel gave.
@@ -186,7 +189,7 @@ impl Ring {
         Submission { opcode: OP_ASYNC_CANCEL, flags, fd: -1, address: target, word, ..Submission::default() }
     }
 
-    /// Hands one submission to the kernel.
+    /// Hands one submission to the kernel. `ENOMEM` if it has no memory for it.
     pub(crate) fn submit(&self, submission: Submission) -> Result<(), Errno> {
         let _alone = self.submit.lock();
         let tail = self.word(self.params.sq.tail);
@@ -197,15 +200,15 @@ impl Ring {
         self.word(self.params.sq.array + index * size_of::<u32>() as u32).store(index, Ordering::Relaxed);
         // Release, for a kernel thread could read the queue; here `enter` does, on this thread.
         tail.store(end.wrapping_add(1), Ordering::Release);
-        let taken = self.enter(1, 0, 0, None);
-        match taken {
-            Ok(1) => Ok(()),
-            // The kernel reads the queue in `enter` only, so the submission can be taken back.
-            refused => {
-                tail.store(end, Ordering::Release);
-                Err(refused.err().unwrap_or(Errno::new(libc::EAGAIN)))
-            }
-        }
+        let refused = match self.enter(1, 0, 0, None) {
+            Ok(1) => return Ok(()),
+            Ok(_) => libc::ENOMEM,
+            Err(errno) if errno.raw() == libc::EAGAIN => libc::ENOMEM,
+            Err(errno) => errno.raw(),
+        };
+        // The kernel reads the queue in `enter` only, so the submission can be taken back.
+        tail.store(end, Ordering::Release);
+        Err(Errno::new(refused))
     }
 
     /// Sleeps until there is a completion that nobody has consumed by the time of the call; `ETIME` when `limit` nanoseconds have passed.
@@ -216,15 +219,17 @@ impl Ring {
         self.enter(0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, Some(&argument)).map(drop)
     }
 
-    /// Runs what the kernel has left for this thread to do, and moves completions into the queue that it had to keep elsewhere.
+    /// Moves completions into the queue that the kernel had to keep elsewhere, as many as fit.
     pub(crate) fn flush(&self) {
-        // If it fails, the queue is as it was, and the caller looks again.
-        let _ = self.enter(0, 0, ENTER_GETEVENTS, None);
+        match self.enter(0, 0, ENTER_GETEVENTS, None).map_err(Errno::raw) {
+            Ok(_) | Err(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {}
+            Err(errno) => panic!("io_uring_enter: {}", Errno::new(errno)),
+        }
     }
 
     /// Returns when the kernel has put away every submission whose last completion is in the queue: the files are released.
     ///
-    /// The kernel does both under one mutex, which it takes for every submission, even of nothing.
+    /// Linux 6.18 does both under one mutex, which it takes for every submission, even of nothing. Older ones may release a moment later.
     pub(crate) fn settle(&self) {
         let _alone = self.submit.lock();
         let _ = self.enter(1, 0, 0, None);
