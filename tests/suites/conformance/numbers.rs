@@ -41,7 +41,7 @@ fn of_thousands_those_that_are_ready_are_reported() {
             assert!(!watch.seen(tag).contains(Ready::READ), "tag {tag} is not ready");
         }
     }
-    // All at once, more than the queue of a ring holds: hanaasagi/silk #80.
+    // All at once, more than the queue of a ring holds: silk #80.
     for fd in &fds {
         assert_eq!(io::write(fd.as_raw_fd(), &1u64.to_ne_bytes()), Outcome::Done(8));
     }
