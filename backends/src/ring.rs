@@ -230,6 +230,7 @@ impl Ring {
     /// Returns when the kernel has put away every submission whose last completion is in the queue: the files are released.
     ///
     /// Linux 6.18 does both under one mutex, which it takes for every submission, even of nothing. Older ones may release a moment later.
+    /// The moment between the two is too short for a test.
     pub(crate) fn settle(&self) {
         let _alone = self.submit.lock();
         let _ = self.enter(1, 0, 0, None);

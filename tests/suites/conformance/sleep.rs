@@ -64,6 +64,41 @@ fn what_is_closed_while_a_thread_polls_is_released_at_once() {
     }
 }
 
+/// A ring ends a poll on the thread that submitted it, which is busy here.
+#[test]
+fn what_another_thread_opened_is_released_when_it_is_closed() {
+    const ROUNDS: usize = 300;
+    let poller = poller();
+    let (to_open, numbers) = mpsc::channel();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let opener = {
+        let (poller, opened) = (poller.clone(), opened.clone());
+        thread::spawn(move || {
+            loop {
+                match numbers.try_recv() {
+                    Ok(fd) => {
+                        poller.open(fd, token(1)).unwrap();
+                        opened.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+        })
+    };
+    for round in 1..=ROUNDS {
+        let (ours, theirs) = unix_pair();
+        let theirs = nonblocking(theirs);
+        to_open.send(ours.as_raw_fd()).unwrap();
+        gopark_tests::until_on_thread("it is opened", || opened.load(Ordering::SeqCst) == round);
+        poller.close(ours.as_raw_fd());
+        drop(ours);
+        assert_eq!(io::read(theirs.as_raw_fd(), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+    }
+    drop(to_open);
+    opener.join().unwrap();
+}
+
 #[test]
 fn a_port_is_free_when_its_listener_is_closed() {
     let poller = poller();
