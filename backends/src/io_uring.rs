@@ -160,6 +160,7 @@ unsafe impl Netpoll for IoUring {
         let mut over = false;
         loop {
             let mut state = self.state.lock();
+            state.waiting &= delay == Delay::None;
             let kicked = state.drain(&self.ring);
             state.rearm(&self.ring, |key| self.watch(key));
             if state.hand_over(events) {
@@ -177,9 +178,7 @@ unsafe impl Netpoll for IoUring {
             drop(state);
             let rest = if delay == Delay::Forever { None } else { Some((end - Linux::new().now()).max(1)) };
             let limit = [rest, retry].into_iter().flatten().min();
-            let waited = self.ring.wait(limit);
-            self.state.lock().waiting = false;
-            match waited.map_err(Errno::raw) {
+            match self.ring.wait(limit).map_err(Errno::raw) {
                 Ok(()) | Err(libc::EAGAIN | libc::EBUSY) => {}
                 Err(libc::ETIME) => over = Linux::new().now() >= end,
                 // The rest of the delay is not known here.
@@ -327,14 +326,10 @@ impl State {
 
     /// Submits polls again that have ended by themselves. Those that cannot be stay for the next time.
     ///
-    /// It happens under the lock, so that `close` finds either the poll or nothing to end. And it submits half as many as completions fit in
-    /// the queue: each reports at once what is ready, and would end again for want of room.
+    /// It happens under the lock, so that `close` finds either the poll or nothing to end. Each reports at once what is ready: of those whose
+    /// reports do not fit in the queue the polls end again, of the others not, so that they get fewer every time.
     fn rearm(&mut self, ring: &Ring, watch: impl Fn(Key) -> Submission) {
-        if self.ended.is_empty() || ring.has_overflowed() {
-            return;
-        }
-        let rest = self.ended.len().saturating_sub(ring.completions() / 2);
-        for key in self.ended.split_off(rest) {
+        for key in mem::take(&mut self.ended) {
             let submitted = ring.submit(watch(key)).is_ok();
             if !submitted {
                 self.ended.push(key);
@@ -418,15 +413,27 @@ mod tests {
                 }
             }
             let mut readable = vec![false; pairs.len()];
+            let end = Linux::new().now() + 10_000_000_000;
             while readable.contains(&false) {
+                assert!(Linux::new().now() < end, "lost");
                 let mut events = Events::new();
-                poller.poll(Delay::AtMost(10_000_000_000), &mut events);
-                assert!(!events.is_empty(), "lost");
+                // Both ways: a poll that sleeps has the kernel move completions into the queue, one that only looks does so itself.
+                poller.poll(if round % 2 == 0 { Delay::None } else { Delay::AtMost(10_000_000_000) }, &mut events);
                 for event in &events {
                     readable[event.token.tag() as usize] |= event.ready.contains(Ready::READ);
                 }
             }
+            let mut polls = 0..1000;
+            while reported(&poller, Delay::AtMost(1_000_000)) {
+                assert!(polls.next().is_some(), "polls end and are submitted for ever");
+            }
         }
+    }
+
+    fn reported(poller: &IoUring, delay: Delay) -> bool {
+        let mut events = Events::new();
+        poller.poll(delay, &mut events);
+        !events.is_empty()
     }
 
     #[test]

@@ -243,11 +243,6 @@ impl Ring {
         check(unsafe { libc::syscall(libc::SYS_io_uring_enter, self.fd.0, submit, complete, flags, argument, size) } as isize)
     }
 
-    /// How many completions fit in the queue.
-    pub(crate) fn completions(&self) -> usize {
-        self.params.cq_entries as usize
-    }
-
     /// Whether the kernel keeps completions for which the queue had no room. `flush` fetches them.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.word(self.params.sq.flags).load(Ordering::Relaxed) & SQ_CQ_OVERFLOW != 0

@@ -126,8 +126,11 @@ fn what_a_thread_opened_is_watched_after_the_thread_has_ended() {
         scope.spawn(move || poller.open(fd, token(1)).unwrap());
     });
     for _ in 0..10 {
+        watch.forget(1, Mode::Read);
+        watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
         theirs.write_all(b"x").unwrap();
-        assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(1));
+        watch.wait_armed(1, Mode::Read);
+        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
     }
 }
 
