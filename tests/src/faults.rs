@@ -1,0 +1,83 @@
+//! Faults against real sockets: system calls that fail, limits that are reached, peers that vanish, networks that lose.
+//!
+//! One small program, the [`subject`], listens, dials, echoes, sleeps and joins. The rest makes things go wrong under it and then asks the
+//! same of it each time: it lives and has come to its end, it fails where the fault was and nowhere else, it has as many descriptors as
+//! before, and every goroutine has returned.
+
+pub mod network;
+pub mod real;
+pub mod seccomp;
+pub mod subject;
+pub mod sweep;
+pub mod table;
+
+use std::env;
+use std::process::ExitCode;
+
+/// What a part has found out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Cases that went as they must.
+    pub passed: usize,
+    /// Cases that did not.
+    pub failed: usize,
+    /// Cases that this machine cannot try.
+    pub skipped: usize,
+}
+
+impl Tally {
+    /// Counts a case and prints how it went.
+    pub fn count(&mut self, name: &str, outcome: Result<String, String>) {
+        match outcome {
+            Ok(remark) => {
+                self.passed += 1;
+                println!("ok      {name}{}{remark}", if remark.is_empty() { "" } else { ": " });
+            }
+            Err(reason) => {
+                self.failed += 1;
+                println!("FAILED  {name}: {reason}");
+            }
+        }
+    }
+
+    /// Counts cases that cannot be tried, and prints why.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        self.skipped += 1;
+        println!("skipped {name}: {reason}");
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// `faults` runs everything, `faults PART…` some of it. The other programs are children of these.
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["subject", ref settings @ ..] => return subject::main(settings),
+        ["real", program] => return real::main(program),
+        ["network", program, ref rest @ ..] => return network::main(program, rest),
+        _ => {}
+    }
+    type Part = (&'static str, fn(&mut Tally));
+    let parts: [Part; 4] = [("limits", real::cases), ("seccomp", seccomp::cases), ("namespaces", network::cases), ("sweep", sweep::cases)];
+    let mut total = Tally::default();
+    for (name, part) in parts {
+        if words.is_empty() || words.contains(&name) {
+            println!("\n== {name}");
+            let mut tally = Tally::default();
+            part(&mut tally);
+            total.add(tally);
+        }
+    }
+    println!();
+    if total.skipped > 0 {
+        println!("{} skipped", total.skipped);
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,12 @@
+//! Networks that delay, lose and swallow.
+
+use super::Tally;
+use std::process::ExitCode;
+
+/// A program.
+pub fn main(_program: &str, _rest: &[&str]) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Cases.
+pub fn cases(_tally: &mut Tally) {}

@@ -1,0 +1,12 @@
+//! Faults that need no injection.
+
+use super::Tally;
+use std::process::ExitCode;
+
+/// A program.
+pub fn main(_program: &str) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Cases.
+pub fn cases(_tally: &mut Tally) {}

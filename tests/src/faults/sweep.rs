@@ -1,0 +1,248 @@
+//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and many k.
+//!
+//! strace counts calls by thread, from the moment before the runtime starts, and so does this: "the third" is the third of each
+//! thread that makes three. A point counts if its trace shows `(INJECTED)`. Then:
+//!
+//! - the subject ends by itself, in time, and says that it survived; or, where there is nobody to go on, it says which call it was;
+//! - each trouble names the injected error, there are no more of them than faults and of what follows from them, and the next round
+//!   has none;
+//! - it has as many descriptors as before, and no goroutine is left.
+//!
+//! `FAULTS=all` tries every k, in more arrangements.
+#![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
+
+use super::Tally;
+use super::table::{Expected, ROWS, Row};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A subject that is not done by then hangs. One that waits for a deadline takes a few of them.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One fault.
+struct Point {
+    arrangement: &'static str,
+    row: &'static Row,
+    error: super::table::Error,
+    k: usize,
+}
+
+/// How a subject ended under a fault.
+struct Ended {
+    /// `None`: it hung.
+    status: Option<ExitStatus>,
+    output: String,
+    /// How many calls were made to fail.
+    hits: usize,
+}
+
+/// Per system call: points, how many struck, and how many of those the process did not live through, as it had to.
+#[derive(Default)]
+struct Count {
+    points: usize,
+    struck: usize,
+    died: usize,
+    failed: usize,
+}
+
+/// Runs all points.
+pub fn cases(tally: &mut Tally) {
+    if let Err(reason) = traceable() {
+        return tally.skip("the k-th call fails", &reason);
+    }
+    let all = std::env::var("FAULTS").is_ok_and(|value| value == "all");
+    let arrangements: &[_] = if all { &["one", "two", "shared", "migrating", "default"] } else { &["one", "two", "default"] };
+    let points = arrangements.iter().flat_map(|arrangement| points(arrangement, all)).collect::<Vec<_>>();
+    println!("{} points", points.len());
+    let only = std::env::var("FAULTS_CALL").unwrap_or_default();
+    let queue = Mutex::new(points.into_iter().filter(|point| only.is_empty() || only == point.row.call));
+    let results = Mutex::new(BTreeMap::<&str, Count>::new());
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for worker in 0..workers {
+            let (queue, results) = (&queue, &results);
+            scope.spawn(move || {
+                let log = std::env::temp_dir().join(format!("gopark-faults-{}-{worker}", std::process::id()));
+                loop {
+                    let Some(point) = queue.lock().unwrap().next() else { break };
+                    let start = Instant::now();
+                    let ended = point.run(&log);
+                    let verdict = point.judge(&ended);
+                    let mut results = results.lock().unwrap();
+                    let row = results.entry(point.row.call).or_default();
+                    row.points += 1;
+                    row.struck += usize::from(ended.hits > 0);
+                    row.died += usize::from(ended.status.is_none_or(|status| !status.success()));
+                    if let Err(reason) = verdict {
+                        row.failed += 1;
+                        println!("FAILED  {} ({:?}): {reason}\n{}", point.name(), start.elapsed(), ended.output.trim_end());
+                    }
+                }
+                let _ = fs::remove_file(log);
+            });
+        }
+    });
+    println!("{:20} {:>7} {:>7} {:>7} {:>7}", "system call", "points", "struck", "died", "failed");
+    for (call, row) in results.into_inner().unwrap() {
+        println!("{call:20} {:7} {:7} {:7} {:7}", row.points, row.struck, row.died, row.failed);
+        tally.failed += row.failed;
+        tally.passed += row.struck - row.failed.min(row.struck);
+    }
+}
+
+/// Why this machine cannot inject faults.
+fn traceable() -> Result<(), String> {
+    let traced = Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "inject=getpid:error=EPERM", "true"]).output();
+    match traced {
+        Err(error) => Err(format!("strace: {error}")),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("strace: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// Which calls the subject makes in this arrangement, and the faults to try on them.
+fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
+    let log = std::env::temp_dir().join(format!("gopark-faults-{}-calls", std::process::id()));
+    let trace = subject(arrangement, &log, &["-e", "trace=all"]);
+    assert!(trace.status.is_some_and(|status| status.success()) && trace.output.contains("survived"), "without faults: {}", trace.output);
+    let mut counts = BTreeMap::<(String, String), usize>::new();
+    for line in fs::read_to_string(&log).expect("strace has written it").lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
+        *counts.entry((call.to_string(), thread.to_string())).or_default() += 1;
+    }
+    let _ = fs::remove_file(log);
+    let mut points = Vec::new();
+    for row in ROWS {
+        let most = counts.iter().filter(|((call, _), _)| call == row.call).map(|(_, n)| *n).max().unwrap_or(0);
+        for &error in row.errors {
+            let mut k = 1;
+            while k <= most && (arrangement != "default" || k <= 8) {
+                points.push(Point { arrangement, row, error, k });
+                k += if all || k < 3 { 1 } else { k };
+            }
+        }
+    }
+    points
+}
+
+impl Point {
+    fn name(&self) -> String {
+        format!("{} {} {} k={}", self.arrangement, self.row.call, self.error.0, self.k)
+    }
+
+    fn run(&self, log: &Path) -> Ended {
+        let trace = format!("trace={}", self.row.call);
+        let inject = format!("inject={}:error={}:when={}", self.row.call, self.error.0, self.k);
+        subject(self.arrangement, log, &["-e", &trace, "-e", &inject])
+    }
+
+    fn judge(&self, ended: &Ended) -> Result<(), String> {
+        let Some(status) = ended.status else { return Err("it hangs".into()) };
+        let expected = self.row.expected;
+        if ended.hits == 0 {
+            return if status.success() { Ok(()) } else { Err(format!("{status}, without a fault")) };
+        }
+        if !status.success() {
+            let said = |text: &str| ended.output.contains(text);
+            return match expected {
+                Expected::Dies(text) | Expected::MayDie(text) if said(text) => Ok(()),
+                _ => Err(format!("{status}")),
+            };
+        }
+        if matches!(expected, Expected::Dies(_)) {
+            return Err("it goes on".into());
+        }
+        self.judge_survivor(ended)
+    }
+
+    fn judge_survivor(&self, ended: &Ended) -> Result<(), String> {
+        let expected = self.row.expected;
+        if !ended.output.contains("survived") {
+            return Err("not survived".into());
+        }
+        for line in ended.output.lines().filter(|line| line.starts_with("broken")) {
+            if expected != Expected::Leaks || !line.contains("descriptors have become") {
+                return Err(line.into());
+            }
+        }
+        let troubles: Vec<_> = ended.output.lines().filter(|line| line.starts_with("trouble")).collect();
+        let (named, other): (Vec<_>, Vec<_>) = troubles.iter().copied().partition(|line| self.names(line));
+        if expected == Expected::Absorbed && !troubles.is_empty() {
+            return Err(format!("{} operations have failed", troubles.len()));
+        }
+        if expected == Expected::ReportedOrLate {
+            return if troubles.len() > 2 * ended.hits { Err("more trouble than faults".into()) } else { Ok(()) };
+        }
+        if named.len() > ended.hits {
+            return Err(format!("{} operations have failed by {} faults", named.len(), ended.hits));
+        }
+        match other.iter().find(|line| !follows(line)) {
+            Some(line) => Err(format!("no fault explains: {line}")),
+            None if other.len() > ended.hits => Err(format!("{} others have failed", other.len())),
+            None => Ok(()),
+        }
+    }
+
+    fn names(&self, line: &str) -> bool {
+        let number = self.error.1;
+        line.contains(&format!("os error {number})")) || line.contains(&format!("errno {number};")) || line.contains(&format!("errno {number})"))
+    }
+}
+
+/// What the peer of a connection sees that was given up.
+fn follows(trouble: &str) -> bool {
+    ["talk: ", "serve: "].iter().any(|end| trouble.contains(end))
+        && ["failed to fill whole buffer", "Connection reset", "Broken pipe", "bytes of "].iter().any(|end| trouble.contains(end))
+}
+
+/// Runs the subject under strace.
+fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
+    let program: PathBuf = std::env::current_exe().expect("a program has a path");
+    let mut command = Command::new(program);
+    command.args(["subject", arrangement, "stop"]).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is this program");
+    let pid = child.id() as i32;
+    let mut stopped = 0;
+    // SAFETY: `stopped` is writable. The child is only looked at: std reaps it.
+    unsafe { libc::waitpid(pid, &mut stopped, libc::WUNTRACED) };
+    assert!(libc::WIFSTOPPED(stopped), "the subject stops itself: {stopped:#x}");
+    let id = pid.to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-p", &id, "-o"]).arg(log).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut strace = strace.spawn().expect("it was there before");
+    let mut notes = BufReader::new(strace.stderr.take().expect("piped"));
+    let mut attached = String::new();
+    notes.read_line(&mut attached).expect("a pipe can be read");
+    assert!(attached.contains("attached"), "{attached}");
+    // SAFETY: no memory is passed.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+    let status = finish(&mut child);
+    thread::spawn(move || notes.read_to_string(&mut String::new()));
+    let _ = strace.wait();
+    let mut output = String::new();
+    let _ = child.stdout.take().expect("piped").read_to_string(&mut output);
+    let _ = child.stderr.take().expect("piped").read_to_string(&mut output);
+    let hits = fs::read_to_string(log).map_or(0, |text| text.matches("(INJECTED)").count());
+    Ended { status, output, hits }
+}
+
+/// Waits for the end of `child`; kills it if that does not come.
+fn finish(child: &mut Child) -> Option<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("the child is still there");
+    child.wait().expect("a killed child ends");
+    None
+}
