@@ -33,10 +33,12 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance, the eventfd that wakes it, and who waits for what.
 ///
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
+///
 /// # Panics
 ///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
-/// So does `poll` if its batch is not empty and overflows.
+/// `poll`, if its batch is not empty and overflows.
 pub struct EpollLevel {
     instance: Instance,
     /// For each descriptor the directions that are armed: `READ`, `WRITE`, both or none.

@@ -69,8 +69,12 @@ unsafe impl Os for Linux {
 
     fn futex_wake(&self, word: *const AtomicU32) {
         let threads: libc::c_int = 1;
+        let mut refusals = 0;
         // SAFETY: a private wake uses the address as a key and does not read it.
-        unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+        let wake = || unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+        while let Err(errno) = check(wake() as isize) {
+            refused("futex", errno, &mut refusals);
+        }
     }
 
     fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
@@ -148,6 +152,23 @@ fn errno() -> Errno {
 /// A system call's result, -1 being an error.
 pub(crate) fn check(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
+}
+
+/// For a call that does not fail and has, `times` in a row, without which somebody would sleep for ever: returns to try again, or aborts.
+///
+/// An abort and no panic, which would end the goroutine that happens to make the call, while others wait for what never comes.
+/// `EBADF`, `EFAULT` and `EINVAL` will not pass: a stranger has closed a poller's descriptor, or overwritten its number. Errors that the manual pages do not list
+/// come from what stands between the kernel and the program, such as a filter, and may pass; the rest in between keeps the CPU free.
+#[cold]
+pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
+    const TRIES: u32 = 100;
+    *times += 1;
+    if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL) || *times == TRIES {
+        Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
+    }
+    let millisecond = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    // SAFETY: `millisecond` is readable, and the rest of the time is not asked for.
+    unsafe { libc::nanosleep(&millisecond, ptr::null_mut()) };
 }
 
 /// A descriptor that is closed on drop.

@@ -208,6 +208,7 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
         match stream.read(&mut [0]) {
             Err(error) if poll_error(&error) == Some(PollError::Timeout) => stream.set_read_deadline(None),
             Err(error) => Err(error),
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => Err(io::Error::other(format!("{n} bytes that nobody sent"))),
         }
     };
