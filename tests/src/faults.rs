@@ -11,8 +11,9 @@ pub mod subject;
 pub mod sweep;
 pub mod table;
 
+use crate::process;
 use std::env;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// What a part has found out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +47,23 @@ impl Tally {
         println!("skipped {name}: {reason}");
     }
 
+    /// Runs another program of this binary, and counts how it ended. Its last line is the remark; or, after `skip: `, why it cannot be tried.
+    pub fn child(&mut self, name: &str, arguments: &[&str]) {
+        let mut command = Command::new(env::current_exe().expect("a program has a path"));
+        command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
+        match process::attempt(&mut command) {
+            Err(hung) => self.count(name, Err(hung)),
+            Ok(ended) => {
+                let last = ended.output.trim_end().lines().last().unwrap_or("");
+                match last.strip_prefix("skip: ") {
+                    Some(reason) => self.skip(name, reason),
+                    None if ended.status.success() => self.count(name, Ok(last.into())),
+                    None => self.count(name, Err(format!("{}\n{}", ended.status, ended.output.trim_end()))),
+                }
+            }
+        }
+    }
+
     fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -59,8 +77,8 @@ pub fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["subject", ref settings @ ..] => return subject::main(settings),
-        ["real", program] => return real::main(program),
-        ["network", program, ref rest @ ..] => return network::main(program, rest),
+        ["real", program, ref rest @ ..] => return real::main(program, rest),
+        ["network", program] => return network::main(program),
         _ => {}
     }
     type Part = (&'static str, fn(&mut Tally));

@@ -4,7 +4,7 @@ use super::Tally;
 use std::process::ExitCode;
 
 /// A program.
-pub fn main(_program: &str, _rest: &[&str]) -> ExitCode {
+pub fn main(_program: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 

@@ -193,15 +193,22 @@ impl Point {
     }
 
     fn names(&self, line: &str) -> bool {
-        let number = self.error.1;
-        line.contains(&format!("os error {number})")) || line.contains(&format!("errno {number};")) || line.contains(&format!("errno {number})"))
+        // pthread_create says `EAGAIN` of every shortage.
+        let numbers = [self.error.1, if self.error.1 == libc::ENOMEM { libc::EAGAIN } else { self.error.1 }];
+        numbers.iter().any(|number| {
+            line.contains(&format!("os error {number})"))
+                || line.contains(&format!("errno {number};"))
+                || line.contains(&format!("errno {number})"))
+        })
     }
 }
 
 /// What the peer of a connection sees that was given up.
 fn follows(trouble: &str) -> bool {
     ["talk: ", "serve: "].iter().any(|end| trouble.contains(end))
-        && ["unexpected end of file", "failed to fill whole buffer", "reset by peer", "Broken pipe", "not connected", "bytes of "].iter().any(|end| trouble.contains(end))
+        && ["unexpected end of file", "failed to fill whole buffer", "reset by peer", "Broken pipe", "not connected", "bytes of "]
+            .iter()
+            .any(|end| trouble.contains(end))
 }
 
 /// Runs the subject under strace.
