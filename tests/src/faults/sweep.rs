@@ -1,5 +1,7 @@
 //! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and many k.
 //!
+//! Interruptions also come at every second call, and an accept fails at every fourth.
+//!
 //! strace counts calls by thread, from the moment before the runtime starts, and so does this: "the third" is the third of each
 //! thread that makes three. A point counts if its trace shows `(INJECTED)`. Then:
 //!
@@ -30,7 +32,8 @@ struct Point {
     arrangement: &'static str,
     row: &'static Row,
     error: super::table::Error,
-    k: usize,
+    /// As strace takes it: `k`, or `first..last+step`.
+    when: String,
 }
 
 /// How a subject ended under a fault.
@@ -122,10 +125,16 @@ fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
     for row in ROWS {
         let most = counts.iter().filter(|((call, _), _)| call == row.call).map(|(_, n)| *n).max().unwrap_or(0);
         for &error in row.errors {
+            let mut push = |when: String| points.push(Point { arrangement, row, error, when });
             let mut k = 1;
-            while k <= most && (arrangement != "default" || k <= 8) {
-                points.push(Point { arrangement, row, error, k });
+            while k <= most {
+                push(k.to_string());
                 k += if all || k < 3 { 1 } else { k };
+            }
+            match error.0 {
+                "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => push("1+2".into()),
+                "EMFILE" | "EPERM" if most > 0 && row.call == "accept4" => push("4..24+4".into()),
+                _ => {}
             }
         }
     }
@@ -134,12 +143,12 @@ fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
 
 impl Point {
     fn name(&self) -> String {
-        format!("{} {} {} k={}", self.arrangement, self.row.call, self.error.0, self.k)
+        format!("{} {} {} when={}", self.arrangement, self.row.call, self.error.0, self.when)
     }
 
     fn run(&self, log: &Path) -> Ended {
         let trace = format!("trace={}", self.row.call);
-        let inject = format!("inject={}:error={}:when={}", self.row.call, self.error.0, self.k);
+        let inject = format!("inject={}:error={}:when={}", self.row.call, self.error.0, self.when);
         subject(self.arrangement, log, &["-e", &trace, "-e", &inject])
     }
 
