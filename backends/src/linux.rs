@@ -238,6 +238,23 @@ pub(crate) mod tests {
         }
     }
 
+    /// What a forked child writes to its standard error before `fatal` aborts it.
+    pub(crate) fn last_words(fatal: impl FnOnce()) -> String {
+        let (mut reader, writer) = pipe();
+        let status = in_child(|| {
+            // SAFETY: no memory is passed.
+            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+            fatal();
+            false
+        });
+        drop(writer);
+        let mut printed = std::vec::Vec::new();
+        reader.read_to_end(&mut printed).unwrap();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "{status:#x}: {printed}");
+        printed
+    }
+
     pub(crate) fn is_open(fd: i32) -> bool {
         // SAFETY: no memory is passed.
         unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
@@ -345,18 +362,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_wake_that_the_kernel_refuses_ends_the_process_and_says_so() {
+        let refused = || Linux::new().futex_wake(ptr::without_provenance(3));
+        assert_eq!(last_words(refused), "gopark: futex has failed: errno 22\n");
+    }
+
+    #[test]
     fn abort_prints_one_cut_line_and_raises_sigabrt() {
-        let (mut reader, writer) = pipe();
-        let status = in_child(|| {
-            // SAFETY: no memory is passed.
-            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
-            Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX)))
-        });
-        drop(writer);
-        let mut printed = std::vec::Vec::new();
-        reader.read_to_end(&mut printed).unwrap();
-        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT);
-        assert!(printed.starts_with(b"corrupt word 0xbad \xc3\xa9"));
-        assert_eq!((printed.len(), printed.last()), (LINE_MAX, Some(&b'\n')));
+        let printed = last_words(|| Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX))));
+        assert!(printed.starts_with("corrupt word 0xbad é") && printed.ends_with('\n'));
+        assert_eq!(printed.len(), LINE_MAX);
     }
 }

@@ -64,3 +64,20 @@ impl WakeUp {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::last_words;
+
+    #[test]
+    fn a_wake_up_without_its_descriptor_ends_the_process_and_says_so() {
+        let robbed = || {
+            let wakeup = WakeUp::new().unwrap();
+            // SAFETY: no memory is passed.
+            unsafe { libc::close(wakeup.fd()) };
+            wakeup.request();
+        };
+        assert_eq!(last_words(robbed), "gopark: write to the eventfd of a poller has failed: errno 9\n");
+    }
+}

@@ -346,7 +346,7 @@ impl Sched {
 }
 
 /// What the thread of an M begins with. Until it has come through the gate there may be no scheduler any more.
-struct Start {
+pub(crate) struct Start {
     os: &'static dyn Os,
     gate: Arc<AtomicU32>,
     sched: *const Sched,

@@ -365,6 +365,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_socket_has_no_answer_about_a_peer() {
+        let (reader, _writer) = pipe();
+        assert_eq!(is_connected(reader.as_raw_fd()), Err(Errno::new(libc::ENOTSOCK)));
+        assert_eq!(is_connected(-1), Err(Errno::new(libc::EBADF)));
+    }
+
+    #[test]
     fn closing_keeps_the_number_and_frees_the_port() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
