@@ -157,7 +157,7 @@ unsafe impl Netpoll for Poll {
             }
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,
-                (_, Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
+                (Ok(_), Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
                 (Err(errno), _) => refused("poll", errno, &mut refusals),
             }

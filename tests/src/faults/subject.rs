@@ -33,7 +33,7 @@ const MESSAGE: usize = 16;
 const LARGE: usize = 200_000;
 
 /// Rounds until one is without trouble.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 8;
 
 /// How often an operation is tried that a fault has stopped.
 const TRIES: usize = 4;

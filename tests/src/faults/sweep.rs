@@ -10,11 +10,11 @@
 //!   has none;
 //! - it has as many descriptors as before, and no goroutine is left.
 //!
-//! `FAULTS=all` tries every k, in more arrangements.
+//! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
 #![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
 
 use super::Tally;
-use super::table::{Expected, ROWS, Row};
+use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -27,11 +27,20 @@ use std::time::{Duration, Instant};
 /// A subject that is not done by then hangs. One that waits for a deadline takes a few of them.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// How the runtime is started, and the calls that are different for it; none: all.
+const ARRANGEMENTS: [(&str, &[&str]); 5] = [("one", &[]), ("two", &[]), ("shared", SLEEP), ("migrating", SLEEP), ("default", PROCS)];
+
+/// What Ms sleep and wake each other with, who share a poller here.
+const SLEEP: &[&str] = &["futex", "epoll_wait", "epoll_pwait2", "ppoll", "read", "write", "sched_yield"];
+
+/// How the number of Ps is found, if nobody sets it.
+const PROCS: &[&str] = &["sched_getaffinity", "openat", "read"];
+
 /// One fault.
 struct Point {
     arrangement: &'static str,
     row: &'static Row,
-    error: super::table::Error,
+    error: Error,
     /// As strace takes it: `k`, or `first..last+step`.
     when: String,
 }
@@ -60,11 +69,12 @@ pub fn cases(tally: &mut Tally) {
         return tally.skip("the k-th call fails", &reason);
     }
     let all = std::env::var("FAULTS").is_ok_and(|value| value == "all");
-    let arrangements: &[_] = if all { &["one", "two", "shared", "migrating", "default"] } else { &["one", "two", "default"] };
-    let points = arrangements.iter().flat_map(|arrangement| points(arrangement, all)).collect::<Vec<_>>();
+    let only = std::env::var("FAULTS_CALLS").unwrap_or_default();
+    let only: Vec<_> = only.split(' ').filter(|call| !call.is_empty()).collect();
+    let mut points: Vec<_> = ARRANGEMENTS.iter().flat_map(|&(arrangement, calls)| points(arrangement, calls, all)).collect();
+    points.retain(|point| only.is_empty() || only.contains(&point.row.call));
     println!("{} points", points.len());
-    let only = std::env::var("FAULTS_CALL").unwrap_or_default();
-    let queue = Mutex::new(points.into_iter().filter(|point| only.is_empty() || only == point.row.call));
+    let queue = Mutex::new(points.into_iter());
     let results = Mutex::new(BTreeMap::<&str, Count>::new());
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -92,11 +102,14 @@ pub fn cases(tally: &mut Tally) {
         }
     });
     println!("{:20} {:>7} {:>7} {:>7} {:>7}", "system call", "points", "struck", "died", "failed");
-    for (call, row) in results.into_inner().unwrap() {
+    let results = results.into_inner().unwrap();
+    let struck: usize = results.values().map(|row| row.struck).sum();
+    for (call, row) in results {
         println!("{call:20} {:7} {:7} {:7} {:7}", row.points, row.struck, row.died, row.failed);
         tally.failed += row.failed;
         tally.passed += row.struck - row.failed.min(row.struck);
     }
+    println!("{struck} faults struck");
 }
 
 /// Why this machine cannot inject faults.
@@ -110,7 +123,7 @@ fn traceable() -> Result<(), String> {
 }
 
 /// Which calls the subject makes in this arrangement, and the faults to try on them.
-fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
+fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     let log = std::env::temp_dir().join(format!("gopark-faults-{}-calls", std::process::id()));
     let trace = subject(arrangement, &log, &["-e", "trace=all"]);
     assert!(trace.status.is_some_and(|status| status.success()) && trace.output.contains("survived"), "without faults: {}", trace.output);
@@ -122,7 +135,8 @@ fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
     }
     let _ = fs::remove_file(log);
     let mut points = Vec::new();
-    for row in ROWS {
+    let level = if edge_triggered() { &[] } else { LEVEL_ROWS };
+    for row in ROWS.iter().chain(level).filter(|row| all || calls.is_empty() || calls.contains(&row.call)) {
         let most = counts.iter().filter(|((call, _), _)| call == row.call).map(|(_, n)| *n).max().unwrap_or(0);
         for &error in row.errors {
             let mut push = |when: String| points.push(Point { arrangement, row, error, when });
@@ -133,12 +147,17 @@ fn points(arrangement: &'static str, all: bool) -> Vec<Point> {
             }
             match error.0 {
                 "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => push("1+2".into()),
-                "EMFILE" | "EPERM" if most > 0 && row.call == "accept4" => push("4..24+4".into()),
+                "EMFILE" | "EPERM" if most > 0 && row.call == "accept4" => push("4..12+4".into()),
                 _ => {}
             }
         }
     }
     points
+}
+
+/// Whether the poller under test reports changes only.
+fn edge_triggered() -> bool {
+    std::any::type_name::<gopark_backends::Poller>().ends_with("::Epoll")
 }
 
 impl Point {

@@ -91,7 +91,7 @@ pub const ROWS: &[Row] = &[
     row!(epoll_pwait2, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN ENOSYS),
     row!(epoll_pwait2, Dies("gopark: epoll_wait has failed"), EBADF EFAULT EINVAL),
     row!(ppoll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
-    row!(ppoll, Dies("gopark: poll has failed"), EBADF EFAULT EINVAL),
+    row!(ppoll, Dies("gopark: poll has failed"), EFAULT EINVAL),
     row!(poll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
     row!(poll, Dies("gopark: poll has failed"), EFAULT EINVAL),
     row!(read, Absorbed, EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR),
@@ -102,7 +102,7 @@ pub const ROWS: &[Row] = &[
     row!(sched_yield, Absorbed, EINVAL ENOSYS EPERM),
     row!(sched_getaffinity, Absorbed, EFAULT EINVAL EPERM ESRCH),
     row!(openat, Absorbed, EACCES EINTR EMFILE ENFILE ENOENT ENOMEM ELOOP ENOTDIR EPERM),
-    row!(newfstatat, Absorbed, EACCES EBADF EFAULT ENOENT ENOMEM),
+    row!(newfstatat, Reported, EACCES EBADF EFAULT ENOENT ENOMEM EOVERFLOW),
     row!(fstat, Reported, EBADF EFAULT ENOMEM EOVERFLOW),
     row!(clone3, Reported, EAGAIN EACCES EBUSY EEXIST EINVAL ENOMEM ENOSPC EPERM EUSERS),
     row!(clone3, Absorbed, ENOSYS),
@@ -117,4 +117,13 @@ pub const ROWS: &[Row] = &[
     row!(rt_sigaction, Absorbed, EFAULT EINVAL),
     row!(rt_sigprocmask, Absorbed, EFAULT EINVAL),
     row!(set_robust_list, Absorbed, EINVAL),
+];
+
+/// For pollers that report a state, not a change of it: to them a socket that was not ready and now is looks no different.
+pub const LEVEL_ROWS: &[Row] = &[
+    row!(accept4, Absorbed, EAGAIN),
+    row!(recvfrom, Absorbed, EAGAIN),
+    row!(readv, Absorbed, EAGAIN),
+    row!(sendto, Absorbed, EAGAIN),
+    row!(sendmsg, Absorbed, EAGAIN),
 ];
