@@ -24,8 +24,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A subject that is not done by then hangs. One that waits for a deadline takes a few of them.
-const LIMIT: Duration = Duration::from_secs(30);
+/// A subject that is not done by then hangs. One that waits for deadlines takes a few of them.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// How the runtime is started, and the calls that are different for it; none: all.
 const ARRANGEMENTS: [(&str, &[&str]); 5] = [("one", &[]), ("two", &[]), ("shared", SLEEP), ("migrating", SLEEP), ("default", PROCS)];
@@ -114,11 +114,22 @@ pub fn cases(tally: &mut Tally) {
 
 /// Why this machine cannot inject faults.
 fn traceable() -> Result<(), String> {
-    let traced = Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "inject=getpid:error=EPERM", "true"]).output();
-    match traced {
+    let mut sleeper = Command::new("sleep").arg("60").spawn().map_err(|error| format!("sleep: {error}"))?;
+    let mut command = Command::new("strace");
+    let command = command.args(["-o", "/dev/null", "-p", &sleeper.id().to_string()]).stderr(Stdio::piped());
+    let said = command.spawn().and_then(|mut strace| {
+        let mut line = String::new();
+        BufReader::new(strace.stderr.take().expect("piped")).read_line(&mut line)?;
+        sleeper.kill()?;
+        strace.wait()?;
+        Ok(line)
+    });
+    let _ = sleeper.kill();
+    let _ = sleeper.wait();
+    match said {
+        Ok(line) if line.contains("attached") => Ok(()),
+        Ok(line) => Err(line.trim().into()),
         Err(error) => Err(format!("strace: {error}")),
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("strace: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 
@@ -205,8 +216,11 @@ impl Point {
         if expected == Expected::Absorbed && !troubles.is_empty() {
             return Err(format!("{} operations have failed", troubles.len()));
         }
-        if expected == Expected::ReportedOrLate {
-            return if troubles.len() > 2 * ended.hits { Err("more trouble than faults".into()) } else { Ok(()) };
+        if expected == Expected::ReportedOrLate
+            && troubles.len() <= ended.hits
+            && other.iter().all(|line| *line == "trouble dial: i/o timeout")
+        {
+            return Ok(());
         }
         // What a peer sees may have the same name.
         let ends = if named.iter().any(|line| follows(line)) { 2 } else { 1 };
