@@ -26,7 +26,9 @@ need ip iproute2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=0
-for backend in ${FAULTS_BACKENDS:-epoll epoll-level poll}; do
+# Every poller that can be chosen has a line in the features.
+pollers=$(sed -nE 's/^([a-z-]+) = \["gopark\/.*/\1/p' tests/Cargo.toml)
+for backend in ${FAULTS_BACKENDS:-$pollers}; do
     printf '\n==== %s\n' "$backend"
     # What the system does to sockets is the same for each poller. The calls that differ are those of the poller itself, and the ones whose
     # EAGAIN is fair only where readiness is a state.
@@ -34,7 +36,7 @@ for backend in ${FAULTS_BACKENDS:-epoll epoll-level poll}; do
     calls=${FAULTS_CALLS:-}
     if [ "$#" = 0 ] && [ "$backend" != epoll ]; then
         parts=(seccomp sweep)
-        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 read write readv sendmsg}
+        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 io_uring_setup io_uring_enter read write readv sendmsg}
     fi
     FAULTS_CALLS=$calls cargo run --quiet --package gopark-tests --no-default-features --features "$backend" --bin faults -- "${parts[@]}" 2>&1 |
         tee -a "$log" || broken=1

@@ -146,7 +146,7 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     }
     let _ = fs::remove_file(log);
     let mut points = Vec::new();
-    let level = if edge_triggered() { &[] } else { LEVEL_ROWS };
+    let level = if reports_state() { LEVEL_ROWS } else { &[] };
     for row in ROWS.iter().chain(level).filter(|row| all || calls.is_empty() || calls.contains(&row.call)) {
         let most = counts.iter().filter(|((call, _), _)| call == row.call).map(|(_, n)| *n).max().unwrap_or(0);
         for &error in row.errors {
@@ -166,9 +166,10 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     points
 }
 
-/// Whether the poller under test reports changes only.
-fn edge_triggered() -> bool {
-    std::any::type_name::<gopark_backends::Poller>().ends_with("::Epoll")
+/// Whether the poller under test reports what holds, and not only what changes.
+fn reports_state() -> bool {
+    let poller = std::any::type_name::<gopark_backends::Poller>();
+    poller.ends_with("::EpollLevel") || poller.ends_with("::Poll")
 }
 
 impl Point {
