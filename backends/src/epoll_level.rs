@@ -26,8 +26,9 @@
 #![allow(unsafe_code, reason = "it promises that tokens are genuine")]
 
 use crate::instance::Instance;
+use crate::level::{direction, levels};
 use crate::lock::Lock;
-use crate::mask::{Mask, direction};
+use crate::mask::Mask;
 use crate::table::{Key, Slot, Table};
 use alloc::vec::Vec;
 use gopark_core::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
@@ -49,6 +50,9 @@ pub struct EpollLevel {
     refused: Lock<Vec<Event>>,
 }
 
+/// Disarmed by the first event.
+const ONESHOT: Mask = Mask::from_bits_retain(libc::EPOLLONESHOT as u32);
+
 // SAFETY: events carry the token of their slot, which `open` put there.
 unsafe impl Netpoll for EpollLevel {
     fn init() -> Result<Self, Errno> {
@@ -58,7 +62,7 @@ unsafe impl Netpoll for EpollLevel {
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
         let mut table = self.armed.lock();
         let key = table.next_key(fd);
-        self.instance.add(fd, Mask::ONESHOT, key.to_bits())?;
+        self.instance.control(libc::EPOLL_CTL_ADD, fd, ONESHOT, key.0)?;
         table.fill(key, token, Ready::empty());
         Ok(())
     }
@@ -81,7 +85,7 @@ unsafe impl Netpoll for EpollLevel {
     fn poll(&self, delay: Delay, events: &mut Events) {
         self.instance.poll(delay, |bits, mask| {
             let mut table = self.armed.lock();
-            let Some(slot) = table.get(Key::from_bits(bits)) else { return };
+            let Some(slot) = table.get(Key(bits)) else { return };
             let ready = mask.ready();
             slot.state -= ready;
             if !slot.state.is_empty() {
@@ -107,7 +111,7 @@ unsafe impl Netpoll for EpollLevel {
 
 impl EpollLevel {
     fn rearm(&self, slot: &mut Slot<Ready>) {
-        let modified = self.instance.modify(slot.key.fd(), Mask::levels(slot.state) | Mask::ONESHOT, slot.key.to_bits());
+        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), levels(slot.state) | ONESHOT, slot.key.0);
         if modified.is_err() {
             // The file was closed behind our back. Nobody would hear of it again.
             let ready = core::mem::replace(&mut slot.state, Ready::empty());

@@ -38,19 +38,8 @@ impl Instance {
         // SAFETY: no memory is passed.
         let epfd = OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
         let instance = Instance { epfd, wakeup: WakeUp::new()?, no_pwait2: AtomicBool::new(false) };
-        instance.add(instance.wakeup.fd(), Mask::IN, WAKEUP)?;
+        instance.control(libc::EPOLL_CTL_ADD, instance.wakeup.fd(), Mask::IN, WAKEUP)?;
         Ok(instance)
-    }
-
-    /// Registers `fd`. `poll` gives back `word`, which must not be zero.
-    pub(crate) fn add(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
-        self.control(libc::EPOLL_CTL_ADD, fd, interest, word)
-    }
-
-    /// Changes what `fd` is watched for, and looks at its readiness anew.
-    #[cfg(feature = "epoll-level")]
-    pub(crate) fn modify(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest, word)
     }
 
     pub(crate) fn delete(&self, fd: i32) {
@@ -59,7 +48,8 @@ impl Instance {
         unsafe { libc::epoll_ctl(self.epfd.0, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
     }
 
-    fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
+    /// Adds or modifies `fd`: both look at its readiness anew. `poll` gives back `word`, which must not be zero.
+    pub(crate) fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
         let mut event = libc::epoll_event { events: interest.bits(), u64: word };
         // SAFETY: `event` lives through the call, and the kernel copies it.
         check(unsafe { libc::epoll_ctl(self.epfd.0, operation, fd, &mut event) } as isize).map(drop)

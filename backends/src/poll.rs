@@ -23,9 +23,10 @@
 
 #![allow(unsafe_code, reason = "the poll system call, and it promises that tokens are genuine")]
 
+use crate::level::{direction, levels};
 use crate::linux::{Linux, check, refused};
 use crate::lock::{Guard, Lock};
-use crate::mask::{Mask, direction};
+use crate::mask::Mask;
 use crate::pollable::check_pollable;
 use crate::table::{Key, Slot, Table};
 use crate::wakeup::WakeUp;
@@ -252,7 +253,7 @@ impl Set {
             self.armed.keys.push(slot.key);
         }
         slot.state.armed |= directions;
-        self.armed.fds[slot.state.place].events = Mask::levels(slot.state.armed).bits() as i16;
+        self.armed.fds[slot.state.place].events = levels(slot.state.armed).bits() as i16;
         self.version += 1;
         true
     }
@@ -273,7 +274,7 @@ impl Set {
         }
         watched.armed -= directions;
         if !watched.armed.is_empty() {
-            self.armed.fds[watched.place].events = Mask::levels(watched.armed).bits() as i16;
+            self.armed.fds[watched.place].events = levels(watched.armed).bits() as i16;
             return;
         }
         self.version += 1;

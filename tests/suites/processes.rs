@@ -61,6 +61,29 @@ fn a_start_that_the_system_refuses_names_the_limit() {
 }
 
 #[test]
+fn a_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works() {
+    for call in ["io_uring_setup", "io_uring_enter", "epoll_create1", "epoll_pwait2"] {
+        run(alone("forbidden").arg(call)).assert_success();
+    }
+}
+
+/// manticore #4057.
+#[test]
+fn a_closed_descriptor_is_silent_though_a_child_has_it() {
+    run(&mut alone("fork")).assert_success();
+}
+
+#[test]
+fn a_descriptor_closes_though_the_thread_that_opened_it_is_stuck() {
+    run(&mut alone("stuck-thread")).assert_success();
+}
+
+#[test]
+fn a_dropped_poller_releases_descriptors_files_and_memory() {
+    run(&mut alone("dropped-poller")).assert_success();
+}
+
+#[test]
 fn the_process_ends_when_main_returns() {
     let ended = run(&mut alone("leave"));
     ended.assert_success();
