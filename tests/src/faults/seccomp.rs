@@ -47,7 +47,11 @@ fn profiles() -> Vec<Profile> {
         profile("no-io-uring", io_uring.map(|call| all(call, libc::ENOSYS)).into(), needs("Uring")),
         profile("forbidden-io-uring", io_uring.map(|call| all(call, libc::EPERM)).into(), needs("Uring")),
         profile("no-epoll", vec![all(libc::SYS_epoll_create1, libc::ENOSYS)], needs("Epoll")),
-        profile("no-eventfd", vec![all(libc::SYS_eventfd2, libc::ENOSYS)], NoStart(NO_POLLER)),
+        profile(
+            "no-eventfd",
+            vec![all(libc::SYS_eventfd2, libc::ENOSYS)],
+            if poller.contains("Uring") { Survives } else { NoStart(NO_POLLER) },
+        ),
         profile("no-epoll-pwait2", vec![all(libc::SYS_epoll_pwait2, libc::ENOSYS)], Survives),
         profile("forbidden-epoll-pwait2", vec![all(libc::SYS_epoll_pwait2, libc::EPERM)], Survives),
         profile("no-membarrier", vec![all(libc::SYS_membarrier, libc::ENOSYS)], Survives),

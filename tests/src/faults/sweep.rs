@@ -236,8 +236,12 @@ impl Point {
     }
 
     fn names(&self, line: &str) -> bool {
-        // pthread_create says `EAGAIN` of every shortage.
-        let numbers = [self.error.1, if self.error.1 == libc::ENOMEM { libc::EAGAIN } else { self.error.1 }];
+        // pthread_create says `EAGAIN` of every shortage, and what EAGAIN means to io_uring is `ENOMEM`. `EPERM` from a poller has its own text.
+        let numbers: &[_] = match self.error.1 {
+            libc::EPERM if line.contains("not pollable") => return true,
+            libc::EAGAIN | libc::ENOMEM => &[libc::EAGAIN, libc::ENOMEM],
+            ref number => std::slice::from_ref(number),
+        };
         numbers.iter().any(|number| {
             line.contains(&format!("os error {number})"))
                 || line.contains(&format!("errno {number};"))

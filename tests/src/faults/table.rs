@@ -85,7 +85,7 @@ pub const ROWS: &[Row] = &[
     row!(dup3, Absorbed, EBUSY EINTR EBADF EINVAL EMFILE),
     row!(epoll_create1, Reported, EINVAL EMFILE ENFILE ENOMEM),
     row!(eventfd2, Reported, EINVAL EMFILE ENFILE ENODEV ENOMEM),
-    row!(epoll_ctl, Reported, ENOMEM ENOSPC EBADF EEXIST EINVAL ELOOP ENOENT),
+    row!(epoll_ctl, Reported, ENOMEM ENOSPC EBADF EEXIST EINVAL ELOOP ENOENT EPERM),
     row!(epoll_wait, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
     row!(epoll_wait, Dies("gopark: epoll_wait has failed"), EBADF EFAULT EINVAL),
     row!(epoll_pwait2, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN ENOSYS),
