@@ -1,9 +1,6 @@
 //! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name.
 #![allow(unsafe_code, reason = "limits are set, and faults provoked, through libc and raw pointers")]
 
-#[path = "alone/pollers.rs"]
-mod pollers;
-
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go, try_go};
 use gopark_tests::{join, until};
@@ -29,10 +26,6 @@ fn main() {
         "start-twice" => start_twice(),
         "max-procs" => println!("{}", gopark::max_procs()),
         "leave" => leave(),
-        "fork" => pollers::fork(),
-        "stuck-thread" => pollers::stuck_thread(),
-        "dropped-poller" => pollers::dropped_poller(),
-        "forbidden" => pollers::forbidden(&std::env::args().nth(2).expect("the name of a system call")),
         _ => panic!("there is no program {program}"),
     }
 }

@@ -1,4 +1,6 @@
-//! What the poller owes a process that forks, whose threads get stuck, and that may not make every system call.
+//! What the poller owes a process that forks, whose threads get stuck, and that may not make every system call: programs that
+//! `suites/processes.rs` runs by name, since they would disturb other tests.
+#![allow(unsafe_code, reason = "children and filters are made by libc")]
 
 use gopark::Builder;
 use gopark::net::{TcpListener, TcpStream};
@@ -15,13 +17,24 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fork"] => fork(),
+        ["stuck-thread"] => stuck_thread(),
+        ["dropped"] => dropped(),
+        ["forbidden", call] => forbidden(call),
+        _ => panic!("there is no program {arguments:?}"),
+    }
+}
+
 fn pair() -> (UnixStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (nonblocking(ours), theirs)
 }
 
 /// A child has every descriptor, and keeps a file alive that its parent has closed.
-pub(super) fn fork() {
+fn fork() {
     let (ours, mut theirs) = pair();
     let watch = Watch::of(&ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
@@ -53,7 +66,7 @@ pub(super) fn fork() {
 }
 
 /// Closes a descriptor that was opened by a thread which is in the kernel for good. A ring ends a poll on the thread that submitted it.
-pub(super) fn stuck_thread() {
+fn stuck_thread() {
     let poller = Arc::new(Poller::init().unwrap());
     let (ours, theirs) = pair();
     let (mut release, stuck) = UnixStream::pair().unwrap();
@@ -94,7 +107,7 @@ fn sleep_until_readable(stuck: &UnixStream) {
 }
 
 /// Drops a poller that watches something.
-pub(super) fn dropped_poller() {
+fn dropped() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mapped = || fs::read_to_string("/proc/self/maps").unwrap().matches("anon_inode:").count();
     let before = (open(), mapped());
@@ -110,7 +123,7 @@ pub(super) fn dropped_poller() {
 }
 
 /// Starts a runtime that may not call what `name` says: with an error if its poller stands on that, and otherwise it works.
-pub(super) fn forbidden(name: &str) {
+fn forbidden(name: &str) {
     let (call, needed) = match name {
         "io_uring_setup" => (libc::SYS_io_uring_setup, cfg!(feature = "io-uring")),
         "io_uring_enter" => (libc::SYS_io_uring_enter, cfg!(feature = "io-uring")),
