@@ -13,12 +13,12 @@
 //! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
 #![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
 
-use super::Tally;
+use super::{THIS_PROGRAM, Tally};
 use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -260,8 +260,7 @@ fn follows(trouble: &str) -> bool {
 
 /// Runs the subject under strace.
 fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
-    let program: PathBuf = std::env::current_exe().expect("a program has a path");
-    let mut command = Command::new(program);
+    let mut command = Command::new(THIS_PROGRAM);
     command.args(["subject", arrangement, "stop"]).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is this program");
     let pid = child.id() as i32;
