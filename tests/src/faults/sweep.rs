@@ -13,8 +13,8 @@
 //! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
 #![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
 
-use super::{THIS_PROGRAM, Tally};
 use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
+use super::{THIS_PROGRAM, Tally};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
