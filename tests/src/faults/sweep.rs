@@ -1,4 +1,4 @@
-//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and many k.
+//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and k = 1, 2, 3, 12, 48 ….
 //!
 //! Interruptions also come at every second call, and an accept fails at every fourth.
 //!
@@ -154,7 +154,7 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
             let mut k = 1;
             while k <= most {
                 push(k.to_string());
-                k += if all || k < 3 { 1 } else { k };
+                k += if all || k < 3 { 1 } else { 3 * k };
             }
             match error.0 {
                 "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => push("1+2".into()),
