@@ -157,9 +157,9 @@ pub(crate) fn check(result: isize) -> Result<usize, Errno> {
 /// For a call that does not fail and has, `times` in a row, without which somebody would sleep for ever: returns to try again, or aborts.
 ///
 /// An abort and no panic, which would end the goroutine that happens to make the call, while others wait for what never comes.
-/// `EBADF`, `EFAULT` and `EINVAL` will not pass: a stranger has closed a poller's descriptor, or overwritten its number. `EBADR` is io_uring's for
-/// completions that are lost. Errors that the manual pages do not list
-/// come from what stands between the kernel and the program, such as a filter, and may pass; the rest in between keeps the CPU free.
+/// `EBADF`, `EFAULT` and `EINVAL` will not pass: a stranger has closed a poller's descriptor, or overwritten its number. `EBADR` is
+/// io_uring's for completions that are lost. Errors that the manual pages do not list come from what stands between the kernel and the
+/// program, such as a filter, and may pass; the rest in between keeps the CPU free.
 #[cold]
 pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
     const TRIES: u32 = 100;

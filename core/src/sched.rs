@@ -369,6 +369,7 @@ fn run_m(arg: usize) {
     if gate.load(Ordering::Acquire) == CLOSED {
         return;
     }
+    drop(gate);
     // SAFETY: it is dropped only if the gate is closed.
     let sched = unsafe { &*sched };
     // SAFETY: this thread is the M's; `run` is what holds its P, and code on an M's own stack never parks.

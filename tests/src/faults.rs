@@ -15,6 +15,9 @@ use crate::process;
 use std::env;
 use std::process::{Command, ExitCode};
 
+/// What children run, also while the file is being replaced.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// What a part has found out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
@@ -49,7 +52,7 @@ impl Tally {
 
     /// Runs another program of this binary, and counts how it ended. Its last line is the remark; or, after `skip: `, why it cannot be tried.
     pub fn child(&mut self, name: &str, arguments: &[&str]) {
-        let mut command = Command::new(env::current_exe().expect("a program has a path"));
+        let mut command = Command::new(THIS_PROGRAM);
         command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
         match process::attempt(&mut command) {
             Err(hung) => self.count(name, Err(hung)),

@@ -88,15 +88,21 @@ fn start(config: Config) -> Result<&'static Sched, StartError> {
     unsafe { Sched::start(&SYSTEM, config, poller) }
 }
 
-fn entries(folder: &str) -> usize {
-    fs::read_dir(folder).unwrap().count()
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The threads of schedulers. One that has just ended has no name any more.
+fn threads() -> usize {
+    let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("gopark-m")).count()
 }
 
 #[test]
 fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config { procs: 4, pollers: 4, stack_size: 64 * 1024, migrate: false };
-    let count = || (entries("/proc/self/fd"), entries("/proc/self/task"));
+    let count = || (descriptors(), threads());
     let before = count();
     for threads in [0, 1, 3] {
         SYSTEM.threads.store(threads, SeqCst);

@@ -131,8 +131,8 @@ pub fn take_socket_error(fd: i32) -> Result<(), Errno> {
     if pending == 0 { Ok(()) } else { Err(Errno::new(pending)) }
 }
 
-/// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken spuriously: one that was
-/// registered before its `connect` reports `OUT` and `HUP` at once.
+/// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken
+/// spuriously: one that was registered before its `connect` reports `OUT` and `HUP` at once.
 #[doc(alias = "getpeername")]
 pub fn is_connected(fd: i32) -> Result<bool, Errno> {
     let mut address = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };

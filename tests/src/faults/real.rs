@@ -3,7 +3,7 @@
 //! Each is a program of its own, which fails by a panic. Its last line says what it has seen.
 #![allow(unsafe_code, reason = "limits and timers are set, and CPU time is read, through libc")]
 
-use super::{Tally, seccomp};
+use super::{THIS_PROGRAM, Tally, seccomp};
 use crate::{join, until};
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go};
@@ -43,7 +43,7 @@ pub fn main(program: &str, rest: &[&str]) -> ExitCode {
 }
 
 fn child(program: &str, addr: SocketAddr) -> Child {
-    let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+    let mut command = Command::new(THIS_PROGRAM);
     command.args(["real", program, &addr.to_string()]).stdin(Stdio::null()).spawn().unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! Kernels and containers that lack a system call, played by a filter that the subject installs on itself.
 #![allow(unsafe_code, reason = "a filter is installed through prctl, and tried by a raw system call")]
 
-use super::Tally;
+use super::{THIS_PROGRAM, Tally};
 use crate::process;
 use std::io;
 use std::process::Command;
@@ -123,7 +123,7 @@ pub fn cases(tally: &mut Tally) {
     for profile in profiles() {
         for arrangement in ["one", "two", "shared"] {
             let name = format!("{} {arrangement}", profile.name);
-            let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+            let mut command = Command::new(THIS_PROGRAM);
             command.args(["subject", arrangement, profile.name]).env("RUST_BACKTRACE", "0");
             let ended = match process::attempt(&mut command) {
                 Ok(ended) => ended,

@@ -1,4 +1,4 @@
-//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and many k.
+//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and k = 1, 2, 3, 12, 48 ….
 //!
 //! Interruptions also come at every second call, and an accept fails at every fourth.
 //!
@@ -13,12 +13,12 @@
 //! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
 #![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
 
-use super::Tally;
 use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
+use super::{THIS_PROGRAM, Tally};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -154,7 +154,7 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
             let mut k = 1;
             while k <= most {
                 push(k.to_string());
-                k += if all || k < 3 { 1 } else { k };
+                k += if all || k < 3 { 1 } else { 3 * k };
             }
             match error.0 {
                 "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => push("1+2".into()),
@@ -260,8 +260,7 @@ fn follows(trouble: &str) -> bool {
 
 /// Runs the subject under strace.
 fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
-    let program: PathBuf = std::env::current_exe().expect("a program has a path");
-    let mut command = Command::new(program);
+    let mut command = Command::new(THIS_PROGRAM);
     command.args(["subject", arrangement, "stop"]).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is this program");
     let pid = child.id() as i32;
