@@ -15,10 +15,12 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
+///
 /// # Panics
 ///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
-/// So does `poll` if its batch is not empty and overflows.
+/// `poll`, if its batch is not empty and overflows.
 pub struct Epoll(Instance);
 
 /// One event for each change.

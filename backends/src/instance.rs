@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, reason = "the epoll system calls")]
 
-use crate::linux::{OwnedFd, check};
+use crate::linux::{OwnedFd, check, refused};
 use crate::mask::Mask;
 use crate::wakeup::WakeUp;
 use core::mem::MaybeUninit;
@@ -16,9 +16,8 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
-/// # Panics
-///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
 pub(crate) struct Instance {
     epfd: OwnedFd,
     /// Registered level-triggered under [`WAKEUP`]: it shows in every poll until a waiting one drains it.
@@ -75,6 +74,7 @@ impl Instance {
 
     /// The events that the kernel wrote to the front of `buffer`.
     fn wait<'a>(&self, delay: Delay, buffer: &'a mut Buffer) -> &'a [libc::epoll_event] {
+        let mut refusals = 0;
         let count = loop {
             let waited = match delay {
                 Delay::None => self.epoll_wait(buffer, 0),
@@ -86,7 +86,7 @@ impl Instance {
                 // The rest of the delay is not known here.
                 (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
                 (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => panic!("epoll_wait: {errno}"),
+                (Err(errno), _) => refused("epoll_wait", errno, &mut refusals),
             }
         };
         let filled = &buffer[..count];

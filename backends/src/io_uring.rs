@@ -34,7 +34,7 @@
 
 #![allow(unsafe_code, reason = "it promises that tokens are genuine, and asks poll(2) what holds")]
 
-use crate::linux::{Linux, check};
+use crate::linux::{Linux, check, refused};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
 use crate::pollable::check_pollable;
@@ -49,10 +49,12 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An io_uring instance and what it watches.
 ///
+/// All but `init` and `open` abort the process if the kernel refuses the ring: somebody else closed it, or the kernel has lost completions
+/// for want of memory (`EBADR`), and nobody knows whose.
+///
 /// # Panics
 ///
-/// All but `init` and `open` panic if the kernel refuses the ring: somebody else closed it, or the kernel has lost completions for want of
-/// memory (`EBADR`), and nobody knows whose. So does `poll` if its batch is not empty and overflows.
+/// `poll`, if its batch is not empty and overflows.
 pub struct IoUring {
     ring: Ring,
     state: Lock<State>,
@@ -158,6 +160,7 @@ unsafe impl Netpoll for IoUring {
             Delay::None | Delay::Forever => Nanos::MAX,
         };
         let mut over = false;
+        let mut refusals = 0;
         loop {
             let mut state = self.state.lock();
             state.waiting &= delay == Delay::None;
@@ -183,7 +186,7 @@ unsafe impl Netpoll for IoUring {
                 Err(libc::ETIME) => over = Linux::new().now() >= end,
                 // The rest of the delay is not known here.
                 Err(INTERRUPTED) => over = delay != Delay::Forever,
-                Err(errno) => panic!("io_uring_enter: {}", Errno::new(errno)),
+                Err(errno) => refused("io_uring_enter", Errno::new(errno), &mut refusals),
             }
         }
     }
@@ -223,9 +226,12 @@ impl IoUring {
 
     /// Submits what must not fail: again, until the kernel has memory for it.
     fn insist(&self, submission: Submission) {
+        let mut refusals = 0;
         while let Err(errno) = self.submit(submission) {
-            assert!(errno.raw() == libc::ENOMEM, "io_uring_enter: {errno}");
-            Linux::new().yield_thread();
+            match errno.raw() {
+                libc::ENOMEM => Linux::new().yield_thread(),
+                _ => refused("io_uring_enter", errno, &mut refusals),
+            }
         }
     }
 
@@ -234,6 +240,7 @@ impl IoUring {
         loop {
             match self.ring.submit(submission) {
                 Err(errno) if errno.raw() == libc::EBUSY => self.consume(|_| ()),
+                Err(errno) if errno.raw() == libc::EINTR => {}
                 submitted => return submitted,
             }
         }

@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code, reason = "the io_uring system calls, and queues shared with the kernel")]
 
-use crate::linux::{OwnedFd, check};
+use crate::linux::{OwnedFd, check, refused};
 use crate::lock::Lock;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -221,9 +221,12 @@ impl Ring {
 
     /// Moves completions into the queue that the kernel had to keep elsewhere, as many as fit.
     pub(crate) fn flush(&self) {
-        match self.enter(0, 0, ENTER_GETEVENTS, None).map_err(Errno::raw) {
-            Ok(_) | Err(libc::EAGAIN | libc::EBUSY | libc::EINTR) => {}
-            Err(errno) => panic!("io_uring_enter: {}", Errno::new(errno)),
+        let mut refusals = 0;
+        while let Err(errno) = self.enter(0, 0, ENTER_GETEVENTS, None) {
+            match errno.raw() {
+                libc::EAGAIN | libc::EBUSY | libc::EINTR => return,
+                _ => refused("io_uring_enter", errno, &mut refusals),
+            }
         }
     }
 

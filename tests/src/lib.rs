@@ -1,5 +1,6 @@
 //! What the suites share: an end to every wait, dice for the races, and processes of their own.
 
+pub mod faults;
 pub mod process;
 pub mod sockets;
 pub mod watch;
