@@ -15,6 +15,7 @@
 //! There is one `GRef` for each G that is not dead, so a G is in one queue, or in one word, or on one M, and is readied once per park.
 #![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
 
+use crate::fiber::Fiber;
 use crate::stack::{Slot, Stack};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
 use core::panic::Location;
@@ -56,7 +57,7 @@ pub struct G {
     pub(crate) link: AtomicUsize,
     vtable: &'static VTable,
     /// Owned by the holder of the `GRef`; the goroutine itself runs inside it.
-    coroutine: UnsafeCell<Option<Coroutine<(), Request, (), Stack>>>,
+    coroutine: UnsafeCell<Option<(Coroutine<(), Request, (), Stack>, Fiber)>>,
     /// Where the goroutine suspends itself. Set by its first instructions, read only by itself.
     yielder: AtomicPtr<()>,
     /// The M this G runs on. Written by that M before it resumes the G.
@@ -202,10 +203,11 @@ impl GRef {
             // SAFETY: runs once, on the goroutine's stack.
             unsafe { (this.vtable.run)(g) };
         };
+        let fiber = Fiber::new(&stack);
         // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
         let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
         // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
-        unsafe { *self.coroutine.get() = Some(coroutine) };
+        unsafe { *self.coroutine.get() = Some((coroutine, fiber)) };
     }
 
     /// Runs the goroutine on M `m` until it yields, parks or returns.
@@ -214,8 +216,8 @@ impl GRef {
         self.m.store(m as u32, Ordering::Relaxed);
         self.set_status(Status::Running);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let coroutine = unsafe { (*self.coroutine.get()).as_mut() }.expect("a started goroutine has a coroutine");
-        match coroutine.resume(()) {
+        let (coroutine, fiber) = unsafe { (*self.coroutine.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        match fiber.run(|| coroutine.resume(())) {
             CoroutineResult::Yield(None) => {
                 self.set_status(Status::Runnable);
                 Resumed::Yielded(self)
