@@ -274,7 +274,7 @@ fn use_after_return() {
     #[inline(never)]
     fn local() -> *const u64 {
         let local = black_box(7);
-        &raw const local
+        std::ptr::from_ref(black_box(&local))
     }
     gopark::run(|| {
         let dangling = black_box(local());
