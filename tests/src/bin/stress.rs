@@ -19,8 +19,19 @@ const GOROUTINES: u64 = 12;
 const THREADS: u64 = 2;
 
 /// What an actor does at a time, and how often it was done.
-const ACTS: [(&str, fn(&Dice)); 4] = [("streams", stream), ("closes", close), ("listeners", listen), ("trees", tree)];
-static DONE: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+struct Act {
+    name: &'static str,
+    perform: fn(&Dice),
+    done: AtomicU64,
+}
+
+impl Act {
+    const fn new(name: &'static str, perform: fn(&Dice)) -> Self {
+        Act { name, perform, done: AtomicU64::new(0) }
+    }
+}
+
+static ACTS: [Act; 4] = [Act::new("streams", stream), Act::new("closes", close), Act::new("listeners", listen), Act::new("trees", tree)];
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static TIMEOUTS: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -56,8 +67,8 @@ fn main() {
     }
     until_on_thread("all goroutines have returned", || num_goroutines() == 0);
     assert_eq!(descriptors(), before, "descriptors are left open");
-    for ((name, _), done) in ACTS.iter().zip(&DONE) {
-        print!("{} {name}, ", done.load(Relaxed));
+    for act in &ACTS {
+        print!("{} {}, ", act.done.load(Relaxed), act.name);
     }
     println!("{} bytes checked, {} timeouts in {seconds} s", BYTES.load(Relaxed), TIMEOUTS.load(Relaxed));
 }
@@ -73,8 +84,9 @@ fn act(seed: u64, done: &Sender<thread::Result<()>>) {
         // In the first round there is somebody for each act, however short the run.
         let mut choice = seed % ACTS.len() as u64;
         loop {
-            ACTS[choice as usize].1(&dice);
-            DONE[choice as usize].fetch_add(1, Relaxed);
+            let act = &ACTS[choice as usize];
+            (act.perform)(&dice);
+            act.done.fetch_add(1, Relaxed);
             if STOP.load(Relaxed) {
                 return;
             }
