@@ -4,7 +4,7 @@
 //! - ThreadSanitizer orders memory accesses by the thread that makes them, and keeps a call stack of each. A goroutine is a fiber of its
 //!   own to it. Both switches, into the goroutine and back, are announced by the M: a call that a fiber has entered, it also leaves.
 //! - AddressSanitizer learns of switches from corosensei. Its leak check must also look for pointers on the stacks of parked goroutines.
-#![cfg_attr(any(gopark_sanitize = "thread", gopark_sanitize = "address"), allow(unsafe_code, reason = "calls into a sanitizer's runtime"))]
+#![allow(unsafe_code, reason = "calls into a sanitizer's runtime")]
 
 cfg_if::cfg_if! {
     if #[cfg(gopark_sanitize = "thread")] {
