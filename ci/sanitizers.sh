@@ -101,7 +101,7 @@ count() {
 
 # One run of the stress is one test.
 stress() {
-    timeout $((seconds + 120)) "$@" && echo "1 passed"
+    timeout $((seconds + 330)) "$@" && echo "1 passed"
 }
 
 for mode in "${modes[@]}"; do
