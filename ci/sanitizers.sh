@@ -76,6 +76,8 @@ skipped=(
 skipped_thread=(an_overflow_of_an_ordinary_thread_is_still_reported_by_std)
 skipped_address=()
 
+sum() { { grep -oE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
+
 # Runs a command, shows what it prints, adds up the tests it has run, and counts reports as failures.
 count() {
     local name=$1 reports=$target/reports log=$target/log status=0
@@ -85,8 +87,8 @@ count() {
     local options="handle_segv=0:handle_abort=0:log_path=$reports/report:external_symbolizer_path=$(command -v addr2line)"
     TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
     local tests failures found
-    tests=$(grep -oE '[0-9]+ passed' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
-    failures=$(grep -oE '[0-9]+ failed' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
+    tests=$(sum passed "$log")
+    failures=$(sum failed "$log")
     found=$(find "$reports" -type f | wc -l)
     if [ "$found" != 0 ]; then
         head -n 100 "$reports"/*
@@ -122,7 +124,7 @@ for mode in "${modes[@]}"; do
     asan=detect_stack_use_after_return=0:detect_leaks=0 count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib
     asan=detect_stack_use_after_return=0 count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast \
         --package gopark-backends --package gopark --package gopark-tests -- "${skip[@]}"
-    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress
+    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress || give_up "the stress does not build"
     for kind in "" migrate; do
         asan=detect_stack_use_after_return=1:detect_leaks=0 count "$mode, stress $kind" stress "$CARGO_TARGET_DIR/$host/debug/stress" "$seconds" $kind
     done
