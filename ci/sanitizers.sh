@@ -76,7 +76,7 @@ skipped=(
 skipped_thread=(an_overflow_of_an_ordinary_thread_is_still_reported_by_std)
 skipped_address=()
 
-sum() { { grep -oE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
+sum() { { grep -aoE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
 
 # Runs a command, shows what it prints, adds up the tests it has run, and counts reports as failures.
 count() {
@@ -85,7 +85,7 @@ count() {
     rm -rf "$reports" && mkdir -p "$reports"
     # A test may provoke a fault to see gopark's own report of it.
     local options="handle_segv=0:handle_abort=0:log_path=$reports/report:external_symbolizer_path=$(command -v addr2line)"
-    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
+    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
     local tests failures found
     tests=$(sum passed "$log")
     failures=$(sum failed "$log")
