@@ -25,7 +25,7 @@ pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
 
-use crate::os::{Errno, Event, Mode, Netpoll, Ready};
+use crate::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
@@ -67,9 +67,19 @@ pub(crate) struct Poller {
 impl Poller {
     /// Registers the descriptor of `desc`, which has joined this poller.
     pub(crate) fn watch(&self, desc: &PollDesc) -> Result<(), Errno> {
-        self.backend.open(desc.fd(), desc.token())?;
-        self.watched.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        // Release pairs with the Acquire in `poll`.
+        self.watched.fetch_add(1, Ordering::Release);
+        self.backend.open(desc.fd(), desc.token()).inspect_err(|_| {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+
+    /// Collects events.
+    pub(crate) fn poll(&self, delay: Delay, events: &mut Events) {
+        self.backend.poll(delay, events);
+        // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
+        // through the system gives the same order, but outside of the language's memory model.
+        self.watched.load(Ordering::Acquire);
     }
 }
 

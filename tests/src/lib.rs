@@ -13,8 +13,8 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs, and up to ten times as long under a sanitizer.
+pub const LIMIT: Duration = Duration::from_secs(if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { 300 } else { 60 });
 
 /// Starts the runtime of this process, if it is not running. `GOPARK_TEST_POLLERS` overrides the number of pollers: `ci/backends.sh` sets it.
 pub fn start(settings: Builder) {

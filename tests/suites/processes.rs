@@ -98,6 +98,16 @@ fn the_process_ends_when_main_returns() {
 }
 
 #[test]
+fn everything_at_once_loses_no_byte_no_goroutine_and_no_descriptor() {
+    run(Command::new(env!("CARGO_BIN_EXE_stress")).arg("2")).assert_success();
+}
+
+#[test]
+fn everything_at_once_loses_nothing_either_where_goroutines_migrate() {
+    run(Command::new(env!("CARGO_BIN_EXE_stress")).args(["2", "migrate"])).assert_success();
+}
+
+#[test]
 fn a_second_start_is_refused() {
     run(&mut alone("start-twice")).assert_success();
 }
