@@ -81,7 +81,7 @@ impl Sched {
     pub fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
         let mut woken = WaiterList::new();
         let moved = desc.set_deadline(deadline, mode, self.timers(), &mut woken);
-        if let Some(heap) = moved {
+        for heap in moved.into_iter().flatten() {
             self.look_again(heap);
         }
         self.ready_list(woken);

@@ -291,8 +291,8 @@ pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     }
 }
 
-/// A timer heap that an M sleeping for it must look at again.
-pub(crate) type Moved = Option<&'static Heap>;
+/// The timer heaps that Ms sleeping for them must look at again: the two timers of a descriptor may lie in different ones.
+pub(crate) type Moved = [Option<&'static Heap>; 2];
 
 #[cfg(test)]
 mod tests;

@@ -202,6 +202,8 @@ impl Actor {
     pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
         let world = world();
         let setting = world.oracle.borrow_mut().set_begins(world, socket.id, mode, deadline);
+        let when = if let Deadline::At(when) = deadline { when } else { 0 };
+        world.note("deadline", [socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64), when as u64]);
         let result = socket.fd.set_deadline(mode, deadline);
         let verdict = world.oracle.borrow_mut().set_ends(world, socket.id, setting, result.is_err());
         judge(verdict);
