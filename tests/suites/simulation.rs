@@ -1,6 +1,6 @@
 //! The scheduler on a simulated computer: real goroutines, poll descriptors, timers and `Fd`s on threads, a clock and a kernel that a seed
-//! decides about. A run that fails prints its seed, and `GOPARK_SEED=… cargo test --package gopark-tests --test simulation replay` repeats
-//! it, step by step.
+//! decides about. A run that fails prints its seed, and `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME` repeats it
+//! with all its steps printed. `ci/simulation.sh` runs many seeds.
 //!
 //! | file | holds |
 //! |---|---|
@@ -20,6 +20,8 @@ mod machine;
 mod oracle;
 #[path = "simulation/program.rs"]
 mod program;
+#[path = "simulation/scenarios.rs"]
+mod scenarios;
 #[path = "simulation/system.rs"]
 mod system;
 
@@ -28,6 +30,7 @@ use gopark_core::sched::{Config, Sched};
 use machine::{Odds, Verdict, World, seed_under_way};
 use oracle::Doing;
 use program::Actor;
+use std::ops::Range;
 use std::panic;
 use std::sync::Once;
 use system::{SYSTEM, SimPoller};
@@ -62,18 +65,29 @@ fn start(world: &World, arrangement: Arrangement) {
     world.sched.set(sched).unwrap_or_else(|_| unreachable!("once for each world"));
 }
 
+/// What kind of runs to make of the seeds.
+#[derive(Clone, Copy)]
+struct Runs {
+    /// Changes the odds drawn.
+    odds: fn(&mut Odds),
+    /// Drawn, if `None`.
+    arrangement: Option<Arrangement>,
+    /// What happens.
+    main: fn(Actor),
+}
+
 /// Runs what `main` does on a computer of its own.
-fn simulate(seed: u64, logging: bool, odds: Option<Odds>, arrangement: Option<Arrangement>, main: fn(Actor)) -> Verdict {
+fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
     announce_seed_of_panics();
-    let world = World::install(seed, odds, logging);
-    let arrangement = arrangement.unwrap_or_else(|| Arrangement::draw(world));
+    let world = World::install(seed, runs.odds, logging);
+    let arrangement = runs.arrangement.unwrap_or_else(|| Arrangement::draw(world));
     start(world, arrangement);
     let as_goroutine = world.dice.below(2) == 0;
     Actor::thread(move |actor| {
         if as_goroutine {
-            actor.join(Actor::go(main));
+            actor.join(Actor::go(runs.main));
         } else {
-            main(actor);
+            (runs.main)(actor);
         }
     });
     let all_done = || world.oracle.borrow().actors.iter().all(|&doing| doing == Doing::Done);
@@ -124,11 +138,17 @@ struct Sum {
     seconds: f64,
 }
 
-/// Runs each seed twice.
-fn check(seeds: std::ops::Range<u64>) -> Sum {
+/// Runs each seed twice; or, with `GOPARK_SEED`, that one, and prints its steps.
+fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
+    if let Some(seed) = number("GOPARK_SEED") {
+        let verdict = simulate(seed, true, runs);
+        verdict.log.iter().for_each(|line| println!("{line}"));
+        assert_eq!(verdict.failure, None, "seed {seed}");
+        return Sum::default();
+    }
     let mut sum = Sum::default();
     for seed in seeds {
-        let [first, second] = [0; 2].map(|_| simulate(seed, false, None, None, program::play));
+        let [first, second] = [0; 2].map(|_| simulate(seed, false, runs));
         if let Some(why) = first.failure {
             panic!("simulation: seed {seed} failed: {why}; GOPARK_SEED={seed} repeats it");
         }
@@ -140,24 +160,17 @@ fn check(seeds: std::ops::Range<u64>) -> Sum {
     sum
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is not a number")))
+/// The number in an environment variable.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is not a number")))
 }
 
 /// `GOPARK_SEEDS` of them, from `GOPARK_FIRST_SEED` on.
 #[test]
-fn programs_of_many_seeds_keep_all_rules() {
-    let first = number("GOPARK_FIRST_SEED", 0);
-    let sum = check(first..first + number("GOPARK_SEEDS", 1000));
+fn programs_keep_all_rules() {
+    let first = number("GOPARK_FIRST_SEED").unwrap_or(0);
+    let seeds = number("GOPARK_SEEDS").unwrap_or(500);
+    let sum = explore(first..first + seeds, Runs { odds: |_| (), arrangement: None, main: program::play });
     println!("simulation: {} seeds, {} steps, {:.0} simulated seconds", sum.seeds, sum.steps, sum.seconds);
-}
-
-/// The run of `GOPARK_SEED`, with its steps printed.
-#[test]
-fn replay() {
-    let Ok(seed) = std::env::var("GOPARK_SEED") else { return };
-    let verdict = simulate(seed.parse().expect("GOPARK_SEED is a number"), true, None, None, program::play);
-    verdict.log.iter().for_each(|line| println!("{line}"));
-    println!("trace {:x}, {} steps", verdict.trace, verdict.steps);
-    assert_eq!(verdict.failure, None);
 }

@@ -55,9 +55,10 @@ pub(crate) struct File {
     closed: bool,
     /// The message that is being written here, and how many of its bytes are.
     message: (u64, usize),
-    /// A poll has reported that it is broken.
+    /// A poll has reported nothing but an error.
     pub(crate) told_error: bool,
-    pub(crate) refused: usize,
+    /// A poller has refused to watch it.
+    pub(crate) refused: bool,
     last_arrival: Nanos,
 }
 
@@ -194,7 +195,7 @@ impl Kernel {
             closed: false,
             message: (0, 0),
             told_error: false,
-            refused: 0,
+            refused: false,
             last_arrival: 0,
         }
     }
@@ -223,6 +224,11 @@ impl Kernel {
     pub(crate) fn part(&mut self, file: FileId, message: u64, done: usize) -> bool {
         let before = std::mem::replace(&mut self.files[file].message, (message, done));
         done > 0 && before.0 != message
+    }
+
+    /// Whether `number` names `file`.
+    pub(crate) fn names(&self, number: i32, file: FileId) -> bool {
+        self.named(number) == Some(file)
     }
 
     pub(crate) fn open_numbers(&self) -> usize {
@@ -358,7 +364,7 @@ impl Kernel {
             return Ok(());
         };
         if world.one_in(world.odds.refuse) {
-            self.files[id].refused += 1;
+            self.files[id].refused = true;
             return Err(Errno::new(ENOMEM));
         }
         if self.files[id].watch.is_some() {
@@ -538,15 +544,23 @@ impl Kernel {
         })
     }
 
-    /// Asks for a connection; `listener` is taken at the other end if it still listens then.
+    /// Asks for a connection, which the dice may refuse.
     pub(crate) fn connect(file: FileId, listener: FileId) {
+        if world().dice.below(8) > 0 {
+            return Self::connect_for_sure(file, listener);
+        }
+        world().step("connect", [file as u64, 0]);
+        let mut kernel = world().kernel.borrow_mut();
+        kernel.files[file].kind = Kind::Connecting;
+        kernel.send(world(), file, Packet::Refused);
+    }
+
+    /// Asks for a connection, which comes about if `listener` still listens then.
+    pub(crate) fn connect_for_sure(file: FileId, listener: FileId) {
         let world = world();
         world.step("connect", [file as u64, listener as u64]);
         let mut kernel = world.kernel.borrow_mut();
         kernel.files[file].kind = Kind::Connecting;
-        if world.dice.below(8) == 0 {
-            return kernel.send(world, file, Packet::Refused);
-        }
         let capacity = kernel.files[file].capacity;
         let server = kernel.add(Kind::Stream, capacity);
         kernel.files[server].peer = Some(file);

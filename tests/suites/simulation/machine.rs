@@ -78,22 +78,19 @@ impl Odds {
         let pick = |choices: &[u64]| choices[dice.below(choices.len() as u64) as usize];
         Odds {
             switch: pick(&[1, 2, 2, 4, 16]),
-            stall: pick(&[64, 256, 1024, FAR as u64]),
+            stall: pick(&[64, 256, 1024, NEVER]),
             rerank: pick(&[0, 0, 16, 128]),
-            interrupt: pick(&[8, 32, FAR as u64]),
-            spurious: pick(&[4, 32, FAR as u64]),
-            late: pick(&[2, 8, FAR as u64]),
-            refuse: pick(&[4, 32, FAR as u64, FAR as u64]),
+            interrupt: pick(&[8, 32, NEVER]),
+            spurious: pick(&[4, 32, NEVER]),
+            late: pick(&[2, 8, NEVER]),
+            refuse: pick(&[4, 32, NEVER, NEVER]),
             latency: pick(&[1, 20_000, 300_000, 5_000_000]),
         }
     }
-
-    /// A computer that does what one expects.
-    pub(crate) fn plain() -> Self {
-        let never = FAR as u64;
-        Odds { switch: 1, stall: never, rerank: 0, interrupt: never, spurious: never, late: never, refuse: never, latency: 1 }
-    }
 }
+
+/// Odds of what does not happen.
+pub(crate) const NEVER: u64 = FAR as u64;
 
 pub(crate) struct World {
     pub(crate) dice: Dice,
@@ -142,16 +139,17 @@ pub(crate) struct Verdict {
 }
 
 impl World {
-    /// A computer, in place of the last one. `odds`: drawn, if `None`.
-    pub(crate) fn install(seed: u64, odds: Option<Odds>, logging: bool) -> &'static World {
+    /// A computer, in place of the last one. `odds` may change those drawn.
+    pub(crate) fn install(seed: u64, odds: fn(&mut Odds), logging: bool) -> &'static World {
         let dice = Dice::new(seed);
         // The first numbers of neighbouring seeds resemble each other.
         (0..4).for_each(|_| _ = dice.below(2));
-        let odds = odds.unwrap_or_else(|| Odds::draw(&dice));
+        let mut drawn = Odds::draw(&dice);
+        odds(&mut drawn);
         let started = [1, 1_000_000_000, 1 << 45][dice.below(3) as usize];
         let world = Box::leak(Box::new(World {
             dice,
-            odds,
+            odds: drawn,
             kernel: RefCell::new(Kernel::new()),
             oracle: RefCell::new(Oracle::new(seed)),
             sched: OnceCell::new(),
@@ -206,7 +204,7 @@ impl World {
     }
 
     pub(crate) fn one_in(&self, odds: u64) -> bool {
-        odds < FAR as u64 && self.dice.below(odds) == 0
+        odds < NEVER && self.dice.below(odds) == 0
     }
 
     /// Writes down what happens: two runs of a seed must write the same.
@@ -355,6 +353,10 @@ impl World {
         }
         if ready == 0 {
             return None;
+        }
+        if self.one_in(8) {
+            ready |= polite;
+            return Some(self.draw(ready));
         }
         if self.odds.rerank == 0 {
             return Some(self.draw(ready));

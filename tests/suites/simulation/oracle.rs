@@ -15,6 +15,7 @@
 //!
 //! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which run here as everywhere.
 
+use crate::kernel::ENOMEM;
 use crate::machine::World;
 use gopark_core::fd::FdError;
 use gopark_core::os::{Mode, Nanos};
@@ -127,7 +128,7 @@ impl Oracle {
         alone && last.end < begin && last.deadline == Deadline::Passed
     }
 
-    /// Judges how an operation has ended. `quiet`: it may succeed without looking at deadlines.
+    /// Judges how an operation has ended.
     pub(crate) fn end<T>(&mut self, world: &World, socket: usize, mode: Mode, call: Call, result: &Result<T, FdError>) -> Result<(), String> {
         let end = self.stamp(world);
         let state = &self.sockets[socket];
@@ -136,6 +137,12 @@ impl Oracle {
         match result {
             Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!("socket {socket} says closing, and nobody closes it")),
             Err(FdError::Poll(PollError::Closing)) => Ok(()),
+            Err(FdError::Poll(PollError::NotPollable)) if !world.kernel.borrow().files[self.files[socket]].told_error => {
+                Err(format!("socket {socket} says not pollable, and is"))
+            }
+            Err(FdError::Os(errno)) if errno.raw() == ENOMEM && !world.kernel.borrow().files[self.files[socket]].refused => {
+                Err(format!("socket {socket} says that the poller refused it, and none did"))
+            }
             _ if closed_before => Err(format!("an operation on socket {socket} did not say closing after the close")),
             Err(FdError::Poll(PollError::Timeout)) => match self.may_time_out(socket, mode, call.begin, end) {
                 true => Ok(()),

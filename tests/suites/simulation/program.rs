@@ -34,8 +34,14 @@ pub(crate) fn sched() -> &'static Sched {
     world().sched.get().expect("started")
 }
 
-fn below(limit: u64) -> u64 {
+pub(crate) fn below(limit: u64) -> u64 {
     world().dice.below(limit)
+}
+
+/// Lets others run. Time passes, for those who do nothing else.
+pub(crate) fn yield_now() {
+    world().step("yield_now", [0; 2]);
+    sched().yield_now();
 }
 
 impl Socket {
@@ -132,6 +138,8 @@ impl Actor {
 
     fn operate<T>(self, socket: &Socket, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         let world = world();
+        // An operation that fails at once calls no system, and whoever repeats it must not stop the clock.
+        world.step("operation", [socket.id as u64, mode as u64]);
         let call = world.oracle.borrow_mut().begin(world);
         let result = self.doing(Doing::Wait(socket.id, mode), f);
         let verdict = world.oracle.borrow_mut().end(world, socket.id, mode, call, &result);
@@ -201,6 +209,7 @@ impl Actor {
 
     pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
         let world = world();
+        world.step("set_deadline", [socket.id as u64, 0]);
         let setting = world.oracle.borrow_mut().set_begins(world, socket.id, mode, deadline);
         let when = if let Deadline::At(when) = deadline { when } else { 0 };
         world.note("deadline", [socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64), when as u64]);
@@ -288,7 +297,7 @@ pub(crate) fn writer(actor: Actor, socket: &Socket) {
 fn linger(actor: Actor) {
     match below(24) {
         0 => actor.sleep(below(300_000)),
-        1 | 2 => sched().yield_now(),
+        1 | 2 => yield_now(),
         3 => actor.compute(below(100_000)),
         _ => {}
     }
@@ -387,7 +396,7 @@ fn spawner(actor: Actor, depth: u64) {
             0 if depth > 0 => spawner(actor, depth - 1),
             1 => actor.sleep(below(1_000_000)),
             2 => actor.compute(below(300_000)),
-            3 => (0..below(20)).for_each(|_| sched().yield_now()),
+            3 => (0..below(20)).for_each(|_| yield_now()),
             _ => {}
         });
         if below(4) > 0 {
