@@ -120,6 +120,8 @@ fn judge_the_end(world: &World, ended: bool) {
 fn announce_seed_of_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        #[cfg(steps)]
+        gopark_core::steps::set(World::touch);
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if let Some(seed) = seed_under_way() {
@@ -170,7 +172,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn programs_keep_all_rules() {
     let first = number("GOPARK_FIRST_SEED").unwrap_or(0);
-    let seeds = number("GOPARK_SEEDS").unwrap_or(500);
+    let seeds = number("GOPARK_SEEDS").unwrap_or(1000);
     let sum = explore(first..first + seeds, Runs { odds: |_| (), arrangement: None, main: program::play });
     println!("simulation: {} seeds, {} steps, {:.0} simulated seconds", sum.seeds, sum.steps, sum.seconds);
 }

@@ -424,7 +424,12 @@ impl Kernel {
 
     /// An event of a descriptor that is not ready, or of one that is gone.
     fn invent(&self, world: &World, poller: usize, events: &mut Events) {
-        let live = self.files.iter().filter(|file| file.kind != Kind::Broken).filter_map(|file| file.watch.as_ref()).filter(|watch| watch.poller == poller);
+        let live = self
+            .files
+            .iter()
+            .filter(|file| file.kind != Kind::Broken)
+            .filter_map(|file| file.watch.as_ref())
+            .filter(|watch| watch.poller == poller);
         let tokens: Vec<TaggedPtr> = live.map(|watch| watch.token).chain(self.pollers[poller].stale.iter().copied()).collect();
         if tokens.is_empty() {
             return;

@@ -59,6 +59,9 @@ pub(crate) struct Odds {
     pub(crate) switch: u64,
     /// A system call takes it away for a while.
     pub(crate) stall: u64,
+    /// An access to a shared word counts as a system call, under `--cfg steps`.
+    #[cfg(steps)]
+    pub(crate) touch: u64,
     /// Turns go by rank, and a turn changes one rank. 0: turns are drawn.
     pub(crate) rerank: u64,
     /// A call is interrupted.
@@ -79,6 +82,8 @@ impl Odds {
         Odds {
             switch: pick(&[1, 2, 2, 4, 16]),
             stall: pick(&[64, 256, 1024, NEVER]),
+            #[cfg(steps)]
+            touch: pick(&[3, 8, 32, 128]),
             rerank: pick(&[0, 0, 16, 128]),
             interrupt: pick(&[8, 32, NEVER]),
             spurious: pick(&[4, 32, NEVER]),
@@ -249,6 +254,16 @@ impl World {
             self.switch(State::Stalled(until));
         } else if self.one_in(self.odds.switch) {
             self.switch(State::Ready);
+        }
+    }
+
+    /// A thread is about to touch a word that it shares.
+    #[cfg(steps)]
+    pub(crate) fn touch() {
+        // SAFETY: as in `world`.
+        let Some(world) = (unsafe { WORLD.get().as_ref() }) else { return };
+        if world.current.get().is_some() && world.one_in(world.odds.touch) {
+            world.step("touch", [0; 2]);
         }
     }
 

@@ -71,6 +71,10 @@ pub(crate) struct Call {
     begin: u64,
 }
 
+/// How late whoever waits for an hour may be: between a look at the clock and the sleep that follows from it no time passes, unless each
+/// access to memory takes some.
+pub(crate) const SLACK: Nanos = if cfg!(steps) { 10_000_000 } else { 0 };
+
 const UNDER_WAY: u64 = u64::MAX;
 
 impl Oracle {
@@ -129,7 +133,14 @@ impl Oracle {
     }
 
     /// Judges how an operation has ended.
-    pub(crate) fn end<T>(&mut self, world: &World, socket: usize, mode: Mode, call: Call, result: &Result<T, FdError>) -> Result<(), String> {
+    pub(crate) fn end<T>(
+        &mut self,
+        world: &World,
+        socket: usize,
+        mode: Mode,
+        call: Call,
+        result: &Result<T, FdError>,
+    ) -> Result<(), String> {
         let end = self.stamp(world);
         let state = &self.sockets[socket];
         let closing_began = state.close.is_some_and(|(begin, _)| begin <= end);
@@ -210,8 +221,8 @@ impl Oracle {
                 Doing::New if self.goroutine[actor] && computing < config.procs => return wrong("could start: it lies in a queue"),
                 _ if busy => {}
                 Doing::New | Doing::Running => return wrong("could run: it lies in a queue"),
-                Doing::Sleep(when) if when <= world.now() => return wrong("has slept long enough"),
-                Doing::Sleep(when) if when < next => return wrong("would oversleep"),
+                Doing::Sleep(when) if when <= world.now() - SLACK => return wrong("has slept long enough"),
+                Doing::Sleep(when) if when < next - SLACK => return wrong("would oversleep"),
                 Doing::Join(other) if self.actors[other] == Doing::Done => return wrong("waits for one who has ended"),
                 Doing::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => return wrong("could have a permit"),
                 Doing::Close(socket) if !waits_on(&self.actors, socket) => return wrong("waits for nobody to let go"),
@@ -257,12 +268,12 @@ impl Oracle {
         let candidates: Vec<_> = settings.filter(|setting| setting.end >= last.begin).collect();
         let hour = |setting: &&Setting| match setting.deadline {
             Deadline::None => Nanos::MAX,
-            Deadline::Passed => 0,
+            Deadline::Passed => Nanos::MIN,
             Deadline::At(when) => when,
         };
         match candidates.iter().map(hour).max() {
-            Some(hour) if hour <= world.now() => Err("waits beyond its deadline".into()),
-            Some(hour) if hour < next => Err("would wait beyond its deadline".into()),
+            Some(hour) if hour <= world.now() - SLACK => Err("waits beyond its deadline".into()),
+            Some(hour) if hour < next - SLACK => Err("would wait beyond its deadline".into()),
             _ => Ok(()),
         }
     }
