@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the scheduler on simulated computers: SEEDS (100000) programs from FIRST_SEED (0) on, each twice with equal traces, and the scenarios.
-# There threads take turns at system calls. Then STEPS_SEEDS (10000) programs and the scenarios again, with turns at every access to an
+# There threads take turns at system calls. Then STEPS_SEEDS (50000) programs and the scenarios again, with turns at every access to an
 # atomic: RUSTFLAGS="--cfg steps". A seed that fails is printed; `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME --
 # --nocapture` repeats it with all its steps. Needs nothing but cargo.
 set -euo pipefail
@@ -30,7 +30,7 @@ programs() {
 
 echo "turns at system calls: seeds $first to $((first + seeds - 1))"
 programs "$seeds"
-steps=${STEPS_SEEDS:-10000}
+steps=${STEPS_SEEDS:-50000}
 echo "turns at every access: seeds $first to $((first + steps - 1))"
 export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
 programs "$steps"

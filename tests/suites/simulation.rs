@@ -2,6 +2,8 @@
 //! decides about. A run that fails prints its seed, and `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME` repeats it
 //! with all its steps printed. `ci/simulation.sh` runs many seeds.
 //!
+//! Threads take turns where they call the system, and under `--cfg steps` also where they touch an atomic of core (`core/src/steps.rs`).
+//!
 //! | file | holds |
 //! |---|---|
 //! | `machine` | threads, turns, time |
@@ -37,6 +39,9 @@ use system::{SYSTEM, SimPoller};
 
 /// Stacks for a program and its messages when it fails.
 const STACK_SIZE: usize = 64 * 1024;
+
+/// What a build that repeats a failure needs besides its seed.
+const REPEAT: &str = if cfg!(steps) { "RUSTFLAGS='--cfg steps' " } else { "" };
 
 /// How a scheduler is arranged.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +130,7 @@ fn announce_seed_of_panics() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if let Some(seed) = seed_under_way() {
-                eprintln!("simulation: seed {seed} failed: a panic; GOPARK_SEED={seed} repeats it");
+                eprintln!("simulation: seed {seed} failed: a panic; {REPEAT}GOPARK_SEED={seed} repeats it");
             }
             before(info);
         }));
@@ -152,7 +157,7 @@ fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
     for seed in seeds {
         let [first, second] = [0; 2].map(|_| simulate(seed, false, runs));
         if let Some(why) = first.failure {
-            panic!("simulation: seed {seed} failed: {why}; GOPARK_SEED={seed} repeats it");
+            panic!("simulation: seed {seed} failed: {why}; {REPEAT}GOPARK_SEED={seed} repeats it");
         }
         assert_eq!(first.trace, second.trace, "simulation: seed {seed} does not repeat itself");
         sum.seeds += 1;

@@ -236,7 +236,7 @@ impl Kernel {
     }
 
     pub(crate) fn watched(&self) -> usize {
-        self.files.iter().filter(|file| file.watch.is_some()).count()
+        self.files.iter().filter(|file| file.is_watched()).count()
     }
 
     /// Whether a direction could make progress.
@@ -302,6 +302,10 @@ impl Packet {
 }
 
 impl File {
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     fn readiness(&self) -> Ready {
         let both = Ready::READ | Ready::WRITE | Ready::HANGUP;
         let mut ready = Ready::empty();
