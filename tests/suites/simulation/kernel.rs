@@ -57,7 +57,7 @@ pub(crate) struct File {
     message: (u64, usize),
     /// A poll has reported nothing but an error.
     pub(crate) told_error: bool,
-    /// A poller has refused to watch it.
+    /// The system has refused to watch or to read it.
     pub(crate) refused: bool,
     last_arrival: Nanos,
 }
@@ -489,6 +489,10 @@ impl Kernel {
                     None if end.fin || end.reset => Outcome::Done(0),
                     None => Outcome::WouldBlock,
                 };
+            }
+            if world.one_in(world.odds.refuse.saturating_mul(4)) {
+                end.refused = true;
+                return Outcome::Failed(Errno::new(ENOMEM));
             }
             end.buffer -= n;
             end.mark = end.mark.map(|mark| mark - n);

@@ -152,7 +152,7 @@ impl Oracle {
                 Err(format!("socket {socket} says not pollable, and is"))
             }
             Err(FdError::Os(errno)) if errno.raw() == ENOMEM && !world.kernel.borrow().files[self.files[socket]].refused => {
-                Err(format!("socket {socket} says that the poller refused it, and none did"))
+                Err(format!("socket {socket} says that the system refused it, which did not"))
             }
             _ if closed_before => Err(format!("an operation on socket {socket} did not say closing after the close")),
             Err(FdError::Poll(PollError::Timeout)) => match self.may_time_out(socket, mode, call.begin, end) {
@@ -235,11 +235,12 @@ impl Oracle {
                 _ => {}
             }
         }
+        // An M that sleeps looks after a poller that it shares with one that computes; one that it does not share is not its business.
+        if let Some(poller) = world.kernel.borrow().unfetched().filter(|_| !busy || config.pollers == 1 && computing < config.procs) {
+            return Err(format!("nobody runs, and poller {poller} has events that nobody waits for"));
+        }
         if busy {
             return Ok(());
-        }
-        if let Some(poller) = world.kernel.borrow().unfetched() {
-            return Err(format!("nobody runs, and poller {poller} has events that nobody waits for"));
         }
         if sched.num_poll_waiters() != waits.len() {
             return Err(format!("{} are counted as waiting in pollers, and {waits:?} do", sched.num_poll_waiters()));

@@ -298,9 +298,14 @@ fn linger(actor: Actor) {
     match below(24) {
         0 => actor.sleep(below(300_000)),
         1 | 2 => yield_now(),
-        3 => actor.compute(below(100_000)),
+        3 => actor.compute(draw_effort()),
         _ => {}
     }
+}
+
+/// Nanoseconds of computing: mostly as much as one does between two messages, now and then a time slice and more.
+fn draw_effort() -> u64 {
+    below([100_000, 100_000, 100_000, 3_000_000, 30_000_000][below(5) as usize])
 }
 
 fn draw_deadline() -> Deadline {
@@ -395,7 +400,7 @@ fn spawner(actor: Actor, depth: u64) {
         let child = Actor::go(move |actor| match below(6) {
             0 if depth > 0 => spawner(actor, depth - 1),
             1 => actor.sleep(below(1_000_000)),
-            2 => actor.compute(below(300_000)),
+            2 => actor.compute(draw_effort()),
             3 => (0..below(20)).for_each(|_| yield_now()),
             _ => {}
         });
@@ -403,7 +408,7 @@ fn spawner(actor: Actor, depth: u64) {
             children.push(child);
         }
         if below(4) == 0 {
-            actor.compute(below(500_000));
+            actor.compute(draw_effort());
         }
     }
     children.into_iter().for_each(|child| actor.join(child));
