@@ -16,6 +16,8 @@ BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
 SUITES = {
     "loom": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], "--cfg loom"),
+    "sim": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], ""),
+    "steps": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], "--cfg steps"),
     "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
 }
 
@@ -67,7 +69,7 @@ def run(kill, bound, place):
     command, flags = SUITES[suite]
     command = command + ["--", "--exact", test, "--nocapture"]
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
-    env["CARGO_TARGET_DIR"] = os.path.join(place, "loom" if suite == "loom" else "plain")
+    env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
     try:
         done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:

@@ -5,7 +5,7 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | 0 | [`os`], `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
+//! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
 //! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `runq`, `timer` | one word or one plain structure each |
 //! | 2 | [`polldesc`], `p`, `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
@@ -22,6 +22,8 @@ extern crate std;
 mod models;
 
 pub mod os;
+#[cfg(steps)]
+pub mod steps;
 mod sync;
 pub mod tagptr;
 

@@ -234,6 +234,12 @@ impl Sched {
         (waits as i64 + outside - resumed as i64).max(0) as usize
     }
 
+    /// How many Ms sleep, and how many look for work. For tests that know when nobody runs.
+    #[doc(hidden)]
+    pub fn num_idle(&self) -> (usize, usize) {
+        self.idlers.count()
+    }
+
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
     #[inline]
     pub fn current(&self) -> Option<&G> {
