@@ -238,7 +238,7 @@ impl GRef {
 }
 
 /// Goroutines that are never run, for tests of queues.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod idle {
     use super::*;
     use std::boxed::Box;

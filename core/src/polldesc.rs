@@ -268,5 +268,9 @@ pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
 /// A timer heap that an M sleeping for it must look at again.
 pub(crate) type Moved = Option<&'static Heap>;
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/polldesc.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,3 @@
+//! Stub.
+/// stub
+pub fn run(_: &[u8]) {}
