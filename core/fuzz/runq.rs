@@ -47,8 +47,7 @@ std::thread_local! {
 /// The first byte says where the rings' counters begin; each other is a step: what (4 bits), and how many or how (4 bits).
 pub fn run(input: &[u8]) {
     let Some((&start, steps)) = input.split_first() else { return };
-    let mut queues =
-        Queues { rings: [Ring::new(), Ring::new()], global: Global::new(), inbox: Inbox::new(), home: GList::new() };
+    let mut queues = Queues { rings: [Ring::new(), Ring::new()], global: Global::new(), inbox: Inbox::new(), home: GList::new() };
     for ring in &queues.rings {
         let start = 0u32.wrapping_sub(u32::from(start));
         ring.head.store(start, Ordering::Relaxed);

@@ -30,7 +30,11 @@ fn pair(page: u64, tag: u64) -> (u64, usize, u32) {
     assert_eq!((packed.addr(), packed.tag()), (addr, kept), "the parts change");
     // A tag beyond its bits is the same as without them.
     assert_eq!(TaggedPtr::pack(addr, (tag as u32).wrapping_add(tag_values as u32)), packed);
-    let word = if usize::BITS == 64 { (addr / ALIGN) as u128 * tag_values + u128::from(kept) } else { addr as u128 * tag_values + u128::from(kept) };
+    let word = if usize::BITS == 64 {
+        (addr / ALIGN) as u128 * tag_values + u128::from(kept)
+    } else {
+        addr as u128 * tag_values + u128::from(kept)
+    };
     assert_eq!(u128::from(packed.to_bits()), word, "the drawing in the module's head");
     assert_eq!(packed == TaggedPtr::NULL, addr == 0 && kept == 0);
     (packed.to_bits(), addr, kept)

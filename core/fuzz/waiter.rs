@@ -56,8 +56,7 @@ std::thread_local! {
 pub fn run(input: &[u8]) {
     let mut slots = [const { None::<Slot> }; SLOTS].map(|_| Slot::default());
     let mut list = WaiterList::new();
-    let mut model =
-        Model { word: [Word::Nil; SLOTS], phase: [Phase::Resting; SLOTS], is_thread: [false; SLOTS], list: VecDeque::new() };
+    let mut model = Model { word: [Word::Nil; SLOTS], phase: [Phase::Resting; SLOTS], is_thread: [false; SLOTS], list: VecDeque::new() };
     GOROUTINES.with_borrow_mut(|goroutines| {
         for &byte in input {
             let at = usize::from(byte >> 3 & 3);
