@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "the system under the targets promises what an operating system does")]
 
 #[cfg(test)]
-#[allow(unreachable_pub, reason = "another crate includes it too")]
+#[allow(unreachable_pub, reason = "the conformance suite includes it too")]
 mod check;
 pub(crate) mod system;
 

@@ -1,6 +1,7 @@
 //! What the suites share: an end to every wait, dice for the races, and processes of their own.
 
 pub mod process;
+pub mod readiness;
 pub mod sockets;
 pub mod watch;
 
