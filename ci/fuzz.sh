@@ -3,6 +3,7 @@
 # (60) seconds more, and prints what that came to. Other modes:
 #
 #   ci/fuzz.sh coverage            lines of the state machines that the committed corpora reach; fails below 95 %
+#   ci/fuzz.sh afresh [TARGET…]    fuzzes without the corpora, as ci/mutants.sh does to see what the fuzzer finds by itself
 #   ci/fuzz.sh corpus [TARGET…]    replaces the committed corpora by all inputs that add coverage, those found by earlier runs included
 #
 # FUZZ_POLLER (epoll) is the poller under `backend`. It takes the nightly toolchain if there is one, else stable's unstable options.
@@ -24,8 +25,12 @@ else
     export RUSTC_BOOTSTRAP=1
 fi
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
 mode=fuzz
-case ${1:-} in coverage | corpus) mode=$1; shift ;; esac
+case ${1:-} in coverage | afresh | corpus) mode=$1; shift ;; esac
 [ $# = 0 ] || targets=("$@")
 
 # The committed corpus of a target, one input a file, as libFuzzer reads it.
@@ -49,41 +54,72 @@ open(sys.argv[2], "w").write("".join(line + "\n" for line in lines))
 PYTHON
 }
 
+# Builds all targets, or one.
 build() {
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-    cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares "${features[@]}"
+    cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares "${features[@]}" "$@"
     bins=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release
 }
 
-stat() { sed -n "s/^stat::$1: *//p" "$2"; }
+# Fuzzes a target, from the inputs in the folders that follow; the first folder also takes what is found. What it printed goes to the log.
+explore() {
+    local target=$1
+    shift
+    "$bins/$target" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$target-" "$@" >"$log" 2>&1
+}
+
+# A row of the table.
+report() {
+    local target=$1 replayed=$2 result=$3
+    printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" \
+        "$SECONDS s" "$result"
+    if [ "$result" = passed ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        grep -vE '^#|^INFO|^WARNING' "$log" | tail -20
+    fi
+}
+
+stat() { sed -n "s/^stat::$1: *//p" "$log"; }
+
+heading='| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
+
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" = 0 ]
+}
 
 fuzz() {
     build
-    local passed=0 failed=0 target log replayed found=$CARGO_TARGET_DIR/found
-    log=$(mktemp)
-    printf '| target | replayed | executions | a second | result |\n|---|---|---|---|---|\n'
+    local target inputs result
+    printf "$heading"
     for target in "${targets[@]}"; do
-        unpack "$target" "$CARGO_TARGET_DIR/corpus/$target"
-        mkdir -p "$found/$target"
-        replayed=$(wc -l <"fuzz/corpus/$target.hex")
-        result=passed
-        if ! { "$bins/$target" "${limits[@]}" -runs=0 "$CARGO_TARGET_DIR/corpus/$target" >"$log" 2>&1 &&
-            "$bins/$target" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$found/$target-" \
-                "$found/$target" "$CARGO_TARGET_DIR/corpus/$target" >"$log" 2>&1; }; then
-            result=FAILED
+        inputs=$CARGO_TARGET_DIR/corpus/$target
+        unpack "$target" "$inputs"
+        mkdir -p "$CARGO_TARGET_DIR/found/$target"
+        SECONDS=0
+        result=FAILED
+        if "$bins/$target" "${limits[@]}" -runs=0 "$inputs" >"$log" 2>&1 &&
+            explore "$target" "$CARGO_TARGET_DIR/found/$target" "$inputs"; then
+            result=passed
         fi
-        printf '| %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$(stat number_of_executed_units "$log")" \
-            "$(stat average_exec_per_sec "$log")" "$result"
-        if [ "$result" = passed ]; then
-            passed=$((passed + 1))
-        else
-            failed=$((failed + 1))
-            grep -vE '^#|^INFO|^WARNING' "$log" | tail -20
-        fi
+        report "$target" "$(wc -l <"fuzz/corpus/$target.hex")" "$result"
     done
-    rm -f "$log"
-    echo "$passed passed, $failed failed"
-    [ "$failed" = 0 ]
+    finish
+}
+
+afresh() {
+    local target result
+    printf "$heading"
+    for target in "${targets[@]}"; do
+        build "$target"
+        SECONDS=0
+        result=FAILED
+        if explore "$target"; then result=passed; fi
+        report "$target" 0 "$result"
+    done
+    finish
 }
 
 corpus() {
