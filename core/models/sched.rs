@@ -156,7 +156,7 @@ fn an_event_finds_somebody_in_the_poller_though_an_m_has_just_left_it() {
         let world = World::new(2, 1);
         let sched = world.sched();
         let event = waits_for_event(sched, 9, 1);
-        // M 0 leaves its bed for a goroutine that never ends; M 1 must not sleep where the event does not reach it.
+        // M 0 leaves the poller for a goroutine that never ends; M 1 must not sleep where the event does not reach it.
         let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
         sched.ready(Waiter::G(parked(4, 0)));
         kernel(sched).post(event);

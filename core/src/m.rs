@@ -92,23 +92,23 @@ pub(crate) struct WakeWord(AtomicU32);
 
 /// Where an M sleeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bed {
+pub(crate) enum Asleep {
     Futex,
     Poller,
 }
 
-impl Bed {
+impl Asleep {
     pub(crate) fn bits(self) -> u32 {
         match self {
-            Bed::Futex => ON_FUTEX,
-            Bed::Poller => IN_POLLER,
+            Asleep::Futex => ON_FUTEX,
+            Asleep::Poller => IN_POLLER,
         }
     }
 
-    fn of(word: u32) -> Option<Bed> {
+    fn of(word: u32) -> Option<Asleep> {
         match word {
-            ON_FUTEX => Some(Bed::Futex),
-            IN_POLLER => Some(Bed::Poller),
+            ON_FUTEX => Some(Asleep::Futex),
+            IN_POLLER => Some(Asleep::Poller),
             _ => None,
         }
     }
@@ -120,24 +120,24 @@ impl WakeWord {
         &self.0
     }
 
-    /// Tells the M to look again. The bed it must be woken in, if this call is the one that has to.
+    /// Tells the M to look again. Where it sleeps, if this call is the one that has to end that.
     #[must_use]
-    pub(crate) fn notify(&self) -> Option<Bed> {
+    pub(crate) fn notify(&self) -> Option<Asleep> {
         // Always a read-modify-write, even where the bit is set: its Release is what the M's `awake` acquires.
-        Bed::of(self.0.fetch_or(NOTIFIED, Ordering::AcqRel))
+        Asleep::of(self.0.fetch_or(NOTIFIED, Ordering::AcqRel))
     }
 
-    /// Wakes the M if it sleeps, giving it a place among the spinning. The bed it must be woken in.
+    /// Wakes the M if it sleeps, giving it a place among the spinning. Where it sleeps.
     #[must_use]
-    pub(crate) fn recruit(&self) -> Option<Bed> {
-        let asleep = |word| Bed::of(word).map(|_| word | NOTIFIED | SPIN);
-        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, asleep);
-        before.ok().and_then(Bed::of)
+    pub(crate) fn recruit(&self) -> Option<Asleep> {
+        let recruited = |word| Asleep::of(word).map(|_| word | NOTIFIED | SPIN);
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, recruited);
+        before.ok().and_then(Asleep::of)
     }
 
     /// Whether the M sleeps, or is about to, and nobody has told it to get up.
     pub(crate) fn asleep(&self) -> bool {
-        Bed::of(self.0.load(Ordering::Relaxed)).is_some()
+        Asleep::of(self.0.load(Ordering::Relaxed)).is_some()
     }
 
     /// Whether the M sleeps on its futex and nobody has told it to get up.
@@ -147,8 +147,8 @@ impl WakeWord {
 
     /// The M declares that it goes to sleep. False if it has been told to look again.
     #[must_use]
-    pub(crate) fn prepare(&self, bed: Bed) -> bool {
-        self.0.compare_exchange(0, bed.bits(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    pub(crate) fn prepare(&self, asleep: Asleep) -> bool {
+        self.0.compare_exchange(0, asleep.bits(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The M is up. True if it was recruited to spin.

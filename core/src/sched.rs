@@ -100,7 +100,7 @@ pub struct Sched {
     arena: Arena,
     ms: Box<[M]>,
     ps: Box<[P]>,
-    pollers: Box<[Bedroom]>,
+    pollers: Box<[SharedPoller]>,
     global: Global,
     idlers: Idlers,
     descs: PollCache,
@@ -110,7 +110,7 @@ pub struct Sched {
 }
 
 /// A poller, and whether an M sleeps in it.
-struct Bedroom {
+struct SharedPoller {
     poller: Poller,
     taken: AtomicBool,
 }
@@ -151,9 +151,9 @@ impl Sched {
         assert!(stack_size.is_power_of_two() && sizes.contains(&stack_size), "stack_size: {stack_size} is no power of two in {sizes:?}");
 
         sync::set_os(os);
-        let bedroom = |_| {
+        let shared = |_| {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
-            Ok(Bedroom { poller, taken: AtomicBool::new(false) })
+            Ok(SharedPoller { poller, taken: AtomicBool::new(false) })
         };
         let sched: &'static Sched = Box::leak(Box::new(Sched {
             os,
@@ -161,7 +161,7 @@ impl Sched {
             arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
             ms: (0..procs).map(M::new).collect(),
             ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
-            pollers: (0..pollers).map(bedroom).collect::<Result<Vec<_>, StartError>>()?.into(),
+            pollers: (0..pollers).map(shared).collect::<Result<Vec<_>, StartError>>()?.into(),
             global: Global::new(),
             idlers: Idlers::new(),
             descs: PollCache::new(),

@@ -1,8 +1,8 @@
 //! An M's life: find a goroutine, run it, and sleep when there is none.
 
-use super::{Bedroom, Sched, park};
+use super::{Sched, SharedPoller, park};
 use crate::g::{GRef, Resumed};
-use crate::m::{Bed, Here};
+use crate::m::{Asleep, Here};
 use crate::os::{Delay, Events, Nanos};
 use crate::polldesc;
 use crate::sync::Ordering;
@@ -217,19 +217,19 @@ impl Sched {
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let bedroom = &self.pollers[here.p.poller];
-        let bed = if bedroom.enter() { Bed::Poller } else { Bed::Futex };
+        let shared = &self.pollers[here.p.poller];
+        let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
         self.idlers.park();
         let mut spin = false;
-        if here.m.wake.prepare(bed) {
+        if here.m.wake.prepare(asleep) {
             self.idlers.before_recheck();
             spin = self.work_elsewhere(here);
-            let vacant = bed == Bed::Futex && !bedroom.taken.load(Ordering::Relaxed);
-            match (bed, timeout) {
+            let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
+            match (asleep, timeout) {
                 _ if spin || vacant => {}
-                (Bed::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), bed.bits(), timeout),
-                (Bed::Poller, None) => _ = self.poll(here, Delay::Forever),
-                (Bed::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),
+                (Asleep::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), asleep.bits(), timeout),
+                (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
+                (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),
             }
         }
         self.idlers.unpark();
@@ -238,9 +238,9 @@ impl Sched {
             self.idlers.spin();
         }
         here.home(|home| home.spinning = spin || recruited);
-        if bed == Bed::Poller {
-            bedroom.leave();
-            self.fill_bedroom(here.p.poller);
+        if asleep == Asleep::Poller {
+            shared.leave();
+            self.fill_poller(here.p.poller);
         }
     }
 
@@ -250,12 +250,12 @@ impl Sched {
     }
 }
 
-impl Bedroom {
+impl SharedPoller {
     pub(super) fn enter(&self) -> bool {
         !self.taken.swap(true, Ordering::AcqRel)
     }
 
-    /// A swap, not a store: `fill_bedroom` looks for sleepers next, and one of the two must see the other.
+    /// A swap, not a store: `fill_poller` looks for sleepers next, and one of the two must see the other.
     fn leave(&self) {
         self.taken.swap(false, Ordering::AcqRel);
     }

@@ -2,7 +2,7 @@
 
 use super::Sched;
 use crate::g::{GRef, Status};
-use crate::m::{Bed, Here, M};
+use crate::m::{Asleep, Here, M};
 use crate::sync::Ordering;
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
@@ -91,16 +91,16 @@ impl Sched {
 
     /// Makes an M look for work again.
     fn notify(&self, m: &M) {
-        if let Some(bed) = m.wake.notify() {
-            self.rouse(m, bed);
+        if let Some(asleep) = m.wake.notify() {
+            self.rouse(m, asleep);
         }
     }
 
     /// Ends an M's sleep.
-    fn rouse(&self, m: &M, bed: Bed) {
-        match bed {
-            Bed::Futex => self.os.futex_wake(m.wake.futex()),
-            Bed::Poller => self.pollers[self.ps[m.index].poller].poller.backend.wake(),
+    fn rouse(&self, m: &M, asleep: Asleep) {
+        match asleep {
+            Asleep::Futex => self.os.futex_wake(m.wake.futex()),
+            Asleep::Poller => self.pollers[self.ps[m.index].poller].poller.backend.wake(),
         }
     }
 
@@ -109,8 +109,8 @@ impl Sched {
     pub(super) fn recruit(&self) {
         while self.idlers.after_submit() && self.idlers.spin_alone() {
             for m in &self.ms {
-                if let Some(bed) = m.wake.recruit() {
-                    return self.rouse(m, bed);
+                if let Some(asleep) = m.wake.recruit() {
+                    return self.rouse(m, asleep);
                 }
             }
             self.idlers.stop_spinning();
@@ -124,7 +124,7 @@ impl Sched {
     }
 
     /// An M has left a poller that several share: one that sleeps on its futex may take the place, lest events wait for nobody.
-    pub(super) fn fill_bedroom(&self, poller: usize) {
+    pub(super) fn fill_poller(&self, poller: usize) {
         if self.pollers.len() == self.ps.len() {
             return;
         }
