@@ -5,7 +5,7 @@
 //! over the committed corpus and over random inputs, on stable Rust.
 #![allow(unsafe_code, reason = "the system under the targets promises what an operating system does")]
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(unreachable_pub, reason = "the conformance suite includes it too")]
 mod check;
 pub(crate) mod system;
