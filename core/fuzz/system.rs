@@ -1,4 +1,5 @@
 //! What the targets stand on: goroutines that are never run, and a system under them whose sleep is whatever the target makes of it.
+#![allow(unsafe_code, reason = "it promises what an operating system does, and hands out goroutines by address")]
 
 use crate::g::{G, GRef, Status, idle};
 use crate::os::{Errno, Nanos, Os};

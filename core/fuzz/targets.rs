@@ -3,7 +3,6 @@
 //!
 //! Each lives inside the module that it drives, and sees its private parts. `ci/fuzz.sh` gives them to libFuzzer; the tests below run them
 //! over the committed corpus and over random inputs, on stable Rust.
-#![allow(unsafe_code, reason = "the system under the targets promises what an operating system does")]
 
 #[cfg(all(test, not(loom)))]
 #[allow(unreachable_pub, reason = "the conformance suite includes it too")]

@@ -241,7 +241,7 @@ impl GRef {
 #[cfg(any(test, fuzzing))]
 pub(crate) mod idle {
     use super::*;
-    use std::boxed::Box;
+    use alloc::boxed::Box;
 
     static IDLE: VTable = VTable { run, release };
 

@@ -241,7 +241,7 @@ fn root() -> &'static Path {
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     for package in ["core", "backends", "std-shim", "tests", "ci/no-std"] {
-        for folder in ["src", "models", "fuzz", "examples", "benches", "suites", "behaviours"] {
+        for folder in ["src", "fuzz", "examples", "benches", "suites", "behaviours"] {
             collect(&format!("{package}/{folder}"), &mut found);
         }
     }
@@ -343,11 +343,11 @@ fn is_named(source: &Source, sources: &[Source]) -> bool {
         let include = format!("#[path = \"../behaviours/{file}\"]");
         return sources.iter().any(|suite| suite.path.starts_with("tests/suites/") && suite.text.contains(&include));
     }
-    if ["core/models", "core/fuzz"].contains(&folder) {
-        let include = format!("#[path = \"../{}/{file}\"]", folder.trim_start_matches("core/"));
-        let beside = |source: &&Source| source.path.starts_with(folder) && source.text.lines().any(|line| declares(line, name));
-        return sources.iter().any(|source| source.path.starts_with("core/src/") && source.text.contains(&include))
-            || sources.iter().any(|source| beside(&source));
+    if folder == "core/fuzz" {
+        let include = format!("#[path = \"../fuzz/{file}\"]");
+        let names_it = |source: &Source| source.path.starts_with("core/src/") && source.text.contains(&include);
+        let declares_it = |source: &Source| source.path == "core/fuzz/targets.rs" && source.text.lines().any(|line| declares(line, name));
+        return sources.iter().any(|source| names_it(source) || declares_it(source));
     }
     if folder.ends_with("/bin") || folder.ends_with("/examples") || folder.ends_with("/benches") || ["lib", "main"].contains(&name) {
         return true;
