@@ -4,6 +4,7 @@
 #
 #   ci/fuzz.sh coverage            lines of the state machines that the committed corpora reach; fails below 95 %
 #   ci/fuzz.sh afresh [TARGET…]    fuzzes without the corpora, as ci/mutants.sh does to see what the fuzzer finds by itself
+#   ci/fuzz.sh build [TARGET…]     builds the targets and no more
 #   ci/fuzz.sh corpus [TARGET…]    replaces the committed corpora by all inputs that add coverage, those found by earlier runs included
 #
 # FUZZ_POLLER (epoll) is the poller under `backend`. It takes the nightly toolchain if there is one, else stable's unstable options.
@@ -14,7 +15,7 @@ targets=(polldesc waiter timer_heap runq fdmutex tagptr backend)
 machines=(polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs timer.rs runq.rs fdmutex.rs tagptr.rs)
 secs=${FUZZ_SECS:-60}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
-features=(--no-default-features --features "${FUZZ_POLLER:-epoll}")
+bins=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
 # Programs have one or two bytes a step: longer inputs are slower and show nothing new.
 limits=(-max_len=64 -timeout=20 -print_final_stats=1)
 
@@ -30,7 +31,7 @@ trap 'rm -f "$log"' EXIT
 passed=0
 failed=0
 mode=fuzz
-case ${1:-} in coverage | afresh | corpus) mode=$1; shift ;; esac
+case ${1:-} in coverage | afresh | build | corpus) mode=$1; shift ;; esac
 [ $# = 0 ] || targets=("$@")
 
 # The committed corpus of a target, one input a file, as libFuzzer reads it.
@@ -54,11 +55,13 @@ open(sys.argv[2], "w").write("".join(line + "\n" for line in lines))
 PYTHON
 }
 
-# Builds all targets, or one.
 build() {
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-    cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares "${features[@]}" "$@"
-    bins=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release
+    local target features
+    for target in "${targets[@]}"; do
+        if [ "$target" = backend ]; then features=(--features "${FUZZ_POLLER:-epoll}"); else features=(); fi
+        cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares --no-default-features "${features[@]}" "$target"
+    done
 }
 
 # Fuzzes a target, from the inputs in the folders that follow; the first folder also takes what is found. What it printed goes to the log.
@@ -110,10 +113,10 @@ fuzz() {
 }
 
 afresh() {
+    build
     local target result
     printf "$heading"
     for target in "${targets[@]}"; do
-        build "$target"
         SECONDS=0
         result=FAILED
         if explore "$target"; then result=passed; fi
@@ -149,7 +152,7 @@ coverage() {
     local tools dir=$CARGO_TARGET_DIR/coverage target objects=()
     tools=$(llvm)
     # The same programs as for fuzzing, with counters in place of libFuzzer's.
-    (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build --release --quiet "${features[@]}")
+    (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build --release --quiet --no-default-features --features "${FUZZ_POLLER:-epoll}")
     rm -f "$dir"/*.profraw
     for target in "${targets[@]}"; do
         unpack "$target" "$CARGO_TARGET_DIR/corpus/$target"

@@ -69,6 +69,9 @@ def run(kill, bound, place):
     command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
     env["CARGO_TARGET_DIR"] = os.path.join(place, "loom" if suite == "loom" else "plain")
+    if suite == "fuzz":
+        # The limit is not for building.
+        subprocess.run(["ci/fuzz.sh", "build", test], cwd=os.path.join(place, "copy"), env=env, capture_output=True)
     try:
         done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
