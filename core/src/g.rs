@@ -246,10 +246,10 @@ impl GRef {
 }
 
 /// Goroutines that are never run, for tests of queues.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod idle {
     use super::*;
-    use std::boxed::Box;
+    use alloc::boxed::Box;
 
     static IDLE: VTable = VTable { run, release };
 

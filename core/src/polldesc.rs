@@ -304,5 +304,9 @@ pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
 /// The timer heaps that Ms sleeping for them must look at again: the two timers of a descriptor may lie in different ones.
 pub(crate) type Moved = [Option<&'static Heap>; 2];
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/polldesc.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests;

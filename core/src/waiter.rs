@@ -284,6 +284,10 @@ impl WaiterList {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/waiter.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/waiter.rs"]
 mod models;

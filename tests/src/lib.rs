@@ -2,6 +2,7 @@
 
 pub mod faults;
 pub mod process;
+pub mod readiness;
 pub mod sockets;
 pub mod watch;
 

@@ -241,7 +241,7 @@ fn root() -> &'static Path {
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     for package in ["core", "backends", "std-shim", "tests", "ci/no-std"] {
-        for folder in ["src", "examples", "benches", "suites", "behaviours"] {
+        for folder in ["src", "fuzz", "examples", "benches", "suites", "behaviours"] {
             collect(&format!("{package}/{folder}"), &mut found);
         }
     }
@@ -343,6 +343,12 @@ fn is_named(source: &Source, sources: &[Source]) -> bool {
         let include = format!("#[path = \"../behaviours/{file}\"]");
         return sources.iter().any(|suite| suite.path.starts_with("tests/suites/") && suite.text.contains(&include));
     }
+    if folder == "core/fuzz" {
+        let include = format!("#[path = \"../fuzz/{file}\"]");
+        let names_it = |source: &Source| source.path.starts_with("core/src/") && source.text.contains(&include);
+        let declares_it = |source: &Source| source.path == "core/fuzz/targets.rs" && source.text.lines().any(|line| declares(line, name));
+        return sources.iter().any(|source| names_it(source) || declares_it(source));
+    }
     if folder.ends_with("/bin") || folder.ends_with("/examples") || folder.ends_with("/benches") || ["lib", "main"].contains(&name) {
         return true;
     }
@@ -367,8 +373,9 @@ fn no_file_is_an_orphan() {
 
     let mut sources = sources;
     sources.push(Source::new("core/src/sched/nobody.rs", ""));
+    sources.push(Source::new("core/fuzz/nobody.rs", ""));
     sources.push(Source::new("tests/behaviours/nobody.rs", ""));
-    assert!(sources.iter().rev().take(2).all(|orphan| !is_named(orphan, &sources)));
+    assert!(sources.iter().rev().take(3).all(|orphan| !is_named(orphan, &sources)));
 }
 
 #[test]
