@@ -1,7 +1,7 @@
 """Applies mutants one by one and runs their killers. Called by mutants.sh, which says what it prints.
 
 mutants.txt: `== name`, then `file PATH` and a piece of its text between `<<<` and `===`, what stands there in the mutant between `===`
-and `>>>`, as often as needed; `kill SUITE TEST` names the test. Indentation counts; the piece must occur once.
+and `>>>`, as often as needed; `kill SUITE TEST` names the test, or the target of the fuzzer. Indentation counts; the piece must occur once.
 """
 
 import concurrent.futures
@@ -16,7 +16,10 @@ BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
 SUITES = {
     "loom": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], "--cfg loom"),
+    "sim": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], ""),
+    "steps": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], "--cfg steps"),
     "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
+    "fuzz": (["ci/fuzz.sh", "afresh"], ""),
 }
 
 
@@ -65,9 +68,12 @@ def run(kill, bound, place):
     """Whether the test was there and passed, whether it failed, and what it printed."""
     suite, test = kill
     command, flags = SUITES[suite]
-    command = command + ["--", "--exact", test, "--nocapture"]
+    command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
-    env["CARGO_TARGET_DIR"] = os.path.join(place, "loom" if suite == "loom" else "plain")
+    env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
+    if suite == "fuzz":
+        # The limit is not for building.
+        subprocess.run(["ci/fuzz.sh", "build", test], cwd=os.path.join(place, "copy"), env=env, capture_output=True)
     try:
         done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
@@ -75,7 +81,7 @@ def run(kill, bound, place):
     output = done.stdout + done.stderr
     if "error: could not compile" in output:
         raise SystemExit(f"a mutant does not compile:\n{output}")
-    ran = "running 1 test" in output
+    ran = "running 1 test" in output or f"| {test} |" in output
     return ran and done.returncode == 0, ran and done.returncode != 0, output
 
 
@@ -83,11 +89,11 @@ def prepare(place):
     """A copy of the sources, and room for what is built from them."""
     copy = os.path.join(place, "copy")
     os.makedirs(copy, exist_ok=True)
-    for item in ["core", "backends", "std-shim", "tests", "Cargo.toml", "Cargo.lock"]:
+    for item in ["core", "backends", "std-shim", "tests", "fuzz", "ci", "Cargo.toml", "Cargo.lock"]:
         to = os.path.join(copy, item)
         if os.path.isdir(item):
             shutil.rmtree(to, ignore_errors=True)
-            shutil.copytree(item, to)
+            shutil.copytree(item, to, ignore=shutil.ignore_patterns("target", "__pycache__"))
         else:
             shutil.copy2(item, to)
     return copy
@@ -113,7 +119,7 @@ def judge(mutant, free):
 
 def main(target, *words):
     mutants = parse("ci/mutants.txt")
-    mutants = [m for m in mutants if not words or any(w in m["name"] or w in m["kill"][1] for w in words)]
+    mutants = [m for m in mutants if not words or any(w in m["name"] or w in " ".join(m["kill"]) for w in words)]
     free = queue.Queue()
     for worker in range(min(2, os.cpu_count())):
         free.put(os.path.join(target, str(worker)))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows that the models and tests can fail: applies each mutant of ci/mutants.txt to a copy of the sources and runs the one test that must
-# kill it. Prints a table, fails if a mutant survives. `ci/mutants.sh WORD…` takes only mutants whose name or test has one of the words.
+# Shows that the models and tests can fail: applies each mutant of ci/mutants.txt to a copy of the sources and runs the one test, or
+# fuzzes the one target, that must kill it. Prints a table, fails if a mutant survives. `ci/mutants.sh WORD…` takes only mutants whose name or test has one of the words.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -13,7 +13,7 @@ use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
 pub struct Pool {
@@ -112,7 +112,7 @@ impl Pool {
             (state.idle > 0, short.then_some(state.threads))
         };
         if wake {
-            sched.os().futex_wake(&self.pushed);
+            sched.os().futex_wake(ptr::from_ref(&self.pushed).cast());
         }
         let Some(number) = started else { return Ok(()) };
         let start = Box::into_raw(Box::new((self, sched)));

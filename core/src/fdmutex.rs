@@ -202,6 +202,10 @@ fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
     state + one
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/fdmutex.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/fdmutex.rs"]
 mod models;

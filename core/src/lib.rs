@@ -5,8 +5,8 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | 0 | [`os`], `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | [`g`], `waiter`, [`stack`], `runq`, `timer`, `lease` | one word or one plain structure each |
+//! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
+//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `runq`, `timer`, `lease` | one word or one plain structure each |
 //! | 2 | [`polldesc`], `p`, `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`], [`blocking`] | what a goroutine blocks on |
@@ -14,17 +14,24 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 extern crate std;
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets.rs"]
+pub mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/system.rs"]
 mod models;
 
 pub mod os;
+#[cfg(steps)]
+pub mod steps;
 mod sync;
 pub mod tagptr;
 
+mod fiber;
 pub mod g;
 mod lease;
 mod runq;

@@ -297,6 +297,10 @@ impl Inbox {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/runq.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/runq.rs"]
 mod models;

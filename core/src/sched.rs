@@ -32,6 +32,7 @@ mod find;
 mod handoff;
 mod idle;
 mod park;
+mod start;
 mod sysmon;
 mod wake;
 
@@ -147,7 +148,7 @@ impl Sched {
     ///
     /// # Errors
     ///
-    /// If the system refuses address space, a poller or a thread. Threads started before that stay, and do nothing.
+    /// If the system refuses address space, a poller or a thread. Threads started before that end, and pollers are closed.
     ///
     /// # Panics
     ///
@@ -175,7 +176,7 @@ impl Sched {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
             Ok(SharedPoller { poller, taken: AtomicBool::new(false) })
         };
-        let sched: &'static Sched = Box::leak(Box::new(Sched {
+        let sched = Box::into_raw(Box::new(Sched {
             os,
             config,
             arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
@@ -190,14 +191,14 @@ impl Sched {
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
         }));
-        for p in 0..procs {
-            let m = sched.start_m().map_err(|errno| StartError::Thread(p, errno))?;
-            sched.grant(p, m);
-        }
-        if config.sysmon {
-            sched.start_sysmon().map_err(|errno| StartError::Thread(procs, errno))?;
-        }
-        Ok(sched)
+        // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
+        let started = unsafe { &*sched }.start_threads();
+        started.inspect_err(|_| {
+            // SAFETY: see above.
+            drop(unsafe { Box::from_raw(sched) });
+        })?;
+        // SAFETY: nobody drops it any more.
+        Ok(unsafe { &*sched })
     }
 
     /// The operating system it runs on.
@@ -234,6 +235,12 @@ impl Sched {
         let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
         let outside = self.outside.poll_waiting.load(Ordering::Relaxed);
         (waits as i64 + outside - resumed as i64).max(0) as usize
+    }
+
+    /// How many Ms sleep, and how many look for work. For tests that know when nobody runs.
+    #[doc(hidden)]
+    pub fn num_idle(&self) -> (usize, usize) {
+        self.idlers.count()
     }
 
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.

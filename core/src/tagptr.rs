@@ -69,6 +69,10 @@ impl fmt::Debug for TaggedPtr {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/tagptr.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -324,6 +324,10 @@ fn sift_down(entries: &mut [Entry], mut index: usize) {
     place(entries, index, entry);
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/timer.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/timer.rs"]
 mod models;

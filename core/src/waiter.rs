@@ -117,7 +117,7 @@ impl Blocked {
         let woken = unsafe { &raw const (*self.0.as_ptr()).woken };
         // SAFETY: as above.
         unsafe { &*woken }.store(1, Ordering::Release);
-        os.futex_wake(woken);
+        os.futex_wake(woken.cast());
     }
 }
 
@@ -283,6 +283,10 @@ impl WaiterList {
         Some(waiter)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/waiter.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/waiter.rs"]

@@ -4,6 +4,9 @@
 //! contract in words is on the trait; `docs/backends.md` says how to run this over a new poller.
 #![allow(unsafe_code, reason = "some descriptors are made by libc")]
 
+#[allow(unreachable_pub, reason = "core includes it too")]
+#[path = "../../core/fuzz/check.rs"]
+mod check;
 #[path = "conformance/ends.rs"]
 mod ends;
 #[path = "conformance/kinds.rs"]
@@ -57,4 +60,9 @@ fn sleep_in(poller: &Arc<Poller>, delay: Delay) -> (thread::JoinHandle<Vec<u32>>
 
 fn poller() -> Arc<Poller> {
     Arc::new(Poller::init().unwrap())
+}
+
+#[test]
+fn random_programs_agree_with_what_poll_says() {
+    check::check("backend", 2_000, gopark_tests::readiness::fuzz);
 }

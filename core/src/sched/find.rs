@@ -201,7 +201,7 @@ impl Sched {
         }
         let mut events = Events::new();
         here.p.polls.bump();
-        poller.backend.poll(delay, &mut events);
+        poller.poll(delay, &mut events);
         let mut woken = WaiterList::new();
         // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
         unsafe { polldesc::deliver(&events, &mut woken) };

@@ -20,12 +20,9 @@
 use super::{Sched, park};
 use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here, M};
-use crate::os::Errno;
 use crate::sync::{AtomicU32, Lock, Ordering};
 use crate::waiter::Waiter;
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::vec::Vec;
 
 /// The Ms without a P.
@@ -90,24 +87,18 @@ impl Sched {
         self.ms[index].get().expect("an index names an M that was started")
     }
 
-    /// Starts the thread of another M. It waits for a P, and is in no list.
-    pub(super) fn start_m(&'static self) -> Result<&'static M, Errno> {
-        let Some(place) = self.ms.iter().find(|m| !m.is_completed()) else { return Err(Errno::new(EAGAIN)) };
-        let index = self.ms().count();
-        if index >= self.config.procs {
-            // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
-            self.arena.promise(1).map_err(|exhausted| exhausted.cause.unwrap_or(Errno::new(ENOMEM)))?;
-        }
-        let m: &'static M = place.call_once(|| Box::new(M::new(index)));
-        self.os.spawn(&format!("m{index}"), run_m, Box::into_raw(Box::new((self, m))) as usize)?;
-        Ok(m)
-    }
-
     /// Gives an M that is in no list a P that nobody uses.
     pub(super) fn grant(&self, p: usize, m: &M) {
         self.ps[p].set_holder(m.index);
         m.grant.give(p);
         self.notify(m);
+    }
+
+    /// What the thread of an M does.
+    pub(super) fn be_m(&'static self, m: &'static M) -> ! {
+        m.thread.store(self.os.thread(), Ordering::Relaxed);
+        let here = self.await_grant(m);
+        self.run(here)
     }
 
     /// Sleeps until the M is granted a P. It is in a list of the exchange, or about to be granted one.
@@ -211,18 +202,6 @@ impl Sched {
         }
         false
     }
-}
-
-const ENOMEM: i32 = 12;
-const EAGAIN: i32 = 11;
-
-/// An M's thread.
-fn run_m(arg: usize) {
-    // SAFETY: `start_m` boxed this for this call.
-    let (sched, m) = *unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static M)) };
-    m.thread.store(sched.os.thread(), Ordering::Relaxed);
-    let here = sched.await_grant(m);
-    sched.run(here)
 }
 
 #[cfg(all(test, loom))]

@@ -10,17 +10,17 @@
 //! A look costs a few loads for each P. It looks every 20 µs after it had something to do, and ever more rarely while it has not: Go's
 //! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
 //! delay behind a goroutine that blocks its thread.
-#![allow(unsafe_code, reason = "it hands a poller's events to core, and its thread starts from an address")]
+#![allow(unsafe_code, reason = "it hands a poller's events to core")]
 
 use super::{Sched, SharedPoller};
 use crate::m::M;
-use crate::os::{Delay, Doing, Errno, Events, Nanos};
+use crate::os::{Delay, Doing, Events, Nanos};
 use crate::p::P;
 use crate::polldesc;
 use crate::sync::{AtomicU32, Ordering};
 use crate::waiter::WaiterList;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ptr;
 
 /// How long a goroutine may run while others wait; Go's number.
 const SLICE: Nanos = 10_000_000;
@@ -60,14 +60,10 @@ struct Sight {
 }
 
 impl Sched {
-    pub(super) fn start_sysmon(&'static self) -> Result<(), Errno> {
-        self.os.spawn("sysmon", run_sysmon, Box::into_raw(Box::new(self)) as usize)
-    }
-
     /// After the first M woke while all slept. Both sides use read-modify-writes: this, after one on the count of idle Ms.
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.0.swap(UP, Ordering::AcqRel) == ASLEEP {
-            self.os.futex_wake(&self.sysmon.0);
+            self.os.futex_wake(ptr::from_ref(&self.sysmon.0).cast());
         }
     }
 
@@ -79,7 +75,8 @@ impl Sched {
         self.sysmon.0.swap(UP, Ordering::AcqRel);
     }
 
-    fn watch(&'static self) -> ! {
+    /// What its thread does.
+    pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
         let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, cpu: 0, polls: 0, polled: now }).collect();
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
@@ -159,7 +156,7 @@ impl Sched {
             return false;
         }
         let mut events = Events::new();
-        shared.poller.backend.poll(Delay::None, &mut events);
+        shared.poller.poll(Delay::None, &mut events);
         let mut woken = WaiterList::new();
         // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
         unsafe { polldesc::deliver(&events, &mut woken) };
@@ -185,10 +182,4 @@ impl SharedPoller {
     fn is_left_alone(&self) -> bool {
         !self.taken.load(Ordering::Relaxed) && self.poller.watched.load(Ordering::Relaxed) > 0
     }
-}
-
-fn run_sysmon(arg: usize) {
-    // SAFETY: `start_sysmon` boxed this for this call.
-    let sched = *unsafe { Box::from_raw(arg as *mut &'static Sched) };
-    sched.watch();
 }

@@ -6,6 +6,7 @@ use crate::m::{Asleep, Here, M};
 use crate::sync::Ordering;
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
+use core::ptr;
 
 /// Where among ready goroutines one goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Sched {
     /// Ends an M's sleep.
     fn rouse(&self, m: &M, asleep: Asleep) {
         match asleep {
-            Asleep::Futex | Asleep::WithoutP => self.os.futex_wake(m.wake.futex()),
+            Asleep::Futex | Asleep::WithoutP => self.os.futex_wake(ptr::from_ref(m.wake.futex()).cast()),
             // An M that is no longer there may hold another P, or none.
             Asleep::Poller => m.p().into_iter().for_each(|p| self.pollers[self.ps[p].poller].poller.backend.wake()),
         }

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Fuzzes the state machines of core and the poller. `ci/fuzz.sh [TARGET…]` replays the committed corpus of each target, fuzzes it for FUZZ_SECS
+# (60) seconds more, and prints what that came to. Other modes:
+#
+#   ci/fuzz.sh coverage            lines of the state machines that the committed corpora reach; fails below 95 %
+#   ci/fuzz.sh afresh [TARGET…]    fuzzes without the corpora, as ci/mutants.sh does to see what the fuzzer finds by itself
+#   ci/fuzz.sh build [TARGET…]     builds the targets and no more
+#   ci/fuzz.sh corpus [TARGET…]    replaces the committed corpora by all inputs that add coverage, those found by earlier runs included
+#
+# FUZZ_POLLER (epoll) is the poller under `backend`. It takes the nightly toolchain if there is one, else stable's unstable options.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+targets=(polldesc waiter timer_heap runq fdmutex tagptr backend)
+machines=(polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs timer.rs runq.rs fdmutex.rs tagptr.rs)
+secs=${FUZZ_SECS:-60}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
+bins=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
+# Programs have one or two bytes a step: longer inputs are slower and show nothing new.
+limits=(-max_len=64 -timeout=20 -print_final_stats=1)
+
+toolchain=()
+if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
+    toolchain=(+nightly)
+else
+    export RUSTC_BOOTSTRAP=1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
+mode=fuzz
+case ${1:-} in coverage | afresh | build | corpus) mode=$1; shift ;; esac
+[ $# = 0 ] || targets=("$@")
+
+# The committed corpus of a target, one input a file, as libFuzzer reads it.
+unpack() {
+    rm -rf "$2"
+    mkdir -p "$2"
+    python3 -B - "fuzz/corpus/$1.hex" "$2" <<'PYTHON'
+import sys
+for number, line in enumerate(open(sys.argv[1])):
+    open(f"{sys.argv[2]}/{number:05}", "wb").write(bytes.fromhex(line))
+PYTHON
+}
+
+# The inputs in a folder, shortest first, as a corpus to commit.
+pack() {
+    python3 -B - "$1" "fuzz/corpus/$2.hex" <<'PYTHON'
+import os, sys
+inputs = {open(os.path.join(sys.argv[1], name), "rb").read() for name in os.listdir(sys.argv[1])}
+lines = [data.hex() for data in sorted(inputs, key=lambda data: (len(data), data)) if data]
+open(sys.argv[2], "w").write("".join(line + "\n" for line in lines))
+PYTHON
+}
+
+build() {
+    command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+    local target features
+    for target in "${targets[@]}"; do
+        if [ "$target" = backend ]; then features=(--features "${FUZZ_POLLER:-epoll}"); else features=(); fi
+        cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares --no-default-features "${features[@]}" "$target"
+    done
+}
+
+# Fuzzes a target, from the inputs in the folders that follow; the first folder also takes what is found. What it printed goes to the log.
+explore() {
+    local target=$1
+    shift
+    "$bins/$target" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$target-" "$@" >"$log" 2>&1
+}
+
+# A row of the table.
+report() {
+    local target=$1 replayed=$2 result=$3
+    printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" \
+        "$SECONDS s" "$result"
+    if [ "$result" = passed ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        grep -vE '^#|^INFO|^WARNING' "$log" | tail -20
+    fi
+}
+
+stat() { sed -n "s/^stat::$1: *//p" "$log"; }
+
+heading='| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
+
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" = 0 ]
+}
+
+fuzz() {
+    build
+    local target inputs result
+    printf "$heading"
+    for target in "${targets[@]}"; do
+        inputs=$CARGO_TARGET_DIR/corpus/$target
+        unpack "$target" "$inputs"
+        mkdir -p "$CARGO_TARGET_DIR/found/$target"
+        SECONDS=0
+        result=FAILED
+        if "$bins/$target" "${limits[@]}" -runs=0 "$inputs" >"$log" 2>&1 &&
+            explore "$target" "$CARGO_TARGET_DIR/found/$target" "$inputs"; then
+            result=passed
+        fi
+        report "$target" "$(wc -l <"fuzz/corpus/$target.hex")" "$result"
+    done
+    finish
+}
+
+afresh() {
+    build
+    local target result
+    printf "$heading"
+    for target in "${targets[@]}"; do
+        SECONDS=0
+        result=FAILED
+        if explore "$target"; then result=passed; fi
+        report "$target" 0 "$result"
+    done
+    finish
+}
+
+corpus() {
+    build
+    local target all least
+    for target in "${targets[@]}"; do
+        all=$CARGO_TARGET_DIR/corpus/$target
+        least=$CARGO_TARGET_DIR/least/$target
+        unpack "$target" "$all"
+        rm -rf "$least"
+        mkdir -p "$least" "$CARGO_TARGET_DIR/found/$target"
+        "$bins/$target" "${limits[@]}" -merge=1 "$least" "$all" "$CARGO_TARGET_DIR/found/$target" 2>/dev/null
+        pack "$least" "$target"
+        echo "$target: $(wc -l <"fuzz/corpus/$target.hex") inputs, $(wc -c <"fuzz/corpus/$target.hex") bytes"
+    done
+}
+
+# The version of LLVM that rustc has.
+llvm() {
+    local version
+    version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    [ -x "/usr/lib/llvm-$version/bin/llvm-cov" ] || apt-get install --yes --quiet "llvm-$version" >/dev/null
+    echo "/usr/lib/llvm-$version/bin"
+}
+
+coverage() {
+    local tools dir=$CARGO_TARGET_DIR/coverage target objects=()
+    tools=$(llvm)
+    # The same programs as for fuzzing, with counters in place of libFuzzer's.
+    (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build --release --quiet --no-default-features --features "${FUZZ_POLLER:-epoll}")
+    rm -f "$dir"/*.profraw
+    for target in "${targets[@]}"; do
+        unpack "$target" "$CARGO_TARGET_DIR/corpus/$target"
+        LLVM_PROFILE_FILE=$dir/$target.profraw "$dir/release/$target" -runs=0 "$CARGO_TARGET_DIR/corpus/$target" 2>/dev/null
+        objects+=(--object "$dir/release/$target")
+    done
+    "$tools/llvm-profdata" merge --sparse "$dir"/*.profraw --output "$dir/merged.profdata"
+    "$tools/llvm-cov" export --format=lcov --instr-profile="$dir/merged.profdata" "${objects[@]}" >"$dir/merged.lcov"
+    python3 -B ci/coverage.py "$dir/merged.lcov" "$PWD/core/src" "${machines[@]}"
+}
+
+"$mode"

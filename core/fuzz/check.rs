@@ -1,0 +1,40 @@
+//! Fuzz targets as plain tests: each over its committed corpus, then over random inputs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::{format, fs, println, string::String, vec::Vec};
+
+/// The longest random input.
+const LENGTH_MAX: u64 = 96;
+
+/// Runs `target` over `fuzz/corpus/NAME.hex` (an input in each line) and over `inputs` random inputs, the same ones every time.
+/// Prints the input that fails it.
+pub fn check(name: &str, inputs: u32, target: fn(&[u8])) {
+    let path = format!("{}/../fuzz/corpus/{name}.hex", env!("CARGO_MANIFEST_DIR"));
+    let corpus = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    for line in corpus.lines() {
+        attempt(target, &bytes(line));
+    }
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state >> 11
+    };
+    for _ in 0..inputs {
+        let input = Vec::from_iter((0..random() % LENGTH_MAX).map(|_| random() as u8));
+        attempt(target, &input);
+    }
+}
+
+fn attempt(target: fn(&[u8]), input: &[u8]) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| target(input))) {
+        println!("the input: {}", input.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        resume_unwind(payload);
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = Vec::from_iter(hex.chars().map(|digit| digit.to_digit(16).expect("the corpus is hexadecimal") as u8));
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}

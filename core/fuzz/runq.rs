@@ -1,0 +1,221 @@
+//! Run queues against plain queues of numbers: two rings with their `next` slots, the global queue, an inbox and a home queue. Every goroutine
+//! that goes in comes out once, where and when the plain queue says.
+//!
+//! The rings' counters begin just before they wrap, if the input says so. Overflow goes where the scheduler sends it.
+
+use super::{CAPACITY, GList, Global, Inbox, Ring};
+use crate::fuzz::system::Goroutines;
+use crate::g::GRef;
+use crate::sync::Ordering;
+use core::cell::RefCell;
+use std::collections::VecDeque;
+use std::vec::Vec;
+
+const GOROUTINES: usize = 640;
+
+struct Queues {
+    rings: [Ring; 2],
+    global: Global,
+    inbox: Inbox,
+    home: GList,
+}
+
+#[derive(Default)]
+struct Model {
+    rings: [VecDeque<usize>; 2],
+    next: [Option<usize>; 2],
+    global: VecDeque<usize>,
+    inbox: VecDeque<usize>,
+    home: VecDeque<usize>,
+}
+
+struct Driver {
+    model: Model,
+    goroutines: Goroutines,
+    /// Those that are in no queue.
+    resting: Vec<usize>,
+}
+
+std::thread_local! {
+    static DRIVER: RefCell<Driver> = RefCell::new(Driver {
+        model: Model::default(),
+        goroutines: Goroutines::new(GOROUTINES),
+        resting: (0..GOROUTINES).collect(),
+    });
+}
+
+/// The first byte says where the rings' counters begin; each other is a step: what (4 bits), and how many or how (4 bits).
+pub fn run(input: &[u8]) {
+    let Some((&start, steps)) = input.split_first() else { return };
+    let mut queues = Queues { rings: [Ring::new(), Ring::new()], global: Global::new(), inbox: Inbox::new(), home: GList::new() };
+    for ring in &queues.rings {
+        let start = 0u32.wrapping_sub(u32::from(start));
+        ring.head.store(start, Ordering::Relaxed);
+        ring.tail.store(start, Ordering::Relaxed);
+    }
+    DRIVER.with_borrow_mut(|driver| {
+        for &step in steps {
+            driver.step(&mut queues, step & 15, usize::from(step >> 4));
+        }
+        driver.empty(&mut queues);
+    });
+}
+
+impl Driver {
+    fn step(&mut self, queues: &mut Queues, what: u8, how: usize) {
+        // The P that the step belongs to; `how` has three bits left.
+        let (own, how) = (how & 1, how >> 1);
+        match what {
+            0..=3 => (0..[1, 1, 2, 3, 5, 20, 70, 256][how]).for_each(|_| self.push(queues, own)),
+            4 | 5 => (0..[1, 1, 1, 2, 4, 10, 40, 128][how]).for_each(|_| self.pop(queues, own)),
+            6 | 7 => self.swap_next(queues, own),
+            8 => self.take_next(queues, own),
+            9 | 10 => self.steal(queues, own, how & 1 != 0),
+            11 => (0..[1, 1, 2, 3, 4, 8, 40, 300][how]).for_each(|_| self.submit(queues)),
+            12 => self.take_global(queues, own, how),
+            13 => self.post(queues),
+            14 => self.drain(queues),
+            _ => self.pop_home(queues),
+        }
+        for (ring, (model, next)) in queues.rings.iter().zip(self.model.rings.iter().zip(&self.model.next)) {
+            assert_eq!(ring.is_empty(), model.is_empty() && next.is_none());
+            assert_eq!(ring.room(), CAPACITY as usize - model.len());
+        }
+        assert_eq!(queues.global.is_empty(), self.model.global.is_empty());
+        assert_eq!(queues.inbox.is_empty(), self.model.inbox.is_empty());
+        assert_eq!(queues.home.len(), self.model.home.len());
+    }
+
+    /// A goroutine that is in no queue.
+    fn fresh(&mut self) -> Option<(usize, GRef)> {
+        let id = self.resting.pop()?;
+        Some((id, self.goroutines.take(id)))
+    }
+
+    /// Compares what came out with what the model says.
+    fn came_out(&mut self, g: Option<GRef>, expected: Option<usize>) {
+        let id = g.map(|g| self.goroutines.give(g));
+        self.resting.extend(id);
+        assert_eq!(id, expected, "another goroutine comes out");
+    }
+
+    fn push(&mut self, queues: &Queues, own: usize) {
+        if let Some((id, g)) = self.fresh() {
+            self.push_anywhere(queues, own, id, g);
+        }
+    }
+
+    /// As the scheduler does: a full ring gives its older half and the newcomer to the global queue.
+    fn push_anywhere(&mut self, queues: &Queues, own: usize, id: usize, g: GRef) {
+        let (ring, model) = (&queues.rings[own], &mut self.model.rings[own]);
+        match ring.push(g) {
+            Ok(()) => {
+                assert!(model.len() < CAPACITY as usize, "a full ring takes one more");
+                model.push_back(id);
+            }
+            Err(g) => {
+                assert_eq!(model.len(), CAPACITY as usize, "a ring with room refuses");
+                ring.spill(&queues.global, g);
+                self.model.global.extend(model.drain(..CAPACITY as usize / 2));
+                self.model.global.push_back(id);
+            }
+        }
+    }
+
+    fn pop(&mut self, queues: &Queues, own: usize) {
+        let expected = self.model.rings[own].pop_front();
+        self.came_out(queues.rings[own].pop(), expected);
+    }
+
+    fn swap_next(&mut self, queues: &Queues, own: usize) {
+        let Some((id, g)) = self.fresh() else { return };
+        let displaced = queues.rings[own].swap_next(g);
+        let expected = self.model.next[own].replace(id);
+        assert_eq!(displaced.as_ref().map(|g| g.id() as usize), expected);
+        if let Some(g) = displaced {
+            self.push_anywhere(queues, own, g.id() as usize, g);
+        }
+    }
+
+    fn take_next(&mut self, queues: &Queues, own: usize) {
+        let expected = self.model.next[own].take();
+        self.came_out(queues.rings[own].take_next(), expected);
+    }
+
+    /// A P steals only with an empty ring, and takes the older half of the other's, rounded up. The last of these runs.
+    fn steal(&mut self, queues: &Queues, own: usize, next_too: bool) {
+        if !self.model.rings[own].is_empty() {
+            return;
+        }
+        let stolen = queues.rings[own].steal(&queues.rings[1 - own], next_too);
+        let take = self.model.rings[1 - own].len().div_ceil(2);
+        let expected = match take {
+            0 if next_too => self.model.next[1 - own].take(),
+            0 => None,
+            _ => {
+                let half = Iterator::collect::<VecDeque<_>>(self.model.rings[1 - own].drain(..take));
+                self.model.rings[own] = half;
+                self.model.rings[own].pop_back()
+            }
+        };
+        self.came_out(stolen, expected);
+    }
+
+    fn submit(&mut self, queues: &Queues) {
+        if let Some((id, g)) = self.fresh() {
+            queues.global.push(g);
+            self.model.global.push_back(id);
+        }
+    }
+
+    /// One to run, and with `how` odd a share of the rest, for one of up to four Ps.
+    fn take_global(&mut self, queues: &Queues, own: usize, how: usize) {
+        let (one, procs) = (how & 1 == 0, 1 + how / 2);
+        let first = queues.global.take(&queues.rings[own], procs, one);
+        let expected = self.model.global.pop_front();
+        self.came_out(first, expected);
+        if !one {
+            let ring = &mut self.model.rings[own];
+            let share = (self.model.global.len() / procs).min(CAPACITY as usize / 2).min(CAPACITY as usize - ring.len());
+            ring.extend(self.model.global.drain(..share));
+        }
+    }
+
+    fn post(&mut self, queues: &Queues) {
+        if let Some((id, g)) = self.fresh() {
+            assert_eq!(queues.inbox.push(g), self.model.inbox.is_empty(), "whether the M must be told");
+            self.model.inbox.push_back(id);
+        }
+    }
+
+    fn drain(&mut self, queues: &mut Queues) {
+        queues.inbox.drain(&mut queues.home);
+        self.model.home.append(&mut self.model.inbox);
+    }
+
+    fn pop_home(&mut self, queues: &mut Queues) {
+        let expected = self.model.home.pop_front();
+        self.came_out(queues.home.pop_front(), expected);
+    }
+
+    /// Takes everything out. Then no goroutine is missing.
+    fn empty(&mut self, queues: &mut Queues) {
+        for own in 0..2 {
+            self.take_next(queues, own);
+            while !self.model.rings[own].is_empty() {
+                self.pop(queues, own);
+            }
+            self.pop(queues, own);
+        }
+        while !self.model.global.is_empty() {
+            self.take_global(queues, 0, 0);
+        }
+        self.drain(queues);
+        while !self.model.home.is_empty() {
+            self.pop_home(queues);
+        }
+        self.pop_home(queues);
+        assert!(queues.rings.iter().all(Ring::is_empty) && queues.global.is_empty() && queues.inbox.is_empty());
+        assert_eq!(self.resting.len(), GOROUTINES, "a goroutine is lost");
+    }
+}

@@ -1,0 +1,52 @@
+//! The fuzz targets of core: one function for each, which takes an input for a program, runs it on core's own code and on a plain model
+//! of what that code is to do, and panics where the two differ.
+//!
+//! Each lives inside the module that it drives, and sees its private parts. `ci/fuzz.sh` gives them to libFuzzer; the tests below run them
+//! over the committed corpus and over random inputs, on stable Rust.
+
+#[cfg(all(test, not(loom)))]
+#[allow(unreachable_pub, reason = "the conformance suite includes it too")]
+mod check;
+pub(crate) mod system;
+
+pub use crate::fdmutex::fuzz::run as fdmutex;
+pub use crate::polldesc::fuzz::run as polldesc;
+pub use crate::runq::fuzz::run as runq;
+pub use crate::tagptr::fuzz::run as tagptr;
+pub use crate::timer::fuzz::run as timer_heap;
+pub use crate::waiter::fuzz::run as waiter;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::check::check;
+
+    #[test]
+    fn a_tagged_pointer_keeps_address_and_tag() {
+        check("tagptr", 50_000, super::tagptr);
+    }
+
+    #[test]
+    fn wait_slots_follow_their_table() {
+        check("waiter", 10_000, super::waiter);
+    }
+
+    #[test]
+    fn the_timer_heap_fires_like_a_sorted_list() {
+        check("timer_heap", 5_000, super::timer_heap);
+    }
+
+    #[test]
+    fn run_queues_hand_out_each_goroutine_once() {
+        check("runq", 1_000, super::runq);
+    }
+
+    #[test]
+    fn the_descriptor_mutex_follows_its_table() {
+        check("fdmutex", 10_000, super::fdmutex);
+    }
+
+    #[test]
+    fn poll_descriptors_follow_the_protocol() {
+        check("polldesc", 10_000, super::polldesc);
+    }
+}
