@@ -180,7 +180,7 @@ fn files_are_short(source: &Source) -> Vec<String> {
 
 fn functions_are_short(source: &Source) -> Vec<String> {
     let lines = source.lines();
-    let functions = lines.iter().enumerate().filter(|(_, line)| has_word(&line.code, "fn"));
+    let functions = lines.iter().enumerate().filter(|(_, line)| has_word(&line.code, "fn") && !line.code.contains("fn("));
     let measured = functions.map(|(i, start)| (start.number, item_len(&lines[i..])));
     let found = measured.filter(|(_, len)| *len > FUNCTION_LINES_MAX);
     found.map(|(line, len)| format!("line {line}: a function of {len} lines, more than {FUNCTION_LINES_MAX}")).collect()
