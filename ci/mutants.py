@@ -16,6 +16,8 @@ BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
 SUITES = {
     "loom": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], "--cfg loom"),
+    "sim": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], ""),
+    "steps": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], "--cfg steps"),
     "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
     "fuzz": (["ci/fuzz.sh", "afresh"], ""),
 }
@@ -68,7 +70,7 @@ def run(kill, bound, place):
     command, flags = SUITES[suite]
     command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
-    env["CARGO_TARGET_DIR"] = os.path.join(place, "loom" if suite == "loom" else "plain")
+    env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
     if suite == "fuzz":
         # The limit is not for building.
         subprocess.run(["ci/fuzz.sh", "build", test], cwd=os.path.join(place, "copy"), env=env, capture_output=True)

@@ -15,11 +15,16 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
+///
 /// # Panics
 ///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
-/// So does `poll` if its batch is not empty and overflows.
+/// `poll`, if its batch is not empty and overflows.
 pub struct Epoll(Instance);
+
+/// One event for each change.
+const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 
 // SAFETY: the kernel gives back the word that a descriptor was added with, and only `open` adds one.
 unsafe impl Netpoll for Epoll {
@@ -28,7 +33,7 @@ unsafe impl Netpoll for Epoll {
     }
 
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
-        self.0.add(fd, Mask::EDGES | Mask::ET, token.to_bits())
+        self.0.control(libc::EPOLL_CTL_ADD, fd, Mask::all() | EDGES, token.to_bits())
     }
 
     fn close(&self, fd: i32) {

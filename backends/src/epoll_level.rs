@@ -16,6 +16,7 @@
 //! | `arm`, armed already | same | none |
 //! | `arm`, not armed | and this one | MOD, which also reports what is ready now |
 //! | a delivery | less what fired | MOD, if any are left |
+//! | a MOD fails | none | none: the next poll reports them ready, so that who waits finds out |
 //! | an event of an earlier use of the number | same | none |
 //! | `close` | slot emptied | DEL |
 //!
@@ -25,34 +26,43 @@
 #![allow(unsafe_code, reason = "it promises that tokens are genuine")]
 
 use crate::instance::Instance;
+use crate::level::{direction, levels};
 use crate::lock::Lock;
-use crate::mask::{Mask, direction};
+use crate::mask::Mask;
 use crate::table::{Key, Slot, Table};
+use alloc::vec::Vec;
 use gopark_core::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
 use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance, the eventfd that wakes it, and who waits for what.
 ///
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
+///
 /// # Panics
 ///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
-/// So does `poll` if its batch is not empty and overflows.
+/// `poll`, if its batch is not empty and overflows.
 pub struct EpollLevel {
     instance: Instance,
     /// For each descriptor the directions that are armed: `READ`, `WRITE`, both or none.
     armed: Lock<Table<Ready>>,
+    /// Directions that could not be armed, for the next poll. Locked after `armed`.
+    refused: Lock<Vec<Event>>,
 }
+
+/// Disarmed by the first event.
+const ONESHOT: Mask = Mask::from_bits_retain(libc::EPOLLONESHOT as u32);
 
 // SAFETY: events carry the token of their slot, which `open` put there.
 unsafe impl Netpoll for EpollLevel {
     fn init() -> Result<Self, Errno> {
-        Ok(EpollLevel { instance: Instance::new()?, armed: Lock::new(Table::new()) })
+        Ok(EpollLevel { instance: Instance::new()?, armed: Lock::new(Table::new()), refused: Lock::new(Vec::new()) })
     }
 
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
         let mut table = self.armed.lock();
         let key = table.next_key(fd);
-        self.instance.add(fd, Mask::ONESHOT, key.to_bits())?;
+        self.instance.control(libc::EPOLL_CTL_ADD, fd, ONESHOT, key.0)?;
         table.fill(key, token, Ready::empty());
         Ok(())
     }
@@ -67,24 +77,31 @@ unsafe impl Netpoll for EpollLevel {
         let Some(slot) = table.at(fd).filter(|slot| slot.token == token) else { return };
         let before = slot.state;
         slot.state |= direction(mode);
-        if slot.state != before && self.rearm(slot).is_err() {
-            // Not armed after all: the next wait tries again.
-            slot.state = before;
+        if slot.state != before {
+            self.rearm(slot);
         }
     }
 
     fn poll(&self, delay: Delay, events: &mut Events) {
         self.instance.poll(delay, |bits, mask| {
             let mut table = self.armed.lock();
-            let Some(slot) = table.get(Key::from_bits(bits)) else { return };
+            let Some(slot) = table.get(Key(bits)) else { return };
             let ready = mask.ready();
             slot.state -= ready;
             if !slot.state.is_empty() {
-                // The event has disarmed these, too. They fail to be armed again only if the file was closed behind our back.
-                let _ = self.rearm(slot);
+                // The event has disarmed these, too.
+                self.rearm(slot);
             }
             events.push(Event { token: slot.token, ready }).expect("Netpoll::poll needs an empty batch");
         });
+        let mut refused = self.refused.lock();
+        while !events.is_full() {
+            let Some(event) = refused.pop() else { break };
+            let _ = events.push(event);
+        }
+        if !refused.is_empty() {
+            self.instance.wake();
+        }
     }
 
     fn wake(&self) {
@@ -93,8 +110,14 @@ unsafe impl Netpoll for EpollLevel {
 }
 
 impl EpollLevel {
-    fn rearm(&self, slot: &Slot<Ready>) -> Result<(), Errno> {
-        self.instance.modify(slot.key.fd(), Mask::levels(slot.state) | Mask::ONESHOT, slot.key.to_bits())
+    fn rearm(&self, slot: &mut Slot<Ready>) {
+        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), levels(slot.state) | ONESHOT, slot.key.0);
+        if modified.is_err() {
+            // The file was closed behind our back. Nobody would hear of it again.
+            let ready = core::mem::replace(&mut slot.state, Ready::empty());
+            self.refused.lock().push(Event { token: slot.token, ready });
+            self.instance.wake();
+        }
     }
 }
 
@@ -105,7 +128,6 @@ mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
-    use std::vec::Vec;
 
     fn poll(poller: &EpollLevel) -> Vec<Ready> {
         let mut events = Events::new();
@@ -124,6 +146,23 @@ mod tests {
         for (mode, ready) in [(Mode::Read, Ready::READ), (Mode::Write, Ready::WRITE), (Mode::Read, Ready::READ)] {
             poller.arm(fd, token, mode);
             assert_eq!(poll(&poller), [ready]);
+            assert_eq!(poll(&poller), []);
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_armed_is_woken_to_find_out() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (fd, token) = (ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1));
+        let poller = EpollLevel::init().unwrap();
+        poller.open(fd, token).unwrap();
+        // As if a stranger had closed the file: the number is registered no more.
+        poller.instance.delete(fd);
+        for (mode, ready) in [(Mode::Read, Ready::READ), (Mode::Write, Ready::WRITE)] {
+            poller.arm(fd, token, mode);
+            let mut events = Events::new();
+            poller.poll(Delay::Forever, &mut events);
+            assert_eq!(events.iter().map(|event| (event.token, event.ready)).collect::<Vec<_>>(), [(token, ready)]);
             assert_eq!(poll(&poller), []);
         }
     }

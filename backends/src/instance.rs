@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, reason = "the epoll system calls")]
 
-use crate::linux::{OwnedFd, check};
+use crate::linux::{OwnedFd, check, refused};
 use crate::mask::Mask;
 use crate::wakeup::WakeUp;
 use core::mem::MaybeUninit;
@@ -16,9 +16,8 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
-/// # Panics
-///
-/// `poll` and `wake` panic if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
+/// ready again.
 pub(crate) struct Instance {
     epfd: OwnedFd,
     /// Registered level-triggered under [`WAKEUP`]: it shows in every poll until a waiting one drains it.
@@ -39,19 +38,8 @@ impl Instance {
         // SAFETY: no memory is passed.
         let epfd = OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
         let instance = Instance { epfd, wakeup: WakeUp::new()?, no_pwait2: AtomicBool::new(false) };
-        instance.add(instance.wakeup.fd(), Mask::IN, WAKEUP)?;
+        instance.control(libc::EPOLL_CTL_ADD, instance.wakeup.fd(), Mask::IN, WAKEUP)?;
         Ok(instance)
-    }
-
-    /// Registers `fd`. `poll` gives back `word`, which must not be zero.
-    pub(crate) fn add(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
-        self.control(libc::EPOLL_CTL_ADD, fd, interest, word)
-    }
-
-    /// Changes what `fd` is watched for, and looks at its readiness anew.
-    #[cfg(feature = "epoll-level")]
-    pub(crate) fn modify(&self, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest, word)
     }
 
     pub(crate) fn delete(&self, fd: i32) {
@@ -60,7 +48,8 @@ impl Instance {
         unsafe { libc::epoll_ctl(self.epfd.0, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
     }
 
-    fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
+    /// Adds or modifies `fd`: both look at its readiness anew. `poll` gives back `word`, which must not be zero.
+    pub(crate) fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
         let mut event = libc::epoll_event { events: interest.bits(), u64: word };
         // SAFETY: `event` lives through the call, and the kernel copies it.
         check(unsafe { libc::epoll_ctl(self.epfd.0, operation, fd, &mut event) } as isize).map(drop)
@@ -85,6 +74,7 @@ impl Instance {
 
     /// The events that the kernel wrote to the front of `buffer`.
     fn wait<'a>(&self, delay: Delay, buffer: &'a mut Buffer) -> &'a [libc::epoll_event] {
+        let mut refusals = 0;
         let count = loop {
             let waited = match delay {
                 Delay::None => self.epoll_wait(buffer, 0),
@@ -96,7 +86,7 @@ impl Instance {
                 // The rest of the delay is not known here.
                 (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
                 (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => panic!("epoll_wait: {errno}"),
+                (Err(errno), _) => refused("epoll_wait", errno, &mut refusals),
             }
         };
         let filled = &buffer[..count];

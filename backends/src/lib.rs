@@ -19,15 +19,16 @@ extern crate std;
 
 pub mod linux;
 
-// The one place that knows the features. What follows the choice is free of them, but for a few lines that only some pollers use.
+// The one place that knows the features.
 cfg_if::cfg_if! {
     if #[cfg(any(
-        all(feature = "epoll", any(feature = "epoll-level", feature = "poll")),
-        all(feature = "epoll-level", feature = "poll"),
+        all(feature = "epoll", any(feature = "epoll-level", feature = "poll", feature = "io-uring")),
+        all(feature = "epoll-level", any(feature = "poll", feature = "io-uring")),
+        all(feature = "poll", feature = "io-uring"),
     ))] {
         compile_error!(
-            "gopark has one poller, but two of the features `epoll`, `epoll-level` and `poll` are on. `epoll` is the default: to have \
-             another, write `default-features = false, features = [\"poll\"]` (on the command line: `--no-default-features \
+            "gopark has one poller, but two of the features `epoll`, `epoll-level`, `poll` and `io-uring` are on. `epoll` is the default: \
+             to have another, write `default-features = false, features = [\"poll\"]` (on the command line: `--no-default-features \
              --features poll`) wherever gopark is named"
         );
     } else if #[cfg(feature = "epoll")] {
@@ -40,6 +41,7 @@ cfg_if::cfg_if! {
     } else if #[cfg(feature = "epoll-level")] {
         mod epoll_level;
         mod instance;
+        mod level;
         mod lock;
         mod mask;
         mod table;
@@ -47,6 +49,7 @@ cfg_if::cfg_if! {
         mod wakeup;
         pub use epoll_level::EpollLevel as Poller;
     } else if #[cfg(feature = "poll")] {
+        mod level;
         mod lock;
         mod mask;
         mod poll;
@@ -55,12 +58,18 @@ cfg_if::cfg_if! {
         mod wake;
         mod wakeup;
         pub use poll::Poll as Poller;
+    } else if #[cfg(feature = "io-uring")] {
+        mod io_uring;
+        mod lock;
+        mod mask;
+        mod pollable;
+        mod ring;
+        mod table;
+        pub use io_uring::IoUring as Poller;
     } else {
         compile_error!(
-            "gopark has no poller: turn on one of the features `epoll` (on unless `default-features = false`), `epoll-level` and `poll`"
+            "gopark has no poller: turn on one of the features `epoll` (on unless `default-features = false`), `epoll-level`, `poll` and \
+             `io-uring`"
         );
     }
 }
-
-#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
-static_assertions::assert_impl_all!(Poller: gopark_core::os::Netpoll);

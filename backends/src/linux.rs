@@ -69,8 +69,12 @@ unsafe impl Os for Linux {
 
     fn futex_wake(&self, word: *const AtomicU32) {
         let threads: libc::c_int = 1;
+        let mut refusals = 0;
         // SAFETY: a private wake uses the address as a key and does not read it.
-        unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+        let wake = || unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+        while let Err(errno) = check(wake() as isize) {
+            refused("futex", errno, &mut refusals);
+        }
     }
 
     fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
@@ -150,6 +154,24 @@ pub(crate) fn check(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
 }
 
+/// For a call that does not fail and has, `times` in a row, without which somebody would sleep for ever: returns to try again, or aborts.
+///
+/// An abort and no panic, which would end the goroutine that happens to make the call, while others wait for what never comes.
+/// `EBADF`, `EFAULT` and `EINVAL` will not pass: a stranger has closed a poller's descriptor, or overwritten its number. `EBADR` is
+/// io_uring's for completions that are lost. Errors that the manual pages do not list come from what stands between the kernel and the
+/// program, such as a filter, and may pass; the rest in between keeps the CPU free.
+#[cold]
+pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
+    const TRIES: u32 = 100;
+    *times += 1;
+    if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
+        Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
+    }
+    let millisecond = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    // SAFETY: `millisecond` is readable, and the rest of the time is not asked for.
+    unsafe { libc::nanosleep(&millisecond, ptr::null_mut()) };
+}
+
 /// A descriptor that is closed on drop.
 pub(crate) struct OwnedFd(pub(crate) i32);
 
@@ -215,6 +237,23 @@ pub(crate) mod tests {
                 status
             }
         }
+    }
+
+    /// What a forked child writes to its standard error before `fatal` aborts it.
+    pub(crate) fn last_words(fatal: impl FnOnce()) -> String {
+        let (mut reader, writer) = pipe();
+        let status = in_child(|| {
+            // SAFETY: no memory is passed.
+            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+            fatal();
+            false
+        });
+        drop(writer);
+        let mut printed = std::vec::Vec::new();
+        reader.read_to_end(&mut printed).unwrap();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "{status:#x}: {printed}");
+        printed
     }
 
     pub(crate) fn is_open(fd: i32) -> bool {
@@ -324,18 +363,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_wake_that_the_kernel_refuses_ends_the_process_and_says_so() {
+        let refused = || Linux::new().futex_wake(ptr::without_provenance(3));
+        assert_eq!(last_words(refused), "gopark: futex has failed: errno 22\n");
+    }
+
+    #[test]
     fn abort_prints_one_cut_line_and_raises_sigabrt() {
-        let (mut reader, writer) = pipe();
-        let status = in_child(|| {
-            // SAFETY: no memory is passed.
-            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
-            Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX)))
-        });
-        drop(writer);
-        let mut printed = std::vec::Vec::new();
-        reader.read_to_end(&mut printed).unwrap();
-        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT);
-        assert!(printed.starts_with(b"corrupt word 0xbad \xc3\xa9"));
-        assert_eq!((printed.len(), printed.last()), (LINE_MAX, Some(&b'\n')));
+        let printed = last_words(|| Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX))));
+        assert!(printed.starts_with("corrupt word 0xbad é") && printed.ends_with('\n'));
+        assert_eq!(printed.len(), LINE_MAX);
     }
 }

@@ -12,12 +12,6 @@ bitflags::bitflags! {
         const ERR = libc::EPOLLERR as u32;
         const HUP = libc::EPOLLHUP as u32;
         const RDHUP = libc::EPOLLRDHUP as u32;
-        /// Edge-triggered; epoll only.
-        #[cfg(feature = "epoll")]
-        const ET = libc::EPOLLET as u32;
-        /// Disarmed by the first event; epoll only.
-        #[cfg(feature = "epoll-level")]
-        const ONESHOT = libc::EPOLLONESHOT as u32;
     }
 }
 
@@ -31,22 +25,6 @@ static_assertions::const_assert!(
 );
 
 impl Mask {
-    /// What an edge-triggered registration watches for; the kernel adds `ERR` and `HUP`.
-    #[cfg(feature = "epoll")]
-    pub(crate) const EDGES: Self = Mask::IN.union(Mask::OUT).union(Mask::RDHUP).union(Mask::PRI);
-
-    /// What a level-triggered registration watches for while somebody waits in `directions`.
-    ///
-    /// `PRI` is not in it: it makes a short read at an urgent mark known as such, but here data behind the mark is reported to the next
-    /// wait anyway. And it would be reported to a peeking goroutine over and over.
-    #[cfg(any(feature = "epoll-level", feature = "poll"))]
-    pub(crate) fn levels(directions: Ready) -> Self {
-        let mut mask = Mask::empty();
-        mask.set(Mask::IN | Mask::RDHUP, directions.contains(Ready::READ));
-        mask.set(Mask::OUT, directions.contains(Ready::WRITE));
-        mask
-    }
-
     /// The table on [`Ready`].
     pub(crate) fn ready(self) -> Ready {
         let ended = Mask::HUP | Mask::ERR;
@@ -56,15 +34,6 @@ impl Mask {
         ready.set(Ready::HANGUP, self.intersects(ended | Mask::RDHUP | Mask::PRI));
         ready.set(Ready::ERROR, self == Mask::ERR);
         ready
-    }
-}
-
-/// One direction, as the bit it has in [`Ready`].
-#[cfg(any(feature = "epoll-level", feature = "poll"))]
-pub(crate) fn direction(mode: gopark_core::os::Mode) -> Ready {
-    match mode {
-        gopark_core::os::Mode::Read => Ready::READ,
-        gopark_core::os::Mode::Write => Ready::WRITE,
     }
 }
 

@@ -23,9 +23,10 @@
 
 #![allow(unsafe_code, reason = "the poll system call, and it promises that tokens are genuine")]
 
-use crate::linux::{Linux, check};
+use crate::level::{direction, levels};
+use crate::linux::{Linux, check, refused};
 use crate::lock::{Guard, Lock};
-use crate::mask::{Mask, direction};
+use crate::mask::Mask;
 use crate::pollable::check_pollable;
 use crate::table::{Key, Slot, Table};
 use crate::wakeup::WakeUp;
@@ -37,10 +38,8 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// A set of descriptors for `poll(2)`, and two eventfds that end a sleep in it.
 ///
-/// # Panics
-///
-/// `poll` and `wake` panic if the kernel refuses what is always there: somebody else closed it, and nothing would ever become ready again.
-/// So does `poll` if its batch is not empty and overflows.
+/// `poll` and `wake` abort the process if the kernel refuses what is always there: somebody else closed it, and nothing would ever become
+/// ready again.
 pub struct Poll {
     /// Ends a waiting poll.
     wakeup: WakeUp,
@@ -145,6 +144,7 @@ unsafe impl Netpoll for Poll {
             Delay::None | Delay::Forever => 0,
         };
         let mut rest = delay;
+        let mut refusals = 0;
         loop {
             let mut snapshot = self.begin(delay);
             let waited = snapshot.wait(rest);
@@ -158,9 +158,9 @@ unsafe impl Netpoll for Poll {
             }
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,
-                (_, Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
+                (Ok(_), Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => panic!("poll: {errno}"),
+                (Err(errno), _) => refused("poll", errno, &mut refusals),
             }
             if let Delay::AtMost(_) = delay {
                 // At least one, for zero would mean not to wait; the next round then ends.
@@ -253,7 +253,7 @@ impl Set {
             self.armed.keys.push(slot.key);
         }
         slot.state.armed |= directions;
-        self.armed.fds[slot.state.place].events = Mask::levels(slot.state.armed).bits() as i16;
+        self.armed.fds[slot.state.place].events = levels(slot.state.armed).bits() as i16;
         self.version += 1;
         true
     }
@@ -274,7 +274,7 @@ impl Set {
         }
         watched.armed -= directions;
         if !watched.armed.is_empty() {
-            self.armed.fds[watched.place].events = Mask::levels(watched.armed).bits() as i16;
+            self.armed.fds[watched.place].events = levels(watched.armed).bits() as i16;
             return;
         }
         self.version += 1;

@@ -15,19 +15,9 @@ use gopark_core::tagptr::TaggedPtr;
 ///   use, never 0         number
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Key(u64);
+pub(crate) struct Key(pub(crate) u64);
 
 impl Key {
-    #[cfg(feature = "epoll-level")]
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        Key(bits)
-    }
-
-    #[cfg(any(feature = "epoll-level", test))]
-    pub(crate) const fn to_bits(self) -> u64 {
-        self.0
-    }
-
     pub(crate) const fn fd(self) -> i32 {
         self.0 as i32
     }
@@ -108,6 +98,6 @@ mod tests {
     #[test]
     fn no_use_has_number_zero() {
         let mut table = Table::<()> { slots: Vec::new(), uses: u32::MAX };
-        assert_eq!(table.next_key(0).to_bits() >> 32, 1);
+        assert_eq!(table.next_key(0).0 >> 32, 1);
     }
 }

@@ -7,15 +7,13 @@
 
 #![allow(unsafe_code, reason = "the eventfd system calls")]
 
-use crate::linux::{OwnedFd, check};
+use crate::linux::{OwnedFd, check, refused};
 use crate::wake::WakeSig;
 use gopark_core::os::{Delay, Errno};
 
 /// A wake-up descriptor: readable while a wake-up is pending.
 ///
-/// # Panics
-///
-/// `request` panics if the kernel refuses the descriptor: somebody else closed it, and the sleeper would never wake again.
+/// `request` aborts the process if the kernel refuses the descriptor: somebody else closed it, and the sleeper would never wake again.
 #[doc(alias = "netpollEventFd")]
 pub(crate) struct WakeUp {
     eventfd: OwnedFd,
@@ -42,6 +40,7 @@ impl WakeUp {
     /// Makes the descriptor readable until a poll that waited has `seen` it.
     pub(crate) fn request(&self) {
         self.sig.ask(|| {
+            let mut refusals = 0;
             loop {
                 let one = 1u64;
                 // SAFETY: `one` is 8 readable bytes.
@@ -49,7 +48,7 @@ impl WakeUp {
                     // EAGAIN: the counter is full, so it is readable.
                     Ok(_) | Err(WOULD_BLOCK) => return,
                     Err(INTERRUPTED) => {}
-                    Err(errno) => panic!("write to the eventfd of a poller: {errno}"),
+                    Err(errno) => refused("write to the eventfd of a poller", errno, &mut refusals),
                 }
             }
         });
@@ -63,5 +62,22 @@ impl WakeUp {
             // SAFETY: `count` is 8 writable bytes.
             unsafe { libc::read(self.eventfd.0, (&raw mut count).cast(), size_of_val(&count)) };
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::last_words;
+
+    #[test]
+    fn a_wake_up_without_its_descriptor_ends_the_process_and_says_so() {
+        let robbed = || {
+            let wakeup = WakeUp::new().unwrap();
+            // SAFETY: no memory is passed.
+            unsafe { libc::close(wakeup.fd()) };
+            wakeup.request();
+        };
+        assert_eq!(last_words(robbed), "gopark: write to the eventfd of a poller has failed: errno 9\n");
     }
 }

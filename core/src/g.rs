@@ -15,6 +15,7 @@
 //! There is one `GRef` for each G that is not dead, so a G is in one queue, or in one word, or on one M, and is readied once per park.
 #![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
 
+use crate::fiber::Fiber;
 use crate::stack::{Slot, Stack};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
 use core::panic::Location;
@@ -49,6 +50,12 @@ pub(crate) struct VTable {
     pub(crate) release: unsafe fn(NonNull<G>),
 }
 
+/// What a goroutine has from its first run to its return.
+struct Running {
+    coroutine: Coroutine<(), Request, (), Stack>,
+    fiber: Fiber,
+}
+
 /// The header of a goroutine's allocation.
 #[repr(C, align(16))]
 pub struct G {
@@ -56,7 +63,7 @@ pub struct G {
     pub(crate) link: AtomicUsize,
     vtable: &'static VTable,
     /// Owned by the holder of the `GRef`; the goroutine itself runs inside it.
-    coroutine: UnsafeCell<Option<Coroutine<(), Request, (), Stack>>>,
+    running: UnsafeCell<Option<Running>>,
     /// Where the goroutine suspends itself. Set by its first instructions, read only by itself.
     yielder: AtomicPtr<()>,
     /// The M this G runs on. Written by that M before it resumes the G.
@@ -69,7 +76,7 @@ pub struct G {
     id: u64,
 }
 
-// SAFETY: all fields are atomics or constants but `coroutine`, which only the one holder of the `GRef` touches; handing a GRef over
+// SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
 // goes through a lock or a release/acquire pair.
 unsafe impl Sync for G {}
 
@@ -78,7 +85,7 @@ impl G {
         G {
             link: AtomicUsize::new(0),
             vtable,
-            coroutine: UnsafeCell::new(None),
+            running: UnsafeCell::new(None),
             yielder: AtomicPtr::new(ptr::null_mut()),
             m: AtomicU32::new(NONE),
             home: AtomicU32::new(NONE),
@@ -202,10 +209,11 @@ impl GRef {
             // SAFETY: runs once, on the goroutine's stack.
             unsafe { (this.vtable.run)(g) };
         };
+        let fiber = Fiber::new(&stack);
         // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
         let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
         // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
-        unsafe { *self.coroutine.get() = Some(coroutine) };
+        unsafe { *self.running.get() = Some(Running { coroutine, fiber }) };
     }
 
     /// Runs the goroutine on M `m` until it yields, parks or returns.
@@ -214,8 +222,8 @@ impl GRef {
         self.m.store(m as u32, Ordering::Relaxed);
         self.set_status(Status::Running);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let coroutine = unsafe { (*self.coroutine.get()).as_mut() }.expect("a started goroutine has a coroutine");
-        match coroutine.resume(()) {
+        let Running { coroutine, fiber } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        match fiber.run(|| coroutine.resume(())) {
             CoroutineResult::Yield(None) => {
                 self.set_status(Status::Runnable);
                 Resumed::Yielded(self)
@@ -228,7 +236,7 @@ impl GRef {
                 self.set_status(Status::Dead);
                 let slot = Slot(self.slot.load(Ordering::Relaxed));
                 // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
-                unsafe { *self.coroutine.get() = None };
+                unsafe { *self.running.get() = None };
                 // SAFETY: the goroutine has returned and this was its only GRef.
                 unsafe { (self.vtable.release)(self.0) };
                 Resumed::Dead(slot)

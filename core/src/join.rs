@@ -16,7 +16,7 @@
 use crate::g::{G, GRef, VTable};
 use crate::sched::Sched;
 use crate::stack::Exhausted;
-use crate::sync::{AtomicU8, Ordering, UnsafeCell, fence};
+use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use core::marker::PhantomData;
@@ -108,9 +108,8 @@ impl Head {
         // SAFETY: the caller's share keeps it alive.
         let head = unsafe { this.as_ref() };
         let vtable = head.vtable;
-        // Release: this owner's last uses come before the other's deallocation, which acquires them.
-        if head.shares.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
+        // Release: this owner's last uses come before the other's deallocation. Acquire: the same, seen from there.
+        if head.shares.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: that was the last share.
             unsafe { (vtable.dealloc)(this) };
         }

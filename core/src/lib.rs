@@ -5,8 +5,8 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | 0 | [`os`], `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | [`g`], `waiter`, [`stack`], `runq`, `timer` | one word or one plain structure each |
+//! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
+//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `runq`, `timer` | one word or one plain structure each |
 //! | 2 | [`polldesc`], `p`, `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`] | what a goroutine blocks on |
@@ -26,9 +26,12 @@ pub mod fuzz;
 mod models;
 
 pub mod os;
+#[cfg(steps)]
+pub mod steps;
 mod sync;
 pub mod tagptr;
 
+mod fiber;
 pub mod g;
 mod runq;
 pub mod stack;

@@ -36,22 +36,21 @@ impl Sched {
 
     /// Has the poller of the current P watch the descriptor, if none does. Whatever is ready by then will be reported.
     ///
-    /// Of two operations that get here at once, one registers and the other goes on to wait: readiness reaches it all the same, and if
-    /// the registration fails, it is woken to try for itself.
+    /// Of two operations that get here at once, one registers and the other goes on to wait. It is woken when the outcome is known: it could
+    /// not arm what was not registered, and if the registration fails, it tries for itself.
     pub fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
-        if desc.poller().is_some() {
+        if desc.poller().is_some() || !desc.join_poller() {
             return Ok(());
         }
         let poller = self.poller_here();
-        if !desc.join_poller(poller) {
-            return Ok(());
+        let registered = poller.watch(desc);
+        let mut woken = WaiterList::new();
+        match registered {
+            Ok(()) => desc.joined(poller, &mut woken),
+            Err(_) => desc.leave_poller(&mut woken),
         }
-        poller.watch(desc).map_err(|errno| {
-            let mut woken = WaiterList::new();
-            desc.leave_poller(&mut woken);
-            self.ready_list(woken);
-            if errno.raw() == EPERM { RegisterError::NotPollable } else { RegisterError::Os(errno) }
-        })
+        self.ready_list(woken);
+        registered.map_err(|errno| if errno.raw() == EPERM { RegisterError::NotPollable } else { RegisterError::Os(errno) })
     }
 
     /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
@@ -82,7 +81,7 @@ impl Sched {
     pub fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
         let mut woken = WaiterList::new();
         let moved = desc.set_deadline(deadline, mode, self.timers(), &mut woken);
-        if let Some(heap) = moved {
+        for heap in moved.into_iter().flatten() {
             self.look_again(heap);
         }
         self.ready_list(woken);

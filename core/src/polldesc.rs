@@ -25,7 +25,7 @@ pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
 
-use crate::os::{Errno, Event, Mode, Netpoll, Ready};
+use crate::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
@@ -67,9 +67,19 @@ pub(crate) struct Poller {
 impl Poller {
     /// Registers the descriptor of `desc`, which has joined this poller.
     pub(crate) fn watch(&self, desc: &PollDesc) -> Result<(), Errno> {
-        self.backend.open(desc.fd(), desc.token())?;
-        self.watched.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        // Release pairs with the Acquire in `poll`.
+        self.watched.fetch_add(1, Ordering::Release);
+        self.backend.open(desc.fd(), desc.token()).inspect_err(|_| {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+
+    /// Collects events.
+    pub(crate) fn poll(&self, delay: Delay, events: &mut Events) {
+        self.backend.poll(delay, events);
+        // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
+        // through the system gives the same order, but outside of the language's memory model.
+        self.watched.load(Ordering::Acquire);
     }
 }
 
@@ -84,7 +94,7 @@ pub struct PollDesc {
     info: Info,
     /// The descriptor of this use. Constant while it is in use.
     fd: AtomicI32,
-    /// Where the descriptor is registered. Null before its first wait.
+    /// Where the descriptor is registered. Null before its first wait; `JOINING` or `AWAITED` while one operation registers it.
     poller: AtomicPtr<Poller>,
     state: Lock<State>,
     rt: Timer,
@@ -96,6 +106,13 @@ pub struct PollDesc {
 static_assertions::const_assert_eq!(align_of::<PollDesc>(), tagptr::ALIGN);
 static_assertions::const_assert!(size_of::<PollDesc>() == 256 || cfg!(loom));
 static_assertions::assert_impl_all!(PollDesc: Send, Sync);
+
+/// An operation registers the descriptor.
+const JOINING: *mut Poller = ptr::without_provenance_mut(1);
+/// And another one has come meanwhile, which relies on that.
+const AWAITED: *mut Poller = ptr::without_provenance_mut(2);
+
+static_assertions::const_assert!(align_of::<Poller>() > 2);
 
 struct State {
     closing: bool,
@@ -154,8 +171,12 @@ impl PollDesc {
     }
 
     pub(crate) fn poller(&self) -> Option<&Poller> {
+        let poller = self.poller.load(Ordering::Acquire);
+        if poller == JOINING || poller == AWAITED {
+            return None;
+        }
         // SAFETY: pollers live as long as their scheduler, which is never freed.
-        unsafe { self.poller.load(Ordering::Acquire).as_ref() }
+        unsafe { poller.as_ref() }
     }
 
     /// Tells the poller that somebody is going to wait.
@@ -165,10 +186,25 @@ impl PollDesc {
         }
     }
 
-    /// Chooses the poller, unless another operation has. True if the caller must register the descriptor there.
-    pub(crate) fn join_poller(&self, poller: &'static Poller) -> bool {
-        let poller = ptr::from_ref(poller).cast_mut();
-        self.poller.compare_exchange(ptr::null_mut(), poller, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// True if the caller must register the descriptor, and then call `joined` or `leave_poller`. Otherwise another operation has, or does.
+    pub(crate) fn join_poller(&self) -> bool {
+        let next = |poller: *mut Poller| match poller {
+            _ if poller.is_null() => Some(JOINING),
+            _ if poller == JOINING => Some(AWAITED),
+            _ => None,
+        };
+        let before = self.poller.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.is_ok_and(|before| before.is_null())
+    }
+
+    /// The descriptor is registered. Whoever came in between could not arm it, and is woken to try again.
+    pub(crate) fn joined(&self, poller: &'static Poller, woken: &mut WaiterList) {
+        let before = self.poller.swap(ptr::from_ref(poller).cast_mut(), Ordering::AcqRel);
+        if before == AWAITED {
+            for slot in [&self.rg, &self.wg] {
+                woken.extend(slot.notify());
+            }
+        }
     }
 
     /// Undoes `join_poller` after a failed registration. Whoever waits, counting on it, is woken to find out for itself.
@@ -265,8 +301,8 @@ pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     }
 }
 
-/// A timer heap that an M sleeping for it must look at again.
-pub(crate) type Moved = Option<&'static Heap>;
+/// The timer heaps that Ms sleeping for them must look at again: the two timers of a descriptor may lie in different ones.
+pub(crate) type Moved = [Option<&'static Heap>; 2];
 
 #[cfg(any(test, fuzzing))]
 #[path = "../fuzz/polldesc.rs"]

@@ -41,6 +41,7 @@ use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use idle::Idlers;
@@ -128,7 +129,7 @@ impl Sched {
     ///
     /// # Errors
     ///
-    /// If the system refuses address space, a poller or a thread. Threads started before that stay, and do nothing.
+    /// If the system refuses address space, a poller or a thread. Threads started before that end, and pollers are closed.
     ///
     /// # Panics
     ///
@@ -155,7 +156,7 @@ impl Sched {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
             Ok(SharedPoller { poller, taken: AtomicBool::new(false) })
         };
-        let sched: &'static Sched = Box::leak(Box::new(Sched {
+        let sched = Box::into_raw(Box::new(Sched {
             os,
             config,
             arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
@@ -168,15 +169,33 @@ impl Sched {
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
         }));
-        for m in &sched.ms {
-            let start = Box::into_raw(Box::new((sched, m)));
-            os.spawn(m.index, run_m, start as usize).map_err(|errno| {
+        // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
+        let started = unsafe { &*sched }.start_threads();
+        started.inspect_err(|_| {
+            // SAFETY: see above.
+            drop(unsafe { Box::from_raw(sched) });
+        })?;
+        // SAFETY: nobody drops it any more.
+        Ok(unsafe { &*sched })
+    }
+
+    /// Starts one M for each P. All of them run, or none.
+    fn start_threads(&self) -> Result<(), StartError> {
+        let gate = Arc::new(AtomicU32::new(SHUT));
+        let spawn = |index| {
+            let start = Box::into_raw(Box::new(Start { os: self.os, gate: gate.clone(), sched: self, index }));
+            self.os.spawn(index, run_m, start as usize).map_err(|errno| {
                 // SAFETY: no thread has it.
                 drop(unsafe { Box::from_raw(start) });
-                StartError::Thread(m.index, errno)
-            })?;
+                StartError::Thread(index, errno)
+            })
+        };
+        let started = (0..self.ms.len()).try_for_each(spawn);
+        gate.store(if started.is_ok() { OPEN } else { CLOSED }, Ordering::Release);
+        for _ in &self.ms {
+            self.os.futex_wake(&raw const *gate);
         }
-        Ok(sched)
+        started
     }
 
     /// The operating system it runs on.
@@ -213,6 +232,12 @@ impl Sched {
         let waits: u64 = self.ps.iter().map(|p| p.poll_waits.get()).sum();
         let outside = self.outside.poll_waiting.load(Ordering::Relaxed);
         (waits as i64 + outside - resumed as i64).max(0) as usize
+    }
+
+    /// How many Ms sleep, and how many look for work. For tests that know when nobody runs.
+    #[doc(hidden)]
+    pub fn num_idle(&self) -> (usize, usize) {
+        self.idlers.count()
     }
 
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
@@ -326,10 +351,33 @@ impl Sched {
     }
 }
 
+/// What the thread of an M begins with. Until it has come through the gate there may be no scheduler any more.
+pub(crate) struct Start {
+    os: &'static dyn Os,
+    gate: Arc<AtomicU32>,
+    sched: *const Sched,
+    index: usize,
+}
+
+/// The gate that all Ms wait at until the last one has its thread.
+const SHUT: u32 = 0;
+const OPEN: u32 = 1;
+/// One got none, and the others end.
+const CLOSED: u32 = 2;
+
 /// An M's thread.
 fn run_m(arg: usize) {
-    // SAFETY: `start` boxed this for this call.
-    let (sched, m) = *unsafe { Box::from_raw(arg as *mut (&'static Sched, &'static M)) };
+    // SAFETY: `start_threads` boxed this for this call.
+    let Start { os, gate, sched, index } = *unsafe { Box::from_raw(arg as *mut Start) };
+    while gate.load(Ordering::Acquire) == SHUT {
+        os.futex_wait(&gate, SHUT, None);
+    }
+    if gate.load(Ordering::Acquire) == CLOSED {
+        return;
+    }
+    drop(gate);
+    // SAFETY: it is dropped only if the gate is closed.
+    let sched = unsafe { &*sched };
     // SAFETY: this thread is the M's; `run` is what holds its P, and code on an M's own stack never parks.
-    sched.run(unsafe { Here::new(m, &sched.ps[m.index]) })
+    sched.run(unsafe { Here::new(&sched.ms[index], &sched.ps[index]) })
 }

@@ -194,7 +194,11 @@ impl Arena {
             // SAFETY: an address inside the reservation is not null.
             let bottom = unsafe { NonNull::new_unchecked(bottom as *mut u8) };
             // SAFETY: the lowest page of a slot that nobody has yet.
-            unsafe { self.os.guard(bottom, self.os.page_size()) }.map_err(Some)?;
+            unsafe { self.os.guard(bottom, self.os.page_size()) }.map_err(|errno| {
+                // The rest of the batch is for a better time, unless another thread has gone on behind it: then it is lost.
+                let _ = self.frontier.compare_exchange(first + BATCH, index, Ordering::Relaxed, Ordering::Relaxed);
+                Some(errno)
+            })?;
             self.free.lock().push(index);
             self.prepared.fetch_add(1, Ordering::Relaxed);
         }

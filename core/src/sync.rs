@@ -12,9 +12,13 @@
 //! holder of one `GRef`, and models bring cells of their own to see whether a hand-over orders what was written before it.
 
 use crate::os::Os;
+#[cfg(steps)]
+pub(crate) use crate::steps::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
-#[cfg(not(loom))]
+#[cfg(steps)]
+pub(crate) use core::sync::atomic::Ordering;
+#[cfg(not(any(steps, loom)))]
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };

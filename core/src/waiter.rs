@@ -117,7 +117,7 @@ impl Blocked {
         let woken = unsafe { &raw const (*self.0.as_ptr()).woken };
         // SAFETY: as above.
         unsafe { &*woken }.store(1, Ordering::Release);
-        os.futex_wake(woken);
+        os.futex_wake(woken.cast());
     }
 }
 

@@ -1,18 +1,18 @@
 //! What needs a second P: work goes on while a goroutine computes.
 
-use crate::check;
+use crate::start;
 use gopark::{go, yield_now};
 use gopark_tests::{LIMIT, join};
 use std::hint;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// One at a time: two goroutines that compute until somebody else does something could hold all the Ps between them.
+/// Nothing else runs meanwhile: an M takes work from others only when it has none of its own. One whose goroutines ask again and again for what
+/// those must do that are at home on the computing M always has some.
 fn check_alone(behaviour: impl FnOnce() + Send + 'static) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    check(behaviour);
+    start();
+    gopark_tests::alone_in_goroutine(behaviour);
 }
 
 /// Computes without a call that parks or yields.

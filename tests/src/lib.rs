@@ -1,5 +1,6 @@
 //! What the suites share: an end to every wait, dice for the races, and processes of their own.
 
+pub mod faults;
 pub mod process;
 pub mod readiness;
 pub mod sockets;
@@ -8,23 +9,45 @@ pub mod watch;
 use gopark::Builder;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Once, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs, and up to ten times as long under a sanitizer.
+pub const LIMIT: Duration = Duration::from_secs(if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { 300 } else { 60 });
 
-/// Starts the runtime of this process, if it is not running.
+/// Starts the runtime of this process, if it is not running. `GOPARK_TEST_POLLERS` overrides the number of pollers: `ci/backends.sh` sets it.
 pub fn start(settings: Builder) {
     static START: Once = Once::new();
-    START.call_once(|| settings.start().expect("the runtime starts"));
+    START.call_once(|| {
+        let settings = match std::env::var("GOPARK_TEST_POLLERS") {
+            Ok(pollers) => settings.pollers(pollers.parse().expect("GOPARK_TEST_POLLERS is a number")),
+            Err(_) => settings,
+        };
+        settings.start().expect("the runtime starts")
+    });
 }
+
+/// Held by every behaviour while it runs: shared, or exclusively by those that need the runtime for themselves.
+static RUNNING: RwLock<()> = RwLock::new(());
 
 /// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
 #[track_caller]
 pub fn in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
+    let _shared = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
+    spawn_and_finish(behaviour);
+}
+
+/// As [`in_goroutine`], while no other behaviour runs.
+#[track_caller]
+pub fn alone_in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
+    let _exclusive = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
+    spawn_and_finish(behaviour);
+}
+
+#[track_caller]
+fn spawn_and_finish(behaviour: impl FnOnce() + Send + 'static) {
     let (done, outcome) = mpsc::channel();
     gopark::go(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
     finish(outcome);
@@ -33,6 +56,7 @@ pub fn in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
 /// Runs `behaviour` on an ordinary thread; fails as it fails, or because it hangs.
 #[track_caller]
 pub fn on_thread(behaviour: impl FnOnce() + Send + 'static) {
+    let _shared = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
     let (done, outcome) = mpsc::channel();
     thread::spawn(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
     finish(outcome);

@@ -39,6 +39,11 @@ impl Ended {
 /// Runs `command` to its end. One that hangs is killed, and the test fails.
 #[track_caller]
 pub fn run(command: &mut Command) -> Ended {
+    attempt(command).unwrap_or_else(|hung| panic!("{hung}"))
+}
+
+/// As [`run`]; what is said of one that hangs is the error.
+pub fn attempt(command: &mut Command) -> Result<Ended, String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program exists");
     let outputs: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
     let readers = outputs.map(|mut output| {
@@ -60,6 +65,6 @@ pub fn run(command: &mut Command) -> Ended {
         child.wait().expect("a killed child ends");
     }
     let output = readers.map(|reader| reader.join().unwrap().expect("a pipe can be read")).concat();
-    let status = status.unwrap_or_else(|| panic!("hung: {command:?} has not come to an end in {LIMIT:?}\n{output}"));
-    Ended { status, output }
+    let status = status.ok_or_else(|| format!("hung: {command:?} has not come to an end in {LIMIT:?}\n{output}"))?;
+    Ok(Ended { status, output })
 }

@@ -226,13 +226,15 @@ pub fn thread_id() -> i32 {
     unsafe { libc::gettid() }
 }
 
+/// What thread `id` does, as `/proc` says: `R`uns, `S`leeps, or sleeps so that no signal ends it (`D`). `None` if it has ended.
+pub fn state_of(id: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// Waits until thread `id` sleeps in the kernel or has ended.
 pub fn asleep(id: i32) {
-    let running = || {
-        let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
-        Some(stat.rsplit_once(')')?.1.starts_with(" R"))
-    };
-    while running() == Some(true) {
+    while state_of(id) == Some('R') {
         thread::yield_now();
     }
 }
@@ -251,23 +253,5 @@ pub fn interrupt(id: i32) {
         action.sa_sigaction = note as *const () as usize;
         assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
         libc::syscall(libc::SYS_tgkill, libc::getpid(), id, libc::SIGUSR1);
-    }
-}
-
-/// The wait status of a forked child that exits with 0 if `passed` holds there. For what would disturb the other tests.
-pub fn in_child(passed: impl FnOnce() -> bool) -> i32 {
-    // SAFETY: the child makes system calls and allocates, which libc allows it, and ends without running exit handlers.
-    match unsafe { libc::fork() } {
-        0 => {
-            let status = if passed() { 0 } else { 1 };
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(status) }
-        }
-        child => {
-            let mut status = 0;
-            // SAFETY: `status` is writable.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            status
-        }
     }
 }

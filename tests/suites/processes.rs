@@ -1,4 +1,5 @@
-//! What ends a process or changes its limits: each in a process of its own, the programs of `src/bin/alone.rs`.
+//! What ends a process or changes its limits: each in a process of its own, the programs of `src/bin/alone.rs` and
+//! `src/bin/poller.rs`.
 
 use gopark::Builder;
 use gopark_tests::process::{Ended, run};
@@ -8,6 +9,12 @@ use std::process::Command;
 fn alone(program: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alone"));
     command.arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0");
+    command
+}
+
+fn poller(program: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
+    command.arg(program);
     command
 }
 
@@ -61,10 +68,43 @@ fn a_start_that_the_system_refuses_names_the_limit() {
 }
 
 #[test]
+fn a_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works() {
+    for call in ["io_uring_setup", "io_uring_enter", "epoll_create1", "epoll_pwait2"] {
+        run(poller("forbidden").arg(call)).assert_success();
+    }
+}
+
+/// manticore #4057.
+#[test]
+fn a_closed_descriptor_is_silent_though_a_child_has_it() {
+    run(&mut poller("fork")).assert_success();
+}
+
+#[test]
+fn a_descriptor_closes_though_the_thread_that_opened_it_is_stuck() {
+    run(&mut poller("stuck-thread")).assert_success();
+}
+
+#[test]
+fn a_dropped_poller_releases_descriptors_files_and_memory() {
+    run(&mut poller("dropped")).assert_success();
+}
+
+#[test]
 fn the_process_ends_when_main_returns() {
     let ended = run(&mut alone("leave"));
     ended.assert_success();
     ended.assert_said("left");
+}
+
+#[test]
+fn everything_at_once_loses_no_byte_no_goroutine_and_no_descriptor() {
+    run(Command::new(env!("CARGO_BIN_EXE_stress")).arg("2")).assert_success();
+}
+
+#[test]
+fn everything_at_once_loses_nothing_either_where_goroutines_migrate() {
+    run(Command::new(env!("CARGO_BIN_EXE_stress")).args(["2", "migrate"])).assert_success();
 }
 
 #[test]

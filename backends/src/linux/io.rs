@@ -131,14 +131,18 @@ pub fn take_socket_error(fd: i32) -> Result<(), Errno> {
     if pending == 0 { Ok(()) } else { Err(Errno::new(pending)) }
 }
 
-/// Whether the socket has a peer. A connecting socket that has neither a pending error nor a peer was woken spuriously: one that was
-/// registered before its `connect` reports `OUT` and `HUP` at once.
+/// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken
+/// spuriously: one that was registered before its `connect` reports `OUT` and `HUP` at once.
 #[doc(alias = "getpeername")]
-pub fn is_connected(fd: i32) -> bool {
+pub fn is_connected(fd: i32) -> Result<bool, Errno> {
     let mut address = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
     let mut len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes; the kernel cuts a longer address.
-    unsafe { libc::getpeername(fd, &mut address, &mut len) == 0 }
+    match check(unsafe { libc::getpeername(fd, &mut address, &mut len) } as isize) {
+        Ok(_) => Ok(true),
+        Err(errno) if errno.raw() == libc::ENOTCONN => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// `close(2)`, never retried: Linux releases the number even when it answers `EINTR`.
@@ -336,11 +340,11 @@ mod tests {
     fn a_connect_goes_on_by_itself_until_there_is_a_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fd = tcp_socket();
-        assert!(!is_connected(fd));
+        assert_eq!(is_connected(fd), Ok(false));
         assert_eq!(connect_to(fd, listener.local_addr().unwrap()), WouldBlock);
         wait_writable(fd);
         assert_eq!(take_socket_error(fd), Ok(()));
-        assert!(is_connected(fd));
+        assert_eq!(is_connected(fd), Ok(true));
         // The first asks for the outcome, the second finds it taken.
         for _ in 0..2 {
             assert_eq!(connect_to(fd, listener.local_addr().unwrap()), Done(()));
@@ -356,8 +360,15 @@ mod tests {
         wait_writable(fd);
         assert_eq!(take_socket_error(fd), Err(Errno::new(libc::ECONNREFUSED)));
         assert_eq!(take_socket_error(fd), Ok(()));
-        assert!(!is_connected(fd));
+        assert_eq!(is_connected(fd), Ok(false));
         close(fd);
+    }
+
+    #[test]
+    fn what_is_no_socket_has_no_answer_about_a_peer() {
+        let (reader, _writer) = pipe();
+        assert_eq!(is_connected(reader.as_raw_fd()), Err(Errno::new(libc::ENOTSOCK)));
+        assert_eq!(is_connected(-1), Err(Errno::new(libc::EBADF)));
     }
 
     #[test]
@@ -367,7 +378,7 @@ mod tests {
         let fd = listener.into_raw_fd();
         close_keeping_number(fd);
         TcpListener::bind(address).unwrap();
-        assert!(is_open(fd) && !is_connected(fd));
+        assert!(is_open(fd) && is_connected(fd) == Ok(false));
         assert_eq!(write(fd, b"x"), failed(libc::ENOTCONN));
         assert_eq!(read(fd, &mut [0]), failed(libc::EINVAL));
         close(fd);

@@ -71,7 +71,7 @@ impl Side {
     }
 
     /// Brings the timer in line with `when`, which may have changed; `wanted` says whether this timer is to run at all.
-    fn follow(&mut self, timer: &Timer, heap: &'static Heap, fire: Fire, changed: bool, wanted: bool) -> Moved {
+    fn follow(&mut self, timer: &Timer, heap: &'static Heap, fire: Fire, changed: bool, wanted: bool) -> Option<&'static Heap> {
         let wanted = wanted && self.when > 0;
         if self.running && !changed {
             return None;
@@ -93,14 +93,14 @@ impl Side {
 }
 
 impl PollDesc {
-    /// Sets the deadline of one direction, or of both (`mode` is `None`). Ignored once the descriptor is closing. Timers go into `heap`; the
-    /// result is the heap whose M must look again.
+    /// Sets the deadline of one direction, or of both (`mode` is `None`). Ignored once the descriptor is closing. Timers that are in no
+    /// heap go into `heap`; the result are the heaps, of the two timers, whose Ms must look again.
     #[doc(alias = "pollSetDeadline")]
     pub(crate) fn set_deadline(&self, deadline: Deadline, mode: Option<Mode>, heap: &'static Heap, woken: &mut WaiterList) -> Moved {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closing {
-            return None;
+            return [None; 2];
         }
         let before = (state.read.when, state.write.when);
         if mode != Some(Mode::Write) {
@@ -111,7 +111,7 @@ impl PollDesc {
         }
         let after = (state.read.when, state.write.when);
         if after == before {
-            return None;
+            return [None; 2];
         }
         let expired = |(read, write): (Nanos, Nanos)| (read < 0, write < 0);
         if expired(before) != expired(after) {
@@ -130,7 +130,7 @@ impl PollDesc {
         if after.1 < 0 {
             woken.extend(self.slot(Mode::Write).cancel());
         }
-        moved_read.or(moved_write)
+        [moved_read, moved_write]
     }
 
     /// A deadline timer went off. A stale one changes nothing.

@@ -36,8 +36,11 @@ impl Fixture {
 
     fn open(&self) -> &'static PollDesc {
         let desc = self.cache.open(3);
-        assert!(desc.join_poller(self.poller));
+        assert!(desc.join_poller());
         self.poller.watch(desc).unwrap();
+        let mut woken = WaiterList::new();
+        desc.joined(self.poller, &mut woken);
+        assert!(woken.is_empty());
         desc
     }
 
@@ -315,11 +318,25 @@ fn poll_descriptors_are_reused_and_never_freed() {
 fn a_failed_registration_wakes_whoever_counted_on_it() {
     let fix = Fixture::new();
     let desc = fix.cache.open(3);
-    assert!(desc.join_poller(fix.poller));
-    assert!(!desc.join_poller(fix.poller), "one registers, the other goes on to wait");
+    assert!(desc.join_poller());
+    assert!(!desc.join_poller(), "one registers, the other goes on to wait");
     park(desc, Mode::Write);
     let mut woken = WaiterList::new();
     desc.leave_poller(&mut woken);
     assert!(matches!(woken.pop(), Some(Waiter::Thread(_))));
-    assert!(desc.join_poller(fix.poller), "and may try for itself");
+    assert!(desc.join_poller(), "and may try for itself");
+}
+
+#[test]
+fn whoever_comes_during_a_registration_is_woken_when_it_is_done_to_arm_its_direction() {
+    let fix = Fixture::new();
+    let desc = fix.cache.open(3);
+    assert!(desc.join_poller());
+    assert!(!desc.join_poller() && !desc.join_poller(), "one registers, the others go on to wait");
+    assert!(desc.poller().is_none(), "nothing can be armed yet");
+    park(desc, Mode::Write);
+    let mut woken = WaiterList::new();
+    desc.joined(fix.poller, &mut woken);
+    assert!(matches!(woken.pop(), Some(Waiter::Thread(_))));
+    assert!(desc.poller().is_some());
 }

@@ -171,7 +171,7 @@ impl Sched {
             return false;
         }
         let mut events = Events::new();
-        poller.backend.poll(delay, &mut events);
+        poller.poll(delay, &mut events);
         let mut woken = WaiterList::new();
         // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
         unsafe { polldesc::deliver(&events, &mut woken) };

@@ -41,6 +41,12 @@ impl Idlers {
         fence(Ordering::SeqCst);
     }
 
+    /// How many sleep, and how many look.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let word = self.0.load(Ordering::Relaxed);
+        (Self::idle(word) as usize, Self::spinning(word) as usize)
+    }
+
     /// Whether any M sleeps.
     pub(crate) fn any_idle(&self) -> bool {
         Self::idle(self.0.load(Ordering::Relaxed)) > 0

@@ -6,6 +6,7 @@ use crate::m::{Asleep, Here, M};
 use crate::sync::Ordering;
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
+use core::ptr;
 
 /// Where among ready goroutines one goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Sched {
     /// Ends an M's sleep.
     fn rouse(&self, m: &M, asleep: Asleep) {
         match asleep {
-            Asleep::Futex => self.os.futex_wake(m.wake.futex()),
+            Asleep::Futex => self.os.futex_wake(ptr::from_ref(m.wake.futex()).cast()),
             Asleep::Poller => self.pollers[self.ps[m.index].poller].poller.backend.wake(),
         }
     }

@@ -176,10 +176,10 @@ impl Socket {
 
 /// The outcome of a connect, after the socket has become writable. Neither an error nor a peer: that was for another reason; wait on.
 fn finished(fd: i32) -> Outcome<()> {
-    match sys::take_socket_error(fd) {
+    match sys::take_socket_error(fd).and_then(|()| sys::is_connected(fd)) {
         Err(errno) => Outcome::Failed(errno),
-        Ok(()) if sys::is_connected(fd) => Outcome::Done(()),
-        Ok(()) => Outcome::WouldBlock,
+        Ok(true) => Outcome::Done(()),
+        Ok(false) => Outcome::WouldBlock,
     }
 }
 

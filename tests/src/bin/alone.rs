@@ -1,15 +1,17 @@
-//! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name.
+//! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name, and
+//! `suites/sanitizers.rs` those that a sanitizer must find fault with.
 #![allow(unsafe_code, reason = "limits are set, and faults provoked, through libc and raw pointers")]
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go, try_go};
 use gopark_tests::{join, until};
 use socket2::{Domain, Socket, Type};
+use std::cell::UnsafeCell;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +28,12 @@ fn main() {
         "start-twice" => start_twice(),
         "max-procs" => println!("{}", gopark::max_procs()),
         "leave" => leave(),
+        "relaxed-publish" => relaxed_publish(),
+        "use-after-free" => use_after_free(),
+        "use-after-return" => use_after_return(),
+        "overrun" => overrun(),
+        "leak" => leak(),
+        "keep" => keep(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -216,4 +224,91 @@ fn leave() {
         (0..100).for_each(|_| drop(go(|| gopark::sleep(Duration::MAX))));
     });
     println!("left");
+}
+
+/// Wrongly said to be shared.
+struct Shared(UnsafeCell<u64>);
+
+// SAFETY: none; the race is what this is for.
+unsafe impl Sync for Shared {}
+
+/// One goroutine writes, and publishes it in a way that orders nothing; another, on another M, reads.
+fn relaxed_publish() {
+    static VALUE: Shared = Shared(UnsafeCell::new(0));
+    static PUBLISHED: AtomicBool = AtomicBool::new(false);
+    static READ: AtomicBool = AtomicBool::new(false);
+    // Few calls: a report needs the history of both sides, which is short.
+    let spin_until = |flag: &AtomicBool| {
+        while !flag.load(Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(move || {
+        let reader = go(move || {
+            spin_until(&PUBLISHED);
+            // SAFETY: none.
+            println!("{}", unsafe { VALUE.0.get().read_volatile() });
+            READ.store(true, Relaxed);
+        });
+        // SAFETY: none.
+        unsafe { VALUE.0.get().write_volatile(1) };
+        PUBLISHED.store(true, Relaxed);
+        // Without parking: one M would order the two.
+        spin_until(&READ);
+        join(reader);
+    });
+}
+
+fn use_after_free() {
+    gopark::run(|| {
+        let boxed = Box::new([7_u64; 8]);
+        let dangling = &raw const boxed[3];
+        drop(black_box(boxed));
+        gopark::yield_now();
+        // SAFETY: none; the fault is what this program is for.
+        println!("{}", unsafe { dangling.read_volatile() });
+    });
+}
+
+fn use_after_return() {
+    #[inline(never)]
+    fn local() -> *const u64 {
+        let local = black_box(7);
+        std::ptr::from_ref(black_box(&local))
+    }
+    gopark::run(|| {
+        let dangling = black_box(local());
+        gopark::yield_now();
+        // SAFETY: none; the fault is what this program is for.
+        println!("{}", unsafe { dangling.read_volatile() });
+    });
+}
+
+/// Reads beyond an array on the goroutine's stack.
+fn overrun() {
+    gopark::run(|| {
+        let array = black_box([7_u8; 32]);
+        gopark::yield_now();
+        // SAFETY: none; the fault is what this program is for.
+        println!("{}", unsafe { array.as_ptr().add(black_box(array.len())).read_volatile() });
+    });
+}
+
+fn leak() {
+    gopark::run(|| (0..100).for_each(|_| join(go(|| std::mem::forget(black_box(Box::new([7_u64; 100])))))));
+}
+
+/// Returns while memory is known to nobody but a goroutine that is parked.
+fn keep() {
+    static ASLEEP: AtomicBool = AtomicBool::new(false);
+    gopark::run(|| {
+        drop(go(|| {
+            let kept = black_box(vec![7_u64; 100]);
+            ASLEEP.store(true, SeqCst);
+            gopark::sleep(Duration::MAX);
+            drop(black_box(kept));
+        }));
+        until("it sleeps", || ASLEEP.load(SeqCst));
+    });
 }

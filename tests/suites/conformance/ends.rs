@@ -5,9 +5,11 @@ use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Errno, Mode, Netpoll, Outcome, Ready};
 use gopark_tests::watch::{Watch, fill, pipe, token};
 use socket2::SockRef;
+use std::cell::RefCell;
 use std::io::Write;
-use std::net::{Shutdown, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
@@ -102,6 +104,79 @@ fn a_reset_ends_both_directions() {
 }
 
 #[test]
+fn a_reset_after_data_is_found() {
+    let check = |ours: &dyn AsRawFd, leave: &dyn Fn()| {
+        let ours = ours.as_raw_fd();
+        let watch = Watch::of(&ours);
+        // The peer leaves this unread.
+        assert_eq!(io::write(ours, b"x"), Outcome::Done(1));
+        watch.wait(&ours, 1, Mode::Read);
+        leave();
+        // Whether the data survives is the system's affair.
+        let read = watch.read_spent(&ours, 1, usize::MAX);
+        assert!(matches!(read.as_deref(), Ok(b"abc") | Err(_)), "{read:?}");
+        watch.wait(&ours, 1, Mode::Write);
+        assert!(watch.seen(1).contains(Ready::HANGUP));
+    };
+    for _ in 0..20 {
+        let (ours, mut theirs) = tcp_pair();
+        theirs.write_all(b"abc").unwrap();
+        let theirs = RefCell::new(Some(theirs));
+        check(&ours, &|| drop(theirs.take()));
+        let (ours, mut theirs) = unix_pair();
+        theirs.write_all(b"abc").unwrap();
+        let theirs = RefCell::new(Some(theirs));
+        check(&ours, &|| drop(theirs.take()));
+    }
+}
+
+#[test]
+fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
+    let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
+        let ours = ours.as_raw_fd();
+        let watch = Watch::of(&ours);
+        watch.poller.arm(ours, token(1), Mode::Read);
+        watch.poll(Delay::None);
+        stop();
+        watch.wait_armed(1, Mode::Read);
+        assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
+        assert_eq!(io::write(ours, b"x"), Outcome::Done(1), "the other half works on");
+    };
+    let (ours, _theirs) = unix_pair();
+    check(&ours, &|| ours.shutdown(Shutdown::Read).unwrap());
+    let (ours, _theirs) = tcp_pair();
+    check(&ours, &|| ours.shutdown(Shutdown::Read).unwrap());
+}
+
+#[test]
+fn both_halves_may_end_one_after_the_other() {
+    let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
+        let ours = ours.as_raw_fd();
+        let watch = Watch::of(&ours);
+        watch.poller.arm(ours, token(1), Mode::Read);
+        watch.poll(Delay::None);
+        stop();
+        watch.wait_armed(1, Mode::Read);
+        assert!(watch.seen(1).contains(Ready::HANGUP), "{:?}", watch.seen(1));
+        assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
+        watch.wait(&ours, 1, Mode::Write);
+        assert_eq!(io::send(ours, b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+    };
+    let in_order = |ours_first: bool, ours: &dyn Fn(), theirs: &dyn Fn()| match ours_first {
+        true => (ours(), theirs()),
+        false => (theirs(), ours()),
+    };
+    for ours_first in [true, false] {
+        let (ours, theirs) = unix_pair();
+        let stop = |stream: &UnixStream| stream.shutdown(Shutdown::Write).unwrap();
+        check(&ours, &|| _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs)));
+        let (ours, theirs) = tcp_pair();
+        let stop = |stream: &TcpStream| stream.shutdown(Shutdown::Write).unwrap();
+        check(&ours, &|| _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs)));
+    }
+}
+
+#[test]
 fn a_full_pipe_without_reader_is_nothing_but_an_error() {
     let (reader, writer) = pipe();
     fill(&writer);
@@ -131,7 +206,9 @@ fn an_urgent_mark_hides_no_data() {
         // SAFETY: one readable byte.
         assert_eq!(unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
         theirs.write_all(b"cd").unwrap();
-        // The first read stops at the mark; nothing else will come.
+        // All edges have been reported by then. The first read stops at the mark; nothing else will come.
+        watch.wait(&ours, 1, Mode::Read);
+        watch.poll(Delay::None);
         assert_eq!(watch.read_spent(&ours, 1, 4).unwrap(), b"abcd");
     }
 }

@@ -22,7 +22,7 @@ fn connections_and_connects_are_reported() {
         watch.open(&socket, tag);
         watch.wait(&socket, tag, Mode::Write);
         watch.operate(&listener, 1, Mode::Read, |_| accept(&listener)).unwrap();
-        assert!(io::is_connected(socket.as_raw_fd()));
+        assert_eq!(io::is_connected(socket.as_raw_fd()), Ok(true));
         watch.poller.close(socket.as_raw_fd());
     }
 }
@@ -65,6 +65,7 @@ fn pipes_carry_everything() {
         watch.wait(&writer, 2, Mode::Write);
     }
     assert_eq!(sent, received);
+    watch.poller.close(writer.as_raw_fd());
     drop(writer);
     assert_eq!(watch.read(&reader, 1, &mut buffer), Ok(0));
 }
@@ -125,6 +126,15 @@ fn terminals_are_reported_and_hang_up() {
     watch.wait_armed(2, Mode::Read);
     assert_eq!(watch.read(&slave, 2, &mut [0; 3]), Ok(0));
     assert!(watch.seen(2).contains(Ready::HANGUP));
+
+    let (master, mut slave) = terminal();
+    let watch = Watch::of(&master);
+    slave.write_all(b"abc").unwrap();
+    assert_eq!(watch.read(&master, 1, &mut [0; 3]), Ok(3));
+    watch.poller.arm(master.as_raw_fd(), token(1), Mode::Read);
+    drop(slave);
+    watch.wait_armed(1, Mode::Read);
+    assert_eq!(watch.read(&master, 1, &mut [0; 3]), Err(Errno::new(libc::EIO)));
 }
 
 #[test]

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Faults against real sockets: limits reached, peers killed and reset, system calls that a filter refuses, networks that swallow and
+# lose, and "the k-th call fails" for the system calls that gopark makes (strace). tests/src/faults.rs says what must hold after each.
+#
+# Needs root; parts that this machine cannot try are skipped, with the reason. FAULTS=all tries every k, in more arrangements.
+# FAULTS_BACKENDS names the pollers, FAULTS_CALLS the system calls that are made to fail. `ci/faults.sh PART…` runs some parts: limits seccomp namespaces sweep.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+    echo "skipped: it needs root, to trace processes and to make network namespaces"
+    echo "1 skipped"
+    echo "0 passed, 0 failed"
+    exit 0
+fi
+
+need() {
+    command -v "$1" >/dev/null && return
+    # Without it, its part is skipped.
+    { apt-get install -y "$2" || { apt-get update && apt-get install -y "$2"; }; } >/dev/null 2>&1 || echo "$2 cannot be installed"
+}
+need strace strace
+need nft nftables
+need ip iproute2
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+broken=0
+# Every poller that can be chosen has a line in the features.
+pollers=$(sed -nE 's/^([a-z-]+) = \["gopark\/.*/\1/p' tests/Cargo.toml)
+for backend in ${FAULTS_BACKENDS:-$pollers}; do
+    printf '\n==== %s\n' "$backend"
+    # What the system does to sockets is the same for each poller. The calls that differ are those of the poller itself, and the ones whose
+    # EAGAIN is fair only where readiness is a state.
+    parts=("$@")
+    calls=${FAULTS_CALLS:-}
+    if [ "$#" = 0 ] && [ "$backend" != epoll ]; then
+        parts=(seccomp sweep)
+        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 io_uring_setup io_uring_enter read write readv sendmsg}
+    fi
+    FAULTS_CALLS=$calls cargo run --quiet --package gopark-tests --no-default-features --features "$backend" --bin faults -- "${parts[@]}" 2>&1 |
+        tee -a "$log" || broken=1
+done
+
+sum() { grep -oE "^[0-9]+ $1|[0-9]+ $1$" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
+passed=$(sum passed)
+failures=$(sum failed)
+if [ "$broken" != 0 ] && [ "$failures" = 0 ]; then
+    failures=1
+fi
+echo
+echo "faults: $(sum "faults struck") struck"
+if [ "$(sum skipped)" != 0 ]; then
+    echo "$(sum skipped) skipped"
+fi
+echo "$passed passed, $failures failed"
+[ "$failures" = 0 ]

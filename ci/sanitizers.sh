@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and AddressSanitizer. Not one report is allowed, and
+# none is suppressed. `ci/sanitizers.sh thread` and `ci/sanitizers.sh address` run one of the two. STRESS_SECONDS (15) is how long each
+# stress takes.
+#
+# ThreadSanitizer has to see into std as well, or every lock of std is a false report. So std is built anew, from the sources that belong
+# to the compiler: Debian has both, and the sanitizers' runtimes of the same LLVM. They are unpacked beside the build, not installed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-both}" in
+    both) modes=(thread address) ;;
+    thread | address) modes=("$1") ;;
+    *) echo "sanitizers: '$1'? thread, address, or nothing for both" >&2 && exit 1 ;;
+esac
+target=${CARGO_TARGET_DIR:-$PWD/target}/sanitizers
+seconds=${STRESS_SECONDS:-15}
+host=x86_64-unknown-linux-gnu
+passed=0
+failed=0
+
+give_up() {
+    echo "sanitizers: $*" >&2
+    echo "$passed passed, $((failed + 1)) failed"
+    exit 1
+}
+
+# The name of the package that package $1 depends on and that starts with $2.
+dependency() { apt-cache depends "$1" | awk -v start="$2" '$1 == "Depends:" && index($2, start) == 1 { print $2; exit }'; }
+
+unpack_toolchain() {
+    local into=$1 std llvm
+    [ "$(uname -m)" = x86_64 ] || give_up "only tried on x86_64"
+    command -v apt-get > /dev/null || give_up "the toolchain comes from Debian's archive, and there is no apt-get"
+    apt-cache show rustc-web libclang-rt-22-dev > /dev/null 2>&1 || apt-get update -q || give_up "apt-get update failed: it needs root and the network"
+    std=$(dependency libstd-rust-web-dev libstd-rust-web-)
+    llvm=$(dependency "$std" libllvm)
+    [ -n "$llvm" ] || give_up "the archive has no rustc-web with its std"
+    mkdir -p "$into/deb"
+    (cd "$into/deb" && apt-get download -q -o APT::Sandbox::User=root \
+        rustc-web rust-web-src libstd-rust-web-dev "$std" "$llvm" "libclang-rt-${llvm#libllvm}-dev") || give_up "apt-get download failed"
+    for deb in "$into"/deb/*.deb; do
+        dpkg -x "$deb" "$into"
+    done
+    rm -r "$into/deb"
+    # Where rustc looks for them.
+    for mode in asan tsan; do
+        cp "$into"/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.$mode-x86_64.a \
+            "$into/usr/lib/rustlib/$host/lib/librustc-stable_rt.$mode.a"
+    done
+    if LD_LIBRARY_PATH=$into/usr/lib/x86_64-linux-gnu ldd "$into/usr/bin/rustc" | grep -q 'not found'; then
+        apt-get install -q -y --no-install-recommends "$llvm" || give_up "what LLVM needs cannot be installed"
+    fi
+}
+
+# The linker, and addr2line, which gives reports their names and lines.
+if ! command -v cc addr2line > /dev/null; then
+    apt-get install -q -y --no-install-recommends gcc libc6-dev binutils || give_up "gcc and binutils are missing"
+fi
+toolchain=$target/toolchain
+if [ ! -d "$toolchain" ]; then
+    rm -rf "$toolchain.part"
+    unpack_toolchain "$toolchain.part"
+    mv "$toolchain.part" "$toolchain"
+fi
+export RUSTC=$toolchain/usr/bin/rustc RUSTDOC=$toolchain/usr/bin/rustdoc
+export LD_LIBRARY_PATH=$toolchain/usr/lib/x86_64-linux-gnu
+export RUSTC_BOOTSTRAP=1 RUST_BACKTRACE=0
+
+# Tests that a sanitizer makes impossible. Two limit the address space, of which its shadow memory takes terabytes.
+skipped=(
+    a_thread_that_cannot_start_is_an_error
+    running_out_of_address_space_fails_the_spawn_and_nothing_else
+)
+# The 8 KiB that std gives a signal handler are too small for ThreadSanitizer's part in it.
+skipped_thread=(an_overflow_of_an_ordinary_thread_is_still_reported_by_std)
+skipped_address=()
+
+sum() { { grep -aoE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
+
+# Runs a command, shows what it prints, adds up the tests it has run, and counts reports as failures.
+count() {
+    local name=$1 reports=$target/reports log=$target/log status=0
+    shift
+    rm -rf "$reports" && mkdir -p "$reports"
+    # A test may provoke a fault to see gopark's own report of it.
+    local options="handle_segv=0:handle_abort=0:log_path=$reports/report:external_symbolizer_path=$(command -v addr2line)"
+    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
+    local tests failures found
+    tests=$(sum passed "$log")
+    failures=$(sum failed "$log")
+    found=$(find "$reports" -type f | wc -l)
+    if [ "$found" != 0 ]; then
+        head -n 100 "$reports"/*
+    fi
+    if [ "$status" != 0 ] && [ $((failures + found)) = 0 ]; then
+        failures=1
+    fi
+    passed=$((passed + tests))
+    failed=$((failed + failures + found))
+    echo "sanitizers: $name: $tests passed, $failures failed, $found reports"
+}
+
+# One run of the stress is one test.
+stress() {
+    timeout $((seconds + 330)) "$@" && echo "1 passed"
+}
+
+for mode in "${modes[@]}"; do
+    export CARGO_TARGET_DIR=$target/$mode
+    export RUSTFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\"" RUSTDOCFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\""
+    cargo=(--target "$host")
+    declare -n own=skipped_$mode
+    skip=()
+    for test in "${skipped[@]}" "${own[@]}"; do
+        skip+=(--skip "$test")
+    done
+    if [ "$mode" = thread ]; then
+        cargo+=(-Zbuild-std)
+    fi
+    # A leak check looks at the stacks of parked goroutines, but not at the frames that the check for uses after return keeps elsewhere, so
+    # there is one of the two. Core's unit tests fill queues with goroutines that are never run nor freed: no leak check for those. Its other
+    # test, the search, runs none of gopark's code.
+    asan=detect_stack_use_after_return=0:detect_leaks=0 count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib
+    asan=detect_stack_use_after_return=0 count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast \
+        --package gopark-backends --package gopark --package gopark-tests -- "${skip[@]}"
+    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress || give_up "the stress does not build"
+    for kind in "" migrate; do
+        asan=detect_stack_use_after_return=1:detect_leaks=0 count "$mode, stress $kind" stress "$CARGO_TARGET_DIR/$host/debug/stress" "$seconds" $kind
+    done
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs the scheduler on simulated computers: SEEDS (100000) programs from FIRST_SEED (0) on, each twice with equal traces, and the scenarios.
+# There threads take turns at system calls. Then STEPS_SEEDS (50000) programs and the scenarios again, with turns at every access to an
+# atomic: RUSTFLAGS="--cfg steps". A seed that fails is printed; `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME --
+# --nocapture` repeats it with all its steps. Needs nothing but cargo.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seeds=${SEEDS:-100000}
+first=${FIRST_SEED:-0}
+# Poll descriptors and schedulers are for ever, so a process grows with every run.
+batch=10000
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+run() {
+    RUST_BACKTRACE=${RUST_BACKTRACE:-0} cargo test --release --quiet --package gopark-tests --test simulation -- --nocapture "$@" 2>&1 |
+        tee -a "$log" | { grep -E '^simulation: |panicked|error' || true; }
+}
+
+failed=0
+programs() {
+    run scenarios:: || failed=$((failed + 1))
+    local start left
+    for ((start = first; start < first + $1; start += batch)); do
+        left=$((first + $1 - start))
+        GOPARK_FIRST_SEED=$start GOPARK_SEEDS=$((left < batch ? left : batch)) run programs_keep_all_rules || failed=$((failed + 1))
+    done
+}
+
+echo "turns at system calls: seeds $first to $((first + seeds - 1))"
+programs "$seeds"
+steps=${STEPS_SEEDS:-50000}
+echo "turns at every access: seeds $first to $((first + steps - 1))"
+export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
+programs "$steps"
+
+awk '/^simulation: [0-9]+ seeds/ { seeds += $2; steps += $4; time += $6 }
+     END { printf "%d programs, each run twice: %.0f steps, %.0f simulated seconds\n", seeds, steps, time }' "$log"
+sum() { grep -oE "[0-9]+ $1;" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
+failures=$(sum failed)
+# A process that was aborted has counted nothing.
+[ "$failures" -ge "$failed" ] || failures=$failed
+echo "$(sum passed) passed, $failures failed"
+[ "$failures" = 0 ]

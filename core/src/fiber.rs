@@ -1,0 +1,96 @@
+//! What a sanitizer is told of a goroutine, whose stack it would else take for a part of the thread. Nothing, unless the crate is built
+//! with `--cfg gopark_sanitize="thread"` or `"address"` and the sanitizer of that name (`ci/sanitizers.sh`).
+//!
+//! - ThreadSanitizer orders memory accesses by the thread that makes them, and keeps a call stack of each. A goroutine is a fiber of its
+//!   own to it. Both switches, into the goroutine and back, are announced by the M: a call that a fiber has entered, it also leaves.
+//! - AddressSanitizer learns of switches from corosensei. Its leak check must also look for pointers on the stacks of parked goroutines.
+#![allow(unsafe_code, reason = "calls into a sanitizer's runtime")]
+
+cfg_if::cfg_if! {
+    if #[cfg(gopark_sanitize = "thread")] {
+        use crate::stack::Stack;
+        use core::ffi::{c_uint, c_void};
+        use core::ptr::NonNull;
+
+        unsafe extern "C" {
+            safe fn __tsan_get_current_fiber() -> NonNull<c_void>;
+            safe fn __tsan_create_fiber(flags: c_uint) -> NonNull<c_void>;
+            fn __tsan_switch_to_fiber(fiber: NonNull<c_void>, flags: c_uint);
+            fn __tsan_destroy_fiber(fiber: NonNull<c_void>);
+        }
+
+        pub(crate) struct Fiber(NonNull<c_void>);
+
+        impl Fiber {
+            pub(crate) fn new(_: &Stack) -> Self {
+                Fiber(__tsan_create_fiber(0))
+            }
+
+            pub(crate) fn run<R>(&self, resume: impl FnOnce() -> R) -> R {
+                let thread = __tsan_get_current_fiber();
+                // SAFETY: the fiber exists, and runs on no other thread, since the G has one GRef.
+                unsafe { __tsan_switch_to_fiber(self.0, 0) };
+                let result = resume();
+                // SAFETY: the fiber of this thread, left above.
+                unsafe { __tsan_switch_to_fiber(thread, 0) };
+                result
+            }
+        }
+
+        impl Drop for Fiber {
+            fn drop(&mut self) {
+                // SAFETY: the goroutine has returned.
+                unsafe { __tsan_destroy_fiber(self.0) };
+            }
+        }
+    } else if #[cfg(gopark_sanitize = "address")] {
+        use crate::stack::Stack;
+        use core::ffi::c_void;
+        use corosensei::stack::Stack as _;
+
+        unsafe extern "C" {
+            safe fn __lsan_register_root_region(start: *const c_void, size: usize);
+            safe fn __lsan_unregister_root_region(start: *const c_void, size: usize);
+        }
+
+        pub(crate) struct Fiber {
+            start: *const c_void,
+            size: usize,
+        }
+
+        impl Fiber {
+            pub(crate) fn new(stack: &Stack) -> Self {
+                let (base, limit) = (stack.base().get(), stack.limit().get());
+                let fiber = Fiber { start: limit as *const c_void, size: base - limit };
+                __lsan_register_root_region(fiber.start, fiber.size);
+                fiber
+            }
+
+            pub(crate) fn run<R>(&self, resume: impl FnOnce() -> R) -> R {
+                resume()
+            }
+        }
+
+        impl Drop for Fiber {
+            fn drop(&mut self) {
+                __lsan_unregister_root_region(self.start, self.size);
+            }
+        }
+    } else {
+        use crate::stack::Stack;
+
+        pub(crate) struct Fiber;
+
+        impl Fiber {
+            #[inline(always)]
+            pub(crate) fn new(_: &Stack) -> Self {
+                Fiber
+            }
+
+            #[inline(always)]
+            pub(crate) fn run<R>(&self, resume: impl FnOnce() -> R) -> R {
+                resume()
+            }
+        }
+    }
+}

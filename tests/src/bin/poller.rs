@@ -1,0 +1,177 @@
+//! What the poller owes a process that forks, whose threads get stuck, and that may not make every system call: programs that
+//! `suites/processes.rs` runs by name, since they would disturb other tests.
+#![allow(unsafe_code, reason = "children and filters are made by libc")]
+
+use gopark::Builder;
+use gopark::net::{TcpListener, TcpStream};
+use gopark::{go, run};
+use gopark_backends::Poller;
+use gopark_backends::linux::io;
+use gopark_core::os::{Delay, Mode, Netpoll, Outcome, Ready};
+use gopark_tests::watch::{Watch, nonblocking, poll, state_of, thread_id, token};
+use gopark_tests::{join, until_on_thread};
+use std::fs;
+use std::io::{Error, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fork"] => fork(),
+        ["stuck-thread"] => stuck_thread(),
+        ["dropped"] => dropped(),
+        ["forbidden", call] => forbidden(call),
+        _ => panic!("there is no program {arguments:?}"),
+    }
+}
+
+fn pair() -> (UnixStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (nonblocking(ours), theirs)
+}
+
+/// A child has every descriptor, and keeps a file alive that its parent has closed.
+fn fork() {
+    let (ours, mut theirs) = pair();
+    let watch = Watch::of(&ours);
+    watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
+    watch.poll(Delay::None);
+    // SAFETY: this process has one thread. The child makes one system call, again and again.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        loop {
+            // SAFETY: no memory is passed.
+            unsafe { libc::pause() };
+        }
+    }
+    watch.poller.close(ours.as_raw_fd());
+    drop(ours);
+    theirs.write_all(b"x").unwrap();
+    watch.assert_quiet(0);
+
+    // The number means another file now.
+    let (ours, mut theirs) = pair();
+    watch.open(&ours, 2);
+    theirs.write_all(b"x").unwrap();
+    watch.wait(&ours, 2, Mode::Read);
+    assert!(!watch.seen(1).contains(Ready::READ));
+    // SAFETY: the child is ours, and the null says that its status is not wanted.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+}
+
+/// Closes a descriptor that was opened by a thread which is in the kernel for good. A ring ends a poll on the thread that submitted it.
+fn stuck_thread() {
+    let poller = Arc::new(Poller::init().unwrap());
+    let (ours, theirs) = pair();
+    let (mut release, stuck) = UnixStream::pair().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let opener = {
+        let (poller, fd) = (poller.clone(), ours.as_raw_fd());
+        thread::spawn(move || {
+            poller.open(fd, token(1)).unwrap();
+            poller.arm(fd, token(1), Mode::Read);
+            sender.send(thread_id()).unwrap();
+            sleep_until_readable(&stuck);
+        })
+    };
+    let id = receiver.recv().unwrap();
+    until_on_thread("it is stuck", || state_of(id) == Some('D'));
+    poller.close(ours.as_raw_fd());
+    assert_eq!(state_of(id), Some('D'), "close has waited for it");
+    drop(ours);
+    release.write_all(b"x").unwrap();
+    opener.join().unwrap();
+    let theirs = nonblocking(theirs);
+    until_on_thread("the peer sees the end", || io::read(theirs.as_raw_fd(), &mut [0; 8]) == Outcome::Done(0));
+    assert!(poll(&poller, Delay::AtMost(1)).is_empty());
+}
+
+/// Sleeps as a parent does until its child has called `exec`, so that no signal ends it.
+fn sleep_until_readable(stuck: &UnixStream) {
+    let flags = libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: a fork: the child has a copy of the memory, also of the stack, and makes two system calls.
+    unsafe {
+        let child = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if child == 0 {
+            libc::read(stuck.as_raw_fd(), [0u8].as_mut_ptr().cast(), 1);
+            libc::_exit(0);
+        }
+        assert!(child > 0, "{}", Error::last_os_error());
+    }
+}
+
+/// Drops a poller that watches something.
+fn dropped() {
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let mapped = || fs::read_to_string("/proc/self/maps").unwrap().matches("anon_inode:").count();
+    let before = (open(), mapped());
+    let (ours, mut theirs) = pair();
+    let poller = Poller::init().unwrap();
+    poller.open(ours.as_raw_fd(), token(1)).unwrap();
+    poll(&poller, Delay::None);
+    assert!(open() > before.0 + 2);
+    drop((poller, ours));
+    assert_eq!(theirs.read(&mut [0; 8]).unwrap(), 0, "the file is released");
+    drop(theirs);
+    assert_eq!((open(), mapped()), before);
+}
+
+/// Starts a runtime that may not call what `name` says: with an error if its poller stands on that, and otherwise it works.
+fn forbidden(name: &str) {
+    let (call, needed) = match name {
+        "io_uring_setup" => (libc::SYS_io_uring_setup, cfg!(feature = "io-uring")),
+        "io_uring_enter" => (libc::SYS_io_uring_enter, cfg!(feature = "io-uring")),
+        "epoll_create1" => (libc::SYS_epoll_create1, cfg!(any(feature = "epoll", feature = "epoll-level"))),
+        "epoll_pwait2" => (libc::SYS_epoll_pwait2, false),
+        _ => panic!("no filter for {name}"),
+    };
+    forbid(call as u32);
+    let started = Builder::new().max_procs(2).start();
+    if needed {
+        let error = started.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.to_string().starts_with("no poller: ") && error.to_string().contains("forbids"), "{error}");
+        println!("{error}");
+        return;
+    }
+    started.unwrap();
+    run(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = go(move || {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            gopark::sleep(std::time::Duration::from_micros(300));
+            stream.write_all(b"abc").unwrap();
+        });
+        let mut read = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut read).unwrap();
+        join(client);
+        assert_eq!(read, b"abc");
+    });
+}
+
+/// From now on this process gets `EPERM` from system call `number`.
+fn forbid(number: u32) {
+    let step =
+        |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter { code: code as u16, jt: if_equal, jf: if_not, k: value };
+    let mut filter = [
+        // The number is the first field of what a filter reads.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the filter is readable for its length, and the kernel copies it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let filtered = libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program);
+        assert_eq!(filtered, 0, "{}", Error::last_os_error());
+    }
+}

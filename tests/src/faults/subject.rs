@@ -1,0 +1,310 @@
+//! The program that faults are tried on. It ends by itself whatever fails, and tells what did:
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `trouble WHAT: ERROR` | an operation failed; it was tried again, or its connection was given up |
+//! | `broken FACT` | something that no fault excuses |
+//! | `survived` | the end was reached, and a round went by without trouble |
+//!
+//! Its goroutines hand results over by `join` alone: a lock of std could lose its own wake-up when a futex call fails.
+#![allow(unsafe_code, reason = "descriptors are counted, the process stops itself, and limits are set through libc")]
+
+use super::seccomp;
+use crate::sockets::poll_error;
+use gopark::net::{Shutdown, TcpListener, TcpStream};
+use gopark::{Builder, JoinHandle, PollError, try_go};
+use socket2::SockRef;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Connections of a round.
+const CLIENTS: usize = 4;
+
+/// No operation takes this long unless its wake-up was lost.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// No dial takes this long unless the kernel was kept from beginning it.
+const DIAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// A message, and what an echo of it is.
+const MESSAGE: usize = 16;
+
+/// More than a connection with small buffers takes at once, so that its writer has to wait.
+const LARGE: usize = 200_000;
+
+/// Rounds until one is without trouble.
+const ROUNDS: usize = 8;
+
+/// How often an operation is tried that a fault has stopped.
+const TRIES: usize = 4;
+
+struct Trouble {
+    what: &'static str,
+    error: io::Error,
+}
+
+type Troubles = Vec<Trouble>;
+
+/// `settings`: the arrangement, then seccomp profiles to be under, and `stop` to be stopped before the runtime starts.
+pub fn main(settings: &[&str]) -> ExitCode {
+    let (arrangement, rest) = settings.split_first().expect("an arrangement");
+    for name in rest.iter().filter(|name| **name != "stop") {
+        seccomp::enter(name);
+    }
+    if rest.contains(&"stop") {
+        // SAFETY: no memory is passed.
+        unsafe { libc::raise(libc::SIGSTOP) };
+    }
+    if start(arrangement) {
+        live();
+    }
+    ExitCode::SUCCESS
+}
+
+fn start(arrangement: &str) -> bool {
+    let builder = match arrangement {
+        "one" => Builder::new().max_procs(1),
+        "two" => Builder::new().max_procs(2),
+        "shared" => Builder::new().max_procs(2).pollers(1),
+        // SAFETY: nothing here is bound to a thread.
+        "migrating" => unsafe { Builder::new().max_procs(2).migrate() },
+        "default" => Builder::new(),
+        _ => panic!("no arrangement {arrangement}"),
+    };
+    let before = descriptors();
+    for _ in 0..TRIES {
+        match builder.clone().start() {
+            Ok(()) => return true,
+            Err(error) => tell(&Trouble { what: "start", error }),
+        }
+        let after = descriptors();
+        if after != before {
+            say(&format!("broken: a failed start has left {before} descriptors as {after}"));
+        }
+    }
+    say("no start");
+    false
+}
+
+fn live() {
+    let before = descriptors();
+    let clean = (0..ROUNDS).any(|_| {
+        let mut troubles = Troubles::new();
+        if let Some(round) = spawn(&mut troubles, round) {
+            collect(&mut troubles, round);
+        }
+        outside(&mut troubles);
+        settle();
+        troubles.iter().for_each(tell);
+        troubles.is_empty()
+    });
+    let after = descriptors();
+    if after != before {
+        say(&format!("broken: {before} descriptors have become {after}"));
+    }
+    if gopark::num_goroutines() != 0 {
+        say(&format!("broken: {} goroutines are lost", gopark::num_goroutines()));
+    }
+    if clean {
+        say("survived");
+    }
+}
+
+/// Lets goroutines that were joined leave the count.
+fn settle() {
+    let start = Instant::now();
+    while gopark::num_goroutines() != 0 && start.elapsed() < LIMIT {
+        gopark::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Connections between goroutines.
+fn round() -> Troubles {
+    let mut troubles = Troubles::new();
+    let Some((listener, addr, server)) = serve(&mut troubles) else { return troubles };
+    let clients: Vec<_> = (0..CLIENTS).filter_map(|n| spawn(&mut troubles, move || client(addr, n))).collect();
+    let start = Instant::now();
+    gopark::sleep(Duration::from_micros(300));
+    if start.elapsed() < Duration::from_micros(300) {
+        say("broken: a sleep was too short");
+    }
+    clients.into_iter().for_each(|client| collect(&mut troubles, client));
+    note(&mut troubles, "close", listener.close());
+    collect(&mut troubles, server);
+    troubles
+}
+
+/// A connection from an ordinary thread.
+fn outside(troubles: &mut Troubles) {
+    let Some((listener, addr, server)) = serve(troubles) else { return };
+    troubles.extend(client(addr, CLIENTS));
+    note(troubles, "close", listener.close());
+    collect(troubles, server);
+}
+
+fn serve(troubles: &mut Troubles) -> Option<(TcpListener, SocketAddr, JoinHandle<Troubles>)> {
+    let listener = insist(troubles, "bind", || TcpListener::bind("127.0.0.1:0"))?;
+    // Connections have it from their listener.
+    insist(troubles, "buffer", || SockRef::from(&listener).set_send_buffer_size(16 << 10))?;
+    let addr = insist(troubles, "local_addr", || listener.local_addr())?;
+    let acceptor = listener.try_clone().expect("a handle costs nothing");
+    let server = spawn_once(troubles, move || accept(acceptor))?;
+    Some((listener, addr, server))
+}
+
+fn accept(listener: TcpListener) -> Troubles {
+    let mut troubles = Troubles::new();
+    let mut connections = Vec::new();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => connections.extend(spawn_once(&mut troubles, move || echo(stream))),
+            Err(error) if poll_error(&error) == Some(PollError::Closing) => break,
+            Err(error) => {
+                troubles.push(Trouble { what: "accept", error });
+                if troubles.len() > CLIENTS * TRIES {
+                    break;
+                }
+                gopark::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    connections.into_iter().for_each(|connection| collect(&mut troubles, connection));
+    troubles
+}
+
+/// Sends back what comes; instead of a message that begins with `L`, something large.
+fn echo(mut stream: TcpStream) -> Troubles {
+    let mut troubles = Troubles::new();
+    let mut serve = || {
+        stream.set_deadline(Some(Instant::now() + LIMIT))?;
+        let mut message = [0; MESSAGE];
+        loop {
+            match stream.read_exact(&mut message) {
+                Ok(()) if message[0] == b'L' => stream.write_all(&vec![b'L'; LARGE])?,
+                Ok(()) => stream.write_all(&message)?,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return stream.shutdown(Shutdown::Write),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let served = serve();
+    note(&mut troubles, "serve", served);
+    troubles
+}
+
+fn client(addr: SocketAddr, n: usize) -> Troubles {
+    let mut troubles = Troubles::new();
+    if let Some(stream) = insist(&mut troubles, "dial", || TcpStream::connect_timeout(&addr, DIAL_LIMIT)) {
+        let talked = talk(stream, n);
+        note(&mut troubles, "talk", talked);
+    }
+    troubles
+}
+
+fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let nothing = |stream: &mut TcpStream| {
+        stream.set_read_deadline(Some(Instant::now() + Duration::from_micros(500)))?;
+        match stream.read(&mut [0]) {
+            Err(error) if poll_error(&error) == Some(PollError::Timeout) => stream.set_read_deadline(None),
+            Err(error) => Err(error),
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => Err(io::Error::other(format!("{n} bytes that nobody sent"))),
+        }
+    };
+    nothing(&mut stream)?;
+    for turn in 0..3 {
+        let message = [b'0' + (4 * n + turn) as u8; MESSAGE];
+        let (head, tail) = message.split_at(turn + 1);
+        match turn {
+            0 => stream.write_all(&message)?,
+            _ => whole(stream.write_vectored(&[IoSlice::new(head), IoSlice::new(tail)])?, MESSAGE)?,
+        }
+        stream.peek(&mut [0])?;
+        let mut answer = [0; MESSAGE];
+        let (head, tail) = answer.split_at_mut(turn + 1);
+        match turn {
+            0 => whole(stream.read_vectored(&mut [IoSliceMut::new(head), IoSliceMut::new(tail)])?, MESSAGE)?,
+            _ => stream.read_exact(&mut answer)?,
+        }
+        whole(answer.iter().zip(message).filter(|(a, b)| **a == *b).count(), MESSAGE)?;
+        gopark::sleep(Duration::from_micros(100 * n as u64));
+    }
+    stream.write_all(&[b'L'; MESSAGE])?;
+    // The writer fills the buffers and waits.
+    gopark::sleep(Duration::from_millis(1));
+    let mut large = vec![0; LARGE];
+    stream.read_exact(&mut large)?;
+    stream.shutdown(Shutdown::Write)?;
+    whole(stream.read(&mut [0])?, 0)?;
+    if n == 0 {
+        // A number that was lent stays taken after `close`, by an inert file.
+        let _ = stream.as_fd();
+        stream.close()?;
+    }
+    Ok(())
+}
+
+fn whole(n: usize, len: usize) -> io::Result<()> {
+    if n == len { Ok(()) } else { Err(io::Error::other(format!("{n} bytes of {len}"))) }
+}
+
+fn note(troubles: &mut Troubles, what: &'static str, result: io::Result<()>) {
+    troubles.extend(result.err().map(|error| Trouble { what, error }));
+}
+
+fn insist<T>(troubles: &mut Troubles, what: &'static str, mut f: impl FnMut() -> io::Result<T>) -> Option<T> {
+    for _ in 0..TRIES {
+        match f() {
+            Ok(value) => return Some(value),
+            Err(error) => troubles.push(Trouble { what, error }),
+        }
+    }
+    None
+}
+
+fn spawn<T: Send + 'static>(troubles: &mut Troubles, f: impl FnOnce() -> T + Clone + Send + 'static) -> Option<JoinHandle<T>> {
+    insist(troubles, "go", || try_go(f.clone()))
+}
+
+/// What `f` owns is dropped if there is no goroutine for it.
+fn spawn_once<T: Send + 'static>(troubles: &mut Troubles, f: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
+    try_go(f).map_err(|error| troubles.push(Trouble { what: "go", error })).ok()
+}
+
+fn collect(troubles: &mut Troubles, goroutine: JoinHandle<Troubles>) {
+    match goroutine.join() {
+        Ok(more) => troubles.extend(more),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().cloned().unwrap_or_default();
+            say(&format!("broken: a goroutine has panicked: {text}"));
+        }
+    }
+}
+
+/// How many descriptors are open. Asks in a way that gopark does not, so that no fault strikes here.
+fn descriptors() -> usize {
+    // SAFETY: no memory is passed.
+    (0..256).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0).count()
+}
+
+fn tell(trouble: &Trouble) {
+    say(&format!("trouble {}: {}", trouble.what, trouble.error));
+}
+
+/// Prints a line, though writes may fail.
+fn say(line: &str) {
+    let line = format!("{line}\n");
+    let mut rest = line.as_bytes();
+    for _ in 0..100 {
+        if rest.is_empty() {
+            return;
+        }
+        // SAFETY: `rest` is readable for its length.
+        let n = unsafe { libc::write(libc::STDOUT_FILENO, rest.as_ptr().cast(), rest.len()) };
+        rest = &rest[n.max(0) as usize..];
+    }
+}

@@ -1,0 +1,132 @@
+//! Which errors each system call is made to fail with, and what must come of it: those of its manual page, and of `ip(7)` and `tcp(7)`.
+//!
+//! Left out are answers that the kernel gives only together with an effect that injection cannot have, for they would be lies that no
+//! program can see through:
+//!
+//! | left out | because the kernel says it only |
+//! |---|---|
+//! | `EAGAIN` of a read, a write or an accept on an edge-triggered socket | when the socket is not ready, and then an edge follows |
+//! | `EAGAIN` of the write to an eventfd | when the eventfd is readable |
+//! | `EISCONN` of `connect` | when there is a connection |
+//! | every error of `brk` | never: it returns an address |
+//!
+//! Also left out is `rseq`, which libc calls for each thread, and which it answers itself by ending the process.
+
+/// What must come of a fault, beside what holds for each: see [`super::sweep`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// The operation that made the call fails with this error, or goes another way. Nothing else fails.
+    Reported,
+    /// No operation fails.
+    Absorbed,
+    /// As `Reported`, or an operation waits for what never comes until its deadline: the kernel would have begun something.
+    ReportedOrLate,
+    /// As `Reported`, but the descriptor stays: only the kernel could have released it.
+    Leaks,
+    /// The process says this and aborts.
+    Dies(&'static str),
+    /// The process says this and aborts, or as `Reported`, by which caller of several made the call.
+    MayDie(&'static str),
+}
+
+/// A system call with some of its errors.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The system call, as strace names it.
+    pub call: &'static str,
+    /// Errors, as strace names them.
+    pub errors: &'static [Error],
+    /// What must come of each.
+    pub expected: Expected,
+}
+
+/// An error's name and number.
+pub type Error = (&'static str, i32);
+
+macro_rules! row {
+    ($call:ident, $expected:expr, $($error:ident)*) => {
+        Row { call: stringify!($call), expected: $expected, errors: &[$((stringify!($error), libc::$error)),*] }
+    };
+}
+
+use Expected::{Absorbed, Dies, Leaks, MayDie, Reported, ReportedOrLate};
+
+/// The message of a Rust program without memory.
+const NO_MEMORY: &str = "memory allocation of";
+
+/// All rows.
+pub const ROWS: &[Row] = &[
+    row!(accept4, Absorbed, ECONNABORTED EINTR),
+    row!(accept4, Reported, EMFILE ENFILE ENOBUFS ENOMEM EPERM EPROTO EBADF EFAULT EINVAL ENOTSOCK EOPNOTSUPP ENETDOWN ENOPROTOOPT EHOSTDOWN
+        ENONET EHOSTUNREACH ENETUNREACH ENOSR ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT),
+    row!(socket, Reported, EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT),
+    row!(connect, Absorbed, EADDRNOTAVAIL),
+    row!(connect, Reported, EACCES EPERM EADDRINUSE EAFNOSUPPORT EAGAIN EBADF ECONNREFUSED EFAULT ENETUNREACH ENOTSOCK EPROTOTYPE ETIMEDOUT),
+    row!(connect, ReportedOrLate, EINTR EINPROGRESS EALREADY),
+    row!(bind, Reported, EACCES EADDRINUSE EBADF EINVAL ENOTSOCK EADDRNOTAVAIL EFAULT ENOMEM),
+    row!(listen, Reported, EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP),
+    row!(setsockopt, Reported, EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK),
+    row!(getsockopt, Reported, EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK),
+    row!(getsockname, Reported, EBADF EFAULT EINVAL ENOBUFS ENOTSOCK),
+    row!(getpeername, Reported, EBADF EFAULT EINVAL ENOBUFS ENOTSOCK),
+    row!(getpeername, ReportedOrLate, ENOTCONN),
+    row!(recvfrom, Absorbed, EINTR),
+    row!(recvfrom, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET ETIMEDOUT),
+    row!(readv, Absorbed, EINTR),
+    row!(readv, Reported, EBADF EFAULT EINVAL EIO EISDIR ECONNRESET ETIMEDOUT),
+    row!(sendto, Absorbed, EINTR),
+    row!(sendto, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK
+        EOPNOTSUPP EPIPE),
+    row!(sendmsg, Absorbed, EINTR),
+    row!(sendmsg, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK
+        EOPNOTSUPP EPIPE),
+    row!(shutdown, Reported, EBADF EINVAL ENOTCONN ENOTSOCK),
+    row!(close, Leaks, EBADF EINTR EIO ENOSPC EDQUOT),
+    row!(dup3, Absorbed, EBUSY EINTR EBADF EINVAL EMFILE),
+    row!(epoll_create1, Reported, EINVAL EMFILE ENFILE ENOMEM),
+    row!(eventfd2, Reported, EINVAL EMFILE ENFILE ENODEV ENOMEM),
+    row!(epoll_ctl, Reported, ENOMEM ENOSPC EBADF EEXIST EINVAL ELOOP ENOENT EPERM),
+    row!(epoll_wait, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
+    row!(epoll_wait, Dies("gopark: epoll_wait has failed"), EBADF EFAULT EINVAL),
+    row!(epoll_pwait2, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN ENOSYS),
+    row!(epoll_pwait2, Dies("gopark: epoll_wait has failed"), EBADF EFAULT EINVAL),
+    row!(ppoll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
+    row!(ppoll, Dies("gopark: poll has failed"), EFAULT EINVAL),
+    row!(io_uring_setup, Reported, EFAULT EINVAL EMFILE ENFILE ENOMEM ENOSYS EPERM),
+    row!(io_uring_enter, Reported, EAGAIN EBUSY EINTR ENXIO EOPNOTSUPP EPERM),
+    row!(io_uring_enter, MayDie("gopark: io_uring_enter has failed"), EBADF EBADR EFAULT EINVAL),
+    row!(poll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
+    row!(poll, Dies("gopark: poll has failed"), EFAULT EINVAL),
+    row!(read, Absorbed, EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR),
+    row!(write, Absorbed, EINTR EDESTADDRREQ EDQUOT EFBIG EIO ENOSPC EPERM EPIPE),
+    row!(write, MayDie("gopark: write to the eventfd of a poller has failed"), EBADF EFAULT EINVAL),
+    row!(futex, Absorbed, EACCES EAGAIN EINTR ENFILE ENOMEM ENOSYS EPERM ESRCH ETIMEDOUT),
+    row!(futex, MayDie("gopark: futex has failed"), EFAULT EINVAL),
+    row!(sched_yield, Absorbed, EINVAL ENOSYS EPERM),
+    row!(sched_getaffinity, Absorbed, EFAULT EINVAL EPERM ESRCH),
+    row!(openat, Absorbed, EACCES EINTR EMFILE ENFILE ENOENT ENOMEM ELOOP ENOTDIR EPERM),
+    row!(newfstatat, Reported, EACCES EBADF EFAULT ENOENT ENOMEM EOVERFLOW),
+    row!(fstat, Reported, EBADF EFAULT ENOMEM EOVERFLOW),
+    row!(clone3, Reported, EAGAIN EACCES EBUSY EEXIST EINVAL ENOMEM ENOSPC EPERM EUSERS),
+    row!(clone3, Absorbed, ENOSYS),
+    row!(mmap, MayDie(NO_MEMORY), ENOMEM EACCES EAGAIN EINVAL ENFILE ENODEV EOVERFLOW EPERM),
+    row!(mprotect, MayDie(NO_MEMORY), ENOMEM EACCES EINVAL),
+    row!(munmap, Absorbed, EINVAL),
+    row!(madvise, Reported, ENOMEM EACCES EAGAIN EBADF EIO EPERM),
+    row!(madvise, Absorbed, EINVAL),
+    row!(membarrier, Absorbed, EINVAL ENOSYS EPERM),
+    row!(prctl, Absorbed, EINVAL EPERM EFAULT),
+    row!(sigaltstack, Absorbed, EFAULT EINVAL ENOMEM EPERM),
+    row!(rt_sigaction, Absorbed, EFAULT EINVAL),
+    row!(rt_sigprocmask, Absorbed, EFAULT EINVAL),
+    row!(set_robust_list, Absorbed, EINVAL),
+];
+
+/// For pollers that report a state, not a change of it: to them a socket that was not ready and now is looks no different.
+pub const LEVEL_ROWS: &[Row] = &[
+    row!(accept4, Absorbed, EAGAIN),
+    row!(recvfrom, Absorbed, EAGAIN),
+    row!(readv, Absorbed, EAGAIN),
+    row!(sendto, Absorbed, EAGAIN),
+    row!(sendmsg, Absorbed, EAGAIN),
+];

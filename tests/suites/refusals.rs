@@ -1,0 +1,129 @@
+//! A system that refuses what a scheduler asks for: what is left behind, and whether the next try succeeds.
+#![allow(unsafe_code, reason = "it is an operating system, and starts schedulers over it")]
+
+use gopark_backends::Poller;
+use gopark_backends::linux::Linux;
+use gopark_core::os::{Errno, Nanos, Netpoll, Os};
+use gopark_core::sched::{Config, Sched, StartError};
+use gopark_tests::until_on_thread;
+use std::fmt;
+use std::fs;
+use std::panic::Location;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+
+/// Linux, which may be told to refuse.
+struct Refusing {
+    linux: Linux,
+    /// From this thread on there are no more.
+    threads: AtomicUsize,
+    guards: AtomicBool,
+}
+
+static SYSTEM: Refusing = Refusing { linux: Linux::new(), threads: AtomicUsize::new(usize::MAX), guards: AtomicBool::new(false) };
+
+/// Descriptors and threads are counted over the process, so the tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+const NO_THREAD: Errno = Errno::new(libc::EAGAIN);
+const NO_GUARD: Errno = Errno::new(libc::ENOMEM);
+
+// SAFETY: what it does not refuse is done by one that keeps the promises.
+unsafe impl Os for Refusing {
+    fn now(&self) -> Nanos {
+        self.linux.now()
+    }
+
+    fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
+        self.linux.futex_wait(word, expected, timeout);
+    }
+
+    fn futex_wake(&self, word: *const AtomicU32) {
+        self.linux.futex_wake(word);
+    }
+
+    fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+        if index < self.threads.load(SeqCst) { self.linux.spawn(index, entry, arg) } else { Err(NO_THREAD) }
+    }
+
+    fn yield_thread(&self) {
+        self.linux.yield_thread();
+    }
+
+    fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
+        self.linux.reserve(len)
+    }
+
+    unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        if self.guards.load(SeqCst) {
+            return Err(NO_GUARD);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.linux.guard(start, len) }
+    }
+
+    unsafe fn close(&self, fd: i32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.linux.close(fd) };
+    }
+
+    unsafe fn close_keeping_number(&self, fd: i32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.linux.close_keeping_number(fd) };
+    }
+
+    fn page_size(&self) -> usize {
+        self.linux.page_size()
+    }
+
+    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
+        self.linux.abort(message)
+    }
+}
+
+fn start(config: Config) -> Result<&'static Sched, StartError> {
+    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    // SAFETY: no configuration here migrates goroutines.
+    unsafe { Sched::start(&SYSTEM, config, poller) }
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The threads of schedulers. One that has just ended has no name any more.
+fn threads() -> usize {
+    let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("gopark-m")).count()
+}
+
+#[test]
+fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config { procs: 4, pollers: 4, stack_size: 64 * 1024, migrate: false };
+    let count = || (descriptors(), threads());
+    let before = count();
+    for threads in [0, 1, 3] {
+        SYSTEM.threads.store(threads, SeqCst);
+        assert_eq!(start(config).err(), Some(StartError::Thread(threads, NO_THREAD)));
+        until_on_thread("all has been given back", || count() == before);
+    }
+    SYSTEM.threads.store(usize::MAX, SeqCst);
+    let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
+    sched.go(|| (), Location::caller()).unwrap().join();
+}
+
+#[test]
+fn spawns_without_guards_cost_no_stacks() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Of the largest stacks there are only some thousands.
+    let sched = start(Config { procs: 1, pollers: 1, stack_size: 1 << 30, migrate: false }).unwrap_or_else(|error| panic!("{error}"));
+    SYSTEM.guards.store(true, SeqCst);
+    for _ in 0..1000 {
+        let exhausted = sched.go(|| (), Location::caller()).err().expect("no guard, no stack");
+        assert_eq!(exhausted.cause, Some(NO_GUARD));
+    }
+    SYSTEM.guards.store(false, SeqCst);
+    sched.go(|| (), Location::caller()).unwrap().join();
+}

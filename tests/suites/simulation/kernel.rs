@@ -1,0 +1,623 @@
+//! The simulated kernel: streams, listeners and dead devices behind numbers, packets on their way, and who watches what.
+//!
+//! A stream's bytes are only counted: the scheduler never sees them. What a real kernel promises about readiness holds here too: each
+//! arrival makes an edge, an edge stays until a poll fetches it, and the poll reports what is ready by then.
+
+use crate::machine::{FAR, State, World, world};
+use gopark_core::os::{Errno, Event, Events, Mode, Nanos, Outcome, Ready};
+use gopark_core::tagptr::TaggedPtr;
+use std::collections::{BTreeMap, VecDeque};
+
+pub(crate) const EMFILE: i32 = 24;
+pub(crate) const EPIPE: i32 = 32;
+pub(crate) const ENOMEM: i32 = 12;
+pub(crate) const ECONNRESET: i32 = 104;
+pub(crate) const ECONNREFUSED: i32 = 111;
+
+/// The number of a file, which no other file of the run has.
+pub(crate) type FileId = usize;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Kind {
+    Stream,
+    Listener,
+    /// A stream whose connect has not been asked for, is under way, or was refused.
+    Unconnected,
+    Connecting,
+    Refused,
+    /// A device that has nothing but an error to report.
+    Broken,
+}
+
+pub(crate) struct File {
+    pub(crate) kind: Kind,
+    peer: Option<FileId>,
+    /// Bytes that can be read.
+    buffer: usize,
+    /// Bytes of the peer that have not been read, those on their way included.
+    owed: usize,
+    capacity: usize,
+    /// Bytes before the urgent mark, at which a read stops.
+    mark: Option<usize>,
+    /// The peer sends no more.
+    fin: bool,
+    /// This end sends no more.
+    shut: bool,
+    reset: bool,
+    error: Option<i32>,
+    /// A write has found no room: the next room makes an edge.
+    wants_room: bool,
+    /// Connections to be accepted.
+    queue: VecDeque<FileId>,
+    watch: Option<Watch>,
+    /// Numbers that name it.
+    numbers: usize,
+    closed: bool,
+    /// The message that is being written here, and how many of its bytes are.
+    message: (u64, usize),
+    /// A poll has reported nothing but an error.
+    pub(crate) told_error: bool,
+    /// The system has refused to watch or to read it.
+    pub(crate) refused: bool,
+    last_arrival: Nanos,
+}
+
+struct Watch {
+    poller: usize,
+    token: TaggedPtr,
+    /// Directions armed, for a poller that wants to be asked.
+    armed: Ready,
+    enabled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Packet {
+    Bytes(usize),
+    Urgent,
+    Fin,
+    Reset,
+    Accepted(FileId),
+    Refused,
+    Connection(FileId),
+}
+
+pub(crate) struct Poller {
+    /// Whether it reports only what was armed.
+    asks: bool,
+    ready: VecDeque<FileId>,
+    pub(crate) wake: bool,
+    /// Tokens of the past, which a late event may carry.
+    stale: Vec<TaggedPtr>,
+}
+
+pub(crate) struct Kernel {
+    pub(crate) files: Vec<File>,
+    /// What the numbers from 3 on name.
+    numbers: Vec<Option<FileId>>,
+    packets: BTreeMap<(Nanos, u64), (FileId, Packet)>,
+    packet: u64,
+    pub(crate) pollers: Vec<Poller>,
+    pub(crate) level: bool,
+}
+
+impl Kernel {
+    pub(crate) fn new() -> Self {
+        Kernel { files: Vec::new(), numbers: Vec::new(), packets: BTreeMap::new(), packet: 0, pollers: Vec::new(), level: false }
+    }
+
+    pub(crate) fn next_hour(&self) -> Nanos {
+        self.packets.first_key_value().map_or(FAR, |((hour, _), _)| *hour)
+    }
+
+    /// Brings the packets that are due.
+    pub(crate) fn deliver(world: &World) {
+        let mut kernel = world.kernel.borrow_mut();
+        while let Some(entry) = kernel.packets.first_entry() {
+            if entry.key().0 > world.now() {
+                break;
+            }
+            let (file, packet) = entry.remove();
+            world.note("arrives", [file as u64, packet.number()]);
+            kernel.arrive(world, file, packet);
+        }
+    }
+
+    fn send(&mut self, world: &World, to: FileId, packet: Packet) {
+        let travel = world.dice.below(world.odds.latency) as Nanos;
+        let file = &mut self.files[to];
+        // Packets do not overtake each other.
+        file.last_arrival = file.last_arrival.max(world.now() + travel);
+        self.packet += 1;
+        self.packets.insert((file.last_arrival, self.packet), (to, packet));
+    }
+
+    fn arrive(&mut self, world: &World, to: FileId, packet: Packet) {
+        let file = &mut self.files[to];
+        if file.closed {
+            match (packet, file.peer) {
+                (Packet::Connection(server), _) => {
+                    let client = self.files[server].peer.expect("made with it");
+                    self.send(world, client, Packet::Refused);
+                }
+                (Packet::Bytes(_) | Packet::Urgent, Some(peer)) | (Packet::Accepted(peer), _) => self.send(world, peer, Packet::Reset),
+                _ => {}
+            }
+            return;
+        }
+        match packet {
+            Packet::Bytes(n) => file.buffer += n,
+            Packet::Urgent => file.mark = Some(file.buffer),
+            Packet::Fin => file.fin = true,
+            Packet::Reset => (file.reset, file.error) = (true, Some(ECONNRESET)),
+            Packet::Accepted(peer) => (file.kind, file.peer) = (Kind::Stream, Some(peer)),
+            Packet::Refused => (file.kind, file.error) = (Kind::Refused, Some(ECONNREFUSED)),
+            Packet::Connection(peer) => {
+                file.queue.push_back(peer);
+                if let Some(client) = self.files[peer].peer {
+                    self.send(world, client, Packet::Accepted(peer));
+                }
+            }
+        }
+        self.edge(world, to);
+    }
+
+    /// Something about a file has changed.
+    fn edge(&mut self, world: &World, id: FileId) {
+        let ready = self.files[id].readiness();
+        let Some(watch) = &self.files[id].watch else { return };
+        let poller = watch.poller;
+        if watch.reports(ready, self.pollers[poller].asks).is_empty() {
+            return;
+        }
+        let list = &mut self.pollers[poller].ready;
+        if !list.contains(&id) {
+            list.push_back(id);
+        }
+        world.wake_where(|state| matches!(state, State::Poll { poller: p, .. } if p == poller));
+    }
+
+    fn file(kind: Kind, capacity: usize) -> File {
+        File {
+            kind,
+            peer: None,
+            buffer: 0,
+            owed: 0,
+            capacity,
+            mark: None,
+            fin: false,
+            shut: false,
+            reset: false,
+            error: None,
+            wants_room: false,
+            queue: VecDeque::new(),
+            watch: None,
+            numbers: 0,
+            closed: false,
+            message: (0, 0),
+            told_error: false,
+            refused: false,
+            last_arrival: 0,
+        }
+    }
+
+    fn add(&mut self, kind: Kind, capacity: usize) -> FileId {
+        self.files.push(Self::file(kind, capacity));
+        self.files.len() - 1
+    }
+
+    /// The lowest free number, as everywhere.
+    fn number(&mut self, file: FileId) -> i32 {
+        let place = self.numbers.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.numbers.push(None);
+            self.numbers.len() - 1
+        });
+        self.numbers[place] = Some(file);
+        self.files[file].numbers += 1;
+        place as i32 + 3
+    }
+
+    fn named(&self, number: i32) -> Option<FileId> {
+        *self.numbers.get(usize::try_from(number - 3).ok()?)?
+    }
+
+    /// A message is written, of which `done` bytes are there. Whether another one came in between.
+    pub(crate) fn part(&mut self, file: FileId, message: u64, done: usize) -> bool {
+        let before = std::mem::replace(&mut self.files[file].message, (message, done));
+        done > 0 && before.0 != message
+    }
+
+    /// Whether `number` names `file`.
+    pub(crate) fn names(&self, number: i32, file: FileId) -> bool {
+        self.named(number) == Some(file)
+    }
+
+    pub(crate) fn open_numbers(&self) -> usize {
+        self.numbers.iter().flatten().count()
+    }
+
+    pub(crate) fn watched(&self) -> usize {
+        self.files.iter().filter(|file| file.is_watched()).count()
+    }
+
+    /// Whether a direction could make progress.
+    pub(crate) fn could(&self, file: FileId, mode: Mode) -> bool {
+        let bit = if mode == Mode::Read { Ready::READ } else { Ready::WRITE };
+        self.files[file].readiness().contains(bit)
+    }
+
+    /// Whether a poller has events that nobody has fetched.
+    pub(crate) fn unfetched(&self) -> Option<usize> {
+        let reports = |id: &FileId, poller: &Poller| {
+            let file = &self.files[*id];
+            file.watch.as_ref().is_some_and(|watch| !watch.reports(file.readiness(), poller.asks).is_empty())
+        };
+        self.pollers.iter().position(|poller| poller.ready.iter().any(|id| reports(id, poller)))
+    }
+
+    fn drop_number(&mut self, world: &World, number: i32) {
+        let Some(id) = self.named(number) else { return world.fail(format!("close of {number}, which is not open")) };
+        self.numbers[number as usize - 3] = None;
+        self.files[id].numbers -= 1;
+        if self.files[id].numbers > 0 {
+            return;
+        }
+        // The last name is gone, and with it the watch, as in epoll.
+        self.unwatch(id);
+        let file = &mut self.files[id];
+        file.closed = true;
+        let (unread, shut, queue) = (file.buffer > 0, file.shut, std::mem::take(&mut file.queue));
+        match file.peer {
+            Some(peer) if unread => self.send(world, peer, Packet::Reset),
+            Some(peer) if !shut => self.send(world, peer, Packet::Fin),
+            _ => {}
+        }
+        for server in queue {
+            self.files[server].closed = true;
+            let client = self.files[server].peer.expect("made with it");
+            self.send(world, client, Packet::Reset);
+        }
+    }
+
+    fn unwatch(&mut self, id: FileId) {
+        if let Some(watch) = self.files[id].watch.take() {
+            let poller = &mut self.pollers[watch.poller];
+            poller.ready.retain(|&other| other != id);
+            poller.stale.push(watch.token);
+        }
+    }
+}
+
+impl Packet {
+    fn number(self) -> u64 {
+        match self {
+            Packet::Bytes(n) => n as u64,
+            Packet::Urgent => 1001,
+            Packet::Fin => 1002,
+            Packet::Reset => 1003,
+            Packet::Accepted(_) => 1004,
+            Packet::Refused => 1005,
+            Packet::Connection(_) => 1006,
+        }
+    }
+}
+
+impl File {
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    fn readiness(&self) -> Ready {
+        let both = Ready::READ | Ready::WRITE | Ready::HANGUP;
+        let mut ready = Ready::empty();
+        match self.kind {
+            // Linux: an unconnected socket has hung up and is writable.
+            Kind::Unconnected => return both,
+            Kind::Connecting => return ready,
+            Kind::Broken => return both | Ready::ERROR,
+            Kind::Listener => {
+                ready.set(Ready::READ, !self.queue.is_empty());
+                return ready;
+            }
+            Kind::Refused => return both,
+            Kind::Stream => {}
+        }
+        if self.reset || (self.fin && self.shut) {
+            return both;
+        }
+        ready.set(Ready::READ, self.buffer > 0);
+        if self.fin || self.mark.is_some() {
+            ready |= Ready::READ | Ready::HANGUP;
+        }
+        ready.set(Ready::WRITE, self.shut || self.room() > self.capacity / 3);
+        ready
+    }
+
+    /// Room in the peer's buffer, as this end knows it: `owed` counts what this end has sent and nobody has read.
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.owed)
+    }
+}
+
+impl Watch {
+    /// What of a file's readiness a poll reports.
+    fn reports(&self, ready: Ready, asks: bool) -> Ready {
+        if !asks {
+            return ready;
+        }
+        // HUP and ERR, which are both directions and a hang-up, are reported to whoever watches at all.
+        let full = Ready::READ | Ready::WRITE | Ready::HANGUP;
+        match self.enabled {
+            false => Ready::empty(),
+            true if ready.contains(full) => ready,
+            true if (ready & self.armed).is_empty() => Ready::empty(),
+            true => ready & (self.armed | Ready::HANGUP),
+        }
+    }
+}
+
+/// What the simulated poller does in the kernel.
+impl Kernel {
+    pub(crate) fn add_poller(&mut self) -> usize {
+        self.pollers.push(Poller { asks: self.level, ready: VecDeque::new(), wake: false, stale: Vec::new() });
+        self.pollers.len() - 1
+    }
+
+    pub(crate) fn watch(&mut self, world: &World, poller: usize, number: i32, token: TaggedPtr) -> Result<(), Errno> {
+        let Some(id) = self.named(number) else {
+            world.fail(format!("{number} is watched, which is not open"));
+            return Ok(());
+        };
+        if world.one_in(world.odds.refuse) {
+            self.files[id].refused = true;
+            return Err(Errno::new(ENOMEM));
+        }
+        if self.files[id].watch.is_some() {
+            world.fail(format!("{number} is watched twice"));
+        }
+        self.files[id].watch = Some(Watch { poller, token, armed: Ready::empty(), enabled: true });
+        self.edge(world, id);
+        Ok(())
+    }
+
+    pub(crate) fn forget(&mut self, poller: usize, number: i32) {
+        if let Some(id) = self.named(number) {
+            if self.files[id].watch.as_ref().is_some_and(|watch| watch.poller == poller) {
+                self.unwatch(id);
+            }
+        }
+    }
+
+    pub(crate) fn arm(&mut self, world: &World, number: i32, token: TaggedPtr, mode: Mode) {
+        let Some(id) = self.named(number).filter(|_| self.level) else { return };
+        let Some(watch) = self.files[id].watch.as_mut().filter(|watch| watch.token == token) else { return };
+        let bit = if mode == Mode::Read { Ready::READ } else { Ready::WRITE };
+        if !watch.armed.contains(bit) {
+            watch.armed |= bit;
+            watch.enabled = true;
+            self.edge(world, id);
+        }
+    }
+
+    /// Fetches events, and adds what a kernel may add.
+    pub(crate) fn fetch(&mut self, world: &World, poller: usize, waits: bool, events: &mut Events) {
+        let some = |count: usize| if world.one_in(world.odds.late) { world.dice.below(count as u64 + 1) as usize } else { count };
+        let count = self.pollers[poller].ready.len();
+        let mut count = some(count).max(usize::from(waits && count > 0));
+        while count > 0 && !events.is_full() {
+            let Some(id) = self.pollers[poller].ready.pop_front() else { break };
+            let (asks, file) = (self.pollers[poller].asks, &mut self.files[id]);
+            let (ready, watch) = (file.readiness(), file.watch.as_mut().expect("a listed file is watched"));
+            let reported = watch.reports(ready, asks);
+            if reported.is_empty() {
+                continue;
+            }
+            count -= 1;
+            events.push(Event { token: watch.token, ready: reported }).expect("room was checked");
+            world.note("event", [id as u64, reported.bits().into()]);
+            file.told_error |= reported.contains(Ready::ERROR);
+            if asks {
+                watch.armed -= reported;
+                watch.enabled = !watch.armed.is_empty();
+                self.edge(world, id);
+            }
+        }
+        if !events.is_full() && world.one_in(world.odds.spurious) {
+            self.invent(world, poller, events);
+        }
+    }
+
+    /// An event of a descriptor that is not ready, or of one that is gone.
+    fn invent(&self, world: &World, poller: usize, events: &mut Events) {
+        let live = self
+            .files
+            .iter()
+            .filter(|file| file.kind != Kind::Broken)
+            .filter_map(|file| file.watch.as_ref())
+            .filter(|watch| watch.poller == poller);
+        let tokens: Vec<TaggedPtr> = live.map(|watch| watch.token).chain(self.pollers[poller].stale.iter().copied()).collect();
+        if tokens.is_empty() {
+            return;
+        }
+        let stale_from = tokens.len() - self.pollers[poller].stale.len();
+        let chosen = world.dice.below(tokens.len() as u64) as usize;
+        let some = [Ready::READ, Ready::WRITE, Ready::READ | Ready::WRITE, Ready::READ | Ready::WRITE | Ready::HANGUP | Ready::ERROR];
+        // A live descriptor's error would be a fact; a dead one's is a lie that must not reach the next use.
+        let kinds = if chosen < stale_from { 3 } else { 4 };
+        let ready = some[world.dice.below(kinds) as usize];
+        world.note("invented", [chosen as u64, ready.bits().into()]);
+        events.push(Event { token: tokens[chosen], ready }).expect("room was checked");
+    }
+}
+
+/// System calls. Each is a step before and after.
+impl Kernel {
+    fn call<T>(what: &'static str, file: FileId, number: i32, f: impl FnOnce(&mut Kernel, &World) -> Outcome<T>) -> Outcome<T> {
+        let world = world();
+        world.step(what, [file as u64, number as u64]);
+        if world.one_in(world.odds.interrupt) {
+            return Outcome::Interrupted;
+        }
+        Self::deliver(world);
+        let outcome = {
+            let mut kernel = world.kernel.borrow_mut();
+            match kernel.named(number) {
+                Some(id) if id == file => Some(f(&mut kernel, world)),
+                _ => None,
+            }
+        };
+        let Some(outcome) = outcome else {
+            world.fail(format!("{what} on descriptor {number}, which is no longer file {file}"));
+            return Outcome::Failed(Errno::new(9));
+        };
+        world.step("returns", [file as u64, 0]);
+        outcome
+    }
+
+    pub(crate) fn read(file: FileId, number: i32, len: usize) -> Outcome<usize> {
+        Self::call("read", file, number, |kernel, world| {
+            let end = &mut kernel.files[file];
+            if end.kind == Kind::Broken {
+                return Outcome::WouldBlock;
+            }
+            if end.mark == Some(0) {
+                end.mark = None;
+            }
+            let n = len.min(end.buffer).min(end.mark.unwrap_or(usize::MAX));
+            if n == 0 {
+                return match end.error.take() {
+                    Some(error) => Outcome::Failed(Errno::new(error)),
+                    None if end.fin || end.reset => Outcome::Done(0),
+                    None => Outcome::WouldBlock,
+                };
+            }
+            if world.one_in(world.odds.refuse.saturating_mul(4)) {
+                end.refused = true;
+                return Outcome::Failed(Errno::new(ENOMEM));
+            }
+            end.buffer -= n;
+            end.mark = end.mark.map(|mark| mark - n);
+            let peer = end.peer;
+            if let Some(peer) = peer {
+                let other = &mut kernel.files[peer];
+                other.owed -= n;
+                if other.wants_room && other.room() > other.capacity / 3 {
+                    other.wants_room = false;
+                    kernel.edge(world, peer);
+                }
+            }
+            Outcome::Done(n)
+        })
+    }
+
+    pub(crate) fn write(file: FileId, number: i32, len: usize) -> Outcome<usize> {
+        Self::call("write", file, number, |kernel, world| {
+            let end = &mut kernel.files[file];
+            if end.shut || end.reset || end.kind != Kind::Stream {
+                return Outcome::Failed(Errno::new(end.error.take().unwrap_or(EPIPE)));
+            }
+            let n = len.min(end.room());
+            end.wants_room = n < len;
+            if n == 0 {
+                return Outcome::WouldBlock;
+            }
+            end.owed += n;
+            let peer = end.peer.expect("a stream has a peer");
+            kernel.send(world, peer, Packet::Bytes(n));
+            if world.one_in(64) {
+                kernel.send(world, peer, Packet::Urgent);
+            }
+            Outcome::Done(n)
+        })
+    }
+
+    /// Ends the sending half.
+    pub(crate) fn shutdown(file: FileId, number: i32) {
+        let shut = |kernel: &mut Kernel, world: &World| {
+            let end = &mut kernel.files[file];
+            if let (false, Some(peer)) = (end.shut, end.peer) {
+                end.shut = true;
+                kernel.send(world, peer, Packet::Fin);
+                kernel.edge(world, file);
+            }
+            Outcome::Done(())
+        };
+        while Self::call("shutdown", file, number, shut) == Outcome::Interrupted {}
+    }
+
+    pub(crate) fn accept(file: FileId, number: i32) -> Outcome<(FileId, i32)> {
+        Self::call("accept", file, number, |kernel, world| {
+            if kernel.files[file].queue.is_empty() {
+                return Outcome::WouldBlock;
+            }
+            if world.one_in(world.odds.refuse) {
+                return Outcome::Failed(Errno::new(EMFILE));
+            }
+            let client = kernel.files[file].queue.pop_front().expect("not empty");
+            Outcome::Done((client, kernel.number(client)))
+        })
+    }
+
+    /// Asks for a connection, which the dice may refuse.
+    pub(crate) fn connect(file: FileId, listener: FileId) {
+        if world().dice.below(8) > 0 {
+            return Self::connect_for_sure(file, listener);
+        }
+        world().step("connect", [file as u64, 0]);
+        let mut kernel = world().kernel.borrow_mut();
+        kernel.files[file].kind = Kind::Connecting;
+        kernel.send(world(), file, Packet::Refused);
+    }
+
+    /// Asks for a connection, which comes about if `listener` still listens then.
+    pub(crate) fn connect_for_sure(file: FileId, listener: FileId) {
+        let world = world();
+        world.step("connect", [file as u64, listener as u64]);
+        let mut kernel = world.kernel.borrow_mut();
+        kernel.files[file].kind = Kind::Connecting;
+        let capacity = kernel.files[file].capacity;
+        let server = kernel.add(Kind::Stream, capacity);
+        kernel.files[server].peer = Some(file);
+        kernel.send(world, listener, Packet::Connection(server));
+    }
+
+    /// Whether a connect has come to an end: `SO_ERROR`, then whether there is a peer.
+    pub(crate) fn connected(file: FileId, number: i32) -> Outcome<()> {
+        Self::call("connected", file, number, |kernel, _| match kernel.files[file].kind {
+            Kind::Stream => Outcome::Done(()),
+            Kind::Refused => Outcome::Failed(Errno::new(ECONNREFUSED)),
+            _ => match kernel.files[file].error.take() {
+                Some(error) => Outcome::Failed(Errno::new(error)),
+                None => Outcome::WouldBlock,
+            },
+        })
+    }
+
+    pub(crate) fn close(number: i32, keep: bool) {
+        let world = world();
+        world.step("close", [number as u64, keep.into()]);
+        let mut kernel = world.kernel.borrow_mut();
+        kernel.drop_number(world, number);
+        if keep {
+            let inert = kernel.add(Kind::Listener, 0);
+            kernel.number(inert);
+        }
+    }
+
+    pub(crate) fn pair(capacity: usize) -> [(FileId, i32); 2] {
+        let mut kernel = world().kernel.borrow_mut();
+        let [a, b] = [0; 2].map(|_| kernel.add(Kind::Stream, capacity));
+        (kernel.files[a].peer, kernel.files[b].peer) = (Some(b), Some(a));
+        [a, b].map(|id| (id, kernel.number(id)))
+    }
+
+    pub(crate) fn create(kind: Kind) -> (FileId, i32) {
+        let mut kernel = world().kernel.borrow_mut();
+        let id = kernel.add(kind, 64);
+        (id, kernel.number(id))
+    }
+
+    /// A second number for a file.
+    pub(crate) fn dup(file: FileId) -> i32 {
+        world().kernel.borrow_mut().number(file)
+    }
+}

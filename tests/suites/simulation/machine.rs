@@ -1,0 +1,478 @@
+//! The simulated computer: threads that are coroutines of one real thread, a clock that moves when it is told to, and dice.
+//!
+//! A thread runs until it calls the system. There the dice may give the computer to another one, or take it away for a while. When nobody
+//! can run, the clock jumps to the next hour that anybody waits for. So a run is a function of its seed, and of nothing else.
+
+use crate::kernel::Kernel;
+use crate::oracle::Oracle;
+use corosensei::stack::{Stack, StackPointer};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use gopark_core::os::Nanos;
+use gopark_core::sched::Sched;
+use gopark_tests::Dice;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashSet;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+
+/// Steps after which a run counts as one that does not come to an end.
+const STEPS_MAX: u64 = 400_000;
+
+/// Longer than anything that a program waits for.
+pub(crate) const FAR: Nanos = Nanos::MAX;
+
+/// What a thread does.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum State {
+    /// Could run.
+    Ready,
+    /// Could run, but would rather see others run.
+    Yields,
+    /// Kept from running by the dice.
+    Stalled(Nanos),
+    /// Computes, outside the scheduler.
+    Busy(Nanos),
+    Futex {
+        word: usize,
+        until: Nanos,
+    },
+    Poll {
+        poller: usize,
+        until: Nanos,
+    },
+    Done,
+}
+
+struct Thread {
+    coroutine: RefCell<Option<Coroutine<(), (), (), ThreadStack>>>,
+    /// Set by the thread's first instructions.
+    yielder: Cell<*const Yielder<(), ()>>,
+    state: Cell<State>,
+    /// Who goes first, in runs that give turns by rank.
+    rank: Cell<u64>,
+}
+
+/// How likely is what, one in so many. Drawn anew for each run, so that runs differ in kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Odds {
+    /// A system call gives the computer away.
+    pub(crate) switch: u64,
+    /// A system call takes it away for a while.
+    pub(crate) stall: u64,
+    /// An access to a shared word counts as a system call, under `--cfg steps`.
+    #[cfg(steps)]
+    pub(crate) touch: u64,
+    /// Turns go by rank, and a turn changes one rank. 0: turns are drawn.
+    pub(crate) rerank: u64,
+    /// A call is interrupted.
+    pub(crate) interrupt: u64,
+    /// A poll reports what has not happened, or what concerns an earlier use of a descriptor.
+    pub(crate) spurious: u64,
+    /// A poll leaves events for the next one.
+    pub(crate) late: u64,
+    /// The system refuses.
+    pub(crate) refuse: u64,
+    /// Nanoseconds that a packet travels, at most.
+    pub(crate) latency: u64,
+}
+
+impl Odds {
+    fn draw(dice: &Dice) -> Self {
+        let pick = |choices: &[u64]| choices[dice.below(choices.len() as u64) as usize];
+        Odds {
+            switch: pick(&[1, 2, 2, 4, 16]),
+            stall: pick(&[64, 256, 1024, NEVER]),
+            #[cfg(steps)]
+            touch: pick(&[3, 8, 32, 128]),
+            rerank: pick(&[0, 0, 16, 128]),
+            interrupt: pick(&[8, 32, NEVER]),
+            spurious: pick(&[4, 32, NEVER]),
+            late: pick(&[2, 8, NEVER]),
+            refuse: pick(&[4, 32, NEVER, NEVER]),
+            latency: pick(&[1, 20_000, 300_000, 5_000_000]),
+        }
+    }
+}
+
+/// Odds of what does not happen.
+pub(crate) const NEVER: u64 = FAR as u64;
+
+pub(crate) struct World {
+    pub(crate) dice: Dice,
+    pub(crate) odds: Odds,
+    pub(crate) kernel: RefCell<Kernel>,
+    pub(crate) oracle: RefCell<Oracle>,
+    pub(crate) sched: OnceCell<&'static Sched>,
+    now: Cell<Nanos>,
+    started: Nanos,
+    steps: Cell<u64>,
+    trace: Cell<u64>,
+    threads: RefCell<Vec<Rc<Thread>>>,
+    current: Cell<Option<usize>>,
+    failure: RefCell<Option<String>>,
+    log: Option<RefCell<Vec<String>>>,
+    pub(crate) reservations: Cell<usize>,
+}
+
+thread_local! {
+    static WORLD: Cell<*const World> = const { Cell::new(ptr::null()) };
+    static STACKS: RefCell<Vec<ThreadStack>> = const { RefCell::new(Vec::new()) };
+    static RESERVED: RefCell<Vec<(NonNull<u8>, usize)>> = const { RefCell::new(Vec::new()) };
+    static GUARDED: RefCell<HashSet<usize>> = RefCell::new(HashSet::new());
+}
+
+/// The computer that this code runs on.
+pub(crate) fn world() -> &'static World {
+    let world = WORLD.get();
+    // SAFETY: `install` made it point to a leaked value, and nothing of a run goes on after the value is freed.
+    unsafe { world.as_ref() }.expect("a world is installed")
+}
+
+/// The seed of the run under way, for a panic hook.
+pub(crate) fn seed_under_way() -> Option<u64> {
+    // SAFETY: as in `world`.
+    unsafe { WORLD.get().as_ref() }.map(|world| world.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
+}
+
+/// What a run came to.
+pub(crate) struct Verdict {
+    pub(crate) failure: Option<String>,
+    pub(crate) trace: u64,
+    pub(crate) steps: u64,
+    pub(crate) time: Nanos,
+    pub(crate) log: Vec<String>,
+}
+
+impl World {
+    /// A computer, in place of the last one. `odds` may change those drawn.
+    pub(crate) fn install(seed: u64, odds: fn(&mut Odds), logging: bool) -> &'static World {
+        let dice = Dice::new(seed);
+        // The first numbers of neighbouring seeds resemble each other.
+        (0..4).for_each(|_| _ = dice.below(2));
+        let mut drawn = Odds::draw(&dice);
+        odds(&mut drawn);
+        let started = [1, 1_000_000_000, 1 << 45][dice.below(3) as usize];
+        let world = Box::leak(Box::new(World {
+            dice,
+            odds: drawn,
+            kernel: RefCell::new(Kernel::new()),
+            oracle: RefCell::new(Oracle::new(seed)),
+            sched: OnceCell::new(),
+            now: Cell::new(started),
+            started,
+            steps: Cell::new(0),
+            trace: Cell::new(0),
+            threads: RefCell::new(Vec::new()),
+            current: Cell::new(None),
+            failure: RefCell::new(None),
+            log: logging.then(|| RefCell::new(Vec::new())),
+            reservations: Cell::new(0),
+        }));
+        WORLD.set(world);
+        world
+    }
+
+    /// Ends a run and frees the computer.
+    pub(crate) fn remove(&'static self) -> Verdict {
+        let verdict = Verdict {
+            failure: self.failure.borrow().clone(),
+            trace: self.trace.get(),
+            steps: self.steps.get(),
+            time: self.now() - self.started,
+            log: self.log.as_ref().map_or_else(Vec::new, |log| log.borrow().clone()),
+        };
+        for thread in self.threads.borrow().iter() {
+            let mut coroutine = thread.coroutine.borrow_mut().take().expect("a thread is not resumed");
+            if verdict.failure.is_none() {
+                // SAFETY: after a run that succeeded, only Ms are not done. What their stacks own is the batch of an unfinished poll: plain data.
+                unsafe { coroutine.force_reset() };
+                STACKS.with_borrow_mut(|stacks| stacks.push(coroutine.into_stack()));
+            } else {
+                // Who knows what lies there.
+                std::mem::forget(coroutine);
+            }
+        }
+        WORLD.set(ptr::null());
+        if verdict.failure.is_none() {
+            // SAFETY: `install` leaked it, and all threads that knew it are gone.
+            drop(unsafe { Box::from_raw(ptr::from_ref(self).cast_mut()) });
+        }
+        verdict
+    }
+
+    pub(crate) fn now(&self) -> Nanos {
+        self.now.get()
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.get()
+    }
+
+    pub(crate) fn one_in(&self, odds: u64) -> bool {
+        odds < NEVER && self.dice.below(odds) == 0
+    }
+
+    /// Writes down what happens: two runs of a seed must write the same.
+    pub(crate) fn note(&self, what: &'static str, details: [u64; 2]) {
+        let who = self.current.get().map_or(99, |thread| thread as u64);
+        let mut hash = self.trace.get();
+        let name = what.bytes().fold(0, |name: u64, byte| name << 5 ^ name >> 59 ^ u64::from(byte));
+        for part in [who, name, details[0], details[1], self.now() as u64] {
+            hash = (hash ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
+        self.trace.set(hash);
+        if let Some(log) = &self.log {
+            log.borrow_mut().push(format!("{:>12} thread {who}: {what} {} {}", self.now() - self.started, details[0], details[1]));
+        }
+    }
+
+    /// Ends the run with a failure. On a thread it does not return.
+    pub(crate) fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+        while self.current.get().is_some() {
+            self.switch(State::Done);
+        }
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    /// A system call begins or ends: time passes, and the dice may give the computer to somebody else.
+    pub(crate) fn step(&self, what: &'static str, details: [u64; 2]) {
+        self.steps.set(self.steps.get() + 1);
+        self.now.set(self.now().saturating_add(self.dice.below(400) as Nanos));
+        self.note(what, details);
+        if self.steps() > STEPS_MAX {
+            return self.fail(format!("no end after {STEPS_MAX} steps"));
+        }
+        if self.current.get().is_none() {
+            return;
+        }
+        if self.one_in(self.odds.stall) {
+            let until = self.now() + self.dice.below(2_000_000) as Nanos;
+            self.switch(State::Stalled(until));
+        } else if self.one_in(self.odds.switch) {
+            self.switch(State::Ready);
+        }
+    }
+
+    /// A thread is about to touch a word that it shares.
+    #[cfg(steps)]
+    pub(crate) fn touch() {
+        // SAFETY: as in `world`.
+        let Some(world) = (unsafe { WORLD.get().as_ref() }) else { return };
+        if world.current.get().is_some() && world.one_in(world.odds.touch) {
+            world.step("touch", [0; 2]);
+        }
+    }
+
+    /// The current thread goes into `state` and comes back when it is `Ready` and chosen.
+    pub(crate) fn switch(&self, state: State) {
+        let Some(current) = self.current.get() else { return };
+        let thread = self.threads.borrow()[current].clone();
+        thread.state.set(state);
+        // SAFETY: the thread's first instructions stored it, and it lives on that thread's stack, which is in use: this is the thread.
+        unsafe { &*thread.yielder.get() }.suspend(());
+    }
+
+    /// What the current thread was told while it slept is told by its state: `Ready` is set by whoever wakes it, or by the clock.
+    pub(crate) fn wake_where(&self, matches: impl Fn(State) -> bool) -> bool {
+        let threads = self.threads.borrow();
+        let sleeper = threads.iter().find(|thread| matches(thread.state.get()));
+        if let Some(thread) = sleeper {
+            thread.state.set(State::Ready);
+        }
+        sleeper.is_some()
+    }
+
+    pub(crate) fn any_state(&self, matches: impl Fn(State) -> bool) -> bool {
+        self.threads.borrow().iter().any(|thread| matches(thread.state.get()))
+    }
+
+    /// Starts a thread.
+    pub(crate) fn spawn(&self, body: impl FnOnce() + 'static) -> usize {
+        let stack = STACKS.with_borrow_mut(Vec::pop).unwrap_or_else(ThreadStack::new);
+        let thread = Rc::new(Thread {
+            coroutine: RefCell::new(None),
+            yielder: Cell::new(ptr::null()),
+            state: Cell::new(State::Ready),
+            rank: Cell::new(self.dice.below(1000)),
+        });
+        let mut threads = self.threads.borrow_mut();
+        let index = threads.len();
+        assert!(index < 64, "more threads than a set of them has bits");
+        let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
+            let threads = world().threads.borrow();
+            threads[index].yielder.set(yielder);
+            drop(threads);
+            body();
+        });
+        thread.coroutine.replace(Some(coroutine));
+        threads.push(thread);
+        index
+    }
+
+    /// Runs the threads until nobody can run and `over` says so, somebody fails, or nothing will ever happen again: then the result is
+    /// false. `rest` is called when nobody can run, with the hour to which the clock will jump.
+    pub(crate) fn run(&self, over: impl Fn() -> bool, rest: impl Fn(Nanos)) -> bool {
+        while !self.failed() {
+            Kernel::deliver(self);
+            if let Some(chosen) = self.choose() {
+                self.resume(chosen);
+                continue;
+            }
+            let next = self.next_hour();
+            rest(next);
+            if !self.is_disturbed() && over() {
+                return true;
+            }
+            if next == FAR {
+                return false;
+            }
+            self.now.set(self.now().max(next));
+        }
+        true
+    }
+
+    fn resume(&self, index: usize) {
+        let thread = self.threads.borrow()[index].clone();
+        thread.state.set(State::Ready);
+        self.current.set(Some(index));
+        let result = thread.coroutine.borrow_mut().as_mut().expect("not resumed twice").resume(());
+        if let CoroutineResult::Return(()) = result {
+            thread.state.set(State::Done);
+        }
+        self.current.set(None);
+    }
+
+    /// A thread that can run.
+    fn choose(&self) -> Option<usize> {
+        let now = self.now();
+        let threads = self.threads.borrow();
+        let (mut ready, mut polite) = (0u64, 0u64);
+        for (index, thread) in threads.iter().enumerate() {
+            match thread.state.get() {
+                State::Ready => ready |= 1 << index,
+                State::Yields => polite |= 1 << index,
+                State::Stalled(until) | State::Busy(until) | State::Futex { until, .. } | State::Poll { until, .. } if until <= now => {
+                    ready |= 1 << index;
+                }
+                _ => {}
+            }
+        }
+        if ready == 0 && polite != 0 {
+            // They may wait for one who is kept from running: without others, time passes faster.
+            self.now.set(now + self.dice.below(20_000) as Nanos);
+            ready = polite;
+        }
+        if ready == 0 {
+            return None;
+        }
+        if self.one_in(8) {
+            ready |= polite;
+            return Some(self.draw(ready));
+        }
+        if self.odds.rerank == 0 {
+            return Some(self.draw(ready));
+        }
+        if self.one_in(self.odds.rerank) {
+            threads[self.draw(ready)].rank.set(self.dice.below(1000));
+        }
+        (0..threads.len()).filter(|index| ready >> index & 1 == 1).max_by_key(|&index| threads[index].rank.get())
+    }
+
+    /// One of the bits of `set`.
+    fn draw(&self, mut set: u64) -> usize {
+        for _ in 0..self.dice.below(set.count_ones().into()) {
+            set &= set - 1;
+        }
+        set.trailing_zeros() as usize
+    }
+
+    /// The next hour at which anything happens by itself.
+    fn next_hour(&self) -> Nanos {
+        let threads = self.threads.borrow();
+        let hours = threads.iter().map(|thread| match thread.state.get() {
+            State::Stalled(until) | State::Busy(until) | State::Futex { until, .. } | State::Poll { until, .. } => until,
+            _ => FAR,
+        });
+        hours.chain([self.kernel.borrow().next_hour()]).min().expect("one at least")
+    }
+
+    /// Whether somebody is merely kept from running.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.any_state(|state| matches!(state, State::Stalled(_)))
+    }
+
+    /// How many compute.
+    pub(crate) fn busy(&self) -> usize {
+        self.threads.borrow().iter().filter(|thread| matches!(thread.state.get(), State::Busy(_))).count()
+    }
+
+    /// Zeroed memory that this run alone has.
+    pub(crate) fn reserve(&self, len: usize) -> NonNull<u8> {
+        let turn = self.reservations.replace(self.reservations.get() + 1);
+        RESERVED.with_borrow_mut(|reserved| match reserved.get(turn) {
+            Some(&(start, size)) if size == len => {
+                // SAFETY: a mapping of this process. The run that had it is over.
+                let done = unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
+                assert_eq!(done, 0, "madvise");
+                start
+            }
+            _ => {
+                let start = map(len);
+                reserved.truncate(turn);
+                reserved.push((start, len));
+                start
+            }
+        })
+    }
+
+    /// Makes a page of a reservation fault. It does so for all runs that get the reservation.
+    pub(crate) fn guard(&self, start: NonNull<u8>, len: usize) {
+        if GUARDED.with_borrow_mut(|guarded| guarded.insert(start.as_ptr() as usize)) {
+            protect(start, len);
+        }
+    }
+}
+
+fn map(len: usize) -> NonNull<u8> {
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    // SAFETY: a new mapping.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
+    assert!(start != libc::MAP_FAILED, "mmap of {len} bytes: {}", std::io::Error::last_os_error());
+    NonNull::new(start.cast()).expect("not null")
+}
+
+fn protect(start: NonNull<u8>, len: usize) {
+    // SAFETY: pages that nobody uses.
+    let done = unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) };
+    assert_eq!(done, 0, "mprotect: {}", std::io::Error::last_os_error());
+}
+
+/// A thread's stack, kept for later runs.
+struct ThreadStack(NonNull<u8>);
+
+/// Room for a panic message with a backtrace.
+const STACK_SIZE: usize = 512 * 1024;
+const GUARD: usize = 4096;
+
+impl ThreadStack {
+    fn new() -> Self {
+        let start = map(STACK_SIZE);
+        protect(start, GUARD);
+        ThreadStack(start)
+    }
+}
+
+// SAFETY: the mapping is page-aligned, its lowest page faults, and it has one owner for ever.
+unsafe impl Stack for ThreadStack {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr() as usize + STACK_SIZE).expect("not null")
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr() as usize).expect("not null")
+    }
+}

@@ -1,0 +1,490 @@
+//! Programs for the simulated computer, drawn from the seed: actors that read, write, close, move deadlines, sleep, yield, count on
+//! semaphores, spawn and join, as goroutines or as threads that the scheduler does not own.
+//!
+//! Every program ends. Writers send so much and then shut their half; readers read to the end, or give up and close; a listener is closed
+//! by the last who dials. So an actor that does not end has been let down by the scheduler.
+
+use crate::kernel::{FileId, Kernel, Kind};
+use crate::machine::{State, world};
+use crate::oracle::{Doing, SocketState};
+use gopark_core::fd::{Fd, FdError};
+use gopark_core::join::Join;
+use gopark_core::os::{Errno, Mode, Nanos, Outcome};
+use gopark_core::polldesc::{Deadline, PollError};
+use gopark_core::sched::Sched;
+use gopark_core::sema::Sema;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+/// A descriptor with its file, and how many still use it which way.
+pub(crate) struct Socket {
+    pub(crate) fd: Fd,
+    pub(crate) file: FileId,
+    pub(crate) id: usize,
+    readers: AtomicUsize,
+    writers: AtomicUsize,
+}
+
+/// Who acts: the number under which the oracle knows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Actor(pub(crate) usize);
+
+pub(crate) fn sched() -> &'static Sched {
+    world().sched.get().expect("started")
+}
+
+pub(crate) fn below(limit: u64) -> u64 {
+    world().dice.below(limit)
+}
+
+/// Lets others run. Time passes, for those who do nothing else.
+pub(crate) fn yield_now() {
+    world().step("yield_now", [0; 2]);
+    sched().yield_now();
+}
+
+impl Socket {
+    pub(crate) fn new((file, number): (FileId, i32), readers: usize, writers: usize) -> Arc<Self> {
+        // SAFETY: the simulated kernel has just made the number, for this alone.
+        let fd = unsafe { Fd::new(sched(), number) };
+        let mut oracle = world().oracle.borrow_mut();
+        oracle.files.push(file);
+        oracle.sockets.push(SocketState::default());
+        let id = oracle.files.len() - 1;
+        drop(oracle);
+        Arc::new(Socket { fd, file, id, readers: AtomicUsize::new(readers), writers: AtomicUsize::new(writers) })
+    }
+}
+
+fn judge(verdict: Result<(), String>) {
+    if let Err(why) = verdict {
+        world().fail(why);
+    }
+}
+
+impl Actor {
+    fn new(goroutine: bool) -> Self {
+        let mut oracle = world().oracle.borrow_mut();
+        oracle.actors.push(Doing::New);
+        oracle.goroutine.push(goroutine);
+        Actor(oracle.actors.len() - 1)
+    }
+
+    /// A goroutine that runs `body`.
+    pub(crate) fn go(body: impl FnOnce(Actor) + Send + 'static) -> (Actor, Join<usize>) {
+        let actor = Actor::new(true);
+        let body = move || {
+            actor.set(Doing::Running);
+            body(actor);
+            actor.set(Doing::Done);
+            actor.0
+        };
+        let join = sched().go(body, Location::caller()).expect("there is room for all goroutines of a program");
+        (actor, join)
+    }
+
+    /// A thread that runs `body`, and a semaphore that tells when it has ended.
+    pub(crate) fn thread(body: impl FnOnce(Actor) + 'static) -> (Actor, Arc<Semaphore>) {
+        let actor = Actor::new(false);
+        let ended = Semaphore::new();
+        let end = ended.clone();
+        world().spawn(move || {
+            actor.set(Doing::Running);
+            body(actor);
+            // The last reference must go before the thread does, whose stack is used again without being unwound.
+            end.give(1);
+            drop(end);
+            actor.set(Doing::Done);
+        });
+        (actor, ended)
+    }
+
+    fn set(self, doing: Doing) {
+        world().oracle.borrow_mut().actors[self.0] = doing;
+        world().note("actor", [self.0 as u64, 0]);
+    }
+
+    fn doing<T>(self, doing: Doing, f: impl FnOnce() -> T) -> T {
+        self.set(doing);
+        let result = f();
+        self.set(Doing::Running);
+        result
+    }
+
+    pub(crate) fn join(self, (actor, join): (Actor, Join<usize>)) {
+        let result = self.doing(Doing::Join(actor.0), || join.join());
+        if result != actor.0 {
+            world().fail(format!("goroutine of actor {} returned {result}", actor.0));
+        }
+    }
+
+    pub(crate) fn take(self, sema: &Semaphore) {
+        self.doing(Doing::Sema(sema.id), || sema.sema.acquire(sched()));
+        world().oracle.borrow_mut().permits[sema.id].1 += 1;
+    }
+
+    pub(crate) fn sleep(self, nanos: u64) {
+        let when = world().now() + nanos as Nanos;
+        self.doing(Doing::Sleep(when), || sched().sleep_until(when));
+        if world().now() < when {
+            world().fail(format!("actor {} woke {} ns early", self.0, when - world().now()));
+        }
+    }
+
+    pub(crate) fn compute(self, nanos: u64) {
+        world().switch(State::Busy(world().now() + nanos as Nanos));
+    }
+
+    fn operate<T>(self, socket: &Socket, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
+        let world = world();
+        // An operation that fails at once calls no system, and whoever repeats it must not stop the clock.
+        world.step("operation", [socket.id as u64, mode as u64]);
+        let call = world.oracle.borrow_mut().begin(world);
+        let result = self.doing(Doing::Wait(socket.id, mode), f);
+        let verdict = world.oracle.borrow_mut().end(world, socket.id, mode, call, &result);
+        judge(verdict);
+        let code = match &result {
+            Ok(_) => 0,
+            Err(FdError::Poll(error)) => 1 + *error as u64,
+            Err(FdError::Os(errno)) => 1000 + errno.raw() as u64,
+        };
+        world.note("result", [socket.id as u64, code]);
+        result
+    }
+
+    pub(crate) fn read(self, socket: &Socket, len: usize) -> Result<usize, FdError> {
+        let mut took = 0;
+        let result = self.operate(socket, Mode::Read, || {
+            socket.fd.transfer(Mode::Read, len, |number| {
+                let outcome = Kernel::read(socket.file, number, len);
+                if let Outcome::Done(n) = outcome {
+                    took += n;
+                }
+                outcome
+            })
+        });
+        if *result.as_ref().unwrap_or(&0) != took {
+            world().fail(format!("a read of socket {} took {took} bytes and says {result:?}", socket.id));
+        }
+        result
+    }
+
+    pub(crate) fn write(self, socket: &Socket, len: usize) -> Result<(), FdError> {
+        let (mut put, mut mixed) = (0, false);
+        let message = self.0 as u64;
+        let result = self.operate(socket, Mode::Write, || {
+            let sent = socket.fd.transfer_all(len, |number, range| {
+                mixed |= world().kernel.borrow_mut().part(socket.file, message, put);
+                if range.start != put || range.end != len {
+                    world().fail(format!("of {len} bytes {put} are written, and {range:?} come next"));
+                }
+                let outcome = Kernel::write(socket.file, number, range.len());
+                if let Outcome::Done(n) = outcome {
+                    put += n;
+                    world().kernel.borrow_mut().part(socket.file, message, put);
+                }
+                outcome
+            });
+            sent.map_err(|(done, error)| {
+                if done != put {
+                    world().fail(format!("a write put {put} bytes and says {done}"));
+                }
+                error
+            })
+        });
+        if result.is_ok() && (put != len || mixed) {
+            world().fail(format!("a write of {len} bytes to socket {} has put {put}; mixed with another: {mixed}", socket.id));
+        }
+        result
+    }
+
+    pub(crate) fn connect(self, socket: &Socket) -> Result<(), FdError> {
+        self.operate(socket, Mode::Write, || socket.fd.connect(|number| Kernel::connected(socket.file, number)))
+    }
+
+    pub(crate) fn accept(self, socket: &Socket) -> Result<(FileId, i32), FdError> {
+        self.operate(socket, Mode::Read, || socket.fd.operate(Mode::Read, |number| Kernel::accept(socket.file, number)))
+    }
+
+    pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
+        let world = world();
+        world.step("set_deadline", [socket.id as u64, 0]);
+        let setting = world.oracle.borrow_mut().set_begins(world, socket.id, mode, deadline);
+        let when = if let Deadline::At(when) = deadline { when } else { 0 };
+        world.note("deadline", [socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64), when as u64]);
+        let result = socket.fd.set_deadline(mode, deadline);
+        let verdict = world.oracle.borrow_mut().set_ends(world, socket.id, setting, result.is_err());
+        judge(verdict);
+        result
+    }
+
+    pub(crate) fn close(self, socket: &Socket) -> bool {
+        let world = world();
+        world.oracle.borrow_mut().close_begins(world, socket.id);
+        let closed = self.doing(Doing::Close(socket.id), || socket.fd.close()).is_ok();
+        let verdict = world.oracle.borrow_mut().close_ends(world, socket.id, closed);
+        judge(verdict);
+        closed
+    }
+
+    pub(crate) fn shutdown(self, socket: &Socket) {
+        let _ = socket.fd.with(|number| Kernel::shutdown(socket.file, number));
+    }
+}
+
+/// A semaphore whose permits the oracle counts.
+pub(crate) struct Semaphore {
+    sema: Sema,
+    id: usize,
+}
+
+impl Semaphore {
+    pub(crate) fn new() -> Arc<Self> {
+        let permits = &mut world().oracle.borrow_mut().permits;
+        permits.push((0, 0));
+        Arc::new(Semaphore { sema: Sema::new(), id: permits.len() - 1 })
+    }
+
+    pub(crate) fn give(&self, n: usize) {
+        world().oracle.borrow_mut().permits[self.id].0 += n;
+        self.sema.release(sched(), n as u32);
+    }
+}
+
+/// Reads to the end, or gives up.
+pub(crate) fn reader(actor: Actor, socket: &Socket) {
+    loop {
+        match actor.read(socket, 1 + below(40) as usize) {
+            Ok(0) => break,
+            Ok(_) => linger(actor),
+            Err(FdError::Poll(PollError::Timeout)) if below(8) == 0 => break,
+            Err(FdError::Poll(PollError::Timeout)) => {
+                if below(2) == 0 {
+                    actor.sleep(below(500_000));
+                }
+                let _ = actor.set_deadline(socket, Some(Mode::Read), draw_deadline());
+            }
+            // Refused by the dice: the next attempt need not be.
+            Err(FdError::Os(errno)) if errno.raw() == crate::kernel::ENOMEM => {}
+            Err(_) => break,
+        }
+    }
+    if socket.readers.fetch_sub(1, SeqCst) == 1 {
+        actor.close(socket);
+    }
+}
+
+/// Sends some messages, each whole, and then the end.
+pub(crate) fn writer(actor: Actor, socket: &Socket) {
+    let mut left = 1 + below(6);
+    while left > 0 {
+        match actor.write(socket, 1 + below(100) as usize) {
+            Ok(()) => linger(actor),
+            Err(FdError::Poll(PollError::Timeout)) => {
+                let _ = actor.set_deadline(socket, Some(Mode::Write), Deadline::None);
+            }
+            Err(FdError::Os(errno)) if errno.raw() == crate::kernel::ENOMEM => continue,
+            Err(_) => break,
+        }
+        left -= 1;
+    }
+    if socket.writers.fetch_sub(1, SeqCst) == 1 {
+        actor.shutdown(socket);
+    }
+}
+
+fn linger(actor: Actor) {
+    match below(24) {
+        0 => actor.sleep(below(300_000)),
+        1 | 2 => yield_now(),
+        3 => actor.compute(draw_effort()),
+        _ => {}
+    }
+}
+
+/// Nanoseconds of computing: mostly as much as one does between two messages, now and then a time slice and more.
+fn draw_effort() -> u64 {
+    below([100_000, 100_000, 100_000, 3_000_000, 30_000_000][below(5) as usize])
+}
+
+fn draw_deadline() -> Deadline {
+    match below(8) {
+        0 | 1 => Deadline::None,
+        2 => Deadline::Passed,
+        3 => Deadline::At(Nanos::MAX),
+        _ => Deadline::At(world().now() + below([1000, 100_000, 3_000_000][below(3) as usize]) as Nanos),
+    }
+}
+
+/// Moves deadlines about, for one direction or both.
+fn mover(actor: Actor, socket: &Socket) {
+    for _ in 0..1 + below(8) {
+        let mode = [Some(Mode::Read), Some(Mode::Write), None][below(3) as usize];
+        if actor.set_deadline(socket, mode, draw_deadline()).is_err() {
+            return;
+        }
+        if below(2) == 0 {
+            actor.sleep(below(400_000));
+        }
+    }
+}
+
+fn closer(actor: Actor, socket: &Socket) {
+    actor.sleep(below(3_000_000));
+    actor.close(socket);
+}
+
+fn dialer(actor: Actor, listener: &Socket) {
+    let socket = Socket::new(Kernel::create(Kind::Unconnected), 1, 1);
+    // Registered before it connects, it reports that it has hung up and is writable.
+    if below(2) == 0 {
+        let _ = socket.fd.register();
+    }
+    if below(4) == 0 {
+        let _ = actor.set_deadline(&socket, Some(Mode::Write), draw_deadline());
+    }
+    if below(8) > 0 {
+        Kernel::connect(socket.file, listener.file);
+        let connected = loop {
+            match actor.connect(&socket) {
+                Err(FdError::Os(errno)) if errno.raw() == crate::kernel::ENOMEM => {}
+                result => break result,
+            }
+        };
+        if connected.is_ok() {
+            writer(actor, &socket);
+            reader(actor, &socket);
+        }
+    }
+    actor.close(&socket);
+    if listener.readers.fetch_sub(1, SeqCst) == 1 {
+        actor.close(listener);
+    }
+}
+
+fn accepter(actor: Actor, listener: &Socket) {
+    let mut handlers = Vec::new();
+    loop {
+        match actor.accept(listener) {
+            Ok(connection) => {
+                // The other end writes before it reads. Not the last reader, who would close.
+                let socket = Socket::new(connection, 2, 1);
+                handlers.push(Actor::go(move |actor| {
+                    reader(actor, &socket);
+                    writer(actor, &socket);
+                    actor.close(&socket);
+                }));
+            }
+            Err(FdError::Poll(PollError::Closing)) => break,
+            // No number was free, or the poller refused, or it took too long: once more.
+            Err(_) => _ = actor.set_deadline(listener, Some(Mode::Read), Deadline::None),
+        }
+    }
+    handlers.into_iter().for_each(|handler| actor.join(handler));
+}
+
+/// Reads from a device that has nothing to say but that it is broken.
+fn broken(actor: Actor, socket: &Socket) {
+    let result = actor.read(socket, 8);
+    let refused = FdError::Os(Errno::new(crate::kernel::ENOMEM));
+    if result != Err(FdError::Poll(PollError::NotPollable)) && result != Err(refused) {
+        world().fail(format!("a broken device's read says {result:?}"));
+    }
+    actor.close(socket);
+}
+
+fn spawner(actor: Actor, depth: u64) {
+    let mut children = Vec::new();
+    for _ in 0..1 + below(4) {
+        let child = Actor::go(move |actor| match below(6) {
+            0 if depth > 0 => spawner(actor, depth - 1),
+            1 => actor.sleep(below(1_000_000)),
+            2 => actor.compute(draw_effort()),
+            3 => (0..below(20)).for_each(|_| yield_now()),
+            _ => {}
+        });
+        if below(4) > 0 {
+            children.push(child);
+        }
+        if below(4) == 0 {
+            actor.compute(draw_effort());
+        }
+    }
+    children.into_iter().for_each(|child| actor.join(child));
+}
+
+type Body = Box<dyn FnOnce(Actor) + Send>;
+
+/// The parts of a program.
+fn draw() -> Vec<Body> {
+    let mut parts: Vec<Body> = Vec::new();
+    for _ in 0..1 + below(3) {
+        let capacity = [1, 16, 64, 256][below(4) as usize];
+        for end in Kernel::pair(capacity) {
+            let (readers, writers) = (1 + below(8) / 6, 1 + below(8) / 6);
+            let socket = Socket::new(end, readers as usize, writers as usize);
+            let mut part = |f: fn(Actor, &Socket)| {
+                let socket = socket.clone();
+                parts.push(Box::new(move |actor| f(actor, &socket)));
+            };
+            (0..readers).for_each(|_| part(reader));
+            (0..writers).for_each(|_| part(writer));
+            (0..below(3)).for_each(|_| part(mover));
+            (0..below(8) / 5).for_each(|_| part(closer));
+        }
+    }
+    if below(3) == 0 {
+        let dialers = 1 + below(4);
+        let listener = Socket::new(Kernel::create(Kind::Listener), dialers as usize, 0);
+        for f in std::iter::once(accepter as fn(Actor, &Socket)).chain((0..dialers).map(|_| dialer as fn(Actor, &Socket))) {
+            let listener = listener.clone();
+            parts.push(Box::new(move |actor| f(actor, &listener)));
+        }
+    }
+    if below(8) == 0 {
+        let socket = Socket::new(Kernel::create(Kind::Broken), 1, 1);
+        parts.push(Box::new(move |actor| broken(actor, &socket)));
+    }
+    for _ in 0..below(3) {
+        let (semaphore, n) = (Semaphore::new(), 1 + below(5) as usize);
+        let takes = semaphore.clone();
+        parts.push(Box::new(move |actor| (0..n).for_each(|_| actor.take(&takes))));
+        parts.push(Box::new(move |actor| {
+            for _ in 0..n {
+                linger(actor);
+                semaphore.give(1);
+            }
+        }));
+    }
+    if below(4) == 0 {
+        // The connection outlives the close of its first number.
+        let number = Kernel::dup(below(2) as usize);
+        parts.push(Box::new(move |actor| {
+            actor.sleep(below(5_000_000));
+            Kernel::close(number, false);
+        }));
+    }
+    (0..below(3)).for_each(|_| parts.push(Box::new(|actor| spawner(actor, 2))));
+    (0..below(2)).for_each(|_| parts.push(Box::new(|actor: Actor| (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000))))));
+    parts
+}
+
+/// Draws a program, starts its parts in any order, and waits for them.
+pub(crate) fn play(actor: Actor) {
+    let mut parts = draw();
+    let (mut joins, mut threads) = (Vec::new(), Vec::new());
+    while !parts.is_empty() {
+        let part = parts.swap_remove(below(parts.len() as u64) as usize);
+        if below(6) == 0 && threads.len() < 6 {
+            threads.push(Actor::thread(part));
+        } else {
+            joins.push(Actor::go(part));
+        }
+        if below(8) == 0 {
+            linger(actor);
+        }
+    }
+    joins.into_iter().for_each(|join| actor.join(join));
+    threads.into_iter().for_each(|(_, ended)| actor.take(&ended));
+}

@@ -1,0 +1,158 @@
+//! What the scheduler asks of the simulated computer: its threads, its clock, its memory, its pollers.
+
+use crate::kernel::Kernel;
+use crate::machine::{FAR, State, world};
+use gopark_core::os::{Delay, Errno, Events, Mode, Nanos, Netpoll, Os};
+use gopark_core::tagptr::TaggedPtr;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The simulated operating system. It has no state of its own: all is in the world of the run.
+pub(crate) struct System;
+
+pub(crate) static SYSTEM: System = System;
+
+/// Address space that a run may have: a few hundred stacks.
+const ADDRESS_SPACE: usize = 32 << 20;
+
+// SAFETY: time only passes; the futex compares, sleeps and wakes as one step, since a real thread runs all of it; reservations are mappings
+// that no other run uses at the same time, zeroed for each.
+unsafe impl Os for System {
+    fn now(&self) -> Nanos {
+        world().step("now", [0; 2]);
+        world().now()
+    }
+
+    fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
+        let world = world();
+        // From the entry on: the caller has just looked at the clock.
+        let until = timeout.map_or(FAR, |timeout| world.now().saturating_add(timeout));
+        world.step("futex_wait", [expected.into(), timeout.map_or(0, |timeout| timeout as u64)]);
+        if word.load(Ordering::Relaxed) != expected || world.one_in(world.odds.interrupt.saturating_mul(4)) {
+            return;
+        }
+        world.switch(State::Futex { word: std::ptr::from_ref(word) as usize, until });
+        world.note("futex_wait ends", [0; 2]);
+    }
+
+    fn futex_wake(&self, word: *const AtomicU32) {
+        let world = world();
+        world.step("futex_wake", [0; 2]);
+        world.wake_where(|state| matches!(state, State::Futex { word: w, .. } if w == word as usize));
+        world.step("futex_wake ends", [0; 2]);
+    }
+
+    fn spawn(&self, index: usize, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+        let world = world();
+        world.note("spawn", [index as u64, 0]);
+        world.spawn(move || entry(arg));
+        Ok(())
+    }
+
+    fn yield_thread(&self) {
+        let world = world();
+        world.step("yield_thread", [0; 2]);
+        world.switch(State::Yields);
+    }
+
+    fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
+        if len > ADDRESS_SPACE {
+            return Err(Errno::new(crate::kernel::ENOMEM));
+        }
+        Ok(world().reserve(len))
+    }
+
+    unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        world().guard(start, len);
+        Ok(())
+    }
+
+    unsafe fn close(&self, fd: i32) {
+        Kernel::close(fd, false);
+    }
+
+    unsafe fn close_keeping_number(&self, fd: i32) {
+        Kernel::close(fd, true);
+    }
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+
+    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
+        world().fail(message.to_string());
+        panic!("{message}");
+    }
+}
+
+/// A poller of the simulated kernel.
+pub(crate) struct SimPoller(usize);
+
+// SAFETY: tokens in events were given to `open`; the kernel keeps those of the past for late events.
+unsafe impl Netpoll for SimPoller {
+    fn init() -> Result<Self, Errno> {
+        Ok(SimPoller(world().kernel.borrow_mut().add_poller()))
+    }
+
+    fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
+        let world = world();
+        world.step("open", [fd as u64, token.tag().into()]);
+        let opened = world.kernel.borrow_mut().watch(world, self.0, fd, token);
+        world.step("open ends", [fd as u64, opened.is_ok().into()]);
+        opened
+    }
+
+    fn close(&self, fd: i32) {
+        world().step("forget", [fd as u64, 0]);
+        world().kernel.borrow_mut().forget(self.0, fd);
+        world().step("forget ends", [fd as u64, 0]);
+    }
+
+    fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
+        let world = world();
+        if world.kernel.borrow().level {
+            world.step("arm", [fd as u64, (mode == Mode::Write).into()]);
+            world.kernel.borrow_mut().arm(world, fd, token, mode);
+        }
+    }
+
+    fn poll(&self, delay: Delay, events: &mut Events) {
+        let world = world();
+        let until = match delay {
+            Delay::None => 0,
+            Delay::AtMost(delay) => world.now().saturating_add(delay),
+            Delay::Forever => FAR,
+        };
+        let waits = delay != Delay::None;
+        world.step("poll", [self.0 as u64, until as u64]);
+        if delay == Delay::AtMost(0) || !events.is_empty() {
+            world.fail("a poll that waits no time, or whose batch is not empty".into());
+        }
+        loop {
+            Kernel::deliver(world);
+            let woken = {
+                let mut kernel = world.kernel.borrow_mut();
+                kernel.fetch(world, self.0, waits, events);
+                waits && std::mem::take(&mut kernel.pollers[self.0].wake)
+            };
+            let interrupted = matches!(delay, Delay::AtMost(_)) && world.one_in(world.odds.interrupt.saturating_mul(4));
+            if !waits || woken || interrupted || !events.is_empty() || world.now() >= until {
+                break;
+            }
+            if world.any_state(|state| matches!(state, State::Poll { poller, .. } if poller == self.0)) {
+                world.fail(format!("two threads sleep in poller {}", self.0));
+            }
+            world.switch(State::Poll { poller: self.0, until });
+        }
+        world.step("poll ends", [self.0 as u64, events.len() as u64]);
+    }
+
+    fn wake(&self) {
+        let world = world();
+        world.step("wake", [self.0 as u64, 0]);
+        world.kernel.borrow_mut().pollers[self.0].wake = true;
+        world.wake_where(|state| matches!(state, State::Poll { poller, .. } if poller == self.0));
+        world.step("wake ends", [self.0 as u64, 0]);
+    }
+}
