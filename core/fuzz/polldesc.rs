@@ -178,7 +178,19 @@ pub fn run(input: &[u8]) {
             let desc = fixture.cache.open(fd);
             // Half of the inputs begin just before the wrap.
             desc.fdseq.store(if start & 1 == 0 { 1 } else { TAG_MASK - u32::from(start >> 1) }, Ordering::Relaxed);
-            Desc { desc, fd, open: true, closing: false, joined: false, awaited: false, error: false, hung_up: false, tag: 0, stale: 0, sides: [FRESH; 2] }
+            Desc {
+                desc,
+                fd,
+                open: true,
+                closing: false,
+                joined: false,
+                awaited: false,
+                error: false,
+                hung_up: false,
+                tag: 0,
+                stale: 0,
+                sides: [FRESH; 2],
+            }
         });
         let mut driver = Driver { fixture, steps, now: 1_000, descs, fetched: heapless::Vec::new(), in_run: false };
         for at in (0..DESCS).rev() {
