@@ -178,19 +178,7 @@ pub fn run(input: &[u8]) {
             let desc = fixture.cache.open(fd);
             // Half of the inputs begin just before the wrap.
             desc.fdseq.store(if start & 1 == 0 { 1 } else { TAG_MASK - u32::from(start >> 1) }, Ordering::Relaxed);
-            Desc {
-                desc,
-                fd,
-                open: true,
-                closing: false,
-                joined: false,
-                awaited: false,
-                error: false,
-                hung_up: false,
-                tag: 0,
-                stale: 0,
-                sides: [FRESH; 2],
-            }
+            Desc::fresh(desc, fd, 0, 0)
         });
         let mut driver = Driver { fixture, steps, now: 1_000, descs, fetched: heapless::Vec::new(), in_run: false };
         for at in (0..DESCS).rev() {
@@ -345,21 +333,18 @@ impl Driver<'_> {
         let desc = &mut self.descs[at];
         let watched = self.fixture.poller.watch(desc.desc);
         assert_eq!(watched.is_err(), refused);
-        if watched.is_ok() {
+        let told = std::mem::take(&mut desc.awaited) || refused;
+        let mut woken = WaiterList::new();
+        if refused {
+            desc.joined = false;
+            desc.desc.leave_poller(&mut woken);
+        } else {
             // What is ready by then is reported.
             desc.sides.iter_mut().for_each(|side| side.edge = side.level);
-            desc.sides[side].phase = Phase::MayWait;
-            let mut woken = WaiterList::new();
             desc.desc.joined(self.fixture.poller, &mut woken);
-            let awaited = std::mem::take(&mut desc.awaited);
-            let expected = [0, 1].map(|side| if awaited { self.notify(at, side) } else { None });
-            return self.woken(woken, &expected);
         }
-        (desc.joined, desc.awaited) = (false, false);
-        desc.sides[side].phase = Phase::Begin;
-        let mut woken = WaiterList::new();
-        desc.desc.leave_poller(&mut woken);
-        let expected = [0, 1].map(|side| self.notify(at, side));
+        desc.sides[side].phase = if refused { Phase::Begin } else { Phase::MayWait };
+        let expected = [0, 1].map(|side| if told { self.notify(at, side) } else { None });
         self.woken(woken, &expected);
     }
 
@@ -601,19 +586,7 @@ impl Driver<'_> {
         let this = &mut self.descs[at];
         assert!(tag != 0 && tag <= TAG_MASK && tag != this.stale, "the sequence number stands still");
         let errand = this.sides.map(|side| side.errand + 1);
-        *this = Desc {
-            desc,
-            fd,
-            open: true,
-            closing: false,
-            joined: false,
-            awaited: false,
-            error: false,
-            hung_up: false,
-            tag,
-            stale: this.stale,
-            sides: [FRESH; 2],
-        };
+        *this = Desc::fresh(desc, fd, tag, this.stale);
         this.sides.iter_mut().zip(errand).for_each(|(side, errand)| side.errand = errand);
     }
 
@@ -667,6 +640,11 @@ impl Driver<'_> {
 }
 
 impl Desc {
+    fn fresh(desc: &'static PollDesc, fd: i32, tag: u32, stale: u32) -> Self {
+        let (open, sides) = (true, [FRESH; 2]);
+        Desc { desc, fd, open, closing: false, joined: false, awaited: false, error: false, hung_up: false, tag, stale, sides }
+    }
+
     fn is_watched(&self) -> bool {
         self.joined && WATCHED.with(|watched| watched[self.fd as usize].get())
     }
