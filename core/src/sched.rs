@@ -193,7 +193,7 @@ impl Sched {
         let started = (0..self.ms.len()).try_for_each(spawn);
         gate.store(if started.is_ok() { OPEN } else { CLOSED }, Ordering::Release);
         for _ in &self.ms {
-            self.os.futex_wake(&raw const *gate);
+            self.os.futex_wake((&raw const *gate).cast());
         }
         started
     }
