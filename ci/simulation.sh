@@ -10,6 +10,8 @@ seeds=${SEEDS:-100000}
 first=${FIRST_SEED:-0}
 # Poll descriptors and schedulers are for ever, so a process grows with every run.
 batch=10000
+# What is built for a few minutes of running is not optimised to the last.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

@@ -144,8 +144,10 @@ struct Desc {
     fd: i32,
     open: bool,
     closing: bool,
-    /// It has joined a poller.
+    /// It has joined a poller, or an operation is about to register it.
     joined: bool,
+    /// Another operation came while one registered it.
+    awaited: bool,
     /// The last event was nothing but an error.
     error: bool,
     hung_up: bool,
@@ -176,7 +178,7 @@ pub fn run(input: &[u8]) {
             let desc = fixture.cache.open(fd);
             // Half of the inputs begin just before the wrap.
             desc.fdseq.store(if start & 1 == 0 { 1 } else { TAG_MASK - u32::from(start >> 1) }, Ordering::Relaxed);
-            Desc { desc, fd, open: true, closing: false, joined: false, error: false, hung_up: false, tag: 0, stale: 0, sides: [FRESH; 2] }
+            Desc::fresh(desc, fd, 0, 0)
         });
         let mut driver = Driver { fixture, steps, now: 1_000, descs, fetched: heapless::Vec::new(), in_run: false };
         for at in (0..DESCS).rev() {
@@ -244,7 +246,7 @@ impl Driver<'_> {
         assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed) as usize, watched, "watched descriptors are miscounted");
         for desc in self.descs.iter().filter(|desc| desc.open) {
             assert_eq!((desc.desc.fd(), desc.desc.token().tag()), (desc.fd, desc.tag));
-            assert_eq!(desc.desc.poller().is_some(), desc.joined);
+            assert_eq!(desc.desc.poller().is_some(), desc.is_watched());
             assert_eq!(desc.desc.hung_up(), desc.hung_up, "whether an end was seen");
             for (side, mode) in desc.sides.iter().zip(MODES) {
                 assert_eq!(desc.desc.slot(mode).is_ready(), side.word == Word::Ready, "whether readiness is latched");
@@ -275,13 +277,14 @@ impl Driver<'_> {
                 Err(error) => desc.fail(mode, error),
             },
             Phase::SystemCall => desc.system_call(side),
-            Phase::Register if this.join_poller(self.fixture.poller) => {
+            Phase::Register if this.join_poller() => {
                 assert!(!desc.joined, "two operations register");
                 desc.joined = true;
                 Phase::Watch
             }
             Phase::Register => {
                 assert!(desc.joined, "nobody registers");
+                desc.awaited |= !desc.is_watched();
                 Phase::MayWait
             }
             Phase::Watch => return self.watch(at, side, refused),
@@ -289,7 +292,7 @@ impl Driver<'_> {
                 Ok(()) => {
                     ARMED.set(None);
                     this.arm(mode);
-                    assert_eq!(ARMED.get(), desc.joined.then_some((desc.fd, mode)));
+                    assert_eq!(ARMED.get(), desc.is_watched().then_some((desc.fd, mode)));
                     Phase::Announce
                 }
                 Err(error) => desc.fail(mode, error),
@@ -330,17 +333,18 @@ impl Driver<'_> {
         let desc = &mut self.descs[at];
         let watched = self.fixture.poller.watch(desc.desc);
         assert_eq!(watched.is_err(), refused);
-        if watched.is_ok() {
+        let told = std::mem::take(&mut desc.awaited) || refused;
+        let mut woken = WaiterList::new();
+        if refused {
+            desc.joined = false;
+            desc.desc.leave_poller(&mut woken);
+        } else {
             // What is ready by then is reported.
             desc.sides.iter_mut().for_each(|side| side.edge = side.level);
-            desc.sides[side].phase = Phase::MayWait;
-            return;
+            desc.desc.joined(self.fixture.poller, &mut woken);
         }
-        desc.joined = false;
-        desc.sides[side].phase = Phase::Begin;
-        let mut woken = WaiterList::new();
-        desc.desc.leave_poller(&mut woken);
-        let expected = [0, 1].map(|side| self.notify(at, side));
+        desc.sides[side].phase = if refused { Phase::Begin } else { Phase::MayWait };
+        let expected = [0, 1].map(|side| if told { self.notify(at, side) } else { None });
         self.woken(woken, &expected);
     }
 
@@ -476,7 +480,7 @@ impl Driver<'_> {
         let before = heap.next().unwrap_or(NEVER);
         let mut woken = WaiterList::new();
         let moved = this.desc.set_deadline(deadline, side.map(|side| MODES[side]), heap, &mut woken);
-        assert!(moved.is_some() || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
+        assert!(moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
         let mut expected = [None; 2];
         if !this.closing {
             let old = this.sides.map(|side| side.when);
@@ -582,18 +586,7 @@ impl Driver<'_> {
         let this = &mut self.descs[at];
         assert!(tag != 0 && tag <= TAG_MASK && tag != this.stale, "the sequence number stands still");
         let errand = this.sides.map(|side| side.errand + 1);
-        *this = Desc {
-            desc,
-            fd,
-            open: true,
-            closing: false,
-            joined: false,
-            error: false,
-            hung_up: false,
-            tag,
-            stale: this.stale,
-            sides: [FRESH; 2],
-        };
+        *this = Desc::fresh(desc, fd, tag, this.stale);
         this.sides.iter_mut().zip(errand).for_each(|(side, errand)| side.errand = errand);
     }
 
@@ -647,6 +640,15 @@ impl Driver<'_> {
 }
 
 impl Desc {
+    fn fresh(desc: &'static PollDesc, fd: i32, tag: u32, stale: u32) -> Self {
+        let (open, sides) = (true, [FRESH; 2]);
+        Desc { desc, fd, open, closing: false, joined: false, awaited: false, error: false, hung_up: false, tag, stale, sides }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.joined && WATCHED.with(|watched| watched[self.fd as usize].get())
+    }
+
     /// Closing comes before a deadline, and that before an error, which only a read that waits must know.
     fn expected_error(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         match self {

@@ -235,12 +235,11 @@ impl Oracle {
                 _ => {}
             }
         }
-        // An M that sleeps looks after a poller that it shares with one that computes; one that it does not share is not its business.
-        if let Some(poller) = world.kernel.borrow().unfetched().filter(|_| !busy || config.pollers == 1 && computing < config.procs) {
-            return Err(format!("nobody runs, and poller {poller} has events that nobody waits for"));
-        }
         if busy {
             return Ok(());
+        }
+        if let Some(poller) = world.kernel.borrow().unfetched() {
+            return Err(format!("nobody runs, and poller {poller} has events that nobody waits for"));
         }
         if sched.num_poll_waiters() != waits.len() {
             return Err(format!("{} are counted as waiting in pollers, and {waits:?} do", sched.num_poll_waiters()));
