@@ -113,6 +113,7 @@ enum Phase {
     SystemCall,
     Register,
     Watch,
+    Joined,
     MayWait,
     Announce,
     Look,
@@ -144,8 +145,10 @@ struct Desc {
     fd: i32,
     open: bool,
     closing: bool,
-    /// It has joined a poller.
+    /// One operation registers it, or has; it is registered; another operation counts on the one that registers it.
     joined: bool,
+    registered: bool,
+    awaited: bool,
     /// The last event was nothing but an error.
     error: bool,
     hung_up: bool,
@@ -176,7 +179,7 @@ pub fn run(input: &[u8]) {
             let desc = fixture.cache.open(fd);
             // Half of the inputs begin just before the wrap.
             desc.fdseq.store(if start & 1 == 0 { 1 } else { TAG_MASK - u32::from(start >> 1) }, Ordering::Relaxed);
-            Desc { desc, fd, open: true, closing: false, joined: false, error: false, hung_up: false, tag: 0, stale: 0, sides: [FRESH; 2] }
+            Desc { open: true, ..Desc::unused(desc, fd) }
         });
         let mut driver = Driver { fixture, steps, now: 1_000, descs, fetched: heapless::Vec::new(), in_run: false };
         for at in (0..DESCS).rev() {
@@ -198,27 +201,17 @@ impl Driver<'_> {
         let Some((&step, rest)) = self.steps.split_first() else { return false };
         self.steps = rest;
         let (at, side, how) = (usize::from(step >> 4 & 1), usize::from(step >> 5 & 1), step >> 6);
+        let now = self.now;
+        let ahead = |by: Nanos| Deadline::At(now + by);
         match step & 15 {
             0..=3 => self.waiter_step(at, side, how == 3),
             4 => self.data(at, side),
             5 => self.fetch(at, how),
             6 => self.deliver(usize::from(how)),
             7 => self.late_event(at, how),
-            8 => self.set_deadline(
-                at,
-                Some(side),
-                [Deadline::Passed, Deadline::None, Deadline::At(self.now + 5), Deadline::At(self.now + 9)][usize::from(how)],
-            ),
-            9 => self.set_deadline(
-                at,
-                Some(side),
-                [Deadline::At(self.now + 50), Deadline::At(self.now), Deadline::At(NEVER), Deadline::At(2)][usize::from(how)],
-            ),
-            10 => self.set_deadline(
-                at,
-                None,
-                [Deadline::Passed, Deadline::None, Deadline::At(self.now + 5), Deadline::At(self.now + 50)][usize::from(how)],
-            ),
+            8 => self.set_deadline(at, Some(side), [Deadline::Passed, Deadline::None, ahead(5), ahead(9)][usize::from(how)]),
+            9 => self.set_deadline(at, Some(side), [ahead(50), ahead(0), Deadline::At(NEVER), Deadline::At(2)][usize::from(how)]),
+            10 => self.set_deadline(at, None, [Deadline::Passed, Deadline::None, ahead(5), ahead(50)][usize::from(how)]),
             11 if side == 0 => self.close(at),
             11 => self.free(at),
             12 => self.open(at),
@@ -244,7 +237,7 @@ impl Driver<'_> {
         assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed) as usize, watched, "watched descriptors are miscounted");
         for desc in self.descs.iter().filter(|desc| desc.open) {
             assert_eq!((desc.desc.fd(), desc.desc.token().tag()), (desc.fd, desc.tag));
-            assert_eq!(desc.desc.poller().is_some(), desc.joined);
+            assert_eq!(desc.desc.poller().is_some(), desc.registered);
             assert_eq!(desc.desc.hung_up(), desc.hung_up, "whether an end was seen");
             for (side, mode) in desc.sides.iter().zip(MODES) {
                 assert_eq!(desc.desc.slot(mode).is_ready(), side.word == Word::Ready, "whether readiness is latched");
@@ -275,21 +268,23 @@ impl Driver<'_> {
                 Err(error) => desc.fail(mode, error),
             },
             Phase::SystemCall => desc.system_call(side),
-            Phase::Register if this.join_poller(self.fixture.poller) => {
+            Phase::Register if this.poller().is_none() && this.join_poller() => {
                 assert!(!desc.joined, "two operations register");
                 desc.joined = true;
                 Phase::Watch
             }
             Phase::Register => {
                 assert!(desc.joined, "nobody registers");
+                desc.awaited |= !desc.registered;
                 Phase::MayWait
             }
             Phase::Watch => return self.watch(at, side, refused),
+            Phase::Joined => return self.joined(at, side),
             Phase::MayWait => match this.may_wait(mode) {
                 Ok(()) => {
                     ARMED.set(None);
                     this.arm(mode);
-                    assert_eq!(ARMED.get(), desc.joined.then_some((desc.fd, mode)));
+                    assert_eq!(ARMED.get(), desc.registered.then_some((desc.fd, mode)));
                     Phase::Announce
                 }
                 Err(error) => desc.fail(mode, error),
@@ -333,14 +328,26 @@ impl Driver<'_> {
         if watched.is_ok() {
             // What is ready by then is reported.
             desc.sides.iter_mut().for_each(|side| side.edge = side.level);
-            desc.sides[side].phase = Phase::MayWait;
+            desc.sides[side].phase = Phase::Joined;
             return;
         }
-        desc.joined = false;
+        (desc.joined, desc.awaited) = (false, false);
         desc.sides[side].phase = Phase::Begin;
         let mut woken = WaiterList::new();
         desc.desc.leave_poller(&mut woken);
         let expected = [0, 1].map(|side| self.notify(at, side));
+        self.woken(woken, &expected);
+    }
+
+    /// The registration is known. Whoever came in between could not arm, and is woken.
+    fn joined(&mut self, at: usize, side: usize) {
+        let desc = &mut self.descs[at];
+        let mut woken = WaiterList::new();
+        desc.desc.joined(self.fixture.poller, &mut woken);
+        desc.registered = true;
+        desc.sides[side].phase = Phase::MayWait;
+        let awaited = core::mem::take(&mut desc.awaited);
+        let expected = [0, 1].map(|side| if awaited { self.notify(at, side) } else { None });
         self.woken(woken, &expected);
     }
 
@@ -476,7 +483,7 @@ impl Driver<'_> {
         let before = heap.next().unwrap_or(NEVER);
         let mut woken = WaiterList::new();
         let moved = this.desc.set_deadline(deadline, side.map(|side| MODES[side]), heap, &mut woken);
-        assert!(moved.is_some() || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
+        assert!(moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
         let mut expected = [None; 2];
         if !this.closing {
             let old = this.sides.map(|side| side.when);
@@ -559,7 +566,7 @@ impl Driver<'_> {
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
             self.fixture.cache.close(this.desc);
             assert!(!WATCHED.with(|watched| watched[this.fd as usize].get()), "the kernel still watches it");
-            (this.open, this.joined, this.stale) = (false, false, this.tag);
+            (this.open, this.joined, this.registered, this.stale) = (false, false, false, this.tag);
         }
     }
 
@@ -582,18 +589,7 @@ impl Driver<'_> {
         let this = &mut self.descs[at];
         assert!(tag != 0 && tag <= TAG_MASK && tag != this.stale, "the sequence number stands still");
         let errand = this.sides.map(|side| side.errand + 1);
-        *this = Desc {
-            desc,
-            fd,
-            open: true,
-            closing: false,
-            joined: false,
-            error: false,
-            hung_up: false,
-            tag,
-            stale: this.stale,
-            sides: [FRESH; 2],
-        };
+        *this = Desc { open: true, tag, stale: this.stale, ..Desc::unused(desc, fd) };
         this.sides.iter_mut().zip(errand).for_each(|(side, errand)| side.errand = errand);
     }
 
@@ -647,6 +643,11 @@ impl Driver<'_> {
 }
 
 impl Desc {
+    fn unused(desc: &'static PollDesc, fd: i32) -> Self {
+        let [open, closing, joined, registered, awaited, error, hung_up] = [false; 7];
+        Desc { desc, fd, open, closing, joined, registered, awaited, error, hung_up, tag: 0, stale: 0, sides: [FRESH; 2] }
+    }
+
     /// Closing comes before a deadline, and that before an error, which only a read that waits must know.
     fn expected_error(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         match self {
