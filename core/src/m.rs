@@ -69,6 +69,8 @@ pub(crate) struct Home {
     pub(crate) no_linger: u32,
     /// Whether this M is counted as spinning: looking for work that others may have.
     pub(crate) spinning: bool,
+    /// Whether this M was woken on its futex, perhaps to sleep in the poller that another has left.
+    pub(crate) called: bool,
 }
 
 impl M {
@@ -89,7 +91,15 @@ impl M {
                 poll_waits: Count::new(),
                 poll_resumes: Count::new(),
             },
-            home: UnsafeCell::new(Home { next: None, queue: GList::new(), budget: 0, ring_first: false, no_linger: 0, spinning: false }),
+            home: UnsafeCell::new(Home {
+                next: None,
+                queue: GList::new(),
+                budget: 0,
+                ring_first: false,
+                no_linger: 0,
+                spinning: false,
+                called: false,
+            }),
         }
     }
 }

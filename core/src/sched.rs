@@ -39,6 +39,8 @@ mod wake;
 #[cfg(all(test, loom))]
 #[path = "../models/sched.rs"]
 mod models;
+#[cfg(all(test, loom))]
+pub(crate) use start::Start;
 
 use crate::g::{G, GRef};
 use crate::m::{M, Visit};

@@ -49,6 +49,9 @@ impl Sched {
             // There may be more where this came from, and the last one to look has just stopped.
             self.recruit();
         }
+        if here.home(|home| core::mem::take(&mut home.called)) {
+            self.fill_poller(here.p.poller);
+        }
         g
     }
 
@@ -274,6 +277,8 @@ impl Sched {
         if asleep == Asleep::Poller {
             shared.leave();
             self.fill_poller(here.p.poller);
+        } else {
+            here.home(|home| home.called = true);
         }
     }
 

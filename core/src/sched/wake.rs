@@ -125,13 +125,14 @@ impl Sched {
         }
     }
 
-    /// An M has left a poller that several share: one that sleeps on its futex may take the place, lest events wait for nobody.
+    /// An M has left a poller that several share, or was called to take the place and found work: one that sleeps on its futex may take it,
+    /// lest events wait for nobody.
     pub(super) fn fill_poller(&self, poller: usize) {
         if self.pollers.len() == self.ps.len() {
             return;
         }
         self.idlers.before_recheck();
-        if !self.idlers.any_idle() {
+        if !self.idlers.any_idle() || self.pollers[poller].taken.load(Ordering::Relaxed) {
             return;
         }
         let shares = |m: &&M| m.p().is_some_and(|p| self.ps[p].poller == poller);
