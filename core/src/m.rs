@@ -69,8 +69,9 @@ pub(crate) struct Home {
     pub(crate) no_linger: u32,
     /// Whether this M is counted as spinning: looking for work that others may have.
     pub(crate) spinning: bool,
-    /// Whether this M was woken on its futex, perhaps to sleep in the poller that another has left.
-    pub(crate) called: bool,
+    /// Whether others may rely on this M: it was the one that looked when they submitted, or was called to a poller that another has left. If it
+    /// finds work it must call somebody else.
+    pub(crate) relied_on: bool,
 }
 
 impl M {
@@ -98,7 +99,7 @@ impl M {
                 ring_first: false,
                 no_linger: 0,
                 spinning: false,
-                called: false,
+                relied_on: false,
             }),
         }
     }

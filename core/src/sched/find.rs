@@ -45,11 +45,12 @@ impl Sched {
     /// The next goroutine to run, and somebody else to look on.
     pub(super) fn next(&'static self, here: &mut Here) -> GRef {
         let g = self.find_runnable(here);
-        if self.stop_spinning(here) {
+        let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
+        if self.stop_spinning(here) || relied_on {
             // There may be more where this came from, and the last one to look has just stopped.
             self.recruit();
         }
-        if here.home(|home| core::mem::take(&mut home.called)) {
+        if relied_on {
             self.fill_poller(here.p.poller);
         }
         g
@@ -219,7 +220,9 @@ impl Sched {
     /// a batch. With nobody else to run it costs half a microsecond. But whoever runs instead may use up its time slice, so after a long
     /// absence the M sleeps the next few times. A single M has the poller's batches to itself already.
     fn linger(&'static self, here: &Here) -> bool {
-        self.stop_spinning(here);
+        if self.stop_spinning(here) {
+            here.home(|home| home.relied_on = true);
+        }
         if self.config.procs == 1 || self.pollers[here.p.poller].poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -257,6 +260,7 @@ impl Sched {
         if here.m.wake.prepare(asleep) {
             self.idlers.before_recheck();
             spin = self.work_elsewhere(here);
+            here.home(|home| home.relied_on = false);
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}
@@ -278,7 +282,7 @@ impl Sched {
             shared.leave();
             self.fill_poller(here.p.poller);
         } else {
-            here.home(|home| home.called = true);
+            here.home(|home| home.relied_on = true);
         }
     }
 
