@@ -26,7 +26,7 @@ def main(lcov, folder, *files):
         print(f"| {path} | {len(counts)} | {share:.1f} % | {' '.join(map(str, missed))} |")
     total = sum(map(len, lines.values()))
     reached = sum(count > 0 for counts in lines.values() for count in counts.values())
-    print(f"{reached} of {total} lines, {100.0 * reached / max(total, 1):.1f} %; {LEAST:.0f} % of each file is enough")
+    print(f"coverage: {reached} of {total} lines, {100.0 * reached / max(total, 1):.1f} %; {LEAST:.0f} % of each file is enough")
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed > 0)
 

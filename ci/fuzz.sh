@@ -30,6 +30,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0
 failed=0
+executions=0
 mode=fuzz
 case ${1:-} in coverage | afresh | build | corpus) mode=$1; shift ;; esac
 [ $# = 0 ] || targets=("$@")
@@ -76,6 +77,7 @@ report() {
     local target=$1 replayed=$2 result=$3
     printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" \
         "$SECONDS s" "$result"
+    executions=$((executions + $(stat number_of_executed_units)))
     if [ "$result" = passed ]; then
         passed=$((passed + 1))
     else
@@ -89,6 +91,7 @@ stat() { sed -n "s/^stat::$1: *//p" "$log"; }
 heading='| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
 
 finish() {
+    echo "fuzz: $executions executions"
     echo "$passed passed, $failed failed"
     [ "$failed" = 0 ]
 }

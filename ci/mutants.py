@@ -69,7 +69,8 @@ def run(kill, bound, place):
     suite, test = kill
     command, flags = SUITES[suite]
     command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
-    env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound)
+    # Some mutants need a thousand simulated programs until one shows them.
+    env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound, GOPARK_SEEDS="3000")
     env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
     if suite == "fuzz":
         # The limit is not for building.
@@ -131,6 +132,7 @@ def main(target, *words):
             killed, survived = killed + dead, survived + (not dead)
             suite, test = mutant["kill"]
             print(f"| {mutant['name']} | {suite} {test.replace('models::', '')} | {'killed' if dead else 'SURVIVED'} |", flush=True)
+    print(f"mutants: {killed} of {killed + survived} killed")
     print(f"{killed} passed, {survived} failed")
     sys.exit(1 if survived or not killed else 0)
 

@@ -18,6 +18,7 @@ seconds=${STRESS_SECONDS:-15}
 host=x86_64-unknown-linux-gnu
 passed=0
 failed=0
+reports=0
 
 give_up() {
     echo "sanitizers: $*" >&2
@@ -80,24 +81,25 @@ sum() { { grep -aoE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print
 
 # Runs a command, shows what it prints, adds up the tests it has run, and counts reports as failures.
 count() {
-    local name=$1 reports=$target/reports log=$target/log status=0
+    local name=$1 folder=$target/reports log=$target/log status=0
     shift
-    rm -rf "$reports" && mkdir -p "$reports"
+    rm -rf "$folder" && mkdir -p "$folder"
     # A test may provoke a fault to see gopark's own report of it.
-    local options="handle_segv=0:handle_abort=0:log_path=$reports/report:external_symbolizer_path=$(command -v addr2line)"
+    local options="handle_segv=0:handle_abort=0:log_path=$folder/report:external_symbolizer_path=$(command -v addr2line)"
     TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
     local tests failures found
     tests=$(sum passed "$log")
     failures=$(sum failed "$log")
-    found=$(find "$reports" -type f | wc -l)
+    found=$(find "$folder" -type f | wc -l)
     if [ "$found" != 0 ]; then
-        head -n 100 "$reports"/*
+        head -n 100 "$folder"/*
     fi
     if [ "$status" != 0 ] && [ $((failures + found)) = 0 ]; then
         failures=1
     fi
     passed=$((passed + tests))
     failed=$((failed + failures + found))
+    reports=$((reports + found))
     echo "sanitizers: $name: $tests passed, $failures failed, $found reports"
 }
 
@@ -130,5 +132,6 @@ for mode in "${modes[@]}"; do
     done
 done
 
+echo "sanitizers: $reports reports, no suppression file"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

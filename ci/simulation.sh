@@ -38,7 +38,7 @@ export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 programs "$steps"
 
 awk '/^simulation: [0-9]+ seeds/ { seeds += $2; steps += $4; time += $6 }
-     END { printf "%d programs, each run twice: %.0f steps, %.0f simulated seconds\n", seeds, steps, time }' "$log"
+     END { printf "simulation: %d programs, each run twice: %.0f steps, %.0f simulated seconds\n", seeds, steps, time }' "$log"
 sum() { grep -oE "[0-9]+ $1;" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
 failures=$(sum failed)
 # A process that was aborted has counted nothing.
