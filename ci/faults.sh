@@ -36,7 +36,7 @@ for backend in ${FAULTS_BACKENDS:-$pollers}; do
     calls=${FAULTS_CALLS:-}
     if [ "$#" = 0 ] && [ "$backend" != epoll ]; then
         parts=(seccomp sweep)
-        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 io_uring_setup io_uring_enter read write readv sendmsg}
+        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 io_uring_setup io_uring_enter read write recvmsg sendmsg}
     fi
     FAULTS_CALLS=$calls cargo run --quiet --package gopark-tests --no-default-features --features "$backend" --bin faults -- "${parts[@]}" 2>&1 |
         tee -a "$log" || broken=1

@@ -7,8 +7,10 @@ use gopark_tests::sockets::{listener, narrow_pair, pair, pair_at, pattern, read_
 use gopark_tests::{Dice, join, until};
 use socket2::SockRef;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 fn echo(mut stream: TcpStream) -> io::Result<u64> {
     io::copy(&mut stream.try_clone()?, &mut stream)
@@ -481,5 +483,24 @@ fn what_is_no_socket_fails_and_harms_nobody() {
         let (mut near, mut far) = pair();
         near.write_all(b"x").unwrap();
         far.read_exact(&mut [0]).unwrap();
+    });
+}
+
+#[test]
+fn a_duplicate_that_makes_the_file_blocking_blocks_no_thread() {
+    check(|| {
+        let (mut near, mut far) = pair();
+        let duplicate = std::net::TcpStream::from(near.as_fd().try_clone_to_owned().unwrap());
+        duplicate.set_nonblocking(false).unwrap();
+        near.set_deadline(Some(Instant::now() + Duration::from_millis(20))).unwrap();
+        assert_eq!(near.read(&mut [0; 10]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(near.read_vectored(&mut [IoSliceMut::new(&mut [0; 10])]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(near.write_all(&vec![7; 64 << 20]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+
+        near.set_deadline(None).unwrap();
+        let reader = go(move || near.read(&mut [0; 10]).unwrap());
+        yield_now();
+        far.write_all(b"hello").unwrap();
+        assert_eq!(join(reader), 5);
     });
 }

@@ -48,7 +48,9 @@ pub unsafe fn writev(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
     outcome(unsafe { libc::writev(fd, buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
 }
 
-/// `recv(2)`: [`read`] for sockets, without the detour through the file layer.
+/// `recv(2)`: [`read`] for sockets, without the detour through the file layer. Like all that sends and receives here, it does not block even if
+/// somebody has made the file blocking through a duplicate of the descriptor (golang/go #68273).
+#[doc(alias = "MSG_DONTWAIT")]
 pub fn recv(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, 0)
 }
@@ -62,15 +64,17 @@ pub fn recv_peek(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
 fn recv_with(fd: i32, buffer: &mut [u8], flags: libc::c_int) -> Outcome<usize> {
     let nobody = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: `buffer` is writable for its length; the peer's address is not asked for.
-    outcome(unsafe { libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags, nobody, nobody) } as isize)
+    outcome(unsafe { libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags | libc::MSG_DONTWAIT, nobody, nobody) }
+        as isize)
 }
 
 /// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` and no more.
 #[doc(alias = "MSG_NOSIGNAL")]
 pub fn send(fd: i32, buffer: &[u8]) -> Outcome<usize> {
     let nobody = ptr::null::<libc::sockaddr>();
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: `buffer` is readable for its length; no address is given.
-    outcome(unsafe { libc::syscall(libc::SYS_sendto, fd, buffer.as_ptr(), buffer.len(), libc::MSG_NOSIGNAL, nobody, 0usize) } as isize)
+    outcome(unsafe { libc::syscall(libc::SYS_sendto, fd, buffer.as_ptr(), buffer.len(), flags, nobody, 0usize) } as isize)
 }
 
 /// `sendmsg(2)` of the first 1024 buffers, without `SIGPIPE`: [`writev`] for a stream socket.
@@ -79,12 +83,27 @@ pub fn send(fd: i32, buffer: &[u8]) -> Outcome<usize> {
 ///
 /// - Each of `buffers` names memory that may be read during the call.
 pub unsafe fn send_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+    // SAFETY: the vector is that of `message`, which is not above its length, and the caller vouches for the buffers.
+    outcome(unsafe { libc::sendmsg(fd, &message(buffers), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+}
+
+/// `recvmsg(2)` into the first 1024 buffers: [`readv`] for a stream socket.
+///
+/// # Safety
+///
+/// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
+pub unsafe fn recv_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+    // SAFETY: as in `send_vectored`.
+    outcome(unsafe { libc::recvmsg(fd, &mut message(buffers), libc::MSG_DONTWAIT) })
+}
+
+/// A message of the first 1024 buffers, which the kernel only reads.
+fn message(buffers: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all zeroes is a message without address, data and control bytes.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = buffers.as_ptr().cast_mut();
     message.msg_iovlen = buffers.len().min(IOV_MAX) as _;
-    // SAFETY: the kernel only reads the vector, `msg_iovlen` is not above its length, and the caller vouches for the buffers.
-    outcome(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) })
+    message
 }
 
 /// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and the length of the address stored in `peer`.

@@ -43,7 +43,7 @@ impl Socket {
         // SAFETY: std gives an IoSliceMut the layout of an iovec.
         let vector = unsafe { slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len()) };
         // SAFETY: the buffers are mutably borrowed until this function returns.
-        self.0.transfer(Mode::Read, len, |fd| unsafe { sys::readv(fd, vector) }).map_err(io_error)
+        self.0.transfer(Mode::Read, len, |fd| unsafe { sys::recv_vectored(fd, vector) }).map_err(io_error)
     }
 
     pub(super) fn peek(&self, buffer: &mut [u8]) -> Result<usize> {

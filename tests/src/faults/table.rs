@@ -72,8 +72,8 @@ pub const ROWS: &[Row] = &[
     row!(getpeername, ReportedOrLate, ENOTCONN),
     row!(recvfrom, Absorbed, EINTR),
     row!(recvfrom, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET ETIMEDOUT),
-    row!(readv, Absorbed, EINTR),
-    row!(readv, Reported, EBADF EFAULT EINVAL EIO EISDIR ECONNRESET ETIMEDOUT),
+    row!(recvmsg, Absorbed, EINTR),
+    row!(recvmsg, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET ETIMEDOUT),
     row!(sendto, Absorbed, EINTR),
     row!(sendto, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK
         EOPNOTSUPP EPIPE),
@@ -126,7 +126,7 @@ pub const ROWS: &[Row] = &[
 pub const LEVEL_ROWS: &[Row] = &[
     row!(accept4, Absorbed, EAGAIN),
     row!(recvfrom, Absorbed, EAGAIN),
-    row!(readv, Absorbed, EAGAIN),
+    row!(recvmsg, Absorbed, EAGAIN),
     row!(sendto, Absorbed, EAGAIN),
     row!(sendmsg, Absorbed, EAGAIN),
 ];
