@@ -209,7 +209,8 @@ impl PollDesc {
 
     /// Undoes `join_poller` after a failed registration. Whoever waits, counting on it, is woken to find out for itself.
     pub(crate) fn leave_poller(&self, woken: &mut WaiterList) {
-        self.poller.store(ptr::null_mut(), Ordering::Release);
+        // A swap, because loom may let a plain store come before an earlier `join_poller` of somebody else.
+        self.poller.swap(ptr::null_mut(), Ordering::AcqRel);
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.notify());
         }
