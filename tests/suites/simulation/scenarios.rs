@@ -1,4 +1,4 @@
-//! Bugs that other runtimes had, each as a small program that would show it. `verification.md` numbers them; those that need a real kernel
+//! Bugs that other runtimes had, each as a small program that would show it. `docs/verification.md` numbers them; those that need a real kernel
 //! or a weak memory are elsewhere (`conformance`, `core/models`).
 
 use crate::kernel::{EMFILE, Kernel, Kind};
