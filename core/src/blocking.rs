@@ -12,7 +12,7 @@ use crate::sync::{AtomicU32, Lock, Ordering};
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::format;
+use core::fmt::Write;
 use core::ptr::{self, NonNull};
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
@@ -116,7 +116,9 @@ impl Pool {
         }
         let Some(number) = started else { return Ok(()) };
         let start = Box::into_raw(Box::new((self, sched)));
-        sched.os().spawn(&format!("b{number}"), serve, start as usize).inspect_err(|_| {
+        let mut name = heapless::String::<8>::new();
+        write!(name, "b{number}").expect("a pool has less than ten million threads");
+        sched.os().spawn(&name, serve, start as usize).inspect_err(|_| {
             // SAFETY: no thread has it.
             drop(unsafe { Box::from_raw(start) });
             self.state.lock().threads -= 1;

@@ -6,8 +6,8 @@ use crate::m::M;
 use crate::os::{Errno, Os};
 use crate::sync::{AtomicU32, Ordering};
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::sync::Arc;
+use core::fmt::Write;
 use core::ptr;
 
 /// What a thread begins with. Until it has come through the gate there may be no scheduler any more.
@@ -23,6 +23,17 @@ enum Task {
     /// To be the M of this index.
     M(usize),
     Sysmon,
+}
+
+impl Task {
+    fn name(self) -> heapless::String<8> {
+        let mut name = heapless::String::new();
+        match self {
+            Task::M(index) => write!(name, "m{index}").expect("an index has five digits"),
+            Task::Sysmon => name.push_str("sysmon").expect("it fits"),
+        }
+        name
+    }
 }
 
 const SHUT: u32 = 0;
@@ -73,11 +84,7 @@ impl Sched {
 
     fn spawn(&self, gate: &Arc<AtomicU32>, task: Task) -> Result<(), Errno> {
         let start = Box::into_raw(Box::new(Start { os: self.os, gate: gate.clone(), sched: self, task }));
-        let spawned = match task {
-            Task::M(index) => self.os.spawn(&format!("m{index}"), run, start as usize),
-            Task::Sysmon => self.os.spawn("sysmon", run, start as usize),
-        };
-        spawned.inspect_err(|_| {
+        self.os.spawn(&task.name(), run, start as usize).inspect_err(|_| {
             // SAFETY: no thread has it.
             drop(unsafe { Box::from_raw(start) });
         })

@@ -1,4 +1,4 @@
-//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`](super::table::ROWS), and k = 1, 2, 3, 12, 48 ….
+//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`], and k = 1, 2, 3, 12, 48 ….
 //!
 //! Interruptions also come at every second call, and an accept fails at every fourth.
 //!
