@@ -62,6 +62,11 @@ impl Lease {
         !self.inside.load(Ordering::Relaxed)
     }
 
+    /// Whether the P was taken, and the M has none since.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.demand.load(Ordering::Relaxed) == TAKEN
+    }
+
     /// Takes the P if the M is outside. `barrier` has every running thread of the process pass a memory barrier, or says that it cannot. One
     /// thread at a time may call this.
     #[must_use]

@@ -2,13 +2,44 @@
 
 use gopark::{Builder, go, num_goroutines};
 use gopark_tests::{in_goroutine, join, start, until};
-use std::sync::Arc;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// One test, so that nothing runs beside it.
+/// Threads that run goroutines.
+fn threads() -> usize {
+    let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("gopark-m")).count()
+}
+
+/// The tests take turns, so that nothing runs beside them.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn goroutines_that_compute_do_not_get_a_thread_each() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    start(Builder::new().max_procs(2));
+    in_goroutine(|| {
+        let computing: Vec<_> = (0..34)
+            .map(|_| {
+                go(|| {
+                    let start = Instant::now();
+                    while start.elapsed() < Duration::from_millis(1500) {
+                        std::hint::spin_loop();
+                    }
+                })
+            })
+            .collect();
+        computing.into_iter().for_each(join);
+    });
+    // Two procs with eight beside each, and one more that was about to be replaced when it was looked at.
+    assert!(threads() <= 2 + 16 + 2, "{} threads for two procs", threads());
+}
+
 #[test]
 fn goroutines_are_counted_from_their_spawn_to_their_return() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     start(Builder::new().max_procs(2));
     assert_eq!(num_goroutines(), 0);
     in_goroutine(|| {

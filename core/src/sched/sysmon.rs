@@ -28,6 +28,10 @@ const SLICE: Nanos = 10_000_000;
 /// How long one may be blocked in the system. Longer than a file operation that finds its data in memory takes.
 const BLOCKED: Nanos = 1_000_000;
 
+/// For each P, how many threads may compute beside it. Each takes its share of the CPUs from those that serve others, so a program that only
+/// computes must not get one for every goroutine.
+const COMPUTING: usize = 8;
+
 const SHORTEST_DELAY: Nanos = 20_000;
 const LONGEST_DELAY: Nanos = 1_000_000;
 
@@ -139,8 +143,16 @@ impl Sched {
                 sight.cpu = cpu;
                 false
             }
-            (Doing::Running | Doing::Unknown, cpu) => cpu - sight.cpu >= SLICE - BLOCKED,
+            (Doing::Running | Doing::Unknown, cpu) => {
+                cpu - sight.cpu >= SLICE - BLOCKED && self.computing() < COMPUTING * self.config.procs
+            }
         }
+    }
+
+    /// How many Ms compute without a P.
+    fn computing(&self) -> usize {
+        let blocked = |m: &M| matches!(self.os.doing(m.thread.load(Ordering::Relaxed)), Doing::Blocked(_));
+        self.ms().filter(|m| m.lease.is_taken() && !blocked(m)).count()
     }
 
     /// Whether anything waits for this P.
