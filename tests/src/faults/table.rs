@@ -96,7 +96,8 @@ pub const ROWS: &[Row] = &[
     row!(io_uring_enter, Reported, EAGAIN EBUSY EINTR ENXIO EOPNOTSUPP EPERM),
     row!(io_uring_enter, MayDie("gopark: io_uring_enter has failed"), EBADF EBADR EFAULT EINVAL),
     row!(poll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
-    row!(poll, Dies("gopark: poll has failed"), EFAULT EINVAL),
+    // The poller of that name dies; to io_uring it is a second opinion.
+    row!(poll, MayDie("gopark: poll has failed"), EFAULT EINVAL),
     row!(read, Absorbed, EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR),
     row!(write, Absorbed, EINTR EDESTADDRREQ EDQUOT EFBIG EIO ENOSPC EPERM EPIPE),
     row!(write, MayDie("gopark: write to the eventfd of a poller has failed"), EBADF EFAULT EINVAL),
