@@ -43,7 +43,10 @@ fn sched() -> &'static Sched {
     SCHED.get_or_init(|| {
         let config = Config { procs: 1, pollers: 1, stack_size: MIN_STACK, migrate: false, max_threads: 1, sysmon: false };
         // SAFETY: no goroutine runs, so none migrates.
-        unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }.expect("nothing is refused")
+        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }.expect("nothing is refused");
+        // The start has woken the threads that it would have.
+        System::take_woken();
+        sched
     })
 }
 
