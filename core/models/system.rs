@@ -264,7 +264,7 @@ impl Kernel {
 pub(crate) struct World {
     // Dropped in this order.
     sched: Immortal<Sched>,
-    system: Immortal<System>,
+    _system: Immortal<System>,
 }
 
 impl World {
@@ -276,14 +276,10 @@ impl World {
         let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
         // SAFETY: `start` leaks it.
         let sched = unsafe { Immortal::adopt(sched.expect("nothing is refused")) };
-        World { sched, system }
+        World { sched, _system: system }
     }
 
     pub(crate) fn sched(&self) -> &'static Sched {
         self.sched.get()
-    }
-
-    pub(crate) fn system(&self) -> &'static System {
-        self.system.get()
     }
 }
