@@ -64,9 +64,11 @@ struct Sight {
 }
 
 impl Sched {
-    /// After the first M woke while all slept. Both sides use read-modify-writes: this, after one on the count of idle Ms.
+    /// After the first M woke while all slept. Both sides have a read-modify-write on the count of idle Ms behind them, so either sysmon's comes
+    /// first, and its word is seen here, or it finds that not all are idle.
     pub(super) fn wake_sysmon(&self) {
-        if self.sysmon.0.swap(UP, Ordering::AcqRel) == ASLEEP {
+        if self.sysmon.0.load(Ordering::Acquire) == ASLEEP {
+            self.sysmon.0.swap(UP, Ordering::AcqRel);
             self.os.futex_wake(ptr::from_ref(&self.sysmon.0).cast());
         }
     }
