@@ -74,12 +74,18 @@ impl Poller {
         })
     }
 
-    /// Collects events.
-    pub(crate) fn poll(&self, delay: Delay, events: &mut Events) {
-        self.backend.poll(delay, events);
+    /// Collects events, and those whom they wake.
+    #[inline]
+    pub(crate) fn poll(&self, delay: Delay) -> WaiterList {
+        let mut events = Events::new();
+        self.backend.poll(delay, &mut events);
         // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
         // through the system gives the same order, but outside of the language's memory model.
         self.watched.load(Ordering::Acquire);
+        let mut woken = WaiterList::new();
+        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
+        unsafe { deliver(&events, &mut woken) };
+        woken
     }
 }
 

@@ -3,8 +3,7 @@
 use super::{Sched, SharedPoller, park};
 use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here};
-use crate::os::{Delay, Events, Nanos};
-use crate::polldesc;
+use crate::os::{Delay, Nanos};
 use crate::sync::Ordering;
 use crate::waiter::{Waiter, WaiterList};
 use core::ptr::NonNull;
@@ -203,12 +202,8 @@ impl Sched {
         if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let mut events = Events::new();
         here.p.polls.bump();
-        poller.poll(delay, &mut events);
-        let mut woken = WaiterList::new();
-        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
-        unsafe { polldesc::deliver(&events, &mut woken) };
+        let woken = poller.poll(delay);
         let any = !woken.is_empty();
         self.ready_all(woken, Some(here));
         any

@@ -10,13 +10,11 @@
 //! A look costs a few loads for each P. It looks every 20 µs after it had something to do, and ever more rarely while it has not: Go's
 //! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
 //! delay behind a goroutine that blocks its thread.
-#![allow(unsafe_code, reason = "it hands a poller's events to core")]
 
 use super::{Sched, SharedPoller};
 use crate::m::M;
-use crate::os::{Delay, Doing, Events, Nanos};
+use crate::os::{Delay, Doing, Nanos};
 use crate::p::P;
-use crate::polldesc;
 use crate::sync::{AtomicU32, Ordering};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
@@ -169,11 +167,7 @@ impl Sched {
         if !shared.is_left_alone() {
             return false;
         }
-        let mut events = Events::new();
-        shared.poller.poll(Delay::None, &mut events);
-        let mut woken = WaiterList::new();
-        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
-        unsafe { polldesc::deliver(&events, &mut woken) };
+        let woken = shared.poller.poll(Delay::None);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any
