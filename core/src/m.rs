@@ -1,4 +1,4 @@
-//! M: an operating system thread that runs goroutines, its home queue, and its sleep.
+//! M: an operating system thread that runs goroutines while it holds a P, its home queue, and its sleep.
 //!
 //! # The wake word
 //!

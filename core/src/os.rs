@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `now` | `clock_gettime(CLOCK_MONOTONIC)` | timers, deadlines |
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
-//! | `spawn` | `pthread_create` | one thread for each M |
+//! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
 //! | `reserve`, `guard` | `mmap`, `madvise` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | descriptors |

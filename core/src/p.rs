@@ -1,6 +1,7 @@
 //! P: the right to run goroutines, and what goes with it. There are `max_procs` of them.
 //!
-//! A P is used by the one M that holds it; other threads only steal from its ring, arm timers in its heap and sum its counters.
+//! A P is used by the one M that holds it; other threads only steal from its ring, arm timers in its heap (sysmon also fires late ones) and read
+//! its counters. It changes its holder only as `sched/handoff` says.
 
 use crate::runq::Ring;
 use crate::stack::SlotCache;
