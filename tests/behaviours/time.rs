@@ -3,7 +3,7 @@
 use crate::{check, check_on_thread};
 use gopark::{go, go_local, sleep, sleep_until};
 use gopark_tests::{Dice, join};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -97,36 +97,6 @@ fn fifty_thousand_sleepers_all_wake() {
             })
             .collect();
         sleepers.into_iter().for_each(join);
-    });
-}
-
-#[test]
-fn sleepers_wake_in_the_order_of_their_deadlines() {
-    const SLEEPERS: u64 = 1000;
-
-    /// Whether they did. Not, if not all slept before the first deadline, or if their thread was away for so long that it lost its P to another.
-    fn in_order(lead: Duration) -> bool {
-        let first = Instant::now() + lead;
-        let woken = Rc::new(RefCell::new(Vec::new()));
-        let sleepers: Vec<_> = (0..SLEEPERS)
-            .map(|i| {
-                let woken = woken.clone();
-                go_local(move || {
-                    let place = i * 7919 % SLEEPERS;
-                    sleep_until(first + Duration::from_micros(place));
-                    woken.borrow_mut().push(place);
-                })
-            })
-            .collect();
-        gopark::yield_now();
-        let in_time = Instant::now() < first;
-        sleepers.into_iter().for_each(join);
-        in_time && woken.borrow().is_sorted()
-    }
-
-    check(|| {
-        let leads = [20, 200, 500, 1000, 2000].map(Duration::from_millis);
-        assert!(leads.into_iter().any(in_order), "{SLEEPERS} goroutines wake in another order, or do not get to sleep in two seconds");
     });
 }
 

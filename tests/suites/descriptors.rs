@@ -10,9 +10,11 @@ use gopark_core::polldesc::{Deadline, PollError};
 use gopark_core::sched::{Config, Sched};
 use gopark_core::sema::Sema;
 use gopark_tests::LIMIT;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::panic::{self, AssertUnwindSafe, Location};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
@@ -35,6 +37,11 @@ fn start(config: Config) -> &'static Sched {
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
     SCHED.get_or_init(|| start(Config { procs: 2, pollers: 2, stack_size: 256 * 1024, migrate: false, max_threads: 8, sysmon: true }))
+}
+
+/// A scheduler with one thread, which nobody disturbs: what runs there and in which order is its own doing.
+fn undisturbed() -> &'static Sched {
+    start(Config { procs: 1, pollers: 1, stack_size: 256 * 1024, migrate: false, max_threads: 1, sysmon: false })
 }
 
 /// Core aborts where a panic leaves a goroutine.
@@ -510,7 +517,8 @@ fn waiters_are_counted_while_they_wait() {
 
 #[test]
 fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
-    check(|| {
+    let sched = undisturbed();
+    check_in(sched, move || {
         let [left, right] = [(); 2].map(|()| Arc::new(Sema::new()));
         let exchanges = Arc::new(AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
@@ -518,25 +526,60 @@ fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
             let (mine, other, exchanges, stop) = (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
             let play = move || {
                 while !stop.load(SeqCst) {
-                    mine.acquire(sched());
+                    mine.acquire(sched);
                     exchanges.fetch_add(1, SeqCst);
-                    other.release(sched(), 1);
+                    other.release(sched, 1);
                 }
             };
-            sched().go_local(play, Location::caller()).unwrap()
+            sched.go_local(play, Location::caller()).unwrap()
         };
         let players = [player(&left, &right), player(&right, &left)];
-        left.release(sched(), 1);
-        sched().yield_now();
+        left.release(sched, 1);
+        sched.yield_now();
         for _ in 0..200 {
             let before = exchanges.load(SeqCst);
-            sched().yield_now();
+            sched.yield_now();
             let between = exchanges.load(SeqCst) - before;
             assert!(between <= 100, "{between} exchanges between two turns of the third");
         }
         assert!(exchanges.load(SeqCst) > 100, "the two do play");
         stop.store(true, SeqCst);
         players.into_iter().for_each(Join::join);
+    });
+}
+
+#[test]
+fn sleepers_wake_in_the_order_of_their_deadlines() {
+    const SLEEPERS: Nanos = 1000;
+
+    /// Whether they did. Not, if not all slept before the first deadline.
+    fn in_order(sched: &'static Sched, lead: Nanos) -> bool {
+        let first = sched.now() + lead * MILLISECOND;
+        let woken = Rc::new(RefCell::new(Vec::new()));
+        let sleepers: Vec<_> = (0..SLEEPERS)
+            .map(|i| {
+                let woken = woken.clone();
+                let sleeper = move || {
+                    let place = i * 7919 % SLEEPERS;
+                    sched.sleep_until(first + place * MILLISECOND / 1000);
+                    woken.borrow_mut().push(place);
+                };
+                sched.go_local(sleeper, Location::caller()).unwrap()
+            })
+            .collect();
+        sched.yield_now();
+        let in_time = sched.now() < first;
+        sleepers.into_iter().for_each(Join::join);
+        in_time && woken.borrow().is_sorted()
+    }
+
+    let sched = undisturbed();
+    check_in(sched, move || {
+        let leads = [20, 200, 500, 1000, 2000];
+        assert!(
+            leads.into_iter().any(|lead| in_order(sched, lead)),
+            "{SLEEPERS} goroutines wake in another order, or do not get to sleep in two seconds"
+        );
     });
 }
 
