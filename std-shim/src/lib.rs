@@ -39,6 +39,8 @@
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "dumps will use it"))]
+mod backtraces;
 mod error;
 mod goroutine;
 pub mod net;

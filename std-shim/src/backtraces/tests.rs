@@ -1,0 +1,277 @@
+//! Backtraces of coroutines that have suspended themselves some calls deep, and of what is no stack at all.
+#![allow(unsafe_code, reason = "registers are read, and stacks are made and copied")]
+
+use super::symbols::Symbols;
+use super::unwind::{Frames, MAX_FRAMES, Unwinder};
+use super::{Backtraces, Suspended};
+use corosensei::stack::{Stack, StackPointer};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::arch::asm;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// The registers of whoever it is inlined into.
+#[inline(always)]
+fn registers() -> Registers {
+    let (ip, sp, fp);
+    cfg_if::cfg_if! {
+        if #[cfg(target_arch = "x86_64")] {
+            // SAFETY: reads registers.
+            unsafe {
+                asm!("lea {ip}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                    options(nomem, nostack, preserves_flags));
+            }
+        } else {
+            // SAFETY: reads registers.
+            unsafe {
+                asm!("adr {ip}, .", "mov {sp}, sp", "mov {fp}, x29", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                    options(nomem, nostack, preserves_flags));
+            }
+        }
+    }
+    Registers { ip, sp, fp }
+}
+
+#[derive(Clone, Copy)]
+struct Registers {
+    ip: usize,
+    sp: usize,
+    fp: usize,
+}
+
+struct Memory(Vec<u128>);
+
+// SAFETY: the memory is aligned, and in use as long as the coroutine. Whoever uses more of it than there is breaks more than this.
+unsafe impl Stack for Memory {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr_range().end as usize).unwrap()
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr() as usize).unwrap()
+    }
+}
+
+/// A stack that was suspended in `deepest`, and what the functions on it say of themselves.
+struct Parked {
+    registers: Registers,
+    base: usize,
+    bytes: Vec<u8>,
+    /// The lines of the calls, outermost first.
+    lines: Vec<u32>,
+}
+
+impl Parked {
+    fn suspended(&self) -> Suspended<'_> {
+        let Registers { ip, sp, fp } = self.registers;
+        Suspended { ip, sp, fp, base: self.base, bytes: &self.bytes }
+    }
+}
+
+type Yield<'a> = &'a Yielder<(), (Registers, Vec<u32>)>;
+
+#[inline(never)]
+fn deepest(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    let registers = registers();
+    park.suspend((registers, lines));
+    black_box(park);
+}
+
+#[inline(never)]
+fn middle(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    inlined(park, lines);
+    black_box(park);
+}
+
+#[inline(always)]
+fn inlined(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    deepest(park, lines);
+    black_box(park);
+}
+
+#[inline(never)]
+fn recursive(park: Yield<'_>, mut lines: Vec<u32>, depth: usize) {
+    lines.push(line!() + 2);
+    match depth.checked_sub(1) {
+        Some(less) => recursive(park, lines, less),
+        None => middle(park, lines),
+    }
+    black_box(park);
+}
+
+/// A coroutine that is parked below `depth` calls of `recursive` by itself.
+fn parked(depth: usize) -> Parked {
+    let memory = Memory(vec![0; 1 << 14]);
+    let base = memory.base().get();
+    // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has returned.
+    let mut coroutine = unsafe {
+        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Registers, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
+    };
+    let CoroutineResult::Yield((registers, lines)) = coroutine.resume(()) else { panic!("it parks") };
+    // SAFETY: the stack is in use from there to its base, and does not change while the coroutine is suspended.
+    let bytes = unsafe { std::slice::from_raw_parts(registers.sp as *const u8, base - registers.sp) }.to_vec();
+    assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
+    Parked { registers, base, bytes, lines }
+}
+
+/// The lines of all functions: these here are gopark's as well, and would be left out.
+fn text(parked: &Parked) -> String {
+    let frames = Unwinder::new().frames(&parked.suspended());
+    Symbols::default().functions(&frames).iter().map(|function| function.text.as_str()).collect()
+}
+
+#[test]
+fn functions_are_named_with_the_lines_of_their_calls() {
+    let parked = parked(2);
+    let text = text(&parked);
+    let mut lines = text.lines();
+    // `registers` is inlined into `deepest`, whose frames begin there.
+    lines.by_ref().find(|line| line.ends_with("tests::registers")).expect(&text);
+    lines.next();
+    let names = ["deepest", "inlined", "middle", "recursive", "recursive", "recursive"];
+    let calls: Vec<_> = parked.lines.iter().copied().rev().collect();
+    // The last call of `recursive` is in another arm.
+    let calls: Vec<_> = calls.iter().enumerate().map(|(i, line)| if i == 3 { line + 1 } else { *line }).collect();
+    for (name, call) in names.into_iter().zip(calls) {
+        assert_eq!(lines.next(), Some(&*format!("    gopark::backtraces::tests::{name}")), "{text}");
+        let place = lines.next().unwrap();
+        assert!(place.starts_with("        ") && place.ends_with(&format!("{}:{call}", file!())), "{place} is not line {call}: {text}");
+    }
+    assert!(lines.next().is_some_and(|name| name.contains("tests::parked::{{closure}}")), "{text}");
+}
+
+#[test]
+fn a_stack_ends_where_it_begins() {
+    let parked = parked(0);
+    let frames = Unwinder::new().frames(&parked.suspended());
+    assert!(!frames.more);
+    // deepest, middle, recursive, the closure, and corosensei's two.
+    assert!((4..=8).contains(&frames.ips.len()), "{}", text(&parked));
+}
+
+#[test]
+fn a_deep_stack_is_cut_and_says_so() {
+    let parked = parked(MAX_FRAMES);
+    let frames = Unwinder::new().frames(&parked.suspended());
+    assert_eq!((frames.ips.len(), frames.more), (MAX_FRAMES, true));
+    let mut text = Vec::new();
+    Backtraces::new().write(&parked.suspended(), &mut text).unwrap();
+    assert!(text.ends_with(b"\n    ...more frames\n"));
+}
+
+#[test]
+fn of_a_torn_copy_the_inner_frames_are_told() {
+    let parked = parked(3);
+    let mut unwinder = Unwinder::new();
+    let whole = unwinder.frames(&parked.suspended());
+    let mut told = Vec::new();
+    for len in 0..=parked.bytes.len() {
+        let torn = Suspended { bytes: &parked.bytes[..len], ..parked.suspended() };
+        let frames = unwinder.frames(&torn);
+        assert!(whole.ips.starts_with(&frames.ips), "{len} bytes: {frames:x?} is not the beginning of {whole:x?}");
+        told.push(frames.ips.len());
+    }
+    assert!(told.is_sorted(), "{told:?}");
+    assert_eq!((told[0], told.last()), (1, Some(&whole.ips.len())));
+}
+
+#[test]
+fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
+    let mut unwinder = Unwinder::new();
+    for depth in [0, 5, 1, 70, 5] {
+        let parked = parked(depth);
+        let frames = unwinder.frames(&parked.suspended());
+        assert_eq!(frames, Unwinder::new().frames(&parked.suspended()));
+    }
+}
+
+/// A xorshift generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Something that a register or a word of a stack may hold.
+    fn word(&mut self, parked: &Parked, code: &[usize]) -> usize {
+        match self.below(6) {
+            0 => self.next() as usize,
+            1 => self.below(32),
+            2 => usize::MAX - self.below(32),
+            3 => parked.registers.sp + self.below(parked.bytes.len() + 64),
+            4 => code[self.below(code.len())],
+            _ => code[self.below(code.len())].wrapping_add(self.below(1 << 16)).wrapping_sub(1 << 15),
+        }
+    }
+}
+
+#[test]
+fn what_is_no_stack_has_some_frames_or_none() {
+    let seeds = 100_000;
+    let parked = parked(3);
+    let mut unwinder = Unwinder::new();
+    let mut code: Vec<_> = unwinder.frames(&parked.suspended()).ips.into_iter().collect();
+    // Functions of libraries, with tables of their own.
+    code.extend([libc::malloc as *const () as usize, libc::qsort as *const () as usize, libc::dl_iterate_phdr as *const () as usize]);
+    let mut most = 0;
+    for seed in 1..=seeds {
+        let random = &mut Random(seed);
+        for _ in 0..10 {
+            random.next();
+        }
+        let mut bytes = parked.bytes.clone();
+        for _ in 0..random.below(20) {
+            let at = random.below(bytes.len() - 8);
+            let at = if random.below(2) == 0 { at } else { at & !7 };
+            bytes[at..at + 8].copy_from_slice(&random.word(&parked, &code).to_ne_bytes());
+        }
+        if random.below(4) == 0 {
+            bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
+        }
+        bytes.truncate(random.below(2 * bytes.len()));
+        let mut register = |real: usize| if random.below(2) == 0 { real } else { random.word(&parked, &code) };
+        let Registers { ip, sp, fp } = parked.registers;
+        let stack = Suspended { ip: register(ip), sp: register(sp), fp: register(fp), base: register(parked.base), bytes: &bytes };
+        let Frames { ips, more } = unwinder.frames(&stack);
+        assert!(!more || ips.len() == MAX_FRAMES, "seed {seed}");
+        assert!(ips.iter().all(|ip| *ip != 0), "seed {seed}");
+        most = most.max(ips.len());
+    }
+    assert!(most > 3, "no seed was near a stack");
+}
+
+#[test]
+fn a_hundred_thousand_goroutines_are_told_in_two_seconds() {
+    let parked = parked(8);
+    let mut backtraces = Backtraces::new();
+    let mut text = Vec::new();
+    let start = Instant::now();
+    for _ in 0..100_000 {
+        text.clear();
+        backtraces.write(&parked.suspended(), &mut text).unwrap();
+    }
+    let took = start.elapsed();
+    let mut unwinder = Unwinder::new();
+    let start = Instant::now();
+    for _ in 0..100_000 {
+        black_box(unwinder.frames(black_box(&parked.suspended())));
+    }
+    let alone = start.elapsed();
+    eprintln!(
+        "took {took:?}, frames alone {alone:?}, {} frames, {} bytes of text",
+        unwinder.frames(&parked.suspended()).ips.len(),
+        text.len()
+    );
+    assert!(cfg!(debug_assertions) || took < Duration::from_secs(2), "{took:?}");
+}
