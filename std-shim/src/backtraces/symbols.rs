@@ -80,13 +80,15 @@ fn resolve(ip: usize) -> Box<[Function]> {
 
 fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)>) -> Function {
     let mut text = String::from("    ");
+    let file = place.map(|(file, _)| file.to_string_lossy());
+    let role = name.map_or(Role::User, |name| role(name, file.as_deref().unwrap_or_default()));
     let written = match (name, place) {
         (Some(name), Some((file, line))) => writeln!(text, "{name}\n        {}:{line}", file.display()),
         (Some(name), None) => writeln!(text, "{name}"),
         (None, _) => writeln!(text, "{ip:#x}"),
     };
     written.expect("a String takes all");
-    Function { text, role: name.map_or(Role::User, role) }
+    Function { text, role }
 }
 
 /// Which functions are shown, from the innermost: without how goroutines park and how they are started.
@@ -105,20 +107,35 @@ fn shown(roles: &[Role]) -> std::ops::Range<usize> {
 const STD: [&str; 3] = ["core", "alloc", "std"];
 const GOPARK: [&str; 4] = ["gopark", "gopark_core", "gopark_backends", "corosensei"];
 
-fn role(name: &str) -> Role {
+/// Debug information of lines only has names without paths: then the file tells.
+fn role(name: &str, file: &str) -> Role {
     let path = name.trim_start_matches('<');
-    if path.starts_with("gopark_core::join::Task") {
-        return Role::Entry;
-    }
-    // Only their closures: the functions themselves may park.
+    // Only closures start a goroutine: the functions around them may park.
     let is_closure = name.contains("{{closure}}") || name.contains("{closure#");
-    if is_closure && (path.starts_with("gopark::goroutine::catching") || path.starts_with("gopark::runtime::run")) {
-        return Role::Start;
-    }
     match author(name) {
+        _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
+        _ if is_closure && ["gopark::goroutine::catching", "gopark::runtime::run"].iter().any(|start| path.starts_with(start)) => {
+            Role::Start
+        }
         _ if name == "__rust_try" => Role::Std,
         Some(krate) if STD.contains(&krate) => Role::Std,
         Some(krate) if GOPARK.contains(&krate) => Role::Gopark,
+        Some(_) => Role::User,
+        None => role_by_file(name, file),
+    }
+}
+
+fn role_by_file(name: &str, file: &str) -> Role {
+    let in_std = |krate: &&str| file.contains(&format!("/library/{krate}/src/"));
+    let gopark = file!().strip_suffix("backtraces/symbols.rs").expect("the name of this file");
+    let core = gopark_core::FILE.strip_suffix("lib.rs").expect("the name of that file");
+    let below = |sources: &str| file.split_once(sources).map(|(_, file)| file);
+    match (below(gopark), below(core)) {
+        _ if STD.iter().any(|krate| in_std(&krate)) => Role::Std,
+        (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
+        (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
+        (Some(_), _) | (_, Some(_)) => Role::Gopark,
+        _ if file.contains("/corosensei-") => Role::Gopark,
         _ => Role::User,
     }
 }
@@ -188,7 +205,29 @@ mod tests {
             ("gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}", Role::Start),
             ("gopark::runtime::run", Role::Gopark),
         ] {
-            assert_eq!(super::role(name), role, "{name}");
+            assert_eq!(super::role(name, ""), role, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_path_is_told_by_its_file() {
+        let gopark = |file| format!("/home/x/{}", file!().replace("backtraces/symbols.rs", file));
+        let core = |file| format!("/home/x/{}", gopark_core::FILE.replace("lib.rs", file));
+        for (name, file, role) in [
+            ("park_as", core("sched/park.rs"), Role::Gopark),
+            ("run<server::main::{closure_env#0}, ()>", core("join.rs"), Role::Entry),
+            ("join<()>", core("join.rs"), Role::Gopark),
+            ("read", gopark("net/tcp_stream.rs"), Role::Gopark),
+            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("goroutine.rs"), Role::Start),
+            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Start),
+            ("run<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Gopark),
+            ("coroutine_func<()>", "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(), Role::Gopark),
+            ("catch_unwind<()>", "/rustc/0123/library/std/src/panic.rs".into(), Role::Std),
+            ("call_once<()>", "/rustc/0123/library/core/src/ops/function.rs".into(), Role::Std),
+            ("{closure#0}", "/home/x/server/src/main.rs".into(), Role::User),
+            ("main", String::new(), Role::User),
+        ] {
+            assert_eq!(super::role(name, &file), role, "{name} in {file}");
         }
     }
 
