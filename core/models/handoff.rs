@@ -164,7 +164,7 @@ fn sysmon_does_not_sleep_while_an_m_is_up() {
         let world = World::new(1, 1);
         let sched = world.sched();
         sched.idlers.park();
-        let sysmon = thread::spawn(move || sched.sysmon_sleeps());
+        let sysmon = thread::spawn(move || sched.sysmon_sleeps(None));
         if sched.idlers.unpark() == 1 {
             sched.wake_sysmon();
         }

@@ -1,20 +1,7 @@
-//! Backtraces of parked goroutines, as text. Without the feature `backtrace`, and on processors that nobody unwinds here, there are none.
+//! Backtraces of goroutines that have stopped, as text. Without the feature `backtrace`, and on processors that nobody unwinds here, there are none.
 
+use gopark_core::sched::Stopped;
 use std::io::{self, Write};
-
-/// A goroutine where it is parked. The registers were read at one point of a function that has not gone on since.
-pub(crate) struct Suspended<'a> {
-    /// The instruction pointer.
-    pub(crate) ip: usize,
-    /// The stack pointer.
-    pub(crate) sp: usize,
-    /// The frame pointer, or what else its register held.
-    pub(crate) fp: usize,
-    /// Where the stack begins: its highest address.
-    pub(crate) base: usize,
-    /// A copy of the stack from `sp`, as far as it goes.
-    pub(crate) bytes: &'a [u8],
-}
 
 cfg_if::cfg_if! {
     if #[cfg(all(feature = "backtrace", any(target_arch = "x86_64", target_arch = "aarch64")))] {
@@ -25,8 +12,6 @@ cfg_if::cfg_if! {
         mod tests;
 
         /// Makes backtraces. It keeps what it finds out, so one for a whole dump is fast; one for each dump knows what is loaded by then.
-        ///
-        /// Looking up names takes much stack: it is not for use on a goroutine's.
         pub(crate) struct Backtraces {
             unwinder: unwind::Unwinder,
             symbols: symbols::Symbols,
@@ -39,7 +24,7 @@ cfg_if::cfg_if! {
 
             /// Writes two lines for each function, the innermost first: its name, and file and line. The first is what the goroutine called of
             /// gopark, if that is where it is parked.
-            pub(crate) fn write(&mut self, stack: &Suspended<'_>, out: &mut impl Write) -> io::Result<()> {
+            pub(crate) fn write(&mut self, stack: &Stopped<'_>, out: &mut impl Write) -> io::Result<()> {
                 self.symbols.write(&self.unwinder.frames(stack), out)
             }
         }
@@ -52,7 +37,7 @@ cfg_if::cfg_if! {
                 Backtraces
             }
 
-            pub(crate) fn write(&mut self, _: &Suspended<'_>, _: &mut impl Write) -> io::Result<()> {
+            pub(crate) fn write(&mut self, _: &Stopped<'_>, _: &mut impl Write) -> io::Result<()> {
                 Ok(())
             }
         }

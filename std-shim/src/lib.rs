@@ -39,16 +39,19 @@
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "dumps will use it"))]
 mod backtraces;
+mod dump;
 mod error;
 mod goroutine;
 pub mod net;
 mod overflow;
+mod report;
 mod runtime;
 
+pub use dump::dump;
 pub use gopark_core::polldesc::PollError;
-pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
+pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
+pub use report::Stall;
 pub use runtime::{Builder, max_procs, run};
 
 /// The README's program compiles.

@@ -1,18 +1,19 @@
 //! Backtraces of coroutines that have suspended themselves some calls deep, and of what is no stack at all.
 #![allow(unsafe_code, reason = "registers are read, and stacks are made and copied")]
 
+use super::Backtraces;
 use super::symbols::Symbols;
 use super::unwind::{Frames, MAX_FRAMES, Unwinder};
-use super::{Backtraces, Suspended};
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use gopark_core::sched::{Place, Stopped};
 use std::arch::asm;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// The registers of whoever it is inlined into.
 #[inline(always)]
-fn registers() -> Registers {
+fn registers() -> Place {
     let (ip, sp, fp);
     cfg_if::cfg_if! {
         if #[cfg(target_arch = "x86_64")] {
@@ -29,14 +30,7 @@ fn registers() -> Registers {
             }
         }
     }
-    Registers { ip, sp, fp }
-}
-
-#[derive(Clone, Copy)]
-struct Registers {
-    ip: usize,
-    sp: usize,
-    fp: usize,
+    Place { ip, sp, fp }
 }
 
 struct Memory(Vec<u128>);
@@ -54,27 +48,25 @@ unsafe impl Stack for Memory {
 
 /// A stack that was suspended in `deepest`, and what the functions on it say of themselves.
 struct Parked {
-    registers: Registers,
-    base: usize,
+    place: Place,
     bytes: Vec<u8>,
     /// The lines of the calls, outermost first.
     lines: Vec<u32>,
 }
 
 impl Parked {
-    fn suspended(&self) -> Suspended<'_> {
-        let Registers { ip, sp, fp } = self.registers;
-        Suspended { ip, sp, fp, base: self.base, bytes: &self.bytes }
+    fn stopped(&self) -> Stopped<'_> {
+        Stopped { place: self.place, bytes: &self.bytes }
     }
 }
 
-type Yield<'a> = &'a Yielder<(), (Registers, Vec<u32>)>;
+type Yield<'a> = &'a Yielder<(), (Place, Vec<u32>)>;
 
 #[inline(never)]
 fn deepest(park: Yield<'_>, mut lines: Vec<u32>) {
     lines.push(line!() + 1);
-    let registers = registers();
-    park.suspend((registers, lines));
+    let place = registers();
+    park.suspend((place, lines));
     black_box(park);
 }
 
@@ -108,18 +100,18 @@ fn parked(depth: usize) -> Parked {
     let base = memory.base().get();
     // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has returned.
     let mut coroutine = unsafe {
-        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Registers, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
+        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
     };
-    let CoroutineResult::Yield((registers, lines)) = coroutine.resume(()) else { panic!("it parks") };
+    let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else { panic!("it parks") };
     // SAFETY: the stack is in use from there to its base, and does not change while the coroutine is suspended.
-    let bytes = unsafe { std::slice::from_raw_parts(registers.sp as *const u8, base - registers.sp) }.to_vec();
+    let bytes = unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) }.to_vec();
     assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
-    Parked { registers, base, bytes, lines }
+    Parked { place, bytes, lines }
 }
 
 /// The lines of all functions: these here are gopark's as well, and would be left out.
 fn text(parked: &Parked) -> String {
-    let frames = Unwinder::new().frames(&parked.suspended());
+    let frames = Unwinder::new().frames(&parked.stopped());
     Symbols::default().functions(&frames).iter().map(|function| function.text.as_str()).collect()
 }
 
@@ -149,7 +141,7 @@ fn functions_are_named_with_the_lines_of_their_calls() {
 #[test]
 fn a_stack_ends_where_it_begins() {
     let parked = parked(0);
-    let frames = Unwinder::new().frames(&parked.suspended());
+    let frames = Unwinder::new().frames(&parked.stopped());
     assert!(!frames.more);
     // deepest, middle, recursive, the closure, and corosensei's two.
     assert!((4..=8).contains(&frames.ips.len()), "{}", text(&parked));
@@ -158,10 +150,10 @@ fn a_stack_ends_where_it_begins() {
 #[test]
 fn a_deep_stack_is_cut_and_says_so() {
     let parked = parked(MAX_FRAMES);
-    let frames = Unwinder::new().frames(&parked.suspended());
+    let frames = Unwinder::new().frames(&parked.stopped());
     assert_eq!((frames.ips.len(), frames.more), (MAX_FRAMES, true));
     let mut text = Vec::new();
-    Backtraces::new().write(&parked.suspended(), &mut text).unwrap();
+    Backtraces::new().write(&parked.stopped(), &mut text).unwrap();
     assert!(text.ends_with(b"\n    ...more frames\n"));
 }
 
@@ -169,10 +161,10 @@ fn a_deep_stack_is_cut_and_says_so() {
 fn of_a_torn_copy_the_inner_frames_are_told() {
     let parked = parked(3);
     let mut unwinder = Unwinder::new();
-    let whole = unwinder.frames(&parked.suspended());
+    let whole = unwinder.frames(&parked.stopped());
     let mut told = Vec::new();
     for len in 0..=parked.bytes.len() {
-        let torn = Suspended { bytes: &parked.bytes[..len], ..parked.suspended() };
+        let torn = Stopped { bytes: &parked.bytes[..len], ..parked.stopped() };
         let frames = unwinder.frames(&torn);
         assert!(whole.ips.starts_with(&frames.ips), "{len} bytes: {frames:x?} is not the beginning of {whole:x?}");
         told.push(frames.ips.len());
@@ -186,8 +178,8 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
     let mut unwinder = Unwinder::new();
     for depth in [0, 5, 1, 70, 5] {
         let parked = parked(depth);
-        let frames = unwinder.frames(&parked.suspended());
-        assert_eq!(frames, Unwinder::new().frames(&parked.suspended()));
+        let frames = unwinder.frames(&parked.stopped());
+        assert_eq!(frames, Unwinder::new().frames(&parked.stopped()));
     }
 }
 
@@ -212,7 +204,7 @@ impl Random {
             0 => self.next() as usize,
             1 => self.below(32),
             2 => usize::MAX - self.below(32),
-            3 => parked.registers.sp + self.below(parked.bytes.len() + 64),
+            3 => parked.place.sp + self.below(parked.bytes.len() + 64),
             4 => code[self.below(code.len())],
             _ => code[self.below(code.len())].wrapping_add(self.below(1 << 16)).wrapping_sub(1 << 15),
         }
@@ -224,7 +216,7 @@ fn what_is_no_stack_has_some_frames_or_none() {
     let seeds = 100_000;
     let parked = parked(3);
     let mut unwinder = Unwinder::new();
-    let mut code: Vec<_> = unwinder.frames(&parked.suspended()).ips.into_iter().collect();
+    let mut code: Vec<_> = unwinder.frames(&parked.stopped()).ips.into_iter().collect();
     // Functions of libraries, with tables of their own.
     code.extend([libc::malloc as *const () as usize, libc::qsort as *const () as usize, libc::dl_iterate_phdr as *const () as usize]);
     let mut most = 0;
@@ -244,8 +236,9 @@ fn what_is_no_stack_has_some_frames_or_none() {
         }
         bytes.truncate(random.below(2 * bytes.len()));
         let mut register = |real: usize| if random.below(2) == 0 { real } else { random.word(&parked, &code) };
-        let Registers { ip, sp, fp } = parked.registers;
-        let stack = Suspended { ip: register(ip), sp: register(sp), fp: register(fp), base: register(parked.base), bytes: &bytes };
+        let Place { ip, sp, fp } = parked.place;
+        let place = Place { ip: register(ip), sp: register(sp), fp: register(fp) };
+        let stack = Stopped { place, bytes: &bytes };
         let Frames { ips, more } = unwinder.frames(&stack);
         assert!(!more || ips.len() == MAX_FRAMES, "seed {seed}");
         assert!(ips.iter().all(|ip| *ip != 0), "seed {seed}");
@@ -262,18 +255,18 @@ fn a_hundred_thousand_goroutines_are_told_in_two_seconds() {
     let start = Instant::now();
     for _ in 0..100_000 {
         text.clear();
-        backtraces.write(&parked.suspended(), &mut text).unwrap();
+        backtraces.write(&parked.stopped(), &mut text).unwrap();
     }
     let took = start.elapsed();
     let mut unwinder = Unwinder::new();
     let start = Instant::now();
     for _ in 0..100_000 {
-        black_box(unwinder.frames(black_box(&parked.suspended())));
+        black_box(unwinder.frames(black_box(&parked.stopped())));
     }
     let alone = start.elapsed();
     eprintln!(
         "took {took:?}, frames alone {alone:?}, {} frames, {} bytes of text",
-        unwinder.frames(&parked.suspended()).ips.len(),
+        unwinder.frames(&parked.stopped()).ips.len(),
         text.len()
     );
     assert!(cfg!(debug_assertions) || took < Duration::from_secs(2), "{took:?}");

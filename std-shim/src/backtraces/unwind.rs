@@ -6,9 +6,9 @@
 //! that it may not.
 #![allow(unsafe_code, reason = "unwind tables are found by address, as the loader names them")]
 
-use super::Suspended;
 use framehop::Unwinder as _;
 use framehop::{CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module, UnwindRegsNative, UnwinderNative};
+use gopark_core::sched::Stopped;
 use heapless::Vec as Bounded;
 use libc::{Elf64_Phdr, PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_LOAD, c_int, c_void, dl_phdr_info};
 use std::ops::Range;
@@ -17,12 +17,11 @@ use std::slice;
 /// How many frames of a stack are told, from the innermost.
 pub(crate) const MAX_FRAMES: usize = 64;
 
-impl Suspended<'_> {
-    fn word(&self, address: u64) -> Result<u64, ()> {
-        let offset = usize::try_from(address).ok().and_then(|address| address.checked_sub(self.sp)).ok_or(())?;
-        let bytes = self.bytes.get(offset..).and_then(|rest| rest.first_chunk()).ok_or(())?;
-        Ok(u64::from_ne_bytes(*bytes))
-    }
+/// The word at an address of a stack.
+fn word(stack: &Stopped<'_>, address: u64) -> Result<u64, ()> {
+    let offset = usize::try_from(address).ok().and_then(|address| address.checked_sub(stack.place.sp)).ok_or(())?;
+    let bytes = stack.bytes.get(offset..).and_then(|rest| rest.first_chunk()).ok_or(())?;
+    Ok(u64::from_ne_bytes(*bytes))
 }
 
 /// The frames of a stack.
@@ -47,18 +46,19 @@ impl Unwinder {
     }
 
     /// The frames of `stack`, as far as its bytes and the modules' tables tell.
-    pub(crate) fn frames(&mut self, stack: &Suspended<'_>) -> Frames {
+    pub(crate) fn frames(&mut self, stack: &Stopped<'_>) -> Frames {
         let mut frames = Frames::default();
         let mut registers = registers(stack);
-        let mut address = FrameAddress::from_instruction_pointer(stack.ip as u64);
+        let mut address = FrameAddress::from_instruction_pointer(stack.place.ip as u64);
+        let base = (stack.place.sp as u64).saturating_add(stack.bytes.len() as u64);
         while self.is_code(address.address_for_lookup() as usize) {
             if frames.ips.push(address.address() as usize).is_err() {
                 frames.more = true;
                 break;
             }
-            let next = self.modules.tables.unwind_frame(address, &mut registers, &mut self.cache, &mut |address| stack.word(address));
+            let next = self.modules.tables.unwind_frame(address, &mut registers, &mut self.cache, &mut |address| word(stack, address));
             // A goroutine's first frame takes the base for its caller's stack, which it is not.
-            let on_this_stack = registers.sp() < stack.base as u64;
+            let on_this_stack = registers.sp() < base;
             match next.ok().flatten().filter(|_| on_this_stack).and_then(FrameAddress::from_return_address) {
                 Some(caller) => address = caller,
                 None => break,
@@ -81,16 +81,16 @@ impl Unwinder {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn registers(stack: &Suspended<'_>) -> UnwindRegsNative {
-    UnwindRegsNative::new(stack.ip as u64, stack.sp as u64, stack.fp as u64)
+fn registers(stack: &Stopped<'_>) -> UnwindRegsNative {
+    UnwindRegsNative::new(stack.place.ip as u64, stack.place.sp as u64, stack.place.fp as u64)
 }
 
 /// The link register is not among them: a function that has suspended itself has saved it. Return addresses may be signed, and addresses
 /// of user space have 48 bits.
 #[cfg(target_arch = "aarch64")]
-fn registers(stack: &Suspended<'_>) -> UnwindRegsNative {
+fn registers(stack: &Stopped<'_>) -> UnwindRegsNative {
     let mask = framehop::aarch64::PtrAuthMask(u64::MAX >> 16);
-    UnwindRegsNative::new_with_ptr_auth_mask(mask, 0, stack.sp as u64, stack.fp as u64)
+    UnwindRegsNative::new_with_ptr_auth_mask(mask, 0, stack.place.sp as u64, stack.place.fp as u64)
 }
 
 /// How many modules were ever loaded, and unloaded.
