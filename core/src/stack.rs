@@ -379,3 +379,7 @@ pub(crate) fn stack_pointer() -> usize {
     }
     sp
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/stack.rs"]
+mod models;
