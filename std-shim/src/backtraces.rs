@@ -12,6 +12,8 @@ cfg_if::cfg_if! {
         mod tests;
 
         /// Makes backtraces. It keeps what it finds out, so one for a whole dump is fast; one for each dump knows what is loaded by then.
+        ///
+        /// Not for use on a goroutine's stack, which it may be too large for.
         pub(crate) struct Backtraces {
             unwinder: unwind::Unwinder,
             symbols: symbols::Symbols,

@@ -4,11 +4,12 @@
 use crate::backtraces::Backtraces;
 use crate::runtime::{sched, started};
 use gopark_core::os::{Doing, Mode, Nanos};
-use gopark_core::sched::{Goroutine, State, Wait};
+use gopark_core::sched::{Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Duration;
 
@@ -43,7 +44,34 @@ use std::time::Duration;
 #[doc(alias = "pprof")]
 pub fn dump(out: &mut impl Write) -> io::Result<()> {
     let sched = sched();
-    let mut out = BufWriter::new(out);
+    let (text, pieces) = mpsc::sync_channel(1);
+    thread::scope(move |scope| {
+        // On a thread of its own: reading debug information takes more stack than a goroutine may have, and `out` may park.
+        let thread = thread::Builder::new().name("gopark-dump".into());
+        thread.spawn_scoped(scope, move || write_all(sched, BufWriter::with_capacity(PIECE, Pieces(text))))?;
+        pieces.into_iter().try_for_each(|piece: Vec<u8>| out.write_all(&piece))?;
+        out.flush()
+    })
+}
+
+/// Bytes that go from the thread that makes a dump to the one that writes it at once.
+const PIECE: usize = 64 * 1024;
+
+struct Pieces(SyncSender<Vec<u8>>);
+
+impl Write for Pieces {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.send(text.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Fails if nobody wants to know any more.
+fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut backtraces = Backtraces::new();
     let mut result = Ok(());
     let mut listed = 0;

@@ -15,7 +15,6 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::thread;
 
 /// What is known of addresses already. Many goroutines have few distinct ones.
 #[derive(Default)]
@@ -58,22 +57,11 @@ impl Symbols {
 
     /// All functions, the innermost first.
     pub(super) fn functions(&mut self, frames: &Frames) -> Vec<&Function> {
-        let unknown: Vec<usize> = frames.ips.iter().copied().filter(|ip| !self.resolved.contains_key(ip)).collect();
-        if !unknown.is_empty() {
-            self.resolved.extend(unknown.iter().copied().zip(resolve_all(&unknown)));
+        for ip in &frames.ips {
+            self.resolved.entry(*ip).or_insert_with(|| resolve(*ip));
         }
         frames.ips.iter().flat_map(|ip| &self.resolved[ip]).collect()
     }
-}
-
-/// On a thread of its own: reading debug information takes more stack than a goroutine may have. Without a thread there are no names.
-fn resolve_all(ips: &[usize]) -> Vec<Box<[Function]>> {
-    let resolve_all = || ips.iter().map(|ip| resolve(*ip)).collect();
-    let resolved = thread::scope(|scope| {
-        let thread = thread::Builder::new().name("gopark-symbols".into()).spawn_scoped(scope, resolve_all);
-        thread.ok().and_then(|thread| thread.join().ok())
-    });
-    resolved.unwrap_or_else(|| ips.iter().map(|ip| Box::from([function(*ip, None, None)])).collect())
 }
 
 /// The functions at `ip`, those inlined into others first.
