@@ -250,6 +250,12 @@ pub(crate) fn sched() -> &'static Sched {
     runtime().sched
 }
 
+/// The scheduler beneath, for tests of what is not built on it yet.
+#[doc(hidden)]
+pub fn scheduler() -> &'static Sched {
+    sched()
+}
+
 /// An instant on the scheduler's clock. Far ones count as never.
 pub(crate) fn nanos(instant: Instant) -> Nanos {
     let (epoch, base) = runtime().epoch;
