@@ -7,8 +7,11 @@ use super::unwind::{Frames, MAX_FRAMES, Unwinder};
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use gopark_core::sched::{Place, Stopped};
+use libc::{c_int, c_void};
 use std::arch::asm;
 use std::hint::black_box;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The registers of whoever it is inlined into.
@@ -103,10 +106,15 @@ fn parked(depth: usize) -> Parked {
         Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
     };
     let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else { panic!("it parks") };
-    // SAFETY: the stack is in use from there to its base, and does not change while the coroutine is suspended.
-    let bytes = unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) }.to_vec();
+    let bytes = copy(place, base);
     assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
     Parked { place, bytes, lines }
+}
+
+/// The stack of a suspended coroutine, from where it is to its base.
+fn copy(place: Place, base: usize) -> Vec<u8> {
+    // SAFETY: that much is in use, and does not change while the coroutine is suspended.
+    unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) }.to_vec()
 }
 
 /// The lines of all functions: these here are gopark's as well, and would be left out.
@@ -181,6 +189,50 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
         let frames = unwinder.frames(&parked.stopped());
         assert_eq!(frames, Unwinder::new().frames(&parked.stopped()));
     }
+}
+
+#[test]
+fn a_stack_leads_through_a_library() {
+    static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
+
+    extern "C" fn compare(_: *const c_void, _: *const c_void) -> c_int {
+        // SAFETY: the coroutine below calls this with its own yielder there.
+        unsafe { &*PARK.load(Relaxed) }.suspend(registers());
+        0
+    }
+    let memory = Memory(vec![0; 1 << 14]);
+    let base = memory.base().get();
+    let mut coroutine = Coroutine::with_stack(memory, |park: &Yielder<(), Place>, ()| {
+        PARK.store(ptr::from_ref(park).cast_mut(), Relaxed);
+        let mut two = [2, 1];
+        // SAFETY: so many elements of that size. `compare` does not unwind.
+        unsafe { libc::qsort(two.as_mut_ptr().cast(), 2, size_of::<i32>(), Some(compare)) };
+    });
+    let CoroutineResult::Yield(place) = coroutine.resume(()) else { panic!("it parks") };
+    let parked = Parked { place, bytes: copy(place, base), lines: Vec::new() };
+    assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
+    let text = text(&parked);
+    let [compare, qsort, closure] = ["compare\n", "qsort", "closure"].map(|name| text.find(name).expect(&text));
+    assert!(compare < qsort && qsort < closure, "{text}");
+}
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn libraries_may_come_and_go() {
+    let mut unwinder = Unwinder::new();
+    // SAFETY: a library without initializers that matter, of the same origin as libc.
+    let library = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
+    assert!(!library.is_null(), "libresolv.so.2 belongs to glibc");
+    // SAFETY: the library is open.
+    let ip = unsafe { libc::dlsym(library, c"ns_sprintrr".as_ptr()) } as usize;
+    let stack = Stopped { place: Place { ip, sp: 0x1000, fp: 0 }, bytes: &[0; 64] };
+    assert_eq!(unwinder.frames(&stack).ips[..], [ip]);
+    // SAFETY: nothing of it is in use.
+    unsafe { libc::dlclose(library) };
+    // Its tables are read again for another instruction.
+    let next = Stopped { place: Place { ip: ip + 1, ..stack.place }, ..stack };
+    assert_eq!(unwinder.frames(&next).ips[..], [ip + 1]);
+    assert!(Unwinder::new().frames(&next).ips.is_empty(), "it is not loaded any more");
 }
 
 /// A xorshift generator.
