@@ -126,12 +126,12 @@ fn role(name: &str, file: &str) -> Role {
 }
 
 fn role_by_file(name: &str, file: &str) -> Role {
-    let in_std = |krate: &&str| file.contains(&format!("/library/{krate}/src/"));
+    let in_std = |krate: &str| file.contains(&format!("/library/{krate}/src/"));
     let gopark = file!().strip_suffix("backtraces/symbols.rs").expect("the name of this file");
     let core = gopark_core::FILE.strip_suffix("lib.rs").expect("the name of that file");
     let below = |sources: &str| file.split_once(sources).map(|(_, file)| file);
     match (below(gopark), below(core)) {
-        _ if STD.iter().any(|krate| in_std(&krate)) => Role::Std,
+        _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
         (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
         (Some(_), _) | (_, Some(_)) => Role::Gopark,

@@ -134,15 +134,14 @@ impl Modules {
         else {
             return;
         };
-        let range = |(at, bytes): (usize, &[u8])| at as u64..(at + bytes.len()) as u64;
-        let tables = module.tables();
+        let (header, frames) = module.tables().unzip();
         // "As stated in the module" and "as loaded" are the same here: all references in the tables are relative to themselves.
         let info = ExplicitModuleSectionInfo {
             base_svma: start as u64,
-            eh_frame_hdr_svma: tables.map(|(header, _)| range(header)),
-            eh_frame_hdr: tables.map(|(header, _)| header.1.to_vec()),
-            eh_frame_svma: tables.map(|(_, frames)| range(frames)),
-            eh_frame: tables.map(|(_, frames)| frames.1.to_vec()),
+            eh_frame_hdr_svma: header.map(|header| header.range()),
+            eh_frame_hdr: header.map(|header| header.bytes.to_vec()),
+            eh_frame_svma: frames.map(|frames| frames.range()),
+            eh_frame: frames.map(|frames| frames.bytes.to_vec()),
             ..Default::default()
         };
         self.tables.add_module(Module::new(String::new(), start as u64..end as u64, start as u64, info));
@@ -189,9 +188,9 @@ impl<'a> Segments<'a> {
         Some(unsafe { slice::from_raw_parts(address as *const u8, segment.end - address) })
     }
 
-    /// `.eh_frame_hdr` and `.eh_frame`, each with its address. Nothing says where the second ends; it may be taken for longer than it is, since
+    /// `.eh_frame_hdr` and `.eh_frame`. Nothing says where the second ends; it may be taken for longer than it is, since
     /// the first refers to its entries.
-    fn tables(&self) -> Option<((usize, &'a [u8]), (usize, &'a [u8]))> {
+    fn tables(&self) -> Option<(Table<'a>, Table<'a>)> {
         /// DW_EH_PE_pcrel | DW_EH_PE_sdata4: a signed distance of 32 bits. All linkers write this.
         const RELATIVE: u8 = 0x1b;
         let header = self.headers.iter().find(|header| header.p_type == PT_GNU_EH_FRAME)?;
@@ -199,6 +198,19 @@ impl<'a> Segments<'a> {
         let bytes = self.constants(address)?.get(..header.p_memsz as usize)?;
         let [1, RELATIVE, _, _, a, b, c, d, ..] = *bytes else { return None };
         let frames = (address + 4).wrapping_add_signed(i32::from_ne_bytes([a, b, c, d]) as isize);
-        Some(((address, bytes), (frames, self.constants(frames)?)))
+        Some((Table { address, bytes }, Table { address: frames, bytes: self.constants(frames)? }))
+    }
+}
+
+/// Part of what a module says of how to unwind it.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    address: usize,
+    bytes: &'a [u8],
+}
+
+impl Table<'_> {
+    fn range(&self) -> Range<u64> {
+        self.address as u64..(self.address + self.bytes.len()) as u64
     }
 }
