@@ -67,8 +67,8 @@ impl Symbols {
 /// The functions at `ip`, those inlined into others first.
 fn resolve(ip: usize) -> Box<[Function]> {
     let mut functions = Vec::new();
-    // The address is one of a call that has not returned: it is looked up one byte before.
-    backtrace::resolve(ip as *mut c_void, |symbol| {
+    // It expects a return address, and looks at the byte before.
+    backtrace::resolve(ip.wrapping_add(1) as *mut c_void, |symbol| {
         let name = symbol.name().map(|name| format!("{name:#}"));
         functions.push(function(ip, name.as_deref(), symbol.filename().zip(symbol.lineno())));
     });

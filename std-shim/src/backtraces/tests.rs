@@ -301,18 +301,20 @@ fn what_is_no_stack_has_some_frames_or_none() {
 
 #[test]
 fn a_hundred_thousand_goroutines_are_told_in_two_seconds() {
+    // Without optimization the time says nothing.
+    let stacks = if cfg!(debug_assertions) { 1000 } else { 100_000 };
     let parked = parked(8);
     let mut backtraces = Backtraces::new();
     let mut text = Vec::new();
     let start = Instant::now();
-    for _ in 0..100_000 {
+    for _ in 0..stacks {
         text.clear();
         backtraces.write(&parked.stopped(), &mut text).unwrap();
     }
     let took = start.elapsed();
     let mut unwinder = Unwinder::new();
     let start = Instant::now();
-    for _ in 0..100_000 {
+    for _ in 0..stacks {
         black_box(unwinder.frames(black_box(&parked.stopped())));
     }
     let alone = start.elapsed();
@@ -321,5 +323,5 @@ fn a_hundred_thousand_goroutines_are_told_in_two_seconds() {
         unwinder.frames(&parked.stopped()).ips.len(),
         text.len()
     );
-    assert!(cfg!(debug_assertions) || took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }

@@ -27,7 +27,7 @@ fn word(stack: &Stopped<'_>, address: u64) -> Result<u64, ()> {
 /// The frames of a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frames {
-    /// From the innermost: where the goroutine is, then return addresses.
+    /// Addresses in the instructions that they have come to, from the innermost. All but that are calls.
     pub(crate) ips: Bounded<usize, MAX_FRAMES>,
     /// Whether there are frames further out.
     pub(crate) more: bool,
@@ -51,8 +51,12 @@ impl Unwinder {
         let mut registers = registers(stack);
         let mut address = FrameAddress::from_instruction_pointer(stack.place.ip as u64);
         let base = (stack.place.sp as u64).saturating_add(stack.bytes.len() as u64);
-        while self.is_code(address.address_for_lookup() as usize) {
-            if frames.ips.push(address.address() as usize).is_err() {
+        loop {
+            let ip = address.address_for_lookup() as usize;
+            if !self.is_code(ip) {
+                break;
+            }
+            if frames.ips.push(ip).is_err() {
                 frames.more = true;
                 break;
             }
