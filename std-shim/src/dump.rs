@@ -20,6 +20,9 @@ use std::time::Duration;
 /// that runs on another thread without its calls. It works while goroutines keep all threads; so does [`Builder::dump_on`](crate::Builder::dump_on),
 /// which does the same when a signal comes.
 ///
+/// Calls are shown with the feature `backtrace`, a default one, on x86-64 and aarch64: as names if the program has symbols, and with inlined functions,
+/// files and lines if it has debug information (`debug = "line-tables-only"` in the profile is enough). How gopark itself parks is left out.
+///
 /// Goroutines that have not started yet on a thread that another keeps busy are only counted. How long a goroutine waits is known to a
 /// millisecond, and not at all without [`sysmon`](crate::Builder::sysmon).
 ///
