@@ -11,7 +11,6 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
-use std::time::Duration;
 
 /// Writes what every goroutine does: number, name, state, what it waits for and since when, where it was spawned, and the calls that led it
 /// there.
@@ -156,7 +155,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.max(0) / 1_000_000_000;
         match seconds {
-            0 => write!(f, "{:?}", Duration::from_millis(self.0.max(0) as u64 / 1_000_000)),
+            0 => write!(f, "{}ms", self.0.max(0) / 1_000_000),
             1..=99 => write!(f, "{seconds}s"),
             100..=5999 => write!(f, "{} minutes", seconds / 60),
             _ => write!(f, "{} hours", seconds / 3600),

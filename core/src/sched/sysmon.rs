@@ -132,6 +132,8 @@ impl Sched {
     /// first, and its word is seen here, or it finds that not all are idle.
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
+            // Nobody has kept the time.
+            self.lately.set(self.os.now());
             self.sysmon.sleep.swap(UP, Ordering::AcqRel);
             self.os.futex_wake(ptr::from_ref(&self.sysmon.sleep).cast());
         }
