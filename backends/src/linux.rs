@@ -109,6 +109,10 @@ unsafe impl Os for Linux {
         self.guards.install(start, len)
     }
 
+    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
+        memory::resident(start, len)
+    }
+
     unsafe fn close(&self, fd: i32) {
         io::close(fd);
     }

@@ -13,7 +13,7 @@ use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::fmt::Write;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
 pub struct Pool {
@@ -112,7 +112,7 @@ impl Pool {
             (state.idle > 0, short.then_some(state.threads))
         };
         if wake {
-            sched.os().futex_wake(ptr::from_ref(&self.pushed).cast());
+            sched.wake_one(&self.pushed);
         }
         let Some(number) = started else { return Ok(()) };
         let start = Box::into_raw(Box::new((self, sched)));
@@ -122,7 +122,9 @@ impl Pool {
             // SAFETY: no thread has it.
             drop(unsafe { Box::from_raw(start) });
             self.state.lock().threads -= 1;
-        })
+        })?;
+        sched.pool_grew();
+        Ok(())
     }
 
     /// Takes a job out of the queue that no thread will run. False if one has it, or will.

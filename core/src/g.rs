@@ -16,8 +16,9 @@
 #![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
 
 use crate::fiber::Fiber;
+use crate::os::Nanos;
 use crate::stack::{Slot, Stack};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -72,6 +73,8 @@ pub struct G {
     home: AtomicU32,
     slot: AtomicU32,
     status: AtomicU8,
+    /// Since when it is in a queue, if that is measured, or 0. Belongs to the holder of the `GRef`.
+    queued_at: AtomicI64,
     site: &'static Location<'static>,
     id: u64,
 }
@@ -91,6 +94,7 @@ impl G {
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
             status: AtomicU8::new(Status::Runnable as u8),
+            queued_at: AtomicI64::new(0),
             site,
             id,
         }
@@ -118,6 +122,15 @@ impl G {
 
     pub(crate) fn set_status(&self, status: Status) {
         self.status.store(status as u8, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn queued_at(&self) -> Nanos {
+        self.queued_at.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_queued_at(&self, now: Nanos) {
+        self.queued_at.store(now, Ordering::Relaxed);
     }
 
     /// The M it runs on, as its last `resume` named it.

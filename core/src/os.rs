@@ -11,6 +11,7 @@
 //! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
 //! | `reserve`, `guard` | `mmap`, `madvise` | goroutine stacks |
+//! | `resident` | `mincore` | how much memory they use; may be missing |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
 
@@ -126,6 +127,11 @@ pub unsafe trait Os: Sync {
     ///
     /// The bytes lie in a reservation, and nobody uses them.
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
+
+    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them. `None` if the system does not say.
+    fn resident(&self, _start: NonNull<u8>, _len: usize) -> Option<usize> {
+        None
+    }
 
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
     ///

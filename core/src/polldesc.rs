@@ -74,9 +74,9 @@ impl Poller {
         })
     }
 
-    /// Collects events, and those whom they wake.
+    /// Collects events: those whom they wake, and how many events there were.
     #[inline]
-    pub(crate) fn poll(&self, delay: Delay) -> WaiterList {
+    pub(crate) fn poll(&self, delay: Delay) -> (WaiterList, usize) {
         let mut events = Events::new();
         self.backend.poll(delay, &mut events);
         // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
@@ -85,7 +85,7 @@ impl Poller {
         let mut woken = WaiterList::new();
         // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
         unsafe { deliver(&events, &mut woken) };
-        woken
+        (woken, events.len())
     }
 }
 

@@ -73,7 +73,11 @@ impl Global {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len.load(Ordering::Relaxed) == 0
+        self.len() == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn push(&self, g: GRef) {
@@ -156,6 +160,13 @@ impl Ring {
                 return head == tail && next.is_null();
             }
         }
+    }
+
+    /// How many there are, the one in front included, as far as a bystander can tell.
+    pub(crate) fn len(&self) -> usize {
+        let head = self.head.load(Ordering::Acquire);
+        let queued = self.tail.load(Ordering::Acquire).wrapping_sub(head).min(CAPACITY);
+        queued as usize + usize::from(!self.next.load(Ordering::Relaxed).is_null())
     }
 
     /// Appends a goroutine; hands it back when the ring is full. Owner only.

@@ -31,7 +31,9 @@
 mod find;
 mod handoff;
 mod idle;
+mod metrics;
 mod park;
+mod schedtrace;
 mod start;
 mod sysmon;
 mod wake;
@@ -41,6 +43,9 @@ mod wake;
 mod models;
 #[cfg(all(test, loom))]
 pub(crate) use start::Start;
+
+pub use schedtrace::SchedTrace;
+pub use sysmon::Report;
 
 use crate::g::{G, GRef};
 use crate::m::{M, Visit};
@@ -55,6 +60,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use handoff::Exchange;
 use idle::Idlers;
+use metrics::Tallies;
 use sysmon::Sysmon;
 
 /// What a scheduler is made of.
@@ -72,6 +78,26 @@ pub struct Config {
     pub max_threads: usize,
     /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
     pub sysmon: bool,
+    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
+    pub schedtrace: Option<Nanos>,
+    /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
+    pub report: fn(&'static Sched, Report<'_>),
+}
+
+impl Config {
+    /// For `procs` Ps: a poller each, stacks of 256 KiB, 256 threads more than Ps, with sysmon, which keeps to itself what it sees.
+    pub fn new(procs: usize) -> Self {
+        Config {
+            procs,
+            pollers: procs,
+            stack_size: 256 * 1024,
+            migrate: false,
+            max_threads: (procs + 256).min(MAX_THREADS),
+            sysmon: true,
+            schedtrace: None,
+            report: |_, _| (),
+        }
+    }
 }
 
 /// What a scheduler could not get from the system.
@@ -129,6 +155,7 @@ pub struct Sched {
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
+    tallies: Tallies,
 }
 
 /// A poller, and whether an M sleeps in it.
@@ -192,6 +219,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
+            tallies: Tallies::default(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
         let started = unsafe { &*sched }.start_threads();
@@ -338,6 +366,7 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
+        self.count_spawn(&g);
         match self.here() {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
@@ -350,6 +379,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
+        self.count_spawn(&g);
         match self.here() {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.

@@ -176,6 +176,13 @@ impl Arena {
         Stack { base: self.top(slot), limit: bottom }
     }
 
+    /// Bytes of memory behind all stacks. `None` if the system does not say.
+    pub(crate) fn resident(&self) -> Option<u64> {
+        let slots = self.frontier.load(Ordering::Relaxed) as usize;
+        let base = NonNull::new(core::ptr::without_provenance_mut(self.base)).expect("a reservation is not at address zero");
+        self.os.resident(base, slots << self.shift).map(|bytes| bytes as u64)
+    }
+
     /// Makes sure that `n` more goroutines will find a slot when they start.
     pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
         let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;

@@ -41,12 +41,15 @@
 
 mod error;
 mod goroutine;
+mod metrics;
 pub mod net;
 mod overflow;
 mod runtime;
 
+pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
+pub use metrics::metrics;
 pub use runtime::{Builder, max_procs, run};
 
 /// The README's program compiles.

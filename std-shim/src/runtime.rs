@@ -1,7 +1,7 @@
 //! The one runtime of a process: its settings, its start, and its clock.
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
-use crate::overflow;
+use crate::{metrics, overflow};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -85,7 +85,8 @@ impl Builder {
         self
     }
 
-    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself.
+    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself, and there
+    /// is nobody to print the lines of `GOPARK_SCHEDTRACE` (see [`metrics`](crate::metrics())): setting both is an error.
     pub fn sysmon(mut self, on: bool) -> Self {
         self.no_sysmon = !on;
         self
@@ -155,7 +156,9 @@ impl Builder {
             return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
         }
         let stack_size = stack_size.next_power_of_two();
-        Ok(Config { procs, pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon })
+        let (sysmon, report) = (!self.no_sysmon, metrics::print as _);
+        let schedtrace = metrics::schedtrace(sysmon)?;
+        Ok(Config { procs, pollers, stack_size, migrate: self.migrate, max_threads, sysmon, schedtrace, report })
     }
 }
 

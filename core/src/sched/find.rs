@@ -63,7 +63,9 @@ impl Sched {
             if !self.config.migrate {
                 g.set_home(here.m.index);
             }
+            here.m.counts.started.bump();
         }
+        self.count_run(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
             here.m.lease.leave();
@@ -76,7 +78,10 @@ impl Sched {
                 Resumed::Parked(parked, park) => {
                     // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
                     match unsafe { park::commit(park, Waiter::G(parked)) } {
-                        Ok(()) => return,
+                        Ok(()) => {
+                            here.m.counts.parked.bump();
+                            return;
+                        }
                         // The news came first: go on at once, in the same time slice.
                         Err(Waiter::G(back)) => g = back,
                         Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
@@ -87,6 +92,7 @@ impl Sched {
                         // It would have gone on for ever: whoever has news from the system comes first.
                         self.poll(here, Delay::None);
                     }
+                    self.count_yield(&g, here.m);
                     return self.push_yielded(here, g);
                 }
                 Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
@@ -150,6 +156,7 @@ impl Sched {
                 true => ring.pop().or_else(|| home.queue.pop_front()),
                 false => home.queue.pop_front().or_else(|| ring.pop()),
             };
+            here.m.counts.queued.set(home.queue.len() as u64);
             g.or_else(|| home.next.take()).or_else(|| ring.take_next())
         })
     }
@@ -176,6 +183,7 @@ impl Sched {
             let start = here.p.random() as usize;
             for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
+                    here.m.counts.steals.bump();
                     return Some(g);
                 }
             }
@@ -203,7 +211,8 @@ impl Sched {
             return false;
         }
         here.p.polls.bump();
-        let woken = poller.poll(delay);
+        let (woken, events) = poller.poll(delay);
+        here.p.events.add(events as u64);
         let any = !woken.is_empty();
         self.ready_all(woken, Some(here));
         any

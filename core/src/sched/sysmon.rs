@@ -11,6 +11,7 @@
 //! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
 //! delay behind a goroutine that blocks its thread.
 
+use super::schedtrace::{SchedTrace, Schedule};
 use super::{Sched, SharedPoller};
 use crate::m::M;
 use crate::os::{Delay, Doing, Nanos};
@@ -18,7 +19,7 @@ use crate::p::P;
 use crate::sync::{AtomicU32, Ordering};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
-use core::ptr;
+use core::fmt;
 
 /// How long a goroutine may run while others wait; Go's number.
 const SLICE: Nanos = 10_000_000;
@@ -41,6 +42,22 @@ const QUIET_LOOKS: u32 = 20;
 
 const UP: u32 = 0;
 const ASLEEP: u32 = 1;
+
+/// What sysmon tells its embedder, on its own thread. Each is worth a line; its `Display` is that line.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Report<'a> {
+    /// What the scheduler is doing: told every `Config::schedtrace`.
+    Trace(&'a SchedTrace),
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Report::Trace(trace) => trace.fmt(f),
+        }
+    }
+}
 
 /// Whether sysmon sleeps until an M wakes.
 pub(super) struct Sysmon(AtomicU32);
@@ -67,7 +84,7 @@ impl Sched {
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.0.load(Ordering::Acquire) == ASLEEP {
             self.sysmon.0.swap(UP, Ordering::AcqRel);
-            self.os.futex_wake(ptr::from_ref(&self.sysmon.0).cast());
+            self.wake_one(&self.sysmon.0);
         }
     }
 
@@ -85,9 +102,11 @@ impl Sched {
         let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, cpu: 0, polls: 0, polled: now }).collect();
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
+        let mut trace = Schedule::new(self.config.schedtrace, now);
         loop {
             self.os.futex_wait(&never, 0, Some(delay));
             let now = self.os.now();
+            self.trace_if_due(&mut trace, now);
             let mut deed = false;
             for (p, sight) in self.ps.iter().zip(&mut sights) {
                 deed |= self.look_at(p, sight, now);
@@ -98,7 +117,7 @@ impl Sched {
                 false => ((2 * delay).min(LONGEST_DELAY), idle_looks),
             };
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
-            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY {
+            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY && self.config.schedtrace.is_none() {
                 self.sysmon_sleeps();
                 quiet_looks = 0;
             }
@@ -167,7 +186,8 @@ impl Sched {
         if !shared.is_left_alone() {
             return false;
         }
-        let woken = shared.poller.poll(Delay::None);
+        let (woken, events) = shared.poller.poll(Delay::None);
+        self.count_poll(events);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any

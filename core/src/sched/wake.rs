@@ -3,7 +3,7 @@
 use super::Sched;
 use crate::g::{GRef, Status};
 use crate::m::{Asleep, Here, M};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
 use core::ptr;
@@ -38,11 +38,15 @@ impl Sched {
 
     fn place(&'static self, waiter: Waiter, here: Option<&Here>, place: Place) {
         let g = match waiter {
-            Waiter::Thread(thread) => return thread.wake(self.os),
+            Waiter::Thread(thread) => {
+                self.count_wake();
+                return thread.wake(self.os);
+            }
             Waiter::G(g) => g,
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
+        self.count_ready(&g, here);
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => here.home(|home| match place {
                 Place::Tail => home.queue.push_back(g),
@@ -100,10 +104,19 @@ impl Sched {
     /// Ends an M's sleep.
     fn rouse(&self, m: &M, asleep: Asleep) {
         match asleep {
-            Asleep::Futex | Asleep::WithoutP => self.os.futex_wake(ptr::from_ref(m.wake.futex()).cast()),
+            Asleep::Futex | Asleep::WithoutP => self.wake_one(m.wake.futex()),
             // An M that is no longer there may hold another P, or none.
-            Asleep::Poller => m.p().into_iter().for_each(|p| self.pollers[self.ps[p].poller].poller.backend.wake()),
+            Asleep::Poller => m.p().into_iter().for_each(|p| {
+                self.count_wake();
+                self.pollers[self.ps[p].poller].poller.backend.wake();
+            }),
         }
+    }
+
+    /// Ends the sleep of one thread on `word`.
+    pub(crate) fn wake_one(&self, word: &AtomicU32) {
+        self.count_wake();
+        self.os.futex_wake(ptr::from_ref(word).cast());
     }
 
     /// After a goroutine that may run anywhere was queued: wakes one sleeping M to look for it, unless one is looking.
