@@ -26,6 +26,9 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 /// What a goroutine hands to its M when it stops running: `None` to yield, or its park request, which the scheduler defines.
 pub(crate) type Request = Option<NonNull<()>>;
 
+/// Of so many turns, the wait for one is measured; Go's number.
+const TURNS_PER_MEASURE: u64 = 8;
+
 /// No M, no slot.
 const NONE: u32 = u32::MAX;
 
@@ -73,8 +76,8 @@ pub struct G {
     home: AtomicU32,
     slot: AtomicU32,
     status: AtomicU8,
-    /// Since when it is in a queue, if that is measured, or 0. Belongs to the holder of the `GRef`.
-    queued_at: AtomicI64,
+    /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
+    turn: AtomicI64,
     site: &'static Location<'static>,
     id: u64,
 }
@@ -94,7 +97,7 @@ impl G {
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
             status: AtomicU8::new(Status::Runnable as u8),
-            queued_at: AtomicI64::new(0),
+            turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
             site,
             id,
         }
@@ -124,13 +127,28 @@ impl G {
         self.status.store(status as u8, Ordering::Relaxed);
     }
 
+    /// Whether to look at the clock for [`waits_since`](Self::waits_since), now that the goroutine is about to be queued.
     #[inline]
-    pub(crate) fn queued_at(&self) -> Nanos {
-        self.queued_at.load(Ordering::Relaxed)
+    pub(crate) fn is_measured(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) == 0
     }
 
-    pub(crate) fn set_queued_at(&self, now: Nanos) {
-        self.queued_at.store(now, Ordering::Relaxed);
+    pub(crate) fn waits_since(&self, now: Nanos) {
+        self.turn.store(now, Ordering::Relaxed);
+    }
+
+    /// Its turn has come. Since when it has waited for that, if that was measured.
+    #[inline]
+    pub(crate) fn begin_turn(&self) -> Option<Nanos> {
+        let next = self.turn.load(Ordering::Relaxed) + 1;
+        self.turn.store(next, Ordering::Relaxed);
+        (next > 0).then(|| self.end_measure(next - 1))
+    }
+
+    #[cold]
+    fn end_measure(&self, since: Nanos) -> Nanos {
+        self.turn.store(1 - TURNS_PER_MEASURE as i64, Ordering::Relaxed);
+        since
     }
 
     /// The M it runs on, as its last `resume` named it.

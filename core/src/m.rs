@@ -56,12 +56,11 @@ pub(crate) struct Counts {
     pub(crate) poll_resumes: Count,
     /// Steps of goroutines from one state to another: see `sched/metrics`.
     pub(crate) started: Count,
-    pub(crate) resumed: Count,
     pub(crate) parked: Count,
     pub(crate) yielded: Count,
     pub(crate) readied: Count,
     pub(crate) steals: Count,
-    /// The length of the home queue when a goroutine was last taken.
+    /// The length of the home queue a few turns ago.
     pub(crate) queued: Count,
 }
 
@@ -104,7 +103,6 @@ impl M {
                 poll_waits: Count::new(),
                 poll_resumes: Count::new(),
                 started: Count::new(),
-                resumed: Count::new(),
                 parked: Count::new(),
                 yielded: Count::new(),
                 readied: Count::new(),
@@ -215,6 +213,11 @@ impl Here {
     pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
         // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
         f(unsafe { &mut *self.m.home.get() })
+    }
+
+    /// Lets others see how long the M's own queue is.
+    pub(crate) fn publish_queue(&self) {
+        self.m.counts.queued.set(self.home(|home| home.queue.len()) as u64);
     }
 }
 

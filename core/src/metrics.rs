@@ -8,6 +8,7 @@ use crate::p::Count;
 use crate::sync::Once;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 /// Figures of one runtime. Those that count what happened never go down, and begin at zero when it starts.
@@ -52,7 +53,7 @@ pub struct Metrics {
     /// Threads started for work that blocks its thread.
     pub pool_threads: u64,
 
-    /// Turns: how often a goroutine began to run or went on.
+    /// Turns of goroutines that have come to an end: those that parked, yielded or returned.
     pub runs: u64,
     /// Turns that ended because the goroutine had to wait.
     pub parks: u64,
@@ -76,8 +77,8 @@ pub struct Metrics {
 
     /// Length of the queue that all procs share.
     pub global_queue: u64,
-    /// Lengths of the procs' own queues, with those of their threads. What a thread has queued since it last looked for a goroutine to
-    /// run, and what others have sent it since, is only in `goroutines_runnable`.
+    /// Lengths of the procs' own queues, with those of their threads. The latter are up to eight turns old, and without what other threads have
+    /// sent meanwhile: `goroutines_runnable` has all.
     pub local_queues: Vec<u64>,
 
     /// How long goroutines that could run waited for their turn: one turn in eight is measured, as in Go.
@@ -90,7 +91,7 @@ pub struct Metrics {
 }
 
 /// How often something took how long.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Histogram {
     /// From short to long, without gaps: Go's, four between each power of two and the next.
@@ -113,6 +114,16 @@ impl Histogram {
     /// How many were measured.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.count).sum()
+    }
+}
+
+/// Only the buckets with something in them.
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Histogram { buckets, sum } = self;
+        let some = buckets.iter().filter(|bucket| bucket.count > 0);
+        f.debug_map().entries(some.map(|bucket| (bucket.below, bucket.count))).finish()?;
+        write!(f, " in all {sum:?}")
     }
 }
 
@@ -176,14 +187,6 @@ impl Latencies {
     }
 }
 
-/// Whether the `n`th of something is measured: one in eight. A multiple of an irrational number decides, so that nothing that comes
-/// round every few times is always met, or never: of any `k`th ones, too, it is one in eight.
-#[inline]
-pub(crate) fn is_sampled(n: u64) -> bool {
-    const GOLDEN: u32 = 0x9E37_79B9;
-    (n as u32).wrapping_mul(GOLDEN) <= u32::MAX / 8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,15 +226,5 @@ mod tests {
         let sum = Latencies::sum(all.iter());
         assert_eq!((sum.count(), sum.sum), (7, Duration::from_nanos(2290)));
         assert_eq!([0, 1, 11].map(|bucket| sum.buckets[bucket].count), [2, 3, 2]);
-    }
-
-    #[test]
-    fn one_in_eight_is_sampled_of_whatever_comes_round() {
-        for every in 1..=64u64 {
-            for first in 0..every {
-                let sampled = (0..8000).filter(|i| is_sampled(first + i * every)).count();
-                assert!((980..=1020).contains(&sampled), "{sampled} of 8000, each {every} from the last");
-            }
-        }
     }
 }

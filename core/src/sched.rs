@@ -219,7 +219,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
-            tallies: Tallies::default(),
+            tallies: Tallies::new(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
         let started = unsafe { &*sched }.start_threads();
@@ -366,7 +366,7 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
-        self.count_spawn(&g);
+        self.measure(&g);
         match self.here() {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
@@ -379,7 +379,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
-        self.count_spawn(&g);
+        self.measure(&g);
         match self.here() {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.

@@ -65,7 +65,7 @@ impl Sched {
             }
             here.m.counts.started.bump();
         }
-        self.count_run(&g, here.m);
+        self.begin_turn(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
             here.m.lease.leave();
@@ -119,6 +119,7 @@ impl Sched {
             }
             if tick % TIMER_TICK == 0 {
                 self.run_timers(here);
+                here.publish_queue();
             }
             if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
                 return g;
@@ -156,7 +157,6 @@ impl Sched {
                 true => ring.pop().or_else(|| home.queue.pop_front()),
                 false => home.queue.pop_front().or_else(|| ring.pop()),
             };
-            here.m.counts.queued.set(home.queue.len() as u64);
             g.or_else(|| home.next.take()).or_else(|| ring.take_next())
         })
     }
@@ -211,8 +211,7 @@ impl Sched {
             return false;
         }
         here.p.polls.bump();
-        let (woken, events) = poller.poll(delay);
-        here.p.events.add(events as u64);
+        let woken = poller.poll(delay, &here.p.events);
         let any = !woken.is_empty();
         self.ready_all(woken, Some(here));
         any
@@ -259,6 +258,7 @@ impl Sched {
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
         let shared = &self.pollers[here.p.poller];
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
+        here.publish_queue();
         self.idlers.park();
         let mut spin = false;
         if here.m.wake.prepare(asleep) {

@@ -201,7 +201,7 @@ impl Sched {
         let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.start_m().ok()) else { return false };
         if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
             self.grant(p, next);
-            self.count_handoff();
+            self.tallies.handoffs.bump();
             return true;
         }
         // The M was back. What happened while the other was in no list, it looks for now.

@@ -3,104 +3,84 @@
 //! | a goroutine | is counted by |
 //! |---|---|
 //! | spawned → not started | `spawned` |
-//! | not started → running | `started`, `resumed` |
+//! | not started → running | `started` |
 //! | running → waiting | `parked` |
 //! | running → runnable | `yielded` |
 //! | waiting → runnable | `readied` |
-//! | runnable → running | `resumed` |
 //! | running → gone | `finished` |
 //!
-//! So how many are in a state is what led into it less what led out of it, and no list of goroutines is needed.
+//! So how many are in a state is what led into it less what led out of it, and no list of goroutines is needed. Those that run are the Ms on
+//! which a goroutine's code runs, and the rest are runnable.
 
 use super::Sched;
 use crate::g::G;
 use crate::m::{Counts, Here, M};
-use crate::metrics::{Latencies, Metrics, is_sampled};
+use crate::metrics::{Latencies, Metrics};
 use crate::p::{Count, P};
 use crate::sync::{Ordering, Tally};
 
-/// What is counted off the threads of Ms, or together.
-#[derive(Default)]
+/// What is not counted on the threads of Ms, or by several of them together.
 pub(super) struct Tallies {
     readied: Tally,
     wakes: Tally,
-    handoffs: Tally,
-    polls: Tally,
-    events: Tally,
     pool_threads: Tally,
+    /// By sysmon alone, as what follows.
+    pub(super) handoffs: Count,
+    pub(super) polls: Count,
+    pub(super) events: Count,
 }
 
-fn one_more(tally: &Tally) -> u64 {
-    tally.fetch_add(1, Ordering::Relaxed) + 1
+impl Tallies {
+    pub(super) fn new() -> Self {
+        let [readied, wakes, pool_threads] = [0; 3].map(Tally::new);
+        Tallies { readied, wakes, pool_threads, handoffs: Count::new(), polls: Count::new(), events: Count::new() }
+    }
 }
 
 impl Sched {
     /// A goroutine that waited can run.
     #[inline]
-    pub(super) fn count_ready(&self, g: &G, here: Option<&Here>) {
-        let readied = match here {
-            Some(here) => here.m.counts.readied.bump(),
-            None => one_more(&self.tallies.readied),
-        };
-        self.queued(g, readied);
-    }
-
-    /// A goroutine that has not run can. Their numbers are given in turn, and so serve as a count.
-    #[inline]
-    pub(super) fn count_spawn(&self, g: &G) {
-        self.queued(g, g.id());
+    pub(super) fn count_ready(&self, here: Option<&Here>) {
+        match here {
+            Some(here) => _ = here.m.counts.readied.bump(),
+            None => _ = self.tallies.readied.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// A goroutine let go of its thread, but can go on.
     pub(super) fn count_yield(&self, g: &G, m: &M) {
-        self.queued(g, m.counts.yielded.bump());
+        m.counts.yielded.bump();
+        self.measure(g);
     }
 
-    /// Notes the time for every eighth goroutine that is about to be queued.
+    /// A goroutine is about to be queued.
     #[inline]
-    fn queued(&self, g: &G, n: u64) {
-        if is_sampled(n) {
+    pub(super) fn measure(&self, g: &G) {
+        if g.is_measured() {
             self.note_time(g);
         }
     }
 
     #[cold]
     fn note_time(&self, g: &G) {
-        g.set_queued_at(self.os.now());
+        g.waits_since(self.os.now());
     }
 
     /// A goroutine is about to have a turn.
     #[inline]
-    pub(super) fn count_run(&self, g: &G, m: &M) {
-        m.counts.resumed.bump();
-        if g.queued_at() != 0 {
-            self.record_latency(g, m);
+    pub(super) fn begin_turn(&self, g: &G, m: &M) {
+        if let Some(since) = g.begin_turn() {
+            m.latencies.record(self.os.now() - since);
         }
     }
 
-    #[cold]
-    fn record_latency(&self, g: &G, m: &M) {
-        m.latencies.record(self.os.now() - g.queued_at());
-        g.set_queued_at(0);
-    }
-
     pub(super) fn count_wake(&self) {
-        one_more(&self.tallies.wakes);
-    }
-
-    pub(super) fn count_handoff(&self) {
-        one_more(&self.tallies.handoffs);
-    }
-
-    /// sysmon has asked a poller.
-    pub(super) fn count_poll(&self, events: usize) {
-        one_more(&self.tallies.polls);
-        self.tallies.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.tallies.wakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A pool has one thread more.
     pub(crate) fn pool_grew(&self) {
-        one_more(&self.tallies.pool_threads);
+        self.tallies.pool_threads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many goroutines wait in the queues of a P and of the M that holds it.
@@ -119,13 +99,12 @@ impl Sched {
         let readied = by_m(|counts| &counts.readied) + tally(&self.tallies.readied);
         let parks = by_m(|counts| &counts.parked);
         let started = by_m(|counts| &counts.started);
-        let runs = by_m(|counts| &counts.resumed);
         let created = by_m(|counts| &counts.spawned) + self.outside.spawned.load(Ordering::Relaxed);
         let (idle, spinning) = self.idlers.count();
         let threads = self.ms().count() as u64;
         let goroutines = created.saturating_sub(finished);
         let not_started = created.saturating_sub(started);
-        let running = runs.saturating_sub(parks + yields + finished).min(threads);
+        let running = self.ms().filter(|m| m.lease.is_outside()).count() as u64;
         let waiting = parks.saturating_sub(readied);
         Metrics {
             goroutines,
@@ -141,13 +120,13 @@ impl Sched {
             threads_without_proc: threads - self.config.procs as u64,
             threads_spinning: spinning as u64,
             pool_threads: tally(&self.tallies.pool_threads),
-            runs,
+            runs: finished + yields + parks,
             parks,
             yields,
             steals: by_m(|counts| &counts.steals),
-            handoffs: tally(&self.tallies.handoffs),
-            polls: by_p(|p| &p.polls) + tally(&self.tallies.polls),
-            events: by_p(|p| &p.events) + tally(&self.tallies.events),
+            handoffs: self.tallies.handoffs.get(),
+            polls: by_p(|p| &p.polls) + self.tallies.polls.get(),
+            events: by_p(|p| &p.events) + self.tallies.events.get(),
             wakes: tally(&self.tallies.wakes),
             timers_armed: self.ps.iter().map(|p| p.timers.armed() as u64).sum(),
             timers_fired: self.ps.iter().map(|p| p.timers.fired()).sum(),

@@ -186,8 +186,8 @@ impl Sched {
         if !shared.is_left_alone() {
             return false;
         }
-        let (woken, events) = shared.poller.poll(Delay::None);
-        self.count_poll(events);
+        self.tallies.polls.bump();
+        let woken = shared.poller.poll(Delay::None, &self.tallies.events);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any

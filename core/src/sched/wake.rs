@@ -46,23 +46,28 @@ impl Sched {
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
-        self.count_ready(&g, here);
+        self.measure(&g);
         match (g.home(), here) {
-            (Some(home), Some(here)) if home == here.m.index => here.home(|home| match place {
-                Place::Tail => home.queue.push_back(g),
-                Place::Next => {
-                    if let Some(before) = home.next.replace(g) {
-                        home.queue.push_back(before);
+            (Some(home), Some(here)) if home == here.m.index => {
+                here.m.counts.readied.bump();
+                here.home(|home| match place {
+                    Place::Tail => home.queue.push_back(g),
+                    Place::Next => {
+                        if let Some(before) = home.next.replace(g) {
+                            home.queue.push_back(before);
+                        }
                     }
-                }
-            }),
-            (Some(home), _) => {
+                });
+            }
+            (Some(home), here) => {
+                self.count_ready(here);
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);
                 }
             }
             (None, Some(here)) => {
+                self.count_ready(Some(here));
                 let tail = match place {
                     Place::Tail => Some(g),
                     Place::Next => here.p.ring.swap_next(g),
@@ -73,6 +78,7 @@ impl Sched {
                 self.recruit();
             }
             (None, None) => {
+                self.count_ready(None);
                 self.global.push(g);
                 self.recruit();
             }
