@@ -291,3 +291,27 @@ pub(crate) mod idle {
         GRef(NonNull::from(Box::leak(Box::new(G::new(&IDLE, id, Location::caller())))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_eight_turns_of_a_goroutine_one_is_measured_beginning_with_another_for_each() {
+        for id in 0..16 {
+            let g = idle::goroutine(id);
+            let mut measured = alloc::vec::Vec::new();
+            for turn in 0..24 {
+                if g.is_measured() {
+                    g.waits_since(1000 + turn);
+                }
+                if let Some(since) = g.begin_turn() {
+                    assert_eq!(since, 1000 + turn);
+                    measured.push(turn);
+                }
+            }
+            let first = id as Nanos % 8;
+            assert_eq!(measured, [first, first + 8, first + 16]);
+        }
+    }
+}

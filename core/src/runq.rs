@@ -345,6 +345,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bystander_sees_how_long_a_ring_is() {
+        let ring = Ring::new();
+        assert_eq!(ring.len(), 0);
+        fill(&ring, 0..200);
+        assert!(ring.swap_next(goroutine(200)).is_none());
+        assert_eq!(ring.len(), 201);
+        assert_eq!(ids(|| ring.pop()).len(), 200);
+        assert_eq!(ring.len(), 1);
+        fill(&ring, 0..200);
+        assert_eq!(ring.len(), 201, "its ends have passed the end of the slots");
+    }
+
+    #[test]
     fn a_full_ring_gives_its_older_half_to_the_global_queue() {
         let (ring, global) = (Ring::new(), Global::new());
         fill(&ring, 0..256);

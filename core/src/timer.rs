@@ -407,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_armed_and_what_has_fired_is_counted() {
+        let (heap, all) = timers(100);
+        all.iter().zip(1..).for_each(|(log, when)| _ = arm(log, heap, when, 0));
+        assert_eq!((heap.armed(), heap.fired()), (100, 0));
+        all[90..].iter().for_each(|log| log.timer.stop());
+        assert_eq!((heap.armed(), heap.fired()), (90, 0));
+        arm(all[0], heap, 200, 1);
+        run(heap, 50);
+        assert_eq!((heap.armed(), heap.fired()), (41, 49));
+        run(heap, 200);
+        assert_eq!((heap.armed(), heap.fired()), (0, 90));
+    }
+
+    #[test]
     fn moving_a_timer_later_leaves_the_heap_alone_until_the_old_key() {
         let (heap, all) = timers(1);
         assert!(arm(all[0], heap, 10, 1));

@@ -50,7 +50,7 @@ pub fn respond(stream: TcpStream) -> io::Result<()> {
 }
 
 /// The figures in Prometheus's text format.
-pub fn render(m: &Metrics) -> String {
+fn render(m: &Metrics) -> String {
     let mut page = Page(String::new());
     page.family("goroutines", "gauge", "Goroutines that exist, by state.");
     page.sample("goroutines{state=\"not_started\"}", m.goroutines_not_started);

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The example's own code, called in place of its `main`.
-#[allow(dead_code, reason = "the test is the main program")]
+#[allow(dead_code, unreachable_pub, reason = "the test is the main program")]
 #[path = "../../std-shim/examples/metrics.rs"]
 mod example;
 
@@ -155,10 +155,11 @@ fn every_event_of_a_connection_is_counted() {
             }
         });
         until("the server waits", || metrics().poll_waiters == 1);
-        // A thread that blocks in its own calls, so that each byte finds the server parked.
+        // An ordinary thread, whose own waits no poller sees. It finds the server waiting each time, or about to.
         let client = thread::spawn(move || {
             let mut stream = std::net::TcpStream::connect(addr).unwrap();
             for _ in 0..50 {
+                until_on_thread("the server waits", || metrics().poll_waiters == 1);
                 stream.write_all(b"x").unwrap();
                 stream.read_exact(&mut [0]).unwrap();
             }
@@ -166,8 +167,7 @@ fn every_event_of_a_connection_is_counted() {
         join(server);
         until("the client has ended", || client.is_finished());
         let after = metrics();
-        assert!(after.events - before.events >= 50, "{after:?}");
-        assert!(after.polls - before.polls >= 50 / 2, "{after:?}");
+        assert!(after.events - before.events >= 50 && after.polls - before.polls >= 50, "{after:?}");
         assert_eq!(after.poll_waiters, 0);
     });
 }
@@ -241,8 +241,8 @@ fn queues_have_a_length() {
         let local: Vec<_> = (0..64).map(|_| gopark::go_local(|| (0..2).for_each(|_| gopark::yield_now()))).collect();
         gopark::yield_now();
         let m = metrics();
-        // What was taken last before this goroutine's turn left the others in the queue, with this one.
-        assert!((60..=64).contains(&m.local_queues.iter().max().copied().unwrap()), "{m:?}");
+        // It is looked at every eight turns. This goroutine was in it, too, and one of the others is not.
+        assert!((56..=65).contains(&m.local_queues.iter().max().copied().unwrap()), "{m:?}");
         assert_eq!((m.local_queues.len(), m.global_queue), (2, 0));
         local.into_iter().for_each(join);
     });
