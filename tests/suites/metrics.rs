@@ -321,9 +321,12 @@ struct Sample {
     value: f64,
 }
 
-/// Samples by family, with its type. Panics where the page breaks a rule of the format.
-fn parse(page: &str) -> HashMap<String, (String, Vec<Sample>)> {
-    let mut families: HashMap<String, (String, Vec<Sample>)> = HashMap::new();
+/// The type and the samples of each family.
+type Families = HashMap<String, (String, Vec<Sample>)>;
+
+/// Reads a page. Panics where the page breaks a rule of the format.
+fn parse(page: &str) -> Families {
+    let mut families = Families::new();
     let (mut family, mut helped) = (String::new(), String::new());
     assert!(page.ends_with('\n'), "the last line has an end");
     for line in page.lines() {
@@ -386,15 +389,14 @@ fn the_example_exports_what_prometheus_can_read() {
         go(move || example::serve(http, example::respond));
 
         let mut stream = TcpStream::connect(addrs[0]).unwrap();
-        let page = |expect: fn(&HashMap<String, (String, Vec<Sample>)>)| {
+        let page = |expect: fn(&Families)| {
             let (status, body) = request(addrs[1], "GET /metrics HTTP/1.1");
             assert_eq!(status, "HTTP/1.1 200 OK");
             let families = parse(&body);
             expect(&families);
             families
         };
-        let value =
-            |families: &HashMap<String, (String, Vec<Sample>)>, name: &str| families[name].1.iter().map(|sample| sample.value).sum::<f64>();
+        let value = |families: &Families, name: &str| families[name].1.iter().map(|sample| sample.value).sum::<f64>();
         let first = page(assert_histogram);
         for _ in 0..100 {
             stream.write_all(b"x").unwrap();
@@ -419,7 +421,7 @@ fn the_example_exports_what_prometheus_can_read() {
     });
 }
 
-fn assert_histogram(families: &HashMap<String, (String, Vec<Sample>)>) {
+fn assert_histogram(families: &Families) {
     let (_, samples) = &families["gopark_sched_latency_seconds"];
     let buckets: Vec<_> = samples.iter().filter(|sample| sample.name.ends_with("_bucket")).collect();
     let bounds: Vec<f64> = buckets.iter().map(|bucket| bucket.labels["le"].parse().expect("+Inf is a number to Rust, too")).collect();

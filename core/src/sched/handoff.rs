@@ -200,8 +200,8 @@ impl Sched {
         let wanted = wanting.is_some();
         let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.start_m().ok()) else { return false };
         if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
-            self.grant(p, next);
             self.tallies.handoffs.bump();
+            self.grant(p, next);
             return true;
         }
         // The M was back. What happened while the other was in no list, it looks for now.
