@@ -39,17 +39,21 @@
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
 
+mod dump;
 mod error;
 mod goroutine;
 mod metrics;
 pub mod net;
 mod overflow;
+mod report;
 mod runtime;
 
+pub use dump::dump;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
-pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
+pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
 pub use metrics::metrics;
+pub use report::Stall;
 pub use runtime::{Builder, max_procs, run};
 
 /// The README's program compiles.

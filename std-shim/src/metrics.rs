@@ -3,9 +3,8 @@
 use crate::runtime::sched;
 use gopark_core::metrics::Metrics;
 use gopark_core::os::Nanos;
-use gopark_core::sched::{Report, Sched};
 use std::env;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 
 /// What the runtime has done and is doing.
 ///
@@ -42,10 +41,4 @@ pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
         Some(_) if !sysmon => invalid(format!("{SCHEDTRACE}: there is nobody to print its lines with Builder::sysmon(false)")),
         Some(millis) => Ok(Some(Nanos::from(millis) * 1_000_000)),
     }
-}
-
-/// Prints what sysmon reports, each report with one system call.
-pub(crate) fn print(_: &'static Sched, report: Report<'_>) {
-    // Nobody could be told that standard error is closed.
-    let _ = io::stderr().write_all(format!("{report}\n").as_bytes());
 }

@@ -198,7 +198,7 @@ impl Sched {
     pub(super) fn hand_off(&'static self, p: usize) -> bool {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
-        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.start_m().ok()) else { return false };
+        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
         if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
             self.tallies.handoffs.bump();
             self.grant(p, next);

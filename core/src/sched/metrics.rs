@@ -23,7 +23,6 @@ use crate::sync::{Ordering, Tally};
 pub(super) struct Tallies {
     readied: Tally,
     wakes: Tally,
-    pool_threads: Tally,
     /// By sysmon alone, as what follows.
     pub(super) handoffs: Count,
     pub(super) polls: Count,
@@ -32,8 +31,7 @@ pub(super) struct Tallies {
 
 impl Tallies {
     pub(super) fn new() -> Self {
-        let [readied, wakes, pool_threads] = [0; 3].map(Tally::new);
-        Tallies { readied, wakes, pool_threads, handoffs: Count::new(), polls: Count::new(), events: Count::new() }
+        Tallies { readied: Tally::new(0), wakes: Tally::new(0), handoffs: Count::new(), polls: Count::new(), events: Count::new() }
     }
 }
 
@@ -78,11 +76,6 @@ impl Sched {
         self.tallies.wakes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A pool has one thread more.
-    pub(crate) fn pool_grew(&self) {
-        self.tallies.pool_threads.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// How many goroutines wait in the queues of a P and of the M that holds it.
     pub(super) fn queue_len(&self, p: &P) -> u64 {
         p.ring.len() as u64 + self.m(p.holder()).counts.queued.get()
@@ -119,7 +112,7 @@ impl Sched {
             threads,
             threads_without_proc: threads - self.config.procs as u64,
             threads_spinning: spinning as u64,
-            pool_threads: tally(&self.tallies.pool_threads),
+            pool_threads: self.pool.threads.load(Ordering::Relaxed) as u64,
             runs: finished + yields + parks,
             parks,
             yields,

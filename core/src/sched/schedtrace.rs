@@ -57,6 +57,11 @@ impl Schedule {
     pub(super) fn new(period: Option<Nanos>, now: Nanos) -> Self {
         Schedule { period, start: now, next: now }
     }
+
+    /// The time until the next line.
+    pub(super) fn until_next(&self, now: Nanos) -> Option<Nanos> {
+        self.period.map(|_| self.next - now)
+    }
 }
 
 impl Sched {

@@ -40,6 +40,7 @@ impl Sched {
         let g = match waiter {
             Waiter::Thread(thread) => {
                 self.count_wake();
+                self.outside.dormant.fetch_sub(1, Ordering::Relaxed);
                 return thread.wake(self.os);
             }
             Waiter::G(g) => g,
