@@ -138,22 +138,23 @@ const LONGEST_BITS: u32 = 47;
 
 const BUCKETS: usize = (LONGEST_BITS - SHORTEST_BITS + 1) as usize * STEPS + 1;
 
-/// The bucket that a duration belongs to.
+/// The width of the shortest ones: 64 ns.
+const NARROWEST_BITS: u32 = SHORTEST_BITS - STEPS.ilog2();
+
+/// The bucket that a duration belongs to. Up to the second power of two all are as narrow.
 fn bucket(nanos: Nanos) -> usize {
     let nanos = nanos.max(0) as u64;
-    let octave = (u64::BITS - nanos.leading_zeros()).saturating_sub(SHORTEST_BITS);
-    let width = octave.max(1) - 1 + SHORTEST_BITS - STEPS.ilog2();
-    ((octave as usize * STEPS) + (nanos >> width) as usize % STEPS).min(BUCKETS - 1)
+    let octave = (nanos | (2 << SHORTEST_BITS) - 1).ilog2() - SHORTEST_BITS;
+    (octave as usize * STEPS + (nanos >> (octave + NARROWEST_BITS)) as usize).min(BUCKETS - 1)
 }
 
 /// Where a bucket ends.
 fn below(bucket: usize) -> Duration {
-    let (octave, step) = ((bucket + 1) / STEPS, ((bucket + 1) % STEPS) as u64);
-    match octave {
-        _ if bucket + 1 == BUCKETS => Duration::MAX,
-        0 => Duration::from_nanos(step << (SHORTEST_BITS - STEPS.ilog2())),
-        _ => Duration::from_nanos((STEPS as u64 + step) << (octave as u32 - 1 + SHORTEST_BITS - STEPS.ilog2())),
+    if bucket + 1 == BUCKETS {
+        return Duration::MAX;
     }
+    let octave = ((bucket + 1) / STEPS).saturating_sub(1);
+    Duration::from_nanos(((bucket + 1 - octave * STEPS) as u64) << (octave as u32 + NARROWEST_BITS))
 }
 
 /// The latencies that one M has measured. Written on its thread only, from the first one on.

@@ -399,7 +399,7 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
-        self.measure(&g);
+        self.measure_g(&g, &mut None);
         match self.here() {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
@@ -412,7 +412,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
-        self.measure(&g);
+        self.measure_g(&g, &mut None);
         match self.here() {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.

@@ -16,8 +16,10 @@ use super::Sched;
 use crate::g::G;
 use crate::m::{Counts, Here, M};
 use crate::metrics::{Latencies, Metrics};
+use crate::os::Nanos;
 use crate::p::{Count, P};
 use crate::sync::{Ordering, Tally};
+use crate::waiter::Waiter;
 
 /// What is not counted on the threads of Ms, or by several of them together.
 pub(super) struct Tallies {
@@ -48,28 +50,41 @@ impl Sched {
     /// A goroutine let go of its thread, but can go on.
     pub(super) fn count_yield(&self, g: &G, m: &M) {
         m.counts.yielded.bump();
-        self.measure(g);
+        self.measure_g(g, &mut None);
+    }
+
+    /// Whoever waited is about to be queued. `now` is the clock for all that are queued at once, if it was looked at.
+    #[inline]
+    pub(super) fn measure(&self, waiter: &Waiter, now: &mut Option<Nanos>) {
+        if let Waiter::G(g) = waiter {
+            self.measure_g(g, now);
+        }
     }
 
     /// A goroutine is about to be queued.
     #[inline]
-    pub(super) fn measure(&self, g: &G) {
+    pub(super) fn measure_g(&self, g: &G, now: &mut Option<Nanos>) {
         if g.is_measured() {
-            self.note_time(g);
+            self.note_time(g, now);
         }
     }
 
     #[cold]
-    fn note_time(&self, g: &G) {
-        g.waits_since(self.os.now());
+    fn note_time(&self, g: &G, now: &mut Option<Nanos>) {
+        g.waits_since(*now.get_or_insert_with(|| self.os.now()));
     }
 
     /// A goroutine is about to have a turn.
     #[inline]
     pub(super) fn begin_turn(&self, g: &G, m: &M) {
         if let Some(since) = g.begin_turn() {
-            m.latencies.record(self.os.now() - since);
+            self.record_latency(m, since);
         }
+    }
+
+    #[cold]
+    fn record_latency(&self, m: &M, since: Nanos) {
+        m.latencies.record(self.os.now() - since);
     }
 
     pub(super) fn count_wake(&self) {

@@ -20,6 +20,7 @@ impl Sched {
     /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
     #[doc(alias = "goready")]
     pub(crate) fn ready(&'static self, waiter: Waiter) {
+        self.measure(&waiter, &mut None);
         self.place(waiter, self.here().as_deref(), Place::Next);
     }
 
@@ -31,7 +32,9 @@ impl Sched {
     }
 
     pub(super) fn ready_all(&'static self, mut list: WaiterList, here: Option<&Here>) {
+        let mut now = None;
         while let Some(waiter) = list.pop() {
+            self.measure(&waiter, &mut now);
             self.place(waiter, here, Place::Tail);
         }
     }
@@ -47,7 +50,6 @@ impl Sched {
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
-        self.measure(&g);
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => {
                 here.m.counts.readied.bump();
