@@ -14,7 +14,7 @@ use core::time::Duration;
 /// Figures of one runtime. Those that count what happened never go down, and begin at zero when it starts.
 ///
 /// All are exact while nothing runs but the reader, and miss nothing in the long run. While others run, a figure may be off by as many as
-/// changed during the read, which takes a few microseconds.
+/// changed during the read, which takes some microseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Metrics {
@@ -85,8 +85,8 @@ pub struct Metrics {
     #[doc(alias = "/sched/latencies:seconds")]
     pub latencies: Histogram,
 
-    /// Memory behind the stacks of goroutines, in bytes; free stacks that are kept for the next goroutines are included. `None` if the
-    /// system does not say.
+    /// Memory behind the stacks of goroutines, in bytes; free stacks that are kept for the next goroutines are included. With more than 256
+    /// stacks an estimate, from 256 of them. `None` if the system does not say.
     pub stack_bytes: Option<u64>,
 }
 
@@ -133,7 +133,7 @@ const STEPS: usize = 4;
 /// 256 ns, below which all steps are of the same width.
 const SHORTEST_BITS: u32 = 8;
 
-/// Two days. What takes longer is in the last bucket.
+/// A day and a half. What takes longer is in the last bucket.
 const LONGEST_BITS: u32 = 47;
 
 const BUCKETS: usize = (LONGEST_BITS - SHORTEST_BITS + 1) as usize * STEPS + 1;
@@ -143,8 +143,9 @@ const NARROWEST_BITS: u32 = SHORTEST_BITS - STEPS.ilog2();
 
 /// The bucket that a duration belongs to. Up to the second power of two all are as narrow.
 fn bucket(nanos: Nanos) -> usize {
+    const LEAST: u64 = 1 << SHORTEST_BITS;
     let nanos = nanos.max(0) as u64;
-    let octave = (nanos | (2 << SHORTEST_BITS) - 1).ilog2() - SHORTEST_BITS;
+    let octave = (nanos | LEAST).ilog2() - SHORTEST_BITS;
     (octave as usize * STEPS + (nanos >> (octave + NARROWEST_BITS)) as usize).min(BUCKETS - 1)
 }
 

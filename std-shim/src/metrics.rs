@@ -6,11 +6,10 @@ use gopark_core::os::Nanos;
 use std::env;
 use std::io::{self, ErrorKind};
 
-/// What the runtime has done and is doing.
+/// What the runtime has done and is doing. Starts it if it is not running.
 ///
-/// Counting goes on all the time and costs a few instructions for each turn of a goroutine. Reading stops nobody. It takes some microseconds,
-/// plus about 10 ns for each page of address space of all stacks until now, which is what [`Metrics::stack_bytes`] costs: read it every
-/// few seconds, not in a loop. The example `metrics.rs` exports all of it to Prometheus.
+/// Counting goes on all the time and costs a few instructions for each turn of a goroutine. Reading stops nobody, and takes up to a millisecond
+/// where there are many stacks, for [`Metrics::stack_bytes`]. The example `metrics.rs` exports all of it to Prometheus.
 ///
 /// For a look at a program that does not export anything, set `GOPARK_SCHEDTRACE=1000` in its environment: every 1000 ms it prints the line of
 /// Go's `GODEBUG=schedtrace=1000` to standard error.

@@ -94,23 +94,34 @@ fn goroutines_that_have_no_turn_yet_are_not_started() {
     });
 }
 
+/// Whether all could be seen asleep before the first woke.
+fn sleepers_are_counted(patience: Duration) -> bool {
+    let before = metrics();
+    let wake_at = Instant::now() + patience;
+    let sleepers: Vec<_> = (0..1000).map(|_| go(move || gopark::sleep_until(wake_at))).collect();
+    until("all have gone to sleep", || metrics().goroutines_not_started == 0 && metrics().goroutines_runnable == 0);
+    let asleep = metrics();
+    let seen = Instant::now() < wake_at;
+    if seen {
+        // One of them may be about to park.
+        assert!(asleep.goroutines_waiting + asleep.goroutines_running >= 1001, "{asleep:?}");
+        assert_eq!(asleep.timers_armed, before.timers_armed + 1000);
+    }
+    sleepers.into_iter().for_each(join);
+    let after = metrics();
+    // Whoever waits in `until` sleeps now and then, too.
+    assert_eq!(after.timers_armed, before.timers_armed);
+    assert!(after.timers_fired >= before.timers_fired + 1000, "{after:?}");
+    assert!(after.parks >= before.parks + 1000, "{after:?}");
+    assert!(after.runs >= before.runs + 2000, "{after:?}");
+    seen
+}
+
 #[test]
 fn sleepers_park_and_have_armed_a_timer_each() {
     alone(|| {
-        let before = metrics();
-        let wake_at = Instant::now() + Duration::from_millis(300);
-        let sleepers: Vec<_> = (0..1000).map(|_| go(move || gopark::sleep_until(wake_at))).collect();
-        until("all sleep", || metrics().goroutines_waiting == 1000);
-        let asleep = metrics();
-        assert!(Instant::now() < wake_at, "too slow to be seen");
-        assert_eq!(asleep.timers_armed, before.timers_armed + 1000);
-        sleepers.into_iter().for_each(join);
-        let after = metrics();
-        // Whoever waits in `until` sleeps now and then, too.
-        assert_eq!(after.timers_armed, before.timers_armed);
-        assert!(after.timers_fired >= before.timers_fired + 1000, "{after:?}");
-        assert!(after.parks >= before.parks + 1000, "{after:?}");
-        assert!(after.runs >= before.runs + 2000, "{after:?}");
+        let seen = [100, 1000, 10_000].map(Duration::from_millis).into_iter().any(sleepers_are_counted);
+        assert!(seen, "too slow to be seen");
     });
 }
 
@@ -306,8 +317,8 @@ fn stacks_in_use_are_resident() {
             .collect();
         until("all have touched their stacks", || metrics().goroutines_not_started == 0);
         let after = metrics().stack_bytes.unwrap();
-        // Free stacks of former goroutines may have been used again.
-        assert!(after >= before.max(100 * TOUCHED as u64), "{before}, then {after}");
+        // An estimate, if earlier tests have left many stacks; and these may be some of them.
+        assert!(after >= before.max(100 * TOUCHED as u64 * 3 / 4), "{before}, then {after}");
         assert!(after - before <= 100 * (256 << 10), "{before}, then {after}");
         go_on.store(true, SeqCst);
         deep.into_iter().for_each(join);
