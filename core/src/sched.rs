@@ -36,6 +36,7 @@ mod idle;
 mod metrics;
 mod park;
 mod schedtrace;
+mod shrink;
 mod stall;
 mod start;
 mod sysmon;
@@ -51,6 +52,7 @@ pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
 pub use schedtrace::SchedTrace;
+pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
 
@@ -89,6 +91,8 @@ pub struct Config {
     pub stall_after: Option<Nanos>,
     /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
     pub schedtrace: Option<Nanos>,
+    /// When the stacks of goroutines that wait give memory back. `None`: never.
+    pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
     pub report: fn(&'static Sched, Report<'_>),
 }
@@ -105,6 +109,7 @@ impl Config {
             sysmon: true,
             stall_after: None,
             schedtrace: None,
+            shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
                     sched.os.abort(format_args!("gopark: {report}"));

@@ -54,7 +54,7 @@ pub use gopark_core::polldesc::PollError;
 pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
 pub use metrics::metrics;
 pub use report::Stall;
-pub use runtime::{Builder, max_procs, run};
+pub use runtime::{Builder, max_procs, run, scheduler};
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -60,7 +60,7 @@ impl Schedule {
 
     /// The time until the next line.
     pub(super) fn until_next(&self, now: Nanos) -> Option<Nanos> {
-        self.period.map(|_| self.next - now)
+        self.period.map(|_| (self.next - now).max(0))
     }
 }
 

@@ -6,6 +6,7 @@
 //! | one that has computed for 10 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
 //! | a goroutine that has kept its thread for `Config::stall_after` | reports it |
+//! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
 //! | that all Ms sleep | sleeps until one wakes |
 //! | that nobody could ever wake one | reports that (`deadlock`) |
 //!
@@ -120,6 +121,10 @@ struct Watch {
     sights: Vec<Sight>,
     /// Ms that have lost their P and are not back.
     strays: Vec<Stray>,
+    /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
+    shrunk: Nanos,
+    shrinkable: bool,
+    trace: Schedule,
 }
 
 impl Sched {
@@ -155,15 +160,16 @@ impl Sched {
     pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
         let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
-        let mut watch = Watch { sights: self.ps.iter().map(sight).collect(), strays: Vec::new() };
+        let sights = self.ps.iter().map(sight).collect();
+        let trace = Schedule::new(self.config.schedtrace, now);
+        let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace };
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
-        let mut trace = Schedule::new(self.config.schedtrace, now);
         loop {
             self.os.futex_wait(&never, 0, Some(delay));
             let now = self.os.now();
             self.lately.set(now);
-            self.trace_if_due(&mut trace, now);
+            self.trace_if_due(&mut watch.trace, now);
             let deed = self.look(&mut watch, now);
             (delay, idle_looks) = match deed {
                 true => (SHORTEST_DELAY, 0),
@@ -172,20 +178,22 @@ impl Sched {
             };
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
             if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY && watch.strays.is_empty() {
-                self.rest(trace.until_next(now));
+                self.rest(&watch);
                 quiet_looks = 0;
             }
         }
     }
 
-    /// Sleeps until an M wakes, at most for `limit`. Before that, and now and then if it is in doubt, looks whether one ever will.
-    fn rest(&'static self, limit: Option<Nanos>) {
+    /// Sleeps until an M wakes or something of its own is due. Before that, and now and then if it is in doubt, looks whether one ever will.
+    fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.seems_dead();
         if doubt && self.is_dead() {
             (self.config.report)(self, Report::Deadlock);
         }
-        self.sysmon_sleeps([limit, doubt.then_some(DOUBT)].into_iter().flatten().min());
+        let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
+        let line = watch.trace.until_next(self.os.now());
+        self.sysmon_sleeps([doubt.then_some(DOUBT), round, line].into_iter().flatten().min());
         self.lately.set(self.os.now());
     }
 
@@ -197,6 +205,10 @@ impl Sched {
         }
         for (p, sight) in self.ps.iter().zip(&mut watch.sights) {
             deed |= self.look_at(p, sight, &mut watch.strays, now);
+        }
+        if let Some(shrink) = self.config.shrink.filter(|shrink| now - watch.shrunk >= shrink.every) {
+            watch.shrunk = now;
+            watch.shrinkable = self.shrink(shrink.after, now);
         }
         let strayed = watch.strays.len();
         watch.strays.retain_mut(|stray| self.is_astray(stray, now));
