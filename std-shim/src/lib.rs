@@ -39,6 +39,7 @@
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
 
+mod backtraces;
 mod dump;
 mod error;
 mod goroutine;
