@@ -33,7 +33,9 @@ mod deadlock;
 mod find;
 mod handoff;
 mod idle;
+mod metrics;
 mod park;
+mod schedtrace;
 mod shrink;
 mod stall;
 mod start;
@@ -49,6 +51,7 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
+pub use schedtrace::SchedTrace;
 pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
@@ -66,6 +69,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use handoff::Exchange;
 use idle::Idlers;
+use metrics::Tallies;
 use sysmon::Sysmon;
 
 /// What a scheduler is made of.
@@ -85,6 +89,8 @@ pub struct Config {
     pub sysmon: bool,
     /// After how long a goroutine that keeps its thread is reported. `None`: never.
     pub stall_after: Option<Nanos>,
+    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
+    pub schedtrace: Option<Nanos>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
@@ -102,6 +108,7 @@ impl Config {
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
             stall_after: None,
+            schedtrace: None,
             shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
@@ -168,6 +175,7 @@ pub struct Sched {
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
+    tallies: Tallies,
     pool: PoolCounts,
 }
 
@@ -244,6 +252,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
+            tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
@@ -395,6 +404,7 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
+        self.measure_g(&g, &mut None);
         match self.here() {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
@@ -407,6 +417,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
+        self.measure_g(&g, &mut None);
         match self.here() {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.
