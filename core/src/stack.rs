@@ -252,16 +252,17 @@ impl Arena {
         const SAMPLE: u64 = 256;
         let slots = u64::from(self.frontier.load(Ordering::Relaxed));
         let sample = slots.min(SAMPLE);
-        let seen = (0..sample).map(|i| self.resident_in((i * slots / sample) as usize)).sum::<Option<u64>>()?;
+        let seen = (0..sample).map(|i| self.resident_in(Slot((i * slots / sample) as u32))).sum::<Option<u64>>()?;
         // Without stacks the system is asked, too, whether it would say.
         self.os.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
     }
 
-    /// A stack is touched from its top down, so behind a long stretch without memory there is no more.
-    fn resident_in(&self, slot: usize) -> Option<u64> {
+    /// Bytes of memory behind one stack: as deep as whoever had it since it was last given back has been. It is touched from its top down, so behind
+    /// a long stretch without memory there is no more.
+    pub(crate) fn resident_in(&self, slot: Slot) -> Option<u64> {
         let stretch = (64 * self.os.page_size()).min(self.stack_size());
         let mut seen = 0;
-        let bottom = self.base + (slot << self.shift);
+        let bottom = self.base + ((slot.0 as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
             let start = NonNull::new(ptr::without_provenance_mut(start)).expect("a reservation is not at address zero");
             match self.os.resident(start, stretch)? {

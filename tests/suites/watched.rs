@@ -84,6 +84,7 @@ fn goroutines_that_keep_all_threads_are_reported_with_the_limit_and_the_remedy()
 fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
     let ended = watched("leaked");
     ended.assert_success();
+    ended.assert_said(" KiB touched\n");
     let leaked = ended.output.split("\n\n").filter(|entry| entry.contains("[semacquire"));
     let from_here = leaked.filter(|entry| entry.contains("created at tests/src/bin/watched.rs:"));
     assert_eq!(from_here.count(), 3, "{}", ended.output);
