@@ -18,6 +18,7 @@
 use crate::fiber::Fiber;
 use crate::stack::{Slot, Stack};
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
+use crate::trace::Origin;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -74,6 +75,7 @@ pub struct G {
     status: AtomicU8,
     site: &'static Location<'static>,
     id: u64,
+    pub(crate) origin: Origin,
 }
 
 // SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
@@ -93,6 +95,7 @@ impl G {
             status: AtomicU8::new(Status::Runnable as u8),
             site,
             id,
+            origin: Origin::new(),
         }
     }
 

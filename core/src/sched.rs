@@ -34,6 +34,7 @@ mod idle;
 mod park;
 mod start;
 mod sysmon;
+mod trace;
 mod wake;
 
 #[cfg(all(test, loom))]
@@ -50,6 +51,7 @@ use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering};
+use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -129,6 +131,8 @@ pub struct Sched {
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
+    /// There once somebody wants it.
+    trace: Once<Trace>,
 }
 
 /// A poller, and whether an M sleeps in it.
@@ -192,6 +196,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
+            trace: Once::new(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
         let started = unsafe { &*sched }.start_threads();
@@ -338,7 +343,9 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
-        match self.here() {
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
         }
@@ -350,7 +357,9 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
-        match self.here() {
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.
             None => _ = m.inbox.push(g),

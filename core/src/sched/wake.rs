@@ -43,6 +43,7 @@ impl Sched {
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
+        self.trace_ready(&g, here);
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => here.home(|home| match place {
                 Place::Tail => home.queue.push_back(g),
