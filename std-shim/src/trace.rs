@@ -163,6 +163,8 @@ impl Timeline {
     fn draw_all(&mut self) {
         let mut records = Vec::new();
         self.reader.drain(|record| records.push(record));
+        // Where the file ends for its limit, all rows end.
+        records.sort_by_key(|record| record.time);
         for record in records {
             self.draw(record);
             self.paper.keep();

@@ -122,7 +122,7 @@ impl Timeline {
         }
     }
 
-    /// Each arrow leads from a slice to the beginning of a later one.
+    /// Each arrow leads from a slice to the beginning of a later one. At the end of the file its first slice may not have come to its own end.
     fn check_arrows(&self) {
         let by_id = |ph| self.of_kind(ph).map(|event| (event["id"].as_u64().unwrap(), event)).collect::<BTreeMap<_, _>>();
         let (starts, ends) = (by_id("s"), by_id("f"));
@@ -133,7 +133,8 @@ impl Timeline {
             let end = ends[id];
             let (left, arrived) = (nanos(start, "ts"), nanos(end, "ts"));
             assert!(left < arrived, "{start} {end}");
-            assert!(self.slices.iter().any(|slice| slice.row == row(start) && slice.start <= left && left <= slice.end), "{start}");
+            let mut after = self.slices.iter().filter(|slice| slice.row == row(start) && left <= slice.end);
+            assert!(after.next().is_none_or(|slice| slice.start <= left), "{start} begins at no slice");
             let target =
                 self.slices.iter().find(|slice| slice.row == row(end) && slice.start == arrived).unwrap_or_else(|| panic!("{end}"));
             assert_eq!(end["bp"], "e");
@@ -173,7 +174,7 @@ fn check_goroutines(timeline: &Timeline, ended: &Ended) {
             let slices = timeline.of_goroutine(id);
             let (first, last) = (slices.first().expect("it ran"), slices.last().unwrap());
             assert!(!first.args["readied_by"].is_null(), "{first:?}");
-            assert!(["returned", "came back"].contains(&last.args["end"].as_str().unwrap()), "{last:?}");
+            assert!(["returned", "came back", "still running"].contains(&last.args["end"].as_str().unwrap()), "{last:?}");
             for slice in &slices {
                 let site = slice.args["site"].as_str().unwrap();
                 let (file, position) = site.split_once(".rs:").unwrap();
@@ -194,7 +195,7 @@ fn a_timeline_shows_who_ran_where_and_who_woke_whom() {
         let folder = Folder::new(&format!("whole-{procs}-{}", args.len()));
         let ended = run(&mut traced(&folder, procs, args));
         ended.assert_success();
-        ended.assert_said("thread gopark-trace");
+        ended.assert_said("gopark-trace");
         let timeline = Timeline::parse(&folder.text());
         timeline.check_rows(procs.into());
         timeline.check_turns();
@@ -234,7 +235,7 @@ fn a_goroutine_that_outstays_its_p_goes_on_on_the_row_of_its_thread() {
     assert!(hand_offs.iter().any(|event| row(event) == (1, 1) && nanos(event, "ts") == before.end), "{hand_offs:?}");
     let [other] = printed(&ended, "other")[..] else { panic!("{}", ended.output) };
     let other = timeline.of_goroutine(other)[0];
-    assert!(after.start <= other.start && other.end <= after.end && other.row == before.row, "{other:?} {after:?}");
+    assert!(after.start <= other.start && other.start <= after.end && other.row == before.row, "{other:?} {after:?}");
 }
 
 #[test]
@@ -248,7 +249,7 @@ fn a_file_ends_properly_before_it_is_longer_than_its_limit() {
         timeline.check_end(&format!("the limit of {limit} bytes (GOPARK_TRACE_LIMIT)"));
         timeline.check_turns();
         timeline.check_arrows();
-        assert!(limit < 20_000 || timeline.slices.len() > 10, "{} slices", timeline.slices.len());
+        assert!(limit < 20_000 || timeline.slices.len() > 10, "{text}");
     }
 }
 
@@ -270,7 +271,7 @@ fn without_the_variable_nothing_is_made() {
     for command in [traced(&folder, 2, &["1"]).env_remove("GOPARK_TRACE"), traced(&folder, 2, &["1"]).env("GOPARK_TRACE", "")] {
         let ended = run(command);
         ended.assert_success();
-        ended.assert_said("thread gopark-sysmon");
+        ended.assert_said("gopark-sysmon");
         assert!(!ended.output.contains("gopark-trace"), "{}", ended.output);
     }
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
