@@ -96,6 +96,14 @@ unsafe impl Os for Linux {
         membarrier::private_expedited().is_ok()
     }
 
+    fn threads(&self) -> Option<usize> {
+        thread::count()
+    }
+
+    fn copy(&self, start: usize, to: &mut [u8]) -> usize {
+        memory::copy(start, to)
+    }
+
     fn yield_thread(&self) {
         // SAFETY: no memory is passed.
         unsafe { libc::sched_yield() };
@@ -107,6 +115,11 @@ unsafe impl Os for Linux {
 
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         self.guards.install(start, len)
+    }
+
+    unsafe fn discard(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: a range of a private anonymous mapping whose content nobody relies on, says the caller. If it fails, the memory stays.
+        unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
     }
 
     unsafe fn close(&self, fd: i32) {

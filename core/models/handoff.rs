@@ -164,10 +164,22 @@ fn sysmon_does_not_sleep_while_an_m_is_up() {
         let world = World::new(1, 1);
         let sched = world.sched();
         sched.idlers.park();
-        let sysmon = thread::spawn(move || sched.sysmon_sleeps());
+        let sysmon = thread::spawn(move || sched.sysmon_sleeps(None));
         if sched.idlers.unpark() == 1 {
             sched.wake_sysmon();
         }
+        sysmon.join().unwrap();
+    });
+}
+
+#[test]
+fn sysmon_does_not_sleep_when_it_is_asked() {
+    check(|| {
+        let world = World::new(1, 1);
+        let sched = world.sched();
+        sched.idlers.park();
+        let sysmon = thread::spawn(move || sched.sysmon_sleeps(None));
+        sched.ask();
         sysmon.join().unwrap();
     });
 }

@@ -9,6 +9,7 @@
 use crate::os::Errno;
 use crate::sched::Sched;
 use crate::sync::{AtomicU32, Lock, Ordering};
+use crate::trail::Reason;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -61,6 +62,7 @@ impl<F: FnOnce() -> T, T> Task<F, T> {
         if let Some(owner) = unsafe { (*task).done.notify() } {
             sched.ready(owner);
         }
+        sched.pool().jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -96,13 +98,14 @@ impl Pool {
             unsafe { (job.run)(job.task, sched) };
         }
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
-        while !sched.wait(unsafe { &(*task.as_ptr()).done }, || Ok::<_, ()>(())) {}
+        while !sched.wait(unsafe { &(*task.as_ptr()).done }, (Reason::Blocking, 0), || Ok::<_, ()>(())) {}
         // SAFETY: nobody touches the task any more.
         unsafe { (*task.as_ptr()).result.take() }.expect("the job has been run")
     }
 
     /// Queues a job, and sees to it that a thread looks at it. An error says that a thread more would have been needed.
     fn push(&'static self, sched: &'static Sched, job: Job) -> Result<(), Errno> {
+        sched.pool().jobs.fetch_add(1, Ordering::AcqRel);
         let (wake, started) = {
             let mut state = self.state.lock();
             state.jobs.push_back(job);
@@ -122,7 +125,9 @@ impl Pool {
             // SAFETY: no thread has it.
             drop(unsafe { Box::from_raw(start) });
             self.state.lock().threads -= 1;
-        })
+        })?;
+        sched.pool().threads.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Takes a job out of the queue that no thread will run. False if one has it, or will.

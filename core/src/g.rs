@@ -16,9 +16,11 @@
 #![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
 
 use crate::fiber::Fiber;
-use crate::stack::{Slot, Stack};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, UnsafeCell};
+use crate::stack::{Anchor, Slot, Stack};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Lock, Ordering, UnsafeCell};
 use crate::trace::Origin;
+use crate::trail::{Place, Trail};
+use alloc::sync::Arc;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -55,6 +57,7 @@ pub(crate) struct VTable {
 struct Running {
     coroutine: Coroutine<(), Request, (), Stack>,
     fiber: Fiber,
+    anchor: &'static Anchor,
 }
 
 /// The header of a goroutine's allocation.
@@ -73,6 +76,8 @@ pub struct G {
     home: AtomicU32,
     slot: AtomicU32,
     status: AtomicU8,
+    pub(crate) trail: Trail,
+    name: Lock<Option<Arc<str>>>,
     site: &'static Location<'static>,
     id: u64,
     pub(crate) origin: Origin,
@@ -93,6 +98,8 @@ impl G {
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
             status: AtomicU8::new(Status::Runnable as u8),
+            trail: Trail::new(),
+            name: Lock::new(None),
             site,
             id,
             origin: Origin::new(),
@@ -109,9 +116,20 @@ impl G {
         self.site
     }
 
+    /// The name it was given.
+    pub fn name(&self) -> Option<Arc<str>> {
+        self.name.lock().clone()
+    }
+
+    /// Gives it a name, in place of any before.
+    pub(crate) fn set_name(&self, name: Arc<str>) {
+        let before = self.name.lock().replace(name);
+        drop(before);
+    }
+
     /// What it is doing now. Only a hint, unless the caller runs on it.
     pub fn status(&self) -> Status {
-        match self.status.load(Ordering::Relaxed) {
+        match self.status.load(Ordering::Acquire) {
             0 => Status::Runnable,
             1 => Status::Running,
             2 => Status::Waiting,
@@ -119,8 +137,9 @@ impl G {
         }
     }
 
+    /// Release: what the goroutine wrote before is seen by whoever sees that it waits.
     pub(crate) fn set_status(&self, status: Status) {
-        self.status.store(status as u8, Ordering::Relaxed);
+        self.status.store(status as u8, Ordering::Release);
     }
 
     /// The M it runs on, as its last `resume` named it.
@@ -147,6 +166,7 @@ impl G {
     /// The caller runs on this goroutine's stack, and no foreign stack lies in between.
     #[inline]
     pub(crate) unsafe fn suspend(&self, request: Request) {
+        self.trail.stops(Place::here());
         let yielder = self.yielder.load(Ordering::Relaxed).cast::<Yielder<(), Request>>();
         // SAFETY: the goroutine's first instructions stored its yielder, which lives as long as its stack is in use: now.
         unsafe { &*yielder }.suspend(request);
@@ -194,6 +214,12 @@ impl GRef {
         self.0
     }
 
+    /// Gives up the scheduler's share of a goroutine that has returned.
+    fn release(self) {
+        // SAFETY: the goroutine has returned, and this was its only GRef.
+        unsafe { (self.vtable.release)(self.0) };
+    }
+
     /// Whether it has run before.
     #[inline]
     pub(crate) fn started(&self) -> bool {
@@ -201,9 +227,9 @@ impl GRef {
     }
 
     /// Binds a goroutine that has not run to its stack and the anchor there.
-    pub(crate) fn start(&self, slot: Slot, stack: Stack, anchor: &AtomicPtr<()>) {
+    pub(crate) fn start(&self, slot: Slot, stack: Stack, anchor: &'static Anchor) {
         let g = self.0;
-        anchor.store(g.as_ptr().cast(), Ordering::Relaxed);
+        anchor.bind(g.cast());
         self.slot.store(slot.0, Ordering::Relaxed);
         let body = move |yielder: &Yielder<(), Request>, ()| {
             // SAFETY: the G outlives its own run.
@@ -216,7 +242,7 @@ impl GRef {
         // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
         let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
         // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
-        unsafe { *self.running.get() = Some(Running { coroutine, fiber }) };
+        unsafe { *self.running.get() = Some(Running { coroutine, fiber, anchor }) };
     }
 
     /// Runs the goroutine on M `m` until it yields, parks or returns.
@@ -224,8 +250,9 @@ impl GRef {
     pub(crate) fn resume(self, m: NonNull<()>) -> Resumed {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
+        self.trail.resumes();
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let Running { coroutine, fiber } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        let Running { coroutine, fiber, anchor } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
         match fiber.run(|| coroutine.resume(())) {
             CoroutineResult::Yield(None) => {
                 self.set_status(Status::Runnable);
@@ -238,12 +265,48 @@ impl GRef {
             CoroutineResult::Return(()) => {
                 self.set_status(Status::Dead);
                 let slot = Slot(self.slot.load(Ordering::Relaxed));
+                let last = anchor.unbind();
                 // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
                 unsafe { *self.running.get() = None };
-                // SAFETY: the goroutine has returned and this was its only GRef.
-                unsafe { (self.vtable.release)(self.0) };
+                if last {
+                    self.release();
+                }
                 Resumed::Dead(slot)
             }
+        }
+    }
+}
+
+/// A goroutine that somebody looks at: it may run and return meanwhile, but stays in memory.
+pub(crate) struct Pinned {
+    g: NonNull<G>,
+    anchor: &'static Anchor,
+}
+
+impl Pinned {
+    /// The goroutine that `anchor` names. `None` if there is none, or somebody else looks at it.
+    ///
+    /// # Safety
+    ///
+    /// The anchor was only bound by [`GRef::start`].
+    pub(crate) unsafe fn new(anchor: &'static Anchor) -> Option<Self> {
+        anchor.pin().map(|g| Pinned { g: g.cast(), anchor })
+    }
+}
+
+impl core::ops::Deref for Pinned {
+    type Target = G;
+
+    fn deref(&self) -> &G {
+        // SAFETY: an anchor names a live G; if that returns while it is pinned, its last share is left to `drop`.
+        unsafe { self.g.as_ref() }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if !self.anchor.unpin(self.g.cast()) {
+            GRef(self.g).release();
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::g::{G, GRef, VTable};
 use crate::sched::Sched;
 use crate::stack::Exhausted;
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
+use crate::trail::Reason;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use core::marker::PhantomData;
@@ -146,7 +147,7 @@ impl<R> Join<R> {
     /// Waits until it has returned.
     pub fn join(self) -> R {
         let head = self.head();
-        while !head.sched.wait(&head.done, || Ok::<_, ()>(())) {}
+        while !head.sched.wait(&head.done, (Reason::Join, head.g.id() as i64), || Ok::<_, ()>(())) {}
         // SAFETY: `done` was notified, so the result is there, and `fate` says finished: the goroutine leaves it to this handle, whose
         // drop is skipped.
         let result = unsafe { (head.vtable.result)(self.head).cast::<R>().read() };

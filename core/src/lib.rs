@@ -6,7 +6,7 @@
 //! | row | modules | what they are |
 //! |---|---|---|
 //! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | [`trace`], [`g`], `waiter`, [`stack`], `fiber`, `runq`, `timer`, `lease` | one word or one plain structure each |
+//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `trail`, [`trace`], `runq`, `timer`, `lease` | one word or one plain structure each |
 //! | 2 | [`polldesc`], `p`, `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`], [`blocking`] | what a goroutine blocks on |
@@ -38,6 +38,7 @@ mod runq;
 pub mod stack;
 mod timer;
 pub mod trace;
+mod trail;
 mod waiter;
 
 mod m;

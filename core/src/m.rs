@@ -273,6 +273,11 @@ impl WakeWord {
         Asleep::with_p(self.0.load(Ordering::Relaxed)).is_some()
     }
 
+    /// Whether the M sleeps anywhere and nobody has told it to get up.
+    pub(crate) fn is_asleep(&self) -> bool {
+        Asleep::of(self.0.load(Ordering::Acquire)).is_some()
+    }
+
     /// Whether the M sleeps on its futex and nobody has told it to get up.
     pub(crate) fn on_futex(&self) -> bool {
         self.0.load(Ordering::Relaxed) == ON_FUTEX

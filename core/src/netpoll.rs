@@ -11,7 +11,8 @@
 
 use crate::os::{Errno, Mode};
 use crate::polldesc::{Deadline, PollDesc, PollError};
-use crate::sched::Sched;
+use crate::sched::{Sched, Why};
+use crate::trail::Reason;
 use crate::waiter::WaiterList;
 use core::convert::Infallible;
 
@@ -26,6 +27,15 @@ pub enum RegisterError {
 
 /// `EPERM`: `epoll_ctl` says it of files that are always ready.
 const EPERM: i32 = 1;
+
+/// For those who watch: the address stays a `PollDesc`'s for ever.
+fn why(desc: &'static PollDesc, mode: Mode) -> Why {
+    let reason = match mode {
+        Mode::Read => Reason::Read,
+        Mode::Write => Reason::Write,
+    };
+    (reason, core::ptr::from_ref(desc).expose_provenance() as i64)
+}
 
 impl Sched {
     /// A poll descriptor for `fd`. It joins a poller when it is registered.
@@ -67,14 +77,14 @@ impl Sched {
     pub fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_wait(mode)?;
         desc.arm(mode);
-        self.wait_in_poller(desc.slot(mode), || desc.may_wait(mode))
+        self.wait_in_poller(desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
     }
 
     /// Waits until the descriptor is ready, whatever its deadline, and even if it is closing: for an operation that the system has
     /// begun and must be seen to its end. The descriptor must be registered.
     pub fn poll_wait_canceled(&'static self, desc: &'static PollDesc, mode: Mode) {
         desc.arm(mode);
-        let Ok(()) = self.wait_in_poller(desc.slot(mode), || Ok::<_, Infallible>(()));
+        let Ok(()) = self.wait_in_poller(desc.slot(mode), why(desc, mode), || Ok::<_, Infallible>(()));
     }
 
     /// Sets the deadline of one direction or (`None`) of both. Waiters whose deadline has passed are woken before this returns.

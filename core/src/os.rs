@@ -10,7 +10,8 @@
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
-//! | `reserve`, `guard` | `mmap`, `madvise` | goroutine stacks |
+//! | `threads`, `copy` | `/proc`, `process_vm_readv` | deadlocks, the stacks in a dump; both may be missing |
+//! | `reserve`, `guard`, `discard` | `mmap`, `madvise` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
 
@@ -113,6 +114,17 @@ pub unsafe trait Os: Sync {
     /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
     fn barrier(&self) -> bool;
 
+    /// How many threads the process has. `None` if the system does not say: then nobody can tell that all of them are asleep for ever.
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// Copies memory of this process that other threads may be writing to, from `start` on. How many bytes it could: none if the system does
+    /// not do that.
+    fn copy(&self, _start: usize, _to: &mut [u8]) -> usize {
+        0
+    }
+
     /// Lets another thread of this CPU run.
     #[doc(alias = "osyield")]
     fn yield_thread(&self);
@@ -126,6 +138,14 @@ pub unsafe trait Os: Sync {
     ///
     /// The bytes lie in a reservation, and nobody uses them.
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
+
+    /// Gives the memory behind `len` bytes at `start`, page-aligned, back to the system. They read as zeros afterwards, or as before if the system
+    /// does not do that.
+    ///
+    /// # Safety
+    ///
+    /// The bytes lie in a reservation, and nobody uses them meanwhile, nor relies on what was in them.
+    unsafe fn discard(&self, _start: NonNull<u8>, _len: usize) {}
 
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
     ///

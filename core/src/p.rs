@@ -3,9 +3,10 @@
 //! A P is used by the one M that holds it; other threads only steal from its ring, arm timers in its heap (sysmon also fires late ones) and read
 //! its counters. It changes its holder only as `sched/handoff` says.
 
+use crate::os::Nanos;
 use crate::runq::Ring;
 use crate::stack::SlotCache;
-use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, hint};
 use crate::timer::Heap;
 
 pub(crate) struct P {
@@ -58,6 +59,25 @@ impl P {
         x ^= x << 5;
         self.random.store(x, Ordering::Relaxed);
         x
+    }
+}
+
+/// A time that sysmon keeps, for those who do not need the clock's own: it costs a load. A hint, and so the machine's word in a model, too.
+pub(crate) struct Lately(hint::AtomicI64);
+
+impl Lately {
+    pub(crate) fn new() -> Self {
+        Lately(hint::AtomicI64::new(0))
+    }
+
+    /// 0 if nobody keeps it.
+    #[inline]
+    pub(crate) fn get(&self) -> Nanos {
+        self.0.load(hint::Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, now: Nanos) {
+        self.0.store(now, hint::Ordering::Relaxed);
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
 
-use crate::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
+use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
@@ -285,6 +285,15 @@ impl PollDesc {
     /// Makes the state visible to those who do not take the lock. Comes after the change and before anyone is woken for it.
     fn publish(&self, state: &State) {
         self.info.publish(state.closing, state.read.expired(), state.write.expired(), self.fdseq.load(Ordering::Relaxed));
+    }
+
+    /// When operations in direction `mode` give up, for those who watch: `None` if never, or if they did.
+    pub(crate) fn deadline(&self, mode: Mode) -> Option<Nanos> {
+        let state = self.state.lock();
+        match mode {
+            Mode::Read => state.read.when(),
+            Mode::Write => state.write.when(),
+        }
     }
 
     /// The descriptor number of this use.

@@ -99,7 +99,14 @@ impl Global {
         first
     }
 
-    fn extend(&self, batch: impl Iterator<Item = GRef>) {
+    /// Empties it, in order.
+    pub(crate) fn take_all(&self) -> GList {
+        let mut list = self.list.lock();
+        self.len.store(0, Ordering::Relaxed);
+        core::mem::take(&mut list)
+    }
+
+    pub(crate) fn extend(&self, batch: impl Iterator<Item = GRef>) {
         let mut list = self.list.lock();
         for g in batch {
             list.push_back(g);
@@ -202,6 +209,22 @@ impl Ring {
             }
             let g = self.slot(head).load(Ordering::Relaxed);
             if self.head.compare_exchange_weak(head, head.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                // SAFETY: the exchange made the element ours.
+                return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
+            }
+        }
+    }
+
+    /// Takes the oldest, or the one in front if that is all. Anyone.
+    pub(crate) fn steal_one(&self) -> Option<GRef> {
+        loop {
+            let head = self.head.load(Ordering::Acquire);
+            // Acquire: the slot is written.
+            if head == self.tail.load(Ordering::Acquire) {
+                return self.take_next();
+            }
+            let g = self.slot(head).load(Ordering::Relaxed);
+            if self.head.compare_exchange(head, head.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 // SAFETY: the exchange made the element ours.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
             }

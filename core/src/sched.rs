@@ -28,10 +28,13 @@
 //! So there may be more Ms than Ps, and goroutines at home on an M without a P wait until a holder gives way.
 #![allow(unsafe_code, reason = "Here is made from the fact of which thread runs")]
 
+mod census;
+mod deadlock;
 mod find;
 mod handoff;
 mod idle;
 mod park;
+mod stall;
 mod start;
 mod sysmon;
 mod trace;
@@ -43,14 +46,20 @@ mod models;
 #[cfg(all(test, loom))]
 pub(crate) use start::Start;
 
+pub use crate::trail::Place;
+pub use census::{Goroutine, State, Stopped, Wait};
+pub(crate) use park::Why;
+pub use stall::Stall;
+pub use sysmon::Report;
+
 use crate::g::{G, GRef};
 use crate::m::{M, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
-use crate::p::P;
+use crate::p::{Lately, P};
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
 use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -74,6 +83,30 @@ pub struct Config {
     pub max_threads: usize,
     /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
     pub sysmon: bool,
+    /// After how long a goroutine that keeps its thread is reported. `None`: never.
+    pub stall_after: Option<Nanos>,
+    /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
+    pub report: fn(&'static Sched, Report<'_>),
+}
+
+impl Config {
+    /// For `procs` Ps: a poller each, stacks of 256 KiB, 256 threads more than Ps, with sysmon, which aborts on a deadlock and keeps the rest to itself.
+    pub fn new(procs: usize) -> Self {
+        Config {
+            procs,
+            pollers: procs,
+            stack_size: 256 * 1024,
+            migrate: false,
+            max_threads: (procs + 256).min(MAX_THREADS),
+            sysmon: true,
+            stall_after: None,
+            report: |sched, report| {
+                if matches!(report, Report::Deadlock) {
+                    sched.os.abort(format_args!("gopark: {report}"));
+                }
+            },
+        }
+    }
 }
 
 /// What a scheduler could not get from the system.
@@ -127,12 +160,23 @@ pub struct Sched {
     idlers: Idlers,
     exchange: Exchange,
     sysmon: Sysmon,
+    lately: Lately,
     descs: PollCache,
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
     /// There once somebody wants it.
     trace: Once<Trace>,
+    pool: PoolCounts,
+}
+
+/// What pools count, for sysmon to know when all is over.
+#[derive(Default)]
+pub(crate) struct PoolCounts {
+    /// Threads, which stay. One is counted when it exists.
+    pub(crate) threads: AtomicUsize,
+    /// Jobs not yet done. One is counted out when its owner has been readied.
+    pub(crate) jobs: AtomicUsize,
 }
 
 /// A poller, and whether an M sleeps in it.
@@ -145,6 +189,8 @@ struct SharedPoller {
 struct Outside {
     spawned: AtomicU64,
     poll_waiting: AtomicI64,
+    /// Threads that sleep until somebody in this process wakes them. Whoever wakes one counts it out first.
+    dormant: AtomicI64,
     /// Spreads ordinary threads' descriptors over the pollers.
     turn: AtomicU32,
 }
@@ -193,10 +239,12 @@ impl Sched {
             idlers: Idlers::new(),
             exchange: Exchange::new(),
             sysmon: Sysmon::new(),
+            lately: Lately::new(),
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
             trace: Once::new(),
+            pool: PoolCounts::default(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
         let started = unsafe { &*sched }.start_threads();
@@ -221,6 +269,10 @@ impl Sched {
     /// The stacks of its goroutines.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    pub(crate) fn pool(&self) -> &PoolCounts {
+        &self.pool
     }
 
     pub(crate) fn descs(&self) -> &PollCache {
@@ -254,7 +306,7 @@ impl Sched {
     #[inline]
     pub fn current(&self) -> Option<&G> {
         let slot = self.arena.slot_of(stack::stack_pointer())?;
-        let g = self.arena.anchor(slot).load(Ordering::Relaxed).cast::<G>();
+        let g = self.arena.anchor(slot).current().cast::<G>();
         // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
         unsafe { g.as_ref() }
     }
@@ -267,7 +319,7 @@ impl Sched {
     pub unsafe fn goroutine_at(&self, address: usize) -> Option<&G> {
         let slot = self.arena.slot_of(address)?;
         // SAFETY: the caller's promise.
-        unsafe { self.arena.anchor(slot).load(Ordering::Relaxed).cast::<G>().as_ref() }
+        unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }
     }
 
     /// The Ms started until now.

@@ -2,6 +2,7 @@
 
 use crate::sched::Sched;
 use crate::sync::Lock;
+use crate::trail::Reason;
 use crate::waiter::{Waiter, WaiterList};
 
 /// A semaphore that starts without permits.
@@ -29,7 +30,7 @@ impl Sema {
 
     /// Waits for a permit and takes it.
     pub fn acquire(&self, sched: &'static Sched) {
-        sched.park(&mut |waiter: Waiter| {
+        sched.park((Reason::Sema, 0), &mut |waiter: Waiter| {
             let mut state = self.0.lock();
             match state.permits.checked_sub(1) {
                 Some(rest) => {

@@ -28,7 +28,7 @@
 use crate::os::{Errno, Os};
 use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use corosensei::stack::StackPointer;
 
 /// The least stack size in bytes: room for a guard, a panic message and a few frames.
@@ -59,7 +59,67 @@ const MIN_SLOTS: usize = 64;
 /// Cache lines over which tops are spread: half a page, so that a small goroutine still fits into one.
 const COLOURS: u32 = 32;
 const CACHE_LINE: usize = 64;
-const ANCHOR: usize = 16;
+const ANCHOR: usize = size_of::<Anchor>();
+
+/// What stands at the top of a stack: whose it is, once for the goroutine itself and once for those who watch.
+///
+/// The goroutine may return at any time, and its G be freed. So a watcher pins it first, and of the two, whoever comes last frees it:
+///
+/// | `listed` | by | means |
+/// |---|---|---|
+/// | null → G | `bind` | it has started |
+/// | G → G + `PIN` | a watcher, in `pin` | it is not to be freed |
+/// | G → null | `unbind` | it has returned; the scheduler frees it |
+/// | G + `PIN` → null | `unbind` | it has returned; the watcher frees it |
+/// | G + `PIN` → G | the watcher, in `unpin` | nobody looks any more. If that fails, it has returned |
+///
+/// The address cannot be another goroutine's meanwhile: the watcher has not freed this one.
+#[repr(C, align(16))]
+pub(crate) struct Anchor {
+    current: AtomicPtr<()>,
+    listed: AtomicPtr<()>,
+}
+
+/// A G's alignment leaves this bit.
+const PIN: usize = 1;
+
+impl Anchor {
+    /// The goroutine whose stack it is, if there is one. To be believed only on that stack.
+    #[inline]
+    pub(crate) fn current(&self) -> *mut () {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Release: what the G was made of comes before a watcher's look.
+    pub(crate) fn bind(&self, g: NonNull<()>) {
+        self.current.store(g.as_ptr(), Ordering::Relaxed);
+        self.listed.store(g.as_ptr(), Ordering::Release);
+    }
+
+    /// True if the G is the caller's to free.
+    #[must_use]
+    pub(crate) fn unbind(&self) -> bool {
+        self.listed.swap(ptr::null_mut(), Ordering::AcqRel).addr() & PIN == 0
+    }
+
+    /// The goroutine, which is now pinned. `None` if there is none, or another watcher was first.
+    pub(crate) fn pin(&self) -> Option<NonNull<()>> {
+        let free = |g: *mut ()| (!g.is_null() && g.addr() & PIN == 0).then(|| g.map_addr(|address| address | PIN));
+        NonNull::new(self.listed.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free).ok()?)
+    }
+
+    /// False if the G is the caller's to free.
+    #[must_use]
+    pub(crate) fn unpin(&self, g: NonNull<()>) -> bool {
+        let pinned = g.as_ptr().map_addr(|address| address | PIN);
+        self.listed.compare_exchange(pinned, g.as_ptr(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether somebody looks at it.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.listed.load(Ordering::Relaxed).addr() & PIN != 0
+    }
+}
 
 /// No stack for another goroutine. Its text names the limit that was hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +216,22 @@ impl Arena {
         self.slot_of(address).is_some() && within < self.os.page_size()
     }
 
-    /// The word at the top of a slot that names its G. Any thread may read it, a signal handler too.
+    /// The words at the top of a slot that name its G. Any thread may read them, a signal handler too.
     #[inline]
-    pub fn anchor(&self, slot: Slot) -> &AtomicPtr<()> {
-        // SAFETY: the address lies inside slot `slot` of the reservation, which is mapped for ever and above the guard; the
-        // anchor is only ever accessed as this atomic, and is aligned, since slots are and colours are whole cache lines.
-        unsafe { &*(self.top(slot) as *const AtomicPtr<()>) }
+    pub(crate) fn anchor(&self, slot: Slot) -> &Anchor {
+        // SAFETY: the address lies inside slot `slot` of the reservation, which is zeroed, mapped for ever and above the guard; the
+        // anchor is only ever accessed as this type, and is aligned, since slots are and colours are whole cache lines.
+        unsafe { &*(self.top(slot) as *const Anchor) }
+    }
+
+    /// The end of the stack that `address` lies in.
+    pub(crate) fn end_of(&self, address: usize) -> Option<usize> {
+        self.slot_of(address).map(|slot| self.top(slot)).filter(|&end| address <= end)
+    }
+
+    /// The slots that were ever used, or will be next.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+        (0..self.frontier.load(Ordering::Relaxed)).map(Slot)
     }
 
     #[inline]
@@ -309,3 +379,7 @@ pub(crate) fn stack_pointer() -> usize {
     }
     sp
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/stack.rs"]
+mod models;

@@ -30,6 +30,11 @@ pub(crate) use loom::sync::atomic::{
 };
 pub(crate) use spin::Once;
 
+/// The machine's own atomics, in a model as well: for words that only tell somebody something, and by which nothing is decided.
+pub(crate) mod hint {
+    pub(crate) use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+}
+
 /// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
 /// to keep the compiler from moving accesses. In a model, where nobody can be made to pass a barrier, it is one itself.
 #[inline(always)]

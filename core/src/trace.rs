@@ -14,6 +14,7 @@
 use crate::os::Nanos;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, UnsafeCell};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::mem::MaybeUninit;
 use core::panic::Location;
 
@@ -27,10 +28,12 @@ pub enum Row {
 }
 
 /// A goroutine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Goroutine {
     /// Its number.
     pub id: u64,
+    /// The name it had been given by then.
+    pub name: Option<Arc<str>>,
     /// Where it was spawned.
     pub site: &'static Location<'static>,
 }
@@ -49,8 +52,8 @@ pub struct Readied {
 /// Why a goroutine stopped running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stopped {
-    /// It waits, for the reason of this number.
-    Blocked(u8),
+    /// It waits, for what Go calls so.
+    Blocked(&'static str),
     /// It lets others run.
     Yielded,
     /// It is done.
@@ -67,7 +70,7 @@ pub enum Source {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A goroutine began to run on the P, on M `m`.
@@ -79,6 +82,8 @@ pub enum Event {
         /// Since when it could, and thanks to whom. `None` if it goes on after it had yielded or had not parked after all.
         readied: Option<Readied>,
     },
+    /// It gave itself a name.
+    Named(Arc<str>),
     /// It stopped.
     Stop(Stopped),
     /// The P was taken from M `from`, on which a goroutine runs on, and given to M `to`.
@@ -131,7 +136,7 @@ pub enum Event {
 }
 
 /// An event, and when and where it happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// When it happened, or ended if it took time.
     pub time: Nanos,
@@ -155,7 +160,7 @@ struct Ring<T> {
 // SAFETY: a slot has one owner at a time, as above. `push` and `pop_all` ask for a single caller.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
-impl<T: Copy> Ring<T> {
+impl<T> Ring<T> {
     /// `capacity` is a power of two.
     fn new(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two());
@@ -199,7 +204,7 @@ impl<T: Copy> Ring<T> {
         let mut head = self.head.load(Ordering::Relaxed);
         while head != tail {
             // SAFETY: the slot is the reader's, and written.
-            take(unsafe { (*self.slot(head)).assume_init() });
+            take(unsafe { (*self.slot(head)).assume_init_read() });
             head = head.wrapping_add(1);
             self.head.store(head, Ordering::Release);
         }
@@ -224,7 +229,8 @@ impl Track {
     /// As [`Ring::push`].
     unsafe fn record(&self, record: Record) {
         let (lost, since) = (self.lost.load(Ordering::Relaxed), self.lost_since.load(Ordering::Relaxed));
-        let gap = || Record { event: Event::Lost { count: lost, since }, ..record };
+        let (time, row) = (record.time, record.row);
+        let gap = || Record { time, row, event: Event::Lost { count: lost, since } };
         // SAFETY: the caller's promise.
         let said = lost == 0 || unsafe { self.ring.push(gap) };
         // SAFETY: as above.
@@ -236,7 +242,7 @@ impl Track {
         }
         let lost = if said { 0 } else { lost };
         if lost == 0 {
-            self.lost_since.store(record.time, Ordering::Relaxed);
+            self.lost_since.store(time, Ordering::Relaxed);
         }
         self.lost.store(lost + 1, Ordering::Relaxed);
     }
@@ -288,7 +294,8 @@ impl Trace {
     }
 }
 
-/// The one reader of a scheduler's records. When it is dropped, nothing more is recorded.
+/// The one reader of a scheduler's records. When it is dropped, nothing more is recorded. It has a thread to itself, which makes nobody ready:
+/// otherwise a deadlock would be taken for none.
 pub struct Reader(&'static Trace);
 
 impl Reader {
@@ -358,7 +365,6 @@ impl Origin {
 }
 
 /// What an M runs, while there is a trace.
-#[derive(Clone, Copy)]
 pub(crate) struct Running {
     pub(crate) g: Goroutine,
     pub(crate) since: Nanos,

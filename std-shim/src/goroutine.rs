@@ -192,6 +192,15 @@ pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
+/// Gives the calling goroutine a name, for dumps and reports. On an ordinary thread it does nothing.
+///
+/// ```
+/// gopark::run(|| gopark::set_name("main"));
+/// ```
+pub fn set_name(name: &str) {
+    sched().set_name(name.into());
+}
+
 /// How many goroutines exist: started, and not yet returned.
 ///
 /// ```

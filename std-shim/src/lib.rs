@@ -51,16 +51,20 @@
 //! from whoever woke or spawned it. What comes faster than it can be written is left out, and the file says where and how much. It can be opened
 //! at any time: while the program runs, after its exit, and after a crash but for the last moments. Without the variable, nothing is recorded.
 
+mod dump;
 mod error;
 mod goroutine;
 pub mod net;
 mod overflow;
+mod report;
 mod runtime;
 mod trace;
 
+pub use dump::dump;
 pub use gopark_core::polldesc::PollError;
-pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, sleep, sleep_until, try_go, yield_now};
-pub use runtime::{Builder, max_procs, run};
+pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
+pub use report::Stall;
+pub use runtime::{Builder, max_procs, run, scheduler};
 
 /// The README's program compiles.
 #[cfg(doctest)]

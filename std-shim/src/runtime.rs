@@ -1,7 +1,8 @@
 //! The one runtime of a process: its settings, its start, and its clock.
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
-use crate::{overflow, trace};
+use crate::report::{self, OnStall, Stall};
+use crate::{dump, overflow, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -9,9 +10,10 @@ use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
+use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 static LINUX: Linux = Linux::new();
@@ -31,7 +33,7 @@ struct Runtime {
 /// assert_eq!(gopark::max_procs(), 2);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "settings do nothing until `start`"]
 pub struct Builder {
     max_procs: Option<usize>,
@@ -40,6 +42,25 @@ pub struct Builder {
     max_threads: Option<usize>,
     no_sysmon: bool,
     migrate: bool,
+    stall_after: Option<Duration>,
+    on_stall: Option<OnStall>,
+    dump_on: Option<i32>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Builder { max_procs, pollers, stack_size, max_threads, no_sysmon, migrate, stall_after, on_stall: _, dump_on } = self;
+        f.debug_struct("Builder")
+            .field("max_procs", max_procs)
+            .field("pollers", pollers)
+            .field("stack_size", stack_size)
+            .field("max_threads", max_threads)
+            .field("sysmon", &!no_sysmon)
+            .field("migrate", migrate)
+            .field("stall_after", stall_after)
+            .field("dump_on", dump_on)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Enough for a panic with a backtrace, deep recursion apart; only touched pages cost memory.
@@ -91,6 +112,33 @@ impl Builder {
         self
     }
 
+    /// Reports a goroutine that keeps its thread for longer than this: once each time, to [`on_stall`](Self::on_stall), or else as a line on
+    /// stderr. Off by default. Seen to about a millisecond. Needs [`sysmon`](Self::sysmon).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// gopark::Builder::new().stall_after(Duration::from_millis(100)).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn stall_after(mut self, limit: Duration) -> Self {
+        self.stall_after = Some(limit);
+        self
+    }
+
+    /// Is called with each stall, in place of a line on stderr. It runs on the thread that watches over the others, and must return soon.
+    pub fn on_stall(mut self, tell: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Arc::new(tell));
+        self
+    }
+
+    /// Has the process write a [`dump`](crate::dump()) to stderr whenever it gets `signal`, such as `libc::SIGUSR1`. Needs
+    /// [`sysmon`](Self::sysmon).
+    pub fn dump_on(mut self, signal: i32) -> Self {
+        self.dump_on = Some(signal);
+        self
+    }
+
     /// Lets started goroutines move between threads, as in Go: a thread that is free takes over any goroutine that is ready.
     ///
     /// # Safety
@@ -118,6 +166,9 @@ impl Builder {
         }
         let config = self.config()?;
         let trace = trace::Request::from_env()?;
+        if let Some(tell) = &self.on_stall {
+            _ = report::ON_STALL.set(tell.clone());
+        }
         let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
         let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
@@ -131,9 +182,10 @@ impl Builder {
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
         overflow::install(sched);
+        let dumping = self.dump_on.map_or(Ok(()), dump::on_signal);
         let pool = Pool::new(config.max_threads);
         RUNTIME.set(Runtime { sched, pool, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
-        Ok(())
+        dumping.map_err(|error| io::Error::new(error.kind(), format!("dump_on: {error}")))
     }
 
     fn config(&self) -> io::Result<Config> {
@@ -158,8 +210,13 @@ impl Builder {
         if !(procs..=MAX_THREADS).contains(&max_threads) {
             return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
         }
+        if self.no_sysmon && (self.stall_after.is_some() || self.dump_on.is_some()) {
+            return invalid("stall_after and dump_on need sysmon, which is off".into());
+        }
         let stack_size = stack_size.next_power_of_two();
-        Ok(Config { procs, pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon })
+        let stall_after = self.stall_after.map(duration_nanos);
+        let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
+        Ok(Config { stall_after, report: report::report, ..config })
     }
 }
 
@@ -186,10 +243,21 @@ fn start_with_defaults() -> &'static Runtime {
     }
 }
 
+/// The scheduler, if it is running. May be called in a signal handler.
+pub(crate) fn started() -> Option<&'static Sched> {
+    RUNTIME.get().map(|runtime| runtime.sched)
+}
+
 /// The scheduler, started with the defaults if it is not running.
 #[inline]
 pub(crate) fn sched() -> &'static Sched {
     runtime().sched
+}
+
+/// The scheduler beneath, for tests of what is not built on it yet.
+#[doc(hidden)]
+pub fn scheduler() -> &'static Sched {
+    sched()
 }
 
 /// An instant on the scheduler's clock. Far ones count as never.

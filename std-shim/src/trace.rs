@@ -72,7 +72,7 @@ impl Request {
             os: sched.os(),
             reader,
             paper: Paper { file: self.file, text: String::new(), begun: 0, written: 0, limit: self.limit, full: false, start },
-            open: vec![None; sched.config().procs],
+            open: (0..sched.config().procs).map(|_| None).collect(),
             threads: HashSet::new(),
             flows: 0,
             lost: 0,
@@ -126,7 +126,6 @@ fn write(begun: &Receiver<Timeline>) {
 }
 
 /// A goroutine that runs on a P.
-#[derive(Clone, Copy)]
 struct Running {
     g: Goroutine,
     m: u32,
@@ -181,7 +180,12 @@ impl Timeline {
                     self.open[p as usize] = Some(Running { g, m, since: time, readied });
                 }
             }
-            Event::Stop(Stopped::Blocked(reason)) => self.close(row, time, Blocked(reason)),
+            Event::Named(name) => {
+                if let Some(running) = self.running(row) {
+                    running.g.name = Some(name);
+                }
+            }
+            Event::Stop(Stopped::Blocked(why)) => self.close(row, time, format_args!("blocked: {why}")),
             Event::Stop(Stopped::Yielded) => self.close(row, time, "yielded"),
             Event::Stop(Stopped::Returned) => self.close(row, time, "returned"),
             Event::Taken { from, to } => {
@@ -192,8 +196,7 @@ impl Timeline {
                 self.paper.instant(row, time, "gave way", format_args!(r#""from":"m{from}","to":"m{to}""#));
             }
             Event::Outstayed { g, since } => {
-                let args = format_args!(r#""goroutine":{},"site":"{}","end":"came back""#, g.id, Escaped(g.site));
-                self.paper.slice(row, since, time, Label(g), args);
+                self.paper.slice(row, since, time, Label(&g), format_args!(r#"{},"end":"came back""#, Identity(&g)));
             }
             Event::Batch { source, count, since } => {
                 let name = match source {
@@ -203,7 +206,7 @@ impl Timeline {
                 self.paper.slice(row, since, time, name, format_args!(r#""woken":{count}"#));
             }
             Event::Spawn { g } => {
-                self.paper.instant(row, time, "spawn", format_args!(r#""goroutine":{},"site":"{}""#, g.id, Escaped(g.site)));
+                self.paper.instant(row, time, "spawn", format_args!("{}", Identity(&g)));
             }
             Event::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };
@@ -224,20 +227,25 @@ impl Timeline {
     fn close(&mut self, row: Row, until: Nanos, end: impl fmt::Display) {
         let Row::P(p) = row else { return };
         let Some(Running { g, m, since, readied }) = self.open[p as usize].take() else { return };
-        let (id, site) = (g.id, Escaped(g.site));
+        let identity = Identity(&g);
         let Some(Readied { time, row: from, by }) = readied else {
-            let args = format_args!(r#""goroutine":{id},"site":"{site}","m":{m},"end":"{end}""#);
-            return self.paper.slice(row, since, until, Label(g), args);
+            let args = format_args!(r#"{identity},"m":{m},"end":"{end}""#);
+            return self.paper.slice(row, since, until, Label(&g), args);
         };
         let waited = Micros(since - time);
-        let args = format_args!(r#""goroutine":{id},"site":"{site}","m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#);
-        self.paper.slice(row, since, until, Label(g), args);
+        let args = format_args!(r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#);
+        self.paper.slice(row, since, until, Label(&g), args);
         if let Row::Thread(_) = from {
             // An arrow has to begin at a slice.
-            self.paper.slice(from, time, time, format_args!("readies G{id}"), format_args!(""));
+            self.paper.slice(from, time, time, format_args!("readies G{}", g.id), format_args!(""));
         }
         self.flows += 1;
         self.paper.arrow(self.flows, (from, time), (row, since));
+    }
+
+    fn running(&mut self, row: Row) -> Option<&mut Running> {
+        let Row::P(p) = row else { return None };
+        self.open[p as usize].as_mut()
     }
 
     fn name_readier(&mut self, readied: Option<Readied>) {
@@ -358,24 +366,26 @@ impl fmt::Display for Micros {
 }
 
 /// What a goroutine's slices are called.
-struct Label(Goroutine);
+struct Label<'a>(&'a Goroutine);
 
-impl fmt::Display for Label {
+impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, site } = self.0;
-        let file = site.file().rsplit('/').next().unwrap_or_default();
-        write!(f, "G{id} {}:{}", Escaped(file), site.line())
+        let Goroutine { id, name, site } = self.0;
+        match name {
+            Some(name) => write!(f, "G{id} {}", Escaped(name)),
+            None => write!(f, "G{id} {}:{}", Escaped(site.file().rsplit('/').next().unwrap_or_default()), site.line()),
+        }
     }
 }
 
-struct Blocked(u8);
+/// The members that say which goroutine it is.
+struct Identity<'a>(&'a Goroutine);
 
-impl fmt::Display for Blocked {
+impl fmt::Display for Identity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => f.write_str("blocked"),
-            reason => write!(f, "blocked: {reason}"),
-        }
+        let Goroutine { id, name, site } = self.0;
+        write!(f, r#""goroutine":{id},"site":"{}""#, Escaped(site))?;
+        name.iter().try_for_each(|name| write!(f, r#","name":"{}""#, Escaped(name)))
     }
 }
 

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs, and up to ten times as long under a sanitizer.
-pub const LIMIT: Duration = Duration::from_secs(if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { 300 } else { 60 });
+pub const LIMIT: Duration = Duration::from_secs(if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { 300 } else { 120 });
 
 /// Starts the runtime of this process, if it is not running. `GOPARK_TEST_POLLERS` overrides the number of pollers: `ci/backends.sh` sets it.
 pub fn start(settings: Builder) {

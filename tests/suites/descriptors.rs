@@ -36,12 +36,12 @@ fn start(config: Config) -> &'static Sched {
 /// The scheduler of most tests.
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
-    SCHED.get_or_init(|| start(Config { procs: 2, pollers: 2, stack_size: 256 * 1024, migrate: false, max_threads: 8, sysmon: true }))
+    SCHED.get_or_init(|| start(Config { max_threads: 8, ..Config::new(2) }))
 }
 
 /// A scheduler with one thread, which nobody disturbs: what runs there and in which order is its own doing.
 fn undisturbed() -> &'static Sched {
-    start(Config { procs: 1, pollers: 1, stack_size: 256 * 1024, migrate: false, max_threads: 1, sysmon: false })
+    start(Config { max_threads: 1, sysmon: false, ..Config::new(1) })
 }
 
 /// Core aborts where a panic leaves a goroutine.
@@ -441,7 +441,7 @@ fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
 
 #[test]
 fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
-    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
+    let sched = start(Config { pollers: 1, stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
     for _ in 0..20 {
         let [reader, _writer] = pipe_in(sched);
         reader.set_deadline(None, Deadline::At(sched.now() + 3_600_000 * MILLISECOND)).unwrap();
@@ -463,7 +463,7 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
 
 #[test]
 fn both_ends_of_every_connection_park_at_once() {
-    let sched = start(Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
+    let sched = start(Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: room for two descriptors.
     let connection = |_| pair(sched, |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) });
@@ -481,7 +481,7 @@ fn both_ends_of_every_connection_park_at_once() {
 
 #[test]
 fn waiters_are_counted_while_they_wait() {
-    let sched = start(Config { procs: 2, pollers: 1, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true });
+    let sched = start(Config { pollers: 1, stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
     let pairs: Vec<_> = (0..100).map(|_| pipe_in(sched)).collect();
     let count = move |expected| {
         let start = Instant::now();

@@ -118,7 +118,7 @@ fn threads() -> usize {
 #[test]
 fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Config { procs: 4, pollers: 4, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true };
+    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(4) };
     let count = || (descriptors(), threads());
     let before = count();
     for threads in [0, 1, 3, 4] {
@@ -135,8 +135,7 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
 fn spawns_without_guards_cost_no_stacks() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // Of the largest stacks there are only some thousands.
-    let sched = start(Config { procs: 1, pollers: 1, stack_size: 1 << 30, migrate: false, max_threads: 8, sysmon: true })
-        .unwrap_or_else(|error| panic!("{error}"));
+    let sched = start(Config { stack_size: 1 << 30, max_threads: 8, ..Config::new(1) }).unwrap_or_else(|error| panic!("{error}"));
     SYSTEM.guards.store(true, SeqCst);
     for _ in 0..1000 {
         let exhausted = sched.go(|| (), Location::caller()).err().expect("no guard, no stack");

@@ -64,7 +64,7 @@ fn start(world: &World, arrangement: Arrangement) {
     let Arrangement { procs, pollers, migrate, level } = arrangement;
     world.kernel.borrow_mut().level = level;
     let (max_threads, sysmon) = (procs + world.dice.below(4) as usize, world.dice.below(2) == 0);
-    let config = Config { procs, pollers, stack_size: STACK_SIZE, migrate, max_threads, sysmon };
+    let config = Config { pollers, stack_size: STACK_SIZE, migrate, max_threads, sysmon, ..Config::new(procs) };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimPoller::init()?)) };
     // SAFETY: all threads of a run are one real thread, so nothing is bound to another.
     let sched = unsafe { Sched::start(&SYSTEM, config, poller) }.expect("nothing is refused");

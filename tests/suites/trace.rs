@@ -179,12 +179,17 @@ fn check_goroutines(timeline: &Timeline, ended: &Ended) {
                 let site = slice.args["site"].as_str().unwrap();
                 let (file, position) = site.split_once(".rs:").unwrap();
                 assert!(file.ends_with("tests/src/bin/traced"), "{slice:?}");
-                assert_eq!(slice.name, format!("G{id} traced.rs:{}", position.split(':').next().unwrap()));
+                let label = match name {
+                    "server" => "echo \"it\"".into(),
+                    _ => format!("traced.rs:{}", position.split(':').next().unwrap()),
+                };
+                assert_eq!(slice.name, format!("G{id} {label}"));
+                assert_eq!(slice.args["name"].as_str(), (name == "server").then_some(&*label));
             }
         }
     }
     for id in printed(ended, "client") {
-        let waits = timeline.of_goroutine(id).iter().filter(|slice| slice.args["end"] == "blocked").count();
+        let waits = timeline.of_goroutine(id).iter().filter(|slice| slice.args["end"] == "blocked: IO wait").count();
         assert!(waits > 1, "client {id} has waited {waits} times");
     }
 }
@@ -263,6 +268,16 @@ fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
     timeline.check_rows(2);
     timeline.check_turns();
     timeline.check_arrows();
+}
+
+/// The thread that writes the file could wake nobody.
+#[test]
+fn a_deadlock_is_seen_in_spite_of_the_trace() {
+    let folder = Folder::new("deadlock");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_watched"));
+    let ended = run(command.arg("deadlock").env("GOPARK_TRACE", folder.file()).env("RUST_BACKTRACE", "0"));
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("all goroutines are asleep - deadlock!");
 }
 
 #[test]

@@ -11,6 +11,15 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use gopark_core::os::Errno;
 
+/// Copies this process's memory from `start` on, as another process could: no access of this program's own, which would race with threads that
+/// write there. None if a filter forbids the system call.
+pub(super) fn copy(start: usize, to: &mut [u8]) -> usize {
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    let remote = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(start), iov_len: to.len() };
+    // SAFETY: `local` describes a borrowed slice; the kernel checks the remote range itself.
+    check(unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) }).unwrap_or(0)
+}
+
 /// How the stacks of this process are guarded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guards {

@@ -74,6 +74,14 @@ pub(super) fn doing(thread: u32) -> Doing {
     }
 }
 
+/// How many threads this process has: the twentieth field of its `stat`, whose second, the name in brackets, may hold anything.
+pub(super) fn count() -> Option<usize> {
+    let mut buffer = [0; 1024];
+    let stat = read_file(c"/proc/self/stat", &mut buffer)?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(17)?.parse().ok()
+}
+
 /// The clock of a thread's CPU time. The kernel makes its number from the thread's: three bits say which clock it is.
 pub(super) fn cpu_time(thread: u32) -> Nanos {
     const PER_THREAD: i32 = 4;

@@ -47,7 +47,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> libc::c_int {
-    let config = Config { procs: 2, pollers: 2, stack_size: 64 * 1024, migrate: false, max_threads: 8, sysmon: true };
+    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: without `migrate` there is nothing to promise.
     let sched = unsafe { Sched::start(&LINUX, config, poller) }.expect("a scheduler");

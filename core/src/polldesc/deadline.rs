@@ -44,6 +44,10 @@ impl Side {
         self.when = 0;
     }
 
+    pub(super) fn when(&self) -> Option<Nanos> {
+        (self.when > 0).then_some(self.when)
+    }
+
     pub(super) fn expired(&self) -> bool {
         self.when < 0
     }

@@ -191,7 +191,7 @@ impl Sched {
     pub(super) fn hand_off(&'static self, p: usize) -> bool {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
-        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.start_m().ok()) else { return false };
+        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
         let holder = self.m(self.ps[p].holder());
         if holder.lease.take(|| self.os.barrier()) {
             // SAFETY: it is taken.

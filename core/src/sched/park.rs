@@ -7,6 +7,7 @@
 use super::Sched;
 use crate::g::G;
 use crate::sync::Ordering;
+use crate::trail::Reason;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::ptr::NonNull;
 
@@ -15,6 +16,9 @@ use core::ptr::NonNull;
 /// Once the waiter is stored, the goroutine may run again elsewhere and the commit's captures may be gone: storing it is the
 /// commit's last act.
 pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
+
+/// Why somebody parks, for those who watch.
+pub(crate) type Why = (Reason, i64);
 
 /// Runs the commit of a goroutine that has just been suspended.
 ///
@@ -31,15 +35,16 @@ pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Wai
 impl Sched {
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
     #[doc(alias = "gopark")]
-    pub(crate) fn park(&'static self, park: Park<'_>) {
-        self.park_as(self.current(), park);
+    pub(crate) fn park(&'static self, why: Why, park: Park<'_>) {
+        self.park_as(self.current(), why, park);
     }
 
     /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
     #[inline(never)]
-    fn park_as(&'static self, current: Option<&G>, mut park: Park<'_>) {
+    fn park_as(&'static self, current: Option<&G>, (reason, about): Why, mut park: Park<'_>) {
         match current {
             Some(g) => {
+                g.trail.waits(reason, about, self.lately.get());
                 let request = NonNull::from(&mut park).cast();
                 // SAFETY: `current` found the stack pointer on this goroutine's stack.
                 unsafe { g.suspend(Some(request)) };
@@ -47,6 +52,7 @@ impl Sched {
             None => {
                 let thread = Thread::new();
                 if park(thread.waiter()).is_ok() {
+                    self.outside.dormant.fetch_add(1, Ordering::Relaxed);
                     thread.block(self.os);
                 }
             }
@@ -54,22 +60,22 @@ impl Sched {
     }
 
     /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
-    pub(crate) fn wait<E>(&'static self, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
-        self.wait_as(self.current(), slot, check)
+    pub(crate) fn wait<E>(&'static self, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
+        self.wait_as(self.current(), slot, why, check)
     }
 
-    fn wait_as<E>(&'static self, current: Option<&G>, slot: &WaitSlot, check: impl FnOnce() -> Result<(), E>) -> bool {
+    fn wait_as<E>(&'static self, current: Option<&G>, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
         if slot.announce() == Announced::Ready {
             return true;
         }
         if check().is_ok() {
-            self.park_as(current, &mut |waiter| slot.commit(waiter));
+            self.park_as(current, why, &mut |waiter| slot.commit(waiter));
         }
         slot.settle()
     }
 
     /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the caller counts as waiting in a poller meanwhile.
-    pub(crate) fn wait_in_poller<E>(&'static self, slot: &WaitSlot, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn wait_in_poller<E>(&'static self, slot: &WaitSlot, why: Why, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let current = self.current();
         // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
         match current {
@@ -77,7 +83,7 @@ impl Sched {
             None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
         }
         let outcome = loop {
-            if self.wait_as(current, slot, &check) {
+            if self.wait_as(current, slot, why, &check) {
                 break Ok(());
             }
             if let Err(error) = check() {

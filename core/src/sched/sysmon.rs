@@ -5,19 +5,23 @@
 //! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
 //! | one that has computed for 10 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
+//! | a goroutine that has kept its thread for `Config::stall_after` | reports it |
 //! | that all Ms sleep | sleeps until one wakes |
+//! | that nobody could ever wake one | reports that (`deadlock`) |
 //!
 //! A look costs a few loads for each P. It looks every 20 µs after it had something to do, and ever more rarely while it has not: Go's
 //! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
 //! delay behind a goroutine that blocks its thread.
 
+use super::stall::{Stall, Stray};
 use super::{Sched, SharedPoller};
 use crate::m::M;
-use crate::os::{Delay, Doing, Nanos};
+use crate::os::{Delay, Doing, Errno, Nanos};
 use crate::p::P;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ptr;
 
 /// How long a goroutine may run while others wait; Go's number.
@@ -42,79 +46,168 @@ const QUIET_LOOKS: u32 = 20;
 const UP: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// Whether sysmon sleeps until an M wakes.
-pub(super) struct Sysmon(AtomicU32);
+/// What sysmon tells its embedder, on its own thread. Each is worth a line; its `Display` is that line.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Report<'a> {
+    /// A goroutine keeps its thread: told once, when it has done so for as long as `Config::stall_after`.
+    Stall(&'a Stall),
+    /// Somebody has called [`Sched::ask`].
+    Asked,
+    /// Nobody will ever run again, and the process can as well end.
+    Deadlock,
+    /// Goroutines that keep their threads have used up what there is, and this one goes on alone with its P: told once until there is a
+    /// thread again.
+    NoThread {
+        /// How many there are.
+        threads: usize,
+        /// What the system said; `None` if the limit is `Config::max_threads`.
+        refused: Option<Errno>,
+    },
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Report::Stall(stall) => stall.fmt(f),
+            Report::Asked => f.write_str("a report was asked for"),
+            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
+            Report::NoThread { threads, refused } => {
+                write!(f, "all {threads} threads are kept busy, and ")?;
+                match refused {
+                    None => f.write_str("no more are allowed (Builder::max_threads)")?,
+                    Some(errno) => write!(f, "the system refuses another ({errno}; `ulimit -u` or the cgroup's pids.max)")?,
+                }
+                f.write_str(": other goroutines wait; hand what blocks or computes to gopark::blocking")
+            }
+        }
+    }
+}
+
+/// What others know of sysmon.
+pub(super) struct Sysmon {
+    /// Whether it sleeps until an M wakes.
+    sleep: AtomicU32,
+    /// Whether the lack of threads was reported.
+    no_thread: AtomicBool,
+    asked: AtomicBool,
+}
 
 impl Sysmon {
     pub(super) fn new() -> Self {
-        Sysmon(AtomicU32::new(UP))
+        Sysmon { sleep: AtomicU32::new(UP), no_thread: AtomicBool::new(false), asked: AtomicBool::new(false) }
     }
 }
 
 /// What sysmon saw of a P when it last changed.
 struct Sight {
+    m: usize,
     tick: u64,
     ran: Nanos,
     /// The CPU time of its M when that had first run for too long, or 0.
     cpu: Nanos,
     polls: u64,
     polled: Nanos,
+    /// Whether its stall was reported.
+    told: bool,
+}
+
+/// What sysmon keeps from look to look.
+struct Watch {
+    sights: Vec<Sight>,
+    /// Ms that have lost their P and are not back.
+    strays: Vec<Stray>,
 }
 
 impl Sched {
     /// After the first M woke while all slept. Both sides have a read-modify-write on the count of idle Ms behind them, so either sysmon's comes
     /// first, and its word is seen here, or it finds that not all are idle.
     pub(super) fn wake_sysmon(&self) {
-        if self.sysmon.0.load(Ordering::Acquire) == ASLEEP {
-            self.sysmon.0.swap(UP, Ordering::AcqRel);
-            self.os.futex_wake(ptr::from_ref(&self.sysmon.0).cast());
+        if self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
+            self.sysmon.sleep.swap(UP, Ordering::AcqRel);
+            self.os.futex_wake(ptr::from_ref(&self.sysmon.sleep).cast());
         }
     }
 
-    pub(super) fn sysmon_sleeps(&self) {
-        self.sysmon.0.swap(ASLEEP, Ordering::AcqRel);
-        while self.idlers.all_idle(self.config.procs) && self.sysmon.0.load(Ordering::Acquire) == ASLEEP {
-            self.os.futex_wait(&self.sysmon.0, ASLEEP, None);
+    /// Has sysmon report [`Report::Asked`] soon. May be called in a signal handler.
+    pub fn ask(&self) {
+        self.sysmon.asked.store(true, Ordering::Release);
+        // Either sysmon sees this before it sleeps, or it is seen to sleep: a fence on both sides.
+        fence(Ordering::SeqCst);
+        self.wake_sysmon();
+    }
+
+    /// At most for `limit`.
+    pub(super) fn sysmon_sleeps(&self, limit: Option<Nanos>) {
+        self.sysmon.sleep.swap(ASLEEP, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        let asked = self.sysmon.asked.load(Ordering::Relaxed);
+        if !asked && self.idlers.all_idle(self.config.procs) && self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
+            self.os.futex_wait(&self.sysmon.sleep, ASLEEP, limit);
         }
-        self.sysmon.0.swap(UP, Ordering::AcqRel);
+        self.sysmon.sleep.swap(UP, Ordering::AcqRel);
     }
 
     /// What its thread does.
     pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
-        let mut sights: Vec<Sight> = self.ps.iter().map(|_| Sight { tick: 0, ran: now, cpu: 0, polls: 0, polled: now }).collect();
+        let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
+        let mut watch = Watch { sights: self.ps.iter().map(sight).collect(), strays: Vec::new() };
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
         loop {
             self.os.futex_wait(&never, 0, Some(delay));
             let now = self.os.now();
-            let mut deed = false;
-            for (p, sight) in self.ps.iter().zip(&mut sights) {
-                deed |= self.look_at(p, sight, now);
-            }
+            self.lately.set(now);
+            let deed = self.look(&mut watch, now);
             (delay, idle_looks) = match deed {
                 true => (SHORTEST_DELAY, 0),
                 false if idle_looks < EAGER_LOOKS => (delay, idle_looks + 1),
                 false => ((2 * delay).min(LONGEST_DELAY), idle_looks),
             };
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
-            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY {
-                self.sysmon_sleeps();
+            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY && watch.strays.is_empty() {
+                self.rest();
                 quiet_looks = 0;
             }
         }
     }
 
+    /// Sleeps until an M wakes. Before that, and now and then if it is in doubt, looks whether one ever will.
+    fn rest(&'static self) {
+        const DOUBT: Nanos = 1_000_000_000;
+        let doubt = self.seems_dead();
+        if doubt && self.is_dead() {
+            (self.config.report)(self, Report::Deadlock);
+        }
+        self.sysmon_sleeps(doubt.then_some(DOUBT));
+        self.lately.set(self.os.now());
+    }
+
+    /// One look at everything. True if there was something to do.
+    fn look(&'static self, watch: &mut Watch, now: Nanos) -> bool {
+        let mut deed = false;
+        if self.sysmon.asked.load(Ordering::Relaxed) && self.sysmon.asked.swap(false, Ordering::AcqRel) {
+            (self.config.report)(self, Report::Asked);
+        }
+        for (p, sight) in self.ps.iter().zip(&mut watch.sights) {
+            deed |= self.look_at(p, sight, &mut watch.strays, now);
+        }
+        let strayed = watch.strays.len();
+        watch.strays.retain_mut(|stray| self.is_astray(stray, now));
+        deed | (watch.strays.len() < strayed)
+    }
+
     /// Looks at one P, and helps where it must. True if it did.
-    fn look_at(&'static self, p: &'static P, sight: &mut Sight, now: Nanos) -> bool {
+    fn look_at(&'static self, p: &'static P, sight: &mut Sight, strays: &mut Vec<Stray>, now: Nanos) -> bool {
         let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
         if m.wake.asleep() {
-            *sight = Sight { tick, ran: now, cpu: 0, polls, polled: now };
+            *sight = Sight { m: m.index, tick, ran: now, cpu: 0, polls, polled: now, told: false };
             return false;
         }
-        if tick != sight.tick {
-            (sight.tick, sight.ran, sight.cpu) = (tick, now, 0);
+        if tick != sight.tick || m.index != sight.m {
+            (sight.m, sight.tick, sight.ran, sight.cpu, sight.told) = (m.index, tick, now, 0, false);
         }
         if polls != sight.polls {
             (sight.polls, sight.polled) = (polls, now);
@@ -123,7 +216,11 @@ impl Sched {
         if ran >= SLICE {
             m.allowance.store(0, Ordering::Relaxed);
         }
+        if m.lease.is_outside() {
+            self.tell_stall(m, ran, &mut sight.told);
+        }
         if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight) && self.hand_off(p.index) {
+            strays.push(Stray { m: m.index, since: sight.ran, told: sight.told });
             (sight.ran, sight.cpu) = (now, 0);
             return true;
         }
@@ -153,6 +250,21 @@ impl Sched {
     fn computing(&self) -> usize {
         let blocked = |m: &M| matches!(self.os.doing(m.thread.load(Ordering::Relaxed)), Doing::Blocked(_));
         self.ms().filter(|m| m.lease.is_taken() && !blocked(m)).count()
+    }
+
+    /// A new M. If there is none to be had, that is worth a report.
+    pub(super) fn another_m(&'static self) -> Option<&'static M> {
+        let started = self.start_m();
+        let told = self.sysmon.no_thread.swap(started.is_err(), Ordering::Relaxed);
+        started
+            .inspect_err(|&refused| {
+                let threads = self.ms().count();
+                let refused = (threads < self.config.max_threads).then_some(refused);
+                if !told {
+                    (self.config.report)(self, Report::NoThread { threads, refused });
+                }
+            })
+            .ok()
     }
 
     /// Whether anything waits for this P.

@@ -7,6 +7,7 @@ use crate::os::Nanos;
 use crate::sync::Ordering;
 use crate::trace::{Event, Goroutine, Reader, Readied, Row, Running, Source, Stopped, Trace};
 use crate::waiter::WaiterList;
+use alloc::sync::Arc;
 
 impl Sched {
     /// Begins to record what the scheduler does, for the reader to draw. `None` if that was begun before: there is one reader.
@@ -17,6 +18,11 @@ impl Sched {
             Trace::new(self.config.procs)
         });
         first.then(|| Reader::new(trace))
+    }
+
+    /// How many threads are there only to read the trace.
+    pub(super) fn trace_readers(&self) -> usize {
+        usize::from(self.tracing().is_some())
     }
 
     #[inline]
@@ -36,7 +42,8 @@ impl Sched {
     fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
         let (readied, since, m) = (g.origin.take(), self.os.now(), here.m.index as u32);
         let g = goroutine(g);
-        here.home(|home| home.running = Some(Running { g, since }));
+        let running = Running { g: g.clone(), since };
+        drop(here.home(|home| home.running.replace(running)));
         record(trace, here, since, Event::Run { g, m, readied });
     }
 
@@ -51,11 +58,11 @@ impl Sched {
     #[cold]
     fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
         let stopped = match resumed {
-            Resumed::Parked(g, _) => Stopped::Blocked(wait_reason(g)),
+            Resumed::Parked(g, _) => Stopped::Blocked(g.trail.read().reason.words()),
             Resumed::Yielded(_) => Stopped::Yielded,
             Resumed::Dead(_) => Stopped::Returned,
         };
-        here.home(|home| home.running = None);
+        drop(here.home(|home| home.running.take()));
         record(trace, here, self.os.now(), Event::Stop(stopped));
     }
 
@@ -81,7 +88,7 @@ impl Sched {
     #[cold]
     fn note_origin(&'static self, g: &GRef, here: Option<&Here>) -> Readied {
         let (row, by) = match here {
-            Some(here) => (Row::P(here.p.index as u32), here.home(|home| home.running.map_or(0, |running| running.g.id))),
+            Some(here) => (Row::P(here.p.index as u32), here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id))),
             None => match self.current() {
                 Some(g) => (Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)), g.id()),
                 None => (Row::Thread(self.os.thread()), 0),
@@ -90,6 +97,16 @@ impl Sched {
         let readied = Readied { time: self.os.now(), row, by };
         g.origin.set(readied);
         readied
+    }
+
+    /// Gives the calling goroutine a name, in place of any before. False on an ordinary thread.
+    pub fn set_name(&'static self, name: Arc<str>) -> bool {
+        let Some(g) = self.current() else { return false };
+        g.set_name(name.clone());
+        if let (Some(trace), Some(here)) = (self.tracing(), self.here()) {
+            record(trace, &here, self.os.now(), Event::Named(name));
+        }
+        true
     }
 
     /// Before a new goroutine is queued.
@@ -165,10 +182,5 @@ fn record(trace: &Trace, here: &Here, time: Nanos, event: Event) {
 }
 
 fn goroutine(g: &G) -> Goroutine {
-    Goroutine { id: g.id(), site: g.site() }
-}
-
-/// What a parked goroutine waits for, as a number for the trace. 0 says that it did not say.
-fn wait_reason(_: &G) -> u8 {
-    0
+    Goroutine { id: g.id(), name: g.name(), site: g.site() }
 }

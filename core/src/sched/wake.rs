@@ -38,7 +38,10 @@ impl Sched {
 
     fn place(&'static self, waiter: Waiter, here: Option<&Here>, place: Place) {
         let g = match waiter {
-            Waiter::Thread(thread) => return thread.wake(self.os),
+            Waiter::Thread(thread) => {
+                self.outside.dormant.fetch_sub(1, Ordering::Relaxed);
+                return thread.wake(self.os);
+            }
             Waiter::G(g) => g,
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());

@@ -68,6 +68,7 @@ fn talk(rounds: usize) -> io::Result<()> {
 
 fn go_echo(mut stream: TcpStream) -> JoinHandle<io::Result<()>> {
     go(move || {
+        gopark::set_name("echo \"it\"");
         let mut byte = [0];
         while stream.read(&mut byte)? > 0 {
             stream.write_all(&byte)?;

@@ -1,0 +1,83 @@
+//! Models of the anchor: a goroutine that returns, against those who look at it. `Mail` is the memory of its G: loom calls it a race if
+//! somebody looks while it is freed.
+
+use super::Anchor;
+use crate::models::{Immortal, Mail, check};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use core::ptr::{self, NonNull};
+use loom::thread;
+
+struct Slot {
+    anchor: Anchor,
+    memory: [Mail; 2],
+    freed: AtomicU32,
+}
+
+impl Slot {
+    fn new() -> Immortal<Self> {
+        let anchor = Anchor { current: AtomicPtr::new(ptr::null_mut()), listed: AtomicPtr::new(ptr::null_mut()) };
+        Immortal::new(Slot { anchor, memory: [Mail::new(), Mail::new()], freed: AtomicU32::new(0) })
+    }
+
+    /// An address, aligned as a G's, that stands for goroutine `index`.
+    fn g(index: usize) -> NonNull<()> {
+        NonNull::new(ptr::without_provenance_mut(16 * (index + 1))).unwrap()
+    }
+
+    fn free(&self, g: NonNull<()>) {
+        self.memory[g.as_ptr().addr() / 16 - 1].put(0);
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn start(&self, index: usize) {
+        self.memory[index].put(7);
+        self.anchor.bind(Self::g(index));
+    }
+
+    fn end(&self, index: usize) {
+        if self.anchor.unbind() {
+            self.free(Self::g(index));
+        }
+    }
+
+    fn look(&self) {
+        let Some(g) = self.anchor.pin() else { return };
+        assert_eq!(self.memory[g.as_ptr().addr() / 16 - 1].get(), 7);
+        if !self.anchor.unpin(g) {
+            self.free(g);
+        }
+    }
+}
+
+#[test]
+fn a_goroutine_that_returns_is_freed_once_and_after_the_last_look() {
+    check(|| {
+        let owner = Slot::new();
+        let slot = owner.get();
+        slot.start(0);
+        let watchers = [(); 2].map(|()| thread::spawn(|| slot.look()));
+        slot.end(0);
+        for watcher in watchers {
+            watcher.join().unwrap();
+        }
+        assert_eq!(slot.freed.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_stack_may_have_its_next_goroutine_while_somebody_looks_at_the_last() {
+    check(|| {
+        let owner = Slot::new();
+        let slot = owner.get();
+        let watcher = thread::spawn(|| {
+            slot.look();
+            slot.look();
+        });
+        for index in [0, 1] {
+            slot.start(index);
+            slot.end(index);
+        }
+        watcher.join().unwrap();
+        assert_eq!(slot.freed.load(Ordering::Relaxed), 2);
+    });
+}

@@ -1,0 +1,240 @@
+//! The census: who the goroutines are, what each does, and where on its stack it stopped. It holds nobody up.
+//!
+//! A goroutine that has started is found by the anchor of its stack, which is pinned while somebody looks (`stack::Anchor`). What it left before it
+//! stopped is read under a sequence lock (`trail`), and so is its stack, which the system copies: it may run again at any time. One that has
+//! not started is found in a queue; it is taken out, and put back at the end of the global queue.
+
+use super::Sched;
+use crate::g::{G, Pinned, Status};
+use crate::m::M;
+use crate::os::{Doing, Mode, Nanos};
+use crate::polldesc::PollDesc;
+use crate::trail::{Place, Reason, Traces};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::panic::Location;
+
+/// A goroutine, as it was when somebody looked.
+#[derive(Debug)]
+pub struct Goroutine<'a> {
+    /// Its number.
+    pub id: u64,
+    /// The name it was given.
+    pub name: Option<Arc<str>>,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+    /// What it did.
+    pub state: State,
+    /// Bytes of stack in use. 0 if it ran or has not started.
+    pub stack: usize,
+    /// Where it had stopped. `None` if it ran or has not started, or if the system does not copy stacks.
+    pub stopped: Option<Stopped<'a>>,
+}
+
+/// What a goroutine does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It has not run yet.
+    New,
+    /// It waits for its turn.
+    Runnable,
+    /// It runs.
+    Running {
+        /// Its thread, by the system's name for it.
+        thread: u32,
+        /// What that does.
+        doing: Doing,
+    },
+    /// It waits for something else.
+    Waiting {
+        /// For what.
+        wait: Wait,
+        /// Since when; `None` without sysmon, which keeps the time. As exact as sysmon looks: a millisecond.
+        since: Option<Nanos>,
+    },
+}
+
+/// What a goroutine waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// A descriptor.
+    Io {
+        /// Which.
+        fd: i32,
+        /// In which direction.
+        mode: Mode,
+        /// Until when at most.
+        deadline: Option<Nanos>,
+    },
+    /// A time.
+    Sleep {
+        /// Which.
+        until: Nanos,
+    },
+    /// Another goroutine's return.
+    Join {
+        /// Its number.
+        id: u64,
+    },
+    /// A permit of a semaphore, such as the one behind a descriptor's lock.
+    Semaphore,
+    /// Work of its own on another thread.
+    Blocking,
+}
+
+impl fmt::Display for Wait {
+    /// Go's words where Go has some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self {
+            Wait::Io { .. } => Reason::Read,
+            Wait::Sleep { .. } => Reason::Sleep,
+            Wait::Join { .. } => Reason::Join,
+            Wait::Semaphore => Reason::Sema,
+            Wait::Blocking => Reason::Blocking,
+        };
+        f.write_str(reason.words())
+    }
+}
+
+/// The stack of a goroutine that has stopped: a copy, from which a debugger's unwinder can tell its callers.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopped<'a> {
+    /// Where, and the registers that say so.
+    pub place: Place,
+    /// What is in memory from `place.sp` up to the end of the stack.
+    pub bytes: &'a [u8],
+}
+
+/// How many times a goroutine that runs now and then is looked at again before it counts as one that runs.
+const LOOKS: usize = 4;
+
+impl Sched {
+    /// Calls `see` for each goroutine, in no order. They run on meanwhile: one that comes or goes may be missed.
+    ///
+    /// The stacks of those that have stopped are copied if `stacks` is set. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy
+    /// thread, are in no queue that others may look into; they are missing.
+    pub fn census(&'static self, stacks: bool, mut see: impl FnMut(&Goroutine<'_>)) {
+        let mut memory = Vec::new();
+        self.each_started(true, |g| see(&self.look_at_g(g, stacks, &mut memory)));
+        self.unstarted().iter().for_each(see);
+    }
+
+    /// Calls `f` for each goroutine that has started and not returned. Those that somebody else looks at are skipped, or `all` waits for him.
+    pub(super) fn each_started(&'static self, all: bool, mut f: impl FnMut(&G)) {
+        for slot in self.arena.slots() {
+            let anchor = self.arena.anchor(slot);
+            loop {
+                // SAFETY: `GRef::start` is the only one that binds the anchors of the arena.
+                match unsafe { Pinned::new(anchor) } {
+                    Some(g) => break f(&g),
+                    None if all && anchor.is_pinned() => self.os.yield_thread(),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn look_at_g<'a>(&'static self, g: &G, stacks: bool, memory: &'a mut Vec<u8>) -> Goroutine<'a> {
+        let (state, place) = self.state_of(g, stacks, memory);
+        let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
+        let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
+        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, stack, stopped }
+    }
+
+    /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
+    fn state_of(&'static self, g: &G, stacks: bool, memory: &mut Vec<u8>) -> (State, Option<Place>) {
+        for _ in 0..LOOKS {
+            let runs = g.trail.runs();
+            let status = g.status();
+            if matches!(status, Status::Running | Status::Dead) {
+                break;
+            }
+            let traces = g.trail.read();
+            if stacks {
+                self.copy_stack(traces.place.sp, memory);
+            }
+            if g.trail.runs_still(runs) {
+                let state = if status == Status::Waiting { self.waiting(&traces) } else { State::Runnable };
+                return (state, Some(traces.place));
+            }
+        }
+        memory.clear();
+        (self.running(g), None)
+    }
+
+    fn running(&self, g: &G) -> State {
+        let thread = match self.ms().find(|m| is_on(g, m)) {
+            Some(m) => m.thread.load(crate::sync::Ordering::Relaxed),
+            None => 0,
+        };
+        State::Running { thread, doing: self.os.doing(thread) }
+    }
+
+    /// What a goroutine waits for that has left these traces, which hold together.
+    fn waiting(&self, traces: &Traces) -> State {
+        let io = |mode| {
+            // SAFETY: with this reason comes the address of a PollDesc, and those are never freed.
+            let desc = unsafe { &*core::ptr::with_exposed_provenance::<PollDesc>(traces.about as usize) };
+            Wait::Io { fd: desc.fd(), mode, deadline: desc.deadline(mode) }
+        };
+        let wait = match traces.reason {
+            Reason::Read => io(Mode::Read),
+            Reason::Write => io(Mode::Write),
+            Reason::Sleep => Wait::Sleep { until: traces.about },
+            Reason::Join => Wait::Join { id: traces.about as u64 },
+            Reason::Sema => Wait::Semaphore,
+            Reason::Blocking => Wait::Blocking,
+        };
+        State::Waiting { wait, since: (traces.since > 0).then_some(traces.since) }
+    }
+
+    /// Copies a stack from `sp` on; nothing if it is none, or if the system copies less.
+    fn copy_stack(&self, sp: usize, memory: &mut Vec<u8>) {
+        memory.clear();
+        let Some(end) = self.arena.end_of(sp) else { return };
+        memory.resize(end - sp, 0);
+        if self.os.copy(sp, memory) < end - sp {
+            memory.clear();
+        }
+    }
+
+    fn unstarted(&'static self) -> Vec<Goroutine<'static>> {
+        let mut found = Vec::new();
+        let mut global = self.global.take_all();
+        let global = core::iter::from_fn(|| global.pop_front());
+        let rings = self.ps.iter().flat_map(|p| core::iter::from_fn(|| p.ring.steal_one()));
+        let all = global.chain(rings).inspect(|g| {
+            // In a migrating scheduler started ones are in the same queues, and are found by their anchors.
+            if !g.started() {
+                found.push(Goroutine { id: g.id(), name: g.name(), site: g.site(), state: State::New, stack: 0, stopped: None });
+            }
+        });
+        let all: Vec<_> = all.collect();
+        if !all.is_empty() {
+            self.global.extend(all.into_iter());
+            self.recruit();
+        }
+        found
+    }
+
+    /// Goroutines at home on `m` that wait for their turn.
+    pub(super) fn waiting_for(&'static self, m: &M) -> usize {
+        let mut count = 0;
+        self.each_started(false, |g| count += usize::from(g.home() == Some(m.index) && g.status() == Status::Runnable));
+        count
+    }
+
+    /// Calls `f` for the goroutine that runs on `m`, if there is one.
+    pub(super) fn with_running_on(&'static self, m: &M, mut f: impl FnMut(&G)) {
+        self.each_started(false, |g| {
+            if g.status() == Status::Running && is_on(g, m) {
+                f(g);
+            }
+        });
+    }
+}
+
+fn is_on(g: &G, m: &M) -> bool {
+    core::ptr::eq(g.m().cast(), m)
+}

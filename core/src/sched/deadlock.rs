@@ -1,0 +1,42 @@
+//! Deadlock: nobody will ever run again.
+//!
+//! Go knows when that is so because it makes all threads itself. Here any thread of the process could wake a goroutine. So besides what can
+//! wake one from within (a timer, a poller, work in a pool), every thread is accounted for: it is an M asleep, sysmon, an idle one of a
+//! pool, reads the trace, or waits in this library until somebody wakes it. Such a thread counts from after it can be found by who wakes it until before it is
+//! woken, so at no time is one counted that runs.
+//!
+//! The race: a goroutine does something between two looks, and is asleep again where the first look was. Whoever has run since has moved the
+//! tick of a P.
+
+use super::Sched;
+use crate::sync::Ordering;
+
+impl Sched {
+    /// Whether nothing within the scheduler will wake anybody.
+    #[doc(alias = "checkdead")]
+    pub(super) fn seems_dead(&'static self) -> bool {
+        let ticks = self.ticks();
+        self.idlers.all_idle(self.config.procs)
+            && self.ms().all(|m| m.wake.is_asleep())
+            && !self.exchange.is_wanted()
+            && self.global.is_empty()
+            && self.ps.iter().all(|p| p.ring.is_empty() && p.timers.next().is_none())
+            && self.pool.jobs.load(Ordering::Acquire) == 0
+            && self.num_poll_waiters() == 0
+            && (self.num_goroutines() > 0 || self.outside.dormant.load(Ordering::Acquire) > 0)
+            && self.idlers.all_idle(self.config.procs)
+            && self.ticks() == ticks
+    }
+
+    /// Whether, besides, no thread of the process is awake that could. Sysmon is one, and asks.
+    pub(super) fn is_dead(&'static self) -> bool {
+        let pool = self.pool.threads.load(Ordering::Acquire);
+        let dormant = self.outside.dormant.load(Ordering::Acquire).max(0) as usize;
+        let accounted = self.ms().count() + 1 + pool + dormant + self.trace_readers();
+        self.os.threads() == Some(accounted) && self.seems_dead()
+    }
+
+    fn ticks(&self) -> u64 {
+        self.ps.iter().map(|p| p.tick.get()).sum()
+    }
+}

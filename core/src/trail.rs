@@ -1,0 +1,161 @@
+//! Trail: what a goroutine leaves for those who watch it: why it waits, since when, and where on its stack it stopped. The scheduler decides
+//! nothing by it.
+//!
+//! The goroutine writes before it stops, a watcher reads at any time, and the M that resumes the goroutine first counts a run: so what was
+//! read holds together if the goroutine waited and its count of runs was the same before and after (a sequence lock). That covers
+//! whatever else does not change while it waits, too: its stack.
+#![allow(unsafe_code, reason = "reads the registers that say where it is")]
+
+use crate::os::Nanos;
+use crate::sync::hint::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+
+/// Why a goroutine waits. What the number with it means stands in brackets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Reason {
+    /// For a descriptor to become readable (the address of its `PollDesc`).
+    Read,
+    /// For a descriptor to become writable (the same).
+    Write,
+    /// Until a time (which).
+    Sleep,
+    /// For another goroutine (its number).
+    Join,
+    /// For a permit of a semaphore (0).
+    Sema,
+    /// For work on a thread of a pool (0).
+    Blocking,
+}
+
+impl Reason {
+    fn of(byte: u8) -> Reason {
+        use Reason::*;
+        [Read, Write, Sleep, Join, Sema, Blocking][byte as usize]
+    }
+
+    /// Go's words where Go has some.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Reason::Read | Reason::Write => "IO wait",
+            Reason::Sleep => "sleep",
+            Reason::Join => "join",
+            Reason::Sema => "semacquire",
+            Reason::Blocking => "blocking",
+        }
+    }
+}
+
+/// A point in a function's body, from which a debugger could walk up the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The instruction.
+    pub ip: usize,
+    /// The stack pointer.
+    pub sp: usize,
+    /// The frame pointer, or whatever is in its register.
+    pub fp: usize,
+}
+
+impl Place {
+    /// Where this is called. Zeros on an architecture that nobody unwinds.
+    #[inline(always)]
+    pub(crate) fn here() -> Place {
+        let (ip, sp, fp): (usize, usize, usize);
+        cfg_if::cfg_if! {
+            if #[cfg(target_arch = "x86_64")] {
+                // SAFETY: reads registers.
+                unsafe {
+                    core::arch::asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp", out(reg) ip, out(reg) sp, out(reg) fp,
+                        options(nomem, nostack, preserves_flags));
+                }
+            } else if #[cfg(target_arch = "aarch64")] {
+                // SAFETY: reads registers.
+                unsafe {
+                    core::arch::asm!("adr {}, .", "mov {}, sp", "mov {}, x29", out(reg) ip, out(reg) sp, out(reg) fp,
+                        options(nomem, nostack, preserves_flags));
+                }
+            } else {
+                (ip, sp, fp) = (0, crate::stack::stack_pointer(), 0);
+            }
+        }
+        Place { ip, sp, fp }
+    }
+}
+
+/// See the module's head. Its words are the machine's in a model, too: they are hints.
+pub(crate) struct Trail {
+    runs: AtomicU32,
+    reason: AtomicU8,
+    about: AtomicI64,
+    since: AtomicI64,
+    place: [AtomicUsize; 3],
+}
+
+/// What a watcher has read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Traces {
+    pub(crate) reason: Reason,
+    pub(crate) about: i64,
+    /// Roughly; 0 if nobody keeps the time.
+    pub(crate) since: Nanos,
+    pub(crate) place: Place,
+}
+
+impl Trail {
+    pub(crate) fn new() -> Self {
+        let word = || AtomicUsize::new(0);
+        Trail {
+            runs: AtomicU32::new(0),
+            reason: AtomicU8::new(Reason::Sema as u8),
+            about: AtomicI64::new(0),
+            since: AtomicI64::new(0),
+            place: [word(), word(), word()],
+        }
+    }
+
+    /// The goroutine is about to wait.
+    #[inline]
+    pub(crate) fn waits(&self, reason: Reason, about: i64, since: Nanos) {
+        self.reason.store(reason as u8, Ordering::Relaxed);
+        self.about.store(about, Ordering::Relaxed);
+        self.since.store(since, Ordering::Relaxed);
+    }
+
+    /// The goroutine is about to stop at `place`.
+    #[inline]
+    pub(crate) fn stops(&self, place: Place) {
+        self.place[0].store(place.ip, Ordering::Relaxed);
+        self.place[1].store(place.sp, Ordering::Relaxed);
+        self.place[2].store(place.fp, Ordering::Relaxed);
+    }
+
+    /// The goroutine is about to go on.
+    #[inline]
+    pub(crate) fn resumes(&self) {
+        self.runs.store(self.runs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        // Before all that the goroutine will write.
+        fence(Ordering::Release);
+    }
+
+    /// How many times it was resumed. What is read between this and [`runs_still`](Self::runs_still) holds together if the goroutine was seen to
+    /// be stopped in between.
+    pub(crate) fn runs(&self) -> u32 {
+        self.runs.load(Ordering::Acquire)
+    }
+
+    /// Whether it was not resumed since.
+    pub(crate) fn runs_still(&self, runs: u32) -> bool {
+        fence(Ordering::Acquire);
+        self.runs.load(Ordering::Relaxed) == runs
+    }
+
+    pub(crate) fn read(&self) -> Traces {
+        let [ip, sp, fp] = [0, 1, 2].map(|i| self.place[i].load(Ordering::Relaxed));
+        Traces {
+            reason: Reason::of(self.reason.load(Ordering::Relaxed)),
+            about: self.about.load(Ordering::Relaxed),
+            since: self.since.load(Ordering::Relaxed),
+            place: Place { ip, sp, fp },
+        }
+    }
+}

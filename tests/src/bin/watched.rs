@@ -1,0 +1,244 @@
+//! Programs that go wrong, and what gopark says of them: `suites/watched.rs` runs them by name and reads that. `crowd` is a hundred thousand
+//! goroutines that wait in every way there is, and a dump of them.
+#![allow(unsafe_code, reason = "a signal is raised through libc")]
+
+use gopark::net::{TcpListener, TcpStream};
+use gopark::{Builder, JoinHandle, go, set_name, sleep};
+use gopark_core::sema::Sema;
+use gopark_tests::{join, until};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+fn main() {
+    let program = std::env::args().nth(1).expect("the name of a program");
+    match program.as_str() {
+        "deadlock" => deadlock(),
+        "deadlock-of-a-thread" => deadlock_of_a_thread(),
+        "rescue" => rescue(),
+        "abandoned" => abandoned(),
+        "asleep" => asleep(),
+        "stall" => stall(),
+        "stall-callback" => stall_callback(),
+        "no-more-threads" => no_more_threads(),
+        "leaked" => leaked(),
+        "stuck" => stuck(),
+        "crowd" => crowd(std::env::args().nth(2).map_or(100_000, |count| count.parse().expect("a number"))),
+        _ => panic!("there is no program {program}"),
+    }
+}
+
+/// Waits for a permit that only others could give.
+fn wait_for(permit: &Sema) {
+    permit.acquire(gopark::scheduler());
+}
+
+fn deadlock() {
+    gopark::run(|| {
+        set_name("main");
+        // Everything that can end does so first: timers, work on other threads, a connection.
+        sleep(Duration::from_millis(20));
+        gopark::blocking(|| thread::sleep(Duration::from_millis(20)));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        drop((listener.accept().unwrap(), client, listener));
+        let other = go(|| {
+            set_name("other");
+            wait_for(&Sema::new());
+        });
+        join(other);
+    });
+}
+
+fn deadlock_of_a_thread() {
+    wait_for(&Sema::new());
+}
+
+/// All goroutines are asleep, but a thread is not.
+fn rescue() {
+    let permit = Arc::new(Sema::new());
+    let theirs = permit.clone();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        theirs.release(gopark::scheduler(), 1);
+    });
+    gopark::run(|| wait_for(&permit));
+    println!("rescued");
+}
+
+/// The thread that could have helped ends.
+fn abandoned() {
+    let permit = Sema::new();
+    let thread = thread::spawn(|| thread::sleep(Duration::from_millis(300)));
+    gopark::run(|| wait_for(&permit));
+    thread.join().unwrap();
+}
+
+/// Not dead: each of these ends by itself, or could be ended from outside.
+fn asleep() {
+    gopark::run(|| sleep(Duration::from_millis(300)));
+    gopark::run(|| gopark::blocking(|| thread::sleep(Duration::from_millis(300))));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_deadline(Some(Instant::now() + Duration::from_millis(300))).unwrap();
+    assert!(listener.accept().is_err());
+    gopark::run(|| thread::sleep(Duration::from_millis(300)));
+    println!("awake");
+}
+
+fn stall() {
+    Builder::new().max_procs(2).stall_after(Duration::from_millis(60)).start().unwrap();
+    gopark::run(|| {
+        let sleeper = go(|| {
+            set_name("sleeper");
+            // At home on the same thread, started, and ready to go on: they wait.
+            let neighbours = [(); 3].map(|()| gopark::go_local(gopark::yield_now));
+            gopark::yield_now();
+            thread::sleep(Duration::from_millis(200));
+            neighbours.into_iter().for_each(join);
+        });
+        join(sleeper);
+        let worker = go(|| {
+            set_name("worker");
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(200) {
+                std::hint::spin_loop();
+            }
+        });
+        join(worker);
+    });
+}
+
+fn stall_callback() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let on_stall = move |stall: &gopark::Stall| tell.lock().unwrap().send(stall.clone()).unwrap();
+    Builder::new().max_procs(1).stall_after(Duration::from_millis(30)).on_stall(on_stall).start().unwrap();
+    let id = gopark::run(|| {
+        let slow = go(|| thread::sleep(Duration::from_millis(100)));
+        let id = slow.id();
+        join(slow);
+        id
+    });
+    let stall = told.recv().unwrap();
+    assert_eq!((stall.id(), stall.name(), stall.system_call().is_some()), (id, None, true));
+    assert!(stall.site().file().ends_with("watched.rs") && stall.lasts() >= Duration::from_millis(30), "{stall}");
+    println!("told once: {}", told.try_recv().is_err());
+}
+
+fn no_more_threads() {
+    Builder::new().max_procs(1).max_threads(2).start().unwrap();
+    gopark::run(|| {
+        // Two keep both threads; the last one waits.
+        let busy = [(); 3].map(|()| go(|| thread::sleep(Duration::from_millis(100))));
+        busy.into_iter().for_each(join);
+        join(go(|| ()));
+    });
+    println!("done");
+}
+
+/// Goroutines that nobody will ever wake, while the program goes on.
+fn leaked() {
+    gopark::run(|| {
+        let permit: &'static Sema = Box::leak(Box::new(Sema::new()));
+        for _ in 0..3 {
+            drop(go(|| wait_for(permit)));
+        }
+        until("they wait", || dumped().matches("semacquire").count() == 3);
+        print!("{}", dumped());
+    });
+}
+
+fn dumped() -> String {
+    let mut text = Vec::new();
+    gopark::dump(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+/// Every thread is kept busy, and a signal comes.
+fn stuck() {
+    Builder::new().max_procs(2).max_threads(2).dump_on(libc::SIGUSR1).start().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let running = Arc::new(AtomicUsize::new(0));
+    let busy = [(); 2].map(|()| {
+        let (stop, running) = (stop.clone(), running.clone());
+        go(move || {
+            set_name("busy");
+            running.fetch_add(1, SeqCst);
+            while !stop.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+        })
+    });
+    until("both run", || running.load(SeqCst) == 2);
+    let waiting = go(|| ());
+    // SAFETY: a handler for it is installed.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    // The dump comes from another thread; whoever reads it ends this program.
+    thread::sleep(Duration::from_secs(1));
+    stop.store(true, SeqCst);
+    busy.into_iter().chain([waiting]).for_each(join);
+}
+
+/// Goroutines that wait in every way there is, a dump of them, and their end: nobody was disturbed.
+fn crowd(count: usize) {
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        let (sleepers, joiners, readers, writers, blocked) = (count * 2 / 5, count / 5, count / 250, 20, count / 50);
+        let queued = count - sleepers - joiners - readers - writers - blocked;
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut sleeping: Vec<_> = (0..sleepers).map(|_| go(move || gopark::sleep_until(end))).collect();
+        let mut waiting: Vec<JoinHandle<()>> = sleeping.drain(..joiners).map(|sleeper| go(move || join(sleeper))).collect();
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peers = Vec::new();
+        for index in 0..readers + writers {
+            let mut connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            peers.push(listener.accept().unwrap().0);
+            waiting.push(go(move || match index < readers {
+                true => assert_eq!(connection.read(&mut [0; 8]).unwrap(), 0),
+                // More than the system buffers; it fails when the peer goes.
+                false => assert!(connection.write_all(&vec![0; 64 << 20]).is_err()),
+            }));
+        }
+
+        let gate = Arc::new(Mutex::new(()));
+        let shut = gate.lock().unwrap();
+        for _ in 0..blocked {
+            let gate = gate.clone();
+            waiting.push(go(move || gopark::blocking(|| drop(gate.lock()))));
+        }
+        let permit = Arc::new(Sema::new());
+        for _ in 0..queued {
+            let permit = permit.clone();
+            waiting.push(go(move || wait_for(&permit)));
+        }
+        let expected =
+            [("sleep", sleepers), ("join", joiners), ("IO wait", readers + writers), ("blocking", blocked), ("semacquire", queued)];
+        let expected: BTreeMap<_, _> = expected.map(|(reason, count)| (reason.to_owned(), count)).into();
+        until("all wait", || states(&dumped()) == expected);
+
+        let start = Instant::now();
+        let text = dumped();
+        println!("{count} goroutines dumped in {} ms, {} bytes", start.elapsed().as_millis(), text.len());
+        assert_eq!(states(&text), expected);
+
+        drop((peers, shut));
+        permit.release(gopark::scheduler(), count as u32);
+        waiting.into_iter().chain(sleeping).for_each(join);
+        println!("all have ended");
+    });
+}
+
+/// How many goroutines of a dump, this one left out, are in each state.
+fn states(dump: &str) -> BTreeMap<String, usize> {
+    let mut states = BTreeMap::new();
+    for line in dump.lines().filter(|line| line.starts_with("goroutine ") && !line.contains("[running")) {
+        let state = line.split_once('[').unwrap().1;
+        let state = state.split_once([',', ']']).unwrap().0;
+        *states.entry(state.to_owned()).or_default() += 1;
+    }
+    states
+}

@@ -1,0 +1,105 @@
+//! What gopark says of programs that go wrong: the programs of `src/bin/watched.rs`.
+
+use gopark_tests::process::{Ended, run};
+use std::process::Command;
+
+fn watched(program: &str) -> Ended {
+    run(Command::new(env!("CARGO_BIN_EXE_watched")).arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0"))
+}
+
+#[test]
+fn a_program_whose_goroutines_all_wait_for_each_other_says_so_and_ends() {
+    let ended = watched("deadlock");
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("fatal error: all goroutines are asleep - deadlock!\n\ngoroutine ");
+    ended.assert_said("\"main\" [join");
+    ended.assert_said("\"other\" [semacquire");
+    ended.assert_said("created at tests/src/bin/watched.rs:");
+}
+
+#[test]
+fn an_ordinary_thread_that_waits_for_nobody_is_a_deadlock_too() {
+    let ended = watched("deadlock-of-a-thread");
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("all goroutines are asleep - deadlock!");
+}
+
+#[test]
+fn a_thread_that_could_wake_somebody_is_waited_for() {
+    let ended = watched("rescue");
+    ended.assert_success();
+    ended.assert_said("rescued");
+}
+
+#[test]
+fn a_deadlock_is_found_when_the_last_thread_that_could_help_has_ended() {
+    let ended = watched("abandoned");
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("all goroutines are asleep - deadlock!");
+}
+
+#[test]
+fn timers_connections_and_work_elsewhere_are_no_deadlock() {
+    let ended = watched("asleep");
+    ended.assert_success();
+    ended.assert_said("awake");
+}
+
+#[test]
+fn a_stall_names_the_goroutine_where_it_came_from_what_it_does_and_who_waits() {
+    let ended = watched("stall");
+    ended.assert_success();
+    let lines: Vec<_> = ended.output.lines().filter(|line| line.starts_with("gopark: goroutine ")).collect();
+    assert_eq!(lines.len(), 2, "{}", ended.output);
+    let says = |line: &str, words: &[&str]| words.iter().for_each(|word| assert!(line.contains(word), "it does not say {word:?}: {line}"));
+    says(
+        lines[0],
+        &[
+            "\"sleeper\", spawned at tests/src/bin/watched.rs:",
+            "keeps its thread for ",
+            " ms in system call clock_nanosleep; 3 goroutines wait for it",
+        ],
+    );
+    says(lines[1], &["\"worker\", spawned at tests/src/bin/watched.rs:", "keeps its thread for ", " ms computing"]);
+}
+
+#[test]
+fn a_stall_goes_to_the_programs_own_callback_once() {
+    let ended = watched("stall-callback");
+    ended.assert_success();
+    ended.assert_said("told once: true");
+    assert!(!ended.output.contains("gopark:"), "{}", ended.output);
+}
+
+#[test]
+fn goroutines_that_keep_all_threads_are_reported_with_the_limit_and_the_remedy() {
+    let ended = watched("no-more-threads");
+    ended.assert_success();
+    ended.assert_said("gopark: all 2 threads are kept busy, and no more are allowed (Builder::max_threads)");
+    ended.assert_said("gopark::blocking");
+    ended.assert_said("done");
+}
+
+#[test]
+fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
+    let ended = watched("leaked");
+    ended.assert_success();
+    let leaked = ended.output.split("\n\n").filter(|entry| entry.contains("[semacquire"));
+    let from_here = leaked.filter(|entry| entry.contains("created at tests/src/bin/watched.rs:"));
+    assert_eq!(from_here.count(), 3, "{}", ended.output);
+}
+
+#[test]
+fn a_signal_gets_a_dump_while_every_thread_is_kept_busy() {
+    let ended = watched("stuck");
+    ended.assert_success();
+    assert_eq!(ended.output.matches("\"busy\" [running, thread ").count(), 2, "{}", ended.output);
+    ended.assert_said("[runnable, not started]");
+}
+
+#[test]
+fn a_crowd_that_waits_in_every_way_is_told_apart_and_not_disturbed() {
+    let ended = run(Command::new(env!("CARGO_BIN_EXE_watched")).args(["crowd", "5000"]).env("RUST_BACKTRACE", "0"));
+    ended.assert_success();
+    ended.assert_said("all have ended");
+}
