@@ -250,7 +250,7 @@ impl GRef {
     pub(crate) fn resume(self, m: NonNull<()>) -> Resumed {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
-        self.trail.resumes();
+        self.trail.runs.begin(crate::sync::yield_thread);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
         let Running { coroutine, fiber, anchor } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
         match fiber.run(|| coroutine.resume(())) {

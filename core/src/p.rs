@@ -73,11 +73,11 @@ impl Lately {
     /// 0 if nobody keeps it.
     #[inline]
     pub(crate) fn get(&self) -> Nanos {
-        self.0.load(hint::Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, now: Nanos) {
-        self.0.store(now, hint::Ordering::Relaxed);
+        self.0.store(now, Ordering::Relaxed);
     }
 }
 

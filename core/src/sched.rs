@@ -34,6 +34,7 @@ mod find;
 mod handoff;
 mod idle;
 mod park;
+mod shrink;
 mod stall;
 mod start;
 mod sysmon;
@@ -49,6 +50,7 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
+pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
 
@@ -85,6 +87,8 @@ pub struct Config {
     pub sysmon: bool,
     /// After how long a goroutine that keeps its thread is reported. `None`: never.
     pub stall_after: Option<Nanos>,
+    /// When the stacks of goroutines that wait give memory back. `None`: never.
+    pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
     pub report: fn(&'static Sched, Report<'_>),
 }
@@ -100,6 +104,7 @@ impl Config {
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
             stall_after: None,
+            shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
                     sched.os.abort(format_args!("gopark: {report}"));

@@ -21,8 +21,8 @@
 //! slots in use <= promised,   promised + margin <= prepared <= capacity
 //! ```
 //!
-//! where *prepared* slots have their guard and *margin* is what all Ps can hold back: their caches, and the slot of a goroutine that has
-//! given up its promise and is about to return.
+//! where *prepared* slots have their guard and *margin* is what can be held back: by a P its cache, and the slot of a goroutine that has
+//! given up its promise and is about to return; by sysmon those that it is giving back to the system.
 #![allow(unsafe_code, reason = "anchors are found by address, and corosensei's Stack is an unsafe trait")]
 
 use crate::os::{Errno, Os};
@@ -166,6 +166,8 @@ pub struct Arena {
 struct FreeSlots {
     indices: NonNull<u32>,
     len: usize,
+    /// The first so many have no memory behind them.
+    clean: usize,
 }
 
 // SAFETY: the indices are reached only through this value, which the lock guards.
@@ -174,7 +176,7 @@ unsafe impl Send for FreeSlots {}
 impl Arena {
     /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps.
     pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, procs: usize) -> Result<Self, Errno> {
-        let margin = procs * (CACHE + 1);
+        let margin = procs * (CACHE + 1) + BATCH as usize;
         let mut len = RESERVE;
         let base = loop {
             match os.reserve(len) {
@@ -194,7 +196,7 @@ impl Arena {
             frontier: AtomicU32::new(0),
             prepared: AtomicU32::new(0),
             promised: AtomicU32::new(0),
-            free: Lock::new(FreeSlots { indices, len: 0 }),
+            free: Lock::new(FreeSlots { indices, len: 0, clean: 0 }),
         })
     }
 
@@ -242,8 +244,7 @@ impl Arena {
 
     /// The usable part of a slot.
     pub(crate) fn stack(&self, slot: Slot) -> Stack {
-        let bottom = self.base + ((slot.0 as usize) << self.shift) + self.os.page_size();
-        Stack { base: self.top(slot), limit: bottom }
+        Stack { base: self.top(slot), limit: self.bottom(slot.0) }
     }
 
     /// Makes sure that `n` more goroutines will find a slot when they start.
@@ -301,6 +302,50 @@ impl Arena {
         self.free.lock().push(slot.0);
     }
 
+    /// Gives the memory of free slots back to the system, but for those that Ps keep for themselves.
+    pub(crate) fn discard_free(&self) {
+        loop {
+            let mut batch = heapless::Vec::<u32, { BATCH as usize }>::new();
+            {
+                let mut free = self.free.lock();
+                batch.extend(core::iter::from_fn(|| free.pop_dirty()).take(BATCH as usize));
+            }
+            if batch.is_empty() {
+                return;
+            }
+            for &index in &batch {
+                let start = self.bottom(index);
+                // SAFETY: the slot is nobody's meanwhile; what stays of a goroutine that has returned is nobody's, and zero is an unbound anchor.
+                unsafe { self.discard(start, start + self.stack_size() - self.os.page_size()) };
+            }
+            let mut free = self.free.lock();
+            batch.into_iter().for_each(|index| free.push_clean(index));
+        }
+    }
+
+    /// What lies below the part in use of a stack that has stopped at `sp`: from here to there. Empty, or whole pages.
+    pub(crate) fn unused_below(&self, sp: usize) -> Option<(usize, usize)> {
+        let page = self.os.page_size();
+        let start = self.bottom(self.slot_of(sp)?.0);
+        // A goroutine stops a little below where it says that it does: the switch to its M is still to come.
+        let end = (sp & !(page - 1)) - page;
+        (start < end).then_some((start, end))
+    }
+
+    /// The lowest address above the guard.
+    fn bottom(&self, index: u32) -> usize {
+        self.base + ((index as usize) << self.shift) + self.os.page_size()
+    }
+
+    /// # Safety
+    ///
+    /// The addresses are those of whole pages of one slot, and nobody relies on what is there.
+    pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
+        let pointer = NonNull::new(start as *mut u8).expect("a slot is not at address zero");
+        // SAFETY: the caller's promise.
+        unsafe { self.os.discard(pointer, end - start) };
+    }
+
     /// Gives back the slot of a goroutine that has ended.
     pub(crate) fn put(&self, cache: &mut SlotCache, slot: Slot) {
         if cache.is_full() {
@@ -322,8 +367,20 @@ impl FreeSlots {
 
     fn pop(&mut self) -> Option<u32> {
         self.len = self.len.checked_sub(1)?;
+        self.clean = self.clean.min(self.len);
         // SAFETY: `push` wrote this element.
         Some(unsafe { self.indices.add(self.len).read() })
+    }
+
+    fn pop_dirty(&mut self) -> Option<u32> {
+        if self.len > self.clean { self.pop() } else { None }
+    }
+
+    fn push_clean(&mut self, index: u32) {
+        self.push(index);
+        // SAFETY: both elements were written, and `clean` is less than `len`.
+        unsafe { ptr::swap(self.indices.add(self.clean).as_ptr(), self.indices.add(self.len - 1).as_ptr()) };
+        self.clean += 1;
     }
 }
 

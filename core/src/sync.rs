@@ -32,7 +32,7 @@ pub(crate) use spin::Once;
 
 /// The machine's own atomics, in a model as well: for words that only tell somebody something, and by which nothing is decided.
 pub(crate) mod hint {
-    pub(crate) use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize};
 }
 
 /// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
@@ -56,6 +56,15 @@ pub(crate) fn set_os(os: &'static dyn Os) {
     }
 }
 
+/// Lets another thread of this CPU run.
+#[cold]
+pub(crate) fn yield_thread() {
+    match OS.get() {
+        Some(os) => os.yield_thread(),
+        None => core::hint::spin_loop(),
+    }
+}
+
 /// Ends the process over a word that no sequence of legal steps leads to: going on would corrupt more.
 #[cold]
 pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
@@ -67,8 +76,6 @@ pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
 
 #[cfg(not(loom))]
 mod lock {
-    use super::OS;
-
     /// A spin lock around `T`.
     pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
 
@@ -102,9 +109,7 @@ mod lock {
                         return guard;
                     }
                 }
-                if let Some(os) = OS.get() {
-                    os.yield_thread();
-                }
+                super::yield_thread();
             }
         }
     }

@@ -2,12 +2,18 @@
 //! nothing by it.
 //!
 //! The goroutine writes before it stops, a watcher reads at any time, and the M that resumes the goroutine first counts a run: so what was
-//! read holds together if the goroutine waited and its count of runs was the same before and after (a sequence lock). That covers
-//! whatever else does not change while it waits, too: its stack.
+//! read holds together if the goroutine was stopped in between and its count of runs was the same before and after (a sequence lock). That
+//! covers whatever else does not change while it waits, too: its stack.
+//!
+//! A watcher that wants to change something must keep the goroutine where it is ([`Runs::hold`]). Resuming is far more frequent, so the M that
+//! does it stores and loads, and the watcher pays for both sides' barrier, as the taker of a `Lease` does: the M counts the run and then looks
+//! whether the goroutine is held; the watcher says that it is, has every thread pass a barrier, and then looks at the count. Not both miss
+//! the other's word: either the M waits, or the watcher knows that it came too late.
 #![allow(unsafe_code, reason = "reads the registers that say where it is")]
 
 use crate::os::Nanos;
-use crate::sync::hint::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+use crate::sync::hint::{self, AtomicI64, AtomicU8, AtomicUsize};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, fence, light_barrier};
 
 /// Why a goroutine waits. What the number with it means stands in brackets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,9 +88,58 @@ impl Place {
     }
 }
 
-/// See the module's head. Its words are the machine's in a model, too: they are hints.
+/// How many times a goroutine was resumed, and whether it may be.
+pub(crate) struct Runs {
+    count: AtomicU32,
+    held: AtomicBool,
+}
+
+impl Runs {
+    pub(crate) fn new() -> Self {
+        Runs { count: AtomicU32::new(0), held: AtomicBool::new(false) }
+    }
+
+    /// The goroutine is about to go on, and its status says so. `wait` lets a moment pass.
+    #[inline]
+    pub(crate) fn begin(&self, wait: impl Fn()) {
+        // Release: whoever sees this count sees that the goroutine no longer waits.
+        self.count.store(self.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        // Before all that the goroutine will write.
+        fence(Ordering::Release);
+        light_barrier();
+        // Acquire: what the holder did comes before what the goroutine does.
+        while self.held.load(Ordering::Acquire) {
+            wait();
+        }
+    }
+
+    /// The count. What is read between this and [`still`](Self::still) holds together if the goroutine was seen to be stopped in between.
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether it was not resumed since.
+    pub(crate) fn still(&self, count: u32) -> bool {
+        fence(Ordering::Acquire);
+        self.count.load(Ordering::Relaxed) == count
+    }
+
+    /// Keeps the goroutine from being resumed, if after this every thread passes a barrier and then it is found to be stopped and not resumed since
+    /// before it was seen so. One watcher at a time.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+}
+
+/// See the module's head. Its own words are hints.
 pub(crate) struct Trail {
-    runs: AtomicU32,
+    pub(crate) runs: Runs,
+    /// The count of runs at which its stack was last given back.
+    shrunk: hint::AtomicU32,
     reason: AtomicU8,
     about: AtomicI64,
     since: AtomicI64,
@@ -105,7 +160,8 @@ impl Trail {
     pub(crate) fn new() -> Self {
         let word = || AtomicUsize::new(0);
         Trail {
-            runs: AtomicU32::new(0),
+            runs: Runs::new(),
+            shrunk: hint::AtomicU32::new(u32::MAX),
             reason: AtomicU8::new(Reason::Sema as u8),
             about: AtomicI64::new(0),
             since: AtomicI64::new(0),
@@ -129,24 +185,13 @@ impl Trail {
         self.place[2].store(place.fp, Ordering::Relaxed);
     }
 
-    /// The goroutine is about to go on.
-    #[inline]
-    pub(crate) fn resumes(&self) {
-        self.runs.store(self.runs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        // Before all that the goroutine will write.
-        fence(Ordering::Release);
+    /// Whether its stack was given back since it last ran.
+    pub(crate) fn is_shrunk(&self, count: u32) -> bool {
+        self.shrunk.load(Ordering::Relaxed) == count
     }
 
-    /// How many times it was resumed. What is read between this and [`runs_still`](Self::runs_still) holds together if the goroutine was seen to
-    /// be stopped in between.
-    pub(crate) fn runs(&self) -> u32 {
-        self.runs.load(Ordering::Acquire)
-    }
-
-    /// Whether it was not resumed since.
-    pub(crate) fn runs_still(&self, runs: u32) -> bool {
-        fence(Ordering::Acquire);
-        self.runs.load(Ordering::Relaxed) == runs
+    pub(crate) fn shrinks(&self, count: u32) {
+        self.shrunk.store(count, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> Traces {
@@ -159,3 +204,7 @@ impl Trail {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/trail.rs"]
+mod models;

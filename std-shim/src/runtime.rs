@@ -8,7 +8,7 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched};
+use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched, Shrink};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -43,13 +43,14 @@ pub struct Builder {
     no_sysmon: bool,
     migrate: bool,
     stall_after: Option<Duration>,
+    shrink: Option<Shrink>,
     on_stall: Option<OnStall>,
     dump_on: Option<i32>,
 }
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Builder { max_procs, pollers, stack_size, max_threads, no_sysmon, migrate, stall_after, on_stall: _, dump_on } = self;
+        let Builder { max_procs, pollers, stack_size, max_threads, no_sysmon, migrate, stall_after, shrink, on_stall: _, dump_on } = self;
         f.debug_struct("Builder")
             .field("max_procs", max_procs)
             .field("pollers", pollers)
@@ -58,6 +59,7 @@ impl fmt::Debug for Builder {
             .field("sysmon", &!no_sysmon)
             .field("migrate", migrate)
             .field("stall_after", stall_after)
+            .field("shrink_stacks", shrink)
             .field("dump_on", dump_on)
             .finish_non_exhaustive()
     }
@@ -139,6 +141,22 @@ impl Builder {
         self
     }
 
+    /// Gives the memory below the stack pointer of goroutines that have waited for `after` back to the system, and that of stacks that nobody uses:
+    /// what a deep call or a burst has touched is not kept. Every so often (`every`) the thread that watches over the others looks for
+    /// such stacks: a few milliseconds for a hundred thousand. Off by default. Needs [`sysmon`](Self::sysmon), and a kernel with `membarrier`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// gopark::Builder::new().shrink_stacks(Duration::from_secs(60), Duration::from_secs(10)).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "shrinkstack")]
+    pub fn shrink_stacks(mut self, after: Duration, every: Duration) -> Self {
+        self.shrink = Some(Shrink { after: duration_nanos(after), every: duration_nanos(every) });
+        self
+    }
+
     /// Lets started goroutines move between threads, as in Go: a thread that is free takes over any goroutine that is ready.
     ///
     /// # Safety
@@ -210,13 +228,13 @@ impl Builder {
         if !(procs..=MAX_THREADS).contains(&max_threads) {
             return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
         }
-        if self.no_sysmon && (self.stall_after.is_some() || self.dump_on.is_some()) {
-            return invalid("stall_after and dump_on need sysmon, which is off".into());
+        if self.no_sysmon && (self.stall_after.is_some() || self.dump_on.is_some() || self.shrink.is_some()) {
+            return invalid("stall_after, shrink_stacks and dump_on need sysmon, which is off".into());
         }
         let stack_size = stack_size.next_power_of_two();
         let stall_after = self.stall_after.map(duration_nanos);
         let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { stall_after, report: report::report, ..config })
+        Ok(Config { stall_after, shrink: self.shrink, report: report::report, ..config })
     }
 }
 

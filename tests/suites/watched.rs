@@ -103,3 +103,15 @@ fn a_crowd_that_waits_in_every_way_is_told_apart_and_not_disturbed() {
     ended.assert_success();
     ended.assert_said("all have ended");
 }
+
+#[test]
+fn stacks_give_back_what_was_touched_once_and_keep_what_is_used() {
+    watched("shrinks").assert_success();
+}
+
+#[test]
+fn stacks_that_shrink_all_the_time_lose_nothing() {
+    let program = || Command::new(env!("CARGO_BIN_EXE_watched"));
+    run(program().arg("shrinks-at-all-times")).assert_success();
+    run(program().args(["shrinks-at-all-times", "migrate"])).assert_success();
+}

@@ -116,18 +116,18 @@ impl Sched {
     /// thread, are in no queue that others may look into; they are missing.
     pub fn census(&'static self, stacks: bool, mut see: impl FnMut(&Goroutine<'_>)) {
         let mut memory = Vec::new();
-        self.each_started(true, |g| see(&self.look_at_g(g, stacks, &mut memory)));
+        self.each_started(true, |g| see(&self.look_at_g(&g, stacks, &mut memory)));
         self.unstarted().iter().for_each(see);
     }
 
     /// Calls `f` for each goroutine that has started and not returned. Those that somebody else looks at are skipped, or `all` waits for him.
-    pub(super) fn each_started(&'static self, all: bool, mut f: impl FnMut(&G)) {
+    pub(super) fn each_started(&'static self, all: bool, mut f: impl FnMut(Pinned)) {
         for slot in self.arena.slots() {
             let anchor = self.arena.anchor(slot);
             loop {
                 // SAFETY: `GRef::start` is the only one that binds the anchors of the arena.
                 match unsafe { Pinned::new(anchor) } {
-                    Some(g) => break f(&g),
+                    Some(g) => break f(g),
                     None if all && anchor.is_pinned() => self.os.yield_thread(),
                     None => break,
                 }
@@ -145,7 +145,7 @@ impl Sched {
     /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
     fn state_of(&'static self, g: &G, stacks: bool, memory: &mut Vec<u8>) -> (State, Option<Place>) {
         for _ in 0..LOOKS {
-            let runs = g.trail.runs();
+            let runs = g.trail.runs.count();
             let status = g.status();
             if matches!(status, Status::Running | Status::Dead) {
                 break;
@@ -154,7 +154,7 @@ impl Sched {
             if stacks {
                 self.copy_stack(traces.place.sp, memory);
             }
-            if g.trail.runs_still(runs) {
+            if g.trail.runs.still(runs) {
                 let state = if status == Status::Waiting { self.waiting(&traces) } else { State::Runnable };
                 return (state, Some(traces.place));
             }
@@ -228,8 +228,8 @@ impl Sched {
     /// Calls `f` for the goroutine that runs on `m`, if there is one.
     pub(super) fn with_running_on(&'static self, m: &M, mut f: impl FnMut(&G)) {
         self.each_started(false, |g| {
-            if g.status() == Status::Running && is_on(g, m) {
-                f(g);
+            if g.status() == Status::Running && is_on(&g, m) {
+                f(&g);
             }
         });
     }

@@ -6,6 +6,7 @@
 //! | one that has computed for 10 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
 //! | a goroutine that has kept its thread for `Config::stall_after` | reports it |
+//! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
 //! | that all Ms sleep | sleeps until one wakes |
 //! | that nobody could ever wake one | reports that (`deadlock`) |
 //!
@@ -117,6 +118,9 @@ struct Watch {
     sights: Vec<Sight>,
     /// Ms that have lost their P and are not back.
     strays: Vec<Stray>,
+    /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
+    shrunk: Nanos,
+    shrinkable: bool,
 }
 
 impl Sched {
@@ -152,7 +156,7 @@ impl Sched {
     pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
         let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
-        let mut watch = Watch { sights: self.ps.iter().map(sight).collect(), strays: Vec::new() };
+        let mut watch = Watch { sights: self.ps.iter().map(sight).collect(), strays: Vec::new(), shrunk: now, shrinkable: true };
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
         loop {
@@ -167,20 +171,21 @@ impl Sched {
             };
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
             if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY && watch.strays.is_empty() {
-                self.rest();
+                self.rest(&watch);
                 quiet_looks = 0;
             }
         }
     }
 
     /// Sleeps until an M wakes. Before that, and now and then if it is in doubt, looks whether one ever will.
-    fn rest(&'static self) {
+    fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.seems_dead();
         if doubt && self.is_dead() {
             (self.config.report)(self, Report::Deadlock);
         }
-        self.sysmon_sleeps(doubt.then_some(DOUBT));
+        let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
+        self.sysmon_sleeps(round.or(doubt.then_some(DOUBT)));
         self.lately.set(self.os.now());
     }
 
@@ -192,6 +197,10 @@ impl Sched {
         }
         for (p, sight) in self.ps.iter().zip(&mut watch.sights) {
             deed |= self.look_at(p, sight, &mut watch.strays, now);
+        }
+        if let Some(shrink) = self.config.shrink.filter(|shrink| now - watch.shrunk >= shrink.every) {
+            watch.shrunk = now;
+            watch.shrinkable = self.shrink(shrink.after, now);
         }
         let strayed = watch.strays.len();
         watch.strays.retain_mut(|stray| self.is_astray(stray, now));

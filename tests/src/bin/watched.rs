@@ -5,8 +5,9 @@
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go, set_name, sleep};
 use gopark_core::sema::Sema;
-use gopark_tests::{join, until};
+use gopark_tests::{Dice, join, until};
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -26,6 +27,8 @@ fn main() {
         "no-more-threads" => no_more_threads(),
         "leaked" => leaked(),
         "stuck" => stuck(),
+        "shrinks" => shrinks(),
+        "shrinks-at-all-times" => shrinks_at_all_times(std::env::args().nth(2).is_some()),
         "crowd" => crowd(std::env::args().nth(2).map_or(100_000, |count| count.parse().expect("a number"))),
         _ => panic!("there is no program {program}"),
     }
@@ -180,6 +183,74 @@ fn stuck() {
     thread::sleep(Duration::from_secs(1));
     stop.store(true, SeqCst);
     busy.into_iter().chain([waiting]).for_each(join);
+}
+
+/// Fills so many KiB of stack with `mark`, then calls `f` down there, and says whether all is as it was.
+fn deep<T>(kilobytes: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
+    let frame = black_box([mark; 1024]);
+    let result = match kilobytes {
+        0 => f(),
+        _ => deep(kilobytes - 1, mark, f),
+    };
+    assert!(black_box(frame).iter().all(|&byte| byte == mark), "a stack has lost what was on it");
+    result
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    // SAFETY: no memory is passed.
+    pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize
+}
+
+fn shrinks() {
+    const GOROUTINES: usize = 600;
+    // 110 KiB without optimisation.
+    const DEEP: usize = 50;
+    // What two Ps keep for themselves, and as much again for all else.
+    const CACHED: usize = 128 + 128;
+    Builder::new().max_procs(2).shrink_stacks(Duration::from_millis(20), Duration::from_millis(10)).start().unwrap();
+    let permit = Arc::new(Sema::new());
+    let before = resident();
+    let ready = Arc::new(AtomicUsize::new(0));
+    let waiting: Vec<_> = (0..GOROUTINES)
+        .map(|index| {
+            let (permit, ready) = (permit.clone(), ready.clone());
+            go(move || {
+                deep(10, index as u8, &mut || {
+                    deep(DEEP, !(index as u8), &mut || ready.fetch_add(1, SeqCst));
+                    wait_for(&permit);
+                    deep(DEEP, index as u8, &mut || ());
+                });
+            })
+        })
+        .collect();
+    until("all have been deep down", || ready.load(SeqCst) == GOROUTINES);
+    until("what they touched is given back", || resident() < before + GOROUTINES * 50 * 1024);
+    permit.release(gopark::scheduler(), GOROUTINES as u32);
+    waiting.into_iter().for_each(join);
+    until("free stacks are given back", || resident() < before + CACHED * 120 * 1024);
+}
+
+/// Goroutines that come and go while their stacks shrink all the time.
+fn shrinks_at_all_times(migrate: bool) {
+    let settings = Builder::new().max_procs(2).shrink_stacks(Duration::from_nanos(1), Duration::from_nanos(1));
+    // SAFETY: goroutines here keep nothing that is bound to a thread.
+    let settings = if migrate { unsafe { settings.migrate() } } else { settings };
+    settings.start().unwrap();
+    let goroutines: Vec<_> = (0..100u64)
+        .map(|seed| {
+            go(move || {
+                let dice = Dice::new(seed);
+                for _ in 0..200 {
+                    let nap = Duration::from_micros(dice.below(1500));
+                    deep(dice.below(40) as usize, seed as u8, &mut || sleep(nap));
+                }
+            })
+        })
+        .collect();
+    goroutines.into_iter().for_each(join);
 }
 
 /// Goroutines that wait in every way there is, a dump of them, and their end: nobody was disturbed.

@@ -1,0 +1,59 @@
+//! Models of a goroutine that is resumed, against a watcher that wants to change its stack. `Mail` is the stack: loom calls it a race if both
+//! touch it at once.
+
+use super::Runs;
+use crate::models::{Immortal, Mail, check};
+use crate::sync::{AtomicBool, Ordering, fence};
+use loom::thread;
+
+struct Stopped {
+    runs: Runs,
+    /// Whether the goroutine is stopped, as its M says.
+    stopped: AtomicBool,
+    stack: Mail,
+}
+
+impl Stopped {
+    fn new() -> Immortal<Self> {
+        Immortal::new(Stopped { runs: Runs::new(), stopped: AtomicBool::new(true), stack: Mail::new() })
+    }
+
+    fn run(&self) {
+        self.stopped.store(false, Ordering::Release);
+        self.runs.begin(thread::yield_now);
+        self.stack.put(1);
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// What a watcher does to the stack of a goroutine that has stopped. Whether it could.
+    fn shrink(&self) -> bool {
+        let count = self.runs.count();
+        if !self.stopped.load(Ordering::Acquire) {
+            return false;
+        }
+        self.runs.hold();
+        // What the barrier of the system does for both sides.
+        fence(Ordering::SeqCst);
+        let still = self.runs.still(count);
+        if still {
+            self.stack.put(2);
+        }
+        self.runs.let_go();
+        still
+    }
+}
+
+#[test]
+fn a_goroutine_is_resumed_before_its_stack_is_changed_or_after() {
+    check(|| {
+        let owner = Stopped::new();
+        let goroutine = owner.get();
+        let m = thread::spawn(|| {
+            goroutine.run();
+            goroutine.run();
+        });
+        goroutine.shrink();
+        goroutine.shrink();
+        m.join().unwrap();
+    });
+}

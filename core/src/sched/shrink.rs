@@ -1,0 +1,74 @@
+//! Stacks that give their memory back: what goroutines have touched once, deep down, and not used for long.
+//!
+//! Go copies a stack to a smaller one. Here the pages below the stack pointer of a goroutine that waits go back to the system, and come again
+//! when it needs them. Meanwhile the goroutine must not go on: it is held (`trail::Runs`), a few at a time.
+
+use super::Sched;
+use crate::g::{Pinned, Status};
+use crate::os::Nanos;
+use alloc::vec::Vec;
+
+/// When stacks give memory back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shrink {
+    /// Of goroutines that have waited for so long.
+    pub after: Nanos,
+    /// How often sysmon looks for them.
+    pub every: Nanos,
+}
+
+/// How many goroutines are held at once: one barrier for all of them, and a few microseconds for the M that wants to resume one.
+const BATCH: usize = 16;
+
+/// A goroutine to be shrunk.
+struct Candidate {
+    g: Pinned,
+    runs: u32,
+    start: usize,
+    end: usize,
+}
+
+impl Sched {
+    /// One round over all stacks. Whether a later one may find more, though nobody runs in between.
+    pub(super) fn shrink(&'static self, after: Nanos, now: Nanos) -> bool {
+        self.arena.discard_free();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut more = false;
+        self.each_started(false, |g| {
+            let runs = g.trail.runs.count();
+            if g.status() != Status::Waiting || g.trail.is_shrunk(runs) {
+                return;
+            }
+            let traces = g.trail.read();
+            if !g.trail.runs.still(runs) {
+                return;
+            }
+            if now - traces.since < after {
+                more = true;
+                return;
+            }
+            match self.arena.unused_below(traces.place.sp) {
+                Some((start, end)) => batch.push(Candidate { g, runs, start, end }),
+                None => g.trail.shrinks(runs),
+            }
+            if batch.len() == BATCH {
+                self.shrink_batch(&mut batch);
+            }
+        });
+        self.shrink_batch(&mut batch);
+        more
+    }
+
+    fn shrink_batch(&'static self, batch: &mut Vec<Candidate>) {
+        batch.iter().for_each(|candidate| candidate.g.trail.runs.hold());
+        let barrier = !batch.is_empty() && self.os.barrier();
+        for Candidate { g, runs, start, end } in batch.drain(..) {
+            if barrier && g.trail.runs.still(runs) {
+                // SAFETY: the goroutine is stopped, and held since before the barrier; what is below its stack pointer means nothing.
+                unsafe { self.arena.discard(start, end) };
+                g.trail.shrinks(runs);
+            }
+            g.trail.runs.let_go();
+        }
+    }
+}
