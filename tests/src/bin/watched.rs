@@ -185,12 +185,12 @@ fn stuck() {
     busy.into_iter().chain([waiting]).for_each(join);
 }
 
-/// Fills so many KiB of stack with `mark`, then calls `f` down there, and says whether all is as it was.
-fn deep<T>(kilobytes: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
-    let frame = black_box([mark; 1024]);
-    let result = match kilobytes {
+/// Fills so many frames with `mark`, then calls `f` down there, and sees that all is as it was.
+fn deep<T>(frames: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
+    let frame = black_box([mark; 512]);
+    let result = match frames {
         0 => f(),
-        _ => deep(kilobytes - 1, mark, f),
+        _ => deep(frames - 1, mark, f),
     };
     assert!(black_box(frame).iter().all(|&byte| byte == mark), "a stack has lost what was on it");
     result
@@ -207,7 +207,7 @@ fn resident() -> usize {
 fn shrinks() {
     const GOROUTINES: usize = 600;
     // 110 KiB without optimisation.
-    const DEEP: usize = 50;
+    const DEEP: usize = 45;
     // What two Ps keep for themselves, and as much again for all else.
     const CACHED: usize = 128 + 128;
     Builder::new().max_procs(2).shrink_stacks(Duration::from_millis(20), Duration::from_millis(10)).start().unwrap();
