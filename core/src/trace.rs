@@ -8,7 +8,7 @@
 //! record, and says so with a record of its own as soon as there is room: the reader knows where the gap is and how long.
 //!
 //! Each record can be drawn without records of other rings, which the reader sees sooner or later: whoever readies a goroutine leaves a note
-//! on it ([`Origin`]) that the M which runs it copies into its own record.
+//! on it (`Origin`) that the M which runs it copies into its own record.
 #![allow(unsafe_code, reason = "a record is handed from the ring's writer to its reader in a plain cell")]
 
 use crate::os::Nanos;
