@@ -273,6 +273,7 @@ fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
 
 /// The thread that writes the file could wake nobody.
 #[test]
+#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a thread that gopark cannot account for")]
 fn a_deadlock_is_seen_in_spite_of_the_trace() {
     let folder = Folder::new("deadlock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_watched"));
