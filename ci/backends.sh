@@ -64,6 +64,7 @@ for poller in "$@"; do
     suite "processes of their own" processes
     suite "descriptors" descriptors
     suite "counts" counts
+    suite "what is seen and said" watched
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
     for pollers in 1 2; do

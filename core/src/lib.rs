@@ -25,6 +25,10 @@ pub mod fuzz;
 #[path = "../models/system.rs"]
 mod models;
 
+/// This file, as debug information has it. Backtraces tell by it what is gopark's own.
+#[doc(hidden)]
+pub const FILE: &str = file!();
+
 pub mod os;
 #[cfg(steps)]
 pub mod steps;

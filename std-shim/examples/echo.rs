@@ -1,10 +1,13 @@
 //! A TCP echo server: one goroutine for each connection, reading and writing in straight lines.
 //!
 //! ```text
-//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096] [--sysmon true]
+//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096]
+//!     [--sysmon true] [--migrate false] [--offload false] [--stall-ms NONE]
 //! ```
 //!
-//! With `--deadline-ms`, a connection that sends nothing for that long is dropped.
+//! With `--deadline-ms`, a connection that sends nothing for that long is dropped. `--offload true` hands what would keep the thread to
+//! `gopark::blocking`; `--migrate true` lets goroutines go on without their thread; `--stall-ms` names those that keep it for longer.
+#![allow(unsafe_code, reason = "goroutines that move are a promise")]
 
 use gopark::net::{TcpListener, TcpStream};
 use std::hint::black_box;
@@ -14,17 +17,16 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 fn main() -> io::Result<()> {
-    if let Some(workers) = option("--workers")? {
-        gopark::Builder::new().max_procs(workers).sysmon(option("--sysmon")?.unwrap_or(true)).start()?;
-    }
+    settings()?.start()?;
     let addr = option("--addr")?.unwrap_or_else(|| "127.0.0.1:7000".to_string());
     let idle = option("--deadline-ms")?.map(Duration::from_millis);
     let size = option("--buf")?.unwrap_or(4096);
+    let offload = option("--offload")?.unwrap_or(false);
     gopark::run(|| {
         let listener = TcpListener::bind(addr)?;
         loop {
             match listener.accept() {
-                Ok((stream, _)) => drop(gopark::go(move || echo(stream, size, idle))),
+                Ok((stream, _)) => drop(gopark::go(move || echo(stream, size, idle, offload))),
                 // Out of descriptors, perhaps: the connection waits in the queue until others have ended.
                 Err(error) => {
                     eprintln!("accept: {error}");
@@ -35,7 +37,22 @@ fn main() -> io::Result<()> {
     })
 }
 
-fn echo(mut stream: TcpStream, size: usize, idle: Option<Duration>) -> io::Result<()> {
+fn settings() -> io::Result<gopark::Builder> {
+    let mut settings = gopark::Builder::new().sysmon(option("--sysmon")?.unwrap_or(true));
+    if let Some(workers) = option("--workers")? {
+        settings = settings.max_procs(workers);
+    }
+    if let Some(limit) = option("--stall-ms")? {
+        settings = settings.stall_after(Duration::from_millis(limit));
+    }
+    if option("--migrate")?.unwrap_or(false) {
+        // SAFETY: the goroutines below keep nothing that is bound to a thread.
+        settings = unsafe { settings.migrate() };
+    }
+    Ok(settings)
+}
+
+fn echo(mut stream: TcpStream, size: usize, idle: Option<Duration>, offload: bool) -> io::Result<()> {
     let mut buffer = vec![0; size];
     loop {
         if let Some(idle) = idle {
@@ -44,7 +61,10 @@ fn echo(mut stream: TcpStream, size: usize, idle: Option<Duration>) -> io::Resul
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
             count => {
-                misbehave(buffer[0]);
+                match offload && b"SB".contains(&buffer[0]) {
+                    true => gopark::blocking(|| misbehave(buffer[0])),
+                    false => misbehave(buffer[0]),
+                }
                 stream.write_all(&buffer[..count])?;
             }
         }

@@ -1,15 +1,16 @@
 //! What every goroutine does: the dump, for people, and on a signal.
 #![allow(unsafe_code, reason = "a signal handler is installed")]
 
+use crate::backtraces::Backtraces;
 use crate::runtime::{sched, started};
 use gopark_core::os::{Doing, Mode, Nanos};
-use gopark_core::sched::{Goroutine, State, Wait};
+use gopark_core::sched::{Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
-use std::time::Duration;
 
 /// Writes what every goroutine does: number, name, state, what it waits for and since when, where it was spawned, and the calls that led it
 /// there.
@@ -17,6 +18,9 @@ use std::time::Duration;
 /// The text is for people and close to Go's. Nobody is stopped for it: a goroutine that runs meanwhile is shown as it was when it was looked at, and one
 /// that runs on another thread without its calls. It works while goroutines keep all threads; so does [`Builder::dump_on`](crate::Builder::dump_on),
 /// which does the same when a signal comes.
+///
+/// Calls are shown with the feature `backtrace`, a default one, on x86-64 and aarch64: as names if the program has symbols, and with inlined functions,
+/// files and lines if it has debug information (`debug = "line-tables-only"` in the profile is enough). How gopark itself parks is left out.
 ///
 /// Goroutines that have not started yet on a thread that another keeps busy are only counted. How long a goroutine waits is known to a
 /// millisecond, and not at all without [`sysmon`](crate::Builder::sysmon).
@@ -42,13 +46,41 @@ use std::time::Duration;
 #[doc(alias = "pprof")]
 pub fn dump(out: &mut impl Write) -> io::Result<()> {
     let sched = sched();
-    let mut out = BufWriter::new(out);
+    let (text, pieces) = mpsc::sync_channel(1);
+    thread::scope(move |scope| {
+        // On a thread of its own: reading debug information takes more stack than a goroutine may have, and `out` may park.
+        let thread = thread::Builder::new().name("gopark-dump".into());
+        thread.spawn_scoped(scope, move || write_all(sched, BufWriter::with_capacity(PIECE, Pieces(text))))?;
+        pieces.into_iter().try_for_each(|piece: Vec<u8>| out.write_all(&piece))?;
+        out.flush()
+    })
+}
+
+/// Bytes that go from the thread that makes a dump to the one that writes it at once.
+const PIECE: usize = 64 * 1024;
+
+struct Pieces(SyncSender<Vec<u8>>);
+
+impl Write for Pieces {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.send(text.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Fails if nobody wants to know any more.
+fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
+    let mut backtraces = Backtraces::new();
     let mut result = Ok(());
     let mut listed = 0;
     sched.census(true, |goroutine| {
         listed += 1;
         if result.is_ok() {
-            result = write!(out, "{}", Entry { goroutine, now: sched.now() });
+            result = write_one(&mut out, goroutine, sched.now(), &mut backtraces);
         }
     });
     result?;
@@ -59,7 +91,15 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// One goroutine in a dump.
+fn write_one(out: &mut impl Write, goroutine: &Goroutine<'_>, now: Nanos, backtraces: &mut Backtraces) -> io::Result<()> {
+    write!(out, "{}", Entry { goroutine, now })?;
+    if let Some(stopped) = &goroutine.stopped {
+        backtraces.write(stopped, out)?;
+    }
+    writeln!(out, "created at {}\n", goroutine.site)
+}
+
+/// One goroutine in a dump, without its calls.
 struct Entry<'a> {
     goroutine: &'a Goroutine<'a>,
     now: Nanos,
@@ -67,7 +107,7 @@ struct Entry<'a> {
 
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, site, state, stack, .. } = self.goroutine;
+        let Goroutine { id, name, state, stack, .. } = self.goroutine;
         write!(f, "goroutine {id}")?;
         if let Some(name) = name {
             write!(f, " \"{name}\"")?;
@@ -89,7 +129,7 @@ impl fmt::Display for Entry<'_> {
         if *stack > 0 {
             writeln!(f, "    stack: {stack} bytes")?;
         }
-        writeln!(f, "created at {site}\n")
+        Ok(())
     }
 }
 
@@ -115,7 +155,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.max(0) / 1_000_000_000;
         match seconds {
-            0 => write!(f, "{:?}", Duration::from_millis(self.0.max(0) as u64 / 1_000_000)),
+            0 => write!(f, "{}ms", self.0.max(0) / 1_000_000),
             1..=99 => write!(f, "{seconds}s"),
             100..=5999 => write!(f, "{} minutes", seconds / 60),
             _ => write!(f, "{} hours", seconds / 3600),

@@ -166,7 +166,7 @@ pub fn sleep_until(deadline: Instant) {
 /// caller. On an ordinary thread it just runs.
 ///
 /// Worth it for what takes longer than a few ten microseconds: file operations, name lookups, computing. What blocks without it is noticed
-/// after a millisecond, and what computes after ten, but goroutines that have started on the same thread wait until it is done. There are
+/// after a millisecond, and what computes after three, but goroutines that have started on the same thread wait until it is done. There are
 /// at most [`Builder::max_threads`](crate::Builder::max_threads) such threads; with all of them busy, the work waits for its turn.
 ///
 /// # Panics

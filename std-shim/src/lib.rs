@@ -51,6 +51,7 @@
 //! from whoever woke or spawned it. What comes faster than it can be written is left out, and the file says where and how much. It can be opened
 //! at any time: while the program runs, after its exit, and after a crash but for the last moments. Without the variable, nothing is recorded.
 
+mod backtraces;
 mod dump;
 mod error;
 mod goroutine;

@@ -1,5 +1,8 @@
 //! The behaviours with four Ps that share one poller: Go's arrangement, with goroutines that stay on their threads.
 
+#[cfg(feature = "backtrace")]
+#[path = "../behaviours/backtraces.rs"]
+mod backtraces;
 #[path = "../behaviours/closing.rs"]
 mod closing;
 #[path = "../behaviours/deadlines.rs"]

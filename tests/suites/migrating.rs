@@ -1,6 +1,9 @@
 //! The behaviours in a runtime whose started goroutines move between threads.
 #![allow(unsafe_code, reason = "`migrate` asks for goroutines that stand it, which these do")]
 
+#[cfg(feature = "backtrace")]
+#[path = "../behaviours/backtraces.rs"]
+mod backtraces;
 #[path = "../behaviours/closing.rs"]
 mod closing;
 #[path = "../behaviours/deadlines.rs"]

@@ -1,5 +1,8 @@
 //! The behaviours with one P: everything takes turns on one thread.
 
+#[cfg(feature = "backtrace")]
+#[path = "../behaviours/backtraces.rs"]
+mod backtraces;
 #[path = "../behaviours/closing.rs"]
 mod closing;
 #[path = "../behaviours/deadlines.rs"]

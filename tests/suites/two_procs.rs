@@ -1,5 +1,8 @@
 //! The behaviours with two Ps, each with a poller: the default on two CPUs.
 
+#[cfg(feature = "backtrace")]
+#[path = "../behaviours/backtraces.rs"]
+mod backtraces;
 #[path = "../behaviours/closing.rs"]
 mod closing;
 #[path = "../behaviours/deadlines.rs"]

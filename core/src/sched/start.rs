@@ -51,6 +51,9 @@ impl Sched {
         let started =
             tasks.enumerate().try_for_each(|(before, task)| self.spawn(&gate, task).map_err(|errno| StartError::Thread(before, errno)));
         if started.is_ok() {
+            if self.config.sysmon {
+                self.lately.set(self.os.now());
+            }
             for index in 0..procs {
                 self.grant(index, self.add_m(index));
             }

@@ -3,7 +3,7 @@
 //! | it sees | it does |
 //! |---|---|
 //! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
-//! | one that has computed for 10 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
+//! | one that has computed for 3 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
 //! | a goroutine that has kept its thread for `Config::stall_after` | reports it |
 //! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
@@ -30,6 +30,10 @@ const SLICE: Nanos = 10_000_000;
 
 /// How long one may be blocked in the system. Longer than a file operation that finds its data in memory takes.
 const BLOCKED: Nanos = 1_000_000;
+
+/// How long one may compute while others wait for its P. Less than a slice: two that begin at once on each P, and share the CPUs with those before
+/// them, still keep the others waiting for less than Go does.
+const COMPUTED: Nanos = 3_000_000;
 
 /// For each P, how many threads may compute beside it. Each takes its share of the CPUs from those that serve others, so a program that only
 /// computes must not get one for every goroutine.
@@ -128,6 +132,8 @@ impl Sched {
     /// first, and its word is seen here, or it finds that not all are idle.
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
+            // Nobody has kept the time.
+            self.lately.set(self.os.now());
             self.sysmon.sleep.swap(UP, Ordering::AcqRel);
             self.os.futex_wake(ptr::from_ref(&self.sysmon.sleep).cast());
         }
@@ -250,7 +256,7 @@ impl Sched {
                 false
             }
             (Doing::Running | Doing::Unknown, cpu) => {
-                cpu - sight.cpu >= SLICE - BLOCKED && self.computing() < COMPUTING * self.config.procs
+                cpu - sight.cpu >= COMPUTED - BLOCKED && self.computing() < COMPUTING * self.config.procs
             }
         }
     }

@@ -1,0 +1,265 @@
+//! From addresses of frames to the lines of a backtrace, and which of them are worth showing.
+//!
+//! A goroutine's stack, from its innermost frame:
+//!
+//! ```text
+//! gopark_core::sched::park::…            how it parks                  left out
+//! gopark::goroutine::sleep               what it called of gopark      the first that is shown
+//! server::serve                          its own code                  shown
+//! std::panic::catch_unwind               how it was started            left out
+//! gopark_core::join::Task<…>::run
+//! ```
+
+use super::unwind::Frames;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// What is known of addresses already. Many goroutines have few distinct ones.
+#[derive(Default)]
+pub(crate) struct Symbols {
+    resolved: HashMap<usize, Box<[Function]>>,
+}
+
+/// A function that was called, or inlined into one.
+pub(super) struct Function {
+    /// Its lines in a backtrace.
+    pub(super) text: String,
+    role: Role,
+}
+
+/// On which side of the goroutine's own code a function may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// What every goroutine's stack begins with.
+    Entry,
+    /// What stands between that and the goroutine's own code.
+    Start,
+    /// Other code of gopark.
+    Gopark,
+    /// The standard library.
+    Std,
+    /// All other.
+    User,
+}
+
+impl Symbols {
+    /// Writes the lines of those frames that are worth showing.
+    pub(crate) fn write(&mut self, frames: &Frames, out: &mut impl Write) -> io::Result<()> {
+        let functions = self.functions(frames);
+        let roles: Vec<Role> = functions.iter().map(|function| function.role).collect();
+        for function in &functions[shown(&roles)] {
+            out.write_all(function.text.as_bytes())?;
+        }
+        if frames.more { out.write_all(b"    ...more frames\n") } else { Ok(()) }
+    }
+
+    /// All functions, the innermost first.
+    pub(super) fn functions(&mut self, frames: &Frames) -> Vec<&Function> {
+        for ip in &frames.ips {
+            self.resolved.entry(*ip).or_insert_with(|| resolve(*ip));
+        }
+        frames.ips.iter().flat_map(|ip| &self.resolved[ip]).collect()
+    }
+}
+
+/// The functions at `ip`, those inlined into others first.
+fn resolve(ip: usize) -> Box<[Function]> {
+    let mut functions = Vec::new();
+    // It expects a return address, and looks at the byte before.
+    backtrace::resolve(ip.wrapping_add(1) as *mut c_void, |symbol| {
+        let name = symbol.name().map(|name| format!("{name:#}"));
+        functions.push(function(ip, name.as_deref(), symbol.filename().zip(symbol.lineno())));
+    });
+    if functions.is_empty() {
+        functions.push(function(ip, None, None));
+    }
+    functions.into()
+}
+
+fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)>) -> Function {
+    let mut text = String::from("    ");
+    let file = place.map(|(file, _)| file.to_string_lossy());
+    let role = name.map_or(Role::User, |name| role(name, file.as_deref().unwrap_or_default()));
+    let written = match (name, place) {
+        (Some(name), Some((file, line))) => writeln!(text, "{name}\n        {}:{line}", file.display()),
+        (Some(name), None) => writeln!(text, "{name}"),
+        (None, _) => writeln!(text, "{ip:#x}"),
+    };
+    written.expect("a String takes all");
+    Function { text, role }
+}
+
+/// Which functions are shown, from the innermost: without how goroutines park and how they are started.
+fn shown(roles: &[Role]) -> std::ops::Range<usize> {
+    let mut end = roles.iter().position(|role| *role == Role::Entry).unwrap_or(roles.len());
+    if end < roles.len() {
+        while end > 0 && matches!(roles[end - 1], Role::Start | Role::Std) {
+            end -= 1;
+        }
+    }
+    let parking = roles[..end].iter().take_while(|role| matches!(role, Role::Gopark | Role::Std)).count();
+    let start = roles[..parking].iter().rposition(|role| *role == Role::Gopark).unwrap_or(0);
+    start..end
+}
+
+const STD: [&str; 3] = ["core", "alloc", "std"];
+const GOPARK: [&str; 4] = ["gopark", "gopark_core", "gopark_backends", "corosensei"];
+
+/// Debug information of lines only has names without paths: then the file tells.
+fn role(name: &str, file: &str) -> Role {
+    let path = name.trim_start_matches('<');
+    // Only closures start a goroutine: the functions around them may park.
+    let is_closure = name.contains("{{closure}}") || name.contains("{closure#");
+    match author(name) {
+        _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
+        _ if is_closure && ["gopark::goroutine::catching", "gopark::runtime::run"].iter().any(|start| path.starts_with(start)) => {
+            Role::Start
+        }
+        _ if name == "__rust_try" => Role::Std,
+        Some(krate) if STD.contains(&krate) => Role::Std,
+        Some(krate) if GOPARK.contains(&krate) => Role::Gopark,
+        Some(_) => Role::User,
+        None => role_by_file(name, file),
+    }
+}
+
+fn role_by_file(name: &str, file: &str) -> Role {
+    let in_std = |krate: &str| file.contains(&format!("/library/{krate}/src/"));
+    let gopark = file!().strip_suffix("backtraces/symbols.rs").expect("the name of this file");
+    let core = gopark_core::FILE.strip_suffix("lib.rs").expect("the name of that file");
+    let below = |sources: &str| file.split_once(sources).map(|(_, file)| file);
+    match (below(gopark), below(core)) {
+        _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
+        (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
+        (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
+        (Some(_), _) | (_, Some(_)) => Role::Gopark,
+        _ if file.contains("/corosensei-") => Role::Gopark,
+        _ => Role::User,
+    }
+}
+
+/// The crate that wrote a function. In `<Type as Trait>::f` that is the trait's or else the type's: whichever is not the standard library.
+fn author(name: &str) -> Option<&str> {
+    let Some(implementation) = name.strip_prefix('<') else { return root(name) };
+    let (of, as_what) = split_as(implementation);
+    let trait_root = as_what.and_then(root);
+    trait_root.filter(|krate| !STD.contains(krate)).or_else(|| root(of)).or(trait_root)
+}
+
+/// `Type` and `Trait` of `Type as Trait>::f`.
+fn split_as(implementation: &str) -> (&str, Option<&str>) {
+    let mut depth = 0;
+    for (at, c) in implementation.char_indices() {
+        match c {
+            '<' => depth += 1,
+            '>' if implementation[..at].ends_with('-') => {}
+            '>' if depth == 0 => return (&implementation[..at], None),
+            '>' => depth -= 1,
+            ' ' if depth == 0 && implementation[at..].starts_with(" as ") => {
+                return (&implementation[..at], Some(&implementation[at + " as ".len()..]));
+            }
+            _ => {}
+        }
+    }
+    (implementation, None)
+}
+
+/// The crate that a path begins with.
+fn root(path: &str) -> Option<&str> {
+    let mut path = path;
+    while let Some(rest) = ["<", "&", "(", "[", "*const ", "*mut ", "mut ", "dyn "].iter().find_map(|prefix| path.strip_prefix(prefix)) {
+        path = rest;
+    }
+    let end = path.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+    path[end..].starts_with("::").then(|| &path[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_author_of_a_function_is_told_by_its_name() {
+        for (name, role) in [
+            ("gopark_core::sched::park::<impl gopark_core::sched::Sched>::park_as", Role::Gopark),
+            ("<gopark::net::tcp_stream::TcpStream as std::io::Read>::read", Role::Gopark),
+            ("<&gopark::net::tcp_stream::TcpStream as std::io::Write>::write", Role::Gopark),
+            ("<gopark::net::tcp_stream::TcpStream as server::Framed>::frame", Role::User),
+            ("<server::Conn as std::io::Read>::read", Role::User),
+            ("<alloc::vec::Vec<<server::A as gopark::B>::C> as core::iter::IntoIterator>::into_iter", Role::Std),
+            ("<F as core::ops::function::FnOnce<Args>>::call_once", Role::Std),
+            ("<fn() -> server::A as core::ops::function::FnOnce<()>>::call_once", Role::Std),
+            ("std::io::default_read_exact", Role::Std),
+            ("core::ptr::drop_in_place<gopark::net::tcp_stream::TcpStream>", Role::Std),
+            ("__rust_try", Role::Std),
+            ("corosensei::coroutine::Yielder<Input,Yield>::suspend", Role::Gopark),
+            ("gopark_tests::behaviour", Role::User),
+            ("server::main::{{closure}}", Role::User),
+            ("main", Role::User),
+            ("gopark_core::join::Task<F,R>::run", Role::Entry),
+            ("<gopark_core::join::Task<server::main::{closure#0}, ()>>::run", Role::Entry),
+            ("gopark_core::join::Join<R>::join", Role::Gopark),
+            ("gopark::goroutine::catching::{{closure}}", Role::Start),
+            ("gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}", Role::Start),
+            ("gopark::runtime::run", Role::Gopark),
+        ] {
+            assert_eq!(super::role(name, ""), role, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_path_is_told_by_its_file() {
+        let gopark = |file| format!("/home/x/{}", file!().replace("backtraces/symbols.rs", file));
+        let core = |file| format!("/home/x/{}", gopark_core::FILE.replace("lib.rs", file));
+        for (name, file, role) in [
+            ("park_as", core("sched/park.rs"), Role::Gopark),
+            ("run<server::main::{closure_env#0}, ()>", core("join.rs"), Role::Entry),
+            ("join<()>", core("join.rs"), Role::Gopark),
+            ("read", gopark("net/tcp_stream.rs"), Role::Gopark),
+            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("goroutine.rs"), Role::Start),
+            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Start),
+            ("run<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Gopark),
+            ("coroutine_func<()>", "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(), Role::Gopark),
+            ("catch_unwind<()>", "/rustc/0123/library/std/src/panic.rs".into(), Role::Std),
+            ("call_once<()>", "/rustc/0123/library/core/src/ops/function.rs".into(), Role::Std),
+            ("{closure#0}", "/home/x/server/src/main.rs".into(), Role::User),
+            ("main", String::new(), Role::User),
+        ] {
+            assert_eq!(super::role(name, &file), role, "{name} in {file}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_begins_with_gopark_and_ends_with_the_goroutine() {
+        use Role::*;
+        for (roles, range) in [
+            (&[Gopark, Gopark, User, User, Std, Start, Std, Entry, Std, Gopark][..], 1..4),
+            // read_exact of a TcpStream.
+            (&[Gopark, Std, Gopark, Gopark, Std, User, Start, Entry], 3..6),
+            // All of the goroutine's code was inlined, and nobody knows.
+            (&[Gopark, Gopark, Entry, Gopark], 1..2),
+            // It parks in a callback of the standard library, called by gopark, called by it.
+            (&[Gopark, User, Std, Gopark, User, Start, Entry], 0..5),
+            // Goroutines in goroutines.
+            (&[Gopark, Gopark, Start, Std, Entry], 1..2),
+            (&[User, User, Std], 0..3),
+            (&[Std, User, Std], 0..3),
+            (&[Entry, Gopark], 0..0),
+            (&[], 0..0),
+        ] {
+            assert_eq!(shown(roles), range, "{roles:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_name_is_printed_as_it_is() {
+        let mut frames = Frames::default();
+        frames.ips.push(0x10).unwrap();
+        frames.more = true;
+        let mut text = Vec::new();
+        Symbols::default().write(&frames, &mut text).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), "    0x10\n    ...more frames\n");
+    }
+}

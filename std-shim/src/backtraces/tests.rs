@@ -1,0 +1,324 @@
+//! Backtraces of coroutines that have suspended themselves some calls deep, and of what is no stack at all.
+#![allow(unsafe_code, reason = "registers are read, and stacks are made and copied")]
+
+use super::Backtraces;
+use super::symbols::Symbols;
+use super::unwind::{Frames, MAX_FRAMES, Unwinder};
+use corosensei::stack::{Stack, StackPointer};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use gopark_core::sched::{Place, Stopped};
+use libc::{c_int, c_void};
+use std::arch::asm;
+use std::hint::black_box;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The registers of whoever it is inlined into.
+#[inline(always)]
+fn registers() -> Place {
+    let (ip, sp, fp);
+    cfg_if::cfg_if! {
+        if #[cfg(target_arch = "x86_64")] {
+            // SAFETY: reads registers.
+            unsafe {
+                asm!("lea {ip}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                    options(nomem, nostack, preserves_flags));
+            }
+        } else {
+            // SAFETY: reads registers.
+            unsafe {
+                asm!("adr {ip}, .", "mov {sp}, sp", "mov {fp}, x29", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                    options(nomem, nostack, preserves_flags));
+            }
+        }
+    }
+    Place { ip, sp, fp }
+}
+
+struct Memory(Vec<u128>);
+
+// SAFETY: the memory is aligned, and in use as long as the coroutine. Whoever uses more of it than there is breaks more than this.
+unsafe impl Stack for Memory {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr_range().end as usize).unwrap()
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.0.as_ptr() as usize).unwrap()
+    }
+}
+
+/// A stack that was suspended in `deepest`, and what the functions on it say of themselves.
+struct Parked {
+    place: Place,
+    bytes: Vec<u8>,
+    /// The lines of the calls, outermost first.
+    lines: Vec<u32>,
+}
+
+impl Parked {
+    fn stopped(&self) -> Stopped<'_> {
+        Stopped { place: self.place, bytes: &self.bytes }
+    }
+}
+
+type Yield<'a> = &'a Yielder<(), (Place, Vec<u32>)>;
+
+#[inline(never)]
+fn deepest(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    let place = registers();
+    park.suspend((place, lines));
+    black_box(park);
+}
+
+#[inline(never)]
+fn middle(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    inlined(park, lines);
+    black_box(park);
+}
+
+#[inline(always)]
+fn inlined(park: Yield<'_>, mut lines: Vec<u32>) {
+    lines.push(line!() + 1);
+    deepest(park, lines);
+    black_box(park);
+}
+
+#[inline(never)]
+fn recursive(park: Yield<'_>, mut lines: Vec<u32>, depth: usize) {
+    lines.push(line!() + 2);
+    match depth.checked_sub(1) {
+        Some(less) => recursive(park, lines, less),
+        None => middle(park, lines),
+    }
+    black_box(park);
+}
+
+/// A coroutine that is parked below `depth` calls of `recursive` by itself.
+fn parked(depth: usize) -> Parked {
+    let memory = Memory(vec![0; 1 << 14]);
+    let base = memory.base().get();
+    // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has returned.
+    let mut coroutine = unsafe {
+        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
+    };
+    let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else { panic!("it parks") };
+    let bytes = copy(place, base);
+    assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
+    Parked { place, bytes, lines }
+}
+
+/// The stack of a suspended coroutine, from where it is to its base.
+fn copy(place: Place, base: usize) -> Vec<u8> {
+    // SAFETY: that much is in use, and does not change while the coroutine is suspended.
+    unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) }.to_vec()
+}
+
+/// The lines of all functions: these here are gopark's as well, and would be left out.
+fn text(parked: &Parked) -> String {
+    let frames = Unwinder::new().frames(&parked.stopped());
+    Symbols::default().functions(&frames).iter().map(|function| function.text.as_str()).collect()
+}
+
+#[test]
+fn functions_are_named_with_the_lines_of_their_calls() {
+    let parked = parked(2);
+    let text = text(&parked);
+    let mut lines = text.lines();
+    // `registers` is inlined into `deepest`, whose frames begin there.
+    let (_, mut lines) = (lines.next(), lines.skip(1));
+    let names = ["deepest", "inlined", "middle", "recursive", "recursive", "recursive"];
+    let calls: Vec<_> = parked.lines.iter().copied().rev().collect();
+    // The last call of `recursive` is in another arm.
+    let calls: Vec<_> = calls.iter().enumerate().map(|(i, line)| if i == 3 { line + 1 } else { *line }).collect();
+    for (name, call) in names.into_iter().zip(calls) {
+        let named = lines.next().unwrap();
+        assert!(
+            [format!("    {name}"), format!("    gopark::backtraces::tests::{name}")].contains(&named.into()),
+            "{named} is not {name}: {text}"
+        );
+        let place = lines.next().unwrap();
+        assert!(place.starts_with("        ") && place.ends_with(&format!("{}:{call}", file!())), "{place} is not line {call}: {text}");
+    }
+    assert!(lines.next().is_some_and(|name| name.contains("closure")), "{text}");
+}
+
+#[test]
+fn a_stack_ends_where_it_begins() {
+    let parked = parked(0);
+    let frames = Unwinder::new().frames(&parked.stopped());
+    assert!(!frames.more);
+    // deepest, middle, recursive, the closure, and corosensei's two.
+    assert!((4..=8).contains(&frames.ips.len()), "{}", text(&parked));
+}
+
+#[test]
+fn a_deep_stack_is_cut_and_says_so() {
+    let parked = parked(MAX_FRAMES);
+    let frames = Unwinder::new().frames(&parked.stopped());
+    assert_eq!((frames.ips.len(), frames.more), (MAX_FRAMES, true));
+    let mut text = Vec::new();
+    Backtraces::new().write(&parked.stopped(), &mut text).unwrap();
+    assert!(text.ends_with(b"\n    ...more frames\n"));
+}
+
+#[test]
+fn of_a_torn_copy_the_inner_frames_are_told() {
+    let parked = parked(3);
+    let mut unwinder = Unwinder::new();
+    let whole = unwinder.frames(&parked.stopped());
+    let mut told = Vec::new();
+    for len in 0..=parked.bytes.len() {
+        let torn = Stopped { bytes: &parked.bytes[..len], ..parked.stopped() };
+        let frames = unwinder.frames(&torn);
+        assert!(whole.ips.starts_with(&frames.ips), "{len} bytes: {frames:x?} is not the beginning of {whole:x?}");
+        told.push(frames.ips.len());
+    }
+    assert!(told.is_sorted(), "{told:?}");
+    assert_eq!((told[0], told.last()), (1, Some(&whole.ips.len())));
+}
+
+#[test]
+fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
+    let mut unwinder = Unwinder::new();
+    for depth in [0, 5, 1, 70, 5] {
+        let parked = parked(depth);
+        let frames = unwinder.frames(&parked.stopped());
+        assert_eq!(frames, Unwinder::new().frames(&parked.stopped()));
+    }
+}
+
+#[test]
+fn a_stack_leads_through_a_library() {
+    static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
+
+    extern "C" fn compare(_: *const c_void, _: *const c_void) -> c_int {
+        // SAFETY: the coroutine below calls this with its own yielder there.
+        unsafe { &*PARK.load(Relaxed) }.suspend(registers());
+        0
+    }
+    let memory = Memory(vec![0; 1 << 14]);
+    let base = memory.base().get();
+    let mut coroutine = Coroutine::with_stack(memory, |park: &Yielder<(), Place>, ()| {
+        PARK.store(ptr::from_ref(park).cast_mut(), Relaxed);
+        let mut two = [2, 1];
+        // SAFETY: so many elements of that size. `compare` does not unwind.
+        unsafe { libc::qsort(two.as_mut_ptr().cast(), 2, size_of::<i32>(), Some(compare)) };
+    });
+    let CoroutineResult::Yield(place) = coroutine.resume(()) else { panic!("it parks") };
+    let parked = Parked { place, bytes: copy(place, base), lines: Vec::new() };
+    assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
+    let text = text(&parked);
+    let [compare, qsort, closure] = ["compare\n", "qsort", "closure"].map(|name| text.find(name).expect(&text));
+    assert!(compare < qsort && qsort < closure, "{text}");
+}
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn libraries_may_come_and_go() {
+    let mut unwinder = Unwinder::new();
+    // SAFETY: a library without initializers that matter, of the same origin as libc.
+    let library = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
+    assert!(!library.is_null(), "libresolv.so.2 belongs to glibc");
+    // SAFETY: the library is open.
+    let ip = unsafe { libc::dlsym(library, c"ns_sprintrr".as_ptr()) } as usize;
+    let stack = Stopped { place: Place { ip, sp: 0x1000, fp: 0 }, bytes: &[0; 64] };
+    assert_eq!(unwinder.frames(&stack).ips[..], [ip]);
+    // SAFETY: nothing of it is in use.
+    unsafe { libc::dlclose(library) };
+    // Its tables are read again for another instruction.
+    let next = Stopped { place: Place { ip: ip + 1, ..stack.place }, ..stack };
+    assert_eq!(unwinder.frames(&next).ips[..], [ip + 1]);
+    assert!(Unwinder::new().frames(&next).ips.is_empty(), "it is not loaded any more");
+}
+
+/// A xorshift generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Something that a register or a word of a stack may hold.
+    fn word(&mut self, parked: &Parked, code: &[usize]) -> usize {
+        match self.below(6) {
+            0 => self.next() as usize,
+            1 => self.below(32),
+            2 => usize::MAX - self.below(32),
+            3 => parked.place.sp + self.below(parked.bytes.len() + 64),
+            4 => code[self.below(code.len())],
+            _ => code[self.below(code.len())].wrapping_add(self.below(1 << 16)).wrapping_sub(1 << 15),
+        }
+    }
+}
+
+#[test]
+fn what_is_no_stack_has_some_frames_or_none() {
+    let seeds = 100_000;
+    let parked = parked(3);
+    let mut unwinder = Unwinder::new();
+    let mut code: Vec<_> = unwinder.frames(&parked.stopped()).ips.into_iter().collect();
+    // Functions of libraries, with tables of their own.
+    code.extend([libc::malloc as *const () as usize, libc::qsort as *const () as usize, libc::dl_iterate_phdr as *const () as usize]);
+    let mut most = 0;
+    for seed in 1..=seeds {
+        let random = &mut Random(seed);
+        for _ in 0..10 {
+            random.next();
+        }
+        let mut bytes = parked.bytes.clone();
+        for _ in 0..random.below(20) {
+            let at = random.below(bytes.len() - 8);
+            let at = if random.below(2) == 0 { at } else { at & !7 };
+            bytes[at..at + 8].copy_from_slice(&random.word(&parked, &code).to_ne_bytes());
+        }
+        if random.below(4) == 0 {
+            bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
+        }
+        bytes.truncate(random.below(2 * bytes.len()));
+        let mut register = |real: usize| if random.below(2) == 0 { real } else { random.word(&parked, &code) };
+        let Place { ip, sp, fp } = parked.place;
+        let place = Place { ip: register(ip), sp: register(sp), fp: register(fp) };
+        let stack = Stopped { place, bytes: &bytes };
+        let Frames { ips, more } = unwinder.frames(&stack);
+        assert!(!more || ips.len() == MAX_FRAMES, "seed {seed}");
+        assert!(ips.iter().all(|ip| *ip != 0), "seed {seed}");
+        most = most.max(ips.len());
+    }
+    assert!(most > 3, "no seed was near a stack");
+}
+
+#[test]
+fn a_hundred_thousand_goroutines_are_told_in_two_seconds() {
+    // Without optimization the time says nothing.
+    let stacks = if cfg!(debug_assertions) { 1000 } else { 100_000 };
+    let parked = parked(8);
+    let mut backtraces = Backtraces::new();
+    let mut text = Vec::new();
+    let start = Instant::now();
+    for _ in 0..stacks {
+        text.clear();
+        backtraces.write(&parked.stopped(), &mut text).unwrap();
+    }
+    let took = start.elapsed();
+    let mut unwinder = Unwinder::new();
+    let start = Instant::now();
+    for _ in 0..stacks {
+        black_box(unwinder.frames(black_box(&parked.stopped())));
+    }
+    let alone = start.elapsed();
+    let frames = unwinder.frames(&parked.stopped()).ips.len();
+    println!("{stacks} stacks of {frames} frames: {took:?} to text; {alone:?} to frames alone");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
