@@ -17,6 +17,7 @@
 
 use crate::g::GRef;
 use crate::lease::Lease;
+use crate::metrics::Latencies;
 use crate::p::{Count, P};
 use crate::runq::{GList, Inbox};
 use crate::sync::{AtomicI64, AtomicU32, CachePadded, Ordering, UnsafeCell};
@@ -42,6 +43,8 @@ pub(crate) struct M {
     /// When its P was last taken, if there is a trace. Written by the taker.
     pub(crate) p_taken: AtomicI64,
     pub(crate) counts: Counts,
+    /// How long goroutines that it ran had waited for their turn.
+    pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
 }
 
@@ -54,6 +57,14 @@ pub(crate) struct Counts {
     /// Goroutines that began to wait in a poller, and that went on.
     pub(crate) poll_waits: Count,
     pub(crate) poll_resumes: Count,
+    /// Steps of goroutines from one state to another: see `sched/metrics`.
+    pub(crate) started: Count,
+    pub(crate) parked: Count,
+    pub(crate) yielded: Count,
+    pub(crate) readied: Count,
+    pub(crate) steals: Count,
+    /// The length of the home queue a few turns ago.
+    pub(crate) queued: Count,
 }
 
 // SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread; the rest is atomics.
@@ -97,7 +108,14 @@ impl M {
                 finished: Count::new(),
                 poll_waits: Count::new(),
                 poll_resumes: Count::new(),
+                started: Count::new(),
+                parked: Count::new(),
+                yielded: Count::new(),
+                readied: Count::new(),
+                steals: Count::new(),
+                queued: Count::new(),
             },
+            latencies: Latencies::new(),
             home: UnsafeCell::new(Home {
                 next: None,
                 queue: GList::new(),
@@ -202,6 +220,11 @@ impl Here {
     pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
         // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
         f(unsafe { &mut *self.m.home.get() })
+    }
+
+    /// Lets others see how long the M's own queue is.
+    pub(crate) fn publish_queue(&self) {
+        self.m.counts.queued.set(self.home(|home| home.queue.len()) as u64);
     }
 }
 

@@ -33,7 +33,9 @@ mod deadlock;
 mod find;
 mod handoff;
 mod idle;
+mod metrics;
 mod park;
+mod schedtrace;
 mod shrink;
 mod stall;
 mod start;
@@ -50,6 +52,7 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
+pub use schedtrace::SchedTrace;
 pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
@@ -68,6 +71,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use handoff::Exchange;
 use idle::Idlers;
+use metrics::Tallies;
 use sysmon::Sysmon;
 
 /// What a scheduler is made of.
@@ -87,6 +91,8 @@ pub struct Config {
     pub sysmon: bool,
     /// After how long a goroutine that keeps its thread is reported. `None`: never.
     pub stall_after: Option<Nanos>,
+    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
+    pub schedtrace: Option<Nanos>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
@@ -104,6 +110,7 @@ impl Config {
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
             stall_after: None,
+            schedtrace: None,
             shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
@@ -172,6 +179,7 @@ pub struct Sched {
     outside: Outside,
     /// There once somebody wants it.
     trace: Once<Trace>,
+    tallies: Tallies,
     pool: PoolCounts,
 }
 
@@ -249,6 +257,7 @@ impl Sched {
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
             trace: Once::new(),
+            tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
@@ -400,6 +409,7 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
+        self.measure_g(&g, &mut None);
         let here = self.here();
         self.trace_spawn(&g, here.as_deref());
         match here {
@@ -414,6 +424,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
+        self.measure_g(&g, &mut None);
         let here = self.here();
         self.trace_spawn(&g, here.as_deref());
         match here {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
 use crate::report::{self, OnStall, Stall};
-use crate::{dump, overflow, trace};
+use crate::{dump, metrics, overflow, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -108,7 +108,8 @@ impl Builder {
         self
     }
 
-    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself.
+    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself, and there
+    /// is nobody to print the lines of `GOPARK_SCHEDTRACE` (see [`metrics`](crate::metrics())): setting both is an error.
     pub fn sysmon(mut self, on: bool) -> Self {
         self.no_sysmon = !on;
         self
@@ -233,8 +234,9 @@ impl Builder {
         }
         let stack_size = stack_size.next_power_of_two();
         let stall_after = self.stall_after.map(duration_nanos);
+        let schedtrace = metrics::schedtrace(!self.no_sysmon)?;
         let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { stall_after, shrink: self.shrink, report: report::report, ..config })
+        Ok(Config { stall_after, schedtrace, shrink: self.shrink, report: report::report, ..config })
     }
 }
 

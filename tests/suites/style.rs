@@ -122,7 +122,7 @@ fn first_names(rest: &str) -> Vec<String> {
 const ROWS: [&[&str]; 6] = [
     &["tagptr", "steps", "os", "sync"],
     &["stack", "fiber", "trail", "trace", "g", "waiter", "runq", "timer", "lease"],
-    &["polldesc", "p", "m"],
+    &["p", "polldesc", "metrics", "m"],
     &["sched"],
     &["sema", "netpoll", "join", "sleep", "blocking"],
     &["fdmutex", "fd"],

@@ -64,7 +64,9 @@ impl Sched {
             if !self.config.migrate {
                 g.set_home(here.m.index);
             }
+            here.m.counts.started.bump();
         }
+        self.begin_turn(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
             self.trace_run(here, &g);
@@ -79,7 +81,10 @@ impl Sched {
                 Resumed::Parked(parked, park) => {
                     // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
                     match unsafe { park::commit(park, Waiter::G(parked)) } {
-                        Ok(()) => return,
+                        Ok(()) => {
+                            here.m.counts.parked.bump();
+                            return;
+                        }
                         // The news came first: go on at once, in the same time slice.
                         Err(Waiter::G(back)) => g = back,
                         Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
@@ -90,6 +95,7 @@ impl Sched {
                         // It would have gone on for ever: whoever has news from the system comes first.
                         self.poll(here, Delay::None);
                     }
+                    self.count_yield(&g, here.m);
                     return self.push_yielded(here, g);
                 }
                 Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
@@ -116,6 +122,7 @@ impl Sched {
             }
             if tick % TIMER_TICK == 0 {
                 self.run_timers(here);
+                here.publish_queue();
             }
             if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
                 return g;
@@ -179,6 +186,7 @@ impl Sched {
             let start = here.p.random() as usize;
             for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
+                    here.m.counts.steals.bump();
                     return Some(g);
                 }
             }
@@ -206,7 +214,7 @@ impl Sched {
             return false;
         }
         here.p.polls.bump();
-        let woken = poller.poll(delay);
+        let woken = poller.poll(delay, &here.p.events);
         let any = !woken.is_empty();
         self.ready_batch(Source::Poll, woken, here);
         any
@@ -253,6 +261,7 @@ impl Sched {
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
         let shared = &self.pollers[here.p.poller];
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
+        here.publish_queue();
         self.idlers.park();
         let mut spin = false;
         if here.m.wake.prepare(asleep) {

@@ -77,6 +77,11 @@ impl Exchange {
         Some(first)
     }
 
+    /// How many Ms have neither a P nor goroutines.
+    pub(super) fn spares(&self) -> usize {
+        self.lists.lock().spare.len()
+    }
+
     fn spare(&self) -> Option<&'static M> {
         self.lists.lock().spare.pop()
     }
@@ -166,10 +171,14 @@ impl Sched {
             // SAFETY: as in `execute`.
             Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) } {
                 Err(Waiter::G(g)) => Some(g),
-                Ok(()) | Err(Waiter::Thread(_)) => None,
+                Ok(()) | Err(Waiter::Thread(_)) => {
+                    here.m.counts.parked.bump();
+                    None
+                }
             },
         };
         if let Some(g) = runnable {
+            self.count_yield(&g, here.m);
             self.requeue(&here, g);
         }
         self.let_go(here, |_| ())
@@ -196,6 +205,7 @@ impl Sched {
         if holder.lease.take(|| self.os.barrier()) {
             // SAFETY: it is taken.
             unsafe { self.trace_taken(p, holder, next) };
+            self.tallies.handoffs.bump();
             self.grant(p, next);
             return true;
         }
