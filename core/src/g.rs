@@ -19,6 +19,7 @@ use crate::fiber::Fiber;
 use crate::os::Nanos;
 use crate::stack::{Anchor, Slot, Stack};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Lock, Ordering, UnsafeCell};
+use crate::trace::Origin;
 use crate::trail::{Place, Trail};
 use alloc::sync::Arc;
 use core::panic::Location;
@@ -85,6 +86,7 @@ pub struct G {
     name: Lock<Option<Arc<str>>>,
     site: &'static Location<'static>,
     id: u64,
+    pub(crate) origin: Origin,
 }
 
 // SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
@@ -107,6 +109,7 @@ impl G {
             name: Lock::new(None),
             site,
             id,
+            origin: Origin::new(),
         }
     }
 
@@ -126,7 +129,7 @@ impl G {
     }
 
     /// Gives it a name, in place of any before.
-    pub fn set_name(&self, name: Arc<str>) {
+    pub(crate) fn set_name(&self, name: Arc<str>) {
         let before = self.name.lock().replace(name);
         drop(before);
     }

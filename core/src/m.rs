@@ -20,7 +20,8 @@ use crate::lease::Lease;
 use crate::metrics::Latencies;
 use crate::p::{Count, P};
 use crate::runq::{GList, Inbox};
-use crate::sync::{AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::trace::Running;
 use core::marker::PhantomData;
 use core::ops::Deref;
 
@@ -39,6 +40,8 @@ pub(crate) struct M {
     pub(crate) allowance: AtomicU32,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
+    /// When its P was last taken, if there is a trace. Written by the taker.
+    pub(crate) p_taken: AtomicI64,
     pub(crate) counts: Counts,
     /// How long goroutines that it ran had waited for their turn.
     pub(crate) latencies: Latencies,
@@ -83,6 +86,8 @@ pub(crate) struct Home {
     /// Whether others may rely on this M: it was the one that looked when they submitted, or was called to a poller that another has left. If it
     /// finds work it must call somebody else.
     pub(crate) relied_on: bool,
+    /// The goroutine that runs, if there is a trace.
+    pub(crate) running: Option<Running>,
 }
 
 impl M {
@@ -96,6 +101,7 @@ impl M {
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
             thread: AtomicU32::new(0),
+            p_taken: AtomicI64::new(0),
             counts: Counts {
                 promises: Count::new(),
                 spawned: Count::new(),
@@ -118,6 +124,7 @@ impl M {
                 no_linger: 0,
                 spinning: false,
                 relied_on: false,
+                running: None,
             }),
         }
     }

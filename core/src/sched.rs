@@ -40,6 +40,7 @@ mod shrink;
 mod stall;
 mod start;
 mod sysmon;
+mod trace;
 mod wake;
 
 #[cfg(all(test, loom))]
@@ -64,6 +65,7 @@ use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
+use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -175,6 +177,8 @@ pub struct Sched {
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
+    /// There once somebody wants it.
+    trace: Once<Trace>,
     tallies: Tallies,
     pool: PoolCounts,
 }
@@ -252,6 +256,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
+            trace: Once::new(),
             tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
@@ -405,7 +410,9 @@ impl Sched {
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
         self.measure_g(&g, &mut None);
-        match self.here() {
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
         }
@@ -418,7 +425,9 @@ impl Sched {
         let m = self.m_of(current);
         g.set_home(m.index);
         self.measure_g(&g, &mut None);
-        match self.here() {
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.
             None => _ = m.inbox.push(g),

@@ -89,13 +89,14 @@ pub enum Wait {
 impl fmt::Display for Wait {
     /// Go's words where Go has some.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Wait::Io { .. } => "IO wait",
-            Wait::Sleep { .. } => "sleep",
-            Wait::Join { .. } => "join",
-            Wait::Semaphore => "semacquire",
-            Wait::Blocking => "blocking",
-        })
+        let reason = match self {
+            Wait::Io { .. } => Reason::Read,
+            Wait::Sleep { .. } => Reason::Sleep,
+            Wait::Join { .. } => Reason::Join,
+            Wait::Semaphore => Reason::Sema,
+            Wait::Blocking => Reason::Blocking,
+        };
+        f.write_str(reason.words())
     }
 }
 

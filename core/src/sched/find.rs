@@ -5,6 +5,7 @@ use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here};
 use crate::os::{Delay, Nanos};
 use crate::sync::Ordering;
+use crate::trace::Source;
 use crate::waiter::{Waiter, WaiterList};
 use core::ptr::NonNull;
 
@@ -68,12 +69,14 @@ impl Sched {
         self.begin_turn(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
+            self.trace_run(here, &g);
             here.m.lease.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
             if !here.m.lease.enter() {
                 *here = self.come_back(*here, resumed);
                 return;
             }
+            self.trace_stop(here, &resumed);
             match resumed {
                 Resumed::Parked(parked, park) => {
                     // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
@@ -200,7 +203,7 @@ impl Sched {
         }
         let mut woken = WaiterList::new();
         here.p.timers.run(now, &mut woken);
-        self.ready_all(woken, Some(here));
+        self.ready_batch(Source::Timers, woken, here);
         Some(0)
     }
 
@@ -213,7 +216,7 @@ impl Sched {
         here.p.polls.bump();
         let woken = poller.poll(delay, &here.p.events);
         let any = !woken.is_empty();
-        self.ready_all(woken, Some(here));
+        self.ready_batch(Source::Poll, woken, here);
         any
     }
 
@@ -265,6 +268,7 @@ impl Sched {
             self.idlers.before_recheck();
             spin = self.work_elsewhere(here);
             here.home(|home| home.relied_on = false);
+            self.trace_idle(here, asleep);
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}

@@ -141,6 +141,7 @@ impl Sched {
         if self.stop_spinning(&here) {
             self.recruit();
         }
+        self.trace_gave_way(&here, next);
         self.let_go(here, |sched| sched.grant(here.p.index, next))
     }
 
@@ -160,6 +161,7 @@ impl Sched {
     /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
     #[cold]
     pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
+        self.trace_outstayed(&here);
         let runnable = match resumed {
             Resumed::Yielded(g) => Some(g),
             Resumed::Dead(slot) => {
@@ -199,7 +201,10 @@ impl Sched {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
         let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
-        if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
+        let holder = self.m(self.ps[p].holder());
+        if holder.lease.take(|| self.os.barrier()) {
+            // SAFETY: it is taken.
+            unsafe { self.trace_taken(p, holder, next) };
             self.tallies.handoffs.bump();
             self.grant(p, next);
             return true;

@@ -50,6 +50,7 @@ impl Sched {
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
+        self.trace_ready(&g, here);
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => {
                 here.m.counts.readied.bump();
