@@ -6,6 +6,7 @@ pub mod io;
 pub mod membarrier;
 mod memory;
 mod procs;
+pub mod socket;
 mod thread;
 
 pub use memory::Guards;
@@ -210,6 +211,14 @@ pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
 
 /// A descriptor that is closed on drop.
 pub(crate) struct OwnedFd(pub(crate) i32);
+
+impl OwnedFd {
+    fn into_raw(self) -> i32 {
+        let fd = self.0;
+        core::mem::forget(self);
+        fd
+    }
+}
 
 impl Drop for OwnedFd {
     fn drop(&mut self) {
