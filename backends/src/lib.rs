@@ -10,7 +10,7 @@
 //! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
 //! | [`linux::membarrier`] | a memory barrier on every running thread of the process |
-//! | [`linux::available_procs`] | how many threads can run at the same time |
+//! | [`linux::available_procs`], [`linux::affinity`] | how many threads can run at the same time |
 
 #![no_std]
 

@@ -52,6 +52,7 @@ pub(crate) use park::Why;
 pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
+use sysmon::DEADLOCK;
 
 use crate::g::{G, GRef};
 use crate::m::{M, Visit};
@@ -105,7 +106,7 @@ impl Config {
             shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
-                    sched.os.abort(format_args!("gopark: {report}"));
+                    sched.os.abort(format_args!("gopark: {DEADLOCK}"));
                 }
             },
         }
@@ -221,8 +222,9 @@ impl Sched {
         assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
         assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
         assert!((procs..=MAX_THREADS).contains(&max_threads), "max_threads: {max_threads} is not in procs ({procs})..={MAX_THREADS}");
-        let sizes = stack::MIN_STACK.max(4 * os.page_size())..=stack::MAX_STACK;
-        assert!(stack_size.is_power_of_two() && sizes.contains(&stack_size), "stack_size: {stack_size} is no power of two in {sizes:?}");
+        let least = stack::MIN_STACK.max(4 * os.page_size());
+        let fits = stack_size.is_power_of_two() && (least..=stack::MAX_STACK).contains(&stack_size);
+        assert!(fits, "stack_size: {stack_size} is no power of two in {least}..={}", stack::MAX_STACK);
 
         sync::set_os(os);
         let shared_poller = |_| {

@@ -8,17 +8,21 @@
 
 extern crate alloc;
 
-mod libc_alloc;
+mod heap;
 
 use alloc::boxed::Box;
 use core::ffi::{CStr, c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
-use gopark_backends::linux::{Linux, available_procs, io, socket};
+use gopark_backends::linux::{Linux, affinity, io, socket};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
 use gopark_core::sched::{Config, Sched};
+
+// Without std nobody else asks the linker for it.
+#[link(name = "c")]
+unsafe extern "C" {}
 
 static LINUX: Linux = Linux::new();
 
@@ -38,7 +42,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let port = number(1).expect("usage: minimal-echo PORT [IDLE_SECONDS]");
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
-    let config = Config { stack_size: STACK_SIZE, ..Config::new(available_procs()) };
+    let config = Config { stack_size: STACK_SIZE, ..Config::new(affinity()) };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: without `migrate` there is nothing to promise.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {

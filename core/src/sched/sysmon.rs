@@ -71,12 +71,15 @@ pub enum Report<'a> {
     },
 }
 
+/// Go's words.
+pub(super) const DEADLOCK: &str = "all goroutines are asleep - deadlock!";
+
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Report::Stall(stall) => stall.fmt(f),
             Report::Asked => f.write_str("a report was asked for"),
-            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
+            Report::Deadlock => f.write_str(DEADLOCK),
             Report::NoThread { threads, refused } => {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
