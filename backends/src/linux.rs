@@ -125,6 +125,10 @@ unsafe impl Os for Linux {
         unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
     }
 
+    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
+        memory::resident(start, len)
+    }
+
     unsafe fn close(&self, fd: i32) {
         io::close(fd);
     }

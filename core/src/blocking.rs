@@ -14,7 +14,7 @@ use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::fmt::Write;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
 pub struct Pool {
@@ -115,7 +115,7 @@ impl Pool {
             (state.idle > 0, short.then_some(state.threads))
         };
         if wake {
-            sched.os().futex_wake(ptr::from_ref(&self.pushed).cast());
+            sched.wake_one(&self.pushed);
         }
         let Some(number) = started else { return Ok(()) };
         let start = Box::into_raw(Box::new((self, sched)));

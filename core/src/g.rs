@@ -16,8 +16,10 @@
 #![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
 
 use crate::fiber::Fiber;
+use crate::os::Nanos;
 use crate::stack::{Anchor, Slot, Stack};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Lock, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Lock, Ordering, UnsafeCell};
+use crate::trace::Origin;
 use crate::trail::{Place, Trail};
 use alloc::sync::Arc;
 use core::panic::Location;
@@ -26,6 +28,9 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 /// What a goroutine hands to its M when it stops running: `None` to yield, or its park request, which the scheduler defines.
 pub(crate) type Request = Option<NonNull<()>>;
+
+/// Of so many turns, the wait for one is measured; Go's number.
+const TURNS_PER_MEASURE: u64 = 8;
 
 /// No M, no slot.
 const NONE: u32 = u32::MAX;
@@ -75,10 +80,13 @@ pub struct G {
     home: AtomicU32,
     slot: AtomicU32,
     status: AtomicU8,
+    /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
+    turn: AtomicI64,
     pub(crate) trail: Trail,
     name: Lock<Option<Arc<str>>>,
     site: &'static Location<'static>,
     id: u64,
+    pub(crate) origin: Origin,
 }
 
 // SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
@@ -96,10 +104,12 @@ impl G {
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
             status: AtomicU8::new(Status::Runnable as u8),
+            turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
             trail: Trail::new(),
             name: Lock::new(None),
             site,
             id,
+            origin: Origin::new(),
         }
     }
 
@@ -119,7 +129,7 @@ impl G {
     }
 
     /// Gives it a name, in place of any before.
-    pub fn set_name(&self, name: Arc<str>) {
+    pub(crate) fn set_name(&self, name: Arc<str>) {
         let before = self.name.lock().replace(name);
         drop(before);
     }
@@ -137,6 +147,30 @@ impl G {
     /// Release: what the goroutine wrote before is seen by whoever sees that it waits.
     pub(crate) fn set_status(&self, status: Status) {
         self.status.store(status as u8, Ordering::Release);
+    }
+
+    /// Whether to look at the clock for [`waits_since`](Self::waits_since), now that the goroutine is about to be queued.
+    #[inline]
+    pub(crate) fn is_measured(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn waits_since(&self, now: Nanos) {
+        self.turn.store(now, Ordering::Relaxed);
+    }
+
+    /// Its turn has come. Since when it has waited for that, if that was measured.
+    #[inline]
+    pub(crate) fn begin_turn(&self) -> Option<Nanos> {
+        let next = self.turn.load(Ordering::Relaxed) + 1;
+        self.turn.store(next, Ordering::Relaxed);
+        (next > 0).then(|| self.end_measure(next - 1))
+    }
+
+    #[cold]
+    fn end_measure(&self, since: Nanos) -> Nanos {
+        self.turn.store(1 - TURNS_PER_MEASURE as i64, Ordering::Relaxed);
+        since
     }
 
     /// The M it runs on, as its last `resume` named it.
@@ -321,5 +355,29 @@ pub(crate) mod idle {
 
     pub(crate) fn goroutine(id: u64) -> GRef {
         GRef(NonNull::from(Box::leak(Box::new(G::new(&IDLE, id, Location::caller())))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_eight_turns_of_a_goroutine_one_is_measured_beginning_with_another_for_each() {
+        for id in 0..16 {
+            let g = idle::goroutine(id);
+            let mut measured = alloc::vec::Vec::new();
+            for turn in 0..24 {
+                if g.is_measured() {
+                    g.waits_since(1000 + turn);
+                }
+                if let Some(since) = g.begin_turn() {
+                    assert_eq!(since, 1000 + turn);
+                    measured.push(turn);
+                }
+            }
+            let first = id as Nanos % 8;
+            assert_eq!(measured, [first, first + 8, first + 16]);
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! | row | modules | what they are |
 //! |---|---|---|
 //! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `trail`, `runq`, `timer`, `lease` | one word or one plain structure each |
-//! | 2 | [`polldesc`], `p`, `m` | data built from them |
+//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `trail`, [`trace`], `runq`, `timer`, `lease` | one word or one plain structure each |
+//! | 2 | `p`, [`polldesc`], [`metrics`], `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`], [`blocking`] | what a goroutine blocks on |
 //! | 5 | [`fdmutex`], [`fd`] | what a socket is made of |
@@ -41,10 +41,12 @@ mod lease;
 mod runq;
 pub mod stack;
 mod timer;
+pub mod trace;
 mod trail;
 mod waiter;
 
 mod m;
+pub mod metrics;
 mod p;
 pub mod polldesc;
 

@@ -17,9 +17,11 @@
 
 use crate::g::GRef;
 use crate::lease::Lease;
+use crate::metrics::Latencies;
 use crate::p::{Count, P};
 use crate::runq::{GList, Inbox};
-use crate::sync::{AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::trace::Running;
 use core::marker::PhantomData;
 use core::ops::Deref;
 
@@ -38,7 +40,11 @@ pub(crate) struct M {
     pub(crate) allowance: AtomicU32,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
+    /// When its P was last taken, if there is a trace. Written by the taker.
+    pub(crate) p_taken: AtomicI64,
     pub(crate) counts: Counts,
+    /// How long goroutines that it ran had waited for their turn.
+    pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
 }
 
@@ -51,6 +57,14 @@ pub(crate) struct Counts {
     /// Goroutines that began to wait in a poller, and that went on.
     pub(crate) poll_waits: Count,
     pub(crate) poll_resumes: Count,
+    /// Steps of goroutines from one state to another: see `sched/metrics`.
+    pub(crate) started: Count,
+    pub(crate) parked: Count,
+    pub(crate) yielded: Count,
+    pub(crate) readied: Count,
+    pub(crate) steals: Count,
+    /// The length of the home queue a few turns ago.
+    pub(crate) queued: Count,
 }
 
 // SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread; the rest is atomics.
@@ -72,6 +86,8 @@ pub(crate) struct Home {
     /// Whether others may rely on this M: it was the one that looked when they submitted, or was called to a poller that another has left. If it
     /// finds work it must call somebody else.
     pub(crate) relied_on: bool,
+    /// The goroutine that runs, if there is a trace.
+    pub(crate) running: Option<Running>,
 }
 
 impl M {
@@ -85,13 +101,21 @@ impl M {
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
             thread: AtomicU32::new(0),
+            p_taken: AtomicI64::new(0),
             counts: Counts {
                 promises: Count::new(),
                 spawned: Count::new(),
                 finished: Count::new(),
                 poll_waits: Count::new(),
                 poll_resumes: Count::new(),
+                started: Count::new(),
+                parked: Count::new(),
+                yielded: Count::new(),
+                readied: Count::new(),
+                steals: Count::new(),
+                queued: Count::new(),
             },
+            latencies: Latencies::new(),
             home: UnsafeCell::new(Home {
                 next: None,
                 queue: GList::new(),
@@ -100,6 +124,7 @@ impl M {
                 no_linger: 0,
                 spinning: false,
                 relied_on: false,
+                running: None,
             }),
         }
     }
@@ -195,6 +220,11 @@ impl Here {
     pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
         // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
         f(unsafe { &mut *self.m.home.get() })
+    }
+
+    /// Lets others see how long the M's own queue is.
+    pub(crate) fn publish_queue(&self) {
+        self.m.counts.queued.set(self.home(|home| home.queue.len()) as u64);
     }
 }
 

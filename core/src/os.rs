@@ -12,6 +12,7 @@
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
 //! | `threads`, `copy` | `/proc`, `process_vm_readv` | deadlocks, the stacks in a dump; both may be missing |
 //! | `reserve`, `guard`, `discard` | `mmap`, `madvise` | goroutine stacks |
+//! | `resident` | `mincore` | how much memory they use; may be missing |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
 
@@ -147,6 +148,11 @@ pub unsafe trait Os: Sync {
     ///
     /// The bytes lie in a reservation, and nobody uses them meanwhile, nor relies on what was in them.
     unsafe fn discard(&self, _start: NonNull<u8>, _len: usize) {}
+
+    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them. `None` if the system does not say.
+    fn resident(&self, _start: NonNull<u8>, _len: usize) -> Option<usize> {
+        None
+    }
 
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
     ///

@@ -22,6 +22,8 @@ pub(crate) struct P {
     pub(crate) tick: Count,
     /// How often its poller was asked on its behalf.
     pub(crate) polls: Count,
+    /// Events that these brought.
+    pub(crate) events: Count,
     /// The M that holds it. Moved by read-modify-writes: see `Sched::look_again`.
     holder: AtomicU32,
     random: AtomicU32,
@@ -37,6 +39,7 @@ impl P {
             slots: Lock::new(SlotCache::new()),
             tick: Count::new(),
             polls: Count::new(),
+            events: Count::new(),
             holder: AtomicU32::new(index as u32),
             random: AtomicU32::new(index as u32 * 2 + 1),
         }
@@ -97,6 +100,10 @@ impl Count {
     #[inline]
     pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        self.set(self.get() + more);
     }
 
     /// Adds one and returns the sum.

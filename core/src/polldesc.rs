@@ -26,6 +26,7 @@ pub use deadline::Deadline;
 use info::Info;
 
 use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
+use crate::p::Count;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
@@ -74,11 +75,12 @@ impl Poller {
         })
     }
 
-    /// Collects events, and those whom they wake.
+    /// Collects events, which are added to `count`, and those whom they wake.
     #[inline]
-    pub(crate) fn poll(&self, delay: Delay) -> WaiterList {
+    pub(crate) fn poll(&self, delay: Delay, count: &Count) -> WaiterList {
         let mut events = Events::new();
         self.backend.poll(delay, &mut events);
+        count.add(events.len() as u64);
         // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
         // through the system gives the same order, but outside of the language's memory model.
         self.watched.load(Ordering::Acquire);

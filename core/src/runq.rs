@@ -73,7 +73,11 @@ impl Global {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len.load(Ordering::Relaxed) == 0
+        self.len() == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn push(&self, g: GRef) {
@@ -163,6 +167,13 @@ impl Ring {
                 return head == tail && next.is_null();
             }
         }
+    }
+
+    /// How many there are, the one in front included, as far as a bystander can tell.
+    pub(crate) fn len(&self) -> usize {
+        let head = self.head.load(Ordering::Acquire);
+        let queued = self.tail.load(Ordering::Acquire).wrapping_sub(head).min(CAPACITY);
+        queued as usize + usize::from(!self.next.load(Ordering::Relaxed).is_null())
     }
 
     /// Appends a goroutine; hands it back when the ring is full. Owner only.
@@ -354,6 +365,19 @@ mod tests {
             assert_eq!(ids(|| ring.pop()), Vec::from_iter(turn * 100..turn * 100 + 100));
         }
         assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn a_bystander_sees_how_long_a_ring_is() {
+        let ring = Ring::new();
+        assert_eq!(ring.len(), 0);
+        fill(&ring, 0..200);
+        assert!(ring.swap_next(goroutine(200)).is_none());
+        assert_eq!(ring.len(), 201);
+        assert_eq!(ids(|| ring.pop()).len(), 200);
+        assert_eq!(ring.len(), 1);
+        fill(&ring, 0..200);
+        assert_eq!(ring.len(), 201, "its ends have passed the end of the slots");
     }
 
     #[test]

@@ -33,11 +33,14 @@ mod deadlock;
 mod find;
 mod handoff;
 mod idle;
+mod metrics;
 mod park;
+mod schedtrace;
 mod shrink;
 mod stall;
 mod start;
 mod sysmon;
+mod trace;
 mod wake;
 
 #[cfg(all(test, loom))]
@@ -49,6 +52,7 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
+pub use schedtrace::SchedTrace;
 pub use shrink::Shrink;
 pub use stall::Stall;
 pub use sysmon::Report;
@@ -62,11 +66,13 @@ use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
+use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use handoff::Exchange;
 use idle::Idlers;
+use metrics::Tallies;
 use sysmon::Sysmon;
 
 /// What a scheduler is made of.
@@ -86,6 +92,8 @@ pub struct Config {
     pub sysmon: bool,
     /// After how long a goroutine that keeps its thread is reported. `None`: never.
     pub stall_after: Option<Nanos>,
+    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
+    pub schedtrace: Option<Nanos>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
@@ -103,6 +111,7 @@ impl Config {
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
             stall_after: None,
+            schedtrace: None,
             shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
@@ -169,6 +178,9 @@ pub struct Sched {
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
+    /// There once somebody wants it.
+    trace: Once<Trace>,
+    tallies: Tallies,
     pool: PoolCounts,
 }
 
@@ -246,6 +258,8 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             outside: Outside::default(),
+            trace: Once::new(),
+            tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
         // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
@@ -397,7 +411,10 @@ impl Sched {
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
-        match self.here() {
+        self.measure_g(&g, &mut None);
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
         }
@@ -409,7 +426,10 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
-        match self.here() {
+        self.measure_g(&g, &mut None);
+        let here = self.here();
+        self.trace_spawn(&g, here.as_deref());
+        match here {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.
             None => _ = m.inbox.push(g),

@@ -247,6 +247,32 @@ impl Arena {
         Stack { base: self.top(slot), limit: self.bottom(slot.0) }
     }
 
+    /// Bytes of memory behind all stacks. `None` if the system does not say. Of many stacks it looks at some, spread over all.
+    pub(crate) fn resident(&self) -> Option<u64> {
+        const SAMPLE: u64 = 256;
+        let slots = u64::from(self.frontier.load(Ordering::Relaxed));
+        let sample = slots.min(SAMPLE);
+        let seen = (0..sample).map(|i| self.resident_in(Slot((i * slots / sample) as u32))).sum::<Option<u64>>()?;
+        // Without stacks the system is asked, too, whether it would say.
+        self.os.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
+    }
+
+    /// Bytes of memory behind one stack: as deep as whoever had it since it was last given back has been. It is touched from its top down, so behind
+    /// a long stretch without memory there is no more.
+    pub(crate) fn resident_in(&self, slot: Slot) -> Option<u64> {
+        let stretch = (64 * self.os.page_size()).min(self.stack_size());
+        let mut seen = 0;
+        let bottom = self.base + ((slot.0 as usize) << self.shift);
+        for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
+            let start = NonNull::new(ptr::without_provenance_mut(start)).expect("a reservation is not at address zero");
+            match self.os.resident(start, stretch)? {
+                0 => break,
+                bytes => seen += bytes as u64,
+            }
+        }
+        Some(seen)
+    }
+
     /// Makes sure that `n` more goroutines will find a slot when they start.
     pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
         let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;

@@ -16,6 +16,8 @@ use crate::os::Os;
 pub(crate) use crate::steps::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
+/// For figures that nobody decides by: as a model's atomic, they would only be more orders to explore.
+pub(crate) use core::sync::atomic::AtomicU64 as Tally;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
 #[cfg(not(any(steps, loom)))]

@@ -20,7 +20,7 @@
 #![allow(unsafe_code, reason = "entries and callbacks refer to timers by address")]
 
 use crate::os::Nanos;
-use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering};
+use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering, Tally};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -119,6 +119,8 @@ pub(crate) struct Heap {
     next: AtomicI64,
     /// Stopped timers among the entries. Approximate while timers fire.
     zombies: AtomicU32,
+    /// How many have fired. Written by whoever holds the lock.
+    fired: Tally,
 }
 
 #[derive(Clone, Copy)]
@@ -141,7 +143,7 @@ impl Entry {
 impl Heap {
     /// An empty heap, run by P number `owner`.
     pub(crate) fn new(owner: usize) -> Self {
-        Heap { owner, entries: Lock::new(Vec::new()), next: AtomicI64::new(NEVER), zombies: AtomicU32::new(0) }
+        Heap { owner, entries: Lock::new(Vec::new()), next: AtomicI64::new(NEVER), zombies: AtomicU32::new(0), fired: Tally::new(0) }
     }
 
     /// The P that runs these timers.
@@ -154,6 +156,17 @@ impl Heap {
     pub(crate) fn next(&self) -> Option<Nanos> {
         let next = self.next.load(Ordering::Acquire);
         (next != NEVER).then_some(next)
+    }
+
+    /// Timers that will fire. Approximate while some do.
+    pub(crate) fn armed(&self) -> usize {
+        let entries = self.entries.lock();
+        entries.len().saturating_sub(self.zombies.load(Ordering::Relaxed) as usize)
+    }
+
+    /// Timers that have fired.
+    pub(crate) fn fired(&self) -> u64 {
+        self.fired.load(Ordering::Relaxed)
     }
 
     /// Timers in the heap, stopped ones included.
@@ -260,6 +273,7 @@ impl Heap {
             drop(state);
             remove_first(&mut entries);
         }
+        self.fired.store(self.fired() + due.len() as u64, Ordering::Relaxed);
         self.publish(&entries);
     }
 
@@ -390,6 +404,20 @@ mod tests {
             }
         }
         assert!(heap.is_empty() && heap.next().is_none());
+    }
+
+    #[test]
+    fn what_is_armed_and_what_has_fired_is_counted() {
+        let (heap, all) = timers(100);
+        all.iter().zip(1..).for_each(|(log, when)| _ = arm(log, heap, when, 0));
+        assert_eq!((heap.armed(), heap.fired()), (100, 0));
+        all[90..].iter().for_each(|log| log.timer.stop());
+        assert_eq!((heap.armed(), heap.fired()), (90, 0));
+        arm(all[0], heap, 200, 1);
+        run(heap, 50);
+        assert_eq!((heap.armed(), heap.fired()), (41, 49));
+        run(heap, 200);
+        assert_eq!((heap.armed(), heap.fired()), (0, 90));
     }
 
     #[test]

@@ -38,6 +38,17 @@ impl Reason {
         use Reason::*;
         [Read, Write, Sleep, Join, Sema, Blocking][byte as usize]
     }
+
+    /// Go's words where Go has some.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Reason::Read | Reason::Write => "IO wait",
+            Reason::Sleep => "sleep",
+            Reason::Join => "join",
+            Reason::Sema => "semacquire",
+            Reason::Blocking => "blocking",
+        }
+    }
 }
 
 /// A point in a function's body, from which a debugger could walk up the stack.

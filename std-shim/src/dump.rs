@@ -107,7 +107,7 @@ struct Entry<'a> {
 
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, state, stack, .. } = self.goroutine;
+        let Goroutine { id, name, state, stack, touched, .. } = self.goroutine;
         write!(f, "goroutine {id}")?;
         if let Some(name) = name {
             write!(f, " \"{name}\"")?;
@@ -127,7 +127,11 @@ impl fmt::Display for Entry<'_> {
         }
         writeln!(f, "]:")?;
         if *stack > 0 {
-            writeln!(f, "    stack: {stack} bytes")?;
+            write!(f, "    stack: {stack} bytes")?;
+            match touched {
+                Some(touched) => writeln!(f, ", {} KiB touched", touched / 1024)?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

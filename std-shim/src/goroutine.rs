@@ -198,9 +198,7 @@ pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// gopark::run(|| gopark::set_name("main"));
 /// ```
 pub fn set_name(name: &str) {
-    if let Some(g) = sched().current() {
-        g.set_name(name.into());
-    }
+    sched().set_name(name.into());
 }
 
 /// How many goroutines exist: started, and not yet returned.

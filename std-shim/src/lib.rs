@@ -38,19 +38,35 @@
 //!
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
+//!
+//! # Environment
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] says |
+//! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
+//! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
+//!
+//! The timeline has a row for each proc, with a slice whenever a goroutine runs there, called by its number and spawn site, and an arrow to it
+//! from whoever woke or spawned it. What comes faster than it can be written is left out, and the file says where and how much. It can be opened
+//! at any time: while the program runs, after its exit, and after a crash but for the last moments. Without the variable, nothing is recorded.
 
 mod backtraces;
 mod dump;
 mod error;
 mod goroutine;
+mod metrics;
 pub mod net;
 mod overflow;
 mod report;
 mod runtime;
+mod trace;
 
 pub use dump::dump;
+pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
+pub use metrics::metrics;
 pub use report::Stall;
 pub use runtime::{Builder, max_procs, run, scheduler};
 

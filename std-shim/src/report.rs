@@ -91,11 +91,12 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
             process::exit(2);
         }
         Report::Asked => dump::in_background(),
+        Report::Trace(trace) => line(format_args!("{trace}")),
         report => line(format_args!("gopark: {report}")),
     }
 }
 
-/// A closed stderr is no reason to end.
+/// With one system call, so that other processes' lines do not come in between. A closed stderr is no reason to end.
 fn line(text: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }

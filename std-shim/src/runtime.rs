@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
 use crate::report::{self, OnStall, Stall};
-use crate::{dump, overflow};
+use crate::{dump, metrics, overflow, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -108,7 +108,8 @@ impl Builder {
         self
     }
 
-    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself.
+    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself, and there
+    /// is nobody to print the lines of `GOPARK_SCHEDTRACE` (see [`metrics`](crate::metrics())): setting both is an error.
     pub fn sysmon(mut self, on: bool) -> Self {
         self.no_sysmon = !on;
         self
@@ -175,7 +176,7 @@ impl Builder {
     /// # Errors
     ///
     /// `InvalidInput` for a setting out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
-    /// with the defaults), and whatever the system says when it refuses threads, memory or a poller.
+    /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
     pub fn start(self) -> io::Result<()> {
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +184,7 @@ impl Builder {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
         }
         let config = self.config()?;
+        let trace = trace::Request::from_env()?;
         if let Some(tell) = &self.on_stall {
             _ = report::ON_STALL.set(tell.clone());
         }
@@ -192,6 +194,9 @@ impl Builder {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
             io::Error::new(cause.kind(), format!("{error} ({cause})"))
         })?;
+        if let Some(trace) = trace {
+            trace.begin(sched);
+        }
         // The closest of a few pairs: the thread may be interrupted between the two clocks.
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
@@ -229,8 +234,9 @@ impl Builder {
         }
         let stack_size = stack_size.next_power_of_two();
         let stall_after = self.stall_after.map(duration_nanos);
+        let schedtrace = metrics::schedtrace(!self.no_sysmon)?;
         let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { stall_after, shrink: self.shrink, report: report::report, ..config })
+        Ok(Config { stall_after, schedtrace, shrink: self.shrink, report: report::report, ..config })
     }
 }
 

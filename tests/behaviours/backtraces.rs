@@ -34,9 +34,7 @@ fn assert_calls(paragraph: &str, expected: &[(&str, Option<u32>)]) {
     let calls = calls(paragraph);
     assert_eq!(calls.len(), expected.len(), "{paragraph}");
     for ((name, place), (expected, line)) in calls.into_iter().zip(expected) {
-        // Debug information of lines only has names without paths, but with type arguments.
-        let bare = if name.ends_with('>') { name.split('<').next().unwrap() } else { name };
-        assert!(bare.ends_with(expected), "{name} is not {expected}: {paragraph}");
+        assert!(name.ends_with(expected), "{name} is not {expected}: {paragraph}");
         if let Some(line) = line {
             assert!(place.ends_with(&format!("{}:{line}", file!())), "{name} is not at line {line}: {paragraph}");
         }
@@ -71,9 +69,10 @@ fn a_reader_shows_the_read_and_who_called_it() {
         drop(client);
         assert!(!goroutine.join().unwrap());
         let calls = calls(&paragraph);
-        // Between the two is the standard library's part of `read_exact`, as it happens to be.
+        // Between the two is the standard library's part of `read_exact`, which some compilers count as the stream's own.
         let own = calls.iter().position(|(name, _)| name.ends_with("read_header")).expect(&paragraph);
-        assert!(calls[0].0.ends_with("read") && calls[0].1.contains("/net/tcp_stream.rs:"), "{paragraph}");
+        let (name, place) = calls[0];
+        assert!(name.ends_with("read") && place.contains("/net/tcp_stream.rs:") || name.ends_with("read_exact"), "{paragraph}");
         assert!(calls[1..own].iter().all(|(_, place)| place.contains("/library/")), "{paragraph}");
         let own: Vec<u32> = calls[own..].iter().map(|(_, place)| place.rsplit_once(':').unwrap().1.parse().unwrap()).collect();
         assert_eq!(own[..2], [READ_HEADER, SERVE], "{paragraph}");

@@ -90,6 +90,45 @@ fn a_dropped_poller_releases_descriptors_files_and_memory() {
     run(&mut poller("dropped")).assert_success();
 }
 
+#[track_caller]
+fn schedtrace(value: &str, sysmon: &str) -> Ended {
+    let ended = run(alone("schedtrace").arg(sysmon).env("GOPARK_SCHEDTRACE", value));
+    ended.assert_success();
+    ended
+}
+
+#[test]
+fn schedtrace_prints_gos_line_for_as_long_as_the_process_lives() {
+    let ended = schedtrace("10", "with-sysmon");
+    let mut last = None;
+    for line in ended.output.lines() {
+        let millis = line.strip_prefix("SCHED ").and_then(|rest| rest.split_once("ms: ")).expect(line).0;
+        let millis: u64 = millis.parse().expect(line);
+        assert!(last.map_or(millis == 0, |last| millis > last), "{}", ended.output);
+        last = Some(millis);
+        let names: Vec<_> = line.split(' ').filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect();
+        let gos = ["gomaxprocs", "idleprocs", "threads", "spinningthreads", "needspinning", "idlethreads", "runqueue", "schedticks"];
+        assert_eq!(names, gos, "{line}");
+        assert!(line.contains("gomaxprocs=2 ") && line.contains(" threads=3 ") && line.contains(" runqueue=0 [ 0 0 ] "), "{line}");
+    }
+    // sysmon, which prints them, would sleep by then if nobody wanted them.
+    assert!(last >= Some(200), "{}", ended.output);
+    ended.assert_said(" idleprocs=2 ");
+}
+
+#[test]
+fn schedtrace_says_what_is_wrong_with_its_variable() {
+    for value in ["often", "", "-1", "1.5"] {
+        schedtrace(value, "with-sysmon")
+            .assert_said(&format!("InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"));
+    }
+    let said = "InvalidInput: GOPARK_SCHEDTRACE: there is nobody to print its lines with Builder::sysmon(false)";
+    schedtrace("1000", "without-sysmon").assert_said(said);
+    for sysmon in ["with-sysmon", "without-sysmon"] {
+        assert_eq!(schedtrace("0", sysmon).output, "");
+    }
+}
+
 #[test]
 fn the_process_ends_when_main_returns() {
     let ended = run(&mut alone("leave"));

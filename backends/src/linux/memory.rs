@@ -114,6 +114,23 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     Ok(NonNull::new(start.cast()).expect("mmap maps page zero only for those who ask"))
 }
 
+/// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.
+pub(super) fn resident(start: NonNull<u8>, len: usize) -> Option<usize> {
+    // SAFETY: no memory is passed.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    // One byte for each page. A goroutine's stack has room for it.
+    let mut pages = [0u8; 1024];
+    let batch = pages.len() * page;
+    let mut resident = 0;
+    for from in (0..len).step_by(batch) {
+        let bytes = batch.min(len - from);
+        // SAFETY: `pages` has a byte for each page of the range, which is only looked up.
+        check(unsafe { libc::mincore(start.as_ptr().wrapping_add(from).cast(), bytes, pages.as_mut_ptr()) } as isize).ok()?;
+        resident += pages[..bytes.div_ceil(page)].iter().filter(|&&page| page & 1 != 0).count() * page;
+    }
+    Some(resident)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +229,23 @@ mod tests {
         let mut lines = smaps.lines().skip_while(|line| holds_start(line) != Some(true));
         let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
         assert!(flags.contains(" nh") && flags.contains(" nr"), "{flags}");
+    }
+
+    #[test]
+    fn touched_pages_are_resident_and_guards_are_not() {
+        // More than one look at the page table.
+        const LEN: usize = 3000 * PAGE;
+        let start = reserve(LEN).unwrap();
+        assert_eq!(resident(start, LEN), Some(0));
+        // SAFETY: reserved above, and nobody uses it.
+        GuardState::new().install(start, PAGE).unwrap();
+        for page in [1, 500, 2999] {
+            // SAFETY: reserved above.
+            unsafe { start.add(page * PAGE).write(1) };
+        }
+        assert_eq!(resident(start, LEN), Some(3 * PAGE));
+        assert_eq!(resident(start, 2 * PAGE), Some(PAGE));
+        assert_eq!(resident(NonNull::new(ptr::without_provenance_mut(PAGE)).unwrap(), PAGE), None, "it is not mapped");
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Goroutine<'a> {
     pub state: State,
     /// Bytes of stack in use. 0 if it ran or has not started.
     pub stack: usize,
+    /// Bytes of memory behind the stack, the most that it has used so far, or whoever had the stack before. `None` if the system does not say, if
+    /// stacks are not wanted, or if it ran or has not started.
+    pub touched: Option<u64>,
     /// Where it had stopped. `None` if it ran or has not started, or if the system does not copy stacks.
     pub stopped: Option<Stopped<'a>>,
 }
@@ -86,13 +89,14 @@ pub enum Wait {
 impl fmt::Display for Wait {
     /// Go's words where Go has some.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Wait::Io { .. } => "IO wait",
-            Wait::Sleep { .. } => "sleep",
-            Wait::Join { .. } => "join",
-            Wait::Semaphore => "semacquire",
-            Wait::Blocking => "blocking",
-        })
+        let reason = match self {
+            Wait::Io { .. } => Reason::Read,
+            Wait::Sleep { .. } => Reason::Sleep,
+            Wait::Join { .. } => Reason::Join,
+            Wait::Semaphore => Reason::Sema,
+            Wait::Blocking => Reason::Blocking,
+        };
+        f.write_str(reason.words())
     }
 }
 
@@ -138,7 +142,9 @@ impl Sched {
         let (state, place) = self.state_of(g, stacks, memory);
         let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
         let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
-        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, stack, stopped }
+        let slot = place.filter(|_| stacks).and_then(|place| self.arena.slot_of(place.sp));
+        let touched = slot.and_then(|slot| self.arena.resident_in(slot));
+        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, stack, touched, stopped }
     }
 
     /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
@@ -206,7 +212,15 @@ impl Sched {
         let all = global.chain(rings).inspect(|g| {
             // In a migrating scheduler started ones are in the same queues, and are found by their anchors.
             if !g.started() {
-                found.push(Goroutine { id: g.id(), name: g.name(), site: g.site(), state: State::New, stack: 0, stopped: None });
+                found.push(Goroutine {
+                    id: g.id(),
+                    name: g.name(),
+                    site: g.site(),
+                    state: State::New,
+                    stack: 0,
+                    touched: None,
+                    stopped: None,
+                });
             }
         });
         let all: Vec<_> = all.collect();

@@ -2,7 +2,7 @@
 //!
 //! Go knows when that is so because it makes all threads itself. Here any thread of the process could wake a goroutine. So besides what can
 //! wake one from within (a timer, a poller, work in a pool), every thread is accounted for: it is an M asleep, sysmon, an idle one of a
-//! pool, or waits in this library until somebody wakes it. Such a thread counts from after it can be found by who wakes it until before it is
+//! pool, reads the trace, or waits in this library until somebody wakes it. Such a thread counts from after it can be found by who wakes it until before it is
 //! woken, so at no time is one counted that runs.
 //!
 //! The race: a goroutine does something between two looks, and is asleep again where the first look was. Whoever has run since has moved the
@@ -32,7 +32,7 @@ impl Sched {
     pub(super) fn is_dead(&'static self) -> bool {
         let pool = self.pool.threads.load(Ordering::Acquire);
         let dormant = self.outside.dormant.load(Ordering::Acquire).max(0) as usize;
-        let accounted = self.ms().count() + 1 + pool + dormant;
+        let accounted = self.ms().count() + 1 + pool + dormant + self.trace_readers();
         self.os.threads() == Some(accounted) && self.seems_dead()
     }
 

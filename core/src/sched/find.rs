@@ -5,6 +5,7 @@ use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here};
 use crate::os::{Delay, Nanos};
 use crate::sync::Ordering;
+use crate::trace::Source;
 use crate::waiter::{Waiter, WaiterList};
 use core::ptr::NonNull;
 
@@ -46,8 +47,12 @@ impl Sched {
         let g = self.find_runnable(here);
         let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
         if self.stop_spinning(here) || relied_on {
-            // There may be more where this came from, and the last one to look has just stopped.
-            self.recruit();
+            // The last one to look has just stopped: whoever submitted before that left it to this one to see what there is. What is at home here is
+            // nothing to others.
+            self.idlers.before_recheck();
+            if !self.global.is_empty() || self.ps.iter().any(|p| !p.ring.is_empty()) {
+                self.recruit();
+            }
         }
         if relied_on {
             self.fill_poller(here.p.poller);
@@ -63,20 +68,27 @@ impl Sched {
             if !self.config.migrate {
                 g.set_home(here.m.index);
             }
+            here.m.counts.started.bump();
         }
+        self.begin_turn(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
+            self.trace_run(here, &g);
             here.m.lease.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
             if !here.m.lease.enter() {
                 *here = self.come_back(*here, resumed);
                 return;
             }
+            self.trace_stop(here, &resumed);
             match resumed {
                 Resumed::Parked(parked, park) => {
                     // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
                     match unsafe { park::commit(park, Waiter::G(parked)) } {
-                        Ok(()) => return,
+                        Ok(()) => {
+                            here.m.counts.parked.bump();
+                            return;
+                        }
                         // The news came first: go on at once, in the same time slice.
                         Err(Waiter::G(back)) => g = back,
                         Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
@@ -87,6 +99,7 @@ impl Sched {
                         // It would have gone on for ever: whoever has news from the system comes first.
                         self.poll(here, Delay::None);
                     }
+                    self.count_yield(&g, here.m);
                     return self.push_yielded(here, g);
                 }
                 Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
@@ -113,6 +126,7 @@ impl Sched {
             }
             if tick % TIMER_TICK == 0 {
                 self.run_timers(here);
+                here.publish_queue();
             }
             if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
                 return g;
@@ -176,6 +190,7 @@ impl Sched {
             let start = here.p.random() as usize;
             for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
+                    here.m.counts.steals.bump();
                     return Some(g);
                 }
             }
@@ -192,7 +207,7 @@ impl Sched {
         }
         let mut woken = WaiterList::new();
         here.p.timers.run(now, &mut woken);
-        self.ready_all(woken, Some(here));
+        self.ready_batch(Source::Timers, woken, here);
         Some(0)
     }
 
@@ -203,9 +218,9 @@ impl Sched {
             return false;
         }
         here.p.polls.bump();
-        let woken = poller.poll(delay);
+        let woken = poller.poll(delay, &here.p.events);
         let any = !woken.is_empty();
-        self.ready_all(woken, Some(here));
+        self.ready_batch(Source::Poll, woken, here);
         any
     }
 
@@ -250,12 +265,14 @@ impl Sched {
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
         let shared = &self.pollers[here.p.poller];
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
+        here.publish_queue();
         self.idlers.park();
         let mut spin = false;
         if here.m.wake.prepare(asleep) {
             self.idlers.before_recheck();
             spin = self.work_elsewhere(here);
             here.home(|home| home.relied_on = false);
+            self.trace_idle(here, asleep);
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}

@@ -77,6 +77,11 @@ impl Exchange {
         Some(first)
     }
 
+    /// How many Ms have neither a P nor goroutines.
+    pub(super) fn spares(&self) -> usize {
+        self.lists.lock().spare.len()
+    }
+
     fn spare(&self) -> Option<&'static M> {
         self.lists.lock().spare.pop()
     }
@@ -136,6 +141,7 @@ impl Sched {
         if self.stop_spinning(&here) {
             self.recruit();
         }
+        self.trace_gave_way(&here, next);
         self.let_go(here, |sched| sched.grant(here.p.index, next))
     }
 
@@ -155,6 +161,7 @@ impl Sched {
     /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
     #[cold]
     pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
+        self.trace_outstayed(&here);
         let runnable = match resumed {
             Resumed::Yielded(g) => Some(g),
             Resumed::Dead(slot) => {
@@ -164,10 +171,14 @@ impl Sched {
             // SAFETY: as in `execute`.
             Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) } {
                 Err(Waiter::G(g)) => Some(g),
-                Ok(()) | Err(Waiter::Thread(_)) => None,
+                Ok(()) | Err(Waiter::Thread(_)) => {
+                    here.m.counts.parked.bump();
+                    None
+                }
             },
         };
         if let Some(g) = runnable {
+            self.count_yield(&g, here.m);
             self.requeue(&here, g);
         }
         self.let_go(here, |_| ())
@@ -190,7 +201,11 @@ impl Sched {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
         let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
-        if self.m(self.ps[p].holder()).lease.take(|| self.os.barrier()) {
+        let holder = self.m(self.ps[p].holder());
+        if holder.lease.take(|| self.os.barrier()) {
+            // SAFETY: it is taken.
+            unsafe { self.trace_taken(p, holder, next) };
+            self.tallies.handoffs.bump();
             self.grant(p, next);
             return true;
         }

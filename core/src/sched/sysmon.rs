@@ -14,6 +14,7 @@
 //! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
 //! delay behind a goroutine that blocks its thread.
 
+use super::schedtrace::{SchedTrace, Schedule};
 use super::stall::{Stall, Stray};
 use super::{Sched, SharedPoller};
 use crate::m::M;
@@ -23,7 +24,6 @@ use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ptr;
 
 /// How long a goroutine may run while others wait; Go's number.
 const SLICE: Nanos = 10_000_000;
@@ -69,6 +69,8 @@ pub enum Report<'a> {
         /// What the system said; `None` if the limit is `Config::max_threads`.
         refused: Option<Errno>,
     },
+    /// What the scheduler is doing: told every `Config::schedtrace`.
+    Trace(&'a SchedTrace),
 }
 
 /// Go's words.
@@ -88,6 +90,7 @@ impl fmt::Display for Report<'_> {
                 }
                 f.write_str(": other goroutines wait; hand what blocks or computes to gopark::blocking")
             }
+            Report::Trace(trace) => trace.fmt(f),
         }
     }
 }
@@ -128,6 +131,7 @@ struct Watch {
     /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
     shrunk: Nanos,
     shrinkable: bool,
+    trace: Schedule,
 }
 
 impl Sched {
@@ -138,7 +142,7 @@ impl Sched {
             // Nobody has kept the time.
             self.lately.set(self.os.now());
             self.sysmon.sleep.swap(UP, Ordering::AcqRel);
-            self.os.futex_wake(ptr::from_ref(&self.sysmon.sleep).cast());
+            self.wake_one(&self.sysmon.sleep);
         }
     }
 
@@ -165,13 +169,16 @@ impl Sched {
     pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
         let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
-        let mut watch = Watch { sights: self.ps.iter().map(sight).collect(), strays: Vec::new(), shrunk: now, shrinkable: true };
+        let sights = self.ps.iter().map(sight).collect();
+        let trace = Schedule::new(self.config.schedtrace, now);
+        let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace };
         let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
         let never = AtomicU32::new(0);
         loop {
             self.os.futex_wait(&never, 0, Some(delay));
             let now = self.os.now();
             self.lately.set(now);
+            self.trace_if_due(&mut watch.trace, now);
             let deed = self.look(&mut watch, now);
             (delay, idle_looks) = match deed {
                 true => (SHORTEST_DELAY, 0),
@@ -186,7 +193,7 @@ impl Sched {
         }
     }
 
-    /// Sleeps until an M wakes. Before that, and now and then if it is in doubt, looks whether one ever will.
+    /// Sleeps until an M wakes or something of its own is due. Before that, and now and then if it is in doubt, looks whether one ever will.
     fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.seems_dead();
@@ -194,7 +201,8 @@ impl Sched {
             (self.config.report)(self, Report::Deadlock);
         }
         let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
-        self.sysmon_sleeps(round.or(doubt.then_some(DOUBT)));
+        let line = watch.trace.until_next(self.os.now());
+        self.sysmon_sleeps([doubt.then_some(DOUBT), round, line].into_iter().flatten().min());
         self.lately.set(self.os.now());
     }
 
@@ -297,7 +305,8 @@ impl Sched {
         if !shared.is_left_alone() {
             return false;
         }
-        let woken = shared.poller.poll(Delay::None);
+        self.tallies.polls.bump();
+        let woken = shared.poller.poll(Delay::None, &self.tallies.events);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any

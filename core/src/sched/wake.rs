@@ -3,7 +3,7 @@
 use super::Sched;
 use crate::g::{GRef, Status};
 use crate::m::{Asleep, Here, M};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
 use core::ptr;
@@ -20,6 +20,7 @@ impl Sched {
     /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
     #[doc(alias = "goready")]
     pub(crate) fn ready(&'static self, waiter: Waiter) {
+        self.measure(&waiter, &mut None);
         self.place(waiter, self.here().as_deref(), Place::Next);
     }
 
@@ -31,7 +32,9 @@ impl Sched {
     }
 
     pub(super) fn ready_all(&'static self, mut list: WaiterList, here: Option<&Here>) {
+        let mut now = None;
         while let Some(waiter) = list.pop() {
+            self.measure(&waiter, &mut now);
             self.place(waiter, here, Place::Tail);
         }
     }
@@ -39,6 +42,7 @@ impl Sched {
     fn place(&'static self, waiter: Waiter, here: Option<&Here>, place: Place) {
         let g = match waiter {
             Waiter::Thread(thread) => {
+                self.count_wake();
                 self.outside.dormant.fetch_sub(1, Ordering::Relaxed);
                 return thread.wake(self.os);
             }
@@ -46,22 +50,28 @@ impl Sched {
         };
         debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
         g.set_status(Status::Runnable);
+        self.trace_ready(&g, here);
         match (g.home(), here) {
-            (Some(home), Some(here)) if home == here.m.index => here.home(|home| match place {
-                Place::Tail => home.queue.push_back(g),
-                Place::Next => {
-                    if let Some(before) = home.next.replace(g) {
-                        home.queue.push_back(before);
+            (Some(home), Some(here)) if home == here.m.index => {
+                here.m.counts.readied.bump();
+                here.home(|home| match place {
+                    Place::Tail => home.queue.push_back(g),
+                    Place::Next => {
+                        if let Some(before) = home.next.replace(g) {
+                            home.queue.push_back(before);
+                        }
                     }
-                }
-            }),
-            (Some(home), _) => {
+                });
+            }
+            (Some(home), here) => {
+                self.count_ready(here);
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);
                 }
             }
             (None, Some(here)) => {
+                self.count_ready(Some(here));
                 let tail = match place {
                     Place::Tail => Some(g),
                     Place::Next => here.p.ring.swap_next(g),
@@ -72,6 +82,7 @@ impl Sched {
                 self.recruit();
             }
             (None, None) => {
+                self.count_ready(None);
                 self.global.push(g);
                 self.recruit();
             }
@@ -103,10 +114,19 @@ impl Sched {
     /// Ends an M's sleep.
     fn rouse(&self, m: &M, asleep: Asleep) {
         match asleep {
-            Asleep::Futex | Asleep::WithoutP => self.os.futex_wake(ptr::from_ref(m.wake.futex()).cast()),
+            Asleep::Futex | Asleep::WithoutP => self.wake_one(m.wake.futex()),
             // An M that is no longer there may hold another P, or none.
-            Asleep::Poller => m.p().into_iter().for_each(|p| self.pollers[self.ps[p].poller].poller.backend.wake()),
+            Asleep::Poller => m.p().into_iter().for_each(|p| {
+                self.count_wake();
+                self.pollers[self.ps[p].poller].poller.backend.wake();
+            }),
         }
+    }
+
+    /// Ends the sleep of one thread on `word`.
+    pub(crate) fn wake_one(&self, word: &AtomicU32) {
+        self.count_wake();
+        self.os.futex_wake(ptr::from_ref(word).cast());
     }
 
     /// After a goroutine that may run anywhere was queued: wakes one sleeping M to look for it, unless one is looking.

@@ -82,6 +82,7 @@ fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)
     let mut text = String::from("    ");
     let file = place.map(|(file, _)| file.to_string_lossy());
     let role = name.map_or(Role::User, |name| role(name, file.as_deref().unwrap_or_default()));
+    let name = name.map(without_arguments);
     let written = match (name, place) {
         (Some(name), Some((file, line))) => writeln!(text, "{name}\n        {}:{line}", file.display()),
         (Some(name), None) => writeln!(text, "{name}"),
@@ -89,6 +90,26 @@ fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)
     };
     written.expect("a String takes all");
     Function { text, role }
+}
+
+/// A function's name without its type arguments, which some compilers add. What `<Type as Trait>` begins with stays.
+fn without_arguments(name: &str) -> String {
+    let mut short = String::new();
+    let (mut depth, mut before) = (0, ' ');
+    let in_front = name.starts_with('<');
+    let mut skips = !in_front;
+    for c in name.chars() {
+        depth += i32::from(c == '<');
+        if depth == 0 || !skips {
+            short.push(c);
+        } else if c == '<' && short.ends_with("::") {
+            short.truncate(short.len() - 2);
+        }
+        depth -= i32::from(c == '>' && before != '-');
+        skips |= depth == 0;
+        before = c;
+    }
+    short
 }
 
 /// Which functions are shown, from the innermost: without how goroutines park and how they are started.
@@ -179,6 +200,19 @@ fn root(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_shown_without_type_arguments() {
+        for (name, short) in [
+            ("gopark::goroutine::blocking::<usize, server::main::{closure#0}>", "gopark::goroutine::blocking"),
+            ("core::ptr::drop_in_place<alloc::vec::Vec<u8>>", "core::ptr::drop_in_place"),
+            ("<alloc::vec::Vec<u8> as core::io::Write>::write_fmt::<fn() -> u8>", "<alloc::vec::Vec<u8> as core::io::Write>::write_fmt"),
+            ("server::Pool<T>::get", "server::Pool::get"),
+            ("main", "main"),
+        ] {
+            assert_eq!(without_arguments(name), short);
+        }
+    }
 
     #[test]
     fn the_author_of_a_function_is_told_by_its_name() {

@@ -192,6 +192,7 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
 }
 
 #[test]
+#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a qsort of its own, and knows nothing of these stacks")]
 fn a_stack_leads_through_a_library() {
     static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
 

@@ -28,6 +28,7 @@ fn main() {
         "start-twice" => start_twice(),
         "max-procs" => println!("{}", gopark::max_procs()),
         "leave" => leave(),
+        "schedtrace" => schedtrace(),
         "relaxed-publish" => relaxed_publish(),
         "use-after-free" => use_after_free(),
         "use-after-return" => use_after_return(),
@@ -43,6 +44,15 @@ fn main() {
 fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 16]);
     recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
+}
+
+/// A runtime with nothing to do, or why there is none.
+fn schedtrace() {
+    let sysmon = std::env::args().nth(2).as_deref() != Some("without-sysmon");
+    match Builder::new().max_procs(2).sysmon(sysmon).start() {
+        Ok(()) => thread::sleep(Duration::from_millis(300)),
+        Err(error) => println!("{:?}: {error}", error.kind()),
+    }
 }
 
 fn overflow() {

@@ -1,0 +1,71 @@
+//! Models of a trace's ring: the writer against the reader. A ring holds two here, so that it turns; each slot has a mail that loom calls a race
+//! if writer and reader use it with nothing in between.
+
+use super::Ring;
+use crate::models::{Immortal, Mail, check};
+use loom::thread;
+use std::vec::Vec;
+
+const SLOTS: usize = 2;
+
+struct Traced {
+    ring: Ring<u32>,
+    mails: [Mail; SLOTS],
+}
+
+impl Traced {
+    fn new() -> Immortal<Self> {
+        Immortal::new(Traced { ring: Ring::new(SLOTS), mails: core::array::from_fn(|_| Mail::new()) })
+    }
+
+    /// Pushes `value` as the writer's push of this number.
+    fn push(&self, number: usize, value: u32) -> bool {
+        // SAFETY: models have one writer at a time.
+        unsafe {
+            self.ring.push(|| {
+                self.mails[number % SLOTS].put(value);
+                value
+            })
+        }
+    }
+
+    /// Pushes all of `values`; those that there was room for.
+    fn write(&self, values: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut pushed = Vec::new();
+        for value in values {
+            if self.push(pushed.len(), value) {
+                pushed.push(value);
+            }
+        }
+        pushed
+    }
+
+    fn read(&self, read: &mut Vec<u32>) {
+        // SAFETY: models have one reader.
+        unsafe {
+            self.ring.pop_all(|value| {
+                assert_eq!(self.mails[read.len() % SLOTS].get(), value);
+                read.push(value);
+            });
+        }
+    }
+}
+
+#[test]
+fn what_there_was_room_for_is_read_once_in_its_order() {
+    check(|| {
+        let owner = Traced::new();
+        let traced = owner.get();
+        let reader = thread::spawn(|| {
+            let mut read = Vec::new();
+            traced.read(&mut read);
+            traced.read(&mut read);
+            read
+        });
+        let pushed = traced.write(1..=4);
+        let mut read = reader.join().unwrap();
+        traced.read(&mut read);
+        assert_eq!(read, pushed);
+        assert!(pushed.len() >= SLOTS);
+    });
+}

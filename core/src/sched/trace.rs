@@ -1,0 +1,186 @@
+//! Where the scheduler records what it does. Each function is one branch until somebody wants a trace.
+
+use super::Sched;
+use crate::g::{G, GRef, Resumed};
+use crate::m::{Asleep, Here, M};
+use crate::os::Nanos;
+use crate::sync::Ordering;
+use crate::trace::{Event, Goroutine, Reader, Readied, Row, Running, Source, Stopped, Trace};
+use crate::waiter::WaiterList;
+use alloc::sync::Arc;
+
+impl Sched {
+    /// Begins to record what the scheduler does, for the reader to draw. `None` if that was begun before: there is one reader.
+    pub fn trace(&'static self) -> Option<Reader> {
+        let mut first = false;
+        let trace = self.trace.call_once(|| {
+            first = true;
+            Trace::new(self.config.procs)
+        });
+        first.then(|| Reader::new(trace))
+    }
+
+    /// How many threads are there only to read the trace.
+    pub(super) fn trace_readers(&self) -> usize {
+        usize::from(self.tracing().is_some())
+    }
+
+    #[inline]
+    fn tracing(&self) -> Option<&Trace> {
+        self.trace.get().filter(|trace| !trace.is_over())
+    }
+
+    /// Before a goroutine is resumed.
+    #[inline]
+    pub(super) fn trace_run(&self, here: &Here, g: &G) {
+        if let Some(trace) = self.tracing() {
+            self.record_run(trace, here, g);
+        }
+    }
+
+    #[cold]
+    fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
+        let (readied, since, m) = (g.origin.take(), self.os.now(), here.m.index as u32);
+        let g = goroutine(g);
+        let running = Running { g: g.clone(), since };
+        drop(here.home(|home| home.running.replace(running)));
+        record(trace, here, since, Event::Run { g, m, readied });
+    }
+
+    /// After a goroutine came back to an M that has kept its P, before anybody can ready it.
+    #[inline]
+    pub(super) fn trace_stop(&self, here: &Here, resumed: &Resumed) {
+        if let Some(trace) = self.tracing() {
+            self.record_stop(trace, here, resumed);
+        }
+    }
+
+    #[cold]
+    fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
+        let stopped = match resumed {
+            Resumed::Parked(g, _) => Stopped::Blocked(g.trail.read().reason.words()),
+            Resumed::Yielded(_) => Stopped::Yielded,
+            Resumed::Dead(_) => Stopped::Returned,
+        };
+        drop(here.home(|home| home.running.take()));
+        record(trace, here, self.os.now(), Event::Stop(stopped));
+    }
+
+    /// After a goroutine came back to an M that has lost its P.
+    pub(super) fn trace_outstayed(&self, here: &Here) {
+        let Some(trace) = self.tracing() else { return };
+        let (now, taken) = (self.os.now(), here.m.p_taken.load(Ordering::Relaxed));
+        let running = here.home(|home| home.running.take());
+        // Nothing orders the taker's note: it may be missed, or be that of an earlier time.
+        if let Some(Running { g, .. }) = running.filter(|running| taken >= running.since) {
+            trace.record_outside(here.m.thread.load(Ordering::Relaxed), now, Event::Outstayed { g, since: taken });
+        }
+    }
+
+    /// Before a goroutine is queued that did not run.
+    #[inline]
+    pub(super) fn trace_ready(&'static self, g: &GRef, here: Option<&Here>) {
+        if self.tracing().is_some() {
+            self.note_origin(g, here);
+        }
+    }
+
+    #[cold]
+    fn note_origin(&'static self, g: &GRef, here: Option<&Here>) -> Readied {
+        let (row, by) = match here {
+            Some(here) => (Row::P(here.p.index as u32), here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id))),
+            None => match self.current() {
+                Some(g) => (Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)), g.id()),
+                None => (Row::Thread(self.os.thread()), 0),
+            },
+        };
+        let readied = Readied { time: self.os.now(), row, by };
+        g.origin.set(readied);
+        readied
+    }
+
+    /// Gives the calling goroutine a name, in place of any before. False on an ordinary thread.
+    pub fn set_name(&'static self, name: Arc<str>) -> bool {
+        let Some(g) = self.current() else { return false };
+        g.set_name(name.clone());
+        if let (Some(trace), Some(here)) = (self.tracing(), self.here()) {
+            record(trace, &here, self.os.now(), Event::Named(name));
+        }
+        true
+    }
+
+    /// Before a new goroutine is queued.
+    #[inline]
+    pub(super) fn trace_spawn(&'static self, g: &GRef, here: Option<&Here>) {
+        if let Some(trace) = self.tracing() {
+            self.record_spawn(trace, g, here);
+        }
+    }
+
+    #[cold]
+    fn record_spawn(&'static self, trace: &Trace, g: &GRef, here: Option<&Here>) {
+        let Readied { time, row, .. } = self.note_origin(g, here);
+        let event = Event::Spawn { g: goroutine(g) };
+        match (here, row) {
+            (Some(here), _) => record(trace, here, time, event),
+            (None, Row::Thread(thread)) => trace.record_outside(thread, time, event),
+            (None, Row::P(_)) => unreachable!("whoever is nowhere holds no P"),
+        }
+    }
+
+    /// Makes all of a list run again, in its order.
+    #[inline]
+    pub(super) fn ready_batch(&'static self, source: Source, woken: WaiterList, here: &Here) {
+        match self.tracing() {
+            Some(trace) if !woken.is_empty() => self.record_batch(trace, source, woken, here),
+            _ => self.ready_all(woken, Some(here)),
+        }
+    }
+
+    #[cold]
+    fn record_batch(&'static self, trace: &Trace, source: Source, mut woken: WaiterList, here: &Here) {
+        let (since, mut count, mut counted) = (self.os.now(), 0, WaiterList::new());
+        while let Some(waiter) = woken.pop() {
+            counted.push(waiter);
+            count += 1;
+        }
+        self.ready_all(counted, Some(here));
+        record(trace, here, self.os.now(), Event::Batch { source, count, since });
+    }
+
+    /// Before an M sleeps.
+    pub(super) fn trace_idle(&self, here: &Here, asleep: Asleep) {
+        if let Some(trace) = self.tracing() {
+            record(trace, here, self.os.now(), Event::Idle { in_poller: asleep == Asleep::Poller });
+        }
+    }
+
+    /// Before an M grants its P to another.
+    pub(super) fn trace_gave_way(&self, here: &Here, to: &M) {
+        if let Some(trace) = self.tracing() {
+            record(trace, here, self.os.now(), Event::GaveWay { from: here.m.index as u32, to: to.index as u32 });
+        }
+    }
+
+    /// Between taking P `p` and granting it to another M.
+    ///
+    /// # Safety
+    ///
+    /// The caller has taken the P.
+    pub(super) unsafe fn trace_taken(&self, p: usize, from: &M, to: &M) {
+        let Some(trace) = self.tracing() else { return };
+        let now = self.os.now();
+        from.p_taken.store(now, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { trace.record_on(p, now, Event::Taken { from: from.index as u32, to: to.index as u32 }) };
+    }
+}
+
+fn record(trace: &Trace, here: &Here, time: Nanos, event: Event) {
+    // SAFETY: this M holds the P.
+    unsafe { trace.record_on(here.p.index, time, event) };
+}
+
+fn goroutine(g: &G) -> Goroutine {
+    Goroutine { id: g.id(), name: g.name(), site: g.site() }
+}

@@ -1,0 +1,441 @@
+//! Trace: what the scheduler does, recorded for whoever draws it.
+//!
+//! Until [`Sched::trace`](crate::sched::Sched::trace) was called there is nothing of this but a branch at each place that would record. From
+//! then on each P has a ring of records that its holder writes, and all who hold no P share one more, whose lock they take. A single
+//! [`Reader`] empties all of them.
+//!
+//! A ring that is full takes no more: the writer neither waits nor writes over what the reader may be reading. It counts what it could not
+//! record, and says so with a record of its own as soon as there is room: the reader knows where the gap is and how long.
+//!
+//! Each record can be drawn without records of other rings, which the reader sees sooner or later: whoever readies a goroutine leaves a note
+//! on it (`Origin`) that the M which runs it copies into its own record.
+#![allow(unsafe_code, reason = "a record is handed from the ring's writer to its reader in a plain cell")]
+
+use crate::os::Nanos;
+use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, UnsafeCell};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::mem::MaybeUninit;
+use core::panic::Location;
+
+/// Where something happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// On the P of this index.
+    P(u32),
+    /// On the thread that the system calls so, which held no P.
+    Thread(u32),
+}
+
+/// A goroutine.
+#[derive(Clone, Debug)]
+pub struct Goroutine {
+    /// Its number.
+    pub id: u64,
+    /// The name it had been given by then.
+    pub name: Option<Arc<str>>,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+}
+
+/// Who made a goroutine ready: by readying or by spawning it.
+#[derive(Clone, Copy, Debug)]
+pub struct Readied {
+    /// When.
+    pub time: Nanos,
+    /// Where.
+    pub row: Row,
+    /// The goroutine that did it, or 0: an M that found an event or a timer, or an ordinary thread.
+    pub by: u64,
+}
+
+/// Why a goroutine stopped running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// It waits, for what Go calls so.
+    Blocked(&'static str),
+    /// It lets others run.
+    Yielded,
+    /// It is done.
+    Returned,
+}
+
+/// What made several goroutines ready at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Events of the P's poller.
+    Poll,
+    /// Timers of the P.
+    Timers,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A goroutine began to run on the P, on M `m`.
+    Run {
+        /// The goroutine.
+        g: Goroutine,
+        /// The M.
+        m: u32,
+        /// Since when it could, and thanks to whom. `None` if it goes on after it had yielded or had not parked after all.
+        readied: Option<Readied>,
+    },
+    /// It gave itself a name.
+    Named(Arc<str>),
+    /// It stopped.
+    Stop(Stopped),
+    /// The P was taken from M `from`, on which a goroutine runs on, and given to M `to`.
+    Taken {
+        /// Who had it.
+        from: u32,
+        /// Who gets it.
+        to: u32,
+    },
+    /// M `from` lets M `to` have the P.
+    GaveWay {
+        /// Who had it.
+        from: u32,
+        /// Who gets it.
+        to: u32,
+    },
+    /// A goroutine that had lost its P has stopped at last, on a thread without one.
+    Outstayed {
+        /// The goroutine.
+        g: Goroutine,
+        /// When the P was taken.
+        since: Nanos,
+    },
+    /// The P's holder made `count` goroutines and threads ready.
+    Batch {
+        /// Thanks to what.
+        source: Source,
+        /// How many.
+        count: u32,
+        /// When it began.
+        since: Nanos,
+    },
+    /// A goroutine was spawned.
+    Spawn {
+        /// The new goroutine.
+        g: Goroutine,
+    },
+    /// The P's holder goes to sleep: in the P's poller, or on its futex.
+    Idle {
+        /// Whether events wake it.
+        in_poller: bool,
+    },
+    /// Records are missing here.
+    Lost {
+        /// How many.
+        count: u64,
+        /// When the first of them was to be made.
+        since: Nanos,
+    },
+}
+
+/// An event, and when and where it happened.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When it happened, or ended if it took time.
+    pub time: Nanos,
+    /// Where.
+    pub row: Row,
+    /// What.
+    pub event: Event,
+}
+
+/// A queue of fixed size between one writer and one reader.
+///
+/// `tail` counts what was pushed and `head` what was taken; both wrap, and `tail - head <= capacity`. The slot of a number is its remainder.
+/// A slot is the writer's from the `head` that frees it, which the reader releases when it has read it, to the `tail` that covers it, which the
+/// writer releases when it has written it. Nothing else orders the two.
+struct Ring<T> {
+    tail: CachePadded<AtomicUsize>,
+    head: CachePadded<AtomicUsize>,
+    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+}
+
+// SAFETY: a slot has one owner at a time, as above. `push` and `pop_all` ask for a single caller.
+unsafe impl<T: Send> Sync for Ring<T> {}
+
+impl<T> Ring<T> {
+    /// `capacity` is a power of two.
+    fn new(capacity: usize) -> Self {
+        assert!(capacity.is_power_of_two());
+        Ring {
+            tail: CachePadded::new(AtomicUsize::new(0)),
+            head: CachePadded::new(AtomicUsize::new(0)),
+            slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+        }
+    }
+
+    fn slot(&self, number: usize) -> *mut MaybeUninit<T> {
+        self.slots[number & (self.slots.len() - 1)].get()
+    }
+
+    /// Appends what `make` makes, if there is room. Whether there was.
+    ///
+    /// # Safety
+    ///
+    /// One caller at a time, each after the one before.
+    unsafe fn push(&self, make: impl FnOnce() -> T) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        // Acquire: the reader has done with the slot.
+        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == self.slots.len() {
+            return false;
+        }
+        let value = make();
+        // SAFETY: the slot is the writer's.
+        unsafe { (*self.slot(tail)).write(value) };
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        true
+    }
+
+    /// Takes all that is there now.
+    ///
+    /// # Safety
+    ///
+    /// One caller at a time, each after the one before.
+    unsafe fn pop_all(&self, mut take: impl FnMut(T)) {
+        // Acquire: the writer has written the slots.
+        let tail = self.tail.load(Ordering::Acquire);
+        let mut head = self.head.load(Ordering::Relaxed);
+        while head != tail {
+            // SAFETY: the slot is the reader's, and written.
+            take(unsafe { (*self.slot(head)).assume_init_read() });
+            head = head.wrapping_add(1);
+            self.head.store(head, Ordering::Release);
+        }
+    }
+}
+
+/// A ring of records, and what did not fit.
+struct Track {
+    ring: Ring<Record>,
+    /// How many records are missing since `lost_since`. Both are the writer's.
+    lost: AtomicU64,
+    lost_since: AtomicI64,
+}
+
+impl Track {
+    fn new(capacity: usize) -> Self {
+        Track { ring: Ring::new(capacity), lost: AtomicU64::new(0), lost_since: AtomicI64::new(0) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Ring::push`].
+    unsafe fn record(&self, record: Record) {
+        let (lost, since) = (self.lost.load(Ordering::Relaxed), self.lost_since.load(Ordering::Relaxed));
+        let (time, row) = (record.time, record.row);
+        let gap = || Record { time, row, event: Event::Lost { count: lost, since } };
+        // SAFETY: the caller's promise.
+        let said = lost == 0 || unsafe { self.ring.push(gap) };
+        // SAFETY: as above.
+        if said && unsafe { self.ring.push(|| record) } {
+            if lost > 0 {
+                self.lost.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        let lost = if said { 0 } else { lost };
+        if lost == 0 {
+            self.lost_since.store(time, Ordering::Relaxed);
+        }
+        self.lost.store(lost + 1, Ordering::Relaxed);
+    }
+}
+
+/// How many records a ring holds: what a P that passes messages as fast as it can makes in about 50 ms.
+const CAPACITY: usize = if cfg!(loom) { 2 } else { 1 << 14 };
+
+/// The records of a scheduler that are not read yet.
+pub(crate) struct Trace {
+    ps: Box<[Track]>,
+    others: Track,
+    /// Held by whoever writes to `others`.
+    writer: Lock<()>,
+    /// Nobody reads any more.
+    over: AtomicBool,
+}
+
+impl Trace {
+    pub(crate) fn new(procs: usize) -> Self {
+        Trace {
+            ps: (0..procs).map(|_| Track::new(CAPACITY)).collect(),
+            others: Track::new(CAPACITY),
+            writer: Lock::new(()),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether records are of no use any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Records what happened on P `p`.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the P: it is its holder, or has taken it and not yet granted it.
+    pub(crate) unsafe fn record_on(&self, p: usize, time: Nanos, event: Event) {
+        // SAFETY: a P has one owner at a time, and its way from one to the next orders what they do.
+        unsafe { self.ps[p].record(Record { time, row: Row::P(p as u32), event }) };
+    }
+
+    /// Records what happened on a thread without a P.
+    pub(crate) fn record_outside(&self, thread: u32, time: Nanos, event: Event) {
+        let _one_at_a_time = self.writer.lock();
+        // SAFETY: the lock.
+        unsafe { self.others.record(Record { time, row: Row::Thread(thread), event }) };
+    }
+}
+
+/// The one reader of a scheduler's records. When it is dropped, nothing more is recorded. It has a thread to itself, which makes nobody ready:
+/// otherwise a deadlock would be taken for none.
+pub struct Reader(&'static Trace);
+
+impl Reader {
+    /// There is one for each trace.
+    pub(crate) fn new(trace: &'static Trace) -> Self {
+        Reader(trace)
+    }
+
+    /// Takes what was recorded until now. For each row in the order of time; rows in no order.
+    pub fn drain(&mut self, mut take: impl FnMut(Record)) {
+        for track in self.0.ps.iter().chain([&self.0.others]) {
+            // SAFETY: there is one reader, which is borrowed here.
+            unsafe { track.ring.pop_all(&mut take) };
+        }
+    }
+
+    /// How many records are missing of which no [`Event::Lost`] tells yet.
+    pub fn lost(&self) -> u64 {
+        self.0.ps.iter().chain([&self.0.others]).map(|track| track.lost.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The note on a goroutine of who made it ready. Touched by the holder of its `GRef` only.
+pub(crate) struct Origin {
+    time: AtomicI64,
+    by: AtomicU64,
+    row: AtomicU32,
+}
+
+/// In a note, the row of a thread. The system's numbers of threads are positive `i32`s.
+const THREAD: u32 = 1 << 31;
+
+impl Origin {
+    pub(crate) fn new() -> Self {
+        Origin { time: AtomicI64::new(0), by: AtomicU64::new(0), row: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn set(&self, readied: Readied) {
+        let row = match readied.row {
+            Row::P(p) => p,
+            Row::Thread(thread) => thread | THREAD,
+        };
+        self.time.store(readied.time, Ordering::Relaxed);
+        self.by.store(readied.by, Ordering::Relaxed);
+        self.row.store(row, Ordering::Relaxed);
+    }
+
+    /// Reads the note and tears it off.
+    pub(crate) fn take(&self) -> Option<Readied> {
+        let time = self.time.load(Ordering::Relaxed);
+        if time == 0 {
+            return None;
+        }
+        self.time.store(0, Ordering::Relaxed);
+        let row = match self.row.load(Ordering::Relaxed) {
+            p if p & THREAD == 0 => Row::P(p),
+            thread => Row::Thread(thread & !THREAD),
+        };
+        Some(Readied { time, row, by: self.by.load(Ordering::Relaxed) })
+    }
+}
+
+/// What an M runs, while there is a trace.
+pub(crate) struct Running {
+    pub(crate) g: Goroutine,
+    pub(crate) since: Nanos,
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn times(reader: &mut Reader) -> Vec<(Nanos, Option<(u64, Nanos)>)> {
+        let mut found = Vec::new();
+        reader.drain(|record| {
+            let lost = match record.event {
+                Event::Lost { count, since } => Some((count, since)),
+                _ => None,
+            };
+            found.push((record.time, lost));
+        });
+        found
+    }
+
+    fn trace() -> (&'static Trace, Reader) {
+        let trace: &'static Trace = Box::leak(Box::new(Trace::new(2)));
+        (trace, Reader::new(trace))
+    }
+
+    #[test]
+    fn a_full_ring_counts_what_it_loses_and_says_where() {
+        let (trace, mut reader) = trace();
+        // SAFETY: there is one thread.
+        let record = |time| unsafe { trace.record_on(1, time, Event::Idle { in_poller: true }) };
+        let all = CAPACITY as Nanos;
+        (1..=all + 3).for_each(record);
+        assert_eq!(reader.lost(), 3);
+        assert!(times(&mut reader).into_iter().eq((1..=all).map(|time| (time, None))));
+        record(all + 4);
+        assert_eq!(reader.lost(), 0);
+        assert_eq!(times(&mut reader), [(all + 4, Some((3, all + 1))), (all + 4, None)]);
+        assert_eq!(times(&mut reader), []);
+    }
+
+    #[test]
+    fn a_gap_that_is_told_of_in_the_last_slot_begins_anew() {
+        let (trace, mut reader) = trace();
+        let record = |time| trace.record_outside(7, time, Event::Idle { in_poller: true });
+        let all = CAPACITY as Nanos;
+        (1..=all + 2).for_each(record);
+        // One slot: the gap is told of, and the next record is lost again.
+        trace.others.ring.head.store(1, Ordering::Relaxed);
+        record(all + 3);
+        assert_eq!(reader.lost(), 1);
+        assert_eq!(times(&mut reader).last(), Some(&(all + 3, Some((2, all + 1)))));
+        record(all + 4);
+        assert_eq!(times(&mut reader), [(all + 4, Some((1, all + 3))), (all + 4, None)]);
+    }
+
+    #[test]
+    fn a_note_is_read_once() {
+        let origin = Origin::new();
+        assert!(origin.take().is_none());
+        for row in [Row::P(0), Row::P(1023), Row::Thread(4_194_304)] {
+            origin.set(Readied { time: 5, row, by: 6 });
+            let readied = origin.take().unwrap();
+            assert_eq!((readied.time, readied.row, readied.by), (5, row, 6));
+            assert!(origin.take().is_none());
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+#[path = "../models/trace.rs"]
+mod models;

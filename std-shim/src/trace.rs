@@ -1,0 +1,428 @@
+//! `GOPARK_TRACE`: what the scheduler did, as a timeline that Perfetto and chrome://tracing draw.
+//!
+//! A thread empties the scheduler's records now and then and appends what is to be drawn to the file. The format is Chrome's array of trace
+//! events, which may lack its end: the file can be opened while it grows, and after a crash. At the exit of the process it gets its end.
+//!
+//! | event | drawn as |
+//! |---|---|
+//! | a goroutine runs | a slice on the row of its P; if it outstays its P, another one on the row of its thread |
+//! | it goes on after it was readied, or begins | an arrow from whoever readied or spawned it |
+//! | a poll that wakes somebody, timers that fire | a slice between those of goroutines |
+//! | a spawn, a hand-off, a P that goes idle | an instant |
+//! | records that came too fast to be kept | a slice that says how many |
+#![allow(unsafe_code, reason = "the exit of the process is announced through libc")]
+
+use gopark_core::os::{Nanos, Os};
+use gopark_core::sched::Sched;
+use gopark_core::trace::{Event, Goroutine, Reader, Readied, Record, Row, Source, Stopped};
+use std::collections::HashSet;
+use std::env;
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// The file that the environment asks for, and the thread that will write it.
+pub(crate) struct Request {
+    begin: Sender<Timeline>,
+    thread: JoinHandle<()>,
+    file: File,
+    limit: u64,
+}
+
+/// How often the records are emptied: well before the rings of busy Ps are full.
+const PERIOD: Duration = Duration::from_millis(10);
+
+const DEFAULT_LIMIT: u64 = 256 << 20;
+
+/// Room for the last event, and more than enough.
+const END: usize = 512;
+
+/// What the exit of the process has to end.
+static WRITING: Mutex<Option<Writing>> = Mutex::new(None);
+
+struct Writing {
+    process: u32,
+    /// Dropped when the timeline is to end.
+    end: Sender<Timeline>,
+    thread: JoinHandle<()>,
+}
+
+impl Request {
+    /// What `GOPARK_TRACE` and `GOPARK_TRACE_LIMIT` ask for.
+    pub(crate) fn from_env() -> io::Result<Option<Self>> {
+        let Some(path) = env::var_os("GOPARK_TRACE").filter(|path| !path.is_empty()) else { return Ok(None) };
+        let limit = limit()?;
+        let refused = |error: io::Error| io::Error::new(error.kind(), format!("GOPARK_TRACE: {}: {error}", Path::new(&path).display()));
+        let file = File::create(&path).map_err(refused)?;
+        let (begin, begun) = mpsc::channel();
+        let thread = thread::Builder::new().name("gopark-trace".into()).spawn(move || write(&begun)).map_err(refused)?;
+        Ok(Some(Request { begin, thread, file, limit }))
+    }
+
+    /// Begins the timeline of a scheduler.
+    pub(crate) fn begin(self, sched: &'static Sched) {
+        let start = sched.now();
+        let reader = sched.trace().expect("nobody else asks for it");
+        let timeline = Timeline {
+            os: sched.os(),
+            reader,
+            paper: Paper { file: self.file, text: String::new(), begun: 0, written: 0, limit: self.limit, full: false, start },
+            open: (0..sched.config().procs).map(|_| None).collect(),
+            threads: HashSet::new(),
+            flows: 0,
+            lost: 0,
+        };
+        // It cannot have ended: it waits for this.
+        let _ = self.begin.send(timeline);
+        *WRITING.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Writing { process: std::process::id(), end: self.begin, thread: self.thread });
+        // SAFETY: the function may be called at any time. Without room for it the file lacks its end.
+        unsafe { libc::atexit(finish) };
+    }
+}
+
+fn limit() -> io::Result<u64> {
+    let Some(text) = env::var_os("GOPARK_TRACE_LIMIT").filter(|text| !text.is_empty()) else { return Ok(DEFAULT_LIMIT) };
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&limit| limit >= 2 * END as u64);
+    number.ok_or_else(|| {
+        let text = format!("GOPARK_TRACE_LIMIT: {text:?} is not a number of bytes from {} on", 2 * END);
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
+/// At the exit of the process: has the thread write the end of the file, and waits for that.
+extern "C" fn finish() {
+    let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    // A forked child has no such thread.
+    if let Some(Writing { end, thread, .. }) = writing.take_if(|writing| writing.process == std::process::id()) {
+        drop(end);
+        let _ = thread.join();
+    }
+}
+
+/// What the thread does.
+fn write(begun: &Receiver<Timeline>) {
+    let Ok(mut timeline) = begun.recv() else { return };
+    timeline.begin();
+    loop {
+        let over = begun.recv_timeout(PERIOD).is_err_and(|error| error == RecvTimeoutError::Disconnected);
+        timeline.draw_all();
+        if over || timeline.paper.full {
+            timeline.end();
+        }
+        if let Err(error) = timeline.paper.flush() {
+            let _ = writeln!(io::stderr(), "gopark: the file of GOPARK_TRACE ends here: {error}");
+            return;
+        }
+        if over || timeline.paper.full {
+            return;
+        }
+    }
+}
+
+/// A goroutine that runs on a P.
+struct Running {
+    g: Goroutine,
+    m: u32,
+    since: Nanos,
+    readied: Option<Readied>,
+}
+
+struct Timeline {
+    os: &'static dyn Os,
+    reader: Reader,
+    paper: Paper,
+    /// For each P.
+    open: Vec<Option<Running>>,
+    /// Those whose rows have names.
+    threads: HashSet<u32>,
+    flows: u64,
+    lost: u64,
+}
+
+impl Timeline {
+    fn begin(&mut self) {
+        self.paper.text.push_str("[\n");
+        for (pid, name) in [(PS, "gopark"), (THREADS, "threads without a P")] {
+            self.paper.line(format_args!(r#""ph":"M","name":"process_name","pid":{pid},"tid":0,"args":{{"name":"{name}"}}"#));
+        }
+        for p in 0..self.open.len() as u32 {
+            let place = Place(Row::P(p));
+            self.paper.line(format_args!(r#""ph":"M","name":"thread_name",{place},"args":{{"name":"P{p}"}}"#));
+            self.paper.line(format_args!(r#""ph":"M","name":"thread_sort_index",{place},"args":{{"sort_index":{p}}}"#));
+            self.paper.keep();
+        }
+    }
+
+    fn draw_all(&mut self) {
+        let mut records = Vec::new();
+        self.reader.drain(|record| records.push(record));
+        // Where the file ends for its limit, all rows end.
+        records.sort_by_key(|record| record.time);
+        for record in records {
+            self.draw(record);
+            self.paper.keep();
+        }
+    }
+
+    fn draw(&mut self, Record { time, row, event }: Record) {
+        self.name(row);
+        match event {
+            Event::Run { g, m, readied } => {
+                self.close(row, time, "unknown");
+                self.name_readier(readied);
+                if let Row::P(p) = row {
+                    self.open[p as usize] = Some(Running { g, m, since: time, readied });
+                }
+            }
+            Event::Named(name) => {
+                if let Some(running) = self.running(row) {
+                    running.g.name = Some(name);
+                }
+            }
+            Event::Stop(Stopped::Blocked(why)) => self.close(row, time, format_args!("blocked: {why}")),
+            Event::Stop(Stopped::Yielded) => self.close(row, time, "yielded"),
+            Event::Stop(Stopped::Returned) => self.close(row, time, "returned"),
+            Event::Taken { from, to } => {
+                self.close(row, time, "lost its P");
+                self.paper.instant(row, time, "hand-off", format_args!(r#""from":"m{from}","to":"m{to}""#));
+            }
+            Event::GaveWay { from, to } => {
+                self.paper.instant(row, time, "gave way", format_args!(r#""from":"m{from}","to":"m{to}""#));
+            }
+            Event::Outstayed { g, since } => {
+                self.paper.slice(row, since, time, Label(&g), format_args!(r#"{},"end":"came back""#, Identity(&g)));
+            }
+            Event::Batch { source, count, since } => {
+                let name = match source {
+                    Source::Poll => "netpoll",
+                    Source::Timers => "timers",
+                };
+                self.paper.slice(row, since, time, name, format_args!(r#""woken":{count}"#));
+            }
+            Event::Spawn { g } => {
+                self.paper.instant(row, time, "spawn", format_args!("{}", Identity(&g)));
+            }
+            Event::Idle { in_poller } => {
+                let place = if in_poller { "poller" } else { "futex" };
+                self.paper.instant(row, time, "idle", format_args!(r#""in":"{place}""#));
+            }
+            Event::Lost { count, since } => {
+                self.close(row, since, "unknown");
+                self.lost += count;
+                if let Row::P(_) = row {
+                    self.paper.slice(row, since, time, "records lost", format_args!(r#""records":{count}"#));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Draws the goroutine that has run on a P until now, and the arrow that led to it.
+    fn close(&mut self, row: Row, until: Nanos, end: impl fmt::Display) {
+        let Row::P(p) = row else { return };
+        let Some(Running { g, m, since, readied }) = self.open[p as usize].take() else { return };
+        let identity = Identity(&g);
+        let Some(Readied { time, row: from, by }) = readied else {
+            let args = format_args!(r#"{identity},"m":{m},"end":"{end}""#);
+            return self.paper.slice(row, since, until, Label(&g), args);
+        };
+        let waited = Micros(since - time);
+        let args = format_args!(r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#);
+        self.paper.slice(row, since, until, Label(&g), args);
+        if let Row::Thread(_) = from {
+            // An arrow has to begin at a slice.
+            self.paper.slice(from, time, time, format_args!("readies G{}", g.id), format_args!(""));
+        }
+        self.flows += 1;
+        self.paper.arrow(self.flows, (from, time), (row, since));
+    }
+
+    fn running(&mut self, row: Row) -> Option<&mut Running> {
+        let Row::P(p) = row else { return None };
+        self.open[p as usize].as_mut()
+    }
+
+    fn name_readier(&mut self, readied: Option<Readied>) {
+        if let Some(readied) = readied {
+            self.name(readied.row);
+        }
+    }
+
+    /// Names the row of a thread that is seen for the first time.
+    fn name(&mut self, row: Row) {
+        let Row::Thread(thread) = row else { return };
+        if self.threads.insert(thread) {
+            let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_else(|_| "ended".into());
+            let place = Place(row);
+            let name = Escaped(name.trim_end());
+            self.paper.line(format_args!(r#""ph":"M","name":"thread_name",{place},"args":{{"name":"{name} ({thread})"}}"#));
+        }
+    }
+
+    /// Ends the file: says why, and how much is missing.
+    fn end(&mut self) {
+        let now = self.os.now();
+        for p in 0..self.open.len() as u32 {
+            self.close(Row::P(p), now, "still running");
+            self.paper.keep();
+        }
+        let lost = self.lost + self.reader.lost();
+        let limit = self.paper.limit;
+        let why = if self.paper.full { format!("the limit of {limit} bytes (GOPARK_TRACE_LIMIT)") } else { "exit of the process".into() };
+        self.paper.end(now, format_args!(r#""why":"{why}","lost_records":{lost}"#));
+    }
+}
+
+/// The groups of rows, which the format calls processes.
+const PS: u32 = 1;
+const THREADS: u32 = 2;
+
+/// The file, and what will be appended to it.
+struct Paper {
+    file: File,
+    text: String,
+    /// Where in `text` lines begin that are kept together or not at all.
+    begun: usize,
+    written: u64,
+    limit: u64,
+    full: bool,
+    /// What the timeline calls zero.
+    start: Nanos,
+}
+
+impl Paper {
+    fn line(&mut self, event: fmt::Arguments<'_>) {
+        writeln!(self.text, "{{{event}}},").expect("strings grow");
+    }
+
+    fn slice(&mut self, row: Row, since: Nanos, until: Nanos, name: impl fmt::Display, args: fmt::Arguments<'_>) {
+        let (place, ts, dur) = (Place(row), Micros(since - self.start), Micros(until - since));
+        self.line(format_args!(r#""ph":"X",{place},"ts":{ts},"dur":{dur},"name":"{name}","args":{{{args}}}"#));
+    }
+
+    fn instant(&mut self, row: Row, time: Nanos, name: &str, args: fmt::Arguments<'_>) {
+        let (place, ts) = (Place(row), Micros(time - self.start));
+        self.line(format_args!(r#""ph":"i","s":"t",{place},"ts":{ts},"name":"{name}","args":{{{args}}}"#));
+    }
+
+    fn arrow(&mut self, id: u64, (from, left): (Row, Nanos), (to, arrived): (Row, Nanos)) {
+        let (from, left) = (Place(from), Micros(left - self.start));
+        let (to, arrived) = (Place(to), Micros(arrived - self.start));
+        self.line(format_args!(r#""ph":"s","id":{id},{from},"ts":{left},"cat":"ready","name":"ready""#));
+        self.line(format_args!(r#""ph":"f","bp":"e","id":{id},{to},"ts":{arrived},"cat":"ready","name":"ready""#));
+    }
+
+    /// Keeps the lines since the last call, if they leave room for the end.
+    fn keep(&mut self) {
+        self.full |= self.written + (self.text.len() + END) as u64 > self.limit;
+        if self.full {
+            self.text.truncate(self.begun);
+        }
+        self.begun = self.text.len();
+    }
+
+    fn end(&mut self, now: Nanos, args: fmt::Arguments<'_>) {
+        let ts = Micros(now - self.start);
+        let event = format_args!(r#""ph":"i","s":"g","pid":{PS},"tid":1,"ts":{ts},"name":"end of the trace","args":{{{args}}}"#);
+        writeln!(self.text, "{{{event}}}\n]").expect("strings grow");
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.written += self.text.len() as u64;
+        self.file.write_all(self.text.as_bytes())?;
+        self.text.clear();
+        self.begun = 0;
+        Ok(())
+    }
+}
+
+/// The members that say on which row an event is.
+struct Place(Row);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            // Perfetto takes thread 0 for an idle CPU.
+            Row::P(p) => write!(f, r#""pid":{PS},"tid":{}"#, p + 1),
+            Row::Thread(thread) => write!(f, r#""pid":{THREADS},"tid":{thread}"#),
+        }
+    }
+}
+
+/// The format's unit, and ours behind the point.
+struct Micros(Nanos);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.max(0);
+        write!(f, "{}.{:03}", nanos / 1000, nanos % 1000)
+    }
+}
+
+/// What a goroutine's slices are called.
+struct Label<'a>(&'a Goroutine);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Goroutine { id, name, site } = self.0;
+        match name {
+            Some(name) => write!(f, "G{id} {}", Escaped(name)),
+            None => write!(f, "G{id} {}:{}", Escaped(site.file().rsplit('/').next().unwrap_or_default()), site.line()),
+        }
+    }
+}
+
+/// The members that say which goroutine it is.
+struct Identity<'a>(&'a Goroutine);
+
+impl fmt::Display for Identity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Goroutine { id, name, site } = self.0;
+        write!(f, r#""goroutine":{id},"site":"{}""#, Escaped(site))?;
+        name.iter().try_for_each(|name| write!(f, r#","name":"{}""#, Escaped(name)))
+    }
+}
+
+/// As the inside of a JSON string.
+struct Escaped<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+        impl fmt::Write for Escaping<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c {
+                    '"' | '\\' => write!(self.0, "\\{c}"),
+                    c if c < ' ' => write!(self.0, "\\u{:04x}", u32::from(c)),
+                    c => self.0.write_char(c),
+                })
+            }
+        }
+
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_escaped_as_json_wants_it() {
+        assert_eq!(Escaped("a\"b\\c\n\u{1}d\u{e9}").to_string(), "a\\\"b\\\\c\\u000a\\u0001d\u{e9}");
+    }
+
+    #[test]
+    fn times_keep_their_nanoseconds() {
+        for (nanos, text) in [(0, "0.000"), (999, "0.999"), (1_000_007, "1000.007"), (-5, "0.000")] {
+            assert_eq!(Micros(nanos).to_string(), text);
+        }
+    }
+}
