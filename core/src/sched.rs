@@ -52,9 +52,9 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
-pub use schedtrace::SchedTrace;
+pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
-pub use stall::Stall;
+pub use stall::{Stall, Stalls};
 pub use sysmon::Report;
 use sysmon::DEADLOCK;
 
@@ -90,10 +90,10 @@ pub struct Config {
     pub max_threads: usize,
     /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
     pub sysmon: bool,
-    /// After how long a goroutine that keeps its thread is reported. `None`: never.
-    pub stall_after: Option<Nanos>,
-    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
-    pub schedtrace: Option<Nanos>,
+    /// Which goroutines that keep their threads are reported. `None`: none.
+    pub stalls: Option<Stalls>,
+    /// How often sysmon reports what the scheduler is doing. `None`: never.
+    pub schedtrace: Option<Every>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
@@ -110,7 +110,7 @@ impl Config {
             migrate: false,
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
-            stall_after: None,
+            stalls: None,
             schedtrace: None,
             shrink: None,
             report: |sched, report| {
