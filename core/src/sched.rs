@@ -66,6 +66,7 @@ use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
+use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -73,7 +74,6 @@ use handoff::Exchange;
 use idle::Idlers;
 use metrics::Tallies;
 use sysmon::Sysmon;
-use trace::Tracing;
 
 /// What a scheduler is made of.
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +179,7 @@ pub struct Sched {
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
     /// There once somebody wants it.
-    trace: Once<Tracing>,
+    trace: Once<Trace>,
     tallies: Tallies,
     pool: PoolCounts,
 }
