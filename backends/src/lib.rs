@@ -10,6 +10,7 @@
 //! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
 //! | [`linux::membarrier`] | a memory barrier on every running thread of the process |
+//! | [`linux::has_thread_locals`] | whether goroutines may move between threads |
 //! | [`linux::available_procs`], [`linux::affinity`] | how many threads can run at the same time |
 
 #![no_std]

@@ -9,9 +9,11 @@ mod procs;
 pub mod socket;
 mod text;
 mod thread;
+mod tls;
 
 pub use memory::Guards;
 pub use procs::{affinity, available_procs};
+pub use tls::has_thread_locals;
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};

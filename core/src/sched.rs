@@ -55,8 +55,8 @@ pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
 pub use stall::{Stall, Stalls};
-pub use sysmon::Report;
 use sysmon::DEADLOCK;
+pub use sysmon::Report;
 
 use crate::g::{G, GRef};
 use crate::m::{M, Visit};

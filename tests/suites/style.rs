@@ -248,7 +248,8 @@ fn sources() -> Vec<Source> {
     let leave: Vec<_> = found.iter().filter(|source| source.may_be_unsafe).map(|source| source.path.replace(".rs", "/")).collect();
     for source in &mut found {
         // The program without std is no member of the workspace, whose lints it would have to be excepted from.
-        source.may_be_unsafe |= source.path.starts_with("backends/minimal-echo/") || leave.iter().any(|folder| source.path.starts_with(folder));
+        source.may_be_unsafe |=
+            source.path.starts_with("backends/minimal-echo/") || leave.iter().any(|folder| source.path.starts_with(folder));
     }
     assert!(found.len() > 30, "only {} sources found from {}", found.len(), root().display());
     found

@@ -15,7 +15,7 @@ use core::ffi::{CStr, c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
-use gopark_backends::linux::{Linux, affinity, io, socket};
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, socket};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
 use gopark_core::sched::{Config, Sched};
@@ -42,13 +42,15 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let port = number(1).expect("usage: minimal-echo PORT [IDLE_SECONDS]");
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
-    let config = Config { stack_size: STACK_SIZE, ..Config::new(affinity()) };
+    let migrate = !has_thread_locals();
+    let config = Config { stack_size: STACK_SIZE, migrate, ..Config::new(affinity()) };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
-    // SAFETY: without `migrate` there is nothing to promise.
+    // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
     };
+    io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
     panic!("port {port}: {error}");
 }
