@@ -70,6 +70,7 @@ where
 /// });
 /// ```
 #[track_caller]
+#[doc(alias = "LockOSThread")]
 pub fn go_local<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + 'static,

@@ -36,6 +36,11 @@
 //! thread end in the reverse order of their beginning; goroutines that park inside such callbacks may break that order. Do not park
 //! there. [`Builder::migrate`] gives up the thread, too, and is therefore `unsafe`.
 //!
+//! So every goroutine has what Go's `runtime.LockOSThread` gives, but for being alone on the thread: what a C library keeps by thread (an OpenGL context, a
+//! locale, a namespace entered with `setns`) is there after each park, and others at home on the thread see it, too. What must be alone has a thread
+//! of its own (`std::thread`); everything in this crate works there. [`go_local`] starts goroutines on the thread of their maker, which can share
+//! with it what is not `Send`.
+//!
 //! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
 //!
@@ -44,6 +49,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] says |
+//! | `GOPARK_SCHEDTRACE` | prints Go's schedtrace line to stderr every so many milliseconds |
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
 //! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
 //!
