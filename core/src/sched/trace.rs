@@ -40,7 +40,7 @@ impl Sched {
 
     #[cold]
     fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
-        let (readied, since, m) = (g.origin.take(), self.os.now(), here.m.index as u32);
+        let (readied, since, m) = (g.origin().take(), self.os.now(), here.m.index as u32);
         let g = goroutine(g);
         let running = Running { g: g.clone(), since };
         drop(here.home(|home| home.running.replace(running)));
@@ -95,7 +95,7 @@ impl Sched {
             },
         };
         let readied = Readied { time: self.os.now(), row, by };
-        g.origin.set(readied);
+        g.origin().set(readied);
         readied
     }
 
