@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`Poller`] | the [`Netpoll`](gopark_core::os::Netpoll) that a feature chose |
 //! | [`linux::Linux`] | the [`Os`](gopark_core::os::Os): threads, futexes, the clock, stack memory |
+//! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
 //! | [`linux::membarrier`] | a memory barrier on every running thread of the process |
-//! | [`linux::available_procs`] | how many threads can run at the same time |
+//! | [`linux::has_thread_locals`] | whether goroutines may move between threads |
+//! | [`linux::available_procs`], [`linux::affinity`] | how many threads can run at the same time |
 
 #![no_std]
 

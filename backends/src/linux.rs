@@ -6,10 +6,14 @@ pub mod io;
 pub mod membarrier;
 mod memory;
 mod procs;
+pub mod socket;
+mod text;
 mod thread;
+mod tls;
 
 pub use memory::Guards;
-pub use procs::available_procs;
+pub use procs::{affinity, available_procs};
+pub use tls::has_thread_locals;
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
@@ -17,6 +21,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
 use gopark_core::os::{Doing, Errno, Nanos, Os, Outcome};
 use memory::GuardState;
+use text::Text;
 
 /// The Linux system calls behind [`Os`].
 ///
@@ -136,15 +141,17 @@ unsafe impl Os for Linux {
 
     fn page_size(&self) -> usize {
         // SAFETY: no memory is passed.
-        unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+        unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
     }
 
     fn abort(&self, message: fmt::Arguments<'_>) -> ! {
-        let mut line = Line(heapless::Vec::new());
-        // `Line` takes all it is given, so an error could only come from a `Display` that gave up; the beginning is worth printing.
+        let mut buffer = [0; LINE_MAX];
+        // Of what is too long, the beginning is worth printing; the last byte is the newline's.
+        let mut line = Text::new(&mut buffer[..LINE_MAX - 1]);
         let _ = line.write_fmt(message);
-        let _ = line.0.push(b'\n');
-        io::write(libc::STDERR_FILENO, &line.0);
+        let len = line.as_bytes().len();
+        buffer[len] = b'\n';
+        io::write(libc::STDERR_FILENO, &buffer[..=len]);
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
@@ -167,17 +174,6 @@ fn longs(limit: Nanos) -> [libc::c_long; 2] {
 
 /// The longest message that [`Os::abort`] prints whole. One `write` of that size is not torn by other threads' output.
 const LINE_MAX: usize = 512;
-
-/// A message without an allocator, cut where the buffer ends but for one byte, which is the newline's.
-struct Line(heapless::Vec<u8, LINE_MAX>);
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = LINE_MAX - 1 - self.0.len();
-        let fits = &text.as_bytes()[..text.len().min(room)];
-        self.0.extend_from_slice(fits).map_err(|_| fmt::Error)
-    }
-}
 
 /// The error of the system call that has just failed on this thread.
 ///
@@ -215,20 +211,28 @@ pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
 /// A descriptor that is closed on drop.
 pub(crate) struct OwnedFd(pub(crate) i32);
 
+impl OwnedFd {
+    fn into_raw(self) -> i32 {
+        let fd = self.0;
+        core::mem::forget(self);
+        fd
+    }
+}
+
 impl Drop for OwnedFd {
     fn drop(&mut self) {
         io::close(self.0);
     }
 }
 
-/// As much of a small text file as `buffer` holds; `None` if it cannot be read.
-fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a str> {
+/// As much of a small file as `buffer` holds; `None` if it cannot be read.
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: `path` is a C string.
     let file = OwnedFd(check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
     let mut len = 0;
     loop {
         match io::read(file.0, &mut buffer[len..]) {
-            Outcome::Done(0) => return core::str::from_utf8(&buffer[..len]).ok(),
+            Outcome::Done(0) => return Some(&buffer[..len]),
             Outcome::Done(count) => len += count,
             Outcome::Interrupted => {}
             Outcome::WouldBlock | Outcome::Failed(_) => return None,

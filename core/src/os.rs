@@ -47,7 +47,8 @@ impl Errno {
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "errno {}", self.0)
+        // As a `u32`, whose formatting every panic message with a line number brings along.
+        write!(f, "errno {}", self.raw().unsigned_abs())
     }
 }
 

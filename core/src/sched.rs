@@ -52,9 +52,10 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
 pub(crate) use park::Why;
-pub use schedtrace::SchedTrace;
+pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
-pub use stall::Stall;
+pub use stall::{Stall, Stalls};
+use sysmon::DEADLOCK;
 pub use sysmon::Report;
 
 use crate::g::{G, GRef};
@@ -89,10 +90,10 @@ pub struct Config {
     pub max_threads: usize,
     /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
     pub sysmon: bool,
-    /// After how long a goroutine that keeps its thread is reported. `None`: never.
-    pub stall_after: Option<Nanos>,
-    /// How often sysmon reports what the scheduler is doing; more than 0. `None`: never.
-    pub schedtrace: Option<Nanos>,
+    /// Which goroutines that keep their threads are reported. `None`: none.
+    pub stalls: Option<Stalls>,
+    /// How often sysmon reports what the scheduler is doing. `None`: never.
+    pub schedtrace: Option<Every>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
@@ -109,12 +110,12 @@ impl Config {
             migrate: false,
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
-            stall_after: None,
+            stalls: None,
             schedtrace: None,
             shrink: None,
             report: |sched, report| {
                 if matches!(report, Report::Deadlock) {
-                    sched.os.abort(format_args!("gopark: {report}"));
+                    sched.os.abort(format_args!("gopark: {DEADLOCK}"));
                 }
             },
         }
@@ -233,8 +234,9 @@ impl Sched {
         assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
         assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
         assert!((procs..=MAX_THREADS).contains(&max_threads), "max_threads: {max_threads} is not in procs ({procs})..={MAX_THREADS}");
-        let sizes = stack::MIN_STACK.max(4 * os.page_size())..=stack::MAX_STACK;
-        assert!(stack_size.is_power_of_two() && sizes.contains(&stack_size), "stack_size: {stack_size} is no power of two in {sizes:?}");
+        let least = stack::MIN_STACK.max(4 * os.page_size());
+        let fits = stack_size.is_power_of_two() && (least..=stack::MAX_STACK).contains(&stack_size);
+        assert!(fits, "stack_size: {stack_size} is no power of two in {least}..={}", stack::MAX_STACK);
 
         sync::set_os(os);
         let shared_poller = |_| {

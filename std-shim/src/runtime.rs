@@ -8,7 +8,7 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, MAX_PROCS, MAX_THREADS, Sched, Shrink};
+use gopark_core::sched::{Config, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -43,7 +43,7 @@ pub struct Builder {
     no_sysmon: bool,
     migrate: bool,
     stall_after: Option<Duration>,
-    shrink: Option<Shrink>,
+    shrink: Option<(Duration, Duration)>,
     on_stall: Option<OnStall>,
     dump_on: Option<i32>,
 }
@@ -154,7 +154,7 @@ impl Builder {
     /// ```
     #[doc(alias = "shrinkstack")]
     pub fn shrink_stacks(mut self, after: Duration, every: Duration) -> Self {
-        self.shrink = Some(Shrink { after: duration_nanos(after), every: duration_nanos(every) });
+        self.shrink = Some((after, every));
         self
     }
 
@@ -233,10 +233,11 @@ impl Builder {
             return invalid("stall_after, shrink_stacks and dump_on need sysmon, which is off".into());
         }
         let stack_size = stack_size.next_power_of_two();
-        let stall_after = self.stall_after.map(duration_nanos);
-        let schedtrace = metrics::schedtrace(!self.no_sysmon)?;
+        let stalls = self.stall_after.map(|limit| Stalls::after(duration_nanos(limit)));
+        let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
+        let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
         let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { stall_after, schedtrace, shrink: self.shrink, report: report::report, ..config })
+        Ok(Config { stalls, schedtrace, shrink, report: report::report, ..config })
     }
 }
 

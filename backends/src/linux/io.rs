@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code, reason = "system calls on the caller's buffers")]
 
+use super::socket::Address;
 use super::{OwnedFd, check};
 use core::mem;
 use core::ptr;
@@ -106,16 +107,17 @@ fn message(buffers: &[libc::iovec]) -> libc::msghdr {
     message
 }
 
-/// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and the length of the address stored in `peer`.
+/// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and its peer's address.
 ///
 /// `ECONNABORTED` counts as `Interrupted`: the connection was reset while it sat in the queue, which says nothing about the listener or
 /// the next connection. Go retries it silently, too.
-pub fn accept4(fd: i32, peer: &mut libc::sockaddr_storage) -> Outcome<(i32, libc::socklen_t)> {
-    let mut len = size_of_val(peer) as libc::socklen_t;
-    // SAFETY: `peer` is writable for `len` bytes.
-    let accepted = unsafe { libc::accept4(fd, ptr::from_mut(peer).cast(), &mut len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+pub fn accept4(fd: i32) -> Outcome<(i32, Address)> {
+    let mut peer = Address::empty();
+    let (name, len) = peer.as_mut_ptr();
+    // SAFETY: `name` is writable for `len` bytes.
+    let accepted = unsafe { libc::accept4(fd, name, len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
     match check(accepted as isize) {
-        Ok(new) => Outcome::Done((new as i32, len)),
+        Ok(new) => Outcome::Done((new as i32, peer)),
         Err(errno) if errno.raw() == libc::ECONNABORTED => Outcome::Interrupted,
         Err(errno) => failure(errno),
     }
@@ -126,13 +128,10 @@ pub fn accept4(fd: i32, peer: &mut libc::sockaddr_storage) -> Outcome<(i32, libc
 ///
 /// `EINTR` is `WouldBlock`, because the attempt goes on as if the socket had been busy. `EAGAIN` is a failure: a Unix listener's
 /// queue is full, and no event will tell when it is not.
-///
-/// # Safety
-///
-/// - `address` points to `len` readable bytes.
-pub unsafe fn connect(fd: i32, address: *const libc::sockaddr, len: libc::socklen_t) -> Outcome<()> {
-    // SAFETY: the caller vouches for `address` and `len`.
-    let Err(errno) = check(unsafe { libc::connect(fd, address, len) } as isize) else { return Outcome::Done(()) };
+pub fn connect(fd: i32, address: &Address) -> Outcome<()> {
+    let (name, len) = address.as_ptr();
+    // SAFETY: the address is readable for its length.
+    let Err(errno) = check(unsafe { libc::connect(fd, name, len) } as isize) else { return Outcome::Done(()) };
     match errno.raw() {
         libc::EISCONN => Outcome::Done(()),
         libc::EINPROGRESS | libc::EALREADY | libc::EINTR => Outcome::WouldBlock,
@@ -219,10 +218,11 @@ fn failure<T>(errno: Errno) -> Outcome<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::socket;
     use crate::linux::tests::{in_child, is_open, pipe};
     use gopark_core::os::Outcome::{Done, Failed, Interrupted, WouldBlock};
     use std::io::{IoSlice, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
     use std::os::unix::net::UnixStream;
 
@@ -320,33 +320,20 @@ mod tests {
     fn an_accepted_socket_is_non_blocking_and_its_peer_known() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        // SAFETY: all zeroes is an unspecified address.
-        let mut peer: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        assert_eq!(accept4(listener.as_raw_fd(), &mut peer), WouldBlock);
+        assert!(matches!(accept4(listener.as_raw_fd()), WouldBlock));
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let Done((fd, len)) = accept4(listener.as_raw_fd(), &mut peer) else { panic!("a connection waits") };
+        let Done((fd, peer)) = accept4(listener.as_raw_fd()) else { panic!("a connection waits") };
         // SAFETY: new, and ours.
         let accepted = unsafe { TcpStream::from_raw_fd(fd) };
         assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
-        assert_eq!((i32::from(peer.ss_family), len as usize), (libc::AF_INET, size_of::<libc::sockaddr_in>()));
+        assert_eq!(peer.ip(), client.local_addr().ok());
         assert_eq!(read(fd, &mut [0]), WouldBlock);
         // SAFETY: no memory is passed.
         assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
     }
 
     fn tcp_socket() -> i32 {
-        // SAFETY: no memory is passed.
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) }
-    }
-
-    fn connect_to(fd: i32, address: SocketAddr) -> Outcome<()> {
-        // SAFETY: all zeroes is an unspecified address.
-        let mut name: libc::sockaddr_in = unsafe { mem::zeroed() };
-        name.sin_family = libc::AF_INET as libc::sa_family_t;
-        name.sin_port = address.port().to_be();
-        name.sin_addr.s_addr = u32::from(std::net::Ipv4Addr::LOCALHOST).to_be();
-        // SAFETY: `name` is readable for its size.
-        unsafe { connect(fd, ptr::from_ref(&name).cast(), size_of_val(&name) as libc::socklen_t) }
+        socket::tcp(std::net::Ipv4Addr::LOCALHOST.into()).unwrap()
     }
 
     fn wait_writable(fd: i32) {
@@ -360,13 +347,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fd = tcp_socket();
         assert_eq!(is_connected(fd), Ok(false));
-        assert_eq!(connect_to(fd, listener.local_addr().unwrap()), WouldBlock);
+        assert_eq!(connect(fd, &listener.local_addr().unwrap().into()), WouldBlock);
         wait_writable(fd);
         assert_eq!(take_socket_error(fd), Ok(()));
         assert_eq!(is_connected(fd), Ok(true));
         // The first asks for the outcome, the second finds it taken.
         for _ in 0..2 {
-            assert_eq!(connect_to(fd, listener.local_addr().unwrap()), Done(()));
+            assert_eq!(connect(fd, &listener.local_addr().unwrap().into()), Done(()));
         }
         close(fd);
     }
@@ -375,7 +362,7 @@ mod tests {
     fn a_refused_connect_is_an_error_once() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let fd = tcp_socket();
-        assert!(matches!(connect_to(fd, free), WouldBlock));
+        assert!(matches!(connect(fd, &free.into()), WouldBlock));
         wait_writable(fd);
         assert_eq!(take_socket_error(fd), Err(Errno::new(libc::ECONNREFUSED)));
         assert_eq!(take_socket_error(fd), Ok(()));
@@ -427,9 +414,7 @@ mod tests {
             let alarms = libc::itimerval { it_interval: millisecond, it_value: millisecond };
             // SAFETY: `alarms` is readable.
             unsafe { libc::setitimer(libc::ITIMER_REAL, &alarms, ptr::null_mut()) };
-            // SAFETY: all zeroes is an unspecified address.
-            let mut peer: libc::sockaddr_storage = unsafe { mem::zeroed() };
-            accept4(listener.as_raw_fd(), &mut peer) == Interrupted
+            matches!(accept4(listener.as_raw_fd()), Interrupted)
         });
         assert_eq!(status, 0);
     }

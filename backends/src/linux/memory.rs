@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "mmap, madvise and mprotect of memory that this module mapped")]
 
+use super::text::number;
 use super::{check, read_file};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -96,8 +97,7 @@ fn guards_max(max_map_count: usize) -> usize {
 
 fn max_map_count() -> usize {
     let mut buffer = [0; 32];
-    let text = read_file(c"/proc/sys/vm/max_map_count", &mut buffer);
-    text.and_then(|text| text.trim_end().parse().ok()).unwrap_or(MAX_MAP_COUNT)
+    read_file(c"/proc/sys/vm/max_map_count", &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
 /// Pages that count against no limit until they are touched. A huge page would commit two megabytes for the first touch of a stack.

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code, reason = "sched_getaffinity")]
 
+use super::text::Text;
 use super::{check, read_file};
-use core::ffi::CStr;
 use core::fmt::Write;
+use core::str;
 
 /// Go lets a quota leave no fewer: with one P a long computation would stop all else until it is preempted, though the quota is an
 /// average over time that two threads can share.
@@ -21,7 +22,7 @@ const V1_CPU_MOUNT: &str = "/sys/fs/cgroup/cpu";
 #[doc(alias = "GOMAXPROCS")]
 pub fn available_procs() -> usize {
     let mut buffer = [0; 4096];
-    let quota = read_file(c"/proc/self/cgroup", &mut buffer).and_then(quota);
+    let quota = read_file(c"/proc/self/cgroup", &mut buffer).and_then(|text| quota(str::from_utf8(text).ok()?));
     limited(affinity(), quota)
 }
 
@@ -29,7 +30,9 @@ fn limited(cpus: usize, quota: Option<usize>) -> usize {
     cpus.min(quota.map_or(cpus, |quota| quota.max(PROCS_UNDER_QUOTA_MIN)))
 }
 
-fn affinity() -> usize {
+/// The CPUs that the calling thread may use, whatever the control group's quota. At least 1.
+#[doc(alias = "sched_getaffinity")]
+pub fn affinity() -> usize {
     // For 8192 CPUs, the most that a kernel can be built for. libc's `cpu_set_t` ends at 1024.
     let mut mask = [0u8; 1024];
     // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the calling one.
@@ -82,9 +85,10 @@ fn cpus(quota: &str, period: &str) -> Option<usize> {
 }
 
 fn read_group_file<'a>(mount: &str, group: &str, file: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
-    let mut path = heapless::String::<1024>::new();
+    let mut path = [0; 1024];
+    let mut path = Text::new(&mut path);
     write!(path, "{mount}{group}/{file}\0").ok()?;
-    Some(read_file(CStr::from_bytes_with_nul(path.as_bytes()).ok()?, buffer)?.trim_end())
+    Some(str::from_utf8(read_file(path.as_c_str()?, buffer)?).ok()?.trim_end())
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code, reason = "pthreads, and the allocation that carries a thread's start")]
 
+use super::text::{Text, number};
 use super::{clock, read_file};
 use alloc::boxed::Box;
-use core::ffi::{CStr, c_void};
+use core::ffi::c_void;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -16,18 +17,22 @@ const STACK_SIZE: usize = 2 << 20;
 /// For a handler's own frames, beside what the kernel saves.
 const SIGNAL_STACK: usize = 16 << 10;
 
+/// The kernel cuts a longer name.
+const NAME_MAX: usize = 15;
+
 /// What a new thread is to do.
 struct Start {
-    name: heapless::String<16>,
+    /// It ends with a zero.
+    name: [u8; NAME_MAX + 1],
     entry: fn(usize),
     arg: usize,
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
 pub(super) fn spawn(name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-    // The kernel cuts a name after 15 bytes.
-    let mut full = heapless::String::new();
-    let _ = write!(full, "gopark-{name:.8}\0");
+    let mut full = [0; NAME_MAX + 1];
+    let mut text = Text::new(&mut full[..NAME_MAX]);
+    let _ = text.write_str("gopark-").and_then(|()| text.write_str(name));
     let start = Box::into_raw(Box::new(Start { name: full, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
@@ -63,14 +68,12 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
 
 /// The kernel says `running`, or the number of the system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
 pub(super) fn doing(thread: u32) -> Doing {
-    let mut path = heapless::String::<40>::new();
-    let mut buffer = [0; 200];
-    write!(path, "/proc/self/task/{thread}/syscall\0").expect("a number of ten digits fits");
-    let path = CStr::from_bytes_with_nul(path.as_bytes()).expect("it ends with the only zero");
-    match read_file(path, &mut buffer).and_then(|text| text.split_ascii_whitespace().next()) {
-        Some("running") => Doing::Running,
-        Some(number) => number.parse().map_or(Doing::Unknown, Doing::Blocked),
-        None => Doing::Unknown,
+    let (mut path, mut buffer) = ([0; 40], [0; 200]);
+    let mut path = Text::new(&mut path);
+    let _ = write!(path, "/proc/self/task/{thread}/syscall\0");
+    match path.as_c_str().and_then(|path| read_file(path, &mut buffer)) {
+        Some([b'r', ..]) => Doing::Running,
+        text => text.and_then(number).map_or(Doing::Unknown, Doing::Blocked),
     }
 }
 
@@ -78,8 +81,8 @@ pub(super) fn doing(thread: u32) -> Doing {
 pub(super) fn count() -> Option<usize> {
     let mut buffer = [0; 1024];
     let stat = read_file(c"/proc/self/stat", &mut buffer)?;
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(17)?.parse().ok()
+    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
+    number(after_name.split(|&byte| byte == b' ').nth(18)?).map(|count| count as usize)
 }
 
 /// The clock of a thread's CPU time. The kernel makes its number from the thread's: three bits say which clock it is.

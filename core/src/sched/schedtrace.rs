@@ -45,32 +45,49 @@ impl fmt::Display for SchedTrace {
     }
 }
 
+/// How often sysmon reports what the scheduler is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct Every {
+    period: Nanos,
+    report: fn(&'static Sched, Duration),
+}
+
+impl Every {
+    /// So often; more than 0.
+    pub fn nanos(period: Nanos) -> Self {
+        Every { period, report: Sched::report_trace }
+    }
+}
+
 /// When the lines of one scheduler are due.
 pub(super) struct Schedule {
-    period: Option<Nanos>,
+    every: Option<Every>,
     start: Nanos,
     next: Nanos,
 }
 
 impl Schedule {
     /// The first line comes at once, as in Go.
-    pub(super) fn new(period: Option<Nanos>, now: Nanos) -> Self {
-        Schedule { period, start: now, next: now }
+    pub(super) fn new(every: Option<Every>, now: Nanos) -> Self {
+        Schedule { every, start: now, next: now }
     }
 
     /// The time until the next line.
     pub(super) fn until_next(&self, now: Nanos) -> Option<Nanos> {
-        self.period.map(|_| (self.next - now).max(0))
+        self.every.map(|_| (self.next - now).max(0))
     }
 }
 
 impl Sched {
     /// Reports a line if one is due. Called by sysmon.
     pub(super) fn trace_if_due(&'static self, schedule: &mut Schedule, now: Nanos) {
-        let Some(period) = schedule.period.filter(|_| now >= schedule.next) else { return };
+        let Some(Every { period, report }) = schedule.every.filter(|_| now >= schedule.next) else { return };
         // One that was missed is not made up for.
         schedule.next += ((now - schedule.next) / period + 1) * period;
-        let elapsed = Duration::from_nanos((now - schedule.start) as u64);
+        report(self, Duration::from_nanos((now - schedule.start) as u64));
+    }
+
+    fn report_trace(&'static self, elapsed: Duration) {
         (self.config.report)(self, Report::Trace(&self.sched_trace(elapsed)));
     }
 

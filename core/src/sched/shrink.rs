@@ -9,12 +9,18 @@ use crate::os::Nanos;
 use alloc::vec::Vec;
 
 /// When stacks give memory back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Shrink {
-    /// Of goroutines that have waited for so long.
-    pub after: Nanos,
-    /// How often sysmon looks for them.
-    pub every: Nanos,
+    pub(super) after: Nanos,
+    pub(super) every: Nanos,
+    pub(super) round: fn(&'static Sched, Nanos, Nanos) -> bool,
+}
+
+impl Shrink {
+    /// Those of goroutines that have waited for `after`. Sysmon looks for them every so often.
+    pub fn new(after: Nanos, every: Nanos) -> Self {
+        Shrink { after, every, round: Sched::shrink }
+    }
 }
 
 /// How many goroutines are held at once: one barrier for all of them, and a few microseconds for the M that wants to resume one.
@@ -30,7 +36,7 @@ struct Candidate {
 
 impl Sched {
     /// One round over all stacks. Whether a later one may find more, though nobody runs in between.
-    pub(super) fn shrink(&'static self, after: Nanos, now: Nanos) -> bool {
+    fn shrink(&'static self, after: Nanos, now: Nanos) -> bool {
         self.arena.discard_free();
         let mut batch = Vec::with_capacity(BATCH);
         let mut more = false;

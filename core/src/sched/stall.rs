@@ -45,6 +45,23 @@ impl fmt::Display for Stall {
     }
 }
 
+/// Which stalls are reported.
+///
+/// Like the other kinds of watching that a [`Config`](super::Config) asks for, it holds the code that it needs: a program that does not ask is
+/// linked without.
+#[derive(Clone, Copy, Debug)]
+pub struct Stalls {
+    after: Nanos,
+    tell: fn(&'static Sched, &M, Nanos),
+}
+
+impl Stalls {
+    /// Those that have lasted for so long.
+    pub fn after(after: Nanos) -> Self {
+        Stalls { after, tell: Sched::tell_stall }
+    }
+}
+
 /// An M that has lost its P while it was away, and is not back.
 pub(super) struct Stray {
     pub(super) m: usize,
@@ -60,17 +77,20 @@ impl Sched {
         let m = self.m(stray.m);
         let away = m.lease.is_taken() && m.lease.is_outside();
         if away {
-            self.tell_stall(m, now - stray.since, &mut stray.told);
+            self.tell_stall_once(m, now - stray.since, &mut stray.told);
         }
         away
     }
 
     /// Reports what runs on `m` if that has kept it for too long, once.
-    pub(super) fn tell_stall(&'static self, m: &M, lasts: Nanos, told: &mut bool) {
-        if *told || self.config.stall_after.is_none_or(|limit| lasts < limit) {
-            return;
+    pub(super) fn tell_stall_once(&'static self, m: &M, lasts: Nanos, told: &mut bool) {
+        if let Some(stalls) = self.config.stalls.filter(|stalls| !*told && lasts >= stalls.after) {
+            *told = true;
+            (stalls.tell)(self, m, lasts);
         }
-        *told = true;
+    }
+
+    fn tell_stall(&'static self, m: &M, lasts: Nanos) {
         let doing = self.os.doing(m.thread.load(Ordering::Relaxed));
         let mut stall = None;
         self.with_running_on(m, |g| stall = Some(Stall { id: g.id(), name: g.name(), site: g.site(), lasts, doing, waiting: 0 }));

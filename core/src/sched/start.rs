@@ -29,9 +29,10 @@ impl Task {
     fn name(self) -> heapless::String<8> {
         let mut name = heapless::String::new();
         match self {
-            Task::M(index) => write!(name, "m{index}").expect("an index has five digits"),
-            Task::Sysmon => name.push_str("sysmon").expect("it fits"),
+            Task::M(index) => write!(name, "m{index}"),
+            Task::Sysmon => name.write_str("sysmon"),
         }
+        .unwrap_or_else(|_| unreachable!("an index has four digits"));
         name
     }
 }

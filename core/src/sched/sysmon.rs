@@ -5,7 +5,7 @@
 //! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
 //! | one that has computed for 3 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
-//! | a goroutine that has kept its thread for `Config::stall_after` | reports it |
+//! | a goroutine that has kept its thread for as long as `Config::stalls` says | reports it |
 //! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
 //! | that all Ms sleep | sleeps until one wakes |
 //! | that nobody could ever wake one | reports that (`deadlock`) |
@@ -60,7 +60,7 @@ const ASLEEP: u32 = 1;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Report<'a> {
-    /// A goroutine keeps its thread: told once, when it has done so for as long as `Config::stall_after`.
+    /// A goroutine keeps its thread: told once, when it has done so for as long as `Config::stalls` says.
     Stall(&'a Stall),
     /// Somebody has called [`Sched::ask`].
     Asked,
@@ -78,12 +78,15 @@ pub enum Report<'a> {
     Trace(&'a SchedTrace),
 }
 
+/// Go's words.
+pub(super) const DEADLOCK: &str = "all goroutines are asleep - deadlock!";
+
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Report::Stall(stall) => stall.fmt(f),
             Report::Asked => f.write_str("a report was asked for"),
-            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
+            Report::Deadlock => f.write_str(DEADLOCK),
             Report::NoThread { threads, refused } => {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
@@ -241,7 +244,7 @@ impl Sched {
         }
         if let Some(shrink) = self.config.shrink.filter(|shrink| now - watch.shrunk >= shrink.every) {
             watch.shrunk = now;
-            watch.shrinkable = self.shrink(shrink.after, now);
+            watch.shrinkable = (shrink.round)(self, shrink.after, now);
         }
         let strayed = watch.strays.len();
         watch.strays.retain_mut(|stray| self.is_astray(stray, now));
@@ -267,7 +270,7 @@ impl Sched {
             m.allowance.store(0, Ordering::Relaxed);
         }
         if m.lease.is_outside() {
-            self.tell_stall(m, ran, &mut sight.told);
+            self.tell_stall_once(m, ran, &mut sight.told);
         }
         if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight) && self.hand_off(p.index) {
             strays.push(Stray { m: m.index, since: sight.ran, told: sight.told });

@@ -7,9 +7,10 @@
 use crate::error::io_error;
 use crate::runtime::{deadline, duration_nanos, sched};
 use gopark_backends::linux::io::{self as sys, IOV_MAX};
+use gopark_backends::linux::socket::{self, Address};
 use gopark_core::fd::{Fd, FdError, MAX_RW};
-use gopark_core::os::{Mode, Outcome};
-use socket2::{SockAddr, SockAddrStorage, SockRef};
+use gopark_core::os::{Errno, Mode, Outcome};
+use socket2::SockRef;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::SocketAddr;
 use std::ops::{Deref, Range};
@@ -73,23 +74,15 @@ impl Socket {
     }
 
     /// A connection from a listener's queue, and the address that the system reported for its peer.
-    pub(super) fn accept(&self) -> Result<(Socket, SockAddr)> {
-        let mut storage = SockAddrStorage::zeroed();
-        let accept = |fd| {
-            // SAFETY: `sockaddr_storage` is what `SockAddrStorage` wraps, and every bit pattern of it is valid.
-            sys::accept4(fd, unsafe { storage.view_as() })
-        };
-        let (fd, len) = self.0.operate(Mode::Read, accept).map_err(io_error)?;
+    pub(super) fn accept(&self) -> Result<(Socket, Address)> {
+        let (fd, peer) = self.0.operate(Mode::Read, sys::accept4).map_err(io_error)?;
         // SAFETY: `accept4` has just opened it for us.
-        let socket = Socket::new(unsafe { OwnedFd::from_raw_fd(fd) });
-        // SAFETY: the system has filled in `len` bytes, and zeroes are valid where it wrote nothing.
-        Ok((socket, unsafe { SockAddr::new(storage, len) }))
+        Ok((Socket::new(unsafe { OwnedFd::from_raw_fd(fd) }), peer))
     }
 
     /// Connects, which may take until `until`.
-    pub(super) fn connect(&self, address: &SockAddr, until: Option<Instant>) -> Result<()> {
-        // SAFETY: a SockAddr points to as many bytes as it says.
-        let begin = |fd| unsafe { sys::connect(fd, address.as_ptr().cast(), address.len()) };
+    pub(super) fn connect(&self, address: &Address, until: Option<Instant>) -> Result<()> {
+        let begin = |fd| sys::connect(fd, address);
         let connected = match self.0.with(begin).map_err(io_error)? {
             Outcome::Done(()) => return Ok(()),
             Outcome::Failed(errno) => Err(FdError::Os(errno)),
@@ -118,11 +111,15 @@ impl Socket {
     }
 
     pub(super) fn local_addr(&self) -> Result<SocketAddr> {
-        self.with(|socket| ip(&socket.local_addr()?))
+        self.address(socket::local_address)
     }
 
     pub(super) fn peer_addr(&self) -> Result<SocketAddr> {
-        self.with(|socket| ip(&socket.peer_addr()?))
+        self.address(socket::peer_address)
+    }
+
+    fn address(&self, ask: fn(i32) -> std::result::Result<Address, Errno>) -> Result<SocketAddr> {
+        ip(&self.0.with(ask).and_then(|asked| asked.map_err(FdError::Os)).map_err(io_error)?)
     }
 
     pub(super) fn set_deadline(&self, mode: Option<Mode>, until: Option<Instant>) -> Result<()> {
@@ -199,8 +196,8 @@ fn one_call<B: Deref<Target = [u8]>>(buffers: &[B]) -> (Range<usize>, usize) {
     (start..start + count, len)
 }
 
-pub(super) fn ip(address: &SockAddr) -> Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the socket's address is not an IP address"))
+pub(super) fn ip(address: &Address) -> Result<SocketAddr> {
+    address.ip().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the socket's address is not an IP address"))
 }
 
 pub(super) fn zero_duration() -> Error {

@@ -1,0 +1,102 @@
+//! A TCP echo server without std: one goroutine for each connection, which is dropped when nothing comes from it for a while.
+//!
+//! ```text
+//! minimal-echo PORT [IDLE_SECONDS]
+//! ```
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod heap;
+
+use alloc::boxed::Box;
+use core::ffi::{CStr, c_char, c_int};
+use core::net::{Ipv4Addr, SocketAddr};
+use core::panic::{Location, PanicInfo};
+use gopark_backends::Poller;
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, socket};
+use gopark_core::fd::{Fd, FdError};
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
+use gopark_core::sched::{Config, Sched};
+
+// Without std nobody else asks the linker for it.
+#[link(name = "c")]
+unsafe extern "C" {}
+
+static LINUX: Linux = Linux::new();
+
+const SECOND: Nanos = 1_000_000_000;
+const STACK_SIZE: usize = 64 * 1024;
+const BUFFER: usize = 4096;
+
+#[unsafe(no_mangle)]
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+    // SAFETY: the C runtime passes so many arguments.
+    let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
+    let number = |index| {
+        // SAFETY: each is a string that lives as long as the process.
+        let text: &CStr = unsafe { CStr::from_ptr(*arguments.get(index)?) };
+        text.to_str().ok()?.parse::<u16>().ok()
+    };
+    let port = number(1).expect("usage: minimal-echo PORT [IDLE_SECONDS]");
+    let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
+
+    let migrate = !has_thread_locals();
+    let config = Config { stack_size: STACK_SIZE, migrate, ..Config::new(affinity()) };
+    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
+    let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
+        Ok(sched) => sched,
+        Err(error) => panic!("{error} ({})", error.errno()),
+    };
+    io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
+    let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
+    panic!("port {port}: {error}");
+}
+
+/// Accepts for as long as the system lets it.
+fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
+    let listener = match socket::listener(address, 1024) {
+        Ok(listener) => own(sched, listener),
+        Err(errno) => return FdError::Os(errno),
+    };
+    loop {
+        match listener.operate(Mode::Read, io::accept4) {
+            Ok((connection, _)) => {
+                let connection = own(sched, connection);
+                // Without a stack for it, the connection is closed.
+                let _ = sched.go(move || echo(&connection, idle), Location::caller());
+            }
+            // Connections wait in the queue until others have ended.
+            Err(FdError::Os(errno)) if is_shortage(errno) => sched.sleep_until(sched.now() + SECOND / 100),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Sends back what comes, until the peer or the time is at its end.
+fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
+    let mut buffer = [0; BUFFER];
+    connection.set_timeout(Mode::Read, idle)?;
+    loop {
+        match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer))? {
+            0 => return Ok(()),
+            count => connection.transfer_all(count, |fd, range| io::send(fd, &buffer[range])).map_err(|(_, error)| error)?,
+        }
+    }
+}
+
+fn own(sched: &'static Sched, socket: i32) -> Fd {
+    // SAFETY: `listener` and `accept4` make sockets that do not block, and give them away.
+    unsafe { Fd::new(sched, socket) }
+}
+
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno.raw(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    LINUX.abort(format_args!("{info}"))
+}

@@ -1,0 +1,206 @@
+//! Making sockets: addresses, options, listeners. What happens on a connection is in [`io`](super::io).
+
+#![allow(unsafe_code, reason = "system calls on addresses and integers")]
+
+use super::{OwnedFd, check};
+use core::fmt;
+use core::mem;
+use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use core::ptr;
+use gopark_core::os::Errno;
+
+/// A socket's address, as the system has it.
+#[derive(Clone, Copy)]
+pub struct Address {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Address {
+    /// Room for any address.
+    pub(super) fn empty() -> Self {
+        // SAFETY: all zeroes is an unspecified address.
+        Address { storage: unsafe { mem::zeroed() }, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    pub(super) fn as_ptr(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        (ptr::from_ref(&self.storage).cast(), self.len)
+    }
+
+    /// For the system to fill in: at most as many bytes as the length says on entry.
+    pub(super) fn as_mut_ptr(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        (ptr::from_mut(&mut self.storage).cast(), &mut self.len)
+    }
+
+    fn from_name<T>(name: T) -> Self {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        let mut address = Self::empty();
+        address.len = size_of::<T>() as libc::socklen_t;
+        // SAFETY: there is room, as just asserted; unaligned, so that the alignment does not matter either.
+        unsafe { ptr::from_mut(&mut address.storage).cast::<T>().write_unaligned(name) };
+        address
+    }
+
+    /// The name in it, if it is of this family and whole.
+    fn name<T: Copy>(&self, family: libc::c_int) -> Option<T> {
+        let fits = libc::c_int::from(self.storage.ss_family) == family && self.len as usize >= size_of::<T>();
+        // SAFETY: `from_name` has asserted that the storage is large enough; the types it is called with are integers throughout.
+        fits.then(|| unsafe { ptr::from_ref(&self.storage).cast::<T>().read_unaligned() })
+    }
+
+    /// The address and port, if it is of the internet.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        if let Some(name) = self.name::<libc::sockaddr_in>(libc::AF_INET) {
+            return Some(SocketAddrV4::new(u32::from_be(name.sin_addr.s_addr).into(), u16::from_be(name.sin_port)).into());
+        }
+        let name = self.name::<libc::sockaddr_in6>(libc::AF_INET6)?;
+        let ip = name.sin6_addr.s6_addr.into();
+        Some(SocketAddrV6::new(ip, u16::from_be(name.sin6_port), name.sin6_flowinfo, name.sin6_scope_id).into())
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Address::from_name(libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                sin_zero: [0; 8],
+            }),
+            SocketAddr::V6(address) => Address::from_name(libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_scope_id: address.scope_id(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.ip()).finish()
+    }
+}
+
+/// A TCP socket that is non-blocking and closed on exec, for addresses like `ip`.
+#[doc(alias = "SOCK_STREAM")]
+pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
+    let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no memory is passed.
+    let made = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
+    check(made as isize).map(|fd| fd as i32)
+}
+
+/// `bind(2)`.
+pub fn bind(fd: i32, address: &Address) -> Result<(), Errno> {
+    let (name, len) = address.as_ptr();
+    // SAFETY: the address is readable for its length.
+    check(unsafe { libc::bind(fd, name, len) } as isize).map(drop)
+}
+
+/// `listen(2)`.
+pub fn listen(fd: i32, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::listen(fd, backlog) } as isize).map(drop)
+}
+
+/// Sets an option that is an integer or a switch: `set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)`.
+#[doc(alias = "setsockopt")]
+pub fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+    let len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: `value` is readable for `len` bytes, and options that take more look at that first.
+    check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(&value).cast(), len) } as isize).map(drop)
+}
+
+/// The socket's own address, with the port that the system has chosen.
+#[doc(alias = "getsockname")]
+pub fn local_address(fd: i32) -> Result<Address, Errno> {
+    let mut address = Address::empty();
+    let (name, len) = address.as_mut_ptr();
+    // SAFETY: `name` is writable for `len` bytes.
+    check(unsafe { libc::getsockname(fd, name, len) } as isize).map(|_| address)
+}
+
+/// The address of whom the socket is connected to.
+#[doc(alias = "getpeername")]
+pub fn peer_address(fd: i32) -> Result<Address, Errno> {
+    let mut address = Address::empty();
+    let (name, len) = address.as_mut_ptr();
+    // SAFETY: `name` is writable for `len` bytes.
+    check(unsafe { libc::getpeername(fd, name, len) } as isize).map(|_| address)
+}
+
+/// A TCP socket that listens at `address`, also if a server that was there before has left connections behind. Each connection that it accepts sends
+/// what it has at once.
+#[doc(alias = "SO_REUSEADDR")]
+#[doc(alias = "TCP_NODELAY")]
+pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
+    let socket = OwnedFd(tcp(address.ip())?);
+    set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    // Linux copies it to the sockets it accepts.
+    set_option(socket.0, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    bind(socket.0, &address.into())?;
+    listen(socket.0, backlog)?;
+    Ok(socket.into_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::io;
+    use gopark_core::os::Outcome::Done;
+    use std::net::TcpStream;
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    #[test]
+    fn addresses_come_back_as_they_went() {
+        for text in ["127.0.0.1:80", "0.0.0.0:0", "[::1]:65535", "[fe80::1%7]:443"] {
+            let ip: SocketAddr = text.parse().unwrap();
+            assert_eq!(Address::from(ip).ip(), Some(ip));
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_family_or_cut_short_is_no_ip() {
+        let mut address = Address::from("127.0.0.1:80".parse::<SocketAddr>().unwrap());
+        address.len -= 1;
+        assert_eq!(address.ip(), None);
+        address = Address::empty();
+        address.storage.ss_family = libc::AF_UNIX as libc::sa_family_t;
+        assert_eq!(address.ip(), None);
+    }
+
+    #[test]
+    fn a_listener_can_be_dialled_and_knows_its_port() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let fd = listener(ip.parse().unwrap(), 1).unwrap();
+            let address = local_address(fd).unwrap().ip().unwrap();
+            let client = TcpStream::connect(address).unwrap();
+            let Done((accepted, peer)) = io::accept4(fd) else { panic!("a connection waits") };
+            // SAFETY: new, and ours.
+            let accepted = unsafe { TcpStream::from_raw_fd(accepted) };
+            assert_eq!(peer.ip(), Some(client.local_addr().unwrap()));
+            assert_eq!(peer_address(accepted.as_raw_fd()).unwrap().ip(), peer.ip());
+            assert!(accepted.nodelay().unwrap());
+            io::close(fd);
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error() {
+        let fd = listener("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let taken = local_address(fd).unwrap().ip().unwrap();
+        assert_eq!(listener(taken, 1), Err(Errno::new(libc::EADDRINUSE)));
+        io::close(fd);
+        assert_eq!(listener(taken, 1).map(io::close), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_socket_takes_no_option() {
+        assert_eq!(set_option(-1, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1), Err(Errno::new(libc::EBADF)));
+        assert_eq!(listen(-1, 1), Err(Errno::new(libc::EBADF)));
+    }
+}

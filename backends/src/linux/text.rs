@@ -1,0 +1,64 @@
+//! Text without an allocator.
+
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+
+/// Text in a buffer of the caller's, cut where that ends.
+pub(super) struct Text<'a> {
+    buffer: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(buffer: &'a mut [u8]) -> Self {
+        Text { buffer, len: 0 }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    /// The text up to its first zero. `None` if it has none: it was cut.
+    pub(super) fn as_c_str(&self) -> Option<&CStr> {
+        CStr::from_bytes_until_nul(self.as_bytes()).ok()
+    }
+}
+
+impl Write for Text<'_> {
+    /// An error if it was cut.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.buffer[self.len..];
+        let fits = text.len().min(room.len());
+        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.len += fits;
+        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// The decimal number that `text` begins with.
+pub(super) fn number(text: &[u8]) -> Option<u32> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(None, |number, digit| Some(number.unwrap_or(0u32).wrapping_mul(10).wrapping_add(u32::from(digit - b'0'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_where_the_buffer_ends() {
+        let mut buffer = [0; 4];
+        let mut text = Text::new(&mut buffer);
+        assert_eq!(text.write_str("ab\0"), Ok(()));
+        assert_eq!(text.as_c_str(), Some(c"ab"));
+        assert_eq!(text.write_str("cd"), Err(fmt::Error));
+        assert_eq!(text.as_bytes(), b"ab\0c");
+        assert_eq!(Text::new(&mut buffer).as_c_str(), None);
+    }
+
+    #[test]
+    fn a_number_ends_where_its_digits_do() {
+        let numbers = [&b"0"[..], b"4294967295\n", b"281 0x5", b"-1", b"running", b""].map(number);
+        assert_eq!(numbers, [Some(0), Some(u32::MAX), Some(281), None, None, None]);
+    }
+}
