@@ -307,11 +307,11 @@ impl GRef {
             }
             CoroutineResult::Return(()) => {
                 self.set_status(Status::Dead);
-                let slot = Slot(self.slot.load(Ordering::Relaxed));
-                let last = anchor.unbind();
+                let (slot, anchor) = (Slot(self.slot.load(Ordering::Relaxed)), *anchor);
                 // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
                 unsafe { *self.running.get() = None };
-                if last {
+                // From here on a watcher may free the G.
+                if anchor.unbind() {
                     self.release();
                 }
                 Resumed::Dead(slot)

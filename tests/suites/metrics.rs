@@ -111,9 +111,11 @@ fn sleepers_are_counted(patience: Duration) -> bool {
     let after = metrics();
     // Whoever waits in `until` sleeps now and then, too.
     assert_eq!(after.timers_armed, before.timers_armed);
-    assert!(after.timers_fired >= before.timers_fired + 1000, "{after:?}");
-    assert!(after.parks >= before.parks + 1000, "{after:?}");
-    assert!(after.runs >= before.runs + 2000, "{after:?}");
+    if seen {
+        assert!(after.timers_fired >= before.timers_fired + 1000, "{after:?}");
+        assert!(after.parks >= before.parks + 1000, "{after:?}");
+        assert!(after.runs >= before.runs + 2000, "{after:?}");
+    }
     seen
 }
 
