@@ -37,7 +37,7 @@ pub fn affinity() -> usize {
     let mut mask = [0u8; 1024];
     // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the calling one.
     let written = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len(), mask.as_mut_ptr()) } as isize);
-    let cpus: u32 = mask[..written.unwrap_or(0)].iter().map(|byte| byte.count_ones()).sum();
+    let cpus: u32 = mask.iter().take(written.unwrap_or(0)).map(|byte| byte.count_ones()).sum();
     (cpus as usize).max(1)
 }
 

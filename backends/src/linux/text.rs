@@ -14,8 +14,16 @@ impl<'a> Text<'a> {
         Text { buffer, len: 0 }
     }
 
+    // A range of a slice that may be wrong brings along what is then said of it, in four ways: here none can.
     pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+
+    /// The text with a newline, which takes the place of the last byte if there is no room for it.
+    pub(super) fn as_line(&mut self) -> &[u8] {
+        self.len = self.len.min(self.buffer.len() - 1);
+        let _ = self.write_str("\n");
+        self.as_bytes()
     }
 
     /// The text up to its first zero. `None` if it has none: it was cut.
@@ -27,11 +35,11 @@ impl<'a> Text<'a> {
 impl Write for Text<'_> {
     /// An error if it was cut.
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.buffer[self.len..];
-        let fits = text.len().min(room.len());
-        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
-        self.len += fits;
-        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
+        for byte in text.bytes() {
+            *self.buffer.get_mut(self.len).ok_or(fmt::Error)? = byte;
+            self.len += 1;
+        }
+        Ok(())
     }
 }
 

@@ -24,16 +24,17 @@ const NAME_MAX: usize = 15;
 struct Start {
     /// It ends with a zero.
     name: [u8; NAME_MAX + 1],
+    first: Option<fn()>,
     entry: fn(usize),
     arg: usize,
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+pub(super) fn spawn(name: fmt::Arguments<'_>, first: Option<fn()>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
     let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
-    let start = Box::into_raw(Box::new(Start { name: full, entry, arg }));
+    let start = Box::into_raw(Box::new(Start { name: full, first, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: `attr` is used between its init and its destroy only; `start` is the new thread's if there is one.
@@ -55,13 +56,15 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> R
 
 extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
-    let Start { name, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    let Start { name, first, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
     // SAFETY: takes a number.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    use_signal_stack();
+    if let Some(first) = first {
+        first();
+    }
     entry(arg);
     ptr::null_mut()
 }
@@ -92,9 +95,7 @@ pub(super) fn cpu_time(thread: u32) -> Nanos {
     clock((!(thread as i32) << 3) | PER_THREAD | SCHED)
 }
 
-/// Gives the thread a stack for signal handlers of its own, for the life of the process: a goroutine that has overflowed its stack has no
-/// room for the handler that is to report it.
-fn use_signal_stack() {
+pub(super) fn use_signal_stack() {
     // SAFETY: asks for a number.
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
     let size = least + SIGNAL_STACK;
