@@ -15,7 +15,6 @@ pub use memory::Guards;
 pub use procs::{affinity, available_procs};
 pub use tls::has_thread_locals;
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
@@ -132,10 +131,6 @@ unsafe impl Os for Linux {
         io::close(fd);
     }
 
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        io::close_keeping_number(fd);
-    }
-
     fn page_size(&self) -> usize {
         // SAFETY: no memory is passed.
         unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
@@ -249,10 +244,16 @@ impl Drop for OwnedFd {
     }
 }
 
+/// Of what this module reads. The directory of a control group is what may be long.
+const PATH_MAX: usize = 1024;
+
 /// As much of a small file as `buffer` holds; `None` if it cannot be read.
-fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: `path` is a C string.
-    let file = OwnedFd(check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
+fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut name = [0; PATH_MAX];
+    // The last byte stays zero.
+    Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
+    // SAFETY: `name` is a C string.
+    let file = OwnedFd(check(unsafe { libc::open(name.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
     let mut len = 0;
     loop {
         match io::read(file.0, buffer.get_mut(len..)?) {

@@ -207,7 +207,6 @@ struct Outside {
     turn: AtomicU32,
 }
 
-#[track_caller]
 fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize) {
     assert!((least..=most).contains(&value), "{setting}: {value} is not in {least}..={most}");
 }
@@ -215,7 +214,7 @@ fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize)
 impl Outside {
     /// One of so many, in turn.
     fn turn(&self, among: usize) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed) as usize % among
+        (self.turn.fetch_add(1, Ordering::Relaxed) as usize).checked_rem(among).unwrap_or(0)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Text without an allocator.
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
 
 /// Text in a buffer of the caller's, cut where that ends.
@@ -24,11 +23,6 @@ impl<'a> Text<'a> {
         self.len = self.len.min(self.buffer.len() - 1);
         let _ = self.write_str("\n");
         self.as_bytes()
-    }
-
-    /// The text up to its first zero. `None` if it has none: it was cut.
-    pub(super) fn as_c_str(&self) -> Option<&CStr> {
-        CStr::from_bytes_until_nul(self.as_bytes()).ok()
     }
 }
 
@@ -57,11 +51,10 @@ mod tests {
     fn text_is_cut_where_the_buffer_ends() {
         let mut buffer = [0; 4];
         let mut text = Text::new(&mut buffer);
-        assert_eq!(text.write_str("ab\0"), Ok(()));
-        assert_eq!(text.as_c_str(), Some(c"ab"));
-        assert_eq!(text.write_str("cd"), Err(fmt::Error));
-        assert_eq!(text.as_bytes(), b"ab\0c");
-        assert_eq!(Text::new(&mut buffer).as_c_str(), None);
+        assert_eq!(text.write_str("abc"), Ok(()));
+        assert_eq!(text.write_str("de"), Err(fmt::Error));
+        assert_eq!(text.as_bytes(), b"abcd");
+        assert_eq!(text.as_line(), b"abc\n");
     }
 
     #[test]

@@ -37,14 +37,13 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, first: Option<fn()>, entry: fn(usi
     let start = Box::into_raw(Box::new(Start { name: full, first, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: `attr` is used between its init and its destroy only; `start` is the new thread's if there is one.
+    // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
     let error = unsafe {
         libc::pthread_attr_init(attr.as_mut_ptr());
         libc::pthread_attr_setdetachstate(attr.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
         libc::pthread_attr_setstacksize(attr.as_mut_ptr(), STACK_SIZE);
-        let error = libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast());
-        libc::pthread_attr_destroy(attr.as_mut_ptr());
-        error
+        // No `pthread_attr_destroy`: attributes like these hold nothing.
+        libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast())
     };
     if error == 0 {
         return Ok(());
@@ -71,10 +70,8 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
 
 /// The kernel says `running`, or the number of the system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
 pub(super) fn doing(thread: u32) -> Doing {
-    let (mut path, mut buffer) = ([0; 40], [0; 200]);
-    let mut path = Text::new(&mut path);
-    let _ = write!(path, "/proc/self/task/{}/syscall\0", thread as usize);
-    match path.as_c_str().and_then(|path| read_file(path, &mut buffer)) {
+    let mut buffer = [0; 200];
+    match read_file(format_args!("/proc/self/task/{}/syscall", thread as usize), &mut buffer) {
         Some([b'r', ..]) => Doing::Running,
         text => text.and_then(number).map_or(Doing::Unknown, Doing::Blocked),
     }
@@ -83,7 +80,7 @@ pub(super) fn doing(thread: u32) -> Doing {
 /// How many threads this process has: the twentieth field of its `stat`, whose second, the name in brackets, may hold anything.
 pub(super) fn count() -> Option<usize> {
     let mut buffer = [0; 1024];
-    let stat = read_file(c"/proc/self/stat", &mut buffer)?;
+    let stat = read_file(format_args!("/proc/self/stat"), &mut buffer)?;
     let after_name = stat.rsplit(|&byte| byte == b')').next()?;
     number(after_name.split(|&byte| byte == b' ').nth(18)?).map(|count| count as usize)
 }
