@@ -67,7 +67,7 @@ impl GuardState {
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            match check(unsafe { libc::madvise(start.as_ptr().cast(), len, MADV_GUARD_INSTALL) } as isize) {
+            match check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, MADV_GUARD_INSTALL) } as isize) {
                 // Also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
                 Err(errno) if errno.raw() == libc::EINVAL => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
                 installed => return installed.map(drop),
@@ -79,7 +79,7 @@ impl GuardState {
     fn install_by_mprotect(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         let protected = if self.installed.fetch_add(1, Ordering::Relaxed) < self.limit.load(Ordering::Relaxed) {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            check(unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) } as isize)
+            check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_NONE) } as isize)
         } else {
             Err(Errno::new(libc::ENOMEM))
         };
@@ -110,7 +110,7 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     }
     // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
     // SAFETY: the range was mapped above, and the advice does not change its contents.
-    unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+    unsafe { libc::syscall(libc::SYS_madvise, start, len, libc::MADV_NOHUGEPAGE) };
     // Page zero it maps only for those who ask.
     NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
 }

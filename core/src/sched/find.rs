@@ -188,9 +188,13 @@ impl Sched {
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
             // A number below `victims`, without a division.
-            let start = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
-            let in_turn = self.ps.iter().skip(start).chain(self.ps.iter().take(start));
-            for victim in in_turn.filter(|p| p.index != here.p.index) {
+            let mut next = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
+            for _ in 0..victims {
+                let victim = &self.ps[next];
+                next = if next + 1 == victims { 0 } else { next + 1 };
+                if victim.index == here.p.index {
+                    continue;
+                }
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
                     here.m.counts.steals.bump();
                     return Some(g);
