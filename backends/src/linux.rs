@@ -256,7 +256,10 @@ fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [
     // The last byte stays zero.
     Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
     // SAFETY: `name` is a C string.
-    let file = OwnedFd(check(unsafe { libc::open(name.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
+    let file = OwnedFd(
+        check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()?
+            as i32,
+    );
     let mut len = 0;
     loop {
         match io::read(file.0, buffer.get_mut(len..)?) {

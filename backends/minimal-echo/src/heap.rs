@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Heap {
                 *first = block;
             }),
             // SAFETY: a mapping of this size, given up by the caller.
-            None => _ = unsafe { libc::munmap(block.cast(), layout.size()) },
+            None => _ = unsafe { libc::syscall(libc::SYS_munmap, block, layout.size()) },
         }
     }
 }

@@ -190,7 +190,7 @@ impl Sched {
             // A number below `victims`, without a division.
             let mut next = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
             for _ in 0..victims {
-                let victim = &self.ps[next];
+                let victim = self.p(next);
                 next = if next + 1 == victims { 0 } else { next + 1 };
                 if victim.index == here.p.index {
                     continue;
@@ -219,7 +219,7 @@ impl Sched {
 
     /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
     fn poll(&'static self, here: &Here, delay: Delay) -> bool {
-        let poller = &self.pollers[here.p.poller].poller;
+        let poller = &self.shared(here.p.poller).poller;
         if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -239,7 +239,7 @@ impl Sched {
         if self.stop_spinning(here) {
             here.home(|home| home.relied_on = true);
         }
-        if self.config.procs == 1 || self.pollers[here.p.poller].poller.watched.load(Ordering::Relaxed) == 0 {
+        if self.config.procs == 1 || self.shared(here.p.poller).poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let due = here.home(|home| {
@@ -269,7 +269,7 @@ impl Sched {
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let shared = &self.pollers[here.p.poller];
+        let shared = self.shared(here.p.poller);
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
         here.publish_queue();
         self.idlers.park();

@@ -293,12 +293,12 @@ impl Sched {
     /// Whether anything waits for this P.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
-        timer || !p.ring.is_empty() || !self.global.is_empty() || self.pollers[p.poller].is_left_alone()
+        timer || !p.ring.is_empty() || !self.global.is_empty() || self.shared(p.poller).is_left_alone()
     }
 
     /// Asks a P's poller in its place.
     fn poll_for(&'static self, p: &P) -> bool {
-        let shared = &self.pollers[p.poller];
+        let shared = self.shared(p.poller);
         if !shared.is_left_alone() {
             return false;
         }
