@@ -47,12 +47,9 @@ impl Sched {
         let g = self.find_runnable(here);
         let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
         if self.stop_spinning(here) || relied_on {
-            // The last one to look has just stopped: whoever submitted before that left it to this one to see what there is. What is at home here is
-            // nothing to others.
-            self.idlers.before_recheck();
-            if !self.global.is_empty() || self.ps.iter().any(|p| !p.ring.is_empty()) {
-                self.recruit();
-            }
+            // There may be more where this came from, and the last one to look has just stopped. If not, whoever comes up for nothing steps aside
+            // (`linger`) and is there for the next event, for which it would else wait until a CPU is free.
+            self.recruit();
         }
         if relied_on {
             self.fill_poller(here.p.poller);
