@@ -86,12 +86,11 @@ impl Instance {
                 // The rest of the delay is not known here.
                 (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
                 (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => refused("epoll_wait", errno, &mut refusals),
+                (Err(errno), _) => refused(format_args!("epoll_wait"), errno, &mut refusals),
             }
         };
-        let filled = &buffer[..count];
-        // SAFETY: the kernel initialised these.
-        unsafe { slice::from_raw_parts(filled.as_ptr().cast(), filled.len()) }
+        // SAFETY: the kernel initialised these, at most all.
+        unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), count) }
     }
 
     fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {

@@ -1,4 +1,7 @@
 //! [`Linux`]: the operating system under a scheduler.
+//!
+//! Calls that libc adds nothing to mostly go through `syscall`: one symbol for all, where each function of libc costs a dynamic program 86 bytes,
+//! and a static one the function.
 
 #![allow(unsafe_code, reason = "system calls; each argues that the memory it passes is valid for the call")]
 
@@ -15,11 +18,11 @@ pub use memory::Guards;
 pub use procs::{affinity, available_procs};
 pub use tls::has_thread_locals;
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
+use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
-use gopark_core::os::{Doing, Errno, Nanos, Os, Outcome};
+use gopark_core::os::{Doing, Errno, Nanos, Observe, Os, Outcome};
 use memory::GuardState;
 use text::Text;
 
@@ -28,12 +31,20 @@ use text::Text;
 /// One process needs one, since it counts the memory mappings that guards have cost: `static LINUX: Linux = Linux::new();`
 pub struct Linux {
     guards: GuardState,
+    signal_stacks: Option<fn()>,
 }
 
 impl Linux {
     /// Makes no system call.
     pub const fn new() -> Self {
-        Linux { guards: GuardState::new() }
+        Linux { guards: GuardState::new(), signal_stacks: None }
+    }
+
+    /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a goroutine that has overflowed its stack
+    /// has no room for the handler that is to report it.
+    #[doc(alias = "sigaltstack")]
+    pub const fn with_signal_stacks(self) -> Self {
+        Linux { signal_stacks: Some(thread::use_signal_stack), ..self }
     }
 
     /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
@@ -76,17 +87,17 @@ unsafe impl Os for Linux {
         // SAFETY: a private wake uses the address as a key and does not read it.
         let wake = || unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
         while let Err(errno) = check(wake() as isize) {
-            refused("futex", errno, &mut refusals);
+            refused(format_args!("futex"), errno, &mut refusals);
         }
     }
 
-    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        thread::spawn(name, entry, arg)
+    fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+        thread::spawn(name, self.signal_stacks, entry, arg)
     }
 
     fn thread(&self) -> u32 {
         // SAFETY: no memory is passed.
-        unsafe { libc::gettid() as u32 }
+        unsafe { libc::syscall(libc::SYS_gettid) as u32 }
     }
 
     fn doing(&self, thread: u32) -> Doing {
@@ -101,17 +112,9 @@ unsafe impl Os for Linux {
         membarrier::private_expedited().is_ok()
     }
 
-    fn threads(&self) -> Option<usize> {
-        thread::count()
-    }
-
-    fn copy(&self, start: usize, to: &mut [u8]) -> usize {
-        memory::copy(start, to)
-    }
-
     fn yield_thread(&self) {
         // SAFETY: no memory is passed.
-        unsafe { libc::sched_yield() };
+        unsafe { libc::syscall(libc::SYS_sched_yield) };
     }
 
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
@@ -124,19 +127,11 @@ unsafe impl Os for Linux {
 
     unsafe fn discard(&self, start: NonNull<u8>, len: usize) {
         // SAFETY: a range of a private anonymous mapping whose content nobody relies on, says the caller. If it fails, the memory stays.
-        unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
-    }
-
-    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
-        memory::resident(start, len)
+        unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, libc::MADV_DONTNEED) };
     }
 
     unsafe fn close(&self, fd: i32) {
         io::close(fd);
-    }
-
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        io::close_keeping_number(fd);
     }
 
     fn page_size(&self) -> usize {
@@ -146,15 +141,44 @@ unsafe impl Os for Linux {
 
     fn abort(&self, message: fmt::Arguments<'_>) -> ! {
         let mut buffer = [0; LINE_MAX];
-        // Of what is too long, the beginning is worth printing; the last byte is the newline's.
-        let mut line = Text::new(&mut buffer[..LINE_MAX - 1]);
+        let mut line = Text::new(&mut buffer);
+        // Of what is too long, the beginning is worth printing.
         let _ = line.write_fmt(message);
-        let len = line.as_bytes().len();
-        buffer[len] = b'\n';
-        io::write(libc::STDERR_FILENO, &buffer[..=len]);
+        io::write(libc::STDERR_FILENO, line.as_line());
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
+}
+
+impl Observe for Linux {
+    fn threads(&self) -> Option<usize> {
+        thread::count()
+    }
+
+    fn copy(&self, start: usize, to: &mut [u8]) -> usize {
+        memory::copy(start, to)
+    }
+
+    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
+        memory::resident(start, len)
+    }
+}
+
+/// What a panic handler does without std: says where and why, and ends the process.
+///
+/// A `PanicInfo` could be printed as it is, but would bring along how text is padded and cut, a kilobyte that nobody else asks for.
+pub fn panicked(info: &PanicInfo<'_>) -> ! {
+    struct Verbatim<'a>(&'a str);
+
+    impl fmt::Display for Verbatim<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    let (file, line, column) = info.location().map_or(("?", 0, 0), |place| (place.file(), place.line(), place.column()));
+    let (file, line, column) = (Verbatim(file), line as usize, column as usize);
+    Linux::new().abort(format_args!("panicked at {file}:{line}:{column}:\n{}", info.message()))
 }
 
 /// What a clock shows, or 0 if there is no such clock.
@@ -197,15 +221,13 @@ pub(crate) fn check(result: isize) -> Result<usize, Errno> {
 /// io_uring's for completions that are lost. Errors that the manual pages do not list come from what stands between the kernel and the
 /// program, such as a filter, and may pass; the rest in between keeps the CPU free.
 #[cold]
-pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
+pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     const TRIES: u32 = 100;
     *times += 1;
     if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
         Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
     }
-    let millisecond = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // SAFETY: `millisecond` is readable, and the rest of the time is not asked for.
-    unsafe { libc::nanosleep(&millisecond, ptr::null_mut()) };
+    Linux::new().futex_wait(&AtomicU32::new(0), 0, Some(1_000_000));
 }
 
 /// A descriptor that is closed on drop.
@@ -225,14 +247,23 @@ impl Drop for OwnedFd {
     }
 }
 
+/// Of what this module reads. The directory of a control group is what may be long.
+const PATH_MAX: usize = 1024;
+
 /// As much of a small file as `buffer` holds; `None` if it cannot be read.
-fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: `path` is a C string.
-    let file = OwnedFd(check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
+fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut name = [0; PATH_MAX];
+    // The last byte stays zero.
+    Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
+    // SAFETY: `name` is a C string.
+    let file = OwnedFd(
+        check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()?
+            as i32,
+    );
     let mut len = 0;
     loop {
-        match io::read(file.0, &mut buffer[len..]) {
-            Outcome::Done(0) => return Some(&buffer[..len]),
+        match io::read(file.0, buffer.get_mut(len..)?) {
+            Outcome::Done(0) => return buffer.get(..len),
             Outcome::Done(count) => len += count,
             Outcome::Interrupted => {}
             Outcome::WouldBlock | Outcome::Failed(_) => return None,
@@ -389,7 +420,7 @@ pub(crate) mod tests {
         }
         let (sender, receiver) = mpsc::channel::<Report>();
         let arg = Box::into_raw(Box::new(sender)).expose_provenance();
-        Linux::new().spawn("m7", entry, arg).unwrap();
+        Linux::new().spawn(format_args!("m7"), entry, arg).unwrap();
         assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), (arg, "gopark-m7\n".into()));
     }
 
@@ -401,7 +432,7 @@ pub(crate) mod tests {
             // SAFETY: `none` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
             // The first may get stacks that libc has kept.
-            (0..1000).any(|_| Linux::new().spawn("m0", |_| thread::park(), 0).is_err())
+            (0..1000).any(|_| Linux::new().spawn(format_args!("m0"), |_| thread::park(), 0).is_err())
         });
         assert_eq!(status, 0);
     }

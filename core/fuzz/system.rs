@@ -106,7 +106,7 @@ unsafe impl Os for System {
         false
     }
 
-    fn spawn(&self, _: &str, _: fn(usize), _: usize) -> Result<(), Errno> {
+    fn spawn(&self, _: fmt::Arguments<'_>, _: fn(usize), _: usize) -> Result<(), Errno> {
         Ok(())
     }
 
@@ -124,8 +124,6 @@ unsafe impl Os for System {
     }
 
     unsafe fn close(&self, _: i32) {}
-
-    unsafe fn close_keeping_number(&self, _: i32) {}
 
     fn page_size(&self) -> usize {
         4096

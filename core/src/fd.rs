@@ -21,7 +21,7 @@ use crate::os::{Errno, Mode, Nanos, Outcome};
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::sema::Sema;
-use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
 
@@ -77,8 +77,6 @@ pub struct Fd {
     sched: &'static Sched,
     desc: &'static PollDesc,
     raw: i32,
-    /// Whether somebody knows the number for as long as this Fd exists, so that it must stay taken after `close`.
-    lent: AtomicBool,
     /// Whether the system has released the descriptor but its number is kept.
     number_kept: AtomicBool,
     read: Side,
@@ -86,6 +84,8 @@ pub struct Fd {
     mutex: FdMutex,
     /// Released when the system has released the descriptor.
     closed: Sema,
+    /// How it is closed if somebody knows the number for as long as this Fd exists, so that it must stay taken.
+    lent: Once<unsafe fn(i32)>,
 }
 
 struct Side {
@@ -113,7 +113,7 @@ impl Fd {
             raw,
             desc: sched.poll_open(raw),
             closed: Sema::new(),
-            lent: AtomicBool::new(false),
+            lent: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
             write: side(),
@@ -132,10 +132,15 @@ impl Fd {
         }
     }
 
-    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before.
-    pub fn lend(&self) -> Result<i32, FdError> {
+    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before: `close` releases the file behind the
+    /// number, and leaves something there that is nobody's.
+    ///
+    /// # Safety
+    ///
+    /// `close` is sound to call with an open descriptor that its caller owns, and the number stays taken.
+    pub unsafe fn lend(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
         self.with(|raw| {
-            self.lent.store(true, Ordering::Relaxed);
+            self.lent.call_once(|| close);
             raw
         })
     }
@@ -206,15 +211,24 @@ impl Fd {
 
     /// Runs `f` as the only operation in its direction, and with this side's timeout.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
+        self.lock(mode)?;
+        let result = f();
+        self.unlock(mode);
+        result
+    }
+
+    fn lock(&self, mode: Mode) -> Result<(), Closed> {
         self.mutex.lock(mode, self.sched)?;
         let timeout = self.side(mode).timeout.load(Ordering::Relaxed);
         if timeout != 0 {
             let deadline = Deadline::At(self.sched.now().saturating_add(timeout));
             self.sched.poll_set_deadline(self.desc, deadline, Some(mode));
         }
-        let result = f();
+        Ok(())
+    }
+
+    fn unlock(&self, mode: Mode) {
         self.let_go(self.mutex.unlock(mode, self.sched));
-        result
     }
 
     /// Whether the next attempt would only hear that it must wait.
@@ -234,7 +248,7 @@ impl Fd {
 
     fn transfer_some(&self, mode: Mode, wait: bool, len: usize, op: &mut impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
         let n = self.attempt(mode, wait, op)?;
-        assert!(n <= len, "a transfer of {len} bytes returned {n}");
+        assert!(n <= len, "a transfer moved more bytes than it was to");
         // An end of stream (0) comes again and again, without an edge.
         self.side(mode).spent.store(n != 0 && n < len, Ordering::Relaxed);
         Ok(n)
@@ -247,16 +261,8 @@ impl Fd {
         loop {
             let mut waited = Ok(());
             if wait {
-                self.sched.register(self.desc)?;
-                waited = self.sched.poll_wait(self.desc, mode);
+                waited = self.wait(mode, asked)?;
                 blocked = true;
-                match waited {
-                    // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
-                    Err(PollError::Timeout) if !asked => {}
-                    // The error is the system's to report.
-                    Ok(()) | Err(PollError::NotPollable) => {}
-                    Err(error) => return Err(error.into()),
-                }
             }
             asked = true;
             match op(self.raw) {
@@ -277,6 +283,18 @@ impl Fd {
                     return Err(FdError::Os(errno));
                 }
             }
+        }
+    }
+
+    /// Waits until it is ready. An error inside means that the system is to be asked once more all the same, whether it knows better.
+    fn wait(&self, mode: Mode, asked: bool) -> Result<Result<(), PollError>, FdError> {
+        self.sched.register(self.desc)?;
+        match self.sched.poll_wait(self.desc, mode) {
+            // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
+            timeout @ Err(PollError::Timeout) if !asked => Ok(timeout),
+            // The error is the system's to report.
+            ready @ (Ok(()) | Err(PollError::NotPollable)) => Ok(ready),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -349,9 +367,9 @@ impl Fd {
     #[cold]
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
-        if self.lent.load(Ordering::Relaxed) {
-            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go.
-            unsafe { self.sched.os().close_keeping_number(self.raw) };
+        if let Some(close) = self.lent.get() {
+            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go; the rest is the promise of `lend`'s.
+            unsafe { close(self.raw) };
             self.number_kept.store(true, Ordering::Relaxed);
         } else {
             // SAFETY: as above.

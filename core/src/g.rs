@@ -23,6 +23,7 @@ use crate::trace::Origin;
 use crate::trail::{Place, Trail};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -60,7 +61,8 @@ pub(crate) struct VTable {
 
 /// What a goroutine has from its first run to its return.
 struct Running {
-    coroutine: Coroutine<(), Request, (), Stack>,
+    /// Taken apart by hand when it is done. One that is not cannot be dropped.
+    coroutine: ManuallyDrop<Coroutine<(), Request, (), Stack>>,
     fiber: Fiber,
     anchor: &'static Anchor,
 }
@@ -283,7 +285,7 @@ impl GRef {
         };
         let fiber = Fiber::new(&stack);
         // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
-        let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
+        let coroutine = ManuallyDrop::new(unsafe { Coroutine::with_stack_unchecked(stack, body) });
         // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
         unsafe { *self.running.get() = Some(Running { coroutine, fiber, anchor }) };
     }
@@ -295,7 +297,10 @@ impl GRef {
         self.set_status(Status::Running);
         self.trail.runs.begin(crate::sync::yield_thread);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let Running { coroutine, fiber, anchor } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        let Running { coroutine, fiber, anchor } =
+            unsafe { (*self.running.get()).as_mut() }.unwrap_or_else(|| panic!("a started goroutine has a coroutine"));
+        // corosensei would say so in words that have to be formatted.
+        assert!(!coroutine.done(), "a goroutine that has returned is resumed");
         match fiber.run(|| coroutine.resume(())) {
             CoroutineResult::Yield(None) => {
                 self.set_status(Status::Runnable);
@@ -308,8 +313,10 @@ impl GRef {
             CoroutineResult::Return(()) => {
                 self.set_status(Status::Dead);
                 let (slot, anchor) = (Slot(self.slot.load(Ordering::Relaxed)), *anchor);
-                // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
-                unsafe { *self.running.get() = None };
+                // SAFETY: as above; the coroutine is done, so its stack is no longer in use.
+                if let Some(Running { coroutine, .. }) = unsafe { (*self.running.get()).take() } {
+                    ManuallyDrop::into_inner(coroutine).into_stack();
+                }
                 // From here on a watcher may free the G.
                 if anchor.unbind() {
                     self.release();

@@ -66,7 +66,7 @@ impl Waiter {
     ///
     /// `word` came from `into_word` and is used once.
     unsafe fn from_word(word: usize) -> Self {
-        let pointer = NonNull::new((word & !THREAD) as *mut ()).expect("a waiter's word is not null");
+        let pointer = NonNull::new((word & !THREAD) as *mut ()).unwrap_or_else(|| panic!("a waiter's word is not null"));
         if word & THREAD == 0 {
             // SAFETY: `into_word` gave up the only GRef.
             Waiter::G(unsafe { GRef::from_raw(pointer.cast()) })
@@ -188,7 +188,7 @@ impl WaitSlot {
         match self.0.swap(NIL, Ordering::SeqCst) {
             READY => true,
             NIL | WAIT => false,
-            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word:#x} after the wait")),
+            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word} after the wait")),
         }
     }
 

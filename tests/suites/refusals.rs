@@ -43,7 +43,7 @@ unsafe impl Os for Refusing {
         self.linux.futex_wake(word);
     }
 
-    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
         self.threads.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map_err(|_| NO_THREAD)?;
         self.linux.spawn(name, entry, arg)
     }
@@ -83,11 +83,6 @@ unsafe impl Os for Refusing {
     unsafe fn close(&self, fd: i32) {
         // SAFETY: the caller's promise.
         unsafe { self.linux.close(fd) };
-    }
-
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        // SAFETY: the caller's promise.
-        unsafe { self.linux.close_keeping_number(fd) };
     }
 
     fn page_size(&self) -> usize {

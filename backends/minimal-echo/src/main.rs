@@ -9,15 +9,17 @@
 extern crate alloc;
 
 mod heap;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+mod start;
 
 use alloc::boxed::Box;
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
-use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, socket};
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
-use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
 use gopark_core::sched::{Config, Sched};
 
 // Without std nobody else asks the linker for it.
@@ -34,12 +36,8 @@ const BUFFER: usize = 4096;
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the C runtime passes so many arguments.
     let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
-    let number = |index| {
-        // SAFETY: each is a string that lives as long as the process.
-        let text: &CStr = unsafe { CStr::from_ptr(*arguments.get(index)?) };
-        text.to_str().ok()?.parse::<u16>().ok()
-    };
-    let port = number(1).expect("usage: minimal-echo PORT [IDLE_SECONDS]");
+    let number = |index: usize| number(*arguments.get(index)?);
+    let Some(port) = number(1) else { panic!("usage: minimal-echo PORT [IDLE_SECONDS]") };
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
     let migrate = !has_thread_locals();
@@ -52,7 +50,21 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     };
     io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
-    panic!("port {port}: {error}");
+    panic!("port {}: {error}", usize::from(port));
+}
+
+/// The number that a C string is, if it is one and fits. (`str::parse` would first look whether it is UTF-8, which takes a kilobyte.)
+fn number(text: *const c_char) -> Option<u16> {
+    let mut number = None;
+    for place in 0.. {
+        // SAFETY: the string ends with a zero, and lives as long as the process.
+        match unsafe { *text.add(place) } as u8 {
+            0 => break,
+            digit @ b'0'..=b'9' => number = Some(number.unwrap_or(0u16).checked_mul(10)?.checked_add(u16::from(digit - b'0'))?),
+            _ => return None,
+        }
+    }
+    number
 }
 
 /// Accepts for as long as the system lets it.
@@ -82,7 +94,9 @@ fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
     loop {
         match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer))? {
             0 => return Ok(()),
-            count => connection.transfer_all(count, |fd, range| io::send(fd, &buffer[range])).map_err(|(_, error)| error)?,
+            count => connection
+                .transfer_all(count, |fd, range| io::send(fd, buffer.get(range).unwrap_or_default()))
+                .map_err(|(_, error)| error)?,
         }
     }
 }
@@ -98,5 +112,5 @@ fn is_shortage(errno: Errno) -> bool {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    LINUX.abort(format_args!("{info}"))
+    panicked(info)
 }

@@ -67,7 +67,7 @@ impl GuardState {
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            match check(unsafe { libc::madvise(start.as_ptr().cast(), len, MADV_GUARD_INSTALL) } as isize) {
+            match check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, MADV_GUARD_INSTALL) } as isize) {
                 // Also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
                 Err(errno) if errno.raw() == libc::EINVAL => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
                 installed => return installed.map(drop),
@@ -79,7 +79,7 @@ impl GuardState {
     fn install_by_mprotect(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         let protected = if self.installed.fetch_add(1, Ordering::Relaxed) < self.limit.load(Ordering::Relaxed) {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            check(unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) } as isize)
+            check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_NONE) } as isize)
         } else {
             Err(Errno::new(libc::ENOMEM))
         };
@@ -97,7 +97,7 @@ fn guards_max(max_map_count: usize) -> usize {
 
 fn max_map_count() -> usize {
     let mut buffer = [0; 32];
-    read_file(c"/proc/sys/vm/max_map_count", &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
+    read_file(format_args!("/proc/sys/vm/max_map_count"), &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
 /// Pages that count against no limit until they are touched. A huge page would commit two megabytes for the first touch of a stack.
@@ -110,8 +110,9 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     }
     // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
     // SAFETY: the range was mapped above, and the advice does not change its contents.
-    unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
-    Ok(NonNull::new(start.cast()).expect("mmap maps page zero only for those who ask"))
+    unsafe { libc::syscall(libc::SYS_madvise, start, len, libc::MADV_NOHUGEPAGE) };
+    // Page zero it maps only for those who ask.
+    NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
 }
 
 /// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.

@@ -88,7 +88,7 @@ impl Sched {
                         }
                         // The news came first: go on at once, in the same time slice.
                         Err(Waiter::G(back)) => g = back,
-                        Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
+                        Err(Waiter::Thread(_)) => panic!("commit hands back what it was given"),
                     }
                 }
                 Resumed::Yielded(g) => {
@@ -184,8 +184,14 @@ impl Sched {
         }
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
-            let start = here.p.random() as usize;
-            for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
+            // A number below `victims`, without a division.
+            let mut next = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
+            for _ in 0..victims {
+                let victim = self.p(next);
+                next = if next + 1 == victims { 0 } else { next + 1 };
+                if victim.index == here.p.index {
+                    continue;
+                }
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
                     here.m.counts.steals.bump();
                     return Some(g);
@@ -210,7 +216,7 @@ impl Sched {
 
     /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
     fn poll(&'static self, here: &Here, delay: Delay) -> bool {
-        let poller = &self.pollers[here.p.poller].poller;
+        let poller = &self.shared(here.p.poller).poller;
         if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -230,7 +236,7 @@ impl Sched {
         if self.stop_spinning(here) {
             here.home(|home| home.relied_on = true);
         }
-        if self.config.procs == 1 || self.pollers[here.p.poller].poller.watched.load(Ordering::Relaxed) == 0 {
+        if self.config.procs == 1 || self.shared(here.p.poller).poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let due = here.home(|home| {
@@ -260,7 +266,7 @@ impl Sched {
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let shared = &self.pollers[here.p.poller];
+        let shared = self.shared(here.p.poller);
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
         here.publish_queue();
         self.idlers.park();
@@ -273,7 +279,7 @@ impl Sched {
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}
-                (Asleep::WithoutP, _) => unreachable!("it holds a P"),
+                (Asleep::WithoutP, _) => panic!("it holds a P"),
                 (Asleep::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), asleep.bits(), timeout),
                 (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
                 (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),

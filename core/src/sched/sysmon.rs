@@ -21,6 +21,7 @@ use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Nanos};
 use crate::p::P;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::timer::NEVER;
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::fmt;
@@ -78,15 +79,13 @@ pub enum Report<'a> {
     Trace(&'a SchedTrace),
 }
 
-/// Go's words.
-pub(super) const DEADLOCK: &str = "all goroutines are asleep - deadlock!";
-
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Report::Stall(stall) => stall.fmt(f),
             Report::Asked => f.write_str("a report was asked for"),
-            Report::Deadlock => f.write_str(DEADLOCK),
+            // Go's words.
+            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
             Report::NoThread { threads, refused } => {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
@@ -222,13 +221,11 @@ impl Sched {
     /// Sleeps until an M wakes or something of its own is due. Before that, and now and then if it is in doubt, looks whether one ever will.
     fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
-        let doubt = self.seems_dead();
-        if doubt && self.is_dead() {
-            (self.config.report)(self, Report::Deadlock);
-        }
-        let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
-        let line = watch.trace.until_next(self.os.now());
-        self.sysmon_sleeps([doubt.then_some(DOUBT), round, line].into_iter().flatten().min());
+        let doubt = self.doubts();
+        let again = if doubt { DOUBT } else { NEVER };
+        let round = self.config.shrink.filter(|_| watch.shrinkable).map_or(NEVER, |shrink| shrink.every);
+        let limit = again.min(round).min(watch.trace.until_next(self.os.now()));
+        self.sysmon_sleeps((limit != NEVER).then_some(limit));
         self.lately.set(self.os.now());
     }
 
@@ -322,12 +319,12 @@ impl Sched {
     /// Whether anything waits for this P.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
-        timer || !p.ring.is_empty() || !self.global.is_empty() || self.pollers[p.poller].is_left_alone()
+        timer || !p.ring.is_empty() || !self.global.is_empty() || self.shared(p.poller).is_left_alone()
     }
 
     /// Asks a P's poller in its place.
     fn poll_for(&'static self, p: &P) -> bool {
-        let shared = &self.pollers[p.poller];
+        let shared = self.shared(p.poller);
         if !shared.is_left_alone() {
             return false;
         }
