@@ -52,9 +52,10 @@ const SECOND: Nanos = 1_000_000_000;
 const STACK_SIZE: usize = 64 * 1024;
 const BUFFER: usize = 4096;
 
-/// What becomes of connections to the echo port.
+/// What became of connections to the echo port.
 #[derive(Default)]
 struct Counts {
+    /// Something was sent back.
     served: AtomicU32,
     /// Dropped for their silence.
     silent: AtomicU32,
@@ -170,9 +171,10 @@ fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdErr
 fn echo(init: &Init, connection: &Fd) -> Result<(), FdError> {
     let mut buffer = [0; BUFFER];
     connection.set_timeout(Mode::Read, init.idle)?;
+    let mut counted = false;
     loop {
         match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer)) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(count) => send(connection, &buffer[..count])?,
             Err(error) => {
                 if error == FdError::Poll(PollError::Timeout) {
@@ -181,9 +183,11 @@ fn echo(init: &Init, connection: &Fd) -> Result<(), FdError> {
                 return Err(error);
             }
         }
+        if !counted {
+            counted = true;
+            init.counts.served.fetch_add(1, Ordering::Relaxed);
+        }
     }
-    init.counts.served.fetch_add(1, Ordering::Relaxed);
-    Ok(())
 }
 
 fn send(connection: &Fd, bytes: &[u8]) -> Result<(), FdError> {

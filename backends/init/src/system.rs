@@ -50,16 +50,16 @@ pub fn load(file: &CStr) -> Result<(), Errno> {
     loaded.map(drop)
 }
 
-/// KiB of memory that this process has: the second number of `statm`, in pages.
-pub fn resident() -> Option<usize> {
-    let file = open(c"/proc/self/statm").ok()?;
-    let mut buffer = [0; 128];
+/// KiB of memory that this process has. `smaps_rollup` looks it up; the figures in `statm` and `status` are behind.
+pub fn resident() -> Option<u32> {
+    let file = open(c"/proc/self/smaps_rollup").ok()?;
+    let mut buffer = [0; 256];
     let read = io::read(file, &mut buffer);
     close(file);
     let Outcome::Done(count) = read else { return None };
-    let pages: usize = core::str::from_utf8(&buffer[..count]).ok()?.split(' ').nth(1)?.parse().ok()?;
-    // SAFETY: no memory is passed.
-    Some(pages * (unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize / 1024))
+    // The second line: "Rss:  260 kB".
+    let line = buffer[..count].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Rss:"))?;
+    core::str::from_utf8(line.strip_suffix(b"kB")?).ok()?.trim().parse().ok()
 }
 
 fn open(path: &CStr) -> Result<i32, Errno> {
