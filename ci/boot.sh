@@ -107,15 +107,13 @@ boot() {
     return 1
 }
 
-# So many connections at once, each of which is answered.
+# So many connections, all of them open before the first is closed, and each is answered.
 echoes() {
     local fds=() fd said index
     for ((index = 0; index < $1; index++)); do
         exec {fd}<> "/dev/tcp/127.0.0.1/$((echo_port + index % ports))" || return 1
-        fds+=("$fd")
-    done
-    for fd in "${fds[@]}"; do
         echo "hello $fd" >&"$fd"
+        fds+=("$fd")
     done
     for fd in "${fds[@]}"; do
         read -r -t 30 -u "$fd" said && [ "$said" = "hello $fd" ] || return 1
@@ -170,12 +168,14 @@ page_is_whole() {
 }
 
 drops_the_silent() {
-    local began=$EPOCHREALTIME ended fd
+    local before began ended fd
+    before=$(figure 'connections dropped')
+    began=$EPOCHREALTIME
     exec {fd}<> "/dev/tcp/127.0.0.1/$echo_port" || return 1
     timeout 20 cat <&"$fd" || return 1
     exec {fd}>&-
     ended=$EPOCHREALTIME
-    awk "BEGIN { took = $ended - $began; exit !($idle - 0.1 < took && took < $idle + 2) }" && becomes 'connections dropped' 1
+    awk "BEGIN { took = $ended - $began; exit !($idle - 0.1 < took && took < $idle + 2) }" && becomes 'connections dropped' $((before + 1))
 }
 
 # Each child leaves an orphan, which comes to the first process.
