@@ -86,7 +86,7 @@ impl Instance {
                 // The rest of the delay is not known here.
                 (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
                 (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => refused("epoll_wait", errno, &mut refusals),
+                (Err(errno), _) => refused(format_args!("epoll_wait"), errno, &mut refusals),
             }
         };
         let filled = &buffer[..count];

@@ -186,7 +186,7 @@ unsafe impl Netpoll for IoUring {
                 Err(libc::ETIME) => over = Linux::new().now() >= end,
                 // The rest of the delay is not known here.
                 Err(INTERRUPTED) => over = delay != Delay::Forever,
-                Err(errno) => refused("io_uring_enter", Errno::new(errno), &mut refusals),
+                Err(errno) => refused(format_args!("io_uring_enter"), Errno::new(errno), &mut refusals),
             }
         }
     }
@@ -230,7 +230,7 @@ impl IoUring {
         while let Err(errno) = self.submit(submission) {
             match errno.raw() {
                 libc::ENOMEM => Linux::new().yield_thread(),
-                _ => refused("io_uring_enter", errno, &mut refusals),
+                _ => refused(format_args!("io_uring_enter"), errno, &mut refusals),
             }
         }
     }

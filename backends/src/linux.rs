@@ -17,9 +17,10 @@ pub use tls::has_thread_locals;
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
+use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
-use gopark_core::os::{Doing, Errno, Nanos, Os, Outcome};
+use gopark_core::os::{Doing, Errno, Nanos, Observe, Os, Outcome};
 use memory::GuardState;
 use text::Text;
 
@@ -76,11 +77,11 @@ unsafe impl Os for Linux {
         // SAFETY: a private wake uses the address as a key and does not read it.
         let wake = || unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
         while let Err(errno) = check(wake() as isize) {
-            refused("futex", errno, &mut refusals);
+            refused(format_args!("futex"), errno, &mut refusals);
         }
     }
 
-    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
         thread::spawn(name, entry, arg)
     }
 
@@ -101,14 +102,6 @@ unsafe impl Os for Linux {
         membarrier::private_expedited().is_ok()
     }
 
-    fn threads(&self) -> Option<usize> {
-        thread::count()
-    }
-
-    fn copy(&self, start: usize, to: &mut [u8]) -> usize {
-        memory::copy(start, to)
-    }
-
     fn yield_thread(&self) {
         // SAFETY: no memory is passed.
         unsafe { libc::sched_yield() };
@@ -125,10 +118,6 @@ unsafe impl Os for Linux {
     unsafe fn discard(&self, start: NonNull<u8>, len: usize) {
         // SAFETY: a range of a private anonymous mapping whose content nobody relies on, says the caller. If it fails, the memory stays.
         unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
-    }
-
-    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
-        memory::resident(start, len)
     }
 
     unsafe fn close(&self, fd: i32) {
@@ -155,6 +144,37 @@ unsafe impl Os for Linux {
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
+}
+
+impl Observe for Linux {
+    fn threads(&self) -> Option<usize> {
+        thread::count()
+    }
+
+    fn copy(&self, start: usize, to: &mut [u8]) -> usize {
+        memory::copy(start, to)
+    }
+
+    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize> {
+        memory::resident(start, len)
+    }
+}
+
+/// What a panic handler does without std: says where and why, and ends the process.
+///
+/// A `PanicInfo` could be printed as it is, but would bring along how text is padded and cut, a kilobyte that nobody else asks for.
+pub fn panicked(info: &PanicInfo<'_>) -> ! {
+    struct Verbatim<'a>(&'a str);
+
+    impl fmt::Display for Verbatim<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    let (file, line, column) = info.location().map_or(("?", 0, 0), |place| (place.file(), place.line(), place.column()));
+    let (file, line, column) = (Verbatim(file), line as usize, column as usize);
+    Linux::new().abort(format_args!("panicked at {file}:{line}:{column}:\n{}", info.message()))
 }
 
 /// What a clock shows, or 0 if there is no such clock.
@@ -197,7 +217,7 @@ pub(crate) fn check(result: isize) -> Result<usize, Errno> {
 /// io_uring's for completions that are lost. Errors that the manual pages do not list come from what stands between the kernel and the
 /// program, such as a filter, and may pass; the rest in between keeps the CPU free.
 #[cold]
-pub(crate) fn refused(call: &str, errno: Errno, times: &mut u32) {
+pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     const TRIES: u32 = 100;
     *times += 1;
     if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
@@ -389,7 +409,7 @@ pub(crate) mod tests {
         }
         let (sender, receiver) = mpsc::channel::<Report>();
         let arg = Box::into_raw(Box::new(sender)).expose_provenance();
-        Linux::new().spawn("m7", entry, arg).unwrap();
+        Linux::new().spawn(format_args!("m7"), entry, arg).unwrap();
         assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), (arg, "gopark-m7\n".into()));
     }
 
@@ -401,7 +421,7 @@ pub(crate) mod tests {
             // SAFETY: `none` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
             // The first may get stacks that libc has kept.
-            (0..1000).any(|_| Linux::new().spawn("m0", |_| thread::park(), 0).is_err())
+            (0..1000).any(|_| Linux::new().spawn(format_args!("m0"), |_| thread::park(), 0).is_err())
         });
         assert_eq!(status, 0);
     }

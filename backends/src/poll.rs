@@ -160,7 +160,7 @@ unsafe impl Netpoll for Poll {
                 _ if wakeup || !events.is_empty() => return,
                 (Ok(_), Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => refused("poll", errno, &mut refusals),
+                (Err(errno), _) => refused(format_args!("poll"), errno, &mut refusals),
             }
             if let Delay::AtMost(_) = delay {
                 // At least one, for zero would mean not to wait; the next round then ends.

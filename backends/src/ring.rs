@@ -225,7 +225,7 @@ impl Ring {
         while let Err(errno) = self.enter(0, 0, ENTER_GETEVENTS, None) {
             match errno.raw() {
                 libc::EAGAIN | libc::EBUSY | libc::EINTR => return,
-                _ => refused("io_uring_enter", errno, &mut refusals),
+                _ => refused(format_args!("io_uring_enter"), errno, &mut refusals),
             }
         }
     }
@@ -284,7 +284,7 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             check(-1)?;
         }
-        Ok(Mapping { start: NonNull::new(start.cast()).expect("mmap chooses another address than null"), len })
+        Ok(Mapping { start: NonNull::new(start.cast()).unwrap_or_else(|| panic!("mmap chooses another address than null")), len })
     }
 
     fn at<T>(&self, offset: usize) -> NonNull<T> {

@@ -48,7 +48,7 @@ impl WakeUp {
                     // EAGAIN: the counter is full, so it is readable.
                     Ok(_) | Err(WOULD_BLOCK) => return,
                     Err(INTERRUPTED) => {}
-                    Err(errno) => refused("write to the eventfd of a poller", errno, &mut refusals),
+                    Err(errno) => refused(format_args!("write to the eventfd of a poller"), errno, &mut refusals),
                 }
             }
         });

@@ -106,7 +106,7 @@ unsafe impl Os for System {
         false
     }
 
-    fn spawn(&self, _: &str, _: fn(usize), _: usize) -> Result<(), Errno> {
+    fn spawn(&self, _: fmt::Arguments<'_>, _: fn(usize), _: usize) -> Result<(), Errno> {
         Ok(())
     }
 

@@ -149,7 +149,7 @@ unsafe impl Os for System {
         }
     }
 
-    fn spawn(&self, _: &str, _: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, _: fmt::Arguments<'_>, _: fn(usize), arg: usize) -> Result<(), Errno> {
         // A model's threads are the Ms. The argument is what `Sched::start` boxed for its own.
         // SAFETY: as there.
         drop(unsafe { Box::from_raw(arg as *mut crate::sched::Start) });

@@ -13,7 +13,6 @@ use crate::trail::Reason;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use core::fmt::Write;
 use core::ptr::NonNull;
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
@@ -55,7 +54,7 @@ impl<F: FnOnce() -> T, T> Task<F, T> {
         let task = task.cast::<Self>().as_ptr();
         // SAFETY: until `done` is notified, the owner does not touch the rest.
         unsafe {
-            let work = (*task).work.take().expect("a job is run once");
+            let work = (*task).work.take().unwrap_or_else(|| panic!("a job is run once"));
             (*task).result = Some(call(work));
         }
         // SAFETY: the owner, who waits for this, frees the task only afterwards; the slot's notify is one read-modify-write.
@@ -100,7 +99,7 @@ impl Pool {
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
         while !sched.wait(unsafe { &(*task.as_ptr()).done }, (Reason::Blocking, 0), || Ok::<_, ()>(())) {}
         // SAFETY: nobody touches the task any more.
-        unsafe { (*task.as_ptr()).result.take() }.expect("the job has been run")
+        unsafe { (*task.as_ptr()).result.take() }.unwrap_or_else(|| panic!("the job has been run"))
     }
 
     /// Queues a job, and sees to it that a thread looks at it. An error says that a thread more would have been needed.
@@ -119,9 +118,7 @@ impl Pool {
         }
         let Some(number) = started else { return Ok(()) };
         let start = Box::into_raw(Box::new((self, sched)));
-        let mut name = heapless::String::<8>::new();
-        write!(name, "b{number}").expect("a pool has less than ten million threads");
-        sched.os().spawn(&name, serve, start as usize).inspect_err(|_| {
+        sched.os().spawn(format_args!("b{number}"), serve, start as usize).inspect_err(|_| {
             // SAFETY: no thread has it.
             drop(unsafe { Box::from_raw(start) });
             self.state.lock().threads -= 1;

@@ -206,15 +206,24 @@ impl Fd {
 
     /// Runs `f` as the only operation in its direction, and with this side's timeout.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
+        self.lock(mode)?;
+        let result = f();
+        self.unlock(mode);
+        result
+    }
+
+    fn lock(&self, mode: Mode) -> Result<(), Closed> {
         self.mutex.lock(mode, self.sched)?;
         let timeout = self.side(mode).timeout.load(Ordering::Relaxed);
         if timeout != 0 {
             let deadline = Deadline::At(self.sched.now().saturating_add(timeout));
             self.sched.poll_set_deadline(self.desc, deadline, Some(mode));
         }
-        let result = f();
+        Ok(())
+    }
+
+    fn unlock(&self, mode: Mode) {
         self.let_go(self.mutex.unlock(mode, self.sched));
-        result
     }
 
     /// Whether the next attempt would only hear that it must wait.
@@ -247,16 +256,8 @@ impl Fd {
         loop {
             let mut waited = Ok(());
             if wait {
-                self.sched.register(self.desc)?;
-                waited = self.sched.poll_wait(self.desc, mode);
+                waited = self.wait(mode, asked)?;
                 blocked = true;
-                match waited {
-                    // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
-                    Err(PollError::Timeout) if !asked => {}
-                    // The error is the system's to report.
-                    Ok(()) | Err(PollError::NotPollable) => {}
-                    Err(error) => return Err(error.into()),
-                }
             }
             asked = true;
             match op(self.raw) {
@@ -277,6 +278,18 @@ impl Fd {
                     return Err(FdError::Os(errno));
                 }
             }
+        }
+    }
+
+    /// Waits until it is ready. An error inside means that the system is to be asked once more all the same, whether it knows better.
+    fn wait(&self, mode: Mode, asked: bool) -> Result<Result<(), PollError>, FdError> {
+        self.sched.register(self.desc)?;
+        match self.sched.poll_wait(self.desc, mode) {
+            // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
+            timeout @ Err(PollError::Timeout) if !asked => Ok(timeout),
+            // The error is the system's to report.
+            ready @ (Ok(()) | Err(PollError::NotPollable)) => Ok(ready),
+            Err(error) => Err(error.into()),
         }
     }
 

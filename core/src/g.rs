@@ -18,10 +18,12 @@
 use crate::fiber::Fiber;
 use crate::os::Nanos;
 use crate::stack::{Anchor, Slot, Stack};
-use crate::sync::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Lock, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
 use crate::trace::Origin;
 use crate::trail::{Place, Trail};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -59,7 +61,8 @@ pub(crate) struct VTable {
 
 /// What a goroutine has from its first run to its return.
 struct Running {
-    coroutine: Coroutine<(), Request, (), Stack>,
+    /// Taken apart by hand when it is done. One that is not cannot be dropped.
+    coroutine: ManuallyDrop<Coroutine<(), Request, (), Stack>>,
     fiber: Fiber,
     anchor: &'static Anchor,
 }
@@ -79,14 +82,18 @@ pub struct G {
     /// The M this G may run on, or `NONE`: any.
     home: AtomicU32,
     slot: AtomicU32,
-    status: AtomicU8,
     /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
     turn: AtomicI64,
     pub(crate) trail: Trail,
-    name: Lock<Option<Arc<str>>>,
     site: &'static Location<'static>,
     id: u64,
-    pub(crate) origin: Origin,
+    extra: Once<Box<Extra>>,
+}
+
+/// What few goroutines have: a name, and whoever readied them, while there is a trace.
+struct Extra {
+    name: Lock<Option<Arc<str>>>,
+    origin: Origin,
 }
 
 // SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
@@ -103,14 +110,21 @@ impl G {
             m: AtomicPtr::new(ptr::null_mut()),
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
-            status: AtomicU8::new(Status::Runnable as u8),
             turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
             trail: Trail::new(),
-            name: Lock::new(None),
             site,
             id,
-            origin: Origin::new(),
+            extra: Once::new(),
         }
+    }
+
+    fn extra(&self) -> &Extra {
+        self.extra.call_once(|| Box::new(Extra { name: Lock::new(None), origin: Origin::new() }))
+    }
+
+    /// Where to note whoever readies it, and to read that.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.extra().origin
     }
 
     /// The goroutine's number, unique for the life of the scheduler.
@@ -125,18 +139,18 @@ impl G {
 
     /// The name it was given.
     pub fn name(&self) -> Option<Arc<str>> {
-        self.name.lock().clone()
+        self.extra.get()?.name.lock().clone()
     }
 
     /// Gives it a name, in place of any before.
     pub(crate) fn set_name(&self, name: Arc<str>) {
-        let before = self.name.lock().replace(name);
+        let before = self.extra().name.lock().replace(name);
         drop(before);
     }
 
     /// What it is doing now. Only a hint, unless the caller runs on it.
     pub fn status(&self) -> Status {
-        match self.status.load(Ordering::Acquire) {
+        match self.trail.status.load(Ordering::Acquire) {
             0 => Status::Runnable,
             1 => Status::Running,
             2 => Status::Waiting,
@@ -146,7 +160,7 @@ impl G {
 
     /// Release: what the goroutine wrote before is seen by whoever sees that it waits.
     pub(crate) fn set_status(&self, status: Status) {
-        self.status.store(status as u8, Ordering::Release);
+        self.trail.status.store(status as u8, Ordering::Release);
     }
 
     /// Whether to look at the clock for [`waits_since`](Self::waits_since), now that the goroutine is about to be queued.
@@ -271,7 +285,7 @@ impl GRef {
         };
         let fiber = Fiber::new(&stack);
         // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
-        let coroutine = unsafe { Coroutine::with_stack_unchecked(stack, body) };
+        let coroutine = ManuallyDrop::new(unsafe { Coroutine::with_stack_unchecked(stack, body) });
         // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
         unsafe { *self.running.get() = Some(Running { coroutine, fiber, anchor }) };
     }
@@ -283,7 +297,10 @@ impl GRef {
         self.set_status(Status::Running);
         self.trail.runs.begin(crate::sync::yield_thread);
         // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let Running { coroutine, fiber, anchor } = unsafe { (*self.running.get()).as_mut() }.expect("a started goroutine has a coroutine");
+        let Running { coroutine, fiber, anchor } =
+            unsafe { (*self.running.get()).as_mut() }.unwrap_or_else(|| panic!("a started goroutine has a coroutine"));
+        // corosensei would say so in words that have to be formatted.
+        assert!(!coroutine.done(), "a goroutine that has returned is resumed");
         match fiber.run(|| coroutine.resume(())) {
             CoroutineResult::Yield(None) => {
                 self.set_status(Status::Runnable);
@@ -297,8 +314,10 @@ impl GRef {
                 self.set_status(Status::Dead);
                 let slot = Slot(self.slot.load(Ordering::Relaxed));
                 let last = anchor.unbind();
-                // SAFETY: as above; the coroutine is done, so dropping it unwinds nothing and its stack is no longer in use.
-                unsafe { *self.running.get() = None };
+                // SAFETY: as above; the coroutine is done, so its stack is no longer in use.
+                if let Some(Running { coroutine, .. }) = unsafe { (*self.running.get()).take() } {
+                    ManuallyDrop::into_inner(coroutine).into_stack();
+                }
                 if last {
                     self.release();
                 }
@@ -346,7 +365,6 @@ impl Drop for Pinned {
 #[cfg(any(test, fuzzing))]
 pub(crate) mod idle {
     use super::*;
-    use alloc::boxed::Box;
 
     static IDLE: VTable = VTable { run, release };
 

@@ -10,10 +10,9 @@
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
-//! | `threads`, `copy` | `/proc`, `process_vm_readv` | deadlocks, the stacks in a dump; both may be missing |
 //! | `reserve`, `guard`, `discard` | `mmap`, `madvise` | goroutine stacks |
-//! | `resident` | `mincore` | how much memory they use; may be missing |
 //! | `Netpoll` | `epoll(7)` | descriptors |
+//! | [`Observe`] | `/proc`, `process_vm_readv`, `mincore` | deadlocks, dumps, metrics; may be missing |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
 
 use crate::tagptr::TaggedPtr;
@@ -47,8 +46,8 @@ impl Errno {
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As a `u32`, whose formatting every panic message with a line number brings along.
-        write!(f, "errno {}", self.raw().unsigned_abs())
+        // As a `usize`, whose formatting every panic message about an index brings along.
+        write!(f, "errno {}", self.raw().unsigned_abs() as usize)
     }
 }
 
@@ -102,7 +101,7 @@ pub unsafe trait Os: Sync {
 
     /// Starts a thread that runs `entry(arg)`. `name` is at most 8 bytes: `m3`, `sysmon`.
     #[doc(alias = "newosproc")]
-    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno>;
+    fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno>;
 
     /// A name for the calling thread, for [`doing`](Self::doing).
     fn thread(&self) -> u32;
@@ -115,17 +114,6 @@ pub unsafe trait Os: Sync {
 
     /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
     fn barrier(&self) -> bool;
-
-    /// How many threads the process has. `None` if the system does not say: then nobody can tell that all of them are asleep for ever.
-    fn threads(&self) -> Option<usize> {
-        None
-    }
-
-    /// Copies memory of this process that other threads may be writing to, from `start` on. How many bytes it could: none if the system does
-    /// not do that.
-    fn copy(&self, _start: usize, _to: &mut [u8]) -> usize {
-        0
-    }
 
     /// Lets another thread of this CPU run.
     #[doc(alias = "osyield")]
@@ -149,11 +137,6 @@ pub unsafe trait Os: Sync {
     /// The bytes lie in a reservation, and nobody uses them meanwhile, nor relies on what was in them.
     unsafe fn discard(&self, _start: NonNull<u8>, _len: usize) {}
 
-    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them. `None` if the system does not say.
-    fn resident(&self, _start: NonNull<u8>, _len: usize) -> Option<usize> {
-        None
-    }
-
     /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
     ///
     /// # Safety
@@ -174,6 +157,19 @@ pub unsafe trait Os: Sync {
 
     /// Prints `message` where an operator sees it and ends the process. For broken invariants only.
     fn abort(&self, message: fmt::Arguments<'_>) -> !;
+}
+
+/// What the system says of a process to those who watch it. The scheduler runs without it: whoever asks for what needs it brings it along.
+pub trait Observe: Sync {
+    /// How many threads the process has. `None` if the system does not say: then nobody can tell that all of them are asleep for ever.
+    fn threads(&self) -> Option<usize>;
+
+    /// Copies memory of this process that other threads may be writing to, from `start` on. How many bytes it could: none if the system does
+    /// not do that.
+    fn copy(&self, start: usize, to: &mut [u8]) -> usize;
+
+    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them. `None` if the system does not say.
+    fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize>;
 }
 
 /// What one non-blocking system call did.

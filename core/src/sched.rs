@@ -51,11 +51,11 @@ pub(crate) use start::Start;
 
 pub use crate::trail::Place;
 pub use census::{Goroutine, State, Stopped, Wait};
+pub use deadlock::Deadlocks;
 pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
 pub use stall::{Stall, Stalls};
-use sysmon::DEADLOCK;
 pub use sysmon::Report;
 
 use crate::g::{G, GRef};
@@ -66,7 +66,6 @@ use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
-use crate::trace::Trace;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -74,6 +73,7 @@ use handoff::Exchange;
 use idle::Idlers;
 use metrics::Tallies;
 use sysmon::Sysmon;
+use trace::Tracing;
 
 /// What a scheduler is made of.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +90,8 @@ pub struct Config {
     pub max_threads: usize,
     /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
     pub sysmon: bool,
+    /// How it is found out, and reported, that nobody will ever run again. `None`: not at all.
+    pub deadlocks: Option<Deadlocks>,
     /// Which goroutines that keep their threads are reported. `None`: none.
     pub stalls: Option<Stalls>,
     /// How often sysmon reports what the scheduler is doing. `None`: never.
@@ -101,7 +103,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// For `procs` Ps: a poller each, stacks of 256 KiB, 256 threads more than Ps, with sysmon, which aborts on a deadlock and keeps the rest to itself.
+    /// For `procs` Ps: a poller each, stacks of 256 KiB, 256 threads more than Ps, with sysmon, which keeps to itself what it sees.
     pub fn new(procs: usize) -> Self {
         Config {
             procs,
@@ -110,14 +112,11 @@ impl Config {
             migrate: false,
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
+            deadlocks: None,
             stalls: None,
             schedtrace: None,
             shrink: None,
-            report: |sched, report| {
-                if matches!(report, Report::Deadlock) {
-                    sched.os.abort(format_args!("gopark: {DEADLOCK}"));
-                }
-            },
+            report: |_, _| (),
         }
     }
 }
@@ -179,7 +178,7 @@ pub struct Sched {
     /// What ordinary threads count, where goroutines use their P's counters.
     outside: Outside,
     /// There once somebody wants it.
-    trace: Once<Trace>,
+    trace: Once<Tracing>,
     tallies: Tallies,
     pool: PoolCounts,
 }
@@ -209,6 +208,11 @@ struct Outside {
     turn: AtomicU32,
 }
 
+#[track_caller]
+fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize) {
+    assert!((least..=most).contains(&value), "{setting}: {value} is not in {least}..={most}");
+}
+
 impl Sched {
     /// Starts a scheduler: reserves stacks, makes pollers, starts one M for each P.
     ///
@@ -231,25 +235,27 @@ impl Sched {
         poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
     ) -> Result<&'static Self, StartError> {
         let Config { procs, pollers, stack_size, max_threads, .. } = config;
-        assert!((1..=MAX_PROCS).contains(&procs), "procs: {procs} is not in 1..={MAX_PROCS}");
-        assert!((1..=procs).contains(&pollers), "pollers: {pollers} is not in 1..=procs ({procs})");
-        assert!((procs..=MAX_THREADS).contains(&max_threads), "max_threads: {max_threads} is not in procs ({procs})..={MAX_THREADS}");
-        let least = stack::MIN_STACK.max(4 * os.page_size());
-        let fits = stack_size.is_power_of_two() && (least..=stack::MAX_STACK).contains(&stack_size);
-        assert!(fits, "stack_size: {stack_size} is no power of two in {least}..={}", stack::MAX_STACK);
+        require(format_args!("procs"), procs, 1, MAX_PROCS);
+        require(format_args!("pollers"), pollers, 1, procs);
+        require(format_args!("max_threads"), max_threads, procs, MAX_THREADS);
+        require(format_args!("stack_size"), stack_size, stack::MIN_STACK.max(4 * os.page_size()), stack::MAX_STACK);
+        assert!(stack_size.is_power_of_two(), "stack_size: it is no power of two");
 
         sync::set_os(os);
-        let shared_poller = |_| {
+        let arena = Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?;
+        let mut shared = Vec::with_capacity(pollers);
+        for _ in 0..pollers {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
-            Ok(SharedPoller { poller, taken: AtomicBool::new(false) })
-        };
-        let sched = Box::into_raw(Box::new(Sched {
+            shared.push(SharedPoller { poller, taken: AtomicBool::new(false) });
+        }
+        let gate = start::start_threads(os, &config)?;
+        let sched = Box::leak(Box::new(Sched {
             os,
             config,
-            arena: Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?,
+            arena,
             ms: (0..max_threads).map(|_| Once::new()).collect(),
             ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
-            pollers: (0..pollers).map(shared_poller).collect::<Result<Vec<_>, StartError>>()?.into(),
+            pollers: shared.into(),
             global: Global::new(),
             idlers: Idlers::new(),
             exchange: Exchange::new(),
@@ -262,14 +268,8 @@ impl Sched {
             tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
-        // SAFETY: `sched` comes from a box, which is dropped only if the start fails, and then no thread has come through the gate.
-        let started = unsafe { &*sched }.start_threads();
-        started.inspect_err(|_| {
-            // SAFETY: see above.
-            drop(unsafe { Box::from_raw(sched) });
-        })?;
-        // SAFETY: nobody drops it any more.
-        Ok(unsafe { &*sched })
+        sched.open(&gate);
+        Ok(sched)
     }
 
     /// The operating system it runs on.
@@ -355,7 +355,7 @@ impl Sched {
     #[inline]
     fn here(&'static self) -> Option<Visit> {
         let m = self.m_of(self.current()?);
-        let p = &self.ps[m.p().expect("goroutines are resumed with a P")];
+        let p = &self.ps[m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))];
         // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
         unsafe { Visit::new(m, p) }
     }
@@ -363,7 +363,7 @@ impl Sched {
     /// The poller that a descriptor joins when the caller has to wait for it.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
         let index = match self.current() {
-            Some(g) => self.ps[self.m_of(g).p().expect("goroutines are resumed with a P")].poller,
+            Some(g) => self.ps[self.m_of(g).p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))].poller,
             None => self.outside.turn.fetch_add(1, Ordering::Relaxed) as usize % self.pollers.len(),
         };
         &self.pollers[index].poller
@@ -399,7 +399,7 @@ impl Sched {
     /// Counts the calling goroutine out: its work is done, and its stack promised to another.
     pub(crate) fn retire(&'static self) {
         const KEEP: u64 = 64;
-        let counts = &self.m_of(self.current().expect("a goroutine retires itself")).counts;
+        let counts = &self.m_of(self.current().unwrap_or_else(|| panic!("a goroutine retires itself"))).counts;
         let promises = counts.promises.bump();
         if promises > KEEP {
             counts.promises.set(promises - KEEP / 2);

@@ -25,7 +25,7 @@
 //! given up its promise and is about to return; by sysmon those that it is giving back to the system.
 #![allow(unsafe_code, reason = "anchors are found by address, and corosensei's Stack is an unsafe trait")]
 
-use crate::os::{Errno, Os};
+use crate::os::{Errno, Observe, Os};
 use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -248,24 +248,24 @@ impl Arena {
     }
 
     /// Bytes of memory behind all stacks. `None` if the system does not say. Of many stacks it looks at some, spread over all.
-    pub(crate) fn resident(&self) -> Option<u64> {
+    pub(crate) fn resident(&self, system: &dyn Observe) -> Option<u64> {
         const SAMPLE: u64 = 256;
         let slots = u64::from(self.frontier.load(Ordering::Relaxed));
         let sample = slots.min(SAMPLE);
-        let seen = (0..sample).map(|i| self.resident_in(Slot((i * slots / sample) as u32))).sum::<Option<u64>>()?;
+        let seen = (0..sample).map(|i| self.resident_in(Slot((i * slots / sample) as u32), system)).sum::<Option<u64>>()?;
         // Without stacks the system is asked, too, whether it would say.
-        self.os.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
+        system.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
     }
 
     /// Bytes of memory behind one stack: as deep as whoever had it since it was last given back has been. It is touched from its top down, so behind
     /// a long stretch without memory there is no more.
-    pub(crate) fn resident_in(&self, slot: Slot) -> Option<u64> {
+    pub(crate) fn resident_in(&self, slot: Slot, system: &dyn Observe) -> Option<u64> {
         let stretch = (64 * self.os.page_size()).min(self.stack_size());
         let mut seen = 0;
         let bottom = self.base + ((slot.0 as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
-            let start = NonNull::new(ptr::without_provenance_mut(start)).expect("a reservation is not at address zero");
-            match self.os.resident(start, stretch)? {
+            let start = NonNull::new(ptr::without_provenance_mut(start)).unwrap_or_else(|| panic!("a reservation is not at address zero"));
+            match system.resident(start, stretch)? {
                 0 => break,
                 bytes => seen += bytes as u64,
             }
@@ -315,7 +315,7 @@ impl Arena {
             return Slot(index);
         }
         let mut free = self.free.lock();
-        let index = free.pop().expect("stack arena: more goroutines started than promised");
+        let index = free.pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
         for _ in 1..BATCH {
             let Some(index) = free.pop() else { break };
             cache.push(index).unwrap_or_else(|_| unreachable!("an empty cache holds a batch"));
@@ -367,7 +367,7 @@ impl Arena {
     ///
     /// The addresses are those of whole pages of one slot, and nobody relies on what is there.
     pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
-        let pointer = NonNull::new(start as *mut u8).expect("a slot is not at address zero");
+        let pointer = NonNull::new(start as *mut u8).unwrap_or_else(|| panic!("a slot is not at address zero"));
         // SAFETY: the caller's promise.
         unsafe { self.os.discard(pointer, end - start) };
     }
@@ -377,7 +377,7 @@ impl Arena {
         if cache.is_full() {
             let mut free = self.free.lock();
             for _ in 0..BATCH {
-                free.push(cache.pop().expect("a full cache holds a batch"));
+                free.push(cache.pop().unwrap_or_else(|| panic!("a full cache holds a batch")));
             }
         }
         cache.push(slot.0).unwrap_or_else(|_| unreachable!("room was made"));
@@ -427,11 +427,11 @@ pub(crate) struct Stack {
 // read-write for ever, a guard lies below the limit, and the slot has one owner.
 unsafe impl corosensei::stack::Stack for Stack {
     fn base(&self) -> StackPointer {
-        StackPointer::new(self.base).expect("a stack is not at address zero")
+        StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is not at address zero"))
     }
 
     fn limit(&self) -> StackPointer {
-        StackPointer::new(self.limit).expect("a stack is not at address zero")
+        StackPointer::new(self.limit).unwrap_or_else(|| panic!("a stack is not at address zero"))
     }
 }
 

@@ -303,7 +303,7 @@ fn place(entries: &mut [Entry], index: usize, entry: Entry) {
 }
 
 fn remove_first(entries: &mut Vec<Entry>) {
-    let last = entries.pop().expect("the heap has a first entry");
+    let last = entries.pop().unwrap_or_else(|| panic!("the heap has a first entry"));
     if !entries.is_empty() {
         entries[0] = last;
         sift_down(entries, 0);

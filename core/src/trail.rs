@@ -12,8 +12,8 @@
 #![allow(unsafe_code, reason = "reads the registers that say where it is")]
 
 use crate::os::Nanos;
-use crate::sync::hint::{self, AtomicI64, AtomicU8, AtomicUsize};
-use crate::sync::{AtomicBool, AtomicU32, Ordering, fence, light_barrier};
+use crate::sync::hint::{self, AtomicI64, AtomicUsize};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence, light_barrier};
 
 /// Why a goroutine waits. What the number with it means stands in brackets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,9 +138,11 @@ impl Runs {
 /// See the module's head. Its own words are hints.
 pub(crate) struct Trail {
     pub(crate) runs: Runs,
+    /// A `g::Status`, which comes before the trail it is to be believed with.
+    pub(crate) status: AtomicU8,
     /// The count of runs at which its stack was last given back.
     shrunk: hint::AtomicU32,
-    reason: AtomicU8,
+    reason: hint::AtomicU8,
     about: AtomicI64,
     since: AtomicI64,
     place: [AtomicUsize; 3],
@@ -161,8 +163,9 @@ impl Trail {
         let word = || AtomicUsize::new(0);
         Trail {
             runs: Runs::new(),
+            status: AtomicU8::new(0),
             shrunk: hint::AtomicU32::new(u32::MAX),
-            reason: AtomicU8::new(Reason::Sema as u8),
+            reason: hint::AtomicU8::new(Reason::Sema as u8),
             about: AtomicI64::new(0),
             since: AtomicI64::new(0),
             place: [word(), word(), word()],

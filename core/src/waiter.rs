@@ -66,7 +66,7 @@ impl Waiter {
     ///
     /// `word` came from `into_word` and is used once.
     unsafe fn from_word(word: usize) -> Self {
-        let pointer = NonNull::new((word & !THREAD) as *mut ()).expect("a waiter's word is not null");
+        let pointer = NonNull::new((word & !THREAD) as *mut ()).unwrap_or_else(|| panic!("a waiter's word is not null"));
         if word & THREAD == 0 {
             // SAFETY: `into_word` gave up the only GRef.
             Waiter::G(unsafe { GRef::from_raw(pointer.cast()) })

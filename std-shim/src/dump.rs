@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "a signal handler is installed")]
 
 use crate::backtraces::Backtraces;
-use crate::runtime::{sched, started};
+use crate::runtime::{LINUX, sched, started};
 use gopark_core::os::{Doing, Mode, Nanos};
 use gopark_core::sched::{Goroutine, Sched, State, Wait};
 use std::fmt;
@@ -77,7 +77,7 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut backtraces = Backtraces::new();
     let mut result = Ok(());
     let mut listed = 0;
-    sched.census(true, |goroutine| {
+    sched.census(Some(&LINUX), |goroutine| {
         listed += 1;
         if result.is_ok() {
             result = write_one(&mut out, goroutine, sched.now(), &mut backtraces);

@@ -1,6 +1,6 @@
 //! Figures of the runtime, and the lines of `GOPARK_SCHEDTRACE`.
 
-use crate::runtime::sched;
+use crate::runtime::{LINUX, sched};
 use gopark_core::metrics::Metrics;
 use gopark_core::os::Nanos;
 use std::env;
@@ -25,7 +25,7 @@ use std::io::{self, ErrorKind};
 /// ```
 #[doc(alias = "runtime/metrics")]
 pub fn metrics() -> Metrics {
-    sched().metrics()
+    sched().metrics(&LINUX)
 }
 
 const SCHEDTRACE: &str = "GOPARK_SCHEDTRACE";

@@ -8,7 +8,7 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls};
+use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-static LINUX: Linux = Linux::new();
+pub(crate) static LINUX: Linux = Linux::new();
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 struct Runtime {
@@ -237,7 +237,7 @@ impl Builder {
         let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
         let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { stalls, schedtrace, shrink, report: report::report, ..config })
+        Ok(Config { deadlocks: Some(Deadlocks::new(&LINUX)), stalls, schedtrace, shrink, report: report::report, ..config })
     }
 }
 

@@ -43,7 +43,7 @@ unsafe impl Os for Refusing {
         self.linux.futex_wake(word);
     }
 
-    fn spawn(&self, name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
         self.threads.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map_err(|_| NO_THREAD)?;
         self.linux.spawn(name, entry, arg)
     }

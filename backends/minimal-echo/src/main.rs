@@ -15,9 +15,9 @@ use core::ffi::{CStr, c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
-use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, socket};
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
-use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
 use gopark_core::sched::{Config, Sched};
 
 // Without std nobody else asks the linker for it.
@@ -34,12 +34,9 @@ const BUFFER: usize = 4096;
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the C runtime passes so many arguments.
     let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
-    let number = |index| {
-        // SAFETY: each is a string that lives as long as the process.
-        let text: &CStr = unsafe { CStr::from_ptr(*arguments.get(index)?) };
-        text.to_str().ok()?.parse::<u16>().ok()
-    };
-    let port = number(1).expect("usage: minimal-echo PORT [IDLE_SECONDS]");
+    // SAFETY: each is a string that lives as long as the process.
+    let number = |index: usize| number(unsafe { CStr::from_ptr(*arguments.get(index)?) });
+    let Some(port) = number(1) else { panic!("usage: minimal-echo PORT [IDLE_SECONDS]") };
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
     let migrate = !has_thread_locals();
@@ -52,7 +49,14 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     };
     io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
-    panic!("port {port}: {error}");
+    panic!("port {}: {error}", usize::from(port));
+}
+
+/// The number that a text is, if it is one and a port can be it. (`str::parse` would first look whether it is UTF-8, which takes a kilobyte.)
+fn number(text: &CStr) -> Option<u16> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(byte - b'0'));
+    let push = |number: u16, byte: &u8| number.checked_mul(10)?.checked_add(digit(byte)?);
+    text.to_bytes().iter().try_fold(0, push).filter(|_| !text.is_empty())
 }
 
 /// Accepts for as long as the system lets it.
@@ -98,5 +102,5 @@ fn is_shortage(errno: Errno) -> bool {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    LINUX.abort(format_args!("{info}"))
+    panicked(info)
 }

@@ -125,7 +125,7 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
     // SAFETY: the range was mapped above, and the advice does not change its contents.
     unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
-    Ok(NonNull::new(start.cast()).expect("mmap maps page zero only for those who ask"))
+    Ok(NonNull::new(start.cast()).unwrap_or_else(|| panic!("mmap maps page zero only for those who ask")))
 }
 
 /// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.

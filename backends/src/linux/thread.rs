@@ -6,7 +6,7 @@ use super::text::{Text, number};
 use super::{clock, read_file};
 use alloc::boxed::Box;
 use core::ffi::c_void;
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 use core::ptr;
 use gopark_core::os::{Doing, Errno, Nanos};
@@ -29,10 +29,10 @@ struct Start {
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(name: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+pub(super) fn spawn(name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
-    let _ = text.write_str("gopark-").and_then(|()| text.write_str(name));
+    let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
     let start = Box::into_raw(Box::new(Start { name: full, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
@@ -70,7 +70,7 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
 pub(super) fn doing(thread: u32) -> Doing {
     let (mut path, mut buffer) = ([0; 40], [0; 200]);
     let mut path = Text::new(&mut path);
-    let _ = write!(path, "/proc/self/task/{thread}/syscall\0");
+    let _ = write!(path, "/proc/self/task/{}/syscall\0", thread as usize);
     match path.as_c_str().and_then(|path| read_file(path, &mut buffer)) {
         Some([b'r', ..]) => Doing::Running,
         text => text.and_then(number).map_or(Doing::Unknown, Doing::Blocked),

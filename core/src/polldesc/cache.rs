@@ -74,7 +74,7 @@ impl PollCache {
             // SAFETY: the block is leaked, so `this` is where the value stays.
             &*place.write(unsafe { PollDesc::new(this) })
         });
-        let first = descs.next().expect("a block is not empty");
+        let first = descs.next().unwrap_or_else(|| panic!("a block is not empty"));
         descs.for_each(|desc| self.put(desc));
         first
     }

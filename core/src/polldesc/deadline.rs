@@ -148,7 +148,7 @@ impl PollDesc {
         }
         for (side, fired) in [(&mut state.read, read), (&mut state.write, write)] {
             if fired {
-                assert!(side.when > 0, "inconsistent deadline: {} when its timer fires", side.when);
+                assert!(side.when > 0, "inconsistent deadline: none or passed when its timer fires");
                 side.when = PASSED;
             }
         }

@@ -7,7 +7,7 @@
 use super::Sched;
 use crate::g::{G, Pinned, Status};
 use crate::m::M;
-use crate::os::{Doing, Mode, Nanos};
+use crate::os::{Doing, Mode, Nanos, Observe};
 use crate::polldesc::PollDesc;
 use crate::trail::{Place, Reason, Traces};
 use alloc::sync::Arc;
@@ -115,9 +115,9 @@ const LOOKS: usize = 4;
 impl Sched {
     /// Calls `see` for each goroutine, in no order. They run on meanwhile: one that comes or goes may be missed.
     ///
-    /// The stacks of those that have stopped are copied if `stacks` is set. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy
+    /// The stacks of those that have stopped are copied where `stacks` says who can. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy
     /// thread, are in no queue that others may look into; they are missing.
-    pub fn census(&'static self, stacks: bool, mut see: impl FnMut(&Goroutine<'_>)) {
+    pub fn census(&'static self, stacks: Option<&dyn Observe>, mut see: impl FnMut(&Goroutine<'_>)) {
         let mut memory = Vec::new();
         self.each_started(true, |g| see(&self.look_at_g(&g, stacks, &mut memory)));
         self.unstarted().iter().for_each(see);
@@ -138,17 +138,16 @@ impl Sched {
         }
     }
 
-    fn look_at_g<'a>(&'static self, g: &G, stacks: bool, memory: &'a mut Vec<u8>) -> Goroutine<'a> {
+    fn look_at_g<'a>(&'static self, g: &G, stacks: Option<&dyn Observe>, memory: &'a mut Vec<u8>) -> Goroutine<'a> {
         let (state, place) = self.state_of(g, stacks, memory);
         let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
         let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
-        let slot = place.filter(|_| stacks).and_then(|place| self.arena.slot_of(place.sp));
-        let touched = slot.and_then(|slot| self.arena.resident_in(slot));
+        let touched = place.zip(stacks).and_then(|(place, system)| self.arena.resident_in(self.arena.slot_of(place.sp)?, system));
         Goroutine { id: g.id(), name: g.name(), site: g.site(), state, stack, touched, stopped }
     }
 
     /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
-    fn state_of(&'static self, g: &G, stacks: bool, memory: &mut Vec<u8>) -> (State, Option<Place>) {
+    fn state_of(&'static self, g: &G, stacks: Option<&dyn Observe>, memory: &mut Vec<u8>) -> (State, Option<Place>) {
         for _ in 0..LOOKS {
             let runs = g.trail.runs.count();
             let status = g.status();
@@ -156,8 +155,8 @@ impl Sched {
                 break;
             }
             let traces = g.trail.read();
-            if stacks {
-                self.copy_stack(traces.place.sp, memory);
+            if let Some(system) = stacks {
+                self.copy_stack(system, traces.place.sp, memory);
             }
             if g.trail.runs.still(runs) {
                 let state = if status == Status::Waiting { self.waiting(&traces) } else { State::Runnable };
@@ -195,11 +194,11 @@ impl Sched {
     }
 
     /// Copies a stack from `sp` on; nothing if it is none, or if the system copies less.
-    fn copy_stack(&self, sp: usize, memory: &mut Vec<u8>) {
+    fn copy_stack(&self, system: &dyn Observe, sp: usize, memory: &mut Vec<u8>) {
         memory.clear();
         let Some(end) = self.arena.end_of(sp) else { return };
         memory.resize(end - sp, 0);
-        if self.os.copy(sp, memory) < end - sp {
+        if system.copy(sp, memory) < end - sp {
             memory.clear();
         }
     }

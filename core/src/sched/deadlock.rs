@@ -8,13 +8,48 @@
 //! The race: a goroutine does something between two looks, and is asleep again where the first look was. Whoever has run since has moved the
 //! tick of a P.
 
-use super::Sched;
+use super::{Report, Sched};
+use crate::os::Observe;
 use crate::sync::Ordering;
+use core::fmt;
+
+/// How it is found out that nobody will ever run again.
+#[derive(Clone, Copy)]
+pub struct Deadlocks {
+    system: &'static dyn Observe,
+    look: fn(&'static Sched, &'static dyn Observe) -> bool,
+}
+
+impl fmt::Debug for Deadlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Deadlocks")
+    }
+}
+
+impl Deadlocks {
+    /// By counting the threads of the process, as `system` does.
+    pub fn new(system: &'static dyn Observe) -> Self {
+        Deadlocks { system, look: Sched::look_for_deadlock }
+    }
+}
 
 impl Sched {
+    /// Reports a deadlock if there is one. True if there may be one, as far as is known within. Called by sysmon.
+    pub(super) fn doubts(&'static self) -> bool {
+        self.config.deadlocks.is_some_and(|Deadlocks { system, look }| look(self, system))
+    }
+
+    fn look_for_deadlock(&'static self, system: &'static dyn Observe) -> bool {
+        let doubt = self.seems_dead();
+        if doubt && self.is_dead(system) {
+            (self.config.report)(self, Report::Deadlock);
+        }
+        doubt
+    }
+
     /// Whether nothing within the scheduler will wake anybody.
     #[doc(alias = "checkdead")]
-    pub(super) fn seems_dead(&'static self) -> bool {
+    fn seems_dead(&'static self) -> bool {
         let ticks = self.ticks();
         self.idlers.all_idle(self.config.procs)
             && self.ms().all(|m| m.wake.is_asleep())
@@ -29,11 +64,11 @@ impl Sched {
     }
 
     /// Whether, besides, no thread of the process is awake that could. Sysmon is one, and asks.
-    pub(super) fn is_dead(&'static self) -> bool {
+    fn is_dead(&'static self, system: &dyn Observe) -> bool {
         let pool = self.pool.threads.load(Ordering::Acquire);
         let dormant = self.outside.dormant.load(Ordering::Acquire).max(0) as usize;
         let accounted = self.ms().count() + 1 + pool + dormant + self.trace_readers();
-        self.os.threads() == Some(accounted) && self.seems_dead()
+        system.threads() == Some(accounted) && self.seems_dead()
     }
 
     fn ticks(&self) -> u64 {

@@ -89,7 +89,7 @@ impl Exchange {
 
 impl Sched {
     pub(super) fn m(&self, index: usize) -> &M {
-        self.ms[index].get().expect("an index names an M that was started")
+        self.ms[index].get().unwrap_or_else(|| panic!("an index names an M that was started"))
     }
 
     /// Gives an M that is in no list a P that nobody uses.

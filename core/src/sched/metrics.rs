@@ -16,7 +16,7 @@ use super::Sched;
 use crate::g::G;
 use crate::m::{Counts, Here, M};
 use crate::metrics::{Latencies, Metrics};
-use crate::os::Nanos;
+use crate::os::{Nanos, Observe};
 use crate::p::{Count, P};
 use crate::sync::{Ordering, Tally};
 use crate::waiter::Waiter;
@@ -96,8 +96,8 @@ impl Sched {
         p.ring.len() as u64 + self.m(p.holder()).counts.queued.get()
     }
 
-    /// The figures of now.
-    pub fn metrics(&self) -> Metrics {
+    /// The figures of now. `system` says how much memory is behind stacks.
+    pub fn metrics(&self, system: &dyn Observe) -> Metrics {
         let tally = |tally: &Tally| tally.load(Ordering::Relaxed);
         let by_m = |count: fn(&Counts) -> &Count| self.ms().map(|m| count(&m.counts).get()).sum::<u64>();
         let by_p = |count: fn(&P) -> &Count| self.ps.iter().map(|p| count(p).get()).sum::<u64>();
@@ -141,7 +141,7 @@ impl Sched {
             global_queue: self.global.len() as u64,
             local_queues: self.ps.iter().map(|p| self.queue_len(p)).collect(),
             latencies: Latencies::sum(self.ms().map(|m| &m.latencies)),
-            stack_bytes: self.arena.resident(),
+            stack_bytes: self.arena.resident(system),
         }
     }
 }

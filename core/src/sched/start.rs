@@ -1,20 +1,18 @@
-//! Threads that wait at a gate until it is certain that they are wanted: of those that a scheduler starts with, all run or none.
-#![allow(unsafe_code, reason = "a thread's start travels as an address")]
+//! Threads that wait at a gate until there is a scheduler: of those that it starts with, all run or none.
+#![allow(unsafe_code, reason = "a thread's start and the scheduler travel as addresses")]
 
-use super::{Sched, StartError};
+use super::{Config, Sched, StartError};
 use crate::m::M;
 use crate::os::{Errno, Os};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::fmt::Write;
 use core::ptr;
 
-/// What a thread begins with. Until it has come through the gate there may be no scheduler any more.
+/// What a thread begins with.
 pub(crate) struct Start {
     os: &'static dyn Os,
-    gate: Arc<AtomicU32>,
-    sched: *const Sched,
+    gate: Arc<Gate>,
     task: Task,
 }
 
@@ -25,45 +23,74 @@ enum Task {
     Sysmon,
 }
 
-impl Task {
-    fn name(self) -> heapless::String<8> {
-        let mut name = heapless::String::new();
-        match self {
-            Task::M(index) => write!(name, "m{index}"),
-            Task::Sysmon => name.write_str("sysmon"),
+const SHUT: u32 = 0;
+const OPEN: u32 = 1;
+
+pub(super) struct Gate {
+    state: AtomicU32,
+    /// Null once it is open: the threads are not wanted, and end.
+    sched: AtomicPtr<Sched>,
+}
+
+impl Gate {
+    fn new() -> Arc<Self> {
+        Arc::new(Gate { state: AtomicU32::new(SHUT), sched: AtomicPtr::new(ptr::null_mut()) })
+    }
+
+    /// Waits until it is open.
+    fn pass(&self, os: &dyn Os) -> Option<&'static Sched> {
+        while self.state.load(Ordering::Acquire) == SHUT {
+            os.futex_wait(&self.state, SHUT, None);
         }
-        .unwrap_or_else(|_| unreachable!("an index has four digits"));
-        name
+        // SAFETY: null, or what `open` has stored before it opened the gate.
+        unsafe { self.sched.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn open(&self, os: &dyn Os, sched: Option<&'static Sched>, threads: usize) {
+        self.sched.store(sched.map_or(ptr::null_mut(), |sched| ptr::from_ref(sched).cast_mut()), Ordering::Relaxed);
+        self.state.store(OPEN, Ordering::Release);
+        for _ in 0..threads {
+            os.futex_wake(ptr::from_ref(&self.state).cast());
+        }
     }
 }
 
-const SHUT: u32 = 0;
-const OPEN: u32 = 1;
-/// The threads are not wanted, and end.
-const CLOSED: u32 = 2;
+/// Starts a thread for the M of each P, and for sysmon. All of them, or none.
+pub(super) fn start_threads(os: &'static dyn Os, config: &Config) -> Result<Arc<Gate>, StartError> {
+    let gate = Gate::new();
+    let tasks = (0..config.procs).map(Task::M).chain(config.sysmon.then_some(Task::Sysmon));
+    for (before, task) in tasks.enumerate() {
+        if let Err(errno) = spawn(os, &gate, task) {
+            gate.open(os, None, before);
+            return Err(StartError::Thread(before, errno));
+        }
+    }
+    Ok(gate)
+}
+
+fn spawn(os: &'static dyn Os, gate: &Arc<Gate>, task: Task) -> Result<(), Errno> {
+    let start = Box::into_raw(Box::new(Start { os, gate: gate.clone(), task }));
+    let arg = start as usize;
+    let spawned = match task {
+        Task::M(index) => os.spawn(format_args!("m{index}"), run, arg),
+        Task::Sysmon => os.spawn(format_args!("sysmon"), run, arg),
+    };
+    spawned.inspect_err(|_| {
+        // SAFETY: no thread has it.
+        drop(unsafe { Box::from_raw(start) });
+    })
+}
 
 impl Sched {
-    /// Starts one M for each P, and sysmon. All of them run, or none.
-    pub(super) fn start_threads(&self) -> Result<(), StartError> {
-        let procs = self.config.procs;
-        let gate = Arc::new(AtomicU32::new(SHUT));
-        let ms = (0..procs).map(Task::M);
-        let tasks = ms.chain(self.config.sysmon.then_some(Task::Sysmon));
-        let started =
-            tasks.enumerate().try_for_each(|(before, task)| self.spawn(&gate, task).map_err(|errno| StartError::Thread(before, errno)));
-        if started.is_ok() {
-            if self.config.sysmon {
-                self.lately.set(self.os.now());
-            }
-            for index in 0..procs {
-                self.grant(index, self.add_m(index));
-            }
+    /// Lets the threads in that it starts with.
+    pub(super) fn open(&'static self, gate: &Gate) {
+        if self.config.sysmon {
+            self.lately.set(self.os.now());
         }
-        gate.store(if started.is_ok() { OPEN } else { CLOSED }, Ordering::Release);
-        for _ in 0..=procs {
-            self.os.futex_wake(ptr::from_ref(&*gate).cast());
+        for index in 0..self.config.procs {
+            self.grant(index, self.add_m(index));
         }
-        started
+        gate.open(self.os, Some(self), self.config.procs + 1);
     }
 
     /// Starts another M. It waits for a P, and is in no list. Called by one thread at a time.
@@ -74,24 +101,15 @@ impl Sched {
         }
         // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
         self.arena.promise(1).map_err(|exhausted| exhausted.cause.unwrap_or(Errno::new(ENOMEM)))?;
-        let gate = Arc::new(AtomicU32::new(SHUT));
-        self.spawn(&gate, Task::M(index)).inspect_err(|_| self.arena.release(1))?;
+        let gate = Gate::new();
+        spawn(self.os, &gate, Task::M(index)).inspect_err(|_| self.arena.release(1))?;
         let m = self.add_m(index);
-        gate.store(OPEN, Ordering::Release);
-        self.os.futex_wake(ptr::from_ref(&*gate).cast());
+        gate.open(self.os, Some(self), 1);
         Ok(m)
     }
 
     fn add_m(&self, index: usize) -> &M {
         self.ms[index].call_once(|| Box::new(M::new(index)))
-    }
-
-    fn spawn(&self, gate: &Arc<AtomicU32>, task: Task) -> Result<(), Errno> {
-        let start = Box::into_raw(Box::new(Start { os: self.os, gate: gate.clone(), sched: self, task }));
-        self.os.spawn(&task.name(), run, start as usize).inspect_err(|_| {
-            // SAFETY: no thread has it.
-            drop(unsafe { Box::from_raw(start) });
-        })
     }
 }
 
@@ -101,18 +119,12 @@ const EAGAIN: i32 = 11;
 /// A thread of the scheduler.
 fn run(arg: usize) {
     // SAFETY: `spawn` boxed this for this call.
-    let Start { os, gate, sched, task } = *unsafe { Box::from_raw(arg as *mut Start) };
-    while gate.load(Ordering::Acquire) == SHUT {
-        os.futex_wait(&gate, SHUT, None);
-    }
-    if gate.load(Ordering::Acquire) == CLOSED {
-        return;
-    }
+    let Start { os, gate, task } = *unsafe { Box::from_raw(arg as *mut Start) };
+    let sched = gate.pass(os);
     drop(gate);
-    // SAFETY: it is dropped only if the gate is closed.
-    let sched: &'static Sched = unsafe { &*sched };
-    match task {
-        Task::M(index) => sched.be_m(sched.m(index)),
-        Task::Sysmon => sched.watch(),
+    match (sched, task) {
+        (None, _) => {}
+        (Some(sched), Task::M(index)) => sched.be_m(sched.m(index)),
+        (Some(sched), Task::Sysmon) => sched.watch(),
     }
 }

@@ -73,15 +73,13 @@ pub enum Report<'a> {
     Trace(&'a SchedTrace),
 }
 
-/// Go's words.
-pub(super) const DEADLOCK: &str = "all goroutines are asleep - deadlock!";
-
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Report::Stall(stall) => stall.fmt(f),
             Report::Asked => f.write_str("a report was asked for"),
-            Report::Deadlock => f.write_str(DEADLOCK),
+            // Go's words.
+            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
             Report::NoThread { threads, refused } => {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
@@ -196,10 +194,7 @@ impl Sched {
     /// Sleeps until an M wakes or something of its own is due. Before that, and now and then if it is in doubt, looks whether one ever will.
     fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
-        let doubt = self.seems_dead();
-        if doubt && self.is_dead() {
-            (self.config.report)(self, Report::Deadlock);
-        }
+        let doubt = self.doubts();
         let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
         let line = watch.trace.until_next(self.os.now());
         self.sysmon_sleeps([doubt.then_some(DOUBT), round, line].into_iter().flatten().min());

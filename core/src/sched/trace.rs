@@ -9,15 +9,36 @@ use crate::trace::{Event, Goroutine, Reader, Readied, Row, Running, Source, Stop
 use crate::waiter::WaiterList;
 use alloc::sync::Arc;
 
+/// A trace, and the function that records in it: a program that never asks for a trace is linked without what records.
+pub(super) struct Tracing {
+    trace: Trace,
+    record: fn(&'static Sched, &Trace, Note<'_>),
+}
+
+/// What is to be recorded, and where that is written down.
+enum Note<'a> {
+    Run(&'a Here, &'a G),
+    Stop(&'a Here, &'a Resumed),
+    Outstayed(&'a Here),
+    Ready(Option<&'a Here>, &'a G),
+    Named(&'a Here, Arc<str>),
+    Spawn(Option<&'a Here>, &'a G),
+    Batch(&'a Here, Source, WaiterList),
+    Idle(&'a Here, Asleep),
+    GaveWay(&'a Here, &'a M),
+    /// Only by who has taken that P.
+    Taken(usize, &'a M, &'a M),
+}
+
 impl Sched {
     /// Begins to record what the scheduler does, for the reader to draw. `None` if that was begun before: there is one reader.
     pub fn trace(&'static self) -> Option<Reader> {
         let mut first = false;
-        let trace = self.trace.call_once(|| {
+        let tracing = self.trace.call_once(|| {
             first = true;
-            Trace::new(self.config.procs)
+            Tracing { trace: Trace::new(self.config.procs), record: Sched::record }
         });
-        first.then(|| Reader::new(trace))
+        first.then(|| Reader::new(&tracing.trace))
     }
 
     /// How many threads are there only to read the trace.
@@ -26,21 +47,51 @@ impl Sched {
     }
 
     #[inline]
-    fn tracing(&self) -> Option<&Trace> {
-        self.trace.get().filter(|trace| !trace.is_over())
+    fn tracing(&self) -> Option<&Tracing> {
+        self.trace.get().filter(|tracing| !tracing.trace.is_over())
     }
 
-    /// Before a goroutine is resumed.
     #[inline]
-    pub(super) fn trace_run(&self, here: &Here, g: &G) {
-        if let Some(trace) = self.tracing() {
-            self.record_run(trace, here, g);
+    fn note<'a>(&'static self, note: impl FnOnce() -> Note<'a>) {
+        if let Some(tracing) = self.tracing() {
+            self.take_note(tracing, note());
         }
     }
 
     #[cold]
+    fn take_note(&'static self, tracing: &Tracing, note: Note<'_>) {
+        (tracing.record)(self, &tracing.trace, note);
+    }
+
+    fn record(&'static self, trace: &Trace, note: Note<'_>) {
+        let now = || self.os.now();
+        match note {
+            Note::Run(here, g) => self.record_run(trace, here, g),
+            Note::Stop(here, resumed) => self.record_stop(trace, here, resumed),
+            Note::Outstayed(here) => self.record_outstayed(trace, here),
+            Note::Ready(here, g) => _ = self.note_origin(g, here),
+            Note::Named(here, name) => record(trace, here, now(), Event::Named(name)),
+            Note::Spawn(here, g) => self.record_spawn(trace, g, here),
+            Note::Batch(here, source, woken) => self.record_batch(trace, source, woken, here),
+            Note::Idle(here, asleep) => record(trace, here, now(), Event::Idle { in_poller: asleep == Asleep::Poller }),
+            Note::GaveWay(here, to) => record(trace, here, now(), Event::GaveWay { from: here.m.index as u32, to: to.index as u32 }),
+            Note::Taken(p, from, to) => {
+                let now = now();
+                from.p_taken.store(now, Ordering::Relaxed);
+                // SAFETY: so says the note.
+                unsafe { trace.record_on(p, now, Event::Taken { from: from.index as u32, to: to.index as u32 }) };
+            }
+        }
+    }
+
+    /// Before a goroutine is resumed.
+    #[inline]
+    pub(super) fn trace_run(&'static self, here: &Here, g: &G) {
+        self.note(|| Note::Run(here, g));
+    }
+
     fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
-        let (readied, since, m) = (g.origin.take(), self.os.now(), here.m.index as u32);
+        let (readied, since, m) = (g.origin().take(), self.os.now(), here.m.index as u32);
         let g = goroutine(g);
         let running = Running { g: g.clone(), since };
         drop(here.home(|home| home.running.replace(running)));
@@ -49,13 +100,10 @@ impl Sched {
 
     /// After a goroutine came back to an M that has kept its P, before anybody can ready it.
     #[inline]
-    pub(super) fn trace_stop(&self, here: &Here, resumed: &Resumed) {
-        if let Some(trace) = self.tracing() {
-            self.record_stop(trace, here, resumed);
-        }
+    pub(super) fn trace_stop(&'static self, here: &Here, resumed: &Resumed) {
+        self.note(|| Note::Stop(here, resumed));
     }
 
-    #[cold]
     fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
         let stopped = match resumed {
             Resumed::Parked(g, _) => Stopped::Blocked(g.trail.read().reason.words()),
@@ -67,8 +115,11 @@ impl Sched {
     }
 
     /// After a goroutine came back to an M that has lost its P.
-    pub(super) fn trace_outstayed(&self, here: &Here) {
-        let Some(trace) = self.tracing() else { return };
+    pub(super) fn trace_outstayed(&'static self, here: &Here) {
+        self.note(|| Note::Outstayed(here));
+    }
+
+    fn record_outstayed(&self, trace: &Trace, here: &Here) {
         let (now, taken) = (self.os.now(), here.m.p_taken.load(Ordering::Relaxed));
         let running = here.home(|home| home.running.take());
         // Nothing orders the taker's note: it may be missed, or be that of an earlier time.
@@ -80,13 +131,10 @@ impl Sched {
     /// Before a goroutine is queued that did not run.
     #[inline]
     pub(super) fn trace_ready(&'static self, g: &GRef, here: Option<&Here>) {
-        if self.tracing().is_some() {
-            self.note_origin(g, here);
-        }
+        self.note(|| Note::Ready(here, g));
     }
 
-    #[cold]
-    fn note_origin(&'static self, g: &GRef, here: Option<&Here>) -> Readied {
+    fn note_origin(&'static self, g: &G, here: Option<&Here>) -> Readied {
         let (row, by) = match here {
             Some(here) => (Row::P(here.p.index as u32), here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id))),
             None => match self.current() {
@@ -95,7 +143,7 @@ impl Sched {
             },
         };
         let readied = Readied { time: self.os.now(), row, by };
-        g.origin.set(readied);
+        g.origin().set(readied);
         readied
     }
 
@@ -103,8 +151,8 @@ impl Sched {
     pub fn set_name(&'static self, name: Arc<str>) -> bool {
         let Some(g) = self.current() else { return false };
         g.set_name(name.clone());
-        if let (Some(trace), Some(here)) = (self.tracing(), self.here()) {
-            record(trace, &here, self.os.now(), Event::Named(name));
+        if let Some(here) = self.here() {
+            self.note(|| Note::Named(&here, name));
         }
         true
     }
@@ -112,13 +160,10 @@ impl Sched {
     /// Before a new goroutine is queued.
     #[inline]
     pub(super) fn trace_spawn(&'static self, g: &GRef, here: Option<&Here>) {
-        if let Some(trace) = self.tracing() {
-            self.record_spawn(trace, g, here);
-        }
+        self.note(|| Note::Spawn(here, g));
     }
 
-    #[cold]
-    fn record_spawn(&'static self, trace: &Trace, g: &GRef, here: Option<&Here>) {
+    fn record_spawn(&'static self, trace: &Trace, g: &G, here: Option<&Here>) {
         let Readied { time, row, .. } = self.note_origin(g, here);
         let event = Event::Spawn { g: goroutine(g) };
         match (here, row) {
@@ -132,12 +177,11 @@ impl Sched {
     #[inline]
     pub(super) fn ready_batch(&'static self, source: Source, woken: WaiterList, here: &Here) {
         match self.tracing() {
-            Some(trace) if !woken.is_empty() => self.record_batch(trace, source, woken, here),
+            Some(tracing) if !woken.is_empty() => self.take_note(tracing, Note::Batch(here, source, woken)),
             _ => self.ready_all(woken, Some(here)),
         }
     }
 
-    #[cold]
     fn record_batch(&'static self, trace: &Trace, source: Source, mut woken: WaiterList, here: &Here) {
         let (since, mut count, mut counted) = (self.os.now(), 0, WaiterList::new());
         while let Some(waiter) = woken.pop() {
@@ -149,17 +193,13 @@ impl Sched {
     }
 
     /// Before an M sleeps.
-    pub(super) fn trace_idle(&self, here: &Here, asleep: Asleep) {
-        if let Some(trace) = self.tracing() {
-            record(trace, here, self.os.now(), Event::Idle { in_poller: asleep == Asleep::Poller });
-        }
+    pub(super) fn trace_idle(&'static self, here: &Here, asleep: Asleep) {
+        self.note(|| Note::Idle(here, asleep));
     }
 
     /// Before an M grants its P to another.
-    pub(super) fn trace_gave_way(&self, here: &Here, to: &M) {
-        if let Some(trace) = self.tracing() {
-            record(trace, here, self.os.now(), Event::GaveWay { from: here.m.index as u32, to: to.index as u32 });
-        }
+    pub(super) fn trace_gave_way(&'static self, here: &Here, to: &M) {
+        self.note(|| Note::GaveWay(here, to));
     }
 
     /// Between taking P `p` and granting it to another M.
@@ -167,12 +207,8 @@ impl Sched {
     /// # Safety
     ///
     /// The caller has taken the P.
-    pub(super) unsafe fn trace_taken(&self, p: usize, from: &M, to: &M) {
-        let Some(trace) = self.tracing() else { return };
-        let now = self.os.now();
-        from.p_taken.store(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { trace.record_on(p, now, Event::Taken { from: from.index as u32, to: to.index as u32 }) };
+    pub(super) unsafe fn trace_taken(&'static self, p: usize, from: &M, to: &M) {
+        self.note(|| Note::Taken(p, from, to));
     }
 }
 

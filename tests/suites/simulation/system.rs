@@ -43,7 +43,7 @@ unsafe impl Os for System {
         world.step("futex_wake ends", [0; 2]);
     }
 
-    fn spawn(&self, _: &str, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+    fn spawn(&self, _: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
         let world = world();
         let thread = world.spawn(move || entry(arg));
         world.note("spawn", [thread as u64, 0]);
