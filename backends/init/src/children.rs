@@ -36,11 +36,10 @@ pub fn reap(signals: &Fd) {
     let mut signal = [0; size_of::<libc::signalfd_siginfo>()];
     loop {
         // Signals that come while one is pending are that one: whoever has ended by now is waited for.
-        // SAFETY: the status is not asked for.
-        let ended = || unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) };
         let last = loop {
-            match ended() {
-                child @ 1.. => child_ended(child),
+            // SAFETY: the status is not asked for.
+            match unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) } {
+                1.. => _ = REAPED.fetch_add(1, Ordering::Relaxed),
                 last => break last,
             }
         };
@@ -50,10 +49,6 @@ pub fn reap(signals: &Fd) {
             return;
         }
     }
-}
-
-fn child_ended(_: i32) {
-    REAPED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Starts a child that leaves an orphan: it ends before its own child does.

@@ -34,9 +34,9 @@ use core::panic::{Location, PanicInfo};
 use core::str::FromStr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use gopark_backends::Poller;
-use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, socket};
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
-use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Os};
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
 use gopark_core::polldesc::PollError;
 use gopark_core::sched::{Config, Sched};
 use gopark_core::sema::Sema;
@@ -144,7 +144,7 @@ fn done(what: &str, result: Result<(), Errno>) {
     }
 }
 
-/// Serves a port, with a goroutine for each connection.
+/// Serves a port: a goroutine accepts, and each connection has one of its own.
 fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdError>) {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let listener = match socket::listener(address, 1024) {
@@ -207,5 +207,5 @@ fn own(sched: &'static Sched, descriptor: i32) -> Fd {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    LINUX.abort(format_args!("{info}"))
+    panicked(info)
 }

@@ -131,7 +131,14 @@ pub fn set_netem(text: &str) -> Result<(), Errno> {
         options: Attribute {
             len: size_of::<Attribute<Netem>>() as u16,
             kind: TCA_OPTIONS,
-            value: Netem { latency: delay.saturating_mul(1_000_000 / 64), limit: 1000, loss: u32::MAX / 100 * loss, gap: 0, duplicate: 0, jitter: 0 },
+            value: Netem {
+                latency: delay.saturating_mul(1_000_000 / 64),
+                limit: 1000,
+                loss: u32::MAX / 100 * loss,
+                gap: 0,
+                duplicate: 0,
+                jitter: 0,
+            },
         },
     };
     // SAFETY: no memory is passed.
