@@ -92,7 +92,7 @@ unsafe impl Netpoll for EpollLevel {
                 // The event has disarmed these, too.
                 self.rearm(slot);
             }
-            events.push(Event { token: slot.token, ready }).unwrap_or_else(|_| unreachable!("a batch is empty on entry"));
+            events.push(Event { token: slot.token, ready }).unwrap_or_else(|_| panic!("a batch is empty on entry"));
         });
         let mut refused = self.refused.lock();
         while !events.is_full() {

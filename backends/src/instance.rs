@@ -89,9 +89,8 @@ impl Instance {
                 (Err(errno), _) => refused(format_args!("epoll_wait"), errno, &mut refusals),
             }
         };
-        let filled = &buffer[..count];
-        // SAFETY: the kernel initialised these.
-        unsafe { slice::from_raw_parts(filled.as_ptr().cast(), filled.len()) }
+        // SAFETY: the kernel initialised these, at most all.
+        unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), count) }
     }
 
     fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {

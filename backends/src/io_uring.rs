@@ -313,7 +313,7 @@ impl State {
             let slot = self.table.get(key).expect("it was there just now");
             slot.state.urgent |= mask.contains(Mask::PRI);
             urgent |= slot.state.urgent;
-            events.push(Event { token: slot.token, ready: mask.ready() }).unwrap_or_else(|_| unreachable!("a batch is empty on entry"));
+            events.push(Event { token: slot.token, ready: mask.ready() }).unwrap_or_else(|_| panic!("a batch is empty on entry"));
         }
         urgent
     }

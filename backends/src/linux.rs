@@ -15,7 +15,6 @@ pub use memory::Guards;
 pub use procs::{affinity, available_procs};
 pub use tls::has_thread_locals;
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
@@ -29,12 +28,20 @@ use text::Text;
 /// One process needs one, since it counts the memory mappings that guards have cost: `static LINUX: Linux = Linux::new();`
 pub struct Linux {
     guards: GuardState,
+    signal_stacks: Option<fn()>,
 }
 
 impl Linux {
     /// Makes no system call.
     pub const fn new() -> Self {
-        Linux { guards: GuardState::new() }
+        Linux { guards: GuardState::new(), signal_stacks: None }
+    }
+
+    /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a goroutine that has overflowed its stack
+    /// has no room for the handler that is to report it.
+    #[doc(alias = "sigaltstack")]
+    pub const fn with_signal_stacks(self) -> Self {
+        Linux { signal_stacks: Some(thread::use_signal_stack), ..self }
     }
 
     /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
@@ -82,7 +89,7 @@ unsafe impl Os for Linux {
     }
 
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        thread::spawn(name, entry, arg)
+        thread::spawn(name, self.signal_stacks, entry, arg)
     }
 
     fn thread(&self) -> u32 {
@@ -124,10 +131,6 @@ unsafe impl Os for Linux {
         io::close(fd);
     }
 
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        io::close_keeping_number(fd);
-    }
-
     fn page_size(&self) -> usize {
         // SAFETY: no memory is passed.
         unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
@@ -135,12 +138,10 @@ unsafe impl Os for Linux {
 
     fn abort(&self, message: fmt::Arguments<'_>) -> ! {
         let mut buffer = [0; LINE_MAX];
-        // Of what is too long, the beginning is worth printing; the last byte is the newline's.
-        let mut line = Text::new(&mut buffer[..LINE_MAX - 1]);
+        let mut line = Text::new(&mut buffer);
+        // Of what is too long, the beginning is worth printing.
         let _ = line.write_fmt(message);
-        let len = line.as_bytes().len();
-        buffer[len] = b'\n';
-        io::write(libc::STDERR_FILENO, &buffer[..=len]);
+        io::write(libc::STDERR_FILENO, line.as_line());
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
@@ -223,9 +224,7 @@ pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
         Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
     }
-    let millisecond = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // SAFETY: `millisecond` is readable, and the rest of the time is not asked for.
-    unsafe { libc::nanosleep(&millisecond, ptr::null_mut()) };
+    Linux::new().futex_wait(&AtomicU32::new(0), 0, Some(1_000_000));
 }
 
 /// A descriptor that is closed on drop.
@@ -245,14 +244,20 @@ impl Drop for OwnedFd {
     }
 }
 
+/// Of what this module reads. The directory of a control group is what may be long.
+const PATH_MAX: usize = 1024;
+
 /// As much of a small file as `buffer` holds; `None` if it cannot be read.
-fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: `path` is a C string.
-    let file = OwnedFd(check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
+fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut name = [0; PATH_MAX];
+    // The last byte stays zero.
+    Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
+    // SAFETY: `name` is a C string.
+    let file = OwnedFd(check(unsafe { libc::open(name.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()? as i32);
     let mut len = 0;
     loop {
-        match io::read(file.0, &mut buffer[len..]) {
-            Outcome::Done(0) => return Some(&buffer[..len]),
+        match io::read(file.0, buffer.get_mut(len..)?) {
+            Outcome::Done(0) => return buffer.get(..len),
             Outcome::Done(count) => len += count,
             Outcome::Interrupted => {}
             Outcome::WouldBlock | Outcome::Failed(_) => return None,

@@ -125,8 +125,6 @@ unsafe impl Os for System {
 
     unsafe fn close(&self, _: i32) {}
 
-    unsafe fn close_keeping_number(&self, _: i32) {}
-
     fn page_size(&self) -> usize {
         4096
     }

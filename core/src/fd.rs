@@ -21,7 +21,7 @@ use crate::os::{Errno, Mode, Nanos, Outcome};
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::sema::Sema;
-use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
 
@@ -77,8 +77,6 @@ pub struct Fd {
     sched: &'static Sched,
     desc: &'static PollDesc,
     raw: i32,
-    /// Whether somebody knows the number for as long as this Fd exists, so that it must stay taken after `close`.
-    lent: AtomicBool,
     /// Whether the system has released the descriptor but its number is kept.
     number_kept: AtomicBool,
     read: Side,
@@ -86,6 +84,8 @@ pub struct Fd {
     mutex: FdMutex,
     /// Released when the system has released the descriptor.
     closed: Sema,
+    /// How it is closed if somebody knows the number for as long as this Fd exists, so that it must stay taken.
+    lent: Once<unsafe fn(i32)>,
 }
 
 struct Side {
@@ -113,7 +113,7 @@ impl Fd {
             raw,
             desc: sched.poll_open(raw),
             closed: Sema::new(),
-            lent: AtomicBool::new(false),
+            lent: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
             write: side(),
@@ -132,10 +132,15 @@ impl Fd {
         }
     }
 
-    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before.
-    pub fn lend(&self) -> Result<i32, FdError> {
+    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before: `close` releases the file behind the
+    /// number, and leaves something there that is nobody's.
+    ///
+    /// # Safety
+    ///
+    /// `close` may be called with an open descriptor that the caller owns, and leaves it open.
+    pub unsafe fn lend(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
         self.with(|raw| {
-            self.lent.store(true, Ordering::Relaxed);
+            self.lent.call_once(|| close);
             raw
         })
     }
@@ -362,9 +367,9 @@ impl Fd {
     #[cold]
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
-        if self.lent.load(Ordering::Relaxed) {
-            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go.
-            unsafe { self.sched.os().close_keeping_number(self.raw) };
+        if let Some(close) = self.lent.get() {
+            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go; the rest is the promise of `lend`'s.
+            unsafe { close(self.raw) };
             self.number_kept.store(true, Ordering::Relaxed);
         } else {
             // SAFETY: as above.

@@ -110,7 +110,7 @@ impl FdMutex {
     /// If nothing was begun.
     pub fn decref(&self) -> Release {
         let old = self.state.fetch_sub(REF, Ordering::AcqRel);
-        assert!(old & REFS != 0, "inconsistent FdMutex: decref of {old:#x}");
+        assert!(old & REFS != 0, "inconsistent FdMutex: decref of one that nobody uses");
         last(old - REF)
     }
 
@@ -162,7 +162,7 @@ impl FdMutex {
     pub fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
         let side = side(mode);
         let old = self.state.fetch_sub(side.lock + REF, Ordering::AcqRel);
-        assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of {old:#x}");
+        assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of one that is not locked");
         if old & side.waits != 0 {
             self.wake_next(mode, sched);
         }
@@ -198,7 +198,7 @@ fn last(state: u64) -> Release {
 /// Adds `one` to the counter under `mask`.
 #[inline]
 fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
-    assert!(state & mask != mask, "too many concurrent operations on one descriptor (max {MAX})");
+    assert!(state & mask != mask, "too many concurrent operations on one descriptor (max 1048575)");
     state + one
 }
 

@@ -226,7 +226,7 @@ impl Sched {
     {
         assert!(self.current().is_some(), "go_local: an ordinary thread runs no goroutines; call it in one, or use go");
         let (g, join) = self.make(f, site)?;
-        self.submit_here(g).unwrap_or_else(|_| unreachable!("in a goroutine"));
+        self.submit_here(g).unwrap_or_else(|_| panic!("in a goroutine"));
         Ok(join)
     }
 }

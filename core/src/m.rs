@@ -20,10 +20,13 @@ use crate::lease::Lease;
 use crate::metrics::Latencies;
 use crate::p::{Count, P};
 use crate::runq::{GList, Inbox};
-use crate::sync::{AtomicI64, AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
 use crate::trace::Running;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ops::Deref;
+use core::ptr;
 
 pub(crate) struct M {
     pub(crate) index: usize,
@@ -46,6 +49,8 @@ pub(crate) struct M {
     /// How long goroutines that it ran had waited for their turn.
     pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
+    /// The next in a list of the exchange. Belongs to whoever holds its lock.
+    pub(crate) link: UnsafeCell<Option<&'static M>>,
 }
 
 /// What the goroutines on one M did. Written on its thread only.
@@ -67,7 +72,7 @@ pub(crate) struct Counts {
     pub(crate) queued: Count,
 }
 
-// SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread; the rest is atomics.
+// SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread, and `link` under a lock; the rest is atomics.
 unsafe impl Sync for M {}
 
 /// Ready goroutines that have started on this M and stay here.
@@ -126,6 +131,52 @@ impl M {
                 relied_on: false,
                 running: None,
             }),
+            link: UnsafeCell::new(None),
+        }
+    }
+}
+
+/// The Ms of a scheduler, in the order of their start. None ever leaves.
+pub(crate) struct Ms(Vec<AtomicPtr<M>>);
+
+impl Ms {
+    /// Room for so many.
+    pub(crate) fn new(most: usize) -> Self {
+        Ms((0..most).map(|_| AtomicPtr::new(ptr::null_mut())).collect())
+    }
+
+    /// How many there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&M> {
+        // SAFETY: null, or what `add` has leaked.
+        unsafe { self.0[index].load(Ordering::Acquire).as_ref() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &M> {
+        (0..self.most()).map_while(|index| self.get(index))
+    }
+
+    /// Makes the M of the next index, which is `index`. One caller at a time.
+    pub(crate) fn add(&self, index: usize) -> &M {
+        let m = Box::into_raw(Box::new(M::new(index)));
+        self.0[index].store(m, Ordering::Release);
+        // SAFETY: new, and freed with `self` only.
+        unsafe { &*m }
+    }
+}
+
+impl Drop for Ms {
+    fn drop(&mut self) {
+        for m in &self.0 {
+            let m = m.load(Ordering::Relaxed);
+            if !m.is_null() {
+                // SAFETY: `add` made it, and nobody uses it any more.
+                drop(unsafe { Box::from_raw(m) });
+            }
         }
     }
 }

@@ -4,9 +4,7 @@
 //! it may see the two ends of a change at different times: [`Metrics`] says how exact each figure is.
 
 use crate::os::Nanos;
-use crate::p::Count;
-use crate::sync::Once;
-use alloc::boxed::Box;
+use crate::sync::{Ordering, Tally};
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -158,32 +156,30 @@ fn below(bucket: usize) -> Duration {
     Duration::from_nanos(((bucket + 1 - octave * STEPS) as u64) << (octave as u32 + NARROWEST_BITS))
 }
 
-/// The latencies that one M has measured. Written on its thread only, from the first one on.
-pub(crate) struct Latencies(Once<Box<Recorded>>);
-
-struct Recorded {
-    counts: [Count; BUCKETS],
-    sum: Count,
+/// The latencies that one M has measured. Written on its thread only.
+pub(crate) struct Latencies {
+    counts: [Tally; BUCKETS],
+    sum: Tally,
 }
 
 impl Latencies {
     pub(crate) fn new() -> Self {
-        Latencies(Once::new())
+        Latencies { counts: [const { Tally::new(0) }; BUCKETS], sum: Tally::new(0) }
     }
 
     pub(crate) fn record(&self, nanos: Nanos) {
-        let recorded = self.0.call_once(|| Box::new(Recorded { counts: core::array::from_fn(|_| Count::new()), sum: Count::new() }));
-        recorded.counts[bucket(nanos)].bump();
-        recorded.sum.add(nanos.max(0) as u64);
+        let add = |tally: &Tally, more| tally.store(tally.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        add(&self.counts[bucket(nanos)], 1);
+        add(&self.sum, nanos.max(0) as u64);
     }
 
     /// Adds up those of several Ms.
     pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Latencies>) -> Histogram {
         let mut buckets: Vec<_> = (0..BUCKETS).map(|bucket| Bucket { below: below(bucket), count: 0 }).collect();
         let mut sum = 0;
-        for recorded in all.filter_map(|latencies| latencies.0.get()) {
-            sum += recorded.sum.get();
-            buckets.iter_mut().zip(&recorded.counts).for_each(|(bucket, count)| bucket.count += count.get());
+        for latencies in all {
+            sum += latencies.sum.load(Ordering::Relaxed);
+            buckets.iter_mut().zip(&latencies.counts).for_each(|(bucket, count)| bucket.count += count.load(Ordering::Relaxed));
         }
         Histogram { buckets, sum: Duration::from_nanos(sum) }
     }

@@ -144,14 +144,6 @@ pub unsafe trait Os: Sync {
     /// The caller owns `fd`, and nobody uses it afterwards.
     unsafe fn close(&self, fd: i32);
 
-    /// Releases the file behind `fd` as [`close`](Self::close) does, but keeps the number taken by an inert file, so that whoever still
-    /// knows the number cannot reach a stranger's file through it.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns `fd`, which is open.
-    unsafe fn close_keeping_number(&self, fd: i32);
-
     /// The size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;
 

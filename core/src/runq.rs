@@ -97,7 +97,7 @@ impl Global {
         let share = if one { 0 } else { (list.len() / procs).min(CAPACITY as usize / 2).min(ring.room()) };
         for _ in 0..share {
             let Some(g) = list.pop_front() else { break };
-            ring.push(g).unwrap_or_else(|_| unreachable!("the owner saw room"));
+            ring.push(g).unwrap_or_else(|_| panic!("the owner saw room"));
         }
         self.len.store(list.len(), Ordering::Relaxed);
         first

@@ -59,7 +59,7 @@ pub use stall::{Stall, Stalls};
 pub use sysmon::Report;
 
 use crate::g::{G, GRef};
-use crate::m::{M, Visit};
+use crate::m::{M, Ms, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
 use crate::p::{Lately, P};
 use crate::polldesc::{PollCache, Poller};
@@ -164,10 +164,9 @@ pub struct Sched {
     os: &'static dyn Os,
     config: Config,
     arena: Arena,
-    /// In the order of their start, which takes the lock of `exchange`.
-    ms: Box<[Once<Box<M>>]>,
-    ps: Box<[P]>,
-    pollers: Box<[SharedPoller]>,
+    ms: Ms,
+    ps: Vec<P>,
+    pollers: Vec<SharedPoller>,
     global: Global,
     idlers: Idlers,
     exchange: Exchange,
@@ -208,9 +207,15 @@ struct Outside {
     turn: AtomicU32,
 }
 
-#[track_caller]
 fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize) {
     assert!((least..=most).contains(&value), "{setting}: {value} is not in {least}..={most}");
+}
+
+impl Outside {
+    /// One of so many, in turn.
+    fn turn(&self, among: usize) -> usize {
+        (self.turn.fetch_add(1, Ordering::Relaxed) as usize).checked_rem(among).unwrap_or(0)
+    }
 }
 
 impl Sched {
@@ -241,7 +246,6 @@ impl Sched {
         require(format_args!("stack_size"), stack_size, stack::MIN_STACK.max(4 * os.page_size()), stack::MAX_STACK);
         assert!(stack_size.is_power_of_two(), "stack_size: it is no power of two");
 
-        sync::set_os(os);
         let arena = Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?;
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
@@ -253,9 +257,9 @@ impl Sched {
             os,
             config,
             arena,
-            ms: (0..max_threads).map(|_| Once::new()).collect(),
+            ms: Ms::new(max_threads),
             ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
-            pollers: shared.into(),
+            pollers: shared,
             global: Global::new(),
             idlers: Idlers::new(),
             exchange: Exchange::new(),
@@ -268,6 +272,7 @@ impl Sched {
             tallies: Tallies::new(),
             pool: PoolCounts::default(),
         }));
+        sync::set_os(&sched.os);
         sched.open(&gate);
         Ok(sched)
     }
@@ -340,7 +345,7 @@ impl Sched {
 
     /// The Ms started until now.
     fn ms(&self) -> impl Iterator<Item = &M> {
-        self.ms.iter().map_while(|m| m.get().map(|m| &**m))
+        self.ms.iter()
     }
 
     /// The M that a running goroutine is on.
@@ -350,12 +355,18 @@ impl Sched {
         unsafe { &*g.m().cast::<M>() }
     }
 
+    /// The P of an M that a goroutine runs on.
+    #[inline]
+    fn p_of(&self, m: &M) -> &P {
+        &self.ps[m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))]
+    }
+
     /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if the P was taken because the goroutine has run
     /// for long.
     #[inline]
     fn here(&'static self) -> Option<Visit> {
         let m = self.m_of(self.current()?);
-        let p = &self.ps[m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))];
+        let p = self.p_of(m);
         // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
         unsafe { Visit::new(m, p) }
     }
@@ -363,8 +374,8 @@ impl Sched {
     /// The poller that a descriptor joins when the caller has to wait for it.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
         let index = match self.current() {
-            Some(g) => self.ps[self.m_of(g).p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))].poller,
-            None => self.outside.turn.fetch_add(1, Ordering::Relaxed) as usize % self.pollers.len(),
+            Some(g) => self.p_of(self.m_of(g)).poller,
+            None => self.outside.turn(self.pollers.len()),
         };
         &self.pollers[index].poller
     }

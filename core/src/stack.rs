@@ -318,7 +318,7 @@ impl Arena {
         let index = free.pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
         for _ in 1..BATCH {
             let Some(index) = free.pop() else { break };
-            cache.push(index).unwrap_or_else(|_| unreachable!("an empty cache holds a batch"));
+            cache.push(index).unwrap_or_else(|_| panic!("an empty cache holds a batch"));
         }
         Slot(index)
     }
@@ -380,7 +380,7 @@ impl Arena {
                 free.push(cache.pop().unwrap_or_else(|| panic!("a full cache holds a batch")));
             }
         }
-        cache.push(slot.0).unwrap_or_else(|_| unreachable!("room was made"));
+        cache.push(slot.0).unwrap_or_else(|_| panic!("room was made"));
     }
 }
 

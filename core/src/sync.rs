@@ -11,6 +11,8 @@
 //! of what holds an atomic are not `const` for that reason. Cells stay the compiler's: each belongs to the thread of one M or to the
 //! holder of one `GRef`, and models bring cells of their own to see whether a hand-over orders what was written before it.
 
+#![allow(unsafe_code, reason = "the operating system is kept as an address")]
+
 use crate::os::Os;
 #[cfg(steps)]
 pub(crate) use crate::steps::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
@@ -34,7 +36,7 @@ pub(crate) use spin::Once;
 
 /// The machine's own atomics, in a model as well: for words that only tell somebody something, and by which nothing is decided.
 pub(crate) mod hint {
-    pub(crate) use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicUsize};
+    pub(crate) use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 }
 
 /// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
@@ -48,20 +50,25 @@ pub(crate) fn light_barrier() {
 }
 
 /// What yields the thread of a waiter that spun in vain, once a scheduler has started.
-static OS: Once<&'static dyn Os> = Once::new();
+static OS: hint::AtomicPtr<&'static dyn Os> = hint::AtomicPtr::new(core::ptr::null_mut());
 
-/// Names the operating system whose `yield_thread` lock waiters call. The first call counts.
-pub(crate) fn set_os(os: &'static dyn Os) {
+/// Names the operating system whose `yield_thread` lock waiters call.
+pub(crate) fn set_os(os: &'static &'static dyn Os) {
     // In a model an operating system lives as long as one execution.
     if !cfg!(loom) {
-        OS.call_once(|| os);
+        OS.store(core::ptr::from_ref(os).cast_mut(), Ordering::Release);
     }
+}
+
+fn os() -> Option<&'static dyn Os> {
+    // SAFETY: null, or from `set_os`.
+    unsafe { OS.load(Ordering::Acquire).as_ref() }.copied()
 }
 
 /// Lets another thread of this CPU run.
 #[cold]
 pub(crate) fn yield_thread() {
-    match OS.get() {
+    match os() {
         Some(os) => os.yield_thread(),
         None => core::hint::spin_loop(),
     }
@@ -70,7 +77,7 @@ pub(crate) fn yield_thread() {
 /// Ends the process over a word that no sequence of legal steps leads to: going on would corrupt more.
 #[cold]
 pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
-    match OS.get() {
+    match os() {
         Some(os) => os.abort(message),
         None => panic!("{message}"),
     }

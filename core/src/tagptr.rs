@@ -34,9 +34,9 @@ impl TaggedPtr {
     /// If `addr` is not aligned to [`ALIGN`] or does not fit.
     #[doc(alias = "taggedPointerPack")]
     pub fn pack(addr: usize, tag: u32) -> Self {
-        assert!(addr % ALIGN == 0, "tagged pointer: address {addr:#x} is not aligned to {ALIGN}");
+        assert!(addr % ALIGN == 0, "tagged pointer: an address is not aligned");
         let packed = TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
-        assert!(packed.addr() == addr, "tagged pointer: address {addr:#x} does not fit");
+        assert!(packed.addr() == addr, "tagged pointer: an address does not fit");
         packed
     }
 

@@ -264,7 +264,7 @@ impl Heap {
                 self.zombies.fetch_sub(1, Ordering::Relaxed);
             } else {
                 let expired = (state.fire, timer.arg, state.seq);
-                due.push(expired).unwrap_or_else(|_| unreachable!("room was checked"));
+                due.push(expired).unwrap_or_else(|_| panic!("room was checked"));
                 state.when = 0;
             }
             state.heap = None;

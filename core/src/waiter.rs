@@ -188,7 +188,7 @@ impl WaitSlot {
         match self.0.swap(NIL, Ordering::SeqCst) {
             READY => true,
             NIL | WAIT => false,
-            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word:#x} after the wait")),
+            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word} after the wait")),
         }
     }
 

@@ -16,7 +16,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) static LINUX: Linux = Linux::new();
+pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks();
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 struct Runtime {

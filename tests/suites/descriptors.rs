@@ -367,7 +367,8 @@ fn a_dropped_descriptor_is_closed() {
 fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
     check(|| {
         let [near, far] = socket_pair();
-        let number = near.lend().unwrap();
+        // SAFETY: that is what it does.
+        let number = unsafe { near.lend(io::close_keeping_number) }.unwrap();
         near.close().unwrap();
         assert_eq!(read(&far, &mut [0; 1]), Ok(0), "the file is closed");
         for _ in 0..10 {

@@ -85,11 +85,6 @@ unsafe impl Os for Refusing {
         unsafe { self.linux.close(fd) };
     }
 
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        // SAFETY: the caller's promise.
-        unsafe { self.linux.close_keeping_number(fd) };
-    }
-
     fn page_size(&self) -> usize {
         self.linux.page_size()
     }

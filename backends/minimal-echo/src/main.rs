@@ -11,7 +11,7 @@ extern crate alloc;
 mod heap;
 
 use alloc::boxed::Box;
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
@@ -34,8 +34,7 @@ const BUFFER: usize = 4096;
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the C runtime passes so many arguments.
     let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
-    // SAFETY: each is a string that lives as long as the process.
-    let number = |index: usize| number(unsafe { CStr::from_ptr(*arguments.get(index)?) });
+    let number = |index: usize| number(*arguments.get(index)?);
     let Some(port) = number(1) else { panic!("usage: minimal-echo PORT [IDLE_SECONDS]") };
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
@@ -52,11 +51,18 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     panic!("port {}: {error}", usize::from(port));
 }
 
-/// The number that a text is, if it is one and a port can be it. (`str::parse` would first look whether it is UTF-8, which takes a kilobyte.)
-fn number(text: &CStr) -> Option<u16> {
-    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(byte - b'0'));
-    let push = |number: u16, byte: &u8| number.checked_mul(10)?.checked_add(digit(byte)?);
-    text.to_bytes().iter().try_fold(0, push).filter(|_| !text.is_empty())
+/// The number that a C string is, if it is one and fits. (`str::parse` would first look whether it is UTF-8, which takes a kilobyte.)
+fn number(text: *const c_char) -> Option<u16> {
+    let mut number = None;
+    for place in 0.. {
+        // SAFETY: the string ends with a zero, and lives as long as the process.
+        match unsafe { *text.add(place) } as u8 {
+            0 => break,
+            digit @ b'0'..=b'9' => number = Some(number.unwrap_or(0u16).checked_mul(10)?.checked_add(u16::from(digit - b'0'))?),
+            _ => return None,
+        }
+    }
+    number
 }
 
 /// Accepts for as long as the system lets it.
@@ -86,7 +92,7 @@ fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
     loop {
         match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer))? {
             0 => return Ok(()),
-            count => connection.transfer_all(count, |fd, range| io::send(fd, &buffer[range])).map_err(|(_, error)| error)?,
+            count => connection.transfer_all(count, |fd, range| io::send(fd, buffer.get(range).unwrap_or_default())).map_err(|(_, error)| error)?,
         }
     }
 }

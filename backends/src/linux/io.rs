@@ -169,12 +169,17 @@ pub(crate) fn close(fd: i32) {
     unsafe { libc::close(fd) };
 }
 
-/// See [`Os::close_keeping_number`](gopark_core::os::Os::close_keeping_number). The inert file is an unconnected Unix socket, so that
-/// socket calls on the stale number still fail as they do on an unconnected socket.
+/// Releases the file behind `fd`, but keeps the number taken by an inert file, so that whoever still knows the number cannot reach a
+/// stranger's file through it: for [`Fd::lend`](gopark_core::fd::Fd::lend).
 ///
+/// The inert file is an unconnected Unix socket, so that socket calls on the stale number still fail as they do on an unconnected socket.
 /// With the descriptor table full there is no second number to put in place. The connection is then shut down, so that the peer sees
 /// its end, and the file stays until the number itself is closed.
-pub(super) fn close_keeping_number(fd: i32) {
+///
+/// # Safety
+///
+/// The caller owns `fd`, which is open.
+pub unsafe fn close_keeping_number(fd: i32) {
     let replaced = inert_file().is_some_and(|inert| replace(fd, &inert));
     if !replaced {
         // SAFETY: no memory is passed.
@@ -382,7 +387,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let fd = listener.into_raw_fd();
-        close_keeping_number(fd);
+        // SAFETY: it is ours.
+        unsafe { close_keeping_number(fd) };
         TcpListener::bind(address).unwrap();
         assert!(is_open(fd) && is_connected(fd) == Ok(false));
         assert_eq!(write(fd, b"x"), failed(libc::ENOTCONN));
@@ -398,7 +404,8 @@ mod tests {
             let full = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: `full` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &full) };
-            close_keeping_number(fd);
+            // SAFETY: the child's copy is nobody else's.
+            unsafe { close_keeping_number(fd) };
             is_open(fd) && read(theirs.as_raw_fd(), &mut [0]) == Done(0)
         });
         assert_eq!(status, 0);

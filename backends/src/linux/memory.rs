@@ -111,7 +111,7 @@ fn guards_max(max_map_count: usize) -> usize {
 
 fn max_map_count() -> usize {
     let mut buffer = [0; 32];
-    read_file(c"/proc/sys/vm/max_map_count", &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
+    read_file(format_args!("/proc/sys/vm/max_map_count"), &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
 /// Pages that count against no limit until they are touched. A huge page would commit two megabytes for the first touch of a stack.
@@ -125,7 +125,8 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
     // SAFETY: the range was mapped above, and the advice does not change its contents.
     unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
-    Ok(NonNull::new(start.cast()).unwrap_or_else(|| panic!("mmap maps page zero only for those who ask")))
+    // Page zero it maps only for those who ask.
+    NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
 }
 
 /// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.

@@ -2,9 +2,7 @@
 
 #![allow(unsafe_code, reason = "sched_getaffinity")]
 
-use super::text::Text;
 use super::{check, read_file};
-use core::fmt::Write;
 use core::str;
 
 /// Go lets a quota leave no fewer: with one P a long computation would stop all else until it is preempted, though the quota is an
@@ -22,7 +20,7 @@ const V1_CPU_MOUNT: &str = "/sys/fs/cgroup/cpu";
 #[doc(alias = "GOMAXPROCS")]
 pub fn available_procs() -> usize {
     let mut buffer = [0; 4096];
-    let quota = read_file(c"/proc/self/cgroup", &mut buffer).and_then(|text| quota(str::from_utf8(text).ok()?));
+    let quota = read_file(format_args!("/proc/self/cgroup"), &mut buffer).and_then(|text| quota(str::from_utf8(text).ok()?));
     limited(affinity(), quota)
 }
 
@@ -37,7 +35,7 @@ pub fn affinity() -> usize {
     let mut mask = [0u8; 1024];
     // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the calling one.
     let written = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len(), mask.as_mut_ptr()) } as isize);
-    let cpus: u32 = mask[..written.unwrap_or(0)].iter().map(|byte| byte.count_ones()).sum();
+    let cpus: u32 = mask.iter().take(written.unwrap_or(0)).map(|byte| byte.count_ones()).sum();
     (cpus as usize).max(1)
 }
 
@@ -85,10 +83,7 @@ fn cpus(quota: &str, period: &str) -> Option<usize> {
 }
 
 fn read_group_file<'a>(mount: &str, group: &str, file: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
-    let mut path = [0; 1024];
-    let mut path = Text::new(&mut path);
-    write!(path, "{mount}{group}/{file}\0").ok()?;
-    Some(str::from_utf8(read_file(path.as_c_str()?, buffer)?).ok()?.trim_end())
+    Some(str::from_utf8(read_file(format_args!("{mount}{group}/{file}"), buffer)?).ok()?.trim_end())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Text without an allocator.
 
-use core::ffi::CStr;
 use core::fmt::{self, Write};
 
 /// Text in a buffer of the caller's, cut where that ends.
@@ -14,24 +13,27 @@ impl<'a> Text<'a> {
         Text { buffer, len: 0 }
     }
 
+    // A range of a slice that may be wrong brings along what is then said of it, in four ways: here none can.
     pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        self.buffer.get(..self.len).unwrap_or_default()
     }
 
-    /// The text up to its first zero. `None` if it has none: it was cut.
-    pub(super) fn as_c_str(&self) -> Option<&CStr> {
-        CStr::from_bytes_until_nul(self.as_bytes()).ok()
+    /// The text with a newline, which takes the place of the last byte if there is no room for it.
+    pub(super) fn as_line(&mut self) -> &[u8] {
+        self.len = self.len.min(self.buffer.len() - 1);
+        let _ = self.write_str("\n");
+        self.as_bytes()
     }
 }
 
 impl Write for Text<'_> {
     /// An error if it was cut.
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.buffer[self.len..];
-        let fits = text.len().min(room.len());
-        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
-        self.len += fits;
-        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
+        for byte in text.bytes() {
+            *self.buffer.get_mut(self.len).ok_or(fmt::Error)? = byte;
+            self.len += 1;
+        }
+        Ok(())
     }
 }
 
@@ -49,11 +51,10 @@ mod tests {
     fn text_is_cut_where_the_buffer_ends() {
         let mut buffer = [0; 4];
         let mut text = Text::new(&mut buffer);
-        assert_eq!(text.write_str("ab\0"), Ok(()));
-        assert_eq!(text.as_c_str(), Some(c"ab"));
-        assert_eq!(text.write_str("cd"), Err(fmt::Error));
-        assert_eq!(text.as_bytes(), b"ab\0c");
-        assert_eq!(Text::new(&mut buffer).as_c_str(), None);
+        assert_eq!(text.write_str("abc"), Ok(()));
+        assert_eq!(text.write_str("de"), Err(fmt::Error));
+        assert_eq!(text.as_bytes(), b"abcd");
+        assert_eq!(text.as_line(), b"abc\n");
     }
 
     #[test]

@@ -24,26 +24,26 @@ const NAME_MAX: usize = 15;
 struct Start {
     /// It ends with a zero.
     name: [u8; NAME_MAX + 1],
+    first: Option<fn()>,
     entry: fn(usize),
     arg: usize,
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+pub(super) fn spawn(name: fmt::Arguments<'_>, first: Option<fn()>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
     let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
-    let start = Box::into_raw(Box::new(Start { name: full, entry, arg }));
+    let start = Box::into_raw(Box::new(Start { name: full, first, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: `attr` is used between its init and its destroy only; `start` is the new thread's if there is one.
+    // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
     let error = unsafe {
         libc::pthread_attr_init(attr.as_mut_ptr());
         libc::pthread_attr_setdetachstate(attr.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
         libc::pthread_attr_setstacksize(attr.as_mut_ptr(), STACK_SIZE);
-        let error = libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast());
-        libc::pthread_attr_destroy(attr.as_mut_ptr());
-        error
+        // No `pthread_attr_destroy`: attributes like these hold nothing.
+        libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast())
     };
     if error == 0 {
         return Ok(());
@@ -55,23 +55,23 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> R
 
 extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
-    let Start { name, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    let Start { name, first, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
     // SAFETY: takes a number.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    use_signal_stack();
+    if let Some(first) = first {
+        first();
+    }
     entry(arg);
     ptr::null_mut()
 }
 
 /// The kernel says `running`, or the number of the system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
 pub(super) fn doing(thread: u32) -> Doing {
-    let (mut path, mut buffer) = ([0; 40], [0; 200]);
-    let mut path = Text::new(&mut path);
-    let _ = write!(path, "/proc/self/task/{}/syscall\0", thread as usize);
-    match path.as_c_str().and_then(|path| read_file(path, &mut buffer)) {
+    let mut buffer = [0; 200];
+    match read_file(format_args!("/proc/self/task/{}/syscall", thread as usize), &mut buffer) {
         Some([b'r', ..]) => Doing::Running,
         text => text.and_then(number).map_or(Doing::Unknown, Doing::Blocked),
     }
@@ -80,7 +80,7 @@ pub(super) fn doing(thread: u32) -> Doing {
 /// How many threads this process has: the twentieth field of its `stat`, whose second, the name in brackets, may hold anything.
 pub(super) fn count() -> Option<usize> {
     let mut buffer = [0; 1024];
-    let stat = read_file(c"/proc/self/stat", &mut buffer)?;
+    let stat = read_file(format_args!("/proc/self/stat"), &mut buffer)?;
     let after_name = stat.rsplit(|&byte| byte == b')').next()?;
     number(after_name.split(|&byte| byte == b' ').nth(18)?).map(|count| count as usize)
 }
@@ -92,9 +92,7 @@ pub(super) fn cpu_time(thread: u32) -> Nanos {
     clock((!(thread as i32) << 3) | PER_THREAD | SCHED)
 }
 
-/// Gives the thread a stack for signal handlers of its own, for the life of the process: a goroutine that has overflowed its stack has no
-/// room for the handler that is to report it.
-fn use_signal_stack() {
+pub(super) fn use_signal_stack() {
     // SAFETY: asks for a number.
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
     let size = least + SIGNAL_STACK;

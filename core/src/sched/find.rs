@@ -91,7 +91,7 @@ impl Sched {
                         }
                         // The news came first: go on at once, in the same time slice.
                         Err(Waiter::G(back)) => g = back,
-                        Err(Waiter::Thread(_)) => unreachable!("commit hands back what it was given"),
+                        Err(Waiter::Thread(_)) => panic!("commit hands back what it was given"),
                     }
                 }
                 Resumed::Yielded(g) => {
@@ -187,8 +187,10 @@ impl Sched {
         }
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
-            let start = here.p.random() as usize;
-            for victim in (0..victims).map(|i| &self.ps[(start + i) % victims]).filter(|p| p.index != here.p.index) {
+            // A number below `victims`, without a division.
+            let start = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
+            let in_turn = self.ps.iter().skip(start).chain(self.ps.iter().take(start));
+            for victim in in_turn.filter(|p| p.index != here.p.index) {
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
                     here.m.counts.steals.bump();
                     return Some(g);
@@ -276,7 +278,7 @@ impl Sched {
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}
-                (Asleep::WithoutP, _) => unreachable!("it holds a P"),
+                (Asleep::WithoutP, _) => panic!("it holds a P"),
                 (Asleep::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), asleep.bits(), timeout),
                 (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
                 (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),

@@ -22,8 +22,7 @@ use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::sync::{AtomicU32, Lock, Ordering};
 use crate::waiter::Waiter;
-use alloc::collections::VecDeque;
-use alloc::vec::Vec;
+use core::ptr;
 
 /// The Ms without a P.
 pub(super) struct Exchange {
@@ -32,16 +31,71 @@ pub(super) struct Exchange {
     lists: Lock<Lists>,
 }
 
+#[derive(Default)]
 struct Lists {
     /// Ms that have goroutines to run, first come first served.
-    wanting: VecDeque<&'static M>,
+    wanting: List,
     /// Ms that have none.
-    spare: Vec<&'static M>,
+    spare: List,
+}
+
+/// Ms linked through themselves: no allocation. An M is in one list, or in none; there is one lock for all lists.
+#[derive(Default)]
+struct List {
+    first: Option<&'static M>,
+    last: Option<&'static M>,
+}
+
+impl List {
+    fn iter(&self) -> impl Iterator<Item = &'static M> {
+        core::iter::successors(self.first, |m| *next(m))
+    }
+
+    fn push(&mut self, m: &'static M) {
+        *next(m) = None;
+        match self.last.replace(m) {
+            None => self.first = Some(m),
+            Some(last) => *next(last) = Some(m),
+        }
+    }
+
+    fn push_first(&mut self, m: &'static M) {
+        *next(m) = self.first.replace(m);
+        self.last.get_or_insert(m);
+    }
+
+    fn pop(&mut self) -> Option<&'static M> {
+        let first = self.first?;
+        self.first = *next(first);
+        if self.first.is_none() {
+            self.last = None;
+        }
+        Some(first)
+    }
+
+    /// False if it is not there.
+    fn remove(&mut self, m: &'static M) -> bool {
+        let (mut rest, mut found) = (core::mem::take(self), false);
+        while let Some(other) = rest.pop() {
+            match ptr::eq(other, m) {
+                true => found = true,
+                false => self.push(other),
+            }
+        }
+        found
+    }
+}
+
+/// The link of an M, to be used at once and by a list.
+#[allow(clippy::mut_from_ref, reason = "the lock of all lists is held")]
+fn next(m: &M) -> &mut Option<&'static M> {
+    // SAFETY: only lists call this, under their lock, and keep the result for one statement, in which they ask for one link.
+    unsafe { &mut *m.link.get() }
 }
 
 impl Exchange {
     pub(super) fn new() -> Self {
-        Exchange { wanting: AtomicU32::new(0), lists: Lock::new(Lists { wanting: VecDeque::new(), spare: Vec::new() }) }
+        Exchange { wanting: AtomicU32::new(0), lists: Lock::new(Lists::default()) }
     }
 
     /// Whether some M waits for a P.
@@ -53,33 +107,34 @@ impl Exchange {
     fn enlist(&self, m: &'static M, wants: bool) {
         let mut lists = self.lists.lock();
         if wants {
-            lists.wanting.push_back(m);
+            lists.wanting.push(m);
             self.wanting.fetch_add(1, Ordering::AcqRel);
         } else {
-            lists.spare.push(m);
+            lists.spare.push_first(m);
         }
     }
 
     /// A spare M begins to want a P. False if it is no longer in that list: a grant is on its way.
     fn want(&self, m: &'static M) -> bool {
         let mut lists = self.lists.lock();
-        let Some(place) = lists.spare.iter().position(|spare| spare.index == m.index) else { return false };
-        lists.spare.swap_remove(place);
-        lists.wanting.push_back(m);
+        if !lists.spare.remove(m) {
+            return false;
+        }
+        lists.wanting.push(m);
         self.wanting.fetch_add(1, Ordering::AcqRel);
         true
     }
 
     /// The M that has wanted a P for longest.
     fn first_wanting(&self) -> Option<&'static M> {
-        let first = self.lists.lock().wanting.pop_front()?;
+        let first = self.lists.lock().wanting.pop()?;
         self.wanting.fetch_sub(1, Ordering::AcqRel);
         Some(first)
     }
 
     /// How many Ms have neither a P nor goroutines.
     pub(super) fn spares(&self) -> usize {
-        self.lists.lock().spare.len()
+        self.lists.lock().spare.iter().count()
     }
 
     fn spare(&self) -> Option<&'static M> {
@@ -89,7 +144,7 @@ impl Exchange {
 
 impl Sched {
     pub(super) fn m(&self, index: usize) -> &M {
-        self.ms[index].get().unwrap_or_else(|| panic!("an index names an M that was started"))
+        self.ms.get(index).unwrap_or_else(|| panic!("an index names an M that was started"))
     }
 
     /// Gives an M that is in no list a P that nobody uses.

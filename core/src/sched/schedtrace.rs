@@ -2,6 +2,7 @@
 
 use super::{Report, Sched};
 use crate::os::Nanos;
+use crate::timer::NEVER;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -49,13 +50,13 @@ impl fmt::Display for SchedTrace {
 #[derive(Clone, Copy, Debug)]
 pub struct Every {
     period: Nanos,
-    report: fn(&'static Sched, Duration),
+    look: fn(&'static Sched, &mut Schedule, Nanos),
 }
 
 impl Every {
     /// So often; more than 0.
     pub fn nanos(period: Nanos) -> Self {
-        Every { period, report: Sched::report_trace }
+        Every { period, look: Sched::report_trace }
     }
 }
 
@@ -73,21 +74,24 @@ impl Schedule {
     }
 
     /// The time until the next line.
-    pub(super) fn until_next(&self, now: Nanos) -> Option<Nanos> {
-        self.every.map(|_| (self.next - now).max(0))
+    pub(super) fn until_next(&self, now: Nanos) -> Nanos {
+        self.every.map_or(NEVER, |_| (self.next - now).max(0))
     }
 }
 
 impl Sched {
     /// Reports a line if one is due. Called by sysmon.
     pub(super) fn trace_if_due(&'static self, schedule: &mut Schedule, now: Nanos) {
-        let Some(Every { period, report }) = schedule.every.filter(|_| now >= schedule.next) else { return };
-        // One that was missed is not made up for.
-        schedule.next += ((now - schedule.next) / period + 1) * period;
-        report(self, Duration::from_nanos((now - schedule.start) as u64));
+        if let Some(every) = schedule.every {
+            (every.look)(self, schedule, now);
+        }
     }
 
-    fn report_trace(&'static self, elapsed: Duration) {
+    fn report_trace(&'static self, schedule: &mut Schedule, now: Nanos) {
+        let Some(Every { period, .. }) = schedule.every.filter(|_| now >= schedule.next) else { return };
+        // One that was missed is not made up for.
+        schedule.next += ((now - schedule.next) / period + 1) * period;
+        let elapsed = Duration::from_nanos((now - schedule.start) as u64);
         (self.config.report)(self, Report::Trace(&self.sched_trace(elapsed)));
     }
 

@@ -88,7 +88,7 @@ impl Sched {
             self.lately.set(self.os.now());
         }
         for index in 0..self.config.procs {
-            self.grant(index, self.add_m(index));
+            self.grant(index, self.ms.add(index));
         }
         gate.open(self.os, Some(self), self.config.procs + 1);
     }
@@ -96,20 +96,16 @@ impl Sched {
     /// Starts another M. It waits for a P, and is in no list. Called by one thread at a time.
     pub(super) fn start_m(&'static self) -> Result<&'static M, Errno> {
         let index = self.ms().count();
-        if index == self.ms.len() {
+        if index == self.ms.most() {
             return Err(Errno::new(EAGAIN));
         }
         // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
         self.arena.promise(1).map_err(|exhausted| exhausted.cause.unwrap_or(Errno::new(ENOMEM)))?;
         let gate = Gate::new();
         spawn(self.os, &gate, Task::M(index)).inspect_err(|_| self.arena.release(1))?;
-        let m = self.add_m(index);
+        let m = self.ms.add(index);
         gate.open(self.os, Some(self), 1);
         Ok(m)
-    }
-
-    fn add_m(&self, index: usize) -> &M {
-        self.ms[index].call_once(|| Box::new(M::new(index)))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Nanos};
 use crate::p::P;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::timer::NEVER;
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::fmt;
@@ -195,9 +196,10 @@ impl Sched {
     fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.doubts();
-        let round = self.config.shrink.filter(|_| watch.shrinkable).map(|shrink| shrink.every);
-        let line = watch.trace.until_next(self.os.now());
-        self.sysmon_sleeps([doubt.then_some(DOUBT), round, line].into_iter().flatten().min());
+        let again = if doubt { DOUBT } else { NEVER };
+        let round = self.config.shrink.filter(|_| watch.shrinkable).map_or(NEVER, |shrink| shrink.every);
+        let limit = again.min(round).min(watch.trace.until_next(self.os.now()));
+        self.sysmon_sleeps((limit != NEVER).then_some(limit));
         self.lately.set(self.os.now());
     }
 

@@ -179,10 +179,7 @@ impl Sched {
     pub(crate) fn timers(&'static self) -> &'static Heap {
         match self.here() {
             Some(here) => &here.p.timers,
-            None => {
-                let turn = self.outside.turn.fetch_add(1, Ordering::Relaxed);
-                &self.ps[turn as usize % self.ps.len()].timers
-            }
+            None => &self.ps[self.outside.turn(self.ps.len())].timers,
         }
     }
 }

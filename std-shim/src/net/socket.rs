@@ -148,7 +148,8 @@ impl Socket {
     ///
     /// If the socket was closed: there is no descriptor left to borrow.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        match self.0.lend() {
+        // SAFETY: that is what it does.
+        match unsafe { self.0.lend(sys::close_keeping_number) } {
             // SAFETY: a lent number stays taken until the Fd is dropped, and a handle of it is borrowed.
             Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
             Err(error) => panic!("as_fd: {error}"),

@@ -592,15 +592,10 @@ impl Kernel {
         })
     }
 
-    pub(crate) fn close(number: i32, keep: bool) {
+    pub(crate) fn close(number: i32) {
         let world = world();
-        world.step("close", [number as u64, keep.into()]);
-        let mut kernel = world.kernel.borrow_mut();
-        kernel.drop_number(world, number);
-        if keep {
-            let inert = kernel.add(Kind::Listener, 0);
-            kernel.number(inert);
-        }
+        world.step("close", [number as u64, 0]);
+        world.kernel.borrow_mut().drop_number(world, number);
     }
 
     pub(crate) fn pair(capacity: usize) -> [(FileId, i32); 2] {

@@ -462,7 +462,7 @@ fn draw() -> Vec<Body> {
         let number = Kernel::dup(below(2) as usize);
         parts.push(Box::new(move |actor| {
             actor.sleep(below(5_000_000));
-            Kernel::close(number, false);
+            Kernel::close(number);
         }));
     }
     (0..below(3)).for_each(|_| parts.push(Box::new(|actor| spawner(actor, 2))));

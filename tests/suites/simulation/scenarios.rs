@@ -359,7 +359,7 @@ fn a_closed_descriptor_is_silent_though_its_file_lives_on() {
         must(!world().kernel.borrow().files[b.file].is_watched(), "nobody watches a closed descriptor");
         let _ = actor.write(&a, 4);
         actor.join(waits);
-        Kernel::close(number, false);
+        Kernel::close(number);
     });
 }
 

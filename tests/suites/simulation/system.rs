@@ -93,11 +93,7 @@ unsafe impl Os for System {
     }
 
     unsafe fn close(&self, fd: i32) {
-        Kernel::close(fd, false);
-    }
-
-    unsafe fn close_keeping_number(&self, fd: i32) {
-        Kernel::close(fd, true);
+        Kernel::close(fd);
     }
 
     fn page_size(&self) -> usize {
