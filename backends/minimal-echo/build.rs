@@ -6,4 +6,9 @@ fn main() {
     for argument in ["--gc-sections", "--build-id=none", "-z", "norelro", "-z", "noseparate-code", "--no-eh-frame-hdr", "-T", script] {
         println!("cargo:rustc-link-arg-bins=-Wl,{argument}");
     }
+    let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    if target("ARCH") == "x86_64" && target("ENV") == "gnu" {
+        // `src/start.rs` is there in their place.
+        println!("cargo:rustc-link-arg-bins=-nostartfiles");
+    }
 }

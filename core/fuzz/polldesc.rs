@@ -20,10 +20,11 @@
 //! | readiness may be spurious, and the operation waits again (K16) | `system_call` |
 #![allow(unsafe_code, reason = "a callback gets an address, tokens are delivered")]
 
-use super::{Deadline, PollCache, PollDesc, PollError, Poller, TAG_MASK, deliver};
+use super::{Deadline, PollCache, PollDesc, PollError, Poller, TAG_MASK};
 use crate::fuzz::system::Goroutines;
 use crate::g::Status;
 use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
+use crate::p::Count;
 use crate::sync::{AtomicU32, Ordering};
 use crate::tagptr::TaggedPtr;
 use crate::timer::{Heap, NEVER, Timer};
@@ -47,6 +48,8 @@ std::thread_local! {
     static REFUSES: Cell<bool> = const { Cell::new(false) };
     /// The direction that was armed last.
     static ARMED: Cell<Option<(i32, Mode)>> = const { Cell::new(None) };
+    /// What it tells next.
+    static NEWS: Cell<heapless::Vec<Event, FETCHED_MAX>> = const { Cell::new(heapless::Vec::new()) };
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new());
 }
 
@@ -73,7 +76,9 @@ unsafe impl Netpoll for Kernel {
         ARMED.set(Some((fd, mode)));
     }
 
-    fn poll(&self, _: Delay, _: &mut Events) {}
+    fn poll(&self, _: Delay, events: &mut Events) {
+        events.extend(NEWS.take());
+    }
 
     fn wake(&self) {}
 }
@@ -251,6 +256,7 @@ impl Driver<'_> {
             for (side, mode) in desc.sides.iter().zip(MODES) {
                 assert_eq!(desc.desc.slot(mode).is_ready(), side.word == Word::Ready, "whether readiness is latched");
                 assert_eq!(desc.desc.may_try(mode), desc.expected_error(mode, false), "whether it may try");
+                assert_eq!(desc.desc.deadline(mode), (side.when > 0).then_some(side.when), "when it gives up");
                 assert_eq!(desc.desc.may_wait(mode), desc.expected_error(mode, true), "whether it may wait");
                 // In the middle of a run, what is due is no longer in the heap.
                 let armed = side.when > 0 && !desc.closing && !self.in_run;
@@ -434,9 +440,10 @@ impl Driver<'_> {
         let (events, later) = self.fetched.split_at(count);
         let [events, later] = [events, later].map(|part| heapless::Vec::from_slice(part).expect("they were in one as long"));
         self.fetched = later;
-        let mut woken = WaiterList::new();
-        // SAFETY: the tokens are those of poll descriptors.
-        unsafe { deliver(&events, &mut woken) };
+        NEWS.set(events.clone());
+        let count = Count::new();
+        let woken = self.fixture.poller.poll(Delay::None, &count);
+        assert_eq!(count.get(), events.len() as u64, "events are miscounted");
         let mut expected = heapless::Vec::<_, { 2 * FETCHED_MAX }>::new();
         for event in &events {
             let addressed = |desc: &Desc| desc.open && desc.desc.token() == event.token;

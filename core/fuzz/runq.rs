@@ -69,19 +69,22 @@ impl Driver {
             0..=3 => (0..[1, 1, 2, 3, 5, 20, 70, 256][how]).for_each(|_| self.push(queues, own)),
             4 | 5 => (0..[1, 1, 1, 2, 4, 10, 40, 128][how]).for_each(|_| self.pop(queues, own)),
             6 | 7 => self.swap_next(queues, own),
-            8 => self.take_next(queues, own),
+            8 if how & 1 == 0 => self.take_next(queues, own),
+            8 => self.steal_one(queues, own),
             9 | 10 => self.steal(queues, own, how & 1 != 0),
             11 => (0..[1, 1, 2, 3, 4, 8, 40, 300][how]).for_each(|_| self.submit(queues)),
             12 => self.take_global(queues, own, how),
             13 => self.post(queues),
-            14 => self.drain(queues),
+            14 if how & 1 == 0 => self.drain(queues),
+            14 => self.take_all(queues),
             _ => self.pop_home(queues),
         }
         for (ring, (model, next)) in queues.rings.iter().zip(self.model.rings.iter().zip(&self.model.next)) {
             assert_eq!(ring.is_empty(), model.is_empty() && next.is_none());
+            assert_eq!(ring.len(), model.len() + usize::from(next.is_some()));
             assert_eq!(ring.room(), CAPACITY as usize - model.len());
         }
-        assert_eq!(queues.global.is_empty(), self.model.global.is_empty());
+        assert_eq!(queues.global.len(), self.model.global.len());
         assert_eq!(queues.inbox.is_empty(), self.model.inbox.is_empty());
         assert_eq!(queues.home.len(), self.model.home.len());
     }
@@ -161,6 +164,12 @@ impl Driver {
         self.came_out(stolen, expected);
     }
 
+    /// A bystander takes the oldest, or the one in front if that is all.
+    fn steal_one(&mut self, queues: &Queues, own: usize) {
+        let expected = self.model.rings[own].pop_front().or_else(|| self.model.next[own].take());
+        self.came_out(queues.rings[own].steal_one(), expected);
+    }
+
     fn submit(&mut self, queues: &Queues) {
         if let Some((id, g)) = self.fresh() {
             queues.global.push(g);
@@ -179,6 +188,18 @@ impl Driver {
             let share = (self.model.global.len() / procs).min(CAPACITY as usize / 2).min(CAPACITY as usize - ring.len());
             ring.extend(self.model.global.drain(..share));
         }
+    }
+
+    /// All come out in order, and go back in.
+    fn take_all(&mut self, queues: &Queues) {
+        let mut all = queues.global.take_all();
+        assert!(queues.global.is_empty());
+        for &id in &self.model.global {
+            let g = all.pop_front().expect("one is missing");
+            assert_eq!(g.id() as usize, id, "another goroutine comes out");
+            queues.global.push(g);
+        }
+        assert!(all.pop_front().is_none());
     }
 
     fn post(&mut self, queues: &Queues) {

@@ -176,6 +176,8 @@ impl Fixture {
             assert_eq!(heap.zombies.load(Ordering::Relaxed), zombies, "zombies are miscounted");
             assert_eq!(heap.next.load(Ordering::Relaxed), entries.first().map_or(super::NEVER, |entry| entry.key));
         }
+        let armed = self.timers.iter().filter(|entry| entry.plan.get().when != 0).count();
+        assert_eq!(self.heaps.iter().map(|heap| heap.armed()).sum::<usize>(), armed, "armed timers are miscounted");
         for entry in &self.timers {
             let state = entry.timer.state.lock();
             assert_eq!(state.when, entry.plan.get().when);

@@ -355,10 +355,20 @@ impl Sched {
         unsafe { &*g.m().cast::<M>() }
     }
 
+    #[inline]
+    fn p(&self, index: usize) -> &P {
+        &self.ps[index]
+    }
+
+    #[inline]
+    fn shared(&self, poller: usize) -> &SharedPoller {
+        &self.pollers[poller]
+    }
+
     /// The P of an M that a goroutine runs on.
     #[inline]
     fn p_of(&self, m: &M) -> &P {
-        &self.ps[m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P"))]
+        self.p(m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P")))
     }
 
     /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if the P was taken because the goroutine has run
@@ -377,7 +387,7 @@ impl Sched {
             Some(g) => self.p_of(self.m_of(g)).poller,
             None => self.outside.turn(self.pollers.len()),
         };
-        &self.pollers[index].poller
+        &self.shared(index).poller
     }
 
     /// The number for a new goroutine.

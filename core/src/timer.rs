@@ -209,7 +209,7 @@ impl Heap {
             }
             state.key = state.when;
             let index = timer.index.load(Ordering::Relaxed) as usize;
-            entries[index].key = state.when;
+            at(&mut entries, index).key = state.when;
             index
         };
         sift_up(&mut entries, index);
@@ -256,7 +256,7 @@ impl Heap {
                 let key = state.when;
                 state.key = key;
                 drop(state);
-                entries[0].key = key;
+                at(&mut entries, 0).key = key;
                 sift_down(&mut entries, 0);
                 continue;
             }
@@ -288,7 +288,7 @@ impl Heap {
             state.when != 0
         });
         for index in 0..entries.len() {
-            let entry = entries[index];
+            let entry = *at(entries, index);
             place(entries, index, entry);
         }
         for index in (0..entries.len().div_ceil(ARITY)).rev() {
@@ -297,42 +297,50 @@ impl Heap {
     }
 }
 
+/// One place where an index that is out of bounds is found out.
+#[inline]
+fn at(entries: &mut [Entry], index: usize) -> &mut Entry {
+    &mut entries[index]
+}
+
 fn place(entries: &mut [Entry], index: usize, entry: Entry) {
-    entries[index] = entry;
+    *at(entries, index) = entry;
     entry.timer().index.store(index as u32, Ordering::Relaxed);
 }
 
 fn remove_first(entries: &mut Vec<Entry>) {
     let last = entries.pop().unwrap_or_else(|| panic!("the heap has a first entry"));
     if !entries.is_empty() {
-        entries[0] = last;
+        *at(entries, 0) = last;
         sift_down(entries, 0);
     }
 }
 
 fn sift_up(entries: &mut [Entry], mut index: usize) {
-    let entry = entries[index];
+    let entry = *at(entries, index);
     while index > 0 {
         let parent = (index - 1) / ARITY;
-        if entries[parent].key <= entry.key {
+        let above = *at(entries, parent);
+        if above.key <= entry.key {
             break;
         }
-        place(entries, index, entries[parent]);
+        place(entries, index, above);
         index = parent;
     }
     place(entries, index, entry);
 }
 
 fn sift_down(entries: &mut [Entry], mut index: usize) {
-    let entry = entries[index];
+    let entry = *at(entries, index);
     loop {
         let first = index * ARITY + 1;
         let children = first..(first + ARITY).min(entries.len());
-        let Some(least) = children.min_by_key(|&child| entries[child].key) else { break };
-        if entries[least].key >= entry.key {
+        let Some(least) = children.min_by_key(|&child| at(entries, child).key) else { break };
+        let below = *at(entries, least);
+        if below.key >= entry.key {
             break;
         }
-        place(entries, index, entries[least]);
+        place(entries, index, below);
         index = least;
     }
     place(entries, index, entry);

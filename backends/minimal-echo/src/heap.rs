@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Heap {
                 *first = block;
             }),
             // SAFETY: a mapping of this size, given up by the caller.
-            None => _ = unsafe { libc::munmap(block.cast(), layout.size()) },
+            None => _ = unsafe { libc::syscall(libc::SYS_munmap, block, layout.size()) },
         }
     }
 }
@@ -60,7 +60,7 @@ impl Heap {
     fn with<T>(&self, list: usize, f: impl FnOnce(&mut *mut u8) -> T) -> T {
         while self.locked.swap(true, Ordering::Acquire) {
             // SAFETY: no memory is passed.
-            unsafe { libc::sched_yield() };
+            unsafe { libc::syscall(libc::SYS_sched_yield) };
         }
         // SAFETY: the lock is held.
         let result = f(unsafe { &mut (*self.lists.get())[list] });

@@ -9,6 +9,8 @@
 extern crate alloc;
 
 mod heap;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+mod start;
 
 use alloc::boxed::Box;
 use core::ffi::{c_char, c_int};

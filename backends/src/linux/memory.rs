@@ -75,7 +75,7 @@ impl GuardState {
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            let advise = |advice| check(unsafe { libc::madvise(start.as_ptr().cast(), len, advice) } as isize);
+            let advise = |advice: libc::c_int| check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) } as isize);
             match advise(MADV_GUARD_INSTALL) {
                 Ok(_) if self.tried.load(Ordering::Relaxed) => return Ok(()),
                 Ok(_) if advise(MADV_POPULATE_READ).is_err() => {
@@ -93,7 +93,7 @@ impl GuardState {
     fn install_by_mprotect(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         let protected = if self.installed.fetch_add(1, Ordering::Relaxed) < self.limit.load(Ordering::Relaxed) {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            check(unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) } as isize)
+            check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_NONE) } as isize)
         } else {
             Err(Errno::new(libc::ENOMEM))
         };
@@ -124,7 +124,7 @@ pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     }
     // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
     // SAFETY: the range was mapped above, and the advice does not change its contents.
-    unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+    unsafe { libc::syscall(libc::SYS_madvise, start, len, libc::MADV_NOHUGEPAGE) };
     // Page zero it maps only for those who ask.
     NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
 }

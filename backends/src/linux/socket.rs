@@ -90,7 +90,8 @@ impl fmt::Debug for Address {
 pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
     let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no memory is passed.
-    let made = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
+    let made =
+        unsafe { libc::syscall(libc::SYS_socket, family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
     check(made as isize).map(|fd| fd as i32)
 }
 
@@ -98,13 +99,13 @@ pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
 pub fn bind(fd: i32, address: &Address) -> Result<(), Errno> {
     let (name, len) = address.as_ptr();
     // SAFETY: the address is readable for its length.
-    check(unsafe { libc::bind(fd, name, len) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_bind, fd, name, len) } as isize).map(drop)
 }
 
 /// `listen(2)`.
 pub fn listen(fd: i32, backlog: i32) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
-    check(unsafe { libc::listen(fd, backlog) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_listen, fd, backlog) } as isize).map(drop)
 }
 
 /// Sets an option that is an integer or a switch: `set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)`.
@@ -112,7 +113,7 @@ pub fn listen(fd: i32, backlog: i32) -> Result<(), Errno> {
 pub fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: `value` is readable for `len` bytes, and options that take more look at that first.
-    check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(&value).cast(), len) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, ptr::from_ref(&value), len) } as isize).map(drop)
 }
 
 /// The socket's own address, with the port that the system has chosen.

@@ -57,10 +57,10 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
     let Start { name, first, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
     // SAFETY: takes a number.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1usize) };
     if let Some(first) = first {
         first();
     }

@@ -47,12 +47,9 @@ impl Sched {
         let g = self.find_runnable(here);
         let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
         if self.stop_spinning(here) || relied_on {
-            // The last one to look has just stopped: whoever submitted before that left it to this one to see what there is. What is at home here is
-            // nothing to others.
-            self.idlers.before_recheck();
-            if !self.global.is_empty() || self.ps.iter().any(|p| !p.ring.is_empty()) {
-                self.recruit();
-            }
+            // There may be more where this came from, and the last one to look has just stopped. If not, whoever comes up for nothing steps aside
+            // (`linger`) and is there for the next event, for which it would else wait until a CPU is free.
+            self.recruit();
         }
         if relied_on {
             self.fill_poller(here.p.poller);
@@ -188,9 +185,13 @@ impl Sched {
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
             // A number below `victims`, without a division.
-            let start = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
-            let in_turn = self.ps.iter().skip(start).chain(self.ps.iter().take(start));
-            for victim in in_turn.filter(|p| p.index != here.p.index) {
+            let mut next = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
+            for _ in 0..victims {
+                let victim = self.p(next);
+                next = if next + 1 == victims { 0 } else { next + 1 };
+                if victim.index == here.p.index {
+                    continue;
+                }
                 if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
                     here.m.counts.steals.bump();
                     return Some(g);
@@ -215,7 +216,7 @@ impl Sched {
 
     /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
     fn poll(&'static self, here: &Here, delay: Delay) -> bool {
-        let poller = &self.pollers[here.p.poller].poller;
+        let poller = &self.shared(here.p.poller).poller;
         if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -235,7 +236,7 @@ impl Sched {
         if self.stop_spinning(here) {
             here.home(|home| home.relied_on = true);
         }
-        if self.config.procs == 1 || self.pollers[here.p.poller].poller.watched.load(Ordering::Relaxed) == 0 {
+        if self.config.procs == 1 || self.shared(here.p.poller).poller.watched.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let due = here.home(|home| {
@@ -265,7 +266,7 @@ impl Sched {
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let shared = &self.pollers[here.p.poller];
+        let shared = self.shared(here.p.poller);
         let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
         here.publish_queue();
         self.idlers.park();

@@ -149,7 +149,7 @@ impl Sched {
 
     /// Gives an M that is in no list a P that nobody uses.
     pub(super) fn grant(&self, p: usize, m: &M) {
-        self.ps[p].set_holder(m.index);
+        self.p(p).set_holder(m.index);
         m.grant.give(p);
         self.notify(m);
     }
@@ -168,7 +168,7 @@ impl Sched {
                 m.set_p(Some(p));
                 m.lease.renew();
                 // SAFETY: this is the M's thread, the grant made it the holder, and code on an M's own stack never parks.
-                return unsafe { Here::new(m, &self.ps[p]) };
+                return unsafe { Here::new(m, self.p(p)) };
             }
             if !m.inbox.is_empty() && self.exchange.want(m) {
                 self.wake_holder();
@@ -256,7 +256,7 @@ impl Sched {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
         let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
-        let holder = self.m(self.ps[p].holder());
+        let holder = self.m(self.p(p).holder());
         if holder.lease.take(|| self.os.barrier()) {
             // SAFETY: it is taken.
             unsafe { self.trace_taken(p, holder, next) };

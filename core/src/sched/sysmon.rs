@@ -10,9 +10,9 @@
 //! | that all Ms sleep | sleeps until one wakes |
 //! | that nobody could ever wake one | reports that (`deadlock`) |
 //!
-//! A look costs a few loads for each P. It looks every 20 µs after it had something to do, and ever more rarely while it has not: Go's
-//! back-off. Go stops at 10 ms; here it is 1 ms while any M is up, which costs a quarter of a percent of one CPU and is what bounds the
-//! delay behind a goroutine that blocks its thread.
+//! A look costs a few loads for each P, and the thread it takes the CPU from far more. So it looks every 20 µs after it had something to do,
+//! and ever more rarely while it has not: Go's back-off, with a stop on the way. Go goes on to 10 ms at once; here it is 1 ms for a thousand
+//! looks, so a program that has lately blocked a thread does not wait long behind the next one.
 
 use super::schedtrace::{SchedTrace, Schedule};
 use super::stall::{Stall, Stray};
@@ -40,11 +40,16 @@ const COMPUTED: Nanos = 3_000_000;
 /// computes must not get one for every goroutine.
 const COMPUTING: usize = 8;
 
-const SHORTEST_DELAY: Nanos = 20_000;
-const LONGEST_DELAY: Nanos = 1_000_000;
+/// How long it waits before the next look: at first, for [`ALERT_LOOKS`], and at last.
+const EAGER_DELAY: Nanos = 20_000;
+const ALERT_DELAY: Nanos = 1_000_000;
+const CALM_DELAY: Nanos = 10_000_000;
 
 /// How many looks without a deed before the delay grows; Go's number.
 const EAGER_LOOKS: u32 = 50;
+
+/// How many looks without a deed before it grows again.
+const ALERT_LOOKS: u32 = 1_000;
 
 /// After how many looks at sleeping Ms it goes to sleep itself: a server that is called every few milliseconds must not wake it each time.
 const QUIET_LOOKS: u32 = 20;
@@ -133,6 +138,32 @@ struct Watch {
     trace: Schedule,
 }
 
+/// How often it looks.
+struct Pace {
+    delay: Nanos,
+    /// Looks since there was something to do.
+    idle_looks: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Pace { delay: EAGER_DELAY, idle_looks: 0 }
+    }
+
+    fn after(&mut self, deed: bool) {
+        if deed {
+            *self = Pace::new();
+            return;
+        }
+        self.idle_looks = self.idle_looks.saturating_add(1);
+        self.delay = match self.idle_looks {
+            ..=EAGER_LOOKS => self.delay,
+            ..=ALERT_LOOKS => (2 * self.delay).min(ALERT_DELAY),
+            _ => (2 * self.delay).min(CALM_DELAY),
+        };
+    }
+}
+
 impl Sched {
     /// After the first M woke while all slept. Both sides have a read-modify-write on the count of idle Ms behind them, so either sysmon's comes
     /// first, and its word is seen here, or it finds that not all are idle.
@@ -171,21 +202,17 @@ impl Sched {
         let sights = self.ps.iter().map(sight).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
         let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace };
-        let (mut delay, mut idle_looks, mut quiet_looks) = (SHORTEST_DELAY, 0, 0);
+        let mut pace = Pace::new();
+        let mut quiet_looks = 0;
         let never = AtomicU32::new(0);
         loop {
-            self.os.futex_wait(&never, 0, Some(delay));
+            self.os.futex_wait(&never, 0, Some(pace.delay));
             let now = self.os.now();
             self.lately.set(now);
             self.trace_if_due(&mut watch.trace, now);
-            let deed = self.look(&mut watch, now);
-            (delay, idle_looks) = match deed {
-                true => (SHORTEST_DELAY, 0),
-                false if idle_looks < EAGER_LOOKS => (delay, idle_looks + 1),
-                false => ((2 * delay).min(LONGEST_DELAY), idle_looks),
-            };
+            pace.after(self.look(&mut watch, now));
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
-            if quiet_looks >= QUIET_LOOKS && delay == LONGEST_DELAY && watch.strays.is_empty() {
+            if quiet_looks >= QUIET_LOOKS && pace.delay >= ALERT_DELAY && watch.strays.is_empty() {
                 self.rest(&watch);
                 quiet_looks = 0;
             }
@@ -293,12 +320,12 @@ impl Sched {
     /// Whether anything waits for this P.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
-        timer || !p.ring.is_empty() || !self.global.is_empty() || self.pollers[p.poller].is_left_alone()
+        timer || !p.ring.is_empty() || !self.global.is_empty() || self.shared(p.poller).is_left_alone()
     }
 
     /// Asks a P's poller in its place.
     fn poll_for(&'static self, p: &P) -> bool {
-        let shared = &self.pollers[p.poller];
+        let shared = self.shared(p.poller);
         if !shared.is_left_alone() {
             return false;
         }

@@ -118,7 +118,7 @@ impl Sched {
             // An M that is no longer there may hold another P, or none.
             Asleep::Poller => m.p().into_iter().for_each(|p| {
                 self.count_wake();
-                self.pollers[self.ps[p].poller].poller.backend.wake();
+                self.shared(self.p(p).poller).poller.backend.wake();
             }),
         }
     }
@@ -155,10 +155,10 @@ impl Sched {
             return;
         }
         self.idlers.before_recheck();
-        if !self.idlers.any_idle() || self.pollers[poller].taken.load(Ordering::Relaxed) {
+        if !self.idlers.any_idle() || self.shared(poller).taken.load(Ordering::Relaxed) {
             return;
         }
-        let shares = |m: &&M| m.p().is_some_and(|p| self.ps[p].poller == poller);
+        let shares = |m: &&M| m.p().is_some_and(|p| self.p(p).poller == poller);
         for m in self.ms().filter(shares) {
             if m.wake.on_futex() {
                 return self.notify(m);
@@ -171,7 +171,7 @@ impl Sched {
         // An M that runs looks at its timers before it sleeps.
         if self.here().is_none_or(|here| here.p.index != heap.owner()) {
             // A P on its way from one M to another: either this finds the new holder, or the new holder sees the timer.
-            self.notify(self.m(self.ps[heap.owner()].holder()));
+            self.notify(self.m(self.p(heap.owner()).holder()));
         }
     }
 
@@ -179,7 +179,7 @@ impl Sched {
     pub(crate) fn timers(&'static self) -> &'static Heap {
         match self.here() {
             Some(here) => &here.p.timers,
-            None => &self.ps[self.outside.turn(self.ps.len())].timers,
+            None => &self.p(self.outside.turn(self.ps.len())).timers,
         }
     }
 }
