@@ -8,7 +8,7 @@ unsafe extern "C" {
     fn __libc_start_main() -> c_int;
 }
 
-// The stack holds the count of arguments, the arguments, the environment; the first register holds what the loader wants called at the end.
+// The stack holds the count of arguments, the arguments, the environment; `rdx` has what the loader wants called at the end.
 global_asm!(
     ".globl _start",
     "_start:",

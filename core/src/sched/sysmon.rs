@@ -156,11 +156,10 @@ impl Pace {
             return;
         }
         self.idle_looks = self.idle_looks.saturating_add(1);
-        self.delay = match self.idle_looks {
-            ..=EAGER_LOOKS => self.delay,
-            ..=ALERT_LOOKS => (2 * self.delay).min(ALERT_DELAY),
-            _ => (2 * self.delay).min(CALM_DELAY),
-        };
+        if self.idle_looks > EAGER_LOOKS {
+            let longest = if self.idle_looks > ALERT_LOOKS { CALM_DELAY } else { ALERT_DELAY };
+            self.delay = (2 * self.delay).min(longest);
+        }
     }
 }
 
