@@ -18,69 +18,27 @@
 //! | whoever is due, some heap is looked at in time (K10) | `check` |
 //! | no lock is held when a callback runs (K12) | `intrude` would hang |
 //! | readiness may be spurious, and the operation waits again (K16) | `system_call` |
-#![allow(unsafe_code, reason = "a callback gets an address, tokens are delivered")]
+#![allow(unsafe_code, reason = "a callback gets an address")]
 
 use super::{Deadline, PollCache, PollDesc, PollError, Poller, TAG_MASK};
+use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, NEWS, REFUSES};
 use crate::fuzz::system::Goroutines;
 use crate::g::Status;
-use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
+use crate::os::{Delay, Event, Mode, Nanos, Ready};
 use crate::p::Count;
 use crate::sync::{AtomicU32, Ordering};
-use crate::tagptr::TaggedPtr;
 use crate::timer::{Heap, NEVER, Timer};
 use crate::waiter::{Announced, Waiter, WaiterList};
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::fmt::Write;
 use core::ptr::NonNull;
 use std::boxed::Box;
 
-const DESCS: usize = 2;
-const FETCHED_MAX: usize = 8;
 const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
 const BITS: [Ready; 2] = [Ready::READ, Ready::WRITE];
 
-/// A poller that counts what it is told.
-struct Kernel;
-
 std::thread_local! {
-    /// Whether the kernel watches each descriptor, and refuses the next one.
-    static WATCHED: [Cell<bool>; DESCS] = const { [const { Cell::new(false) }; DESCS] };
-    static REFUSES: Cell<bool> = const { Cell::new(false) };
-    /// The direction that was armed last.
-    static ARMED: Cell<Option<(i32, Mode)>> = const { Cell::new(None) };
-    /// What it tells next.
-    static NEWS: Cell<heapless::Vec<Event, FETCHED_MAX>> = const { Cell::new(heapless::Vec::new()) };
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new());
-}
-
-// SAFETY: the driver delivers tokens that `open` was given.
-unsafe impl Netpoll for Kernel {
-    fn init() -> Result<Self, Errno> {
-        Ok(Kernel)
-    }
-
-    fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
-        const ENOSPC: i32 = 28;
-        if REFUSES.take() {
-            return Err(Errno::new(ENOSPC));
-        }
-        assert!(!WATCHED.with(|watched| watched[fd as usize].replace(true)), "registered twice");
-        Ok(())
-    }
-
-    fn close(&self, fd: i32) {
-        assert!(WATCHED.with(|watched| watched[fd as usize].replace(false)), "closed but not registered");
-    }
-
-    fn arm(&self, fd: i32, _: TaggedPtr, mode: Mode) {
-        ARMED.set(Some((fd, mode)));
-    }
-
-    fn poll(&self, _: Delay, events: &mut Events) {
-        events.extend(NEWS.take());
-    }
-
-    fn wake(&self) {}
 }
 
 /// What all inputs use.
@@ -247,7 +205,7 @@ impl Driver<'_> {
     /// What must hold between any two steps.
     fn check(&self) {
         let next = self.fixture.heap.next().unwrap_or(NEVER);
-        let watched = self.descs.iter().filter(|desc| desc.joined && WATCHED.with(|watched| watched[desc.fd as usize].get())).count();
+        let watched = self.descs.iter().filter(|desc| desc.joined && Kernel::watches(desc.fd)).count();
         assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed) as usize, watched, "watched descriptors are miscounted");
         for desc in self.descs.iter().filter(|desc| desc.open) {
             assert_eq!((desc.desc.fd(), desc.desc.token().tag()), (desc.fd, desc.tag));
@@ -409,14 +367,14 @@ impl Driver<'_> {
         let desc = &mut self.descs[at];
         if desc.open {
             desc.sides[side].level = true;
-            desc.sides[side].edge = desc.joined && WATCHED.with(|watched| watched[desc.fd as usize].get());
+            desc.sides[side].edge = desc.joined && Kernel::watches(desc.fd);
         }
     }
 
     /// A poll fetches what the kernel has to tell about a descriptor; `how` adds an end, or makes it an error and nothing else, or spurious.
     fn fetch(&mut self, at: usize, how: u8) {
         let desc = &mut self.descs[at];
-        if !desc.joined || !WATCHED.with(|watched| watched[desc.fd as usize].get()) || self.fetched.is_full() {
+        if !desc.joined || !Kernel::watches(desc.fd) || self.fetched.is_full() {
             return;
         }
         let mut ready = Ready::empty();
@@ -568,7 +526,7 @@ impl Driver<'_> {
         let this = &mut self.descs[at];
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
             self.fixture.cache.close(this.desc);
-            assert!(!WATCHED.with(|watched| watched[this.fd as usize].get()), "the kernel still watches it");
+            assert!(!Kernel::watches(this.fd), "the kernel still watches it");
             (this.open, this.joined, this.stale) = (false, false, this.tag);
         }
     }
@@ -652,7 +610,7 @@ impl Desc {
     }
 
     fn is_watched(&self) -> bool {
-        self.joined && WATCHED.with(|watched| watched[self.fd as usize].get())
+        self.joined && Kernel::watches(self.fd)
     }
 
     /// Closing comes before a deadline, and that before an error, which only a read that waits must know.

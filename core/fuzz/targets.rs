@@ -7,6 +7,7 @@
 #[cfg(all(test, not(loom)))]
 #[allow(unreachable_pub, reason = "the conformance suite includes it too")]
 mod check;
+pub(crate) mod kernel;
 pub(crate) mod system;
 
 pub use crate::fdmutex::fuzz::run as fdmutex;

@@ -1,0 +1,60 @@
+//! A kernel under poll descriptors: it counts what it is told, and tells what the target makes up.
+#![allow(unsafe_code, reason = "it promises what a poller does")]
+
+use crate::os::{Delay, Errno, Event, Events, Mode, Netpoll};
+use crate::tagptr::TaggedPtr;
+use core::cell::Cell;
+
+/// Descriptors have numbers below this.
+pub(crate) const DESCS: usize = 2;
+
+/// The most that one poll fetches.
+pub(crate) const FETCHED_MAX: usize = 8;
+
+pub(crate) struct Kernel;
+
+std::thread_local! {
+    static WATCHED: [Cell<bool>; DESCS] = const { [const { Cell::new(false) }; DESCS] };
+    /// Whether it refuses the next descriptor.
+    pub(crate) static REFUSES: Cell<bool> = const { Cell::new(false) };
+    /// The direction that was armed last.
+    pub(crate) static ARMED: Cell<Option<(i32, Mode)>> = const { Cell::new(None) };
+    /// What it tells next.
+    pub(crate) static NEWS: Cell<heapless::Vec<Event, FETCHED_MAX>> = const { Cell::new(heapless::Vec::new()) };
+}
+
+impl Kernel {
+    pub(crate) fn watches(fd: i32) -> bool {
+        WATCHED.with(|watched| watched[fd as usize].get())
+    }
+}
+
+// SAFETY: the target makes up events of tokens that `open` was given.
+unsafe impl Netpoll for Kernel {
+    fn init() -> Result<Self, Errno> {
+        Ok(Kernel)
+    }
+
+    fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
+        const ENOSPC: i32 = 28;
+        if REFUSES.take() {
+            return Err(Errno::new(ENOSPC));
+        }
+        assert!(!WATCHED.with(|watched| watched[fd as usize].replace(true)), "registered twice");
+        Ok(())
+    }
+
+    fn close(&self, fd: i32) {
+        assert!(WATCHED.with(|watched| watched[fd as usize].replace(false)), "closed but not registered");
+    }
+
+    fn arm(&self, fd: i32, _: TaggedPtr, mode: Mode) {
+        ARMED.set(Some((fd, mode)));
+    }
+
+    fn poll(&self, _: Delay, events: &mut Events) {
+        events.extend(NEWS.take());
+    }
+
+    fn wake(&self) {}
+}
