@@ -137,7 +137,7 @@ impl Fd {
     ///
     /// # Safety
     ///
-    /// `close` may be called with an open descriptor that the caller owns, and leaves it open.
+    /// `close` is sound to call with an open descriptor that its caller owns, and the number stays taken.
     pub unsafe fn lend(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
         self.with(|raw| {
             self.lent.call_once(|| close);

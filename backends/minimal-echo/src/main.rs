@@ -94,7 +94,9 @@ fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
     loop {
         match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer))? {
             0 => return Ok(()),
-            count => connection.transfer_all(count, |fd, range| io::send(fd, buffer.get(range).unwrap_or_default())).map_err(|(_, error)| error)?,
+            count => connection
+                .transfer_all(count, |fd, range| io::send(fd, buffer.get(range).unwrap_or_default()))
+                .map_err(|(_, error)| error)?,
         }
     }
 }
