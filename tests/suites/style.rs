@@ -240,7 +240,7 @@ fn root() -> &'static Path {
 /// All sources of the repository.
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
-    for package in ["core", "backends", "std-shim", "tests", "backends/minimal-echo"] {
+    for package in ["core", "backends", "std-shim", "tests", "backends/minimal-echo", "backends/init"] {
         for folder in ["src", "fuzz", "examples", "benches", "suites", "behaviours"] {
             collect(&format!("{package}/{folder}"), &mut found);
         }

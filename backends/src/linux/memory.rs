@@ -3,13 +3,16 @@
 //! A guard region (`MADV_GUARD_INSTALL`, Linux 6.13) is a mark in the page table: the mapping stays whole, and there may be millions.
 //! A kernel without it leaves `mprotect`, where a guard splits its mapping in three. A process may have `vm.max_map_count` mappings, and
 //! one that has them all fails in odd places: `malloc`, thread stacks, `dlopen`. So the fallback stops before, and says so.
+//!
+//! Advice is a hint to some that stand in for a kernel: qemu's user emulation says yes to what it does not know, and does nothing. So the first
+//! guard is tried.
 
 #![allow(unsafe_code, reason = "mmap, madvise and mprotect of memory that this module mapped")]
 
 use super::text::number;
 use super::{check, read_file};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use gopark_core::os::Errno;
 
 /// Copies this process's memory from `start` on, as another process could: no access of this program's own, which would race with threads that
@@ -37,6 +40,9 @@ pub enum Guards {
 /// Advice 102; libc does not have it yet.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
+/// Advice 23, in Linux since 5.14, which musl's headers may be without. Where there is a guard it is refused.
+const MADV_POPULATE_READ: libc::c_int = 23;
+
 /// The kernel's default for `vm.max_map_count`.
 const MAX_MAP_COUNT: usize = 65530;
 
@@ -49,11 +55,13 @@ pub(super) struct GuardState {
     limit: AtomicUsize,
     /// How many it has installed.
     installed: AtomicUsize,
+    /// Whether a guard region was found to be one.
+    tried: AtomicBool,
 }
 
 impl GuardState {
     pub(super) const fn new() -> Self {
-        GuardState { limit: AtomicUsize::new(0), installed: AtomicUsize::new(0) }
+        GuardState { limit: AtomicUsize::new(0), installed: AtomicUsize::new(0), tried: AtomicBool::new(false) }
     }
 
     pub(super) fn kind(&self) -> Guards {
@@ -67,10 +75,16 @@ impl GuardState {
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            match check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, MADV_GUARD_INSTALL) } as isize) {
-                // Also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
-                Err(errno) if errno.raw() == libc::EINVAL => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
-                installed => return installed.map(drop),
+            let advise = |advice: libc::c_int| check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) } as isize);
+            match advise(MADV_GUARD_INSTALL) {
+                Ok(_) if self.tried.load(Ordering::Relaxed) => return Ok(()),
+                Ok(_) if advise(MADV_POPULATE_READ).is_err() => {
+                    self.tried.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // EINVAL also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
+                Err(errno) if errno.raw() != libc::EINVAL => return Err(errno),
+                _ => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
             }
         }
         self.install_by_mprotect(start, len)
@@ -157,7 +171,7 @@ mod tests {
 
     /// A state in which the kernel has refused guard regions.
     fn fallback(limit: usize) -> GuardState {
-        GuardState { limit: AtomicUsize::new(limit), installed: AtomicUsize::new(0) }
+        GuardState { limit: AtomicUsize::new(limit), ..GuardState::new() }
     }
 
     fn pages(count: usize) -> [NonNull<u8>; 8] {

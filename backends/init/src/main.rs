@@ -1,0 +1,211 @@
+//! A PID 1 without std: mounts `/proc`, brings the network up, serves an echo port and a page about itself, reaps orphans, and powers off
+//! when it is asked to.
+//!
+//! ```text
+//! init [NAME=VALUE]…            on the kernel's command line after `--`
+//!
+//! load=FILE                     loads a kernel module
+//! address=eth0/10.0.2.15/24     gives an interface an address and brings it up
+//! netem=eth0/20/5               delays what leaves it by 20 ms, and loses 5 % of it
+//! echo=7  status=80             ports
+//! idle=30                       seconds after which a connection that says nothing is dropped
+//! ```
+//!
+//! The first three are done in their order. In another process than the first it mounts nothing, and ends where it would power off.
+#![no_std]
+#![no_main]
+#![allow(unsafe_code, reason = "the arguments of main, and what goroutines that move ask for")]
+
+extern crate alloc;
+
+mod children;
+#[allow(unsafe_code, reason = "an allocator")]
+#[path = "../../minimal-echo/src/heap.rs"]
+mod heap;
+mod network;
+mod status;
+mod system;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ffi::{CStr, c_char, c_int};
+use core::net::{Ipv4Addr, SocketAddr};
+use core::panic::{Location, PanicInfo};
+use core::str::FromStr;
+use core::sync::atomic::{AtomicU32, Ordering};
+use gopark_backends::Poller;
+use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
+use gopark_core::fd::{Fd, FdError};
+use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
+use gopark_core::polldesc::PollError;
+use gopark_core::sched::{Config, Sched};
+use gopark_core::sema::Sema;
+use system::say;
+
+// Without std nobody else asks the linker for it.
+#[link(name = "c")]
+unsafe extern "C" {}
+
+static LINUX: Linux = Linux::new();
+
+const SECOND: Nanos = 1_000_000_000;
+const STACK_SIZE: usize = 64 * 1024;
+const BUFFER: usize = 4096;
+
+/// What became of connections to the echo port.
+#[derive(Default)]
+struct Counts {
+    /// Something was sent back.
+    served: AtomicU32,
+    /// Dropped for their silence.
+    silent: AtomicU32,
+}
+
+/// What goroutines share.
+struct Init {
+    sched: &'static Sched,
+    /// How long a connection may be silent.
+    idle: Nanos,
+    counts: Counts,
+    /// Released when the machine is to be powered off.
+    off: Sema,
+}
+
+struct Ports {
+    echo: u16,
+    status: u16,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+    let first = system::is_first();
+    if first {
+        done("mount /proc", system::mount_proc());
+        done("bring lo up", network::up(b"lo"));
+    }
+    let (mut ports, mut idle) = (Ports { echo: 7, status: 80 }, 30);
+    for index in 1..count as usize {
+        // SAFETY: the C runtime passes so many strings, which live as long as the process.
+        let word = unsafe { CStr::from_ptr(*arguments.add(index)) };
+        obey(word, &mut ports, &mut idle);
+    }
+
+    let signals = children::adopt().expect("signalfd");
+    let migrate = !has_thread_locals();
+    let config = Config { stack_size: STACK_SIZE, migrate, ..Config::new(affinity()) };
+    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
+    let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
+        Ok(sched) => sched,
+        Err(error) => panic!("{error} ({})", error.errno()),
+    };
+    let init = Arc::new(Init { sched, idle: Nanos::from(idle) * SECOND, counts: Counts::default(), off: Sema::new() });
+
+    let signals = own(sched, signals);
+    go(sched, move || children::reap(&signals));
+    listen(&init, ports.echo, echo);
+    listen(&init, ports.status, status::answer);
+    say(format_args!("init: process {}, echo on port {}, status on port {}", system::pid(), ports.echo, ports.status));
+
+    init.off.acquire(sched);
+    say(format_args!("init: power off"));
+    system::end(first)
+}
+
+/// Does what one word of the command line says. The kernel passes words that are not for init, too.
+fn obey(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
+    let bytes = word.to_bytes_with_nul();
+    let Some(name) = bytes.split(|&byte| byte == b'=').next().filter(|name| name.len() < bytes.len()) else { return };
+    let value = CStr::from_bytes_with_nul(&bytes[name.len() + 1..]).unwrap_or_default();
+    let text = value.to_str().unwrap_or_default();
+    let what = word.to_str().unwrap_or_default();
+    match name {
+        b"load" => done(what, system::load(value)),
+        b"address" => done(what, network::set_address(text)),
+        b"netem" => done(what, network::set_netem(text)),
+        b"echo" => set(what, text, &mut ports.echo),
+        b"status" => set(what, text, &mut ports.status),
+        b"idle" => set(what, text, idle),
+        _ => {}
+    }
+}
+
+fn set<T: FromStr>(what: &str, text: &str, to: &mut T) {
+    match text.parse() {
+        Ok(value) => *to = value,
+        Err(_) => say(format_args!("init: {what}: no such number")),
+    }
+}
+
+/// A PID 1 goes on without what it could not do.
+fn done(what: &str, result: Result<(), Errno>) {
+    if let Err(errno) = result {
+        say(format_args!("init: {what}: {errno}"));
+    }
+}
+
+/// Serves a port: a goroutine accepts, and each connection has one of its own.
+fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdError>) {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let listener = match socket::listener(address, 1024) {
+        Ok(listener) => own(init.sched, listener),
+        Err(errno) => panic!("port {port}: {errno}"),
+    };
+    let init = init.clone();
+    go(init.sched, move || {
+        loop {
+            match listener.operate(Mode::Read, io::accept4) {
+                Ok((connection, _)) => {
+                    let (init, connection) = (init.clone(), own(init.sched, connection));
+                    // Without a stack for it, the connection is closed.
+                    let _ = init.sched.go(move || serve(&init, &connection), Location::caller());
+                }
+                // Too many are open, say: they wait in the queue until others have ended.
+                Err(_) => init.sched.sleep_until(init.sched.now() + SECOND / 100),
+            }
+        }
+    });
+}
+
+/// Sends back what comes, until the peer or the time is at its end.
+fn echo(init: &Init, connection: &Fd) -> Result<(), FdError> {
+    let mut buffer = [0; BUFFER];
+    connection.set_timeout(Mode::Read, init.idle)?;
+    let mut counted = false;
+    loop {
+        match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer)) {
+            Ok(0) => return Ok(()),
+            Ok(count) => send(connection, &buffer[..count])?,
+            Err(error) => {
+                if error == FdError::Poll(PollError::Timeout) {
+                    init.counts.silent.fetch_add(1, Ordering::Relaxed);
+                }
+                return Err(error);
+            }
+        }
+        if !counted {
+            counted = true;
+            init.counts.served.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn send(connection: &Fd, bytes: &[u8]) -> Result<(), FdError> {
+    connection.transfer_all(bytes.len(), |fd, range| io::send(fd, &bytes[range])).map_err(|(_, error)| error)
+}
+
+fn go(sched: &'static Sched, f: impl FnOnce() + Send + 'static) {
+    if sched.go(f, Location::caller()).is_err() {
+        panic!("no stack for a goroutine");
+    }
+}
+
+fn own(sched: &'static Sched, descriptor: i32) -> Fd {
+    // SAFETY: those who call this have just made it, non-blocking, and give it away.
+    unsafe { Fd::new(sched, descriptor) }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    panicked(info)
+}
