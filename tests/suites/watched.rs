@@ -119,7 +119,10 @@ fn a_crowd_that_waits_in_every_way_is_told_apart_and_not_disturbed() {
 }
 
 #[test]
-#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer keeps memory for each page of a stack, which counts")]
+#[cfg_attr(
+    any(gopark_sanitize = "thread", gopark_sanitize = "address"),
+    ignore = "sanitizers make frames larger, and keep memory for each page of a stack, which counts"
+)]
 fn stacks_give_back_what_was_touched_once_and_keep_what_is_used() {
     watched("shrinks").assert_success();
 }
