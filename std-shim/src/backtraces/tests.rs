@@ -4,8 +4,10 @@
 use super::Backtraces;
 use super::symbols::Symbols;
 use super::unwind::{Frames, MAX_FRAMES, Unwinder};
+use crate::runtime::LINUX;
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use gopark_core::os::Observe;
 use gopark_core::sched::{Place, Stopped};
 use libc::{c_int, c_void};
 use std::arch::asm;
@@ -113,8 +115,13 @@ fn parked(depth: usize) -> Parked {
 
 /// The stack of a suspended coroutine, from where it is to its base.
 fn copy(place: Place, base: usize) -> Vec<u8> {
-    // SAFETY: that much is in use, and does not change while the coroutine is suspended.
-    unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) }.to_vec()
+    let mut bytes = vec![0; base - place.sp];
+    // The system does not mind what a sanitizer has put between variables. An emulator's may be unable to.
+    if LINUX.copy(place.sp, &mut bytes) < bytes.len() {
+        // SAFETY: that much is in use, and does not change while the coroutine is suspended.
+        bytes.copy_from_slice(unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) });
+    }
+    bytes
 }
 
 /// The lines of all functions: these here are gopark's as well, and would be left out.
