@@ -158,8 +158,8 @@ fn a_stack_ends_where_it_begins() {
     let parked = parked(0);
     let frames = Unwinder::new().frames(&parked.stopped());
     assert!(!frames.more);
-    // deepest, middle, recursive, the closure, and corosensei's two.
-    assert!((4..=8).contains(&frames.ips.len()), "{}", text(&parked));
+    // deepest, middle, recursive, the closure, and corosensei's, of which more or fewer are inlined.
+    assert!((4..=9).contains(&frames.ips.len()), "{}", text(&parked));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
 }
 
 #[test]
-#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a qsort of its own, and knows nothing of these stacks")]
+#[cfg_attr(any(gopark_sanitize = "thread", gopark_sanitize = "address"), ignore = "sanitizers have a qsort of their own")]
 fn a_stack_leads_through_a_library() {
     static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
 
