@@ -227,7 +227,10 @@ pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
         Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
     }
-    Linux::new().futex_wait(&AtomicU32::new(0), 0, Some(1_000_000));
+    let millisecond = longs(1_000_000);
+    // Not in a futex, which may be the call that is refused.
+    // SAFETY: two longs are readable, and the rest of the time is not asked for.
+    unsafe { libc::syscall(libc::SYS_nanosleep, millisecond.as_ptr(), ptr::null_mut::<libc::c_long>()) };
 }
 
 /// A descriptor that is closed on drop.
