@@ -104,7 +104,7 @@ fn schedtrace_prints_gos_line_for_as_long_as_the_process_lives() {
     for line in ended.output.lines() {
         let millis = line.strip_prefix("SCHED ").and_then(|rest| rest.split_once("ms: ")).expect(line).0;
         let millis: u64 = millis.parse().expect(line);
-        assert!(last.map_or(millis == 0, |last| millis > last), "{}", ended.output);
+        assert!(last.is_none_or(|last| millis > last), "{}", ended.output);
         last = Some(millis);
         let names: Vec<_> = line.split(' ').filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect();
         let gos = ["gomaxprocs", "idleprocs", "threads", "spinningthreads", "needspinning", "idlethreads", "runqueue", "schedticks"];
