@@ -50,6 +50,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     };
     io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
+    // As the one type of integer that is formatted here anyway.
     panic!("port {}: {error}", usize::from(port));
 }
 
