@@ -19,7 +19,7 @@ global_asm!(
     "and rsp, -16",
     "push rax",
     "push rsp",
-    "mov edi, offset {main}",
+    "lea rdi, [rip + {main}]",
     "xor ecx, ecx",
     "xor r8d, r8d",
     "call {start}",
