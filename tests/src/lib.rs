@@ -49,8 +49,10 @@ pub fn alone_in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
 #[track_caller]
 fn spawn_and_finish(behaviour: impl FnOnce() + Send + 'static) {
     let (done, outcome) = mpsc::channel();
-    gopark::go(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
+    let goroutine = gopark::go(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
     finish(outcome);
+    // Whoever counts goroutines next must not find this one, which was about to return.
+    let _ = goroutine.join();
 }
 
 /// Runs `behaviour` on an ordinary thread; fails as it fails, or because it hangs.

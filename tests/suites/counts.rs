@@ -21,11 +21,11 @@ fn goroutines_that_compute_do_not_get_a_thread_each() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     start(Builder::new().max_procs(2));
     in_goroutine(|| {
-        let computing: Vec<_> = (0..34)
+        let computing: Vec<_> = (0..50)
             .map(|_| {
                 go(|| {
                     let start = Instant::now();
-                    while start.elapsed() < Duration::from_millis(1500) {
+                    while start.elapsed() < Duration::from_millis(2500) {
                         std::hint::spin_loop();
                     }
                 })
@@ -34,7 +34,7 @@ fn goroutines_that_compute_do_not_get_a_thread_each() {
         computing.into_iter().for_each(join);
     });
     // Two procs with eight beside each. The others are for those that waited for memory when they were looked at, which is no computing.
-    assert!(threads() <= 2 + 16 + 8, "{} threads for two procs", threads());
+    assert!(threads() <= 2 + 16 + 18, "{} threads for two procs", threads());
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn goroutines_are_counted_from_their_spawn_to_their_return() {
         failing.into_iter().for_each(|goroutine| goroutine.join().unwrap_err().downcast::<()>().map(drop).unwrap());
         assert_eq!(num_goroutines(), 1);
     });
-    until("the goroutine of the behaviour returns", || num_goroutines() == 0);
+    assert_eq!(num_goroutines(), 0);
     assert_eq!(gopark::run(num_goroutines), 1);
     let thread = std::thread::spawn(|| (0..100).map(|_| go(|| gopark::sleep(Duration::from_millis(1)))).for_each(join));
     thread.join().unwrap();
