@@ -264,7 +264,7 @@ fn dup() -> String {
         stream.close().unwrap();
         kept.push((join(sent).unwrap(), stream, copy));
     }
-    let cpu = cpu_time();
+    let (start, cpu) = (Instant::now(), cpu_time());
     for _ in 0..50 {
         for (peer, _, _) in &mut kept {
             peer.write_all(b"y").unwrap();
@@ -275,9 +275,9 @@ fn dup() -> String {
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.to_string(), "use of closed network connection");
     }
-    let used = cpu_time() - cpu;
-    assert!(used < Duration::from_millis(90), "{used:?} of CPU");
-    format!("1000 messages to nobody, {used:.0?} of CPU")
+    let (elapsed, used) = (start.elapsed(), cpu_time() - cpu);
+    assert!(used < elapsed / 2, "{used:?} of CPU in {elapsed:?}");
+    format!("1000 messages to nobody, {used:.0?} of CPU in {elapsed:.0?}")
 }
 
 /// A timed sleep that a signal interrupts goes on with the rest of its time, and does not spin through it.
@@ -310,7 +310,7 @@ fn sleep_once(time: Duration) -> Duration {
     let start = Instant::now();
     gopark::sleep(time);
     let late = start.elapsed().checked_sub(time).expect("a sleep is not too short");
-    // A machine with other work may take a while, but not several times the longest sleep.
-    assert!(late < Duration::from_millis(100), "{late:?}");
+    // One that begins anew at each tick never ends; a machine with other work may take a while.
+    assert!(late < Duration::from_secs(5), "{late:?}");
     late
 }
