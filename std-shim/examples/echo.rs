@@ -16,7 +16,15 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+const OPTIONS: [&str; 8] = ["--addr", "--workers", "--deadline-ms", "--buf", "--sysmon", "--migrate", "--offload", "--stall-ms"];
+
 fn main() -> io::Result<()> {
+    if let Some(other) = env::args().skip(1).step_by(2).find(|arg| !OPTIONS.contains(&arg.as_str())) {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("{other}: not an option. There are {}, each with a value", OPTIONS.join(", ")),
+        ));
+    }
     settings()?.start()?;
     let addr = option("--addr")?.unwrap_or_else(|| "127.0.0.1:7000".to_string());
     let idle = option("--deadline-ms")?.map(Duration::from_millis);
@@ -24,6 +32,7 @@ fn main() -> io::Result<()> {
     let offload = option("--offload")?.unwrap_or(false);
     gopark::run(|| {
         let listener = TcpListener::bind(addr)?;
+        println!("echo on {}", listener.local_addr()?);
         loop {
             match listener.accept() {
                 Ok((stream, _)) => drop(gopark::go(move || echo(stream, size, idle, offload))),
