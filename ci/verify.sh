@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs what shows that gopark is right, and prints the table of docs/verification.md: `ci/verify.sh [NAME…]`, by default all of
-# loom mutants simulation fuzz coverage backends faults sanitizers boot aarch64. Each is a script of its own in this folder and can run alone.
+# loom mutants simulation fuzz coverage backends faults sanitizers msrv boot aarch64. Each is a script of its own in this folder and can run alone.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-[ $# != 0 ] || set -- loom mutants simulation fuzz coverage backends faults sanitizers boot aarch64
+[ $# != 0 ] || set -- loom mutants simulation fuzz coverage backends faults sanitizers msrv boot aarch64
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0

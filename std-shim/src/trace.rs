@@ -229,12 +229,16 @@ impl Timeline {
         let Some(Running { g, m, since, readied }) = self.open[p as usize].take() else { return };
         let identity = Identity(&g);
         let Some(Readied { time, row: from, by }) = readied else {
-            let args = format_args!(r#"{identity},"m":{m},"end":"{end}""#);
-            return self.paper.slice(row, since, until, Label(&g), args);
+            return self.paper.slice(row, since, until, Label(&g), format_args!(r#"{identity},"m":{m},"end":"{end}""#));
         };
         let waited = Micros(since - time);
-        let args = format_args!(r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#);
-        self.paper.slice(row, since, until, Label(&g), args);
+        self.paper.slice(
+            row,
+            since,
+            until,
+            Label(&g),
+            format_args!(r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#),
+        );
         if let Row::Thread(_) = from {
             // An arrow has to begin at a slice.
             self.paper.slice(from, time, time, format_args!("readies G{}", g.id), format_args!(""));
@@ -329,8 +333,9 @@ impl Paper {
 
     fn end(&mut self, now: Nanos, args: fmt::Arguments<'_>) {
         let ts = Micros(now - self.start);
-        let event = format_args!(r#""ph":"i","s":"g","pid":{PS},"tid":1,"ts":{ts},"name":"end of the trace","args":{{{args}}}"#);
-        writeln!(self.text, "{{{event}}}\n]").expect("strings grow");
+        writeln!(self.text, r#"{{"ph":"i","s":"g","pid":{PS},"tid":1,"ts":{ts},"name":"end of the trace","args":{{{args}}}}}"#)
+            .expect("strings grow");
+        self.text.push_str("]\n");
     }
 
     fn flush(&mut self) -> io::Result<()> {
