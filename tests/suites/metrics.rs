@@ -130,14 +130,21 @@ fn sleepers_park_and_have_armed_a_timer_each() {
 #[test]
 fn a_park_is_counted_once() {
     alone(|| {
-        let before = metrics();
-        for _ in 0..20 {
-            gopark::sleep(Duration::from_micros(200));
-        }
-        let after = metrics();
-        assert_eq!((after.parks - before.parks, after.timers_fired - before.timers_fired), (20, 20));
-        assert_eq!((after.runs - before.runs, after.yields - before.yields), (20, 0));
-        assert_eq!(after.goroutines_created, before.goroutines_created);
+        // Whoever is held up on the way to sleep may find that the time is over, and does not park.
+        let counted = (0..100).find_map(|_| {
+            let before = metrics();
+            for _ in 0..20 {
+                gopark::sleep(Duration::from_micros(200));
+            }
+            let after = metrics();
+            assert_eq!((after.yields, after.goroutines_created), (before.yields, before.goroutines_created));
+            (after.parks - before.parks >= 20).then_some((
+                after.parks - before.parks,
+                after.timers_fired - before.timers_fired,
+                after.runs - before.runs,
+            ))
+        });
+        assert_eq!(counted, Some((20, 20, 20)));
     });
 }
 
