@@ -30,6 +30,6 @@ for name in "$@"; do
     passed=$((passed + good))
     failed=$((failed + bad))
 done
-printf "\n$table\n"
+printf '\n%b\n' "$table"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
