@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+HUNG = "it ran for five minutes"
 # Most counterexamples need few preemptions, and to look for those first is quick.
 BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
@@ -78,7 +79,7 @@ def run(kill, bound, place):
     try:
         done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
-        return False, True, "it ran for five minutes"
+        return False, True, HUNG
     output = done.stdout + done.stderr
     if "error: could not compile" in output:
         raise SystemExit(f"a mutant does not compile:\n{output}")
@@ -101,7 +102,7 @@ def prepare(place):
 
 
 def judge(mutant, free):
-    """Whether the mutant is killed."""
+    """What becomes of the mutant."""
     place = free.get()
     try:
         before = apply(mutant, os.path.join(place, "copy"))
@@ -113,7 +114,9 @@ def judge(mutant, free):
             write(path, text)
         if not passed and not failed:
             raise SystemExit(f"mutant '{mutant['name']}': no test {mutant['kill']}:\n{output}")
-        return failed
+        if not failed:
+            return "SURVIVED"
+        return "killed: it hung" if output == HUNG else "killed"
     finally:
         free.put(place)
 
@@ -128,10 +131,10 @@ def main(target, *words):
     killed = survived = 0
     print("| mutant | test | result |\n|---|---|---|", flush=True)
     with concurrent.futures.ThreadPoolExecutor(free.qsize()) as pool:
-        for mutant, dead in zip(mutants, pool.map(lambda mutant: judge(mutant, free), mutants)):
-            killed, survived = killed + dead, survived + (not dead)
+        for mutant, fate in zip(mutants, pool.map(lambda mutant: judge(mutant, free), mutants)):
+            killed, survived = killed + (fate != "SURVIVED"), survived + (fate == "SURVIVED")
             suite, test = mutant["kill"]
-            print(f"| {mutant['name']} | {suite} {test.replace('models::', '')} | {'killed' if dead else 'SURVIVED'} |", flush=True)
+            print(f"| {mutant['name']} | {suite} {test.replace('models::', '')} | {fate} |", flush=True)
     print(f"mutants: {killed} of {killed + survived} killed")
     print(f"{killed} passed, {survived} failed")
     sys.exit(1 if survived or not killed else 0)
