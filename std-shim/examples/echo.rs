@@ -19,11 +19,10 @@ use std::{env, thread};
 const OPTIONS: [&str; 8] = ["--addr", "--workers", "--deadline-ms", "--buf", "--sysmon", "--migrate", "--offload", "--stall-ms"];
 
 fn main() -> io::Result<()> {
-    if let Some(other) = env::args().skip(1).step_by(2).find(|arg| !OPTIONS.contains(&arg.as_str())) {
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            format!("{other}: not an option. There are {}, each with a value", OPTIONS.join(", ")),
-        ));
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let Some(wrong) = args.chunks(2).find(|pair| pair.len() < 2 || !OPTIONS.contains(&pair[0].as_str())) {
+        let text = format!("{}: the options are {}, each with a value", wrong[0], OPTIONS.join(", "));
+        return Err(io::Error::new(ErrorKind::InvalidInput, text));
     }
     settings()?.start()?;
     let addr = option("--addr")?.unwrap_or_else(|| "127.0.0.1:7000".to_string());
