@@ -157,10 +157,13 @@ fn take_all_descriptors() -> Vec<File> {
 }
 
 /// Accepts with no descriptor left, and goes on when there are some again.
+///
+/// One thread runs it all: a call to accept that finds nobody has a number for a moment, as has a file of `/proc` that sysmon reads, and that
+/// number would be there when all are thought to be taken.
 fn descriptors() {
     const CLIENTS: usize = 10;
     limit(libc::RLIMIT_NOFILE, 100);
-    Builder::new().max_procs(2).start().unwrap();
+    Builder::new().max_procs(1).sysmon(false).start().unwrap();
     gopark::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -198,7 +201,7 @@ fn wake_without_descriptor(listener: &TcpListener) {
         let listener = listener.try_clone().unwrap();
         go(move || listener.accept())
     };
-    gopark::sleep(Duration::from_millis(5));
+    until("it is parked", || gopark::metrics().goroutines_waiting == 1);
     let files = take_all_descriptors();
     socket.connect(&addr.into()).unwrap();
     assert_eq!(join(acceptor).unwrap_err().raw_os_error(), Some(libc::EMFILE));
