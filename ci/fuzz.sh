@@ -26,20 +26,13 @@ else
     export RUSTC_BOOTSTRAP=1
 fi
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-passed=0
-failed=0
-executions=0
 mode=fuzz
 case ${1:-} in coverage | afresh | build | corpus) mode=$1; shift ;; esac
 [ $# = 0 ] || targets=("$@")
 
 # The committed corpus of a target, one input a file, as libFuzzer reads it.
 unpack() {
-    rm -rf "$2"
-    mkdir -p "$2"
-    python3 -B - "fuzz/corpus/$1.hex" "$2" <<'PYTHON'
+    rm -rf "$2" && mkdir -p "$2" && python3 -B - "fuzz/corpus/$1.hex" "$2" <<'PYTHON'
 import sys
 for number, line in enumerate(open(sys.argv[1])):
     open(f"{sys.argv[2]}/{number:05}", "wb").write(bytes.fromhex(line))
@@ -58,75 +51,67 @@ PYTHON
 
 build() {
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-    local target features
+    local target
     for target in "${targets[@]}"; do
-        if [ "$target" = backend ]; then features=(--features "${FUZZ_POLLER:-epoll}"); else features=(); fi
-        cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares --no-default-features "${features[@]}" "$target"
+        cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares --no-default-features --features "${FUZZ_POLLER:-epoll}" "$target"
     done
 }
 
-# Fuzzes a target, from the inputs in the folders that follow; the first folder also takes what is found. What it printed goes to the log.
+# Fuzzes a target from the inputs in the folders that follow; the first folder also takes what is found.
 explore() {
-    local target=$1
-    shift
-    "$bins/$target" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$target-" "$@" >"$log" 2>&1
+    "$bins/$1" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$1-" "${@:2}"
 }
 
-# A row of the table.
-report() {
-    local target=$1 replayed=$2 result=$3
-    printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" \
-        "$SECONDS s" "$result"
-    executions=$((executions + $(stat number_of_executed_units)))
-    if [ "$result" = passed ]; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        grep -vE '^#|^INFO|^WARNING' "$log" | tail -20
-    fi
+replay_and_explore() {
+    local inputs=$CARGO_TARGET_DIR/corpus/$1
+    unpack "$1" "$inputs" && mkdir -p "$CARGO_TARGET_DIR/found/$1" &&
+        "$bins/$1" "${limits[@]}" -runs=0 "$inputs" && explore "$1" "$CARGO_TARGET_DIR/found/$1" "$inputs"
 }
 
-stat() { sed -n "s/^stat::$1: *//p" "$log"; }
-
-heading='| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
-
-finish() {
+# Does `$1` with each target, as many at once as there are CPUs, and prints a table.
+each() {
+    local target log replayed units result running=0 passed=0 failed=0 executions=0
+    build
+    mkdir -p "$CARGO_TARGET_DIR/logs"
+    for target in "${targets[@]}"; do
+        if [ "$running" = "$(nproc)" ]; then
+            wait -n
+            running=$((running - 1))
+        fi
+        (
+            SECONDS=0 result=FAILED
+            if "$1" "$target"; then result=passed; fi
+            echo "result: $result"
+            echo "after: $SECONDS s"
+        ) >"$CARGO_TARGET_DIR/logs/$target" 2>&1 &
+        running=$((running + 1))
+    done
+    wait
+    printf '| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
+    for target in "${targets[@]}"; do
+        log=$CARGO_TARGET_DIR/logs/$target
+        stat() { sed -n "s/^$1: *//p" "$log" | tail -1; }
+        replayed=0
+        if [ "$1" = replay_and_explore ]; then replayed=$(wc -l <"fuzz/corpus/$target.hex"); fi
+        result=$(stat result)
+        units=$(stat stat::number_of_executed_units)
+        executions=$((executions + ${units:-0}))
+        printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$units" "$(stat stat::average_exec_per_sec)" "$(stat after)" "$result"
+        if [ "$result" = passed ]; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+            grep -vE '^#|^INFO|^WARNING' "$log" | tail -20
+        fi
+    done
     echo "fuzz: $executions executions"
     echo "$passed passed, $failed failed"
     [ "$failed" = 0 ]
 }
 
-fuzz() {
-    build
-    local target inputs result
-    printf "$heading"
-    for target in "${targets[@]}"; do
-        inputs=$CARGO_TARGET_DIR/corpus/$target
-        unpack "$target" "$inputs"
-        mkdir -p "$CARGO_TARGET_DIR/found/$target"
-        SECONDS=0
-        result=FAILED
-        if "$bins/$target" "${limits[@]}" -runs=0 "$inputs" >"$log" 2>&1 &&
-            explore "$target" "$CARGO_TARGET_DIR/found/$target" "$inputs"; then
-            result=passed
-        fi
-        report "$target" "$(wc -l <"fuzz/corpus/$target.hex")" "$result"
-    done
-    finish
-}
+fuzz() { each replay_and_explore; }
 
-afresh() {
-    build
-    local target result
-    printf "$heading"
-    for target in "${targets[@]}"; do
-        SECONDS=0
-        result=FAILED
-        if explore "$target"; then result=passed; fi
-        report "$target" 0 "$result"
-    done
-    finish
-}
+afresh() { each explore; }
 
 corpus() {
     build

@@ -23,10 +23,18 @@ run() {
 failed=0
 programs() {
     run scenarios:: || failed=$((failed + 1))
-    local start left
+    local start left running=0 # as many at once as there are CPUs
     for ((start = first; start < first + $1; start += batch)); do
         left=$((first + $1 - start))
-        GOPARK_FIRST_SEED=$start GOPARK_SEEDS=$((left < batch ? left : batch)) run programs_keep_all_rules || failed=$((failed + 1))
+        if [ "$running" = "$(nproc)" ]; then
+            wait -n || failed=$((failed + 1))
+            running=$((running - 1))
+        fi
+        GOPARK_FIRST_SEED=$start GOPARK_SEEDS=$((left < batch ? left : batch)) run programs_keep_all_rules &
+        running=$((running + 1))
+    done
+    for (( ; running > 0; running--)); do
+        wait -n || failed=$((failed + 1))
     done
 }
 

@@ -5,7 +5,7 @@ use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
 use gopark_core::os::{Doing, Errno, Nanos, Netpoll, Os};
 use gopark_core::sched::{Config, Sched, StartError};
-use gopark_tests::until_on_thread;
+use gopark_tests::{open_files, until_on_thread};
 use std::fmt;
 use std::fs;
 use std::panic::Location;
@@ -100,10 +100,6 @@ fn start(config: Config) -> Result<&'static Sched, StartError> {
     unsafe { Sched::start(&SYSTEM, config, poller) }
 }
 
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// The threads of schedulers. One that has just ended has no name any more.
 fn threads() -> usize {
     let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
@@ -114,7 +110,7 @@ fn threads() -> usize {
 fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(4) };
-    let count = || (descriptors(), threads());
+    let count = || (open_files(1024), threads());
     let before = count();
     for threads in [0, 1, 3, 4] {
         SYSTEM.threads.store(threads, SeqCst);

@@ -9,7 +9,9 @@ use socket2::{Domain, Socket, Type};
 use std::cell::UnsafeCell;
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::thread;
@@ -29,6 +31,7 @@ fn main() {
         "max-procs" => println!("{}", gopark::max_procs()),
         "leave" => leave(),
         "schedtrace" => schedtrace(),
+        "schedtrace-lines" => schedtrace_lines(),
         "relaxed-publish" => relaxed_publish(),
         "use-after-free" => use_after_free(),
         "use-after-return" => use_after_return(),
@@ -52,6 +55,21 @@ fn schedtrace() {
     match Builder::new().max_procs(2).sysmon(sysmon).start() {
         Ok(()) => thread::sleep(Duration::from_millis(300)),
         Err(error) => println!("{:?}: {error}", error.kind()),
+    }
+}
+
+/// Lives until GOPARK_SCHEDTRACE has printed a line of 200 ms after the start or later, and shows what it printed.
+fn schedtrace_lines() {
+    let (reader, stderr) = UnixStream::pair().unwrap();
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    Builder::new().max_procs(2).start().unwrap();
+    for line in BufReader::new(reader).lines().map(Result::unwrap) {
+        println!("{line}");
+        let (millis, _) = line.strip_prefix("SCHED ").and_then(|line| line.split_once("ms")).unwrap();
+        if millis.parse::<u64>().unwrap() >= 200 {
+            return;
+        }
     }
 }
 

@@ -7,13 +7,13 @@
 use gopark::net::{Shutdown, TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, PollError, go, go_local, num_goroutines, yield_now};
 use gopark_tests::sockets::{listener, narrow_pair, poll_error};
-use gopark_tests::{Dice, LIMIT, join, until_on_thread};
+use gopark_tests::{Dice, LIMIT, join, open_files, until_on_thread};
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 const GOROUTINES: u64 = 12;
 const THREADS: u64 = 2;
@@ -48,7 +48,7 @@ fn main() {
     };
     settings.start().expect("the runtime starts");
 
-    let before = descriptors();
+    let before = open_files(1024);
     let (done, outcomes) = mpsc::channel();
     for seed in 0..GOROUTINES {
         let done = done.clone();
@@ -66,15 +66,11 @@ fn main() {
         }
     }
     until_on_thread("all goroutines have returned", || num_goroutines() == 0);
-    assert_eq!(descriptors(), before, "descriptors are left open");
+    assert_eq!(open_files(1024), before);
     for act in &ACTS {
         print!("{} {}, ", act.done.load(Relaxed), act.name);
     }
     println!("{} bytes checked, {} timeouts in {seconds} s", BYTES.load(Relaxed), TIMEOUTS.load(Relaxed));
-}
-
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
 }
 
 /// The life of a goroutine or a thread.

@@ -3,7 +3,7 @@
 
 use super::Tally;
 use crate::sockets::{assert_timeout, pattern};
-use crate::{join, until};
+use crate::{join, open_files, until};
 use gopark::go;
 use gopark::net::{TcpListener, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,7 +29,7 @@ pub fn main(program: &str) -> ExitCode {
         println!("skip: {reason}");
         return ExitCode::SUCCESS;
     }
-    let before = descriptors();
+    let before = open_files(1024);
     let said = match program {
         "black-hole" => gopark::run(black_hole),
         "refused" => gopark::run(refused),
@@ -39,7 +39,7 @@ pub fn main(program: &str) -> ExitCode {
         _ => panic!("no program {program}"),
     };
     gopark::run(|| until("the others have returned", || gopark::num_goroutines() == 1));
-    assert_eq!(descriptors(), before, "descriptors");
+    assert_eq!(open_files(1024), before);
     println!("{said}");
     ExitCode::SUCCESS
 }
@@ -70,10 +70,6 @@ fn command(line: &str) {
 /// What becomes of packets that come in.
 fn rule(rule: &str) {
     command(&format!("nft add rule inet faults in {rule}"));
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 fn addr(port: u16) -> SocketAddr {

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "limits and timers are set, and CPU time is read, through libc")]
 
 use super::{THIS_PROGRAM, Tally, seccomp};
-use crate::{join, until};
+use crate::{join, open_files, until};
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go};
 use socket2::SockRef;
@@ -59,14 +59,10 @@ fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 /// Runs `fault` while other connections echo without pause; none of them may feel it. Nothing may be left behind.
 fn with_bystanders(fault: fn() -> String) {
     Builder::new().max_procs(2).start().unwrap();
-    let before = descriptors();
+    let before = open_files(1024);
     let said = gopark::run(move || {
         let over = Arc::new(AtomicBool::new(false));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -85,7 +81,7 @@ fn with_bystanders(fault: fn() -> String) {
         format!("{said}; bystanders {turns} echoes")
     });
     gopark::run(|| until("the others have returned", || gopark::num_goroutines() == 1));
-    assert_eq!(descriptors(), before, "descriptors");
+    assert_eq!(open_files(1024), before);
     println!("{said}");
 }
 
@@ -115,7 +111,7 @@ const FLOOD: usize = 300;
 
 /// More clients than there are descriptors: each is served when others have gone, and waiting for that costs little.
 fn flood() -> String {
-    let limit = libc::rlimit { rlim_cur: descriptors() as u64 + 20, rlim_max: 1024 };
+    let limit = libc::rlimit { rlim_cur: open_files(1024).len() as u64 + 20, rlim_max: 1024 };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut clients = child("flood-clients", listener.local_addr().unwrap());
     // SAFETY: a valid structure, read during the call.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "descriptors are counted, the process stops itself, and limits are set through libc")]
 
 use super::seccomp;
+use crate::open_files;
 use crate::sockets::poll_error;
 use gopark::net::{Shutdown, TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, PollError, try_go};
@@ -74,15 +75,15 @@ fn start(arrangement: &str) -> bool {
         "default" => Builder::new(),
         _ => panic!("no arrangement {arrangement}"),
     };
-    let before = descriptors();
+    let before = open_files(256);
     for _ in 0..TRIES {
         match builder.clone().start() {
             Ok(()) => return true,
             Err(error) => tell(&Trouble { what: "start", error }),
         }
-        let after = descriptors();
+        let after = open_files(256);
         if after != before {
-            say(&format!("broken: a failed start has left {before} descriptors as {after}"));
+            say(&format!("broken: a failed start has left {before:?} open as {after:?}"));
         }
     }
     say("no start");
@@ -90,7 +91,7 @@ fn start(arrangement: &str) -> bool {
 }
 
 fn live() {
-    let before = descriptors();
+    let before = open_files(256);
     let clean = (0..ROUNDS).any(|_| {
         let mut troubles = Troubles::new();
         if let Some(round) = spawn(&mut troubles, round) {
@@ -101,9 +102,9 @@ fn live() {
         troubles.iter().for_each(tell);
         troubles.is_empty()
     });
-    let after = descriptors();
+    let after = open_files(256);
     if after != before {
-        say(&format!("broken: {before} descriptors have become {after}"));
+        say(&format!("broken: {before:?} have become {after:?}"));
     }
     if gopark::num_goroutines() != 0 {
         say(&format!("broken: {} goroutines are lost", gopark::num_goroutines()));
@@ -283,12 +284,6 @@ fn collect(troubles: &mut Troubles, goroutine: JoinHandle<Troubles>) {
             say(&format!("broken: a goroutine has panicked: {text}"));
         }
     }
-}
-
-/// How many descriptors are open. Asks in a way that gopark does not, so that no fault strikes here.
-fn descriptors() -> usize {
-    // SAFETY: no memory is passed.
-    (0..256).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0).count()
 }
 
 fn tell(trouble: &Trouble) {

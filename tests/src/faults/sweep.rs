@@ -208,7 +208,7 @@ impl Point {
             return Err("not survived".into());
         }
         for line in ended.output.lines().filter(|line| line.starts_with("broken")) {
-            if expected != Expected::Leaks || !line.contains("descriptors have become") {
+            if expected != Expected::Leaks || !line.contains(" have become ") {
                 return Err(line.into());
             }
         }
