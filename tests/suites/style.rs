@@ -2,8 +2,10 @@
 //!
 //! Each rule is a function from a source to its violations, and has a sample that breaks it: a rule that cannot fail says nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// A file of the repository: its path from the root, and its text.
 struct Source {
@@ -279,6 +281,138 @@ fn every_module_of_the_rows_exists() {
     for module in ROWS.iter().flat_map(|row| row.iter()) {
         assert!(sources.iter().any(|source| core_module(source) == Some(module)), "{module} is in a row but not in core/src");
     }
+}
+
+/// The modules in the rows of a table in Markdown whose first column counts from 0, by row.
+fn rows_of_table(text: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<_> = line.trim_start_matches("//!").trim().split('|').collect();
+        let [_, row, modules, ..] = cells[..] else { return None };
+        row.trim().parse::<usize>().ok()?;
+        let mut names: Vec<_> = modules.split('`').skip(1).step_by(2).map(String::from).collect();
+        names.sort();
+        Some(names)
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_tables_of_rows_say_the_same() {
+    let rows = ROWS.map(|row| {
+        let mut names: Vec<_> = row.iter().map(|name| name.to_string()).collect();
+        names.sort();
+        names
+    });
+    for file in ["core/src/lib.rs", "docs/architecture.md"] {
+        assert_eq!(rows_of_table(&fs::read_to_string(root().join(file)).unwrap()), rows, "in {file}");
+    }
+}
+
+/// What stands in the root of the repository, and nothing else.
+const ROOT_FILES: [&str; 16] = [
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "backends",
+    "ci",
+    "core",
+    "docs",
+    "fuzz",
+    "rustfmt.toml",
+    "std-shim",
+    "tests",
+];
+
+#[test]
+fn the_root_holds_the_files_that_are_listed_and_no_others() {
+    let tracked = Command::new("git").args(["ls-files"]).current_dir(root()).output();
+    // A copy of the sources without its history has only its files to show.
+    let names: BTreeSet<String> = match tracked {
+        Ok(output) if output.status.success() && !output.stdout.is_empty() => {
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines().map(|path| path.split('/').next().unwrap().to_string()).collect()
+        }
+        _ => {
+            let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.filter(|name| name != "target" && name != ".git").collect()
+        }
+    };
+    assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), ROOT_FILES);
+}
+
+/// A planted bug of `ci/mutants.txt`.
+#[derive(Default)]
+struct Mutant {
+    name: String,
+    /// A file, and the piece of it that the bug replaces.
+    changes: Vec<(String, String)>,
+    /// The suite and the test that must fail.
+    killer: (String, String),
+}
+
+/// The mutants that `ci/mutants.py` reads from `text`.
+fn mutants(text: &str) -> Vec<Mutant> {
+    let mut found: Vec<Mutant> = Vec::new();
+    let (mut file, mut part, mut is_old) = (String::new(), None::<String>, false);
+    for line in text.split_inclusive('\n') {
+        let (word, rest) = line.trim_end_matches('\n').split_once(' ').unwrap_or((line.trim_end_matches('\n'), ""));
+        match (word, &mut part) {
+            ("===" | ">>>", _) => {
+                if let Some(old) = part.take().filter(|_| is_old) {
+                    found.last_mut().unwrap().changes.push((file.clone(), old));
+                }
+                part = (word == "===").then(String::new);
+                is_old = false;
+            }
+            (_, Some(part)) => part.push_str(line),
+            ("<<<", None) => (part, is_old) = (Some(String::new()), true),
+            ("==", None) => found.push(Mutant { name: rest.into(), ..Mutant::default() }),
+            ("file", None) => file = rest.into(),
+            ("kill", None) => {
+                let (suite, test) = rest.split_once(' ').unwrap();
+                found.last_mut().unwrap().killer = (suite.into(), test.into());
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Whether a source that `suite` runs has the function, or the fuzz target, that `test` names.
+fn killer_exists((suite, test): &(String, String), sources: &[Source], models: &[String]) -> bool {
+    if suite == "fuzz" {
+        return root().join(format!("fuzz/fuzz_targets/{test}.rs")).exists();
+    }
+    let function = format!("fn {}(", test.rsplit("::").next().unwrap());
+    sources.iter().any(|source| source.text.contains(&function)) || models.iter().any(|text| text.contains(&function))
+}
+
+#[test]
+fn each_mutant_changes_what_stands_in_the_code_once_and_has_a_killer() {
+    let sources = sources();
+    let models = fs::read_dir(root().join("core/models")).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let models: Vec<_> = models.collect();
+    let mutants = mutants(&fs::read_to_string(root().join("ci/mutants.txt")).unwrap());
+    assert!(mutants.len() >= 169, "only {} mutants were read", mutants.len());
+    let mut wrong = Vec::new();
+    for Mutant { name, changes, killer } in &mutants {
+        for (file, old) in changes {
+            let times = fs::read_to_string(root().join(file)).map_or(0, |text| text.matches(old.as_str()).count());
+            if times != 1 {
+                wrong.push(format!("\"{name}\": its piece of {file} occurs {times} times"));
+            }
+        }
+        if changes.is_empty() || !killer_exists(killer, &sources, &models) {
+            wrong.push(format!("\"{name}\": it changes nothing, or there is no test {killer:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    assert!(!killer_exists(&("loom".into(), "models::no_such_test".into()), &sources, &models));
 }
 
 #[test]
