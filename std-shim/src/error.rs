@@ -19,6 +19,11 @@ pub(crate) fn io_error(error: FdError) -> Error {
     Error::new(kind, error)
 }
 
+/// The poller's error inside, if that is what it is.
+pub(crate) fn poll_error(error: &Error) -> Option<PollError> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,7 +39,7 @@ mod tests {
         for (poll_error, kind, text) in cases {
             let error = io_error(FdError::Poll(poll_error));
             assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));
-            assert_eq!(error.get_ref().and_then(|inner| inner.downcast_ref()), Some(&poll_error));
+            assert_eq!(super::poll_error(&error), Some(poll_error));
         }
     }
 

@@ -40,8 +40,18 @@ fn unconnected(addr: SocketAddr) -> Result<OwnedFd> {
 /// What Go sets on every connection.
 #[doc(alias = "newTCPConn")]
 pub(super) fn set_connection_options(socket: &SockRef<'_>) -> Result<()> {
-    const INTERVAL: Duration = Duration::from_secs(15);
     socket.set_tcp_nodelay(true)?;
+    set_keep_alive(socket)
+}
+
+/// As [`set_connection_options`], for a socket made elsewhere: keep-alive that is on has been chosen there.
+pub(super) fn adopt_options(socket: &SockRef<'_>) -> Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if socket.keepalive()? { Ok(()) } else { set_keep_alive(socket) }
+}
+
+fn set_keep_alive(socket: &SockRef<'_>) -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(15);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(INTERVAL).with_interval(INTERVAL).with_retries(9))
 }
 

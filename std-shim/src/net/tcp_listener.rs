@@ -1,15 +1,19 @@
 //! [`TcpListener`].
 
-use super::dial::set_connection_options;
+use super::dial::{adopt_options, set_connection_options};
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
+use crate::PollError;
+use crate::error::poll_error;
 use gopark_core::os::Mode;
 use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;
 use std::io::{Error, Result};
+use std::iter::FusedIterator;
 use std::net;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A TCP socket that accepts connections, as [`std::net::TcpListener`]. The [module](super) says what differs.
 ///
@@ -37,7 +41,11 @@ use std::time::Instant;
 /// # }
 /// ```
 #[doc(alias = "TCPListener")]
-pub struct TcpListener(Socket);
+pub struct TcpListener {
+    socket: Socket,
+    /// It came from `std`, so connections may have been queued before it had the options of one that is bound here.
+    adopted: bool,
+}
 
 static_assertions::assert_impl_all!(TcpListener: Send, Sync);
 
@@ -62,7 +70,7 @@ impl TcpListener {
     /// ```
     #[doc(alias = "ListenTCP")]
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
-        each_address(addr, |addr| Ok(TcpListener(Socket::new(listening(addr)?))))
+        each_address(addr, |addr| Ok(TcpListener { socket: Socket::new(listening(addr)?), adopted: false }))
     }
 
     /// Waits for a connection. Returns it with its peer's address.
@@ -89,11 +97,30 @@ impl TcpListener {
     /// # }
     /// ```
     pub fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
-        let (socket, peer) = self.0.accept()?;
-        Ok((TcpStream(socket), ip(&peer)?))
+        let (socket, peer) = self.socket.accept()?;
+        let stream = TcpStream(socket);
+        if self.adopted {
+            self.hand_down_options(&stream);
+        }
+        Ok((stream, ip(&peer)?))
     }
 
-    /// The connections as they come, or why one did not. It does not end: after [`close`](Self::close) it yields that error again and again.
+    /// Linux copies a listener's options to a connection when the connection is made, not when it is accepted. A refusal is no reason to
+    /// lose the connection: what is no TCP socket works without these options.
+    #[cold]
+    fn hand_down_options(&self, stream: &TcpStream) {
+        let small_writes_go_out = |socket: &Socket| socket.with(|socket| socket.tcp_nodelay()).unwrap_or(false);
+        if small_writes_go_out(&self.socket) && !small_writes_go_out(&stream.0) {
+            let _ = stream.0.with(|socket| adopt_options(&socket));
+        }
+    }
+
+    /// The connections as they come, or why one did not. It ends when the listener is closed; that of `std`, which has no `close`, never
+    /// ends.
+    ///
+    /// Every other error is an item, and the next call tries again. An error of the system (`EMFILE`, say) would come again at once, so
+    /// the call after one first sleeps: 5 ms, and twice as long after each further error in a row, up to a second. Go's HTTP server does
+    /// the same. After a passed [`set_deadline`](Self::set_deadline) each call fails without a sleep, until the deadline is moved.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -102,23 +129,15 @@ impl TcpListener {
     /// let listener = TcpListener::bind("127.0.0.1:0")?;
     /// let client = TcpStream::connect(listener.local_addr()?)?;
     /// for stream in listener.incoming() {
-    ///     match stream {
-    ///         Ok(stream) => {
-    ///             assert_eq!(stream.peer_addr()?, client.local_addr()?);
-    ///             listener.close()?;
-    ///         }
-    ///         Err(error) => {
-    ///             assert_eq!(error.to_string(), "use of closed network connection");
-    ///             break;
-    ///         }
-    ///     }
+    ///     assert_eq!(stream?.peer_addr()?, client.local_addr()?);
+    ///     listener.close()?;
     /// }
     /// # Ok(())
     /// # })
     /// # }
     /// ```
     pub fn incoming(&self) -> Incoming<'_> {
-        Incoming(self)
+        Incoming { listener: self, pause: Duration::ZERO }
     }
 
     /// The address it listens on: `getsockname(2)`.
@@ -130,7 +149,7 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
     }
 
     /// Another handle of this listener: of the same descriptor, with the same deadline. It does not fail.
@@ -143,7 +162,7 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn try_clone(&self) -> Result<TcpListener> {
-        Ok(TcpListener(self.0.clone()))
+        Ok(TcpListener { socket: self.socket.clone(), adopted: self.adopted })
     }
 
     /// Sets the time after which `accept` fails, `None` for never. It holds for calls under way and for all later ones, until it is changed.
@@ -162,7 +181,7 @@ impl TcpListener {
     /// ```
     #[doc(alias = "SetDeadline")]
     pub fn set_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.0.set_deadline(Some(Mode::Read), deadline)
+        self.socket.set_deadline(Some(Mode::Read), deadline)
     }
 
     /// Closes the listener under all handles, and returns when its port is free. Calls of `accept` under way fail with
@@ -185,7 +204,7 @@ impl TcpListener {
     /// # }
     /// ```
     pub fn close(&self) -> Result<()> {
-        self.0.close()
+        self.socket.close()
     }
 
     /// How many routers a packet of an accepted connection may pass (`IP_TTL`).
@@ -197,7 +216,7 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn ttl(&self) -> Result<u32> {
-        self.0.with(|socket| socket.ttl_v4())
+        self.socket.with(|socket| socket.ttl_v4())
     }
 
     /// How many routers a packet of connections accepted from now on may pass, 1 to 255.
@@ -211,7 +230,7 @@ impl TcpListener {
     /// ```
     #[doc(alias = "IP_TTL")]
     pub fn set_ttl(&self, ttl: u32) -> Result<()> {
-        self.0.with(|socket| socket.set_ttl_v4(ttl))
+        self.socket.with(|socket| socket.set_ttl_v4(ttl))
     }
 
     /// Takes the error that the system keeps for the next operation (`SO_ERROR`).
@@ -224,7 +243,7 @@ impl TcpListener {
     /// ```
     #[doc(alias = "SO_ERROR")]
     pub fn take_error(&self) -> Result<Option<Error>> {
-        self.0.with(|socket| socket.take_error())
+        self.socket.with(|socket| socket.take_error())
     }
 
     /// The listener outside the runtime, blocking its thread. Its deadline stays behind.
@@ -243,7 +262,7 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn into_std(self) -> Result<net::TcpListener> {
-        self.0.into_blocking().map(net::TcpListener::from)
+        self.socket.into_blocking().map(net::TcpListener::from)
     }
 }
 
@@ -264,23 +283,26 @@ fn listening(addr: SocketAddr) -> Result<OwnedFd> {
 /// If the listener was closed with `close`.
 impl AsFd for TcpListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 /// The descriptor's number, meaningful until the listener is closed.
 impl AsRawFd for TcpListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.raw()
+        self.socket.raw()
     }
 }
 
-/// Takes a listener into the runtime and makes it non-blocking, with its options as they are: the connections it accepts get those, too.
+/// Takes a listener into the runtime and makes it non-blocking. The connections that it accepts have the options of all connections here
+/// (`TCP_NODELAY` and keep-alive, see the [module](super)), those that were queued before included. Keep-alive that is on already stays as
+/// it is.
 impl From<net::TcpListener> for TcpListener {
     fn from(listener: net::TcpListener) -> Self {
-        // Refused only for what is no open file, and such a descriptor refuses to accept as well.
+        // Refused only for what is no open file or no TCP socket, and those refuse to accept as well.
         let _ = listener.set_nonblocking(true);
-        TcpListener(Socket::new(listener.into()))
+        let _ = adopt_options(&SockRef::from(&listener));
+        TcpListener { socket: Socket::new(listener.into()), adopted: true }
     }
 }
 
@@ -308,12 +330,28 @@ impl fmt::Debug for TcpListener {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Incoming<'a>(&'a TcpListener);
+pub struct Incoming<'a> {
+    listener: &'a TcpListener,
+    /// How long the next call sleeps before it accepts.
+    pause: Duration,
+}
+
+/// The first sleep after an error of the system, and the longest.
+const PAUSE: Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
 impl Iterator for Incoming<'_> {
     type Item = Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.0.accept().map(|(stream, _)| stream))
+        crate::sleep(self.pause);
+        let accepted = self.listener.accept().map(|(stream, _)| stream);
+        self.pause = match &accepted {
+            Err(error) if poll_error(error) == Some(PollError::Closing) => return None,
+            Err(error) if error.raw_os_error().is_some() => (self.pause * 2).clamp(PAUSE.start, PAUSE.end),
+            _ => Duration::ZERO,
+        };
+        Some(accepted)
     }
 }
+
+impl FusedIterator for Incoming<'_> {}

@@ -1,9 +1,10 @@
 //! [`TcpStream`].
 
-use super::dial::dial;
+use super::dial::{adopt_options, dial};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use gopark_core::os::Mode;
+use socket2::SockRef;
 use std::fmt;
 use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
 use std::net;
@@ -633,11 +634,13 @@ impl AsRawFd for TcpStream {
     }
 }
 
-/// Takes a connection into the runtime and makes it non-blocking, with its options as they are.
+/// Takes a connection into the runtime, makes it non-blocking and gives it the options of all connections here (`TCP_NODELAY` and keep-alive,
+/// see the [module](super)), as Go's `net.FileConn` does. Keep-alive that is on already stays as it is.
 impl From<net::TcpStream> for TcpStream {
     fn from(stream: net::TcpStream) -> Self {
-        // Refused only for what is no open file, and such a descriptor refuses reads and writes as well.
+        // Refused only for what is no open file, which refuses reads and writes as well, and for what is no TCP connection.
         let _ = stream.set_nonblocking(true);
+        let _ = adopt_options(&SockRef::from(&stream));
         TcpStream(Socket::new(stream.into()))
     }
 }

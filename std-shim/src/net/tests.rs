@@ -5,8 +5,9 @@
 use super::dial::is_its_own_peer;
 use super::{SocketAddr, TcpListener, TcpStream};
 use crate::PollError;
-use socket2::{Domain, SockRef, Socket, Type};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use crate::error::poll_error;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
@@ -27,27 +28,86 @@ fn pair() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-fn poll_error(error: &io::Error) -> Option<PollError> {
-    error.get_ref()?.downcast_ref().copied()
-}
-
 /// Runs `test` in a goroutine and on an ordinary thread.
 fn everywhere(test: fn()) {
     crate::run(test);
     test();
 }
 
+#[track_caller]
+fn assert_options_of_go(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+    assert!(socket.nonblocking().unwrap());
+}
+
 #[test]
 fn dialled_and_accepted_connections_have_the_options_of_go() {
     let (client, server) = pair();
-    for stream in [&client, &server] {
-        let socket = SockRef::from(stream);
-        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
-        assert!(socket.nonblocking().unwrap());
+    assert_options_of_go(&client);
+    assert_options_of_go(&server);
+}
+
+#[test]
+fn connections_of_a_listener_of_std_have_the_options_of_go_though_they_were_queued_before() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let _queued = net::TcpStream::connect(addr).unwrap();
+    let listener = TcpListener::from(listener);
+    let _later = net::TcpStream::connect(addr).unwrap();
+    assert_options_of_go(&listener.accept().unwrap().0);
+    assert_options_of_go(&listener.try_clone().unwrap().accept().unwrap().0);
+}
+
+#[test]
+fn a_connection_of_std_has_the_options_of_go() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert_options_of_go(&TcpStream::from(client));
+    assert_options_of_go(&TcpStream::from(listener.accept().unwrap().0));
+}
+
+#[test]
+fn options_that_were_chosen_outside_or_later_stay() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let hour = Duration::from_secs(3600);
+    let chosen = TcpKeepalive::new().with_time(hour);
+    SockRef::from(&listener).set_tcp_keepalive(&chosen).unwrap();
+    let client = net::TcpStream::connect(addr).unwrap();
+    SockRef::from(&client).set_tcp_keepalive(&chosen).unwrap();
+    let listener = TcpListener::from(listener);
+    for stream in [TcpStream::from(client), listener.accept().unwrap().0] {
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), hour);
     }
+    SockRef::from(&listener).set_tcp_nodelay(false).unwrap();
+    let _client = net::TcpStream::connect(addr).unwrap();
+    assert!(!listener.accept().unwrap().0.nodelay().unwrap());
+}
+
+#[test]
+fn incoming_ends_when_the_listener_is_closed_and_yields_a_passed_deadline() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let closer = listener.try_clone().unwrap();
+        listener.set_deadline(Some(Instant::now())).unwrap();
+        let mut incoming = listener.incoming();
+        for _ in 0..3 {
+            assert_eq!(incoming.next().unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+        }
+        listener.set_deadline(None).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = incoming.next().unwrap().unwrap();
+        assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
+        let closing = crate::go(move || closer.close());
+        assert!(incoming.next().is_none());
+        assert!(incoming.next().is_none());
+        closing.join().unwrap().unwrap();
+    });
 }
 
 #[test]
@@ -311,6 +371,11 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
         for _ in 0..3 {
             assert_eq!(listener.accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
         }
+        // `incoming` comes back with the error less and less often.
+        let start = Instant::now();
+        let errors = listener.incoming().take(4).filter(|item| item.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE)));
+        assert_eq!(errors.count(), 4);
+        assert!(start.elapsed() >= Duration::from_millis(5 + 10 + 20));
         drop((first, second, hogs));
         listener.accept().unwrap();
     });
