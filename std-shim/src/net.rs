@@ -23,6 +23,7 @@
 //! | `NotPollable` | `Unsupported` | not pollable |
 
 mod dial;
+mod resolve;
 mod socket;
 mod tcp_listener;
 mod tcp_stream;
@@ -36,9 +37,16 @@ pub use tcp_stream::TcpStream;
 use std::io::{Error, ErrorKind, Result};
 
 /// The first success of `f` over the addresses that `addrs` resolves to, or else its last error.
-fn each_address<T>(addrs: impl ToSocketAddrs, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
+fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
+    match resolve::look_up(&addrs) {
+        Some(found) => first_success(found?, f),
+        None => first_success(addrs.to_socket_addrs()?, f),
+    }
+}
+
+fn first_success<T>(addrs: impl Iterator<Item = SocketAddr>, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
     let mut last = Error::new(ErrorKind::InvalidInput, "could not resolve to any addresses");
-    for addr in addrs.to_socket_addrs()? {
+    for addr in addrs {
         match f(addr) {
             Ok(value) => return Ok(value),
             Err(error) => last = error,

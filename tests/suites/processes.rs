@@ -147,6 +147,14 @@ fn everything_at_once_loses_nothing_either_where_goroutines_migrate() {
 }
 
 #[test]
+fn neighbours_go_on_while_a_name_server_is_silent() {
+    let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_names")));
+    ended.assert_success();
+    println!("{}", ended.output);
+    assert!(ended.output.contains("queries answered") || ended.output.contains("skipped"), "{}", ended.output);
+}
+
+#[test]
 fn a_second_start_is_refused() {
     run(&mut alone("start-twice")).assert_success();
 }

@@ -58,6 +58,8 @@ impl TcpListener {
     /// A port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address `[::]` takes IPv4 connections as well, unless
     /// the system's `net.ipv6.bindv6only` says otherwise. The queue of connections is as long as `net.core.somaxconn` allows.
     ///
+    /// A name is looked up as by [`TcpStream::connect`].
+    ///
     /// # Errors
     ///
     /// That of the last address: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`. `InvalidInput` if there is no address.

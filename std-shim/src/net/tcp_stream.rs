@@ -43,7 +43,10 @@ static_assertions::assert_impl_all!(TcpStream: Send, Sync);
 impl TcpStream {
     /// Connects to the first of the addresses that answers.
     ///
-    /// Resolving a name asks the C library, which blocks the thread; an address in digits is only parsed.
+    /// A name is looked up by the C library on a thread of [`blocking`](crate::blocking)'s pool, while the goroutine is parked; an address in
+    /// digits is only parsed. That holds for a `&str`, a `String` and a pair of either with a port. A type of your own that implements
+    /// [`ToSocketAddrs`] is asked on the goroutine's thread: if it looks up names, hand over what
+    /// `gopark::blocking(|| addr.to_socket_addrs())` returns.
     ///
     /// # Errors
     ///
@@ -66,7 +69,8 @@ impl TcpStream {
         each_address(addr, |addr| dial(addr, None))
     }
 
-    /// Connects within `timeout`.
+    /// Connects within `timeout`. A name is to be looked up before, with `gopark::blocking(|| name.to_socket_addrs())`: `to_socket_addrs`
+    /// itself is that of `std` and blocks the thread.
     ///
     /// # Errors
     ///

@@ -373,7 +373,8 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
         }
         // `incoming` comes back with the error less and less often.
         let start = Instant::now();
-        let errors = listener.incoming().take(4).filter(|item| item.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE)));
+        let errors =
+            listener.incoming().take(4).filter(|item| item.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE)));
         assert_eq!(errors.count(), 4);
         assert!(start.elapsed() >= Duration::from_millis(5 + 10 + 20));
         drop((first, second, hogs));
