@@ -28,6 +28,10 @@ use core::ptr::NonNull;
 /// No timer: later than every time.
 pub(crate) const NEVER: Nanos = Nanos::MAX;
 
+/// The latest time of a timer, 292 years from the clock's beginning. A timer that is armed for later is armed for this time: a heap that holds
+/// it is not one without timers.
+const LATEST: Nanos = NEVER - 1;
+
 /// What a timer does when it expires: gets the argument it was made with and the sequence number it was armed with, and adds to the
 /// list whom it wakes. Runs on a scheduler's stack without locks; must not park.
 pub(crate) type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
@@ -62,7 +66,7 @@ impl Timer {
         Timer { state: Lock::new(off), index: AtomicU32::new(0), arg }
     }
 
-    /// Sets the timer to expire at `when` (more than 0), wherever it was before. A timer that is off goes into `heap`.
+    /// Sets the timer to expire at `when` (more than 0, [`LATEST`] at most), wherever it was before. A timer that is off goes into `heap`.
     /// Returns the heap whose earliest timer this has become: the M that sleeps for that heap must look again.
     ///
     /// # Safety
@@ -73,6 +77,7 @@ impl Timer {
     #[must_use = "the M that sleeps for this heap must look again"]
     pub(crate) unsafe fn arm(&self, heap: &'static Heap, when: Nanos, seq: u32, fire: Fire) -> Option<&'static Heap> {
         debug_assert!(when > 0);
+        let when = when.min(LATEST);
         let mut state = self.state.lock();
         let was_zombie = state.when == 0;
         state.when = when;
@@ -412,6 +417,19 @@ mod tests {
             }
         }
         assert!(heap.is_empty() && heap.next().is_none());
+    }
+
+    #[test]
+    fn a_timer_for_the_end_of_time_is_a_timer() {
+        let (heap, all) = timers(2);
+        assert!(arm(all[0], heap, Nanos::MAX, 0));
+        assert_eq!((heap.next(), heap.armed()), (Some(LATEST), 1));
+        assert!(arm(all[1], heap, 10, 0));
+        run(heap, 10);
+        assert_eq!((heap.next(), heap.armed()), (Some(LATEST), 1));
+        assert!(arm(all[0], heap, 20, 0) && !arm(all[0], heap, Nanos::MAX, 0), "it moves there and back");
+        run(heap, 20);
+        assert_eq!((heap.next(), fired(all[0]).len()), (Some(LATEST), 0));
     }
 
     #[test]
