@@ -16,6 +16,9 @@ use alloc::collections::VecDeque;
 use core::ptr::NonNull;
 
 /// Threads for work that blocks. They are started as they are needed, and stay.
+///
+/// A job in the queue has one that will run it. It is a thread of the pool, if there is one; else the pusher that is starting the first thread;
+/// and if the system refuses that, this pusher itself: see [`take_back`](Self::take_back).
 pub struct Pool {
     limit: usize,
     state: Lock<State>,
@@ -25,7 +28,10 @@ pub struct Pool {
 
 struct State {
     jobs: VecDeque<Job>,
+    /// Threads that exist.
     threads: usize,
+    /// Threads that are being started, each by the pusher of a job. The system may still refuse them.
+    starting: usize,
     /// Threads that sleep, or are about to, or have just been woken.
     idle: usize,
 }
@@ -73,7 +79,7 @@ extern "C" fn call<F: FnOnce() -> T, T>(work: F) -> T {
 impl Pool {
     /// A pool of at most `limit` threads, and at least one.
     pub fn new(limit: usize) -> Self {
-        let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        let state = State { jobs: VecDeque::new(), threads: 0, starting: 0, idle: 0 };
         Pool { limit: limit.max(1), state: Lock::new(state), pushed: AtomicU32::new(0) }
     }
 
@@ -85,53 +91,82 @@ impl Pool {
         if sched.current().is_none() {
             return work();
         }
+        self.hand_over(sched, work, |number| {
+            let start = Box::into_raw(Box::new((self, sched)));
+            sched.os().spawn(format_args!("b{number}"), serve, start as usize).inspect_err(|_| {
+                // SAFETY: no thread has it.
+                drop(unsafe { Box::from_raw(start) });
+            })
+        })
+    }
+
+    /// Queues `work` and waits until it is done. `spawn` starts a thread of the pool that has this number.
+    fn hand_over<T: Send>(
+        &self,
+        sched: &'static Sched,
+        work: impl FnOnce() -> T + Send,
+        spawn: impl FnOnce(usize) -> Result<(), Errno>,
+    ) -> T {
         let mut task = Task { work: Some(work), result: None, done: WaitSlot::new() };
         fn job<F: FnOnce() -> T, T>(task: NonNull<Task<F, T>>) -> Job {
             Job { task: task.cast(), run: Task::<F, T>::run }
         }
         // From here on the task is reached by this address only.
         let task = NonNull::from(&mut task);
-        let job = job(task);
-        if self.push(sched, job).is_err() && self.take_back(job) {
-            // SAFETY: the job is no longer in the queue, so nobody else runs it.
-            unsafe { (job.run)(job.task, sched) };
-        }
+        self.push(sched, job(task), spawn);
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
         while !sched.wait(unsafe { &(*task.as_ptr()).done }, (Reason::Blocking, 0), || Ok::<_, ()>(())) {}
         // SAFETY: nobody touches the task any more.
         unsafe { (*task.as_ptr()).result.take() }.unwrap_or_else(|| panic!("the job has been run"))
     }
 
-    /// Queues a job, and sees to it that a thread looks at it. An error says that a thread more would have been needed.
-    fn push(&'static self, sched: &'static Sched, job: Job) -> Result<(), Errno> {
-        sched.pool().jobs.fetch_add(1, Ordering::AcqRel);
-        let (wake, started) = {
+    /// Queues a job, and sees to it that it is run: wakes a thread, starts one, or runs what is queued itself.
+    fn push(&self, sched: &'static Sched, job: Job, spawn: impl FnOnce(usize) -> Result<(), Errno>) {
+        let counts = sched.pool();
+        counts.jobs.fetch_add(1, Ordering::AcqRel);
+        let (wake, number) = {
             let mut state = self.state.lock();
             state.jobs.push_back(job);
             self.pushed.fetch_add(1, Ordering::Relaxed);
-            let short = state.jobs.len() > state.idle && state.threads < self.limit;
-            state.threads += usize::from(short);
-            (state.idle > 0, short.then_some(state.threads))
+            let number = state.threads + state.starting + 1;
+            let short = state.jobs.len() > state.idle && number <= self.limit;
+            state.starting += usize::from(short);
+            (state.idle > 0, short.then_some(number))
         };
         if wake {
             sched.wake_one(&self.pushed);
         }
-        let Some(number) = started else { return Ok(()) };
-        let start = Box::into_raw(Box::new((self, sched)));
-        sched.os().spawn(format_args!("b{number}"), serve, start as usize).inspect_err(|_| {
-            // SAFETY: no thread has it.
-            drop(unsafe { Box::from_raw(start) });
-            self.state.lock().threads -= 1;
-        })?;
-        sched.pool().threads.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        let Some(number) = number else { return };
+        let spawned = spawn(number);
+        {
+            let mut state = self.state.lock();
+            state.starting -= 1;
+            state.threads += usize::from(spawned.is_ok());
+        }
+        counts.refused.store(spawned.map_or_else(Errno::raw, |()| 0), Ordering::Relaxed);
+        if spawned.is_ok() {
+            counts.threads.fetch_add(1, Ordering::AcqRel);
+            return;
+        }
+        while let Some(job) = self.take_back(job) {
+            // SAFETY: the job is no longer in the queue, so nothing else runs it, and its owner waits.
+            unsafe { (job.run)(job.task, sched) };
+        }
     }
 
-    /// Takes a job out of the queue that no thread will run. False if one has it, or will.
-    fn take_back(&self, job: Job) -> bool {
+    /// For a pusher to which the system has refused a thread: a job to run itself. While the pool has no thread, that is its own job. If no other
+    /// pusher is starting a thread either, it is any job: those who queued them left them to this pusher, when the limit was reached or it was
+    /// starting the last thread that they counted on.
+    fn take_back(&self, own: Job) -> Option<Job> {
         let mut state = self.state.lock();
-        let place = state.jobs.iter().position(|queued| queued.task == job.task).filter(|_| state.threads == 0);
-        place.is_some_and(|place| state.jobs.remove(place).is_some())
+        if state.threads > 0 {
+            return None;
+        }
+        match state.jobs.iter().position(|queued| queued.task == own.task) {
+            Some(place) => state.jobs.remove(place),
+            None if state.starting == 0 => state.jobs.pop_front(),
+            None => None,
+        }
     }
 
     fn next(&self, sched: &Sched) -> Job {
@@ -150,7 +185,7 @@ impl Pool {
     }
 }
 
-/// A thread of the pool.
+/// What a thread of the pool does.
 fn serve(arg: usize) {
     // SAFETY: `push` boxed this for this call.
     let (pool, sched) = *unsafe { Box::from_raw(arg as *mut (&'static Pool, &'static Sched)) };
@@ -160,3 +195,7 @@ fn serve(arg: usize) {
         unsafe { (job.run)(job.task, sched) };
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/blocking.rs"]
+mod models;

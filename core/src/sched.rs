@@ -35,6 +35,7 @@ mod handoff;
 mod idle;
 mod metrics;
 mod park;
+mod pool;
 mod schedtrace;
 mod shrink;
 mod stall;
@@ -65,13 +66,14 @@ use crate::p::{Lately, P};
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Once, Ordering};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use handoff::Exchange;
 use idle::Idlers;
 use metrics::Tallies;
+use pool::PoolCounts;
 use sysmon::Sysmon;
 use trace::Tracing;
 
@@ -180,15 +182,6 @@ pub struct Sched {
     trace: Once<Tracing>,
     tallies: Tallies,
     pool: PoolCounts,
-}
-
-/// What pools count, for sysmon to know when all is over.
-#[derive(Default)]
-pub(crate) struct PoolCounts {
-    /// Threads, which stay. One is counted when it exists.
-    pub(crate) threads: AtomicUsize,
-    /// Jobs not yet done. One is counted out when its owner has been readied.
-    pub(crate) jobs: AtomicUsize,
 }
 
 /// A poller, and whether an M sleeps in it.

@@ -168,7 +168,8 @@ pub fn sleep_until(deadline: Instant) {
 ///
 /// Worth it for what takes longer than a few ten microseconds: file operations, name lookups, computing. What blocks without it is noticed
 /// after a millisecond, and what computes after three, but goroutines that have started on the same thread wait until it is done. There are
-/// at most [`Builder::max_threads`](crate::Builder::max_threads) such threads; with all of them busy, the work waits for its turn.
+/// at most [`Builder::max_threads`](crate::Builder::max_threads) such threads; with all of them busy, the work waits for its turn. If it waits for a
+/// second, or the system refuses the pool a thread, a line on stderr says so.
 ///
 /// # Panics
 ///

@@ -3,6 +3,7 @@
 
 use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
+use gopark_core::blocking::Pool;
 use gopark_core::os::{Doing, Errno, Nanos, Netpoll, Os};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_tests::{open_files, until_on_thread};
@@ -18,10 +19,13 @@ struct Refusing {
     linux: Linux,
     /// From this thread on there are no more.
     threads: AtomicUsize,
+    /// How many are to ask for a thread before any of them is refused.
+    crowd: AtomicUsize,
     guards: AtomicBool,
 }
 
-static SYSTEM: Refusing = Refusing { linux: Linux::new(), threads: AtomicUsize::new(usize::MAX), guards: AtomicBool::new(false) };
+static SYSTEM: Refusing =
+    Refusing { linux: Linux::new(), threads: AtomicUsize::new(usize::MAX), crowd: AtomicUsize::new(0), guards: AtomicBool::new(false) };
 
 /// Descriptors and threads are counted over the process, so the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -44,7 +48,11 @@ unsafe impl Os for Refusing {
     }
 
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        self.threads.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map_err(|_| NO_THREAD)?;
+        if self.threads.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+            _ = self.crowd.fetch_update(SeqCst, SeqCst, |missing| missing.checked_sub(1));
+            until_on_thread("the others ask, too", || self.crowd.load(SeqCst) == 0);
+            return Err(NO_THREAD);
+        }
         self.linux.spawn(name, entry, arg)
     }
 
@@ -134,4 +142,22 @@ fn spawns_without_guards_cost_no_stacks() {
     }
     SYSTEM.guards.store(false, SeqCst);
     sched.go(|| (), Location::caller()).unwrap().join();
+}
+
+#[test]
+fn blocking_work_is_done_though_all_who_bring_it_are_refused_a_thread_at_once() {
+    const TOGETHER: usize = 2;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(TOGETHER) };
+    let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
+    let pool: &Pool = Box::leak(Box::new(Pool::new(8)));
+    SYSTEM.threads.store(0, SeqCst);
+    for round in 0..20 {
+        SYSTEM.crowd.store(TOGETHER, SeqCst);
+        let calls: Vec<_> = (0..TOGETHER).map(|i| sched.go(move || pool.run(sched, || i), Location::caller()).unwrap()).collect();
+        until_on_thread("all calls return", || calls.iter().all(|call| call.is_finished()));
+        assert_eq!(calls.into_iter().map(|call| call.join()).collect::<Vec<_>>(), [0, 1], "round {round}");
+    }
+    SYSTEM.threads.store(usize::MAX, SeqCst);
+    assert_eq!(sched.go(move || pool.run(sched, || 7), Location::caller()).unwrap().join(), 7);
 }

@@ -57,6 +57,12 @@ fn timers_connections_and_work_elsewhere_are_no_deadlock() {
     ended.assert_said("awake");
 }
 
+/// Only the alarm ends it.
+#[test]
+fn a_sleep_to_the_end_of_time_is_no_deadlock() {
+    watched("asleep-for-ever").assert_killed_by(libc::SIGALRM);
+}
+
 #[test]
 fn a_stall_names_the_goroutine_where_it_came_from_what_it_does_and_who_waits() {
     let ended = watched("stall");
@@ -89,6 +95,17 @@ fn goroutines_that_keep_all_threads_are_reported_with_the_limit_and_the_remedy()
     ended.assert_success();
     ended.assert_said("gopark: all 2 threads are kept busy, and no more are allowed (Builder::max_threads)");
     ended.assert_said("gopark::blocking");
+    ended.assert_said("done");
+}
+
+#[test]
+fn a_pool_that_is_used_up_is_reported_once_with_the_limit_and_the_remedy() {
+    let ended = watched("pool-used-up");
+    ended.assert_success();
+    ended.assert_said(
+        "gopark: gopark::blocking has 2 threads, all busy for a second, and no more are allowed (Builder::max_threads): 3 calls wait for one",
+    );
+    assert_eq!(ended.output.matches("gopark::blocking has").count(), 1, "{}", ended.output);
     ended.assert_said("done");
 }
 

@@ -14,6 +14,7 @@
 //! and ever more rarely while it has not: Go's back-off, with a stop on the way. Go goes on to 10 ms at once; here it is 1 ms for a thousand
 //! looks, so a program that has lately blocked a thread does not wait long behind the next one.
 
+use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
 use super::stall::{Stall, Stray};
 use super::{Sched, SharedPoller};
@@ -75,6 +76,16 @@ pub enum Report<'a> {
         /// What the system said; `None` if the limit is `Config::max_threads`.
         refused: Option<Errno>,
     },
+    /// The pool of `blocking` is used up: told once when jobs have waited for a second, until half of its threads are free again, and once when the
+    /// system refuses it a thread, until it gives one.
+    PoolFull {
+        /// How many threads it has.
+        threads: usize,
+        /// How many jobs wait for one.
+        waiting: usize,
+        /// What the system said; `None` if the limit is the pool's own.
+        refused: Option<Errno>,
+    },
     /// What the scheduler is doing: told every `Config::schedtrace`.
     Trace(&'a SchedTrace),
 }
@@ -93,6 +104,17 @@ impl fmt::Display for Report<'_> {
                     Some(errno) => write!(f, "the system refuses another ({errno}; `ulimit -u` or the cgroup's pids.max)")?,
                 }
                 f.write_str(": other goroutines wait; hand what blocks or computes to gopark::blocking")
+            }
+            Report::PoolFull { threads, waiting, refused } => {
+                write!(f, "gopark::blocking has {threads} threads, ")?;
+                match refused {
+                    None => f.write_str("all busy for a second, and no more are allowed (Builder::max_threads)")?,
+                    Some(errno) => write!(f, "and the system refuses another ({errno}; `ulimit -u` or the cgroup's pids.max)")?,
+                }
+                match threads {
+                    0 => f.write_str(": work runs on the threads of the goroutines that call it"),
+                    _ => write!(f, ": {waiting} calls wait for one"),
+                }
             }
             Report::Trace(trace) => trace.fmt(f),
         }
@@ -136,6 +158,7 @@ struct Watch {
     shrunk: Nanos,
     shrinkable: bool,
     trace: Schedule,
+    pool: PoolWatch,
 }
 
 /// How often it looks.
@@ -200,7 +223,7 @@ impl Sched {
         let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
         let sights = self.ps.iter().map(sight).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
-        let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace };
+        let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace, pool: PoolWatch::default() };
         let mut pace = Pace::new();
         let mut quiet_looks = 0;
         let never = AtomicU32::new(0);
@@ -224,7 +247,8 @@ impl Sched {
         let doubt = self.doubts();
         let again = if doubt { DOUBT } else { NEVER };
         let round = self.config.shrink.filter(|_| watch.shrinkable).map_or(NEVER, |shrink| shrink.every);
-        let limit = again.min(round).min(watch.trace.until_next(self.os.now()));
+        let pool = self.pool_patience().unwrap_or(NEVER);
+        let limit = again.min(round).min(pool).min(watch.trace.until_next(self.os.now()));
         self.sysmon_sleeps((limit != NEVER).then_some(limit));
         self.lately.set(self.os.now());
     }
@@ -242,6 +266,7 @@ impl Sched {
             watch.shrunk = now;
             watch.shrinkable = (shrink.round)(self, shrink.after, now);
         }
+        self.look_at_pool(&mut watch.pool, now);
         let strayed = watch.strays.len();
         watch.strays.retain_mut(|stray| self.is_astray(stray, now));
         deed | (watch.strays.len() < strayed)

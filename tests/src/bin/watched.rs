@@ -22,9 +22,11 @@ fn main() {
         "rescue" => rescue(),
         "abandoned" => abandoned(),
         "asleep" => asleep(),
+        "asleep-for-ever" => asleep_for_ever(),
         "stall" => stall(),
         "stall-callback" => stall_callback(),
         "no-more-threads" => no_more_threads(),
+        "pool-used-up" => pool_used_up(),
         "leaked" => leaked(),
         "stuck" => stuck(),
         "shrinks" => shrinks(),
@@ -91,6 +93,13 @@ fn asleep() {
     println!("awake");
 }
 
+/// Several deadlocks could be found before the alarm.
+fn asleep_for_ever() {
+    // SAFETY: a number goes in.
+    unsafe { libc::alarm(2) };
+    gopark::run(|| sleep(Duration::MAX));
+}
+
 fn stall() {
     Builder::new().max_procs(2).stall_after(Duration::from_millis(60)).start().unwrap();
     gopark::run(|| {
@@ -138,6 +147,16 @@ fn no_more_threads() {
         let busy = [(); 3].map(|()| go(|| thread::sleep(Duration::from_millis(100))));
         busy.into_iter().for_each(join);
         join(go(|| ()));
+    });
+    println!("done");
+}
+
+/// Five calls share two threads. The first two return when the pool was reported, or too late for a report that does not come.
+fn pool_used_up() {
+    Builder::new().max_procs(1).max_threads(2).start().unwrap();
+    gopark::run(|| {
+        let calls = [(); 5].map(|()| go(|| gopark::blocking(|| thread::sleep(Duration::from_millis(1500)))));
+        calls.into_iter().for_each(join);
     });
     println!("done");
 }

@@ -1,0 +1,135 @@
+//! Models of the pool: pushers whose threads the system refuses, beside others that count on these threads, and threads of the pool that go to
+//! sleep while a job comes. A job that is lost shows as a pusher that waits for ever.
+
+use super::{Job, Pool};
+use crate::models::{Immortal, World, check};
+use crate::os::Errno;
+use crate::sched::Sched;
+use core::cell::Cell;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use std::sync::Arc;
+
+const NO_THREAD: Errno = Errno::new(11);
+
+/// A pusher to which the system refuses each thread.
+fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) {
+    let counts = done.clone();
+    let before = pool.hand_over(sched, move || counts.fetch_add(1, Ordering::Relaxed), |_| Err(NO_THREAD));
+    assert!(before < 3, "a job is run once");
+}
+
+/// A thread of the pool that runs so many jobs. One that is asked for a last job ends before it looks for another.
+fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
+    for _ in 0..jobs {
+        let Job { task, run } = pool.next(sched);
+        // SAFETY: as in `serve`.
+        unsafe { run(task, sched) };
+    }
+}
+
+fn all_are_refused(limit: usize) {
+    check(move || {
+        let world = World::new(1, 1);
+        let (sched, pool, done) = (world.sched(), Immortal::new(Pool::new(limit)), Arc::new(AtomicUsize::new(0)));
+        let pool = pool.get();
+        let others = [0; 2].map(|_| {
+            let done = done.clone();
+            thread::spawn(move || refused(pool, sched, &done))
+        });
+        refused(pool, sched, &done);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(done.load(Ordering::Relaxed), 3);
+        assert_eq!(sched.pool().jobs.load(Ordering::Relaxed), 0);
+        let state = pool.state.lock();
+        assert_eq!((state.jobs.len(), state.threads, state.starting), (0, 0, 0));
+    });
+}
+
+#[test]
+fn jobs_are_run_though_the_system_refuses_each_thread() {
+    all_are_refused(3);
+}
+
+#[test]
+fn jobs_left_to_the_only_thread_that_is_allowed_are_run_though_it_is_refused() {
+    all_are_refused(1);
+}
+
+#[test]
+fn a_job_beside_a_refused_thread_is_run_by_the_one_that_was_given_or_its_owner() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, pool, done) = (world.sched(), Immortal::new(Pool::new(2)), Arc::new(AtomicUsize::new(0)));
+        let pool = pool.get();
+        let other = thread::spawn({
+            let done = done.clone();
+            move || refused(pool, sched, &done)
+        });
+        let last = Arc::new(AtomicUsize::new(0));
+        let given = Cell::new(None);
+        pool.hand_over(
+            sched,
+            || (),
+            |_| {
+                let last = last.clone();
+                given.set(Some(thread::spawn(move || {
+                    while last.load(Ordering::Relaxed) == 0 {
+                        serve(pool, sched, 1);
+                    }
+                })));
+                Ok(())
+            },
+        );
+        other.join().unwrap();
+        assert_eq!(done.load(Ordering::Relaxed), 1);
+        // The thread ends with this job.
+        if let Some(given) = given.take() {
+            pool.hand_over(sched, move || last.store(1, Ordering::Relaxed), |_| Err(NO_THREAD));
+            given.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_thread_that_goes_to_sleep_does_not_miss_a_job() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, pool) = (world.sched(), Immortal::new(Pool::new(1)));
+        let pool = pool.get();
+        pool.state.lock().threads = 1;
+        let serves = thread::spawn(move || serve(pool, sched, 2));
+        let other = thread::spawn(move || pool.hand_over(sched, || 1, |_| unreachable!("there is one already")));
+        assert_eq!(pool.hand_over(sched, || 2, |_| unreachable!("there is one already")), 2);
+        assert_eq!(other.join().unwrap(), 1);
+        serves.join().unwrap();
+    });
+}
+
+#[test]
+fn each_of_two_threads_that_sleep_is_woken_for_a_job_of_its_own() {
+    check(|| {
+        let world = World::new(1, 1);
+        let (sched, pool) = (world.sched(), Immortal::new(Pool::new(2)));
+        let pool = pool.get();
+        pool.state.lock().threads = 2;
+        // Neither ends its job before the other has begun.
+        let begun = Arc::new(AtomicUsize::new(0));
+        let serving = [0; 2].map(|_| thread::spawn(move || serve(pool, sched, 1)));
+        let meet = |begun: Arc<AtomicUsize>| {
+            move || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                while begun.load(Ordering::Relaxed) < 2 {
+                    thread::yield_now();
+                }
+            }
+        };
+        let other = {
+            let meet = meet(begun.clone());
+            thread::spawn(move || pool.hand_over(sched, meet, |_| unreachable!("there are two already")))
+        };
+        pool.hand_over(sched, meet(begun), |_| unreachable!("there are two already"));
+        other.join().unwrap();
+        serving.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}

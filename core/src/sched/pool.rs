@@ -1,0 +1,59 @@
+//! The pool of `blocking` as sysmon sees it: when it is used up, that is worth a report.
+
+use super::{Report, Sched};
+use crate::os::{Errno, Nanos};
+use crate::sync::{AtomicI32, AtomicUsize, Ordering};
+
+/// For how long jobs may wait before that is reported. Work that blocks for some milliseconds each makes them wait for moments.
+const PATIENCE: Nanos = 1_000_000_000;
+
+/// What pools count.
+#[derive(Default)]
+pub(crate) struct PoolCounts {
+    /// Threads, which stay. One is counted when it exists.
+    pub(crate) threads: AtomicUsize,
+    /// Jobs not yet done. One is counted out when its owner has been readied.
+    pub(crate) jobs: AtomicUsize,
+    /// What the system said when it was last asked for a thread, or 0 if it gave one.
+    pub(crate) refused: AtomicI32,
+}
+
+impl PoolCounts {
+    /// Jobs that no thread has begun, as far as a bystander can tell.
+    fn waiting(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed).saturating_sub(self.threads.load(Ordering::Relaxed))
+    }
+}
+
+/// What sysmon keeps of the pool from look to look.
+#[derive(Default)]
+pub(super) struct PoolWatch {
+    /// Since when jobs wait.
+    since: Option<Nanos>,
+    /// Whether that, and a refusal of the system, was reported.
+    told_full: bool,
+    told_refused: bool,
+}
+
+impl Sched {
+    /// Until when sysmon may sleep for the pool's sake: `None` if no job waits.
+    pub(super) fn pool_patience(&self) -> Option<Nanos> {
+        (self.pool.waiting() > 0).then_some(PATIENCE)
+    }
+
+    /// Reports that jobs have waited for long, once until half of the threads are free again, and that the system refuses threads, once until
+    /// it gives one. Called by sysmon.
+    pub(super) fn look_at_pool(&'static self, watch: &mut PoolWatch, now: Nanos) {
+        let (waiting, refused) = (self.pool.waiting(), self.pool.refused.load(Ordering::Relaxed));
+        let (jobs, threads) = (self.pool.jobs.load(Ordering::Relaxed), self.pool.threads.load(Ordering::Relaxed));
+        watch.since = if waiting == 0 { None } else { watch.since.or(Some(now)) };
+        watch.told_full &= 2 * jobs > threads;
+        watch.told_refused &= refused != 0;
+        let full = watch.since.is_some_and(|since| now - since >= PATIENCE);
+        let refused = (refused != 0).then_some(Errno::new(refused));
+        if (full && !watch.told_full) || (refused.is_some() && !watch.told_refused) {
+            (watch.told_full, watch.told_refused) = (full, refused.is_some());
+            (self.config.report)(self, Report::PoolFull { threads, waiting, refused });
+        }
+    }
+}
