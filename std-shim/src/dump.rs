@@ -1,14 +1,11 @@
-//! What every goroutine does: the dump, for people, and on a signal.
-#![allow(unsafe_code, reason = "a signal handler is installed")]
+//! What every goroutine does: the dump, for people.
 
 use crate::backtraces::Backtraces;
-use crate::runtime::{LINUX, sched, started};
+use crate::runtime::{LINUX, sched};
 use gopark_core::os::{Doing, Mode, Nanos};
 use gopark_core::sched::{Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
-use std::mem::MaybeUninit;
-use std::ptr;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
@@ -180,30 +177,6 @@ impl fmt::Display for Does {
                 None => write!(f, "in system call {number}"),
             },
         }
-    }
-}
-
-/// Has the process dump to stderr whenever `signal` comes.
-pub(crate) fn on_signal(signal: i32) -> io::Result<()> {
-    // SAFETY: all-zero is a valid sigaction, and the handler does what handlers may.
-    let result = unsafe {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-        action.sa_sigaction = ask as *const () as usize;
-        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-        libc::sigaction(signal, &action, ptr::null_mut())
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The signal handler. What it asks for comes back as a report.
-extern "C" fn ask(_: libc::c_int) {
-    // SAFETY: errno, which the interrupted code may be about to read, is put back.
-    unsafe {
-        let errno = *libc::__errno_location();
-        if let Some(sched) = started() {
-            sched.ask();
-        }
-        *libc::__errno_location() = errno;
     }
 }
 

@@ -48,17 +48,24 @@
 //!
 //! | variable | meaning |
 //! |---|---|
+//! | `GOPARK_DUMP` | a signal (`USR1`, say) that gets a [`dump`](dump()) of all goroutines on stderr, as [`Builder::dump_on`] does |
 //! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] says |
 //! | `GOPARK_SCHEDTRACE` | prints Go's schedtrace line to stderr every so many milliseconds |
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
 //! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
 //!
+//! The start of the runtime reads them; a value that makes no sense is an error of the start. A
+//! process whose program file is setuid or setgid or has capabilities ignores them (`AT_SECURE`).
+//!
 //! The timeline has a row for each proc, with a slice whenever a goroutine runs there, called by its number and spawn site, and an arrow to it
 //! from whoever woke or spawned it. What comes faster than it can be written is left out, and the file says where and how much. It can be opened
 //! at any time: while the program runs, after its exit, and after a crash but for the last moments. Without the variable, nothing is recorded.
+//! A file that the start makes can be read by its owner only. The path may name a FIFO, but not a
+//! symbolic link, and so not `/dev/stdout`.
 
 mod backtraces;
 mod dump;
+mod environment;
 mod error;
 mod goroutine;
 mod metrics;
@@ -66,6 +73,7 @@ pub mod net;
 mod overflow;
 mod report;
 mod runtime;
+mod signals;
 mod trace;
 
 pub use dump::dump;

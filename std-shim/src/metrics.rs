@@ -1,9 +1,9 @@
 //! Figures of the runtime, and the lines of `GOPARK_SCHEDTRACE`.
 
+use crate::environment;
 use crate::runtime::{LINUX, sched};
 use gopark_core::metrics::Metrics;
 use gopark_core::os::Nanos;
-use std::env;
 use std::io::{self, ErrorKind};
 
 /// What the runtime has done and is doing. Starts it if it is not running.
@@ -32,12 +32,14 @@ const SCHEDTRACE: &str = "GOPARK_SCHEDTRACE";
 
 /// How often a line is to be printed, according to the environment. As in Go, 0 is the same as no value.
 pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
-    let invalid = |text| Err(io::Error::new(ErrorKind::InvalidInput, text));
-    let Some(value) = env::var_os(SCHEDTRACE) else { return Ok(None) };
+    let Some(value) = environment::var(SCHEDTRACE) else { return Ok(None) };
     match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
-        None => invalid(format!("{SCHEDTRACE}: {value:?} is not a number of milliseconds")),
+        None => Err(environment::invalid(SCHEDTRACE, &value, "a number of milliseconds")),
         Some(0) => Ok(None),
-        Some(_) if !sysmon => invalid(format!("{SCHEDTRACE}: there is nobody to print its lines with Builder::sysmon(false)")),
+        Some(_) if !sysmon => {
+            let text = format!("{SCHEDTRACE}: there is nobody to print its lines with Builder::sysmon(false)");
+            Err(io::Error::new(ErrorKind::InvalidInput, text))
+        }
         Some(millis) => Ok(Some(Nanos::from(millis) * 1_000_000)),
     }
 }

@@ -2,7 +2,8 @@
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
 use crate::report::{self, OnStall, Stall};
-use crate::{dump, metrics, overflow, trace};
+use crate::signals::{self, Handlers};
+use crate::{environment, metrics, overflow, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -135,8 +136,13 @@ impl Builder {
         self
     }
 
-    /// Has the process write a [`dump`](crate::dump()) to stderr whenever it gets `signal`, such as `libc::SIGUSR1`. Needs
-    /// [`sysmon`](Self::sysmon).
+    /// Has the process write a [`dump`](crate::dump()) to stderr whenever it gets `signal`, such as
+    /// `libc::SIGUSR1`. Needs [`sysmon`](Self::sysmon). The handler replaces any other handler of that
+    /// signal. `GOPARK_DUMP=USR1` in the environment does the same without code.
+    ///
+    /// [`start`](Self::start) refuses signals that cannot be caught (`SIGKILL`, `SIGSTOP`), that faults
+    /// raise (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`, `SIGTRAP`, `SIGSYS`), that writing the dump could
+    /// raise (`SIGPIPE`, `SIGTTOU`, `SIGXFSZ`), and those that libc uses itself.
     pub fn dump_on(mut self, signal: i32) -> Self {
         self.dump_on = Some(signal);
         self
@@ -175,8 +181,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a setting out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
+    /// `InvalidInput` for a setting or a `GOPARK_…` variable out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
     /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
+    /// A start that fails leaves no thread, no handler and no file, and the next one may succeed.
     pub fn start(self) -> io::Result<()> {
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,16 +191,29 @@ impl Builder {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
         }
         let config = self.config()?;
-        let trace = trace::Request::from_env()?;
-        if let Some(tell) = &self.on_stall {
-            _ = report::ON_STALL.set(tell.clone());
+        let signals = signals::wanted(self.dump_on)?;
+        if self.no_sysmon && !signals.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a dump on a signal (dump_on, GOPARK_DUMP) needs sysmon, which is off",
+            ));
         }
+        // What can fail comes before the scheduler, which never ends. If a later step fails, the drop
+        // of these takes back what they did.
+        let handlers = Handlers::install(&signals)?;
+        let trace = trace::Request::from_environment()?;
         let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
         let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
             io::Error::new(cause.kind(), format!("{error} ({cause})"))
         })?;
+        // From here on nothing fails.
+        handlers.keep();
+        // No goroutine can stall before `RUNTIME` is set.
+        if let Some(tell) = &self.on_stall {
+            _ = report::ON_STALL.set(tell.clone());
+        }
         if let Some(trace) = trace {
             trace.begin(sched);
         }
@@ -201,10 +221,9 @@ impl Builder {
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
         overflow::install(sched);
-        let dumping = self.dump_on.map_or(Ok(()), dump::on_signal);
         let pool = Pool::new(config.max_threads);
         RUNTIME.set(Runtime { sched, pool, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
-        dumping.map_err(|error| io::Error::new(error.kind(), format!("dump_on: {error}")))
+        Ok(())
     }
 
     fn config(&self) -> io::Result<Config> {
@@ -229,8 +248,8 @@ impl Builder {
         if !(procs..=MAX_THREADS).contains(&max_threads) {
             return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
         }
-        if self.no_sysmon && (self.stall_after.is_some() || self.dump_on.is_some() || self.shrink.is_some()) {
-            return invalid("stall_after, shrink_stacks and dump_on need sysmon, which is off".into());
+        if self.no_sysmon && (self.stall_after.is_some() || self.shrink.is_some()) {
+            return invalid("stall_after and shrink_stacks need sysmon, which is off".into());
         }
         let stack_size = stack_size.next_power_of_two();
         let stalls = self.stall_after.map(|limit| Stalls::after(duration_nanos(limit)));
@@ -242,13 +261,10 @@ impl Builder {
 }
 
 fn default_procs() -> io::Result<usize> {
-    match std::env::var("GOPARK_MAXPROCS") {
-        Err(_) => Ok(linux::available_procs().min(MAX_PROCS)),
-        Ok(text) => text.parse().map_err(|_| {
-            let text = format!("GOPARK_MAXPROCS: {text:?} is not a number from 1 to {MAX_PROCS}");
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        }),
-    }
+    const VARIABLE: &str = "GOPARK_MAXPROCS";
+    let Some(value) = environment::var(VARIABLE) else { return Ok(linux::available_procs().min(MAX_PROCS)) };
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| environment::invalid(VARIABLE, &value, format_args!("a number from 1 to {MAX_PROCS}")))
 }
 
 #[inline]

@@ -12,27 +12,39 @@
 //! | records that came too fast to be kept | a slice that says how many |
 #![allow(unsafe_code, reason = "the exit of the process is announced through libc")]
 
+use crate::environment;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::sched::Sched;
 use gopark_core::trace::{Event, Goroutine, Reader, Readied, Record, Row, Source, Stopped};
 use std::collections::HashSet;
-use std::env;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The file that the environment asks for, and the thread that will write it.
+/// The file that the environment asks for, and the thread that will write it. A drop before `begin`
+/// ends the thread and removes the file, if this start has made it.
 pub(crate) struct Request {
+    /// Taken when the timeline begins.
+    prepared: Option<Prepared>,
+    limit: u64,
+}
+
+struct Prepared {
     begin: Sender<Timeline>,
     thread: JoinHandle<()>,
     file: File,
-    limit: u64,
+    /// The path of the file, if there was none before.
+    made: Option<PathBuf>,
 }
+
+const FILE: &str = "GOPARK_TRACE";
+const LIMIT: &str = "GOPARK_TRACE_LIMIT";
 
 /// How often the records are emptied: well before the rings of busy Ps are full.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -54,45 +66,72 @@ struct Writing {
 
 impl Request {
     /// What `GOPARK_TRACE` and `GOPARK_TRACE_LIMIT` ask for.
-    pub(crate) fn from_env() -> io::Result<Option<Self>> {
-        let Some(path) = env::var_os("GOPARK_TRACE").filter(|path| !path.is_empty()) else { return Ok(None) };
+    pub(crate) fn from_environment() -> io::Result<Option<Self>> {
+        let Some(path) = environment::nonempty(FILE) else { return Ok(None) };
         let limit = limit()?;
-        let refused = |error: io::Error| io::Error::new(error.kind(), format!("GOPARK_TRACE: {}: {error}", Path::new(&path).display()));
-        let file = File::create(&path).map_err(refused)?;
+        let refused = |error: io::Error| io::Error::new(error.kind(), format!("{FILE}: {}: {error}", Path::new(&path).display()));
         let (begin, begun) = mpsc::channel();
         let thread = thread::Builder::new().name("gopark-trace".into()).spawn(move || write(&begun)).map_err(refused)?;
-        Ok(Some(Request { begin, thread, file, limit }))
+        // Opening changes nothing of a file that is there: the thread empties it when it begins.
+        let (file, made) = open(Path::new(&path)).map_err(refused)?;
+        Ok(Some(Request { prepared: Some(Prepared { begin, thread, file, made }), limit }))
     }
 
     /// Begins the timeline of a scheduler.
-    pub(crate) fn begin(self, sched: &'static Sched) {
+    pub(crate) fn begin(mut self, sched: &'static Sched) {
+        let Some(Prepared { begin, thread, file, .. }) = self.prepared.take() else { return };
         let start = sched.now();
         let reader = sched.trace().expect("nobody else asks for it");
         let timeline = Timeline {
             os: sched.os(),
             reader,
-            paper: Paper { file: self.file, text: String::new(), begun: 0, written: 0, limit: self.limit, full: false, start },
+            paper: Paper { file, text: String::new(), begun: 0, written: 0, limit: self.limit, full: false, start },
             open: (0..sched.config().procs).map(|_| None).collect(),
             threads: HashSet::new(),
             flows: 0,
             lost: 0,
         };
         // It cannot have ended: it waits for this.
-        let _ = self.begin.send(timeline);
-        *WRITING.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Writing { process: std::process::id(), end: self.begin, thread: self.thread });
+        let _ = begin.send(timeline);
+        *WRITING.lock().unwrap_or_else(PoisonError::into_inner) = Some(Writing { process: std::process::id(), end: begin, thread });
         // SAFETY: the function may be called at any time. Without room for it the file lacks its end.
         unsafe { libc::atexit(finish) };
     }
 }
 
-fn limit() -> io::Result<u64> {
-    let Some(text) = env::var_os("GOPARK_TRACE_LIMIT").filter(|text| !text.is_empty()) else { return Ok(DEFAULT_LIMIT) };
-    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&limit| limit >= 2 * END as u64);
-    number.ok_or_else(|| {
-        let text = format!("GOPARK_TRACE_LIMIT: {text:?} is not a number of bytes from {} on", 2 * END);
-        io::Error::new(io::ErrorKind::InvalidInput, text)
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(Prepared { begin, thread, made, .. }) = self.prepared.take() {
+            drop(begin);
+            let _ = thread.join();
+            made.into_iter().for_each(|path| _ = fs::remove_file(path));
+        }
+    }
+}
+
+/// Opens a file to write to. If there is none, makes one that only its owner may read, and returns
+/// its path as well.
+///
+/// A link is not followed: in a directory that other users may write to, such as `/tmp`, it could
+/// lead to a file that this process may write and those users may not.
+fn open(path: &Path) -> io::Result<(File, Option<PathBuf>)> {
+    let mut options = File::options();
+    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => return Ok((file, Some(path.into()))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    options.open(path).map(|file| (file, None)).map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => io::Error::new(error.kind(), "a symbolic link, which is not followed: name the file itself, or a FIFO"),
+        _ => error,
     })
+}
+
+fn limit() -> io::Result<u64> {
+    let Some(text) = environment::nonempty(LIMIT) else { return Ok(DEFAULT_LIMIT) };
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&limit| limit >= 2 * END as u64);
+    number.ok_or_else(|| environment::invalid(LIMIT, &text, format_args!("a number of bytes from {} on", 2 * END)))
 }
 
 /// At the exit of the process: has the thread write the end of the file, and waits for that.
@@ -108,6 +147,14 @@ extern "C" fn finish() {
 /// What the thread does.
 fn write(begun: &Receiver<Timeline>) {
     let Ok(mut timeline) = begun.recv() else { return };
+    // Cuts off what an earlier process has written. A FIFO has no length.
+    let emptied = match timeline.paper.file.metadata() {
+        Ok(file) if file.is_file() => timeline.paper.file.set_len(0),
+        _ => Ok(()),
+    };
+    if let Err(error) = emptied {
+        return tell_end(&error);
+    }
     timeline.begin();
     loop {
         let over = begun.recv_timeout(PERIOD).is_err_and(|error| error == RecvTimeoutError::Disconnected);
@@ -116,13 +163,16 @@ fn write(begun: &Receiver<Timeline>) {
             timeline.end();
         }
         if let Err(error) = timeline.paper.flush() {
-            let _ = writeln!(io::stderr(), "gopark: the file of GOPARK_TRACE ends here: {error}");
-            return;
+            return tell_end(&error);
         }
         if over || timeline.paper.full {
             return;
         }
     }
+}
+
+fn tell_end(error: &io::Error) {
+    let _ = writeln!(io::stderr(), "gopark: the file of {FILE} ends here: {error}");
 }
 
 /// A goroutine that runs on a P.

@@ -205,6 +205,14 @@ fn libraries_do_not_print(source: &Source) -> Vec<String> {
     found.map(|line| format!("line {}: {}", line.number, line.raw.trim())).collect()
 }
 
+fn one_place_reads_the_environment(source: &Source) -> Vec<String> {
+    if !source.is_library() || source.path == "std-shim/src/environment.rs" {
+        return Vec::new();
+    }
+    let found = source.library_lines().into_iter().filter(|line| line.code.contains("env::") || line.code.contains("std::env;"));
+    found.map(|line| format!("line {}: `environment` reads the environment: {}", line.number, line.raw.trim())).collect()
+}
+
 fn unsafe_files_say_why(source: &Source) -> Vec<String> {
     let found = source.lines().into_iter().filter(|line| !source.may_be_unsafe && has_word(&line.code, "unsafe"));
     found.map(|line| format!("line {}: without a reason at the top: {}", line.number, line.raw.trim())).collect()
@@ -456,6 +464,11 @@ fn libraries_print_nothing() {
 }
 
 #[test]
+fn one_file_of_the_library_reads_the_environment() {
+    check(one_place_reads_the_environment);
+}
+
+#[test]
 fn every_file_with_unsafe_code_says_why_at_its_top() {
     check(unsafe_files_say_why);
 }
@@ -516,7 +529,7 @@ fn no_file_is_an_orphan() {
 #[test]
 fn every_rule_has_something_to_find() {
     let long_function = format!("//! x\nimpl X {{\n    fn long() {{\n{}    }}\n}}\n", "        x();\n".repeat(69));
-    let samples: [(Rule, &str, &str); 18] = [
+    let samples: [(Rule, &str, &str); 19] = [
         (imports_go_up, "core/src/g.rs", "use crate::sched::Sched;"),
         (imports_go_up, "core/src/g.rs", "use crate::{stack, timer::{self, Timer}};"),
         (imports_go_up, "core/src/sched/find.rs", "fn f(x: &crate::fd::Fd) {}"),
@@ -531,6 +544,7 @@ fn every_rule_has_something_to_find() {
         (functions_are_short, "core/src/g.rs", &long_function),
         (files_begin_with_their_purpose, "core/src/g.rs", "use crate::os;\n//! late"),
         (nothing_is_left_to_do, "tests/src/lib.rs", &format!("// {}DO: more", "TO")),
+        (one_place_reads_the_environment, "std-shim/src/trace.rs", "let path = std::env::var_os(\"GOPARK_TRACE\");"),
         (libraries_do_not_print, "core/src/g.rs", "    println!();"),
         (unsafe_files_say_why, "core/src/g.rs", "    unsafe { f() }"),
         (folders_are_one_level_deep, "core/src/sched/mod.rs", ""),

@@ -1,0 +1,111 @@
+//! How a runtime starts, and what it makes of its environment: `suites/starts.rs` runs these
+//! programs by name.
+#![allow(unsafe_code, reason = "limits, signals and privileges are asked for through libc")]
+
+use gopark::{Builder, go};
+use gopark_tests::{join, until};
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+fn main() {
+    let program = std::env::args().nth(1).expect("the name of a program");
+    match program.as_str() {
+        "dump-on" => dump_on(std::env::args().nth(2).and_then(|signal| signal.parse().ok()).expect("a signal")),
+        "fails-first" => fails_first(),
+        "environment" => environment(),
+        "dumped" => dumped(),
+        _ => panic!("there is no program {program}"),
+    }
+}
+
+/// A start that is refused a signal, and one that is not.
+fn dump_on(signal: i32) {
+    let error = Builder::new().max_procs(1).dump_on(signal).start().unwrap_err();
+    println!("{:?}: {error}", error.kind());
+    assert_eq!(threads(), 1, "no scheduler runs");
+    Builder::new().max_procs(1).dump_on(libc::SIGUSR1).start().unwrap();
+    assert_eq!(gopark::run(|| join(go(|| 7))), 7);
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// The most descriptors that this process may have, for now.
+fn limit_descriptors(most: u64) -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: `limit` is writable, and valid before it is read.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()), 0);
+        let mut limit = limit.assume_init();
+        let before = limit.rlim_cur;
+        limit.rlim_cur = most;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+        before
+    }
+}
+
+fn disposition(signal: i32) -> usize {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: `action` is writable, and valid afterwards.
+    unsafe {
+        assert_eq!(libc::sigaction(signal, ptr::null(), action.as_mut_ptr()), 0);
+        action.assume_init().sa_sigaction
+    }
+}
+
+/// A start that lacks descriptors leaves nothing, and its settings count for nothing.
+fn fails_first() {
+    let trace = std::env::var_os("GOPARK_TRACE").expect("a trace is wanted");
+    let before = fs::read(&trace).ok();
+    let called = |_: &gopark::Stall| panic!("the callback of a start that failed");
+    let most = limit_descriptors(20);
+    let refused = Builder::new().max_procs(64).dump_on(libc::SIGUSR1).on_stall(called).start();
+    println!("{}", refused.unwrap_err());
+    assert_eq!((disposition(libc::SIGUSR1), disposition(libc::SIGUSR2)), (libc::SIG_DFL, libc::SIG_DFL), "no handler stays");
+    assert_eq!(fs::read(&trace).ok(), before, "no file is made, and none is changed");
+    until("its threads have ended", || threads() == 1);
+
+    limit_descriptors(most);
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let tell = |_: &gopark::Stall| TOLD.store(true, SeqCst);
+    Builder::new().max_procs(1).stall_after(Duration::from_millis(1)).on_stall(tell).start().unwrap();
+    assert_ne!(disposition(libc::SIGUSR2), libc::SIG_DFL);
+    gopark::run(|| {
+        // Without parking: it keeps its thread until that is told.
+        while !TOLD.load(SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// What counts of the environment, and whether the kernel calls the process privileged.
+fn environment() {
+    // SAFETY: asks for a number.
+    println!("privileged: {}", unsafe { libc::getauxval(libc::AT_SECURE) } != 0);
+    println!("procs: {}", gopark::max_procs());
+    println!("handler: {}", disposition(libc::SIGUSR1) != libc::SIG_DFL);
+}
+
+/// Ends when the environment's signal has brought a dump.
+fn dumped() {
+    let (reader, stderr) = UnixStream::pair().unwrap();
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    let _sleeper = go(|| {
+        gopark::set_name("sleeper");
+        gopark::sleep(Duration::from_secs(1000));
+    });
+    until("it sleeps", || gopark::metrics().goroutines_waiting == 1);
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
+    let found = BufReader::new(reader).lines().map_while(io::Result::ok).any(|line| line.contains("\"sleeper\" [sleep"));
+    println!("dumped: {found}");
+}
