@@ -51,7 +51,7 @@ mod models;
 pub(crate) use start::Start;
 
 pub use crate::trail::Place;
-pub use census::{Goroutine, State, Stopped, Wait};
+pub use census::{Goroutine, Identity, State, Stopped, Wait};
 pub use deadlock::Deadlocks;
 pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};

@@ -1,4 +1,4 @@
-//! The environment's `GOPARK_…` variables: the one place that reads them.
+//! The environment, `GOPARK_…` variables and `RUST_BACKTRACE`: the one place that reads it.
 #![allow(unsafe_code, reason = "the kernel's auxiliary vector is read through libc")]
 
 use std::env;

@@ -1,5 +1,6 @@
 //! Goroutines: starting them, joining them, sleeping and yielding in them.
 
+use crate::panics;
 use crate::runtime::{duration_nanos, nanos, pool, sched};
 use gopark_core::join::Join;
 use std::fmt;
@@ -11,7 +12,19 @@ use std::time::{Duration, Instant};
 /// Starts a goroutine that runs `f`.
 ///
 /// It may start on any thread of the runtime, and then stays there (see the crate's documentation). Works in goroutines and on ordinary
-/// threads alike. A panic in `f` ends this goroutine only, and comes out of [`JoinHandle::join`].
+/// threads alike.
+///
+/// A panic in `f` ends this goroutine only, and comes out of [`JoinHandle::join`]. It is reported on stderr, whether or not the goroutine is
+/// ever joined, as `std` reports that of a thread:
+///
+/// ```text
+/// goroutine 7 "importer" (spawned at src/main.rs:20:5) panicked at src/import.rs:3:9:
+/// no such column
+/// ```
+///
+/// That is the work of a panic hook, which the runtime sets when it starts if the program has none ([`std::panic::set_hook`]). A program's own
+/// hook runs on the goroutine and must not park there: no channel, lock, socket or sleep of a goroutine, since the thread counts as
+/// panicking until the hook returns, and its other goroutines would see that.
 ///
 /// # Panics
 ///
@@ -82,9 +95,18 @@ where
     }
 }
 
-/// The panic goes to whoever joins, who can tell whether what `f` shared with others is still consistent.
-fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Result<T> {
-    || panic::catch_unwind(AssertUnwindSafe(f))
+/// The panic goes to the caller of `join`, which can tell whether what `f` shared with others is still consistent.
+pub(crate) fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Result<T> {
+    || panic::catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)))
+}
+
+/// Short backtraces, also those of `std`, leave out this function and its callers: they know it by its name.
+#[inline(never)]
+fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
+    let result = f();
+    // The call is none in the tail, which would leave no frame.
+    std::hint::black_box(());
+    result
 }
 
 /// The right to wait for a goroutine and take its result. Dropping it detaches the goroutine, which runs on.
@@ -188,7 +210,8 @@ pub fn sleep_until(deadline: Instant) {
 pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let sched = sched();
     // A payload is Send, and so is the work with whatever it leaves half done: the panic goes on in the caller, who cannot look at that.
-    match pool().run(sched, || panic::catch_unwind(AssertUnwindSafe(work))) {
+    let asks = sched.identity();
+    match pool().run(sched, move || panics::on_behalf_of(asks, || panic::catch_unwind(AssertUnwindSafe(work)))) {
         Ok(value) => value,
         Err(payload) => panic::resume_unwind(payload),
     }

@@ -71,6 +71,7 @@ mod goroutine;
 mod metrics;
 pub mod net;
 mod overflow;
+mod panics;
 mod report;
 mod runtime;
 mod signals;

@@ -1,9 +1,10 @@
 //! The one runtime of a process: its settings, its start, and its clock.
 #![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
 
+use crate::goroutine::catching;
 use crate::report::{self, OnStall, Stall};
 use crate::signals::{self, Handlers};
-use crate::{environment, metrics, overflow, trace};
+use crate::{environment, metrics, overflow, panics, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -13,7 +14,7 @@ use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Sched
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -221,6 +222,7 @@ impl Builder {
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
         overflow::install(sched);
+        panics::install();
         let pool = Pool::new(config.max_threads);
         RUNTIME.set(Runtime { sched, pool, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
         Ok(())
@@ -357,7 +359,7 @@ pub fn max_procs() -> usize {
 pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
     let mut result = None;
     let place = &mut result;
-    let main: Box<dyn FnOnce() + Send + '_> = Box::new(move || *place = Some(panic::catch_unwind(AssertUnwindSafe(main))));
+    let main: Box<dyn FnOnce() + Send + '_> = Box::new(move || *place = Some(catching(main)()));
     // SAFETY: only the lifetime changes. The closure is called or dropped before `join` returns, or dropped by a failed `go`: both within
     // this function, which holds what it borrows.
     let main: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(main) };

@@ -35,6 +35,27 @@ pub struct Goroutine<'a> {
     pub stopped: Option<Stopped<'a>>,
 }
 
+/// What tells a goroutine from others, as reports say it: `goroutine 7 "importer" (spawned at src/main.rs:20:5)`.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its number.
+    pub id: u64,
+    /// The name it was given.
+    pub name: Option<Arc<str>>,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goroutine {}", self.id)?;
+        if let Some(name) = &self.name {
+            write!(f, " \"{name}\"")?;
+        }
+        write!(f, " (spawned at {})", self.site)
+    }
+}
+
 /// What a goroutine does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -113,6 +134,11 @@ pub struct Stopped<'a> {
 const LOOKS: usize = 4;
 
 impl Sched {
+    /// The calling goroutine. `None` on an ordinary thread.
+    pub fn identity(&self) -> Option<Identity> {
+        self.current().map(|g| Identity { id: g.id(), name: g.name(), site: g.site() })
+    }
+
     /// Calls `see` for each goroutine, in no order. They run on meanwhile: one that comes or goes may be missed.
     ///
     /// The stacks of those that have stopped are copied where `stacks` says who can. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy

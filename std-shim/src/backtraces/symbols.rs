@@ -138,6 +138,7 @@ fn role(name: &str, file: &str) -> Role {
         _ if is_closure && ["gopark::goroutine::catching", "gopark::runtime::run"].iter().any(|start| path.starts_with(start)) => {
             Role::Start
         }
+        _ if path.starts_with("gopark::goroutine::__rust_begin_short_backtrace") => Role::Start,
         _ if name == "__rust_try" => Role::Std,
         Some(krate) if STD.contains(&krate) => Role::Std,
         Some(krate) if GOPARK.contains(&krate) => Role::Gopark,
@@ -155,6 +156,7 @@ fn role_by_file(name: &str, file: &str) -> Role {
         _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
         (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
+        (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => Role::Start,
         (Some(_), _) | (_, Some(_)) => Role::Gopark,
         _ if file.contains("/corosensei-") => Role::Gopark,
         _ => Role::User,
@@ -236,6 +238,7 @@ mod tests {
             ("<gopark_core::join::Task<server::main::{closure#0}, ()>>::run", Role::Entry),
             ("gopark_core::join::Join<R>::join", Role::Gopark),
             ("gopark::goroutine::catching::{{closure}}", Role::Start),
+            ("gopark::goroutine::__rust_begin_short_backtrace::<server::main::{closure#0}, ()>", Role::Start),
             ("gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}", Role::Start),
             ("gopark::runtime::run", Role::Gopark),
         ] {
@@ -254,6 +257,7 @@ mod tests {
             ("read", gopark("net/tcp_stream.rs"), Role::Gopark),
             ("{closure#0}<(), server::main::{closure_env#0}>", gopark("goroutine.rs"), Role::Start),
             ("{closure#0}<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Start),
+            ("__rust_begin_short_backtrace<server::main::{closure_env#0}, ()>", gopark("goroutine.rs"), Role::Start),
             ("run<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Gopark),
             ("coroutine_func<()>", "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(), Role::Gopark),
             ("catch_unwind<()>", "/rustc/0123/library/std/src/panic.rs".into(), Role::Std),
