@@ -32,12 +32,13 @@ use text::Text;
 pub struct Linux {
     guards: GuardState,
     signal_stacks: Option<fn()>,
+    address_space: Option<fn() -> usize>,
 }
 
 impl Linux {
     /// Makes no system call.
     pub const fn new() -> Self {
-        Linux { guards: GuardState::new(), signal_stacks: None }
+        Linux { guards: GuardState::new(), signal_stacks: None, address_space: None }
     }
 
     /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a goroutine that has overflowed its stack
@@ -45,6 +46,14 @@ impl Linux {
     #[doc(alias = "sigaltstack")]
     pub const fn with_signal_stacks(self) -> Self {
         Linux { signal_stacks: Some(thread::use_signal_stack), ..self }
+    }
+
+    /// Asks for the limit of the process's address space (RLIMIT_AS, and RLIMIT_MEMLOCK after
+    /// `mlockall(MCL_FUTURE)`), so that stacks leave most of it to the program. Without this they
+    /// take the half that they get.
+    #[doc(alias = "getrlimit")]
+    pub const fn with_limits(self) -> Self {
+        Linux { address_space: Some(memory::address_space), ..self }
     }
 
     /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
@@ -63,7 +72,9 @@ impl Default for Linux {
 // SAFETY:
 // - `now`: CLOCK_MONOTONIC never goes back, and it started at zero when the machine did;
 // - `futex_wait` and `futex_wake` are the system calls of that name on the word's own address;
-// - `reserve`: anonymous mappings are zeroed pages, and nothing here unmaps one;
+// - `reserve`: the kernel chooses a range that is free, and nothing here unmaps one;
+// - `open`: anonymous mappings are zeroed pages, and nothing here takes the access away but a
+//   guard;
 // - `guard`: a guard region and PROT_NONE both fault on every access, and nothing here lifts them;
 // - `spawn`: pthread_create starts the thread once or fails;
 // - `barrier`: what membarrier does.
@@ -119,6 +130,14 @@ unsafe impl Os for Linux {
 
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
         memory::reserve(len)
+    }
+
+    unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        memory::open(start, len)
+    }
+
+    fn address_space(&self) -> usize {
+        self.address_space.map_or(usize::MAX, |ask| ask())
     }
 
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
@@ -304,7 +323,10 @@ pub(crate) mod tests {
         // SAFETY: the child makes system calls and allocates, which libc allows it, and ends without running exit handlers.
         match unsafe { libc::fork() } {
             0 => {
-                let status = if passed() { 0 } else { 1 };
+                // A panic must not leave: it would end this test in the child, which then exits
+                // with 0.
+                let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(passed));
+                let status = if matches!(passed, Ok(true)) { 0 } else { 1 };
                 // SAFETY: ends the process.
                 unsafe { libc::_exit(status) }
             }

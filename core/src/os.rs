@@ -10,7 +10,7 @@
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
 //! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
-//! | `reserve`, `guard`, `discard` | `mmap`, `madvise` | goroutine stacks |
+//! | `reserve`, `open`, `guard`, `discard`, `address_space` | `mmap`, `mprotect`, `madvise`, `getrlimit` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | descriptors |
 //! | [`Observe`] | `/proc`, `process_vm_readv`, `mincore` | deadlocks, dumps, metrics; may be missing |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
@@ -81,7 +81,10 @@ pub enum Doing {
 ///
 /// - `now` never goes back and is positive;
 /// - `futex_wait` returns only after a wake, a timeout, a changed word, or spuriously, and `futex_wake` wakes a thread that sleeps on that word;
-/// - `reserve` returns memory that is zeroed, readable, writable, page-aligned, and nobody else's for the rest of the process;
+/// - `reserve` returns address space that is page-aligned, and no one else's for the rest of the
+///   process;
+/// - after `open(p, len)` succeeded, that range of a reservation is readable and writable, and was
+///   zeroed when it was first opened;
 /// - after `guard(p, len)` succeeded, every access to that range faults;
 /// - `spawn` runs `entry(arg)` exactly once, on a new thread;
 /// - if `barrier` returns true, every thread of the process has passed a full memory barrier since the call began.
@@ -119,14 +122,30 @@ pub unsafe trait Os: Sync {
     #[doc(alias = "osyield")]
     fn yield_thread(&self);
 
-    /// Reserves `len` bytes of address space for stacks. Pages are committed on first touch and never merged into huge pages.
+    /// Reserves `len` bytes of address space for stacks. Until a part is [opened](Self::open), it
+    /// should count against no limit but that of address space, and stand in no core dump.
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno>;
+
+    /// Makes `len` bytes at `start`, page-aligned, readable and writable. Pages are committed on
+    /// first touch and never merged into huge pages. What is open already keeps its contents. A
+    /// scheduler opens neighbours one after another, which should remain one mapping.
+    ///
+    /// # Safety
+    ///
+    /// The bytes lie in a reservation, and no guard is among them.
+    unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
+
+    /// How many bytes of address space the process may have in all. `usize::MAX` if there is no
+    /// limit. The scheduler leaves most of them to the program.
+    fn address_space(&self) -> usize {
+        usize::MAX
+    }
 
     /// Makes `len` bytes at `start`, page-aligned, fault on access.
     ///
     /// # Safety
     ///
-    /// The bytes lie in a reservation, and nobody uses them.
+    /// The bytes lie in a reservation, are open, and nobody uses them.
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
     /// Gives the memory behind `len` bytes at `start`, page-aligned, back to the system. They read as zeros afterwards, or as before if the system

@@ -1,6 +1,9 @@
 //! Goroutine stacks: equal slots of one reservation.
 //!
-//! One mapping, reserved at start and never returned, is cut into slots of a power of two bytes. A slot, from low to high addresses:
+//! One mapping, reserved at start and never returned, is cut into slots of a power of two bytes. It
+//! is reserved without access, so that neither a core dump nor `mlockall` nor the commit limit
+//! knows of slots that no goroutine has had. The part that is open grows from the start of the
+//! mapping, a batch of slots at a time, and stays one mapping. A slot, from low to high addresses:
 //!
 //! ```text
 //! | guard page | ........ grows down ........ <- base | anchor | colour |
@@ -21,7 +24,8 @@
 //! slots in use <= promised,   promised + margin <= prepared <= capacity
 //! ```
 //!
-//! where *prepared* slots have their guard and *margin* is what can be held back: by a P its cache, and the slot of a goroutine that has
+//! where *prepared* slots are open and have their guard, and *margin* is what can be held back: by
+//! a P its cache, and the slot of a goroutine that has
 //! given up its promise and is about to return; by sysmon those that it is giving back to the system.
 #![allow(unsafe_code, reason = "anchors are found by address, and corosensei's Stack is an unsafe trait")]
 
@@ -43,8 +47,8 @@ pub(crate) const CACHE: usize = 64;
 /// Slots moved between a P and the arena at once, and prepared at once.
 const BATCH: u32 = CACHE as u32 / 2;
 
-/// How much address space to ask for first; halved until the system agrees. Four of the 128 TiB that x86-64 has. In a model little, since
-/// what is not stacks is real memory there.
+/// How much address space to ask for at most; halved until the system agrees. Four of the 128 TiB
+/// that x86-64 has. In a model little, since what is not stacks is real memory there.
 const RESERVE: usize = if cfg!(loom) {
     1 << 22
 } else if usize::BITS == 64 {
@@ -53,8 +57,16 @@ const RESERVE: usize = if cfg!(loom) {
     1 << 29
 };
 
+/// Of a limited address space the stacks take one part in so many: the rest is for the program's
+/// heap, threads and libraries.
+const SHARE: usize = 4;
+
 /// Fewer slots than this beside the margin are not worth starting with.
 const MIN_SLOTS: usize = 64;
+
+/// Indices of free slots for which memory is opened at once: 64 KiB, a multiple of every page size
+/// in use.
+const INDICES: u32 = 16 * 1024;
 
 /// Cache lines over which tops are spread: half a page, so that a small goroutine still fits into one.
 const COLOURS: u32 = 32;
@@ -128,8 +140,30 @@ pub struct Exhausted {
     pub goroutines: u32,
     /// Bytes of address space each.
     pub stack_size: usize,
-    /// What the system said when it was asked for a guard, if that is what failed.
-    pub cause: Option<Errno>,
+    /// What there was no more of.
+    pub cause: Shortage,
+}
+
+/// What a stack could not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Address space: all that could be reserved is in use.
+    AddressSpace,
+    /// Access to its memory, and what the system said.
+    Memory(Errno),
+    /// A guard below it, and what the system said.
+    Guard(Errno),
+}
+
+impl Exhausted {
+    /// What the system said, or would have said.
+    pub fn errno(self) -> Errno {
+        const ENOMEM: i32 = 12;
+        match self.cause {
+            Shortage::AddressSpace => Errno::new(ENOMEM),
+            Shortage::Memory(errno) | Shortage::Guard(errno) => errno,
+        }
+    }
 }
 
 impl fmt::Display for Exhausted {
@@ -137,9 +171,14 @@ impl fmt::Display for Exhausted {
         let Exhausted { goroutines, stack_size, cause } = self;
         write!(f, "no stack for another goroutine: {goroutines} have one of {} KiB each, ", stack_size / 1024)?;
         match cause {
-            None => write!(f, "which is all the address space that could be reserved (raise `ulimit -v` or lower Builder::stack_size)"),
-            Some(cause) => {
-                write!(f, "and a guard page was refused ({cause}; without MADV_GUARD_INSTALL, Linux 6.13, vm.max_map_count is the limit)")
+            Shortage::AddressSpace => {
+                f.write_str("which is all the address space that was reserved (raise `ulimit -v` or lower Builder::stack_size)")
+            }
+            Shortage::Memory(errno) => {
+                write!(f, "and memory for more was refused ({errno}; `ulimit -d` and vm.overcommit_memory=2 limit it)")
+            }
+            Shortage::Guard(errno) => {
+                write!(f, "and a guard was refused ({errno}; without MADV_GUARD_INSTALL, Linux 6.13, vm.max_map_count is the limit)")
             }
         }
     }
@@ -159,8 +198,16 @@ pub struct Arena {
     frontier: AtomicU32,
     prepared: AtomicU32,
     promised: AtomicU32,
+    /// Free slots whose indices have memory.
+    indexable: AtomicU32,
+    indices: NonNull<u32>,
     free: Lock<FreeSlots>,
 }
+
+// SAFETY: `indices` is where a reservation lies. What is there is reached through `free` only.
+unsafe impl Send for Arena {}
+// SAFETY: the same.
+unsafe impl Sync for Arena {}
 
 /// A stack of slot indices in reserved memory of its own, so that pushing never allocates.
 struct FreeSlots {
@@ -177,16 +224,17 @@ impl Arena {
     /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps.
     pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, procs: usize) -> Result<Self, Errno> {
         let margin = procs * (CACHE + 1) + BATCH as usize;
-        let mut len = RESERVE;
+        let least = (margin + MIN_SLOTS) * stack_size;
+        let mut len = RESERVE.min(os.address_space() / SHARE).max(least);
         let base = loop {
             match os.reserve(len) {
                 Ok(base) => break base,
-                Err(errno) if len / 2 / stack_size < margin + MIN_SLOTS => return Err(errno),
-                Err(_) => len /= 2,
+                Err(errno) if len == least => return Err(errno),
+                Err(_) => len = (len / 2).max(least),
             }
         };
         let capacity = len / stack_size;
-        let indices = os.reserve(capacity * size_of::<u32>())?.cast();
+        let indices = os.reserve((capacity * size_of::<u32>()).next_multiple_of(INDICES as usize * size_of::<u32>()))?.cast();
         Ok(Arena {
             os,
             base: base.as_ptr() as usize,
@@ -196,6 +244,8 @@ impl Arena {
             frontier: AtomicU32::new(0),
             prepared: AtomicU32::new(0),
             promised: AtomicU32::new(0),
+            indexable: AtomicU32::new(0),
+            indices,
             free: Lock::new(FreeSlots { indices, len: 0, clean: 0 }),
         })
     }
@@ -290,23 +340,52 @@ impl Arena {
         self.promised.fetch_sub(n, Ordering::Relaxed);
     }
 
-    fn prepare(&self) -> Result<(), Option<Errno>> {
+    fn prepare(&self) -> Result<(), Shortage> {
         let room = |frontier: u32| (frontier + BATCH <= self.capacity).then_some(frontier + BATCH);
-        let first = self.frontier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| None)?;
+        let first = self.frontier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Shortage::AddressSpace)?;
+        // The rest of the batch is for a better time, unless another thread has gone on behind it:
+        // then it is lost.
+        let give_up = |index| _ = self.frontier.compare_exchange(first + BATCH, index, Ordering::Relaxed, Ordering::Relaxed);
+        self.open(first).map_err(|errno| {
+            give_up(first);
+            Shortage::Memory(errno)
+        })?;
         for index in first..first + BATCH {
-            let bottom = self.base + ((index as usize) << self.shift);
-            // SAFETY: an address inside the reservation is not null.
-            let bottom = unsafe { NonNull::new_unchecked(bottom as *mut u8) };
-            // SAFETY: the lowest page of a slot that nobody has yet.
-            unsafe { self.os.guard(bottom, self.os.page_size()) }.map_err(|errno| {
-                // The rest of the batch is for a better time, unless another thread has gone on behind it: then it is lost.
-                let _ = self.frontier.compare_exchange(first + BATCH, index, Ordering::Relaxed, Ordering::Relaxed);
-                Some(errno)
+            // SAFETY: the lowest page of an open slot that no goroutine has yet.
+            unsafe { self.os.guard(self.address(index), self.os.page_size()) }.map_err(|errno| {
+                give_up(index);
+                Shortage::Guard(errno)
             })?;
             self.free.lock().push(index);
             self.prepared.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Opens the batch of slots from `first` on, and memory for the indices of as many slots as lie
+    /// below its end.
+    ///
+    /// An index is pushed at a place below the number of slots that were pushed before. Each of
+    /// those has its own index here, so the pusher of the highest has opened all places that are in
+    /// use. Several threads may open the same place.
+    fn open(&self, first: u32) -> Result<(), Errno> {
+        let end = first + BATCH;
+        let indexable = self.indexable.load(Ordering::Acquire);
+        if indexable < end {
+            let next = end.next_multiple_of(INDICES);
+            // SAFETY: the reservation is a multiple of `INDICES` long, and has no guards.
+            unsafe { self.os.open(self.indices.add(indexable as usize).cast(), (next - indexable) as usize * size_of::<u32>()) }?;
+            // Release: a thread that reads the number relies on what is open.
+            self.indexable.fetch_max(next, Ordering::Release);
+        }
+        // SAFETY: slots of the reservation, of which no goroutine has one.
+        unsafe { self.os.open(self.address(first), (BATCH as usize) << self.shift) }
+    }
+
+    /// Where a slot begins.
+    fn address(&self, index: u32) -> NonNull<u8> {
+        // SAFETY: an address inside the reservation is not null.
+        unsafe { NonNull::new_unchecked((self.base + ((index as usize) << self.shift)) as *mut u8) }
     }
 
     /// A slot for a goroutine that has a promise, from `cache` or else from the arena.

@@ -10,7 +10,7 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls};
+use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls, StartError};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use std::panic;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks();
+pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks().with_limits();
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 struct Runtime {
@@ -69,6 +69,10 @@ impl fmt::Debug for Builder {
 
 /// Enough for a panic with a backtrace, deep recursion apart; only touched pages cost memory.
 const DEFAULT_STACK: usize = 256 * 1024;
+
+/// What else to do about a mapping or a thread that the system refuses with EAGAIN: RLIMIT_MEMLOCK
+/// may be the limit.
+const LOCKED: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
 
 /// Threads beside one for each proc. Each costs little until it is started.
 const DEFAULT_SPARE_THREADS: usize = 256;
@@ -207,7 +211,11 @@ impl Builder {
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
         let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
-            io::Error::new(cause.kind(), format!("{error} ({cause})"))
+            let remedy = match error {
+                StartError::Stacks(_) | StartError::Thread(..) if cause.kind() == io::ErrorKind::WouldBlock => LOCKED,
+                _ => "",
+            };
+            io::Error::new(cause.kind(), format!("{error} ({cause}{remedy})"))
         })?;
         // From here on nothing fails.
         handlers.keep();

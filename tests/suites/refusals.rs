@@ -6,6 +6,7 @@ use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Doing, Errno, Nanos, Netpoll, Os};
 use gopark_core::sched::{Config, Sched, StartError};
+use gopark_core::stack::Shortage;
 use gopark_tests::{open_files, until_on_thread};
 use std::fmt;
 use std::fs;
@@ -21,16 +22,23 @@ struct Refusing {
     threads: AtomicUsize,
     /// How many are to ask for a thread before any of them is refused.
     crowd: AtomicUsize,
+    memory: AtomicBool,
     guards: AtomicBool,
 }
 
-static SYSTEM: Refusing =
-    Refusing { linux: Linux::new(), threads: AtomicUsize::new(usize::MAX), crowd: AtomicUsize::new(0), guards: AtomicBool::new(false) };
+static SYSTEM: Refusing = Refusing {
+    linux: Linux::new(),
+    threads: AtomicUsize::new(usize::MAX),
+    crowd: AtomicUsize::new(0),
+    memory: AtomicBool::new(false),
+    guards: AtomicBool::new(false),
+};
 
 /// Descriptors and threads are counted over the process, so the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
 const NO_THREAD: Errno = Errno::new(libc::EAGAIN);
+const NO_MEMORY: Errno = Errno::new(libc::EACCES);
 const NO_GUARD: Errno = Errno::new(libc::ENOMEM);
 
 // SAFETY: what it does not refuse is done by one that keeps the promises.
@@ -78,6 +86,14 @@ unsafe impl Os for Refusing {
 
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
         self.linux.reserve(len)
+    }
+
+    unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        if self.memory.load(SeqCst) {
+            return Err(NO_MEMORY);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.linux.open(start, len) }
     }
 
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
@@ -131,16 +147,23 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
 }
 
 #[test]
-fn spawns_without_guards_cost_no_stacks() {
+fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // Of the largest stacks there are only some thousands.
     let sched = start(Config { stack_size: 1 << 30, max_threads: 8, ..Config::new(1) }).unwrap_or_else(|error| panic!("{error}"));
-    SYSTEM.guards.store(true, SeqCst);
-    for _ in 0..1000 {
-        let exhausted = sched.go(|| (), Location::caller()).err().expect("no guard, no stack");
-        assert_eq!(exhausted.cause, Some(NO_GUARD));
+    let refusals = [
+        (&SYSTEM.memory, Shortage::Memory(NO_MEMORY), "memory for more was refused (errno 13; `ulimit -d`"),
+        (&SYSTEM.guards, Shortage::Guard(NO_GUARD), "a guard was refused (errno 12; without MADV_GUARD_INSTALL"),
+    ];
+    for (refused, cause, said) in refusals {
+        refused.store(true, SeqCst);
+        for _ in 0..1000 {
+            let exhausted = sched.go(|| (), Location::caller()).err().expect("a stack that cannot be used is none");
+            assert_eq!(exhausted.cause, cause);
+            assert!(exhausted.to_string().contains(said), "{exhausted}");
+        }
+        refused.store(false, SeqCst);
     }
-    SYSTEM.guards.store(false, SeqCst);
     sched.go(|| (), Location::caller()).unwrap().join();
 }
 

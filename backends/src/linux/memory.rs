@@ -1,5 +1,9 @@
 //! Address space for stacks, and the guards between them.
 //!
+//! A reservation has no access, so that neither `mlockall` nor the commit limit nor a core dump
+//! counts it; parts are opened (`mprotect`) as they are needed, each beside the last, and become
+//! one mapping.
+//!
 //! A guard region (`MADV_GUARD_INSTALL`, Linux 6.13) is a mark in the page table: the mapping stays whole, and there may be millions.
 //! A kernel without it leaves `mprotect`, where a guard splits its mapping in three. A process may have `vm.max_map_count` mappings, and
 //! one that has them all fails in odd places: `malloc`, thread stacks, `dlopen`. So the fallback stops before, and says so.
@@ -114,19 +118,70 @@ fn max_map_count() -> usize {
     read_file(format_args!("/proc/sys/vm/max_map_count"), &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
-/// Pages that count against no limit until they are touched. A huge page would commit two megabytes for the first touch of a stack.
+/// A mapping without access: it counts against the limit of address space and no other, and nothing
+/// populates it. A huge page would commit two megabytes for the first touch of a stack.
 pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
+    let start = map(len)?;
+    for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTDUMP] {
+        // MAP_STACK says the first since Linux 6.7, and it fails on a kernel without huge pages,
+        // which does not make any. Without the second, tools that write core dumps look through the
+        // whole range. SAFETY: the range was mapped above, and the advice does not change its
+        // contents.
+        unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) };
+    }
+    Ok(start)
+}
+
+fn map(len: usize) -> Result<NonNull<u8>, Errno> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
     // SAFETY: the kernel chooses a free range, so no memory in use is touched.
-    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(super::errno());
     }
-    // MAP_STACK says the same since Linux 6.7. It fails on a kernel without huge pages, which does not make any.
-    // SAFETY: the range was mapped above, and the advice does not change its contents.
-    unsafe { libc::syscall(libc::SYS_madvise, start, len, libc::MADV_NOHUGEPAGE) };
     // Page zero it maps only for those who ask.
     NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
+}
+
+/// Gives access to a part of a reservation. With access and advice as its open neighbour has them,
+/// it becomes one mapping with that.
+pub(super) fn open(start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+    // SAFETY: the range lies in a reservation, which code reaches through its owner only.
+    check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_READ | libc::PROT_WRITE) } as isize)?;
+    // SAFETY: the advice does not change the contents.
+    unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, libc::MADV_DODUMP) };
+    Ok(())
+}
+
+/// The limit of the address space: RLIMIT_AS, and if all that is mapped is also locked (`mlockall`
+/// with MCL_FUTURE), RLIMIT_MEMLOCK. The kernel does not say whether it is, but refuses a mapping
+/// beyond the limit with EAGAIN.
+pub(super) fn address_space() -> usize {
+    let all = limit(libc::RLIMIT_AS as libc::c_int);
+    let locked = limit(libc::RLIMIT_MEMLOCK as libc::c_int);
+    if locked >= all {
+        return all;
+    }
+    // Half of the numbers is more address space than there is. A page more than the limit, or a few
+    // where pages are small.
+    const PAGE_MAX: usize = 64 << 10;
+    match map(locked.next_multiple_of(PAGE_MAX).saturating_add(PAGE_MAX)) {
+        Err(errno) if errno.raw() == libc::EAGAIN => locked,
+        Err(_) => all,
+        Ok(start) => {
+            // SAFETY: mapped above, and nothing uses it.
+            unsafe { libc::syscall(libc::SYS_munmap, start.as_ptr(), locked.next_multiple_of(PAGE_MAX).saturating_add(PAGE_MAX)) };
+            all
+        }
+    }
+}
+
+/// A limit of this process; `usize::MAX` if there is none.
+fn limit(resource: libc::c_int) -> usize {
+    let mut limit = [u64::MAX; 2];
+    // SAFETY: the structure is two numbers of 64 bits on every architecture, and is writable.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<u64>(), limit.as_mut_ptr()) };
+    usize::try_from(limit[0]).unwrap_or(usize::MAX)
 }
 
 /// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.
@@ -150,10 +205,11 @@ pub(super) fn resident(start: NonNull<u8>, len: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::linux::io;
-    use crate::linux::tests::pipe;
+    use crate::linux::tests::{in_child, pipe};
     use gopark_core::os::Outcome;
     use std::fs;
     use std::os::fd::AsRawFd;
+    use std::string::String;
 
     const PAGE: usize = 4096;
 
@@ -174,8 +230,15 @@ mod tests {
         GuardState { limit: AtomicUsize::new(limit), ..GuardState::new() }
     }
 
+    /// Zeroed memory.
+    fn memory(len: usize) -> NonNull<u8> {
+        let start = reserve(len).unwrap();
+        open(start, len).unwrap();
+        start
+    }
+
     fn pages(count: usize) -> [NonNull<u8>; 8] {
-        let start = reserve(count * PAGE).unwrap();
+        let start = memory(count * PAGE);
         // SAFETY: inside the reservation.
         core::array::from_fn(|page| unsafe { start.add(page.min(count - 1) * PAGE) })
     }
@@ -229,28 +292,94 @@ mod tests {
         assert_eq!(max_map_count(), sysctl.trim().parse().unwrap());
     }
 
-    #[test]
-    fn reserved_memory_is_zeroed_and_not_for_huge_pages() {
-        let start = reserve(4 << 20).unwrap();
-        // SAFETY: reserved above.
-        assert!(unsafe { core::slice::from_raw_parts(start.as_ptr(), 4 << 20) }.iter().all(|&byte| byte == 0));
-        // Neighbours merge into one mapping, so `start` need not begin one.
-        let holds_start = |line: &str| {
+    /// What the kernel says of the mapping that `address` lies in: its bounds and access, and its
+    /// flags.
+    fn mapping_of(address: NonNull<u8>) -> (String, String) {
+        let address = address.as_ptr().addr();
+        let holds_it = |line: &&str| {
             let (from, to) = line.split(' ').next()?.split_once('-')?;
             let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).ok());
-            Some((from?..to?).contains(&start.as_ptr().addr()))
+            Some((from?..to?).contains(&address))
         };
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = smaps.lines().skip_while(|line| holds_start(line) != Some(true));
-        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
-        assert!(flags.contains(" nh") && flags.contains(" nr"), "{flags}");
+        let mut lines = smaps.lines().skip_while(|line| holds_it(line) != Some(true));
+        let bounds = lines.next().unwrap().into();
+        (bounds, lines.find(|line| line.starts_with("VmFlags:")).unwrap().into())
+    }
+
+    #[test]
+    fn a_reservation_has_no_access_and_what_is_opened_is_zeroed_and_not_for_huge_pages() {
+        const LEN: usize = 4 << 20;
+        let start = reserve(2 * LEN).unwrap();
+        assert!(!is_readable(start));
+        let (_, flags) = mapping_of(start);
+        assert!(flags.contains(" dd") && !flags.contains(" rd") && !flags.contains(" wr"), "{flags}");
+        open(start, LEN).unwrap();
+        // SAFETY: opened above.
+        assert!(unsafe { core::slice::from_raw_parts(start.as_ptr(), LEN) }.iter().all(|&byte| byte == 0));
+        let (_, flags) = mapping_of(start);
+        assert!([" rd", " wr", " nh", " nr"].iter().all(|flag| flags.contains(flag)) && !flags.contains(" dd"), "{flags}");
+        // SAFETY: inside the reservation.
+        assert!(!is_readable(unsafe { start.add(LEN) }));
+    }
+
+    #[test]
+    fn what_is_opened_in_turn_is_one_mapping_though_it_is_used_and_guarded() {
+        const PART: usize = 8 * PAGE;
+        let state = GuardState::new();
+        let start = reserve(64 * PART).unwrap();
+        for part in 0..64 {
+            // SAFETY: inside the reservation.
+            let part = unsafe { start.add(part * PART) };
+            open(part, PART).unwrap();
+            state.install(part, PAGE).unwrap();
+            // SAFETY: opened above, and not the guard.
+            unsafe { part.add(PAGE).write(1) };
+        }
+        // SAFETY: inside the reservation.
+        let [first, last] = [0, 63].map(|part| mapping_of(unsafe { start.add(part * PART + PAGE) }).0);
+        assert!(first == last || state.kind() != Guards::Lightweight, "{first}\n{last}");
+    }
+
+    #[test]
+    fn opening_again_keeps_what_is_there() {
+        let start = memory(2 * PAGE);
+        // SAFETY: opened above.
+        unsafe { start.write(7) };
+        open(start, 2 * PAGE).unwrap();
+        // SAFETY: the same.
+        assert_eq!(unsafe { start.read() }, 7);
+    }
+
+    #[test]
+    fn the_address_space_is_what_its_limit_says_or_that_of_locked_memory() {
+        fn set(resource: libc::__rlimit_resource_t, bytes: u64) {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            // SAFETY: the structure is read.
+            assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+        }
+        let status = in_child(|| {
+            set(libc::RLIMIT_MEMLOCK, 4 << 20);
+            set(libc::RLIMIT_AS, 3 << 40);
+            address_space() == 3 << 40
+        });
+        assert_eq!(status, 0);
+        let status = in_child(|| {
+            set(libc::RLIMIT_MEMLOCK, 4 << 20);
+            // SAFETY: no memory is passed. Without privileges the limit counts.
+            unsafe {
+                libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534);
+                libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) == 0 && address_space() == 4 << 20
+            }
+        });
+        assert_eq!(status, 0);
     }
 
     #[test]
     fn touched_pages_are_resident_and_guards_are_not() {
         // More than one look at the page table.
         const LEN: usize = 3000 * PAGE;
-        let start = reserve(LEN).unwrap();
+        let start = memory(LEN);
         assert_eq!(resident(start, LEN), Some(0));
         // SAFETY: reserved above, and nobody uses it.
         GuardState::new().install(start, PAGE).unwrap();

@@ -4,6 +4,7 @@
 use super::{Config, Sched, StartError};
 use crate::m::M;
 use crate::os::{Errno, Os};
+use crate::stack::Exhausted;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -100,7 +101,7 @@ impl Sched {
             return Err(Errno::new(EAGAIN));
         }
         // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
-        self.arena.promise(1).map_err(|exhausted| exhausted.cause.unwrap_or(Errno::new(ENOMEM)))?;
+        self.arena.promise(1).map_err(Exhausted::errno)?;
         let gate = Gate::new();
         spawn(self.os, &gate, Task::M(index)).inspect_err(|_| self.arena.release(1))?;
         let m = self.ms.add(index);
@@ -109,7 +110,6 @@ impl Sched {
     }
 }
 
-const ENOMEM: i32 = 12;
 const EAGAIN: i32 = 11;
 
 /// A thread of the scheduler.

@@ -125,7 +125,7 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
 
 /// Spawns until there is no stack left, three times.
 fn address_space() {
-    limit(libc::RLIMIT_AS, 1 << 30);
+    limit(libc::RLIMIT_AS, 2 << 30);
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
         let bystander = go(|| (0..1000).map(|_| gopark::yield_now()).count());

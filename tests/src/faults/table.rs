@@ -115,6 +115,7 @@ pub const ROWS: &[Row] = &[
     row!(munmap, Absorbed, EINVAL),
     row!(madvise, Reported, ENOMEM EACCES EAGAIN EBADF EIO EPERM),
     row!(madvise, Absorbed, EINVAL),
+    row!(prlimit64, Absorbed, EFAULT EINVAL EPERM ESRCH),
     row!(membarrier, Absorbed, EINVAL ENOSYS EPERM),
     row!(prctl, Absorbed, EINVAL EPERM EFAULT),
     row!(sigaltstack, Absorbed, EFAULT EINVAL ENOMEM EPERM),

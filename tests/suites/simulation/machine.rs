@@ -118,6 +118,7 @@ thread_local! {
     static WORLD: Cell<*const World> = const { Cell::new(ptr::null()) };
     static STACKS: RefCell<Vec<ThreadStack>> = const { RefCell::new(Vec::new()) };
     static RESERVED: RefCell<Vec<(NonNull<u8>, usize)>> = const { RefCell::new(Vec::new()) };
+    static OPENED: RefCell<HashSet<usize>> = RefCell::new(HashSet::new());
     static GUARDED: RefCell<HashSet<usize>> = RefCell::new(HashSet::new());
 }
 
@@ -419,7 +420,7 @@ impl World {
         self.threads.borrow().iter().filter(|thread| matches!(thread.state.get(), State::Busy(_))).count()
     }
 
-    /// Zeroed memory that this run alone has.
+    /// Address space that this run alone has. What an earlier run opened there is open, and zeroed.
     pub(crate) fn reserve(&self, len: usize) -> NonNull<u8> {
         let turn = self.reservations.replace(self.reservations.get() + 1);
         RESERVED.with_borrow_mut(|reserved| match reserved.get(turn) {
@@ -430,7 +431,7 @@ impl World {
                 start
             }
             _ => {
-                let start = map(len);
+                let start = map(len, libc::PROT_NONE);
                 reserved.truncate(turn);
                 reserved.push((start, len));
                 start
@@ -438,25 +439,32 @@ impl World {
         })
     }
 
+    /// Opens a part of a reservation, for all runs that get the reservation.
+    pub(crate) fn open(&self, start: NonNull<u8>, len: usize) {
+        if OPENED.with_borrow_mut(|opened| opened.insert(start.as_ptr() as usize)) {
+            protect(start, len, libc::PROT_READ | libc::PROT_WRITE);
+        }
+    }
+
     /// Makes a page of a reservation fault. It does so for all runs that get the reservation.
     pub(crate) fn guard(&self, start: NonNull<u8>, len: usize) {
         if GUARDED.with_borrow_mut(|guarded| guarded.insert(start.as_ptr() as usize)) {
-            protect(start, len);
+            protect(start, len, libc::PROT_NONE);
         }
     }
 }
 
-fn map(len: usize) -> NonNull<u8> {
-    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+fn map(len: usize, access: libc::c_int) -> NonNull<u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
     assert!(start != libc::MAP_FAILED, "mmap of {len} bytes: {}", std::io::Error::last_os_error());
     NonNull::new(start.cast()).expect("not null")
 }
 
-fn protect(start: NonNull<u8>, len: usize) {
+fn protect(start: NonNull<u8>, len: usize, access: libc::c_int) {
     // SAFETY: pages that nobody uses.
-    let done = unsafe { libc::mprotect(start.as_ptr().cast(), len, libc::PROT_NONE) };
+    let done = unsafe { libc::mprotect(start.as_ptr().cast(), len, access) };
     assert_eq!(done, 0, "mprotect: {}", std::io::Error::last_os_error());
 }
 
@@ -469,8 +477,8 @@ const GUARD: usize = 4096;
 
 impl ThreadStack {
     fn new() -> Self {
-        let start = map(STACK_SIZE);
-        protect(start, GUARD);
+        let start = map(STACK_SIZE, libc::PROT_READ | libc::PROT_WRITE);
+        protect(start, GUARD, libc::PROT_NONE);
         ThreadStack(start)
     }
 }

@@ -87,6 +87,11 @@ unsafe impl Os for System {
         Ok(world().reserve(len))
     }
 
+    unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        world().open(start, len);
+        Ok(())
+    }
+
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         world().guard(start, len);
         Ok(())

@@ -1,0 +1,152 @@
+//! Programs about the memory of stacks, each of which needs a process of its own:
+//! `suites/stacks.rs` runs them by name.
+#![allow(unsafe_code, reason = "limits are set, memory is locked and faults are provoked through libc")]
+
+use gopark::{Builder, go, try_go};
+use gopark_tests::{join, until};
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+fn main() {
+    let program = std::env::args().nth(1).expect("the name of a program");
+    match program.as_str() {
+        "dumped" => dumped(),
+        "crash" => crash(),
+        "limited-address-space" => limited_address_space(),
+        "limited-data" => limited_data(),
+        "locked-before" => locked_before(),
+        "locked-after" => locked_after(),
+        "little-locked" => little_locked(),
+        "strict" => strict(),
+        _ => panic!("there is no program {program}"),
+    }
+}
+
+/// Hundreds of goroutines that are there at once.
+fn work() {
+    gopark::run(|| {
+        let release = Arc::new(AtomicBool::new(false));
+        let goroutines: Vec<_> = (0..300)
+            .map(|_| {
+                let release = release.clone();
+                go(move || until("it is released", || release.load(SeqCst)))
+            })
+            .collect();
+        release.store(true, SeqCst);
+        goroutines.into_iter().for_each(join);
+    });
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: a valid structure, read during the call.
+    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0, "{}", io::Error::last_os_error());
+}
+
+/// Prints the bytes of the mappings that tools would write into a core dump: private, anonymous,
+/// accessible, and not left out by advice.
+fn dumped() {
+    work();
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut dumped = 0;
+    let (mut size, mut is_memory) = (0, false);
+    for line in smaps.lines() {
+        if let Some((bounds, rest)) = line.split_once(' ').filter(|(bounds, _)| bounds.contains('-')) {
+            let (from, to) = bounds.split_once('-').unwrap();
+            let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).unwrap());
+            size = to - from;
+            is_memory = !rest.starts_with("---") && rest.split_whitespace().nth(2) == Some("00:00");
+        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let is_left_out = flags.split_whitespace().any(|flag| flag == "dd");
+            dumped += if is_memory && !is_left_out { size } else { 0 };
+        }
+    }
+    println!("{dumped}");
+}
+
+fn crash() {
+    limit(libc::RLIMIT_CORE, libc::RLIM_INFINITY);
+    work();
+    std::process::abort();
+}
+
+/// Takes half of its address space for itself, and gets it.
+fn limited_address_space() {
+    limit(libc::RLIMIT_AS, 1 << 30);
+    Builder::new().max_procs(2).start().unwrap();
+    let mut heap = Vec::<u8>::new();
+    heap.try_reserve_exact(512 << 20).unwrap();
+    work();
+}
+
+/// Spawns until the limit of private writable memory is reached, which stacks count against when
+/// they are opened, and not before.
+fn limited_data() {
+    limit(libc::RLIMIT_DATA, 512 << 20);
+    Builder::new().max_procs(1).start().unwrap();
+    gopark::run(|| {
+        let release = Arc::new(AtomicBool::new(false));
+        let mut goroutines = Vec::new();
+        let error = loop {
+            let release = release.clone();
+            match try_go(move || until("it is released", || release.load(SeqCst))) {
+                Ok(goroutine) => goroutines.push(goroutine),
+                Err(error) => break error,
+            }
+            assert!(goroutines.len() < 100_000, "the limit is not felt");
+        };
+        println!("{} goroutines; {error}", goroutines.len());
+        release.store(true, SeqCst);
+        goroutines.into_iter().for_each(join);
+        join(go(|| ()));
+    });
+}
+
+fn lock_memory() {
+    // Not by libc's function, which does nothing in a program with a sanitizer.
+    // SAFETY: no memory is passed.
+    let locked = unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_CURRENT | libc::MCL_FUTURE) };
+    assert_eq!(locked, 0, "{}", io::Error::last_os_error());
+}
+
+/// KiB of the kind that `/proc/self/status` calls `key`.
+fn status(key: &str) -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find_map(|line| line.strip_prefix(key)).and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap()
+}
+
+fn locked_before() {
+    lock_memory();
+    Builder::new().max_procs(1).stack_size(64 << 10).start().unwrap();
+    work();
+    println!("{} KiB resident", status("VmRSS:"));
+}
+
+fn locked_after() {
+    Builder::new().max_procs(1).stack_size(64 << 10).start().unwrap();
+    work();
+    lock_memory();
+    work();
+    println!("{} KiB resident", status("VmRSS:"));
+}
+
+/// As an ordinary user, whose locked memory is limited.
+fn little_locked() {
+    limit(libc::RLIMIT_MEMLOCK, 8 << 20);
+    // SAFETY: no memory is passed. It fails for those that are ordinary users anyway.
+    unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+    // SAFETY: the same. What is mapped from here on counts.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) }, 0, "{}", io::Error::last_os_error());
+    let error = Builder::new().max_procs(1).start().unwrap_err();
+    println!("{error}");
+    Builder::new().max_procs(1).sysmon(false).stack_size(16 << 10).start().unwrap();
+    gopark::run(|| join(go(|| println!("small stacks are no trouble"))));
+}
+
+/// Whatever the system counts: run by hand, `docs/stacks.md` says how.
+fn strict() {
+    work();
+    println!("{} KiB of address space, {}", status("VmSize:"), fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap().trim());
+}
