@@ -22,7 +22,7 @@ use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
-use gopark_core::os::{Doing, Errno, Nanos, Observe, Os, Outcome};
+use gopark_core::os::{Borrowed, Doing, Errno, Nanos, Observe, Os, Outcome};
 use memory::GuardState;
 use text::Text;
 
@@ -163,7 +163,8 @@ unsafe impl Os for Linux {
         let mut line = Text::new(&mut buffer);
         // Of what is too long, the beginning is worth printing.
         let _ = line.write_fmt(message);
-        io::write(libc::STDERR_FILENO, line.as_line());
+        // SAFETY: by convention everyone's, for as long as the process lives.
+        io::write(unsafe { Borrowed::new(libc::STDERR_FILENO) }, line.as_line());
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
@@ -256,6 +257,11 @@ pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
 pub(crate) struct OwnedFd(pub(crate) i32);
 
 impl OwnedFd {
+    fn borrow(&self) -> Borrowed<'_> {
+        // SAFETY: it is closed on drop.
+        unsafe { Borrowed::new(self.0) }
+    }
+
     fn into_raw(self) -> i32 {
         let fd = self.0;
         core::mem::forget(self);
@@ -284,7 +290,7 @@ fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [
     );
     let mut len = 0;
     loop {
-        match io::read(file.0, buffer.get_mut(len..)?) {
+        match io::read(file.borrow(), buffer.get_mut(len..)?) {
             Outcome::Done(0) => return buffer.get(..len),
             Outcome::Done(count) => len += count,
             Outcome::Interrupted => {}
@@ -316,6 +322,12 @@ pub(crate) mod tests {
         // SAFETY: both are new and ours.
         let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
         (reader, writer)
+    }
+
+    /// Lends a descriptor that the test owns, or a number that is none.
+    pub(crate) fn lend(fd: i32) -> Borrowed<'static> {
+        // SAFETY: no test here uses it after it has closed the descriptor.
+        unsafe { Borrowed::new(fd) }
     }
 
     /// The wait status of a forked child that exits with 0 if `passed` holds there. For what would disturb the other tests.

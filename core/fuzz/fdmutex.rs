@@ -79,13 +79,8 @@ const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
 
 /// One byte is one step: what (3 bits), and on which side (1).
 pub fn run(input: &[u8]) {
-    let driver = Driver {
-        mutex: FdMutex::default(),
-        steps: Cell::new(input),
-        model: Cell::default(),
-        asleep: Default::default(),
-        side: Cell::new(0),
-    };
+    let driver =
+        Driver { mutex: FdMutex::new(), steps: Cell::new(input), model: Cell::default(), asleep: Default::default(), side: Cell::new(0) };
     DRIVER.set((&raw const driver).cast());
     System::on_sleep(sleep);
     while let Some((&step, rest)) = driver.steps.get().split_first() {

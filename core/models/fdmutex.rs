@@ -4,7 +4,7 @@ use super::{FdMutex, Release};
 use crate::models::{Immortal, Mail, World, check};
 use crate::os::Mode;
 use crate::sched::Sched;
-use crate::sema::Sema;
+use crate::sema::Permits;
 use crate::sync::{AtomicU32, Ordering};
 use loom::thread;
 
@@ -158,7 +158,7 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
 fn every_permit_of_a_semaphore_lets_one_pass() {
     check(|| {
         let world = World::new(1, 1);
-        let (sched, owner) = (world.sched(), Immortal::new((Sema::new(), Mail::new())));
+        let (sched, owner) = (world.sched(), Immortal::new((Permits::new(), Mail::new())));
         let (sema, mail) = owner.get();
         let waiters = [(), ()].map(|()| {
             thread::spawn(move || {

@@ -40,6 +40,8 @@ struct State {
 #[derive(Clone, Copy)]
 struct Job {
     task: NonNull<()>,
+    /// Of the goroutine that waits for it.
+    sched: &'static Sched,
     run: unsafe fn(NonNull<()>, &'static Sched),
 }
 
@@ -108,12 +110,12 @@ impl Pool {
         spawn: impl FnOnce(usize) -> Result<(), Errno>,
     ) -> T {
         let mut task = Task { work: Some(work), result: None, done: WaitSlot::new() };
-        fn job<F: FnOnce() -> T, T>(task: NonNull<Task<F, T>>) -> Job {
-            Job { task: task.cast(), run: Task::<F, T>::run }
+        fn job<F: FnOnce() -> T, T>(task: NonNull<Task<F, T>>, sched: &'static Sched) -> Job {
+            Job { task: task.cast(), sched, run: Task::<F, T>::run }
         }
         // From here on the task is reached by this address only.
         let task = NonNull::from(&mut task);
-        self.push(sched, job(task), spawn);
+        self.push(sched, job(task, sched), spawn);
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
         while !sched.wait(unsafe { &(*task.as_ptr()).done }, (Reason::Blocking, 0), || Ok::<_, ()>(())) {}
         // SAFETY: nobody touches the task any more.
@@ -192,7 +194,7 @@ fn serve(arg: usize) {
     loop {
         let job = pool.next(sched);
         // SAFETY: the job was in the queue once, and its owner waits.
-        unsafe { (job.run)(job.task, sched) };
+        unsafe { (job.run)(job.task, job.sched) };
     }
 }
 

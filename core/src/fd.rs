@@ -17,10 +17,10 @@
 
 use crate::fdmutex::{Closed, FdMutex, Release};
 use crate::netpoll::RegisterError;
-use crate::os::{Errno, Mode, Nanos, Outcome};
+use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
-use crate::sema::Sema;
+use crate::sema::Permits;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
@@ -83,7 +83,7 @@ pub struct Fd {
     write: Side,
     mutex: FdMutex,
     /// Released when the system has released the descriptor.
-    closed: Sema,
+    closed: Permits,
     /// How it is closed if somebody knows the number for as long as this Fd exists, so that it must stay taken.
     lent: Once<unsafe fn(i32)>,
 }
@@ -112,7 +112,7 @@ impl Fd {
             mutex: FdMutex::new(),
             raw,
             desc: sched.poll_open(raw),
-            closed: Sema::new(),
+            closed: Permits::new(),
             lent: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
@@ -139,17 +139,16 @@ impl Fd {
     ///
     /// `close` is sound to call with an open descriptor that its caller owns, and the number stays taken.
     pub unsafe fn lend(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
-        self.with(|raw| {
+        self.with(|fd| {
             self.lent.call_once(|| close);
-            raw
+            fd.raw()
         })
     }
 
     /// Gives the descriptor up without closing it: it leaves its poller.
     pub fn into_raw(self) -> Result<i32, FdError> {
-        // The reference that `close` takes is never given back, so nobody destroys the descriptor.
-        self.mutex.close(self.sched)?;
-        self.sched.poll_unblock(self.desc);
+        // The reference that this takes is never given back, so nobody destroys the descriptor.
+        self.begin_close()?;
         self.sched.poll_close(self.desc);
         Ok(self.raw)
     }
@@ -159,16 +158,24 @@ impl Fd {
         self.raw
     }
 
-    /// Uses the descriptor for something that does not block; it stays open meanwhile.
-    pub fn with<T>(&self, f: impl FnOnce(i32) -> T) -> Result<T, FdError> {
+    /// For the time of a call that keeps the descriptor open.
+    #[inline]
+    fn borrow(&self) -> Borrowed<'_> {
+        // SAFETY: the callers are users of the descriptor, which is closed after its last user has let go.
+        unsafe { Borrowed::new(self.raw) }
+    }
+
+    /// Uses the descriptor for something that does not block; it stays open meanwhile, also if `f` panics.
+    pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
-        let result = f(self.raw);
-        self.let_go(self.mutex.decref());
-        Ok(result)
+        let _user = OnDrop(|| self.let_go(self.mutex.decref()));
+        Ok(f(self.borrow()))
     }
 
     /// One operation, repeated until it does not block any more: an accept, a datagram, a peek.
-    pub fn operate<T>(&self, mode: Mode, mut op: impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
+    ///
+    /// If `op` panics, here and in the other operations, the direction is free again for others.
+    pub fn operate<T>(&self, mode: Mode, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         self.locked(mode, || {
             self.sched.poll_reset(self.desc, mode)?;
             // The readiness just forgotten may have been what a transfer would wait for, and a peek takes no data.
@@ -180,7 +187,7 @@ impl Fd {
     /// One transfer on a stream, of up to `len` bytes: how many. A read of 0 bytes is the end of the stream.
     ///
     /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0 it is not called: a read then does not even look at the deadline, as in Go.
-    pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
+    pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(Borrowed<'_>) -> Outcome<usize>) -> Result<usize, FdError> {
         self.locked(mode, || {
             if len == 0 {
                 return if mode == Mode::Read { Ok(0) } else { self.desc.may_try(mode).map(|()| 0).map_err(FdError::from) };
@@ -192,7 +199,11 @@ impl Fd {
 
     /// Writes `len` bytes without another writer's in between; `op` gets the range of those to try, [`MAX_RW`] at most. On failure says how
     /// many were written.
-    pub fn transfer_all(&self, len: usize, mut op: impl FnMut(i32, Range<usize>) -> Outcome<usize>) -> Result<(), (usize, FdError)> {
+    pub fn transfer_all(
+        &self,
+        len: usize,
+        mut op: impl FnMut(Borrowed<'_>, Range<usize>) -> Outcome<usize>,
+    ) -> Result<(), (usize, FdError)> {
         let mut done = 0;
         self.locked(Mode::Write, || {
             let mut wait = self.begin(Mode::Write)?;
@@ -211,24 +222,18 @@ impl Fd {
 
     /// Runs `f` as the only operation in its direction, and with this side's timeout.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
-        self.lock(mode)?;
-        let result = f();
-        self.unlock(mode);
-        result
+        self.mutex.lock(mode, self.sched)?;
+        let _held = OnDrop(|| self.let_go(self.mutex.unlock(mode, self.sched)));
+        self.begin_timeout(mode);
+        f()
     }
 
-    fn lock(&self, mode: Mode) -> Result<(), Closed> {
-        self.mutex.lock(mode, self.sched)?;
+    fn begin_timeout(&self, mode: Mode) {
         let timeout = self.side(mode).timeout.load(Ordering::Relaxed);
         if timeout != 0 {
             let deadline = Deadline::At(self.sched.now().saturating_add(timeout));
             self.sched.poll_set_deadline(self.desc, deadline, Some(mode));
         }
-        Ok(())
-    }
-
-    fn unlock(&self, mode: Mode) {
-        self.let_go(self.mutex.unlock(mode, self.sched));
     }
 
     /// Whether the next attempt would only hear that it must wait.
@@ -246,7 +251,13 @@ impl Fd {
         Ok(wait)
     }
 
-    fn transfer_some(&self, mode: Mode, wait: bool, len: usize, op: &mut impl FnMut(i32) -> Outcome<usize>) -> Result<usize, FdError> {
+    fn transfer_some(
+        &self,
+        mode: Mode,
+        wait: bool,
+        len: usize,
+        op: &mut impl FnMut(Borrowed<'_>) -> Outcome<usize>,
+    ) -> Result<usize, FdError> {
         let n = self.attempt(mode, wait, op)?;
         assert!(n <= len, "a transfer moved more bytes than it was to");
         // An end of stream (0) comes again and again, without an edge.
@@ -255,7 +266,7 @@ impl Fd {
     }
 
     /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
-    fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(i32) -> Outcome<T>) -> Result<T, FdError> {
+    fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         let mut asked = !wait;
         let mut blocked = false;
         loop {
@@ -263,9 +274,11 @@ impl Fd {
             if wait {
                 waited = self.wait(mode, asked)?;
                 blocked = true;
+                // The readiness that led here is used up. If the operation takes no data, because it fails or panics, the next one asks.
+                self.side(mode).spent.store(false, Ordering::Relaxed);
             }
             asked = true;
-            match op(self.raw) {
+            match op(self.borrow()) {
                 Outcome::Done(value) => {
                     if !blocked {
                         self.count(mode);
@@ -277,11 +290,7 @@ impl Fd {
                     wait = true;
                 }
                 Outcome::Interrupted => wait = false,
-                Outcome::Failed(errno) => {
-                    // The readiness that led here is used up, and the data perhaps still there.
-                    self.side(mode).spent.store(false, Ordering::Relaxed);
-                    return Err(FdError::Os(errno));
-                }
+                Outcome::Failed(errno) => return Err(FdError::Os(errno)),
             }
         }
     }
@@ -311,7 +320,7 @@ impl Fd {
     }
 
     /// Sees a connect through that the system has begun: waits until `finished` says so, after each writability.
-    pub fn connect(&self, mut finished: impl FnMut(i32) -> Outcome<()>) -> Result<(), FdError> {
+    pub fn connect(&self, mut finished: impl FnMut(Borrowed<'_>) -> Outcome<()>) -> Result<(), FdError> {
         self.locked(Mode::Write, || {
             self.desc.may_try(Mode::Write)?;
             self.attempt(Mode::Write, true, &mut finished)
@@ -349,10 +358,16 @@ impl Fd {
     /// Closes. Operations that wait fail with [`PollError::Closing`], and so does a second close. Returns once the system has released
     /// the descriptor.
     pub fn close(&self) -> Result<(), FdError> {
-        self.mutex.close(self.sched)?;
-        self.sched.poll_unblock(self.desc);
+        self.begin_close()?;
         self.let_go(self.mutex.decref());
         self.closed.acquire(self.sched);
+        Ok(())
+    }
+
+    /// Refuses new operations and ends the waits of those under way. The caller becomes a user.
+    fn begin_close(&self) -> Result<(), Closed> {
+        self.mutex.close(self.sched)?;
+        self.sched.poll_unblock(self.desc);
         Ok(())
     }
 
@@ -379,13 +394,25 @@ impl Fd {
     }
 }
 
+/// Calls its closure when it is dropped, also by a panic.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    #[inline]
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// What a write that took nothing and reported nothing fails with.
 const EIO: i32 = 5;
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // Nobody uses it any more, so this does not wait. An error says that it was closed before.
-        let _ = self.close();
+        // The owner drops it, so no operation is under way: there is nothing to wait for, and a destructor does not park.
+        if self.begin_close().is_ok() {
+            self.let_go(self.mutex.decref());
+        }
         if self.number_kept.load(Ordering::Relaxed) {
             // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.
             unsafe { self.sched.os().close(self.raw) };

@@ -20,7 +20,7 @@
 
 use crate::os::Mode;
 use crate::sched::Sched;
-use crate::sema::Sema;
+use crate::sema::Permits;
 use crate::sync::{AtomicU64, Ordering};
 
 const CLOSED: u64 = 1;
@@ -54,12 +54,12 @@ const fn side(mode: Mode) -> Side {
 
 /// The descriptor is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Closed;
+pub(crate) struct Closed;
 
 /// What the caller of `unlock` or `decref` must do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Release {
+pub(crate) enum Release {
     /// Nothing.
     Held,
     /// Destroy the descriptor: it is closed, and this was its last user.
@@ -68,25 +68,19 @@ pub enum Release {
 
 /// See the module's head.
 #[repr(C)]
-pub struct FdMutex {
+pub(crate) struct FdMutex {
     state: AtomicU64,
-    readers: Sema,
-    writers: Sema,
-}
-
-impl Default for FdMutex {
-    fn default() -> Self {
-        Self::new()
-    }
+    readers: Permits,
+    writers: Permits,
 }
 
 impl FdMutex {
     /// Open, unlocked, unused.
-    pub fn new() -> Self {
-        FdMutex { state: AtomicU64::new(0), readers: Sema::new(), writers: Sema::new() }
+    pub(crate) fn new() -> Self {
+        FdMutex { state: AtomicU64::new(0), readers: Permits::new(), writers: Permits::new() }
     }
 
-    fn sema(&self, mode: Mode) -> &Sema {
+    fn sema(&self, mode: Mode) -> &Permits {
         match mode {
             Mode::Read => &self.readers,
             Mode::Write => &self.writers,
@@ -98,7 +92,7 @@ impl FdMutex {
     /// # Panics
     ///
     /// With more than 1 048 575 users.
-    pub fn incref(&self) -> Result<(), Closed> {
+    pub(crate) fn incref(&self) -> Result<(), Closed> {
         let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old, REF, REFS));
         self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map(|_| ()).map_err(|_| Closed)
     }
@@ -108,7 +102,7 @@ impl FdMutex {
     /// # Panics
     ///
     /// If nothing was begun.
-    pub fn decref(&self) -> Release {
+    pub(crate) fn decref(&self) -> Release {
         let old = self.state.fetch_sub(REF, Ordering::AcqRel);
         assert!(old & REFS != 0, "inconsistent FdMutex: decref of one that nobody uses");
         last(old - REF)
@@ -120,7 +114,7 @@ impl FdMutex {
     ///
     /// With more than 1 048 575 users or waiters.
     #[inline]
-    pub fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
+    pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
         let old = self.state.load(Ordering::Relaxed);
         let lock = side(mode).lock;
         if old & (CLOSED | lock) == 0 {
@@ -159,7 +153,7 @@ impl FdMutex {
     ///
     /// If the side is not locked.
     #[inline]
-    pub fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
+    pub(crate) fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
         let side = side(mode);
         let old = self.state.fetch_sub(side.lock + REF, Ordering::AcqRel);
         assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of one that is not locked");
@@ -181,7 +175,7 @@ impl FdMutex {
 
     /// Closes: new users are refused, those that wait for a lock are woken. The caller becomes a user, until `decref`.
     #[doc(alias = "increfAndClose")]
-    pub fn close(&self, sched: &'static Sched) -> Result<(), Closed> {
+    pub(crate) fn close(&self, sched: &'static Sched) -> Result<(), Closed> {
         let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old | CLOSED, REF, REFS) & !(RWAITS | WWAITS));
         let old = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map_err(|_| Closed)?;
         self.readers.release(sched, ((old & RWAITS) / RWAIT) as u32);

@@ -40,7 +40,7 @@ const NONE: u32 = u32::MAX;
 /// What a goroutine is doing, for those who watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Status {
+pub(crate) enum Status {
     /// In a run queue.
     Runnable,
     /// On an M.
@@ -69,7 +69,7 @@ struct Running {
 
 /// The header of a goroutine's allocation.
 #[repr(C, align(16))]
-pub struct G {
+pub(crate) struct G {
     /// The next element of the list or queue that holds this G. Owned by that list.
     pub(crate) link: AtomicUsize,
     vtable: &'static VTable,
@@ -128,17 +128,17 @@ impl G {
     }
 
     /// The goroutine's number, unique for the life of the scheduler.
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// Where it was spawned.
-    pub fn site(&self) -> &'static Location<'static> {
+    pub(crate) fn site(&self) -> &'static Location<'static> {
         self.site
     }
 
     /// The name it was given.
-    pub fn name(&self) -> Option<Arc<str>> {
+    pub(crate) fn name(&self) -> Option<Arc<str>> {
         self.extra.get()?.name.lock().clone()
     }
 
@@ -149,7 +149,7 @@ impl G {
     }
 
     /// What it is doing now. Only a hint, unless the caller runs on it.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         match self.trail.status.load(Ordering::Acquire) {
             0 => Status::Runnable,
             1 => Status::Running,

@@ -6,11 +6,35 @@
 //! | row | modules | what they are |
 //! |---|---|---|
 //! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | [`g`], `waiter`, [`stack`], `fiber`, `trail`, [`trace`], `runq`, `timer`, `lease` | one word or one plain structure each |
+//! | 1 | `g`, `waiter`, [`stack`], `fiber`, `trail`, [`trace`], `runq`, `timer`, `lease` | one word or one plain structure each |
 //! | 2 | `p`, [`polldesc`], [`metrics`], `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
-//! | 4 | [`join`], `sleep`, [`sema`], [`netpoll`], [`blocking`] | what a goroutine blocks on |
-//! | 5 | [`fdmutex`], [`fd`] | what a socket is made of |
+//! | 4 | [`join`], `sleep`, [`sema`], `netpoll`, [`blocking`] | what a goroutine blocks on |
+//! | 5 | `fdmutex`, [`fd`] | what a socket is made of |
+//!
+//! # What safe code cannot reach
+//!
+//! Nothing public hands out what the scheduler frees or uses again: goroutines and poll descriptors. A descriptor is lent
+//! ([`os::Borrowed`]) for the time of an operation.
+//!
+//! ```compile_fail,E0624
+//! fn keep(sched: &'static gopark_core::sched::Sched) {
+//!     sched.current();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0624
+//! fn twice(sched: &'static gopark_core::sched::Sched) {
+//!     sched.poll_open(0);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0521
+//! # use gopark_core::{fd::Fd, os::{Borrowed, Mode, Outcome}};
+//! fn keep(fd: &Fd, place: &mut Option<Borrowed<'_>>) {
+//!     let _ = fd.with(|lent| *place = Some(lent));
+//! }
+//! ```
 #![no_std]
 
 extern crate alloc;
@@ -36,7 +60,7 @@ mod sync;
 pub mod tagptr;
 
 mod fiber;
-pub mod g;
+mod g;
 mod lease;
 mod runq;
 pub mod stack;
@@ -54,9 +78,9 @@ pub mod sched;
 
 pub mod blocking;
 pub mod join;
-pub mod netpoll;
+mod netpoll;
 pub mod sema;
 mod sleep;
 
 pub mod fd;
-pub mod fdmutex;
+mod fdmutex;

@@ -5,7 +5,6 @@
 //! | `pollOpen` | [`poll_open`](Sched::poll_open) at once, [`register`](Sched::register) before the first wait |
 //! | `pollReset` | [`poll_reset`](Sched::poll_reset) before an operation's first system call |
 //! | `pollWait` | [`poll_wait`](Sched::poll_wait) after `EAGAIN` |
-//! | `pollWaitCanceled` | [`poll_wait_canceled`](Sched::poll_wait_canceled) |
 //! | `pollSetDeadline` | [`poll_set_deadline`](Sched::poll_set_deadline) |
 //! | `pollUnblock`, `pollClose` | [`poll_unblock`](Sched::poll_unblock), [`poll_close`](Sched::poll_close) |
 
@@ -14,11 +13,10 @@ use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::{Sched, Why};
 use crate::trail::Reason;
 use crate::waiter::WaiterList;
-use core::convert::Infallible;
 
 /// Why a descriptor could not be registered with a poller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RegisterError {
+pub(crate) enum RegisterError {
     /// The kind of file cannot be polled.
     NotPollable,
     /// The system refused: `ENOSPC` is the limit fs.epoll.max_user_watches, `ENOMEM` memory.
@@ -40,7 +38,7 @@ fn why(desc: &'static PollDesc, mode: Mode) -> Why {
 impl Sched {
     /// A poll descriptor for `fd`. It joins a poller when it is registered.
     #[doc(alias = "pollOpen")]
-    pub fn poll_open(&self, fd: i32) -> &'static PollDesc {
+    pub(crate) fn poll_open(&self, fd: i32) -> &'static PollDesc {
         self.descs().open(fd)
     }
 
@@ -48,7 +46,7 @@ impl Sched {
     ///
     /// Of two operations that get here at once, one registers and the other goes on to wait. It is woken when the outcome is known: it could
     /// not arm what was not registered, and if the registration fails, it tries for itself.
-    pub fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
+    pub(crate) fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
         if desc.poller().is_some() || !desc.join_poller() {
             return Ok(());
         }
@@ -64,7 +62,7 @@ impl Sched {
     }
 
     /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
-    pub fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
+    pub(crate) fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_try(mode)?;
         desc.slot(mode).reset();
         Ok(())
@@ -74,21 +72,14 @@ impl Sched {
     ///
     /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
     /// back does not end the wait.
-    pub fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
+    pub(crate) fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_wait(mode)?;
         desc.arm(mode);
         self.wait_in_poller(desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
     }
 
-    /// Waits until the descriptor is ready, whatever its deadline, and even if it is closing: for an operation that the system has
-    /// begun and must be seen to its end. The descriptor must be registered.
-    pub fn poll_wait_canceled(&'static self, desc: &'static PollDesc, mode: Mode) {
-        desc.arm(mode);
-        let Ok(()) = self.wait_in_poller(desc.slot(mode), why(desc, mode), || Ok::<_, Infallible>(()));
-    }
-
     /// Sets the deadline of one direction or (`None`) of both. Waiters whose deadline has passed are woken before this returns.
-    pub fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
+    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
         let mut woken = WaiterList::new();
         let moved = desc.set_deadline(deadline, mode, self.timers(), &mut woken);
         for heap in moved.into_iter().flatten() {
@@ -98,14 +89,14 @@ impl Sched {
     }
 
     /// Makes every operation on the descriptor fail with [`PollError::Closing`], those that wait included.
-    pub fn poll_unblock(&'static self, desc: &PollDesc) {
+    pub(crate) fn poll_unblock(&'static self, desc: &PollDesc) {
         let mut woken = WaiterList::new();
         desc.evict(&mut woken);
         self.ready_list(woken);
     }
 
     /// Ends the use of a poll descriptor that was unblocked, before its descriptor is closed.
-    pub fn poll_close(&self, desc: &'static PollDesc) {
+    pub(crate) fn poll_close(&self, desc: &'static PollDesc) {
         self.descs().close(desc);
     }
 }

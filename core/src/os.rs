@@ -17,6 +17,7 @@
 
 use crate::tagptr::TaggedPtr;
 use core::fmt;
+use core::marker::PhantomData;
 use core::num::NonZeroI32;
 use core::ptr::NonNull;
 #[cfg(not(loom))]
@@ -183,6 +184,31 @@ pub trait Observe: Sync {
     fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize>;
 }
 
+/// An open descriptor that is lent: its number, which means this descriptor for as long as `'fd` lasts.
+///
+/// It is std's `BorrowedFd` for programs without std. An operation of [`Fd`](crate::fd::Fd) gets one, and may use it while the operation lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Borrowed<'fd>(i32, PhantomData<&'fd ()>);
+
+impl Borrowed<'_> {
+    /// Lends descriptor `raw`.
+    ///
+    /// # Safety
+    ///
+    /// Its owner permits what the holder does with it, and does not close it while the value is in use.
+    #[inline]
+    pub const unsafe fn new(raw: i32) -> Self {
+        Borrowed(raw, PhantomData)
+    }
+
+    /// The number.
+    #[inline]
+    pub const fn raw(self) -> i32 {
+        self.0
+    }
+}
+
 /// What one non-blocking system call did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome<T> {
@@ -258,6 +284,9 @@ pub enum Delay {
 }
 
 /// A readiness poller, such as an epoll instance.
+///
+/// Its methods take numbers and are safe to call: a poller asks when a descriptor is ready, but neither reads, writes nor closes it. With a number that is not
+/// the caller's, it reports the readiness of a stranger's file or fails.
 ///
 /// The names are those of Go's `netpollinit` … `netpollBreak`. One thread at a time calls `poll` with a delay; `poll` without one, and
 /// all other methods, may run on any thread at the same time.

@@ -94,7 +94,7 @@ impl Poller {
 /// One descriptor's poll state. Its alignment is what leaves room for the tag in a token.
 #[repr(C, align(256))]
 #[doc(alias = "pollDesc")]
-pub struct PollDesc {
+pub(crate) struct PollDesc {
     rg: WaitSlot,
     wg: WaitSlot,
     /// Counts the uses of this PollDesc, so that a token of an earlier use is told apart. Never 0. Changes only in the cache.

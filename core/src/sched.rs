@@ -70,6 +70,7 @@ use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Order
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::panic::Location;
 use handoff::Exchange;
 use idle::Idlers;
 use metrics::Tallies;
@@ -182,6 +183,15 @@ pub struct Sched {
     trace: Once<Tracing>,
     tallies: Tallies,
     pool: PoolCounts,
+}
+
+/// What tells one goroutine from the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawned {
+    /// Its number.
+    pub id: u64,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
 }
 
 /// A poller, and whether an M sleeps in it.
@@ -318,22 +328,23 @@ impl Sched {
 
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
     #[inline]
-    pub fn current(&self) -> Option<&G> {
+    pub(crate) fn current(&self) -> Option<&G> {
         let slot = self.arena.slot_of(stack::stack_pointer())?;
         let g = self.arena.anchor(slot).current().cast::<G>();
         // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
         unsafe { g.as_ref() }
     }
 
-    /// The G that `address`, on some goroutine's stack or in its guard, belongs to: its number and spawn site, for a fault handler.
+    /// The goroutine that `address`, on some goroutine's stack or in its guard, belongs to. May be called in a signal handler.
     ///
     /// # Safety
     ///
     /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
-    pub unsafe fn goroutine_at(&self, address: usize) -> Option<&G> {
+    pub unsafe fn goroutine_at(&self, address: usize) -> Option<Spawned> {
         let slot = self.arena.slot_of(address)?;
         // SAFETY: the caller's promise.
-        unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }
+        let g = unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }?;
+        Some(Spawned { id: g.id(), site: g.site() })
     }
 
     /// The Ms started until now.

@@ -6,9 +6,34 @@ use crate::trail::Reason;
 use crate::waiter::{Waiter, WaiterList};
 
 /// A semaphore that starts without permits.
+///
+/// It belongs to one scheduler. A goroutine of another scheduler waits like an ordinary thread: it blocks its own.
 #[doc(alias = "semacquire")]
 #[doc(alias = "semrelease")]
-pub struct Sema(Lock<State>);
+pub struct Sema {
+    sched: &'static Sched,
+    permits: Permits,
+}
+
+impl Sema {
+    /// No permits.
+    pub fn new(sched: &'static Sched) -> Self {
+        Sema { sched, permits: Permits::new() }
+    }
+
+    /// Waits for a permit and takes it. Does not wait, and lets no other goroutine run, if there is one.
+    pub fn acquire(&self) {
+        self.permits.acquire(self.sched);
+    }
+
+    /// Gives `n` permits.
+    pub fn release(&self, n: u32) {
+        self.permits.release(self.sched, n);
+    }
+}
+
+/// The semaphore itself. All who use one name the same scheduler: a goroutine readied by another one would change threads.
+pub(crate) struct Permits(Lock<State>);
 
 struct State {
     permits: u32,
@@ -16,20 +41,16 @@ struct State {
     waiting: WaiterList,
 }
 
-impl Default for Sema {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Sema {
-    /// No permits.
-    pub fn new() -> Self {
-        Sema(Lock::new(State { permits: 0, waiting: WaiterList::new() }))
+impl Permits {
+    pub(crate) fn new() -> Self {
+        Permits(Lock::new(State { permits: 0, waiting: WaiterList::new() }))
     }
 
-    /// Waits for a permit and takes it.
-    pub fn acquire(&self, sched: &'static Sched) {
+    pub(crate) fn acquire(&self, sched: &'static Sched) {
+        // Nobody is overtaken: while there are permits, nobody waits.
+        if self.try_acquire() {
+            return;
+        }
         sched.park((Reason::Sema, 0), &mut |waiter: Waiter| {
             let mut state = self.0.lock();
             match state.permits.checked_sub(1) {
@@ -45,8 +66,14 @@ impl Sema {
         });
     }
 
-    /// Gives `n` permits.
-    pub fn release(&self, sched: &'static Sched, n: u32) {
+    fn try_acquire(&self) -> bool {
+        let mut state = self.0.lock();
+        let rest = state.permits.checked_sub(1);
+        state.permits = rest.unwrap_or(0);
+        rest.is_some()
+    }
+
+    pub(crate) fn release(&self, sched: &'static Sched, n: u32) {
         for _ in 0..n {
             let first = {
                 let mut state = self.0.lock();

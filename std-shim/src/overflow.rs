@@ -42,8 +42,7 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
             Some(g) => writeln!(
                 report,
                 "\ngopark: goroutine {}, spawned at {}, has overflowed its stack of {size} KiB (Builder::stack_size)",
-                g.id(),
-                g.site()
+                g.id, g.site
             ),
             None => writeln!(report, "\ngopark: a goroutine has overflowed its stack of {size} KiB (Builder::stack_size)"),
         };

@@ -6,7 +6,7 @@
 use crate::LIMIT;
 use gopark_backends::Poller;
 use gopark_backends::linux::io;
-use gopark_core::os::{Delay, Errno, Event, Events, Mode, Netpoll, Outcome, Ready};
+use gopark_core::os::{Borrowed, Delay, Errno, Event, Events, Mode, Netpoll, Outcome, Ready};
 use gopark_core::tagptr::{ALIGN, TaggedPtr};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,6 +19,12 @@ use std::time::Instant;
 /// The token with tag `tag`.
 pub fn token(tag: u32) -> TaggedPtr {
     TaggedPtr::pack(ALIGN, tag)
+}
+
+/// Lends a test's descriptor.
+pub fn lend(fd: &impl AsRawFd) -> Borrowed<'_> {
+    // SAFETY: the test owns it and has borrowed it, or it is a number that no file has.
+    unsafe { Borrowed::new(fd.as_raw_fd()) }
 }
 
 /// What one poll reports.
@@ -112,10 +118,10 @@ impl Watch {
 
     /// Tries `op` until it does not block, waiting each time that it does; readiness from before does not count.
     #[track_caller]
-    pub fn operate<T>(&self, fd: &impl AsRawFd, tag: u32, mode: Mode, mut op: impl FnMut(i32) -> Outcome<T>) -> Result<T, Errno> {
+    pub fn operate<T>(&self, fd: &impl AsRawFd, tag: u32, mode: Mode, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, Errno> {
         self.forget(tag, mode);
         loop {
-            match op(fd.as_raw_fd()) {
+            match op(lend(fd)) {
                 Outcome::Done(value) => return Ok(value),
                 Outcome::WouldBlock => self.wait(fd, tag, mode),
                 Outcome::Interrupted => {}
@@ -139,7 +145,7 @@ impl Watch {
         self.forget(tag, Mode::Read);
         while all.len() < len {
             let n = loop {
-                match io::read(fd.as_raw_fd(), &mut buffer) {
+                match io::read(lend(fd), &mut buffer) {
                     Outcome::Done(n) => break n,
                     Outcome::WouldBlock => self.wait(fd, tag, Mode::Read),
                     Outcome::Interrupted => {}
@@ -217,7 +223,7 @@ pub fn terminal() -> (File, File) {
 
 /// Writes until there is no more room.
 pub fn fill(fd: &impl AsRawFd) {
-    while io::write(fd.as_raw_fd(), &[7; 4096]) != Outcome::WouldBlock {}
+    while io::write(lend(fd), &[7; 4096]) != Outcome::WouldBlock {}
 }
 
 /// The kernel's number of this thread.

@@ -10,6 +10,7 @@ use gopark_core::polldesc::{Deadline, PollError};
 use gopark_core::sched::{Config, Sched};
 use gopark_core::sema::Sema;
 use gopark_tests::LIMIT;
+use gopark_tests::watch::lend;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::IntoRawFd;
@@ -158,7 +159,7 @@ fn a_bare_error_event_leaves_the_last_word_to_the_system() {
     for last_word in [Outcome::Failed(SYSTEM), Outcome::WouldBlock] {
         check(move || {
             let [reader, writer] = pipe();
-            while io::write(writer.raw(), &[0; 4096]) != Outcome::WouldBlock {}
+            while io::write(lend(&writer.raw()), &[0; 4096]) != Outcome::WouldBlock {}
             let mut reader = Some(reader);
             let mut tries = 0;
             let outcome = writer.operate(Mode::Read, |_| {
@@ -222,6 +223,50 @@ fn a_pipe_carries_everything_in_order_and_ends() {
         let writer = go(sched(), move || write(&writer, &bytes));
         assert!(read_to_end(&reader) == expected);
         assert_eq!(join(writer), Ok(()));
+    });
+}
+
+fn unwind<T>() -> T {
+    panic::resume_unwind(Box::new(()))
+}
+
+#[test]
+fn an_operation_that_panics_leaves_the_descriptor_to_others() {
+    let operations: [fn(&Fd); 6] = [
+        |fd| fd.with(|_| unwind()).unwrap(),
+        |fd| fd.operate(Mode::Read, |_| unwind::<Outcome<()>>()).unwrap(),
+        |fd| _ = fd.transfer(Mode::Read, 1, |_| unwind()),
+        |fd| _ = fd.transfer(Mode::Write, 1, |_| Outcome::Done(2)),
+        |fd| _ = fd.transfer_all(1, |_, _| unwind()),
+        |fd| _ = fd.connect(|_| unwind()),
+    ];
+    for operation in operations {
+        check(move || {
+            let [near, far] = socket_pair();
+            assert!(panic::catch_unwind(AssertUnwindSafe(|| operation(&near))).is_err());
+            write(&far, b"there").unwrap();
+            assert_eq!(read(&near, &mut [0; 16]), Ok(5));
+            write(&near, b"back").unwrap();
+            assert_eq!(read(&far, &mut [0; 16]), Ok(4));
+            near.close().unwrap();
+            assert_eq!(read(&far, &mut [0; 16]), Ok(0), "the file is closed");
+        });
+    }
+}
+
+#[test]
+fn data_that_a_panicking_read_has_left_is_read() {
+    check(|| {
+        let [near, far] = socket_pair();
+        for _ in 0..3 {
+            write(&far, b"short").unwrap();
+            assert_eq!(read(&near, &mut [0; 16]), Ok(5));
+            // The next read waits before it asks, and uses up the readiness.
+            write(&far, b"left").unwrap();
+            let read_and_panic = || near.transfer(Mode::Read, 16, |_| unwind());
+            assert!(panic::catch_unwind(AssertUnwindSafe(read_and_panic)).is_err());
+            assert_eq!(read(&near, &mut [0; 16]), Ok(4));
+        }
     });
 }
 
@@ -381,40 +426,24 @@ fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
 }
 
 #[test]
-fn a_cancelled_wait_ends_by_readiness_only() {
-    check(|| {
-        let [reader, writer] = pipe();
-        let desc = sched().poll_open(reader.raw());
-        sched().register(desc).unwrap();
-        sched().poll_set_deadline(desc, Deadline::At(sched().now() + MILLISECOND), None);
-        let waiter = go(sched(), move || sched().poll_wait_canceled(desc, Mode::Read));
-        settle();
-        assert!(!waiter.is_finished(), "a deadline does not end it");
-        sched().poll_unblock(desc);
-        settle();
-        assert!(!waiter.is_finished(), "a close does not end it");
-        write(&writer, b"x").unwrap();
-        join(waiter);
-        sched().poll_close(desc);
-    });
-}
-
-#[test]
 fn readiness_that_comes_before_the_wait_counts() {
     check(|| {
         let [reader, writer] = pipe();
-        let desc = sched().poll_open(reader.raw());
-        sched().register(desc).unwrap();
-        sched().poll_reset(desc, Mode::Read).unwrap();
-        write(&writer, b"x").unwrap();
-        settle();
-        // A deadline that passes does not destroy it, once it is moved away.
-        sched().poll_set_deadline(desc, Deadline::Passed, Some(Mode::Read));
-        assert_eq!(sched().poll_wait(desc, Mode::Read), Err(PollError::Timeout));
-        sched().poll_set_deadline(desc, Deadline::None, Some(Mode::Read));
-        assert_eq!(sched().poll_wait(desc, Mode::Read), Ok(()));
-        sched().poll_unblock(desc);
-        sched().poll_close(desc);
+        reader.register().unwrap();
+        let mut tries = 0;
+        let read = reader.operate(Mode::Read, |fd| {
+            tries += 1;
+            if tries > 1 {
+                return io::read(fd, &mut [0; 8]);
+            }
+            write(&writer, b"x").unwrap();
+            settle();
+            // A deadline that passes does not destroy it, once it is moved away.
+            reader.set_deadline(Some(Mode::Read), Deadline::Passed).unwrap();
+            reader.set_deadline(Some(Mode::Read), Deadline::None).unwrap();
+            Outcome::WouldBlock
+        });
+        assert_eq!((read, tries), (Ok(1), 2));
     });
 }
 
@@ -520,22 +549,22 @@ fn waiters_are_counted_while_they_wait() {
 fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
     let sched = undisturbed();
     check_in(sched, move || {
-        let [left, right] = [(); 2].map(|()| Arc::new(Sema::new()));
+        let [left, right] = [(); 2].map(|()| Arc::new(Sema::new(sched)));
         let exchanges = Arc::new(AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let player = |mine: &Arc<Sema>, other: &Arc<Sema>| {
             let (mine, other, exchanges, stop) = (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
             let play = move || {
                 while !stop.load(SeqCst) {
-                    mine.acquire(sched);
+                    mine.acquire();
                     exchanges.fetch_add(1, SeqCst);
-                    other.release(sched, 1);
+                    other.release(1);
                 }
             };
             sched.go_local(play, Location::caller()).unwrap()
         };
         let players = [player(&left, &right), player(&right, &left)];
-        left.release(sched, 1);
+        left.release(1);
         sched.yield_now();
         for _ in 0..200 {
             let before = exchanges.load(SeqCst);
@@ -589,26 +618,26 @@ fn permits_of_a_semaphore_are_never_lost() {
     const GOROUTINES: usize = 20;
     const ROUNDS: usize = 500;
     check(|| {
-        let sema = Arc::new(Sema::new());
+        let sema = Arc::new(Sema::new(sched()));
         let inside = Arc::new(AtomicUsize::new(0));
         let users: Vec<_> = (0..GOROUTINES)
             .map(|_| {
                 let (sema, inside) = (sema.clone(), inside.clone());
                 go(sched(), move || {
                     for _ in 0..ROUNDS {
-                        sema.acquire(sched());
+                        sema.acquire();
                         assert!(inside.fetch_add(1, SeqCst) < 3);
                         sched().yield_now();
                         inside.fetch_sub(1, SeqCst);
-                        sema.release(sched(), 1);
+                        sema.release(1);
                     }
                 })
             })
             .collect();
-        sema.release(sched(), 3);
+        sema.release(3);
         users.into_iter().for_each(join);
         for _ in 0..3 {
-            sema.acquire(sched());
+            sema.acquire();
         }
     });
 }

@@ -223,6 +223,26 @@ fn opts_in(text: &str) -> bool {
     text.contains("#![allow(unsafe_code, reason = ")
 }
 
+/// What the scheduler frees or uses again. The compiler then refuses a public function that hands out a reference to one.
+const INTERNALS: [&str; 10] = ["G", "GRef", "PollDesc", "FdMutex", "WaitSlot", "Waiter", "Anchor", "M", "P", "Heap"];
+
+fn internals_are_not_public(source: &Source) -> Vec<String> {
+    let declared = |code: &str| INTERNALS.iter().any(|name| code.starts_with("pub ") && declares_type(code, name));
+    let found = source.library_lines().into_iter().filter(|line| source.path.starts_with("core/src/") && declared(&line.code));
+    found.map(|line| format!("line {}: safe code would get at what is freed: {}", line.number, line.raw.trim())).collect()
+}
+
+fn declares_type(code: &str, name: &str) -> bool {
+    let after = code.split_once("struct ").or_else(|| code.split_once("enum "));
+    after.is_some_and(|(_, rest)| rest.strip_prefix(name).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric())))
+}
+
+fn safe_functions_take_no_descriptor_numbers(source: &Source) -> Vec<String> {
+    let takes = |code: &str| code.starts_with("pub fn ") && ["fd: i32", "fd: RawFd", "raw: i32"].iter().any(|number| code.contains(number));
+    let found = source.library_lines().into_iter().filter(|line| source.is_library() && takes(line.code.trim_start()));
+    found.map(|line| format!("line {}: the number may be a stranger's: {}", line.number, line.raw.trim())).collect()
+}
+
 fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
     let below_src = source.path.split_once("/src/").map_or(0, |(_, path)| path.matches('/').count());
     let mut found = Vec::new();
@@ -474,6 +494,16 @@ fn every_file_with_unsafe_code_says_why_at_its_top() {
 }
 
 #[test]
+fn what_the_scheduler_frees_is_not_public() {
+    check(internals_are_not_public);
+}
+
+#[test]
+fn no_safe_function_takes_a_descriptor_by_its_number() {
+    check(safe_functions_take_no_descriptor_numbers);
+}
+
+#[test]
 fn folders_are_one_level_deep_and_have_no_mod_rs() {
     check(folders_are_one_level_deep);
 }
@@ -529,7 +559,7 @@ fn no_file_is_an_orphan() {
 #[test]
 fn every_rule_has_something_to_find() {
     let long_function = format!("//! x\nimpl X {{\n    fn long() {{\n{}    }}\n}}\n", "        x();\n".repeat(69));
-    let samples: [(Rule, &str, &str); 19] = [
+    let samples: [(Rule, &str, &str); 21] = [
         (imports_go_up, "core/src/g.rs", "use crate::sched::Sched;"),
         (imports_go_up, "core/src/g.rs", "use crate::{stack, timer::{self, Timer}};"),
         (imports_go_up, "core/src/sched/find.rs", "fn f(x: &crate::fd::Fd) {}"),
@@ -547,6 +577,8 @@ fn every_rule_has_something_to_find() {
         (one_place_reads_the_environment, "std-shim/src/trace.rs", "let path = std::env::var_os(\"GOPARK_TRACE\");"),
         (libraries_do_not_print, "core/src/g.rs", "    println!();"),
         (unsafe_files_say_why, "core/src/g.rs", "    unsafe { f() }"),
+        (internals_are_not_public, "core/src/g.rs", "pub struct G {"),
+        (safe_functions_take_no_descriptor_numbers, "backends/src/linux/io.rs", "    pub fn read(fd: i32, buffer: &mut [u8]) {}"),
         (folders_are_one_level_deep, "core/src/sched/mod.rs", ""),
         (folders_are_one_level_deep, "core/src/sched/find/local.rs", ""),
     ];
@@ -558,9 +590,9 @@ fn every_rule_has_something_to_find() {
 #[test]
 fn no_rule_finds_what_is_not_there() {
     let innocent = "//! x\n#![allow(unsafe_code, reason = \"x\")]\nuse crate::{os::Os, sync};\n// std::vec, libc, println!\nlet s = \"std::libc\";\n\
-                    const NOT_A_FN: u8 = b'\"';\n#[cfg(test)]\nmod tests {\n    use std::vec::Vec;\n}\n";
+                    pub struct Group;\npub(crate) struct G;\npub unsafe fn f(fd: i32) {}\nconst NOT_A_FN: u8 = b'\"';\n#[cfg(test)]\nmod tests {\n    use std::vec::Vec;\n}\n";
     let source = Source::new("core/src/g.rs", innocent);
-    let rules: [Rule; 11] = [
+    let rules: [Rule; 13] = [
         imports_go_up,
         backends_know_the_contract_only,
         core_names_no_system,
@@ -571,6 +603,8 @@ fn no_rule_finds_what_is_not_there() {
         nothing_is_left_to_do,
         libraries_do_not_print,
         unsafe_files_say_why,
+        internals_are_not_public,
+        safe_functions_take_no_descriptor_numbers,
         folders_are_one_level_deep,
     ];
     for rule in rules {

@@ -99,7 +99,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
     };
-    let init = Arc::new(Init { sched, idle: Nanos::from(idle) * SECOND, counts: Counts::default(), off: Sema::new() });
+    let init = Arc::new(Init { sched, idle: Nanos::from(idle) * SECOND, counts: Counts::default(), off: Sema::new(sched) });
 
     let signals = own(sched, signals);
     go(sched, move || children::reap(&signals));
@@ -107,7 +107,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     listen(&init, ports.status, status::answer);
     say(format_args!("init: process {}, echo on port {}, status on port {}", system::pid(), ports.echo, ports.status));
 
-    init.off.acquire(sched);
+    init.off.acquire();
     say(format_args!("init: power off"));
     system::end(first)
 }

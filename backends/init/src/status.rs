@@ -53,7 +53,7 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
         // The peer has the answer when it closes.
         let _ = connection.with(system::finish);
         let _ = connection.transfer(Mode::Read, REQUEST, |fd| io::recv(fd, &mut buffer));
-        init.off.release(init.sched, 1);
+        init.off.release(1);
     }
     Ok(())
 }

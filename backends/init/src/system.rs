@@ -4,14 +4,15 @@
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 use gopark_backends::linux::io;
-use gopark_core::os::{Errno, Outcome};
+use gopark_core::os::{Borrowed, Errno, Outcome};
 
 /// Prints a line of at most 255 bytes on the console.
 pub fn say(message: fmt::Arguments<'_>) {
     let mut line = heapless::String::<256>::new();
     let _ = line.write_fmt(message);
     let _ = line.push('\n');
-    io::write(libc::STDOUT_FILENO, line.as_bytes());
+    // SAFETY: the console stays open.
+    io::write(unsafe { Borrowed::new(libc::STDOUT_FILENO) }, line.as_bytes());
 }
 
 /// A system call's result, -1 being an error. Never inlined, as errno's address belongs to a thread.
@@ -54,7 +55,8 @@ pub fn load(file: &CStr) -> Result<(), Errno> {
 pub fn resident() -> Option<u32> {
     let file = open(c"/proc/self/smaps_rollup").ok()?;
     let mut buffer = [0; 256];
-    let read = io::read(file, &mut buffer);
+    // SAFETY: just opened, and closed below.
+    let read = io::read(unsafe { Borrowed::new(file) }, &mut buffer);
     close(file);
     let Outcome::Done(count) = read else { return None };
     // The second line: "Rss:  260 kB".
@@ -73,9 +75,9 @@ pub fn close(fd: i32) {
 }
 
 /// Tells the peer that no more comes.
-pub fn finish(socket: i32) {
+pub fn finish(socket: Borrowed<'_>) {
     // SAFETY: no memory is passed.
-    unsafe { libc::shutdown(socket, libc::SHUT_WR) };
+    unsafe { libc::shutdown(socket.raw(), libc::SHUT_WR) };
 }
 
 /// Powers off, as the first process; ends the process, as another.

@@ -19,7 +19,7 @@ use core::panic::{Location, PanicInfo};
 use gopark_backends::Poller;
 use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
-use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
+use gopark_core::os::{Borrowed, Errno, Mode, Nanos, Netpoll};
 use gopark_core::sched::{Config, Sched};
 
 // Without std nobody else asks the linker for it.
@@ -48,7 +48,9 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
     };
-    io::write(libc::STDOUT_FILENO, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
+    // SAFETY: the standard output is not closed.
+    let stdout = unsafe { Borrowed::new(libc::STDOUT_FILENO) };
+    io::write(stdout, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
     // As the one type of integer that is formatted here anyway.
     panic!("port {}: {error}", usize::from(port));

@@ -1,6 +1,6 @@
 //! Non-blocking I/O, one system call a function.
 //!
-//! The descriptors are numbers: who calls keeps the file open. `EINTR` is reported, not retried, because the caller's loop has to
+//! The descriptors are lent ([`Borrowed`]), so nothing here reads, writes or closes what is not the caller's. `EINTR` is reported, not retried, because the caller's loop has to
 //! look at its deadline anyway.
 //!
 //! The hot calls go through `syscall(2)`: libc's own wrappers are cancellation points of pthreads, which costs two more atomic
@@ -12,21 +12,21 @@ use super::socket::Address;
 use super::{OwnedFd, check};
 use core::mem;
 use core::ptr;
-use gopark_core::os::{Errno, Outcome};
+use gopark_core::os::{Borrowed, Errno, Outcome};
 
 /// The most buffers that one call moves: the kernel refuses longer vectors with `EINVAL`, and the first this many go.
 pub const IOV_MAX: usize = 1024;
 
 /// `read(2)`. Zero is the end of the stream.
-pub fn read(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
+pub fn read(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     // SAFETY: `buffer` is writable for its length.
-    outcome(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) })
+    outcome(unsafe { libc::read(fd.raw(), buffer.as_mut_ptr().cast(), buffer.len()) })
 }
 
 /// `write(2)`. Raises `SIGPIPE` where the reader is gone; for sockets see [`send`].
-pub fn write(fd: i32, buffer: &[u8]) -> Outcome<usize> {
+pub fn write(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     // SAFETY: `buffer` is readable for its length.
-    outcome(unsafe { libc::write(fd, buffer.as_ptr().cast(), buffer.len()) })
+    outcome(unsafe { libc::write(fd.raw(), buffer.as_ptr().cast(), buffer.len()) })
 }
 
 /// `readv(2)` into the first 1024 buffers.
@@ -34,9 +34,9 @@ pub fn write(fd: i32, buffer: &[u8]) -> Outcome<usize> {
 /// # Safety
 ///
 /// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
-pub unsafe fn readv(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+pub unsafe fn readv(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
-    outcome(unsafe { libc::readv(fd, buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+    outcome(unsafe { libc::readv(fd.raw(), buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
 }
 
 /// `writev(2)` of the first 1024 buffers. Raises `SIGPIPE` as [`write()`] does.
@@ -44,38 +44,39 @@ pub unsafe fn readv(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
 /// # Safety
 ///
 /// - Each of `buffers` names memory that may be read during the call.
-pub unsafe fn writev(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+pub unsafe fn writev(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
-    outcome(unsafe { libc::writev(fd, buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+    outcome(unsafe { libc::writev(fd.raw(), buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
 }
 
 /// `recv(2)`: [`read`] for sockets, without the detour through the file layer. Like all that sends and receives here, it does not block even if
 /// somebody has made the file blocking through a duplicate of the descriptor (golang/go #68273).
 #[doc(alias = "MSG_DONTWAIT")]
-pub fn recv(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
+pub fn recv(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, 0)
 }
 
 /// `recv(2)` that leaves the data where it is.
 #[doc(alias = "MSG_PEEK")]
-pub fn recv_peek(fd: i32, buffer: &mut [u8]) -> Outcome<usize> {
+pub fn recv_peek(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, libc::MSG_PEEK)
 }
 
-fn recv_with(fd: i32, buffer: &mut [u8], flags: libc::c_int) -> Outcome<usize> {
+fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome<usize> {
     let nobody = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: `buffer` is writable for its length; the peer's address is not asked for.
-    outcome(unsafe { libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags | libc::MSG_DONTWAIT, nobody, nobody) }
-        as isize)
+    outcome(unsafe {
+        libc::syscall(libc::SYS_recvfrom, fd.raw(), buffer.as_mut_ptr(), buffer.len(), flags | libc::MSG_DONTWAIT, nobody, nobody)
+    } as isize)
 }
 
 /// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` and no more.
 #[doc(alias = "MSG_NOSIGNAL")]
-pub fn send(fd: i32, buffer: &[u8]) -> Outcome<usize> {
+pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     let nobody = ptr::null::<libc::sockaddr>();
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: `buffer` is readable for its length; no address is given.
-    outcome(unsafe { libc::syscall(libc::SYS_sendto, fd, buffer.as_ptr(), buffer.len(), flags, nobody, 0usize) } as isize)
+    outcome(unsafe { libc::syscall(libc::SYS_sendto, fd.raw(), buffer.as_ptr(), buffer.len(), flags, nobody, 0usize) } as isize)
 }
 
 /// `sendmsg(2)` of the first 1024 buffers, without `SIGPIPE`: [`writev`] for a stream socket.
@@ -83,9 +84,9 @@ pub fn send(fd: i32, buffer: &[u8]) -> Outcome<usize> {
 /// # Safety
 ///
 /// - Each of `buffers` names memory that may be read during the call.
-pub unsafe fn send_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the vector is that of `message`, which is not above its length, and the caller vouches for the buffers.
-    outcome(unsafe { libc::sendmsg(fd, &message(buffers), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    outcome(unsafe { libc::sendmsg(fd.raw(), &message(buffers), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
 }
 
 /// `recvmsg(2)` into the first 1024 buffers: [`readv`] for a stream socket.
@@ -93,9 +94,9 @@ pub unsafe fn send_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> 
 /// # Safety
 ///
 /// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
-pub unsafe fn recv_vectored(fd: i32, buffers: &[libc::iovec]) -> Outcome<usize> {
+pub unsafe fn recv_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: as in `send_vectored`.
-    outcome(unsafe { libc::recvmsg(fd, &mut message(buffers), libc::MSG_DONTWAIT) })
+    outcome(unsafe { libc::recvmsg(fd.raw(), &mut message(buffers), libc::MSG_DONTWAIT) })
 }
 
 /// A message of the first 1024 buffers, which the kernel only reads.
@@ -111,11 +112,11 @@ fn message(buffers: &[libc::iovec]) -> libc::msghdr {
 ///
 /// `ECONNABORTED` counts as `Interrupted`: the connection was reset while it sat in the queue, which says nothing about the listener or
 /// the next connection. Go retries it silently, too.
-pub fn accept4(fd: i32) -> Outcome<(i32, Address)> {
+pub fn accept4(fd: Borrowed<'_>) -> Outcome<(i32, Address)> {
     let mut peer = Address::empty();
     let (name, len) = peer.as_mut_ptr();
     // SAFETY: `name` is writable for `len` bytes.
-    let accepted = unsafe { libc::accept4(fd, name, len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+    let accepted = unsafe { libc::accept4(fd.raw(), name, len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
     match check(accepted as isize) {
         Ok(new) => Outcome::Done((new as i32, peer)),
         Err(errno) if errno.raw() == libc::ECONNABORTED => Outcome::Interrupted,
@@ -128,10 +129,10 @@ pub fn accept4(fd: i32) -> Outcome<(i32, Address)> {
 ///
 /// `EINTR` is `WouldBlock`, because the attempt goes on as if the socket had been busy. `EAGAIN` is a failure: a Unix listener's
 /// queue is full, and no event will tell when it is not.
-pub fn connect(fd: i32, address: &Address) -> Outcome<()> {
+pub fn connect(fd: Borrowed<'_>, address: &Address) -> Outcome<()> {
     let (name, len) = address.as_ptr();
     // SAFETY: the address is readable for its length.
-    let Err(errno) = check(unsafe { libc::connect(fd, name, len) } as isize) else { return Outcome::Done(()) };
+    let Err(errno) = check(unsafe { libc::connect(fd.raw(), name, len) } as isize) else { return Outcome::Done(()) };
     match errno.raw() {
         libc::EISCONN => Outcome::Done(()),
         libc::EINPROGRESS | libc::EALREADY | libc::EINTR => Outcome::WouldBlock,
@@ -141,22 +142,22 @@ pub fn connect(fd: i32, address: &Address) -> Outcome<()> {
 
 /// Takes the pending error of a socket, such as a failed connect. It is reported once.
 #[doc(alias = "SO_ERROR")]
-pub fn take_socket_error(fd: i32) -> Result<(), Errno> {
+pub fn take_socket_error(fd: Borrowed<'_>) -> Result<(), Errno> {
     let mut pending: libc::c_int = 0;
     let mut len = size_of_val(&pending) as libc::socklen_t;
     // SAFETY: `pending` is writable for `len` bytes.
-    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut pending).cast(), &mut len) } as isize)?;
+    check(unsafe { libc::getsockopt(fd.raw(), libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut pending).cast(), &mut len) } as isize)?;
     if pending == 0 { Ok(()) } else { Err(Errno::new(pending)) }
 }
 
 /// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken
 /// spuriously: one that was registered before its `connect` reports `OUT` and `HUP` at once.
 #[doc(alias = "getpeername")]
-pub fn is_connected(fd: i32) -> Result<bool, Errno> {
+pub fn is_connected(fd: Borrowed<'_>) -> Result<bool, Errno> {
     let mut address = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
     let mut len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes; the kernel cuts a longer address.
-    match check(unsafe { libc::getpeername(fd, &mut address, &mut len) } as isize) {
+    match check(unsafe { libc::getpeername(fd.raw(), &mut address, &mut len) } as isize) {
         Ok(_) => Ok(true),
         Err(errno) if errno.raw() == libc::ENOTCONN => Ok(false),
         Err(errno) => Err(errno),
@@ -224,7 +225,7 @@ fn failure<T>(errno: Errno) -> Outcome<T> {
 mod tests {
     use super::*;
     use crate::linux::socket;
-    use crate::linux::tests::{in_child, is_open, pipe};
+    use crate::linux::tests::{in_child, is_open, lend, pipe};
     use gopark_core::os::Outcome::{Done, Failed, Interrupted, WouldBlock};
     use std::io::{IoSlice, Write};
     use std::net::{TcpListener, TcpStream};
@@ -245,20 +246,20 @@ mod tests {
     fn a_read_blocks_then_has_data_then_ends() {
         let (reader, mut writer) = pipe();
         let mut buffer = [0; 8];
-        assert_eq!(read(reader.as_raw_fd(), &mut buffer), WouldBlock);
+        assert_eq!(read(lend(reader.as_raw_fd()), &mut buffer), WouldBlock);
         writer.write_all(b"abc").unwrap();
-        assert_eq!(read(reader.as_raw_fd(), &mut buffer), Done(3));
+        assert_eq!(read(lend(reader.as_raw_fd()), &mut buffer), Done(3));
         assert_eq!(&buffer[..3], b"abc");
         drop(writer);
-        assert_eq!(read(reader.as_raw_fd(), &mut buffer), Done(0));
-        assert_eq!(read(-1, &mut buffer), failed(libc::EBADF));
+        assert_eq!(read(lend(reader.as_raw_fd()), &mut buffer), Done(0));
+        assert_eq!(read(lend(-1), &mut buffer), failed(libc::EBADF));
     }
 
     #[test]
     fn a_write_is_done_until_the_pipe_is_full() {
         let (_reader, writer) = pipe();
-        while write(writer.as_raw_fd(), &[0; 4096]) == Done(4096) {}
-        assert_eq!(write(writer.as_raw_fd(), &[0; 4096]), WouldBlock);
+        while write(lend(writer.as_raw_fd()), &[0; 4096]) == Done(4096) {}
+        assert_eq!(write(lend(writer.as_raw_fd()), &[0; 4096]), WouldBlock);
     }
 
     fn iovecs<'a>(slices: &'a [IoSlice<'_>]) -> &'a [libc::iovec] {
@@ -271,16 +272,16 @@ mod tests {
         let (ours, theirs) = stream_pair();
         let text = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { writev(ours.as_raw_fd(), iovecs(&text)) }, Done(4));
+        assert_eq!(unsafe { writev(lend(ours.as_raw_fd()), iovecs(&text)) }, Done(4));
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { send_vectored(ours.as_raw_fd(), iovecs(&text)) }, Done(4));
+        assert_eq!(unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&text)) }, Done(4));
         let (mut head, mut tail) = ([0u8; 3], [0u8; 8]);
         let buffers = [
             libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
             libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() },
         ];
         // SAFETY: both arrays are ours and not used until the call is over.
-        assert_eq!(unsafe { readv(theirs.as_raw_fd(), &buffers) }, Done(8));
+        assert_eq!(unsafe { readv(lend(theirs.as_raw_fd()), &buffers) }, Done(8));
         assert_eq!((&head, &tail[..5]), (b"abc", &b"dabcd"[..]));
     }
 
@@ -289,21 +290,21 @@ mod tests {
         let (ours, _theirs) = stream_pair();
         let long = [IoSlice::new(b"x"); IOV_MAX + 1];
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { writev(ours.as_raw_fd(), iovecs(&long)) }, Done(IOV_MAX));
+        assert_eq!(unsafe { writev(lend(ours.as_raw_fd()), iovecs(&long)) }, Done(IOV_MAX));
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { send_vectored(ours.as_raw_fd(), iovecs(&long)) }, Done(IOV_MAX));
+        assert_eq!(unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&long)) }, Done(IOV_MAX));
     }
 
     #[test]
     fn a_peek_leaves_the_data() {
         let (ours, mut theirs) = stream_pair();
         let mut buffer = [0; 8];
-        assert_eq!(recv_peek(ours.as_raw_fd(), &mut buffer), WouldBlock);
+        assert_eq!(recv_peek(lend(ours.as_raw_fd()), &mut buffer), WouldBlock);
         theirs.write_all(b"abc").unwrap();
         for _ in 0..2 {
-            assert_eq!(recv_peek(ours.as_raw_fd(), &mut buffer), Done(3));
+            assert_eq!(recv_peek(lend(ours.as_raw_fd()), &mut buffer), Done(3));
         }
-        assert_eq!(read(ours.as_raw_fd(), &mut buffer), Done(3));
+        assert_eq!(read(lend(ours.as_raw_fd()), &mut buffer), Done(3));
     }
 
     #[test]
@@ -315,8 +316,8 @@ mod tests {
             // SAFETY: the default action is no function.
             unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
             // SAFETY: the slice is borrowed.
-            let vectored = unsafe { send_vectored(ours.as_raw_fd(), iovecs(&[IoSlice::new(b"x")])) };
-            [send(ours.as_raw_fd(), b"x"), vectored] == [failed(libc::EPIPE); 2]
+            let vectored = unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&[IoSlice::new(b"x")])) };
+            [send(lend(ours.as_raw_fd()), b"x"), vectored] == [failed(libc::EPIPE); 2]
         });
         assert_eq!(status, 0);
     }
@@ -325,14 +326,14 @@ mod tests {
     fn an_accepted_socket_is_non_blocking_and_its_peer_known() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        assert!(matches!(accept4(listener.as_raw_fd()), WouldBlock));
+        assert!(matches!(accept4(lend(listener.as_raw_fd())), WouldBlock));
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let Done((fd, peer)) = accept4(listener.as_raw_fd()) else { panic!("a connection waits") };
+        let Done((fd, peer)) = accept4(lend(listener.as_raw_fd())) else { panic!("a connection waits") };
         // SAFETY: new, and ours.
         let accepted = unsafe { TcpStream::from_raw_fd(fd) };
         assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
         assert_eq!(peer.ip(), client.local_addr().ok());
-        assert_eq!(read(fd, &mut [0]), WouldBlock);
+        assert_eq!(read(lend(fd), &mut [0]), WouldBlock);
         // SAFETY: no memory is passed.
         assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
     }
@@ -351,14 +352,14 @@ mod tests {
     fn a_connect_goes_on_by_itself_until_there_is_a_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fd = tcp_socket();
-        assert_eq!(is_connected(fd), Ok(false));
-        assert_eq!(connect(fd, &listener.local_addr().unwrap().into()), WouldBlock);
+        assert_eq!(is_connected(lend(fd)), Ok(false));
+        assert_eq!(connect(lend(fd), &listener.local_addr().unwrap().into()), WouldBlock);
         wait_writable(fd);
-        assert_eq!(take_socket_error(fd), Ok(()));
-        assert_eq!(is_connected(fd), Ok(true));
+        assert_eq!(take_socket_error(lend(fd)), Ok(()));
+        assert_eq!(is_connected(lend(fd)), Ok(true));
         // The first asks for the outcome, the second finds it taken.
         for _ in 0..2 {
-            assert_eq!(connect(fd, &listener.local_addr().unwrap().into()), Done(()));
+            assert_eq!(connect(lend(fd), &listener.local_addr().unwrap().into()), Done(()));
         }
         close(fd);
     }
@@ -367,19 +368,19 @@ mod tests {
     fn a_refused_connect_is_an_error_once() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let fd = tcp_socket();
-        assert!(matches!(connect(fd, &free.into()), WouldBlock));
+        assert!(matches!(connect(lend(fd), &free.into()), WouldBlock));
         wait_writable(fd);
-        assert_eq!(take_socket_error(fd), Err(Errno::new(libc::ECONNREFUSED)));
-        assert_eq!(take_socket_error(fd), Ok(()));
-        assert_eq!(is_connected(fd), Ok(false));
+        assert_eq!(take_socket_error(lend(fd)), Err(Errno::new(libc::ECONNREFUSED)));
+        assert_eq!(take_socket_error(lend(fd)), Ok(()));
+        assert_eq!(is_connected(lend(fd)), Ok(false));
         close(fd);
     }
 
     #[test]
     fn what_is_no_socket_has_no_answer_about_a_peer() {
         let (reader, _writer) = pipe();
-        assert_eq!(is_connected(reader.as_raw_fd()), Err(Errno::new(libc::ENOTSOCK)));
-        assert_eq!(is_connected(-1), Err(Errno::new(libc::EBADF)));
+        assert_eq!(is_connected(lend(reader.as_raw_fd())), Err(Errno::new(libc::ENOTSOCK)));
+        assert_eq!(is_connected(lend(-1)), Err(Errno::new(libc::EBADF)));
     }
 
     #[test]
@@ -390,9 +391,9 @@ mod tests {
         // SAFETY: it is ours.
         unsafe { close_keeping_number(fd) };
         TcpListener::bind(address).unwrap();
-        assert!(is_open(fd) && is_connected(fd) == Ok(false));
-        assert_eq!(write(fd, b"x"), failed(libc::ENOTCONN));
-        assert_eq!(read(fd, &mut [0]), failed(libc::EINVAL));
+        assert!(is_open(fd) && is_connected(lend(fd)) == Ok(false));
+        assert_eq!(write(lend(fd), b"x"), failed(libc::ENOTCONN));
+        assert_eq!(read(lend(fd), &mut [0]), failed(libc::EINVAL));
         close(fd);
     }
 
@@ -406,7 +407,7 @@ mod tests {
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &full) };
             // SAFETY: the child's copy is nobody else's.
             unsafe { close_keeping_number(fd) };
-            is_open(fd) && read(theirs.as_raw_fd(), &mut [0]) == Done(0)
+            is_open(fd) && read(lend(theirs.as_raw_fd()), &mut [0]) == Done(0)
         });
         assert_eq!(status, 0);
     }
@@ -421,7 +422,7 @@ mod tests {
             let alarms = libc::itimerval { it_interval: millisecond, it_value: millisecond };
             // SAFETY: `alarms` is readable.
             unsafe { libc::setitimer(libc::ITIMER_REAL, &alarms, ptr::null_mut()) };
-            matches!(accept4(listener.as_raw_fd()), Interrupted)
+            matches!(accept4(lend(listener.as_raw_fd())), Interrupted)
         });
         assert_eq!(status, 0);
     }

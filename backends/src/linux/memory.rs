@@ -218,7 +218,7 @@ mod tests {
         let (_reader, writer) = pipe();
         // SAFETY: the slice never leaves the call, and only the kernel looks at its byte.
         let byte = unsafe { core::slice::from_raw_parts(address.as_ptr(), 1) };
-        match io::write(writer.as_raw_fd(), byte) {
+        match io::write(crate::linux::tests::lend(writer.as_raw_fd()), byte) {
             Outcome::Done(1) => true,
             Outcome::Failed(errno) if errno.raw() == libc::EFAULT => false,
             outcome => panic!("{outcome:?}"),

@@ -7,7 +7,7 @@ use core::fmt;
 use core::mem;
 use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::ptr;
-use gopark_core::os::Errno;
+use gopark_core::os::{Borrowed, Errno};
 
 /// A socket's address, as the system has it.
 #[derive(Clone, Copy)]
@@ -96,42 +96,46 @@ pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
 }
 
 /// `bind(2)`.
-pub fn bind(fd: i32, address: &Address) -> Result<(), Errno> {
+pub fn bind(fd: Borrowed<'_>, address: &Address) -> Result<(), Errno> {
     let (name, len) = address.as_ptr();
     // SAFETY: the address is readable for its length.
-    check(unsafe { libc::syscall(libc::SYS_bind, fd, name, len) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_bind, fd.raw(), name, len) } as isize).map(drop)
 }
 
 /// `listen(2)`.
-pub fn listen(fd: i32, backlog: i32) -> Result<(), Errno> {
+pub fn listen(fd: Borrowed<'_>, backlog: i32) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
-    check(unsafe { libc::syscall(libc::SYS_listen, fd, backlog) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_listen, fd.raw(), backlog) } as isize).map(drop)
 }
 
 /// Sets an option that is an integer or a switch: `set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)`.
+///
+/// # Safety
+///
+/// - If the option takes a descriptor (`SO_ATTACH_BPF`), its owner permits that.
 #[doc(alias = "setsockopt")]
-pub fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+pub unsafe fn set_option(fd: Borrowed<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: `value` is readable for `len` bytes, and options that take more look at that first.
-    check(unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, ptr::from_ref(&value), len) } as isize).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_setsockopt, fd.raw(), level, name, ptr::from_ref(&value), len) } as isize).map(drop)
 }
 
 /// The socket's own address, with the port that the system has chosen.
 #[doc(alias = "getsockname")]
-pub fn local_address(fd: i32) -> Result<Address, Errno> {
+pub fn local_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     let mut address = Address::empty();
     let (name, len) = address.as_mut_ptr();
     // SAFETY: `name` is writable for `len` bytes.
-    check(unsafe { libc::getsockname(fd, name, len) } as isize).map(|_| address)
+    check(unsafe { libc::getsockname(fd.raw(), name, len) } as isize).map(|_| address)
 }
 
 /// The address of whom the socket is connected to.
 #[doc(alias = "getpeername")]
-pub fn peer_address(fd: i32) -> Result<Address, Errno> {
+pub fn peer_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     let mut address = Address::empty();
     let (name, len) = address.as_mut_ptr();
     // SAFETY: `name` is writable for `len` bytes.
-    check(unsafe { libc::getpeername(fd, name, len) } as isize).map(|_| address)
+    check(unsafe { libc::getpeername(fd.raw(), name, len) } as isize).map(|_| address)
 }
 
 /// A TCP socket that listens at `address`, also if a server that was there before has left connections behind. Each connection that it accepts sends
@@ -140,11 +144,14 @@ pub fn peer_address(fd: i32) -> Result<Address, Errno> {
 #[doc(alias = "TCP_NODELAY")]
 pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
     let socket = OwnedFd(tcp(address.ip())?);
-    set_option(socket.0, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    let fd = socket.borrow();
+    // SAFETY: a switch.
+    unsafe { set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) }?;
     // Linux copies it to the sockets it accepts.
-    set_option(socket.0, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    bind(socket.0, &address.into())?;
-    listen(socket.0, backlog)?;
+    // SAFETY: a switch.
+    unsafe { set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1) }?;
+    bind(fd, &address.into())?;
+    listen(fd, backlog)?;
     Ok(socket.into_raw())
 }
 
@@ -152,6 +159,7 @@ pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
 mod tests {
     use super::*;
     use crate::linux::io;
+    use crate::linux::tests::lend;
     use gopark_core::os::Outcome::Done;
     use std::net::TcpStream;
     use std::os::fd::{AsRawFd, FromRawFd};
@@ -178,13 +186,13 @@ mod tests {
     fn a_listener_can_be_dialled_and_knows_its_port() {
         for ip in ["127.0.0.1:0", "[::1]:0"] {
             let fd = listener(ip.parse().unwrap(), 1).unwrap();
-            let address = local_address(fd).unwrap().ip().unwrap();
+            let address = local_address(lend(fd)).unwrap().ip().unwrap();
             let client = TcpStream::connect(address).unwrap();
-            let Done((accepted, peer)) = io::accept4(fd) else { panic!("a connection waits") };
+            let Done((accepted, peer)) = io::accept4(lend(fd)) else { panic!("a connection waits") };
             // SAFETY: new, and ours.
             let accepted = unsafe { TcpStream::from_raw_fd(accepted) };
             assert_eq!(peer.ip(), Some(client.local_addr().unwrap()));
-            assert_eq!(peer_address(accepted.as_raw_fd()).unwrap().ip(), peer.ip());
+            assert_eq!(peer_address(lend(accepted.as_raw_fd())).unwrap().ip(), peer.ip());
             assert!(accepted.nodelay().unwrap());
             io::close(fd);
         }
@@ -193,7 +201,7 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_is_an_error() {
         let fd = listener("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-        let taken = local_address(fd).unwrap().ip().unwrap();
+        let taken = local_address(lend(fd)).unwrap().ip().unwrap();
         assert_eq!(listener(taken, 1), Err(Errno::new(libc::EADDRINUSE)));
         io::close(fd);
         assert_eq!(listener(taken, 1).map(io::close), Ok(()));
@@ -201,7 +209,9 @@ mod tests {
 
     #[test]
     fn what_is_no_socket_takes_no_option() {
-        assert_eq!(set_option(-1, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1), Err(Errno::new(libc::EBADF)));
-        assert_eq!(listen(-1, 1), Err(Errno::new(libc::EBADF)));
+        // SAFETY: a switch.
+        let refused = unsafe { set_option(lend(-1), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) };
+        assert_eq!(refused, Err(Errno::new(libc::EBADF)));
+        assert_eq!(listen(lend(-1), 1), Err(Errno::new(libc::EBADF)));
     }
 }

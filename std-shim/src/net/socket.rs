@@ -9,7 +9,7 @@ use crate::runtime::{deadline, duration_nanos, sched};
 use gopark_backends::linux::io::{self as sys, IOV_MAX};
 use gopark_backends::linux::socket::{self, Address};
 use gopark_core::fd::{Fd, FdError, MAX_RW};
-use gopark_core::os::{Errno, Mode, Outcome};
+use gopark_core::os::{Borrowed, Errno, Mode, Outcome};
 use socket2::SockRef;
 use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::SocketAddr;
@@ -69,8 +69,7 @@ impl Socket {
     }
 
     pub(super) fn write_all(&self, buffer: &[u8]) -> Result<()> {
-        let send = |fd, range: Range<usize>| sys::send(fd, &buffer[range]);
-        self.0.transfer_all(buffer.len(), send).map_err(|(_, error)| io_error(error))
+        self.0.transfer_all(buffer.len(), |fd, range| sys::send(fd, &buffer[range])).map_err(|(_, error)| io_error(error))
     }
 
     /// A connection from a listener's queue, and the address that the system reported for its peer.
@@ -82,8 +81,7 @@ impl Socket {
 
     /// Connects, which may take until `until`.
     pub(super) fn connect(&self, address: &Address, until: Option<Instant>) -> Result<()> {
-        let begin = |fd| sys::connect(fd, address);
-        let connected = match self.0.with(begin).map_err(io_error)? {
+        let connected = match self.0.with(|fd| sys::connect(fd, address)).map_err(io_error)? {
             Outcome::Done(()) => return Ok(()),
             Outcome::Failed(errno) => Err(FdError::Os(errno)),
             // It goes on by itself, and is not to be begun again.
@@ -103,9 +101,9 @@ impl Socket {
     /// another thread, so the compiler must not see that both are of one address.
     #[inline(never)]
     pub(super) fn with<T>(&self, f: impl FnOnce(SockRef<'_>) -> Result<T>) -> Result<T> {
-        let borrow = |fd| {
+        let borrow = |fd: Borrowed<'_>| {
             // SAFETY: `Fd::with` keeps the descriptor open during this call.
-            f(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd) }))
+            f(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd.raw()) }))
         };
         self.0.with(borrow).map_err(io_error)?
     }
@@ -118,7 +116,7 @@ impl Socket {
         self.address(socket::peer_address)
     }
 
-    fn address(&self, ask: fn(i32) -> std::result::Result<Address, Errno>) -> Result<SocketAddr> {
+    fn address(&self, ask: fn(Borrowed<'_>) -> std::result::Result<Address, Errno>) -> Result<SocketAddr> {
         ip(&self.0.with(ask).and_then(|asked| asked.map_err(FdError::Os)).map_err(io_error)?)
     }
 
@@ -173,7 +171,7 @@ impl Socket {
 }
 
 /// The outcome of a connect, after the socket has become writable. Neither an error nor a peer: that was for another reason; wait on.
-fn finished(fd: i32) -> Outcome<()> {
+fn finished(fd: Borrowed<'_>) -> Outcome<()> {
     match sys::take_socket_error(fd).and_then(|()| sys::is_connected(fd)) {
         Err(errno) => Outcome::Failed(errno),
         Ok(true) => Outcome::Done(()),

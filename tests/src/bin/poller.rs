@@ -8,7 +8,7 @@ use gopark::{go, run};
 use gopark_backends::Poller;
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Mode, Netpoll, Outcome, Ready};
-use gopark_tests::watch::{Watch, nonblocking, poll, state_of, thread_id, token};
+use gopark_tests::watch::{Watch, lend, nonblocking, poll, state_of, thread_id, token};
 use gopark_tests::{join, until_on_thread};
 use std::fs;
 use std::io::{Error, ErrorKind, Read, Write};
@@ -88,7 +88,7 @@ fn stuck_thread() {
     release.write_all(b"x").unwrap();
     opener.join().unwrap();
     let theirs = nonblocking(theirs);
-    until_on_thread("the peer sees the end", || io::read(theirs.as_raw_fd(), &mut [0; 8]) == Outcome::Done(0));
+    until_on_thread("the peer sees the end", || io::read(lend(&theirs), &mut [0; 8]) == Outcome::Done(0));
     assert!(poll(&poller, Delay::AtMost(1)).is_empty());
 }
 

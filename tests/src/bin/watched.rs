@@ -38,7 +38,7 @@ fn main() {
 
 /// Waits for a permit that only others could give.
 fn wait_for(permit: &Sema) {
-    permit.acquire(gopark::scheduler());
+    permit.acquire();
 }
 
 fn deadlock() {
@@ -52,23 +52,23 @@ fn deadlock() {
         drop((listener.accept().unwrap(), client, listener));
         let other = go(|| {
             set_name("other");
-            wait_for(&Sema::new());
+            wait_for(&Sema::new(gopark::scheduler()));
         });
         join(other);
     });
 }
 
 fn deadlock_of_a_thread() {
-    wait_for(&Sema::new());
+    wait_for(&Sema::new(gopark::scheduler()));
 }
 
 /// All goroutines are asleep, but a thread is not.
 fn rescue() {
-    let permit = Arc::new(Sema::new());
+    let permit = Arc::new(Sema::new(gopark::scheduler()));
     let theirs = permit.clone();
     thread::spawn(move || {
         thread::sleep(Duration::from_millis(500));
-        theirs.release(gopark::scheduler(), 1);
+        theirs.release(1);
     });
     gopark::run(|| wait_for(&permit));
     println!("rescued");
@@ -76,7 +76,7 @@ fn rescue() {
 
 /// The thread that could have helped ends.
 fn abandoned() {
-    let permit = Sema::new();
+    let permit = Sema::new(gopark::scheduler());
     let thread = thread::spawn(|| thread::sleep(Duration::from_millis(300)));
     gopark::run(|| wait_for(&permit));
     thread.join().unwrap();
@@ -164,7 +164,7 @@ fn pool_used_up() {
 /// Goroutines that nobody will ever wake, while the program goes on.
 fn leaked() {
     gopark::run(|| {
-        let permit: &'static Sema = Box::leak(Box::new(Sema::new()));
+        let permit: &'static Sema = Box::leak(Box::new(Sema::new(gopark::scheduler())));
         for _ in 0..3 {
             drop(go(|| wait_for(permit)));
         }
@@ -230,7 +230,7 @@ fn shrinks() {
     // What two Ps keep for themselves, and as much again for all else.
     const CACHED: usize = 128 + 128;
     Builder::new().max_procs(2).shrink_stacks(Duration::from_millis(20), Duration::from_millis(10)).start().unwrap();
-    let permit = Arc::new(Sema::new());
+    let permit = Arc::new(Sema::new(gopark::scheduler()));
     let before = resident();
     let ready = Arc::new(AtomicUsize::new(0));
     let waiting: Vec<_> = (0..GOROUTINES)
@@ -247,7 +247,7 @@ fn shrinks() {
         .collect();
     until("all have been deep down", || ready.load(SeqCst) == GOROUTINES);
     until("what they touched is given back", || resident() < before + GOROUTINES * 50 * 1024);
-    permit.release(gopark::scheduler(), GOROUTINES as u32);
+    permit.release(GOROUTINES as u32);
     waiting.into_iter().for_each(join);
     until("free stacks are given back", || resident() < before + CACHED * 120 * 1024);
 }
@@ -300,7 +300,7 @@ fn crowd(count: usize) {
             let gate = gate.clone();
             waiting.push(go(move || gopark::blocking(|| drop(gate.lock()))));
         }
-        let permit = Arc::new(Sema::new());
+        let permit = Arc::new(Sema::new(gopark::scheduler()));
         for _ in 0..queued {
             let permit = permit.clone();
             waiting.push(go(move || wait_for(&permit)));
@@ -318,7 +318,7 @@ fn crowd(count: usize) {
         println!("{count} goroutines dumped in {} ms, {} bytes", dump.0.as_millis(), dump.1.len());
 
         drop((peers, shut));
-        permit.release(gopark::scheduler(), count as u32);
+        permit.release(count as u32);
         waiting.into_iter().chain(sleeping).for_each(join);
         println!("all have ended");
     });

@@ -3,7 +3,7 @@
 use super::{tcp_pair, unix_pair};
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Errno, Mode, Netpoll, Outcome, Ready};
-use gopark_tests::watch::{Watch, fill, pipe, token};
+use gopark_tests::watch::{Watch, fill, lend, pipe, token};
 use socket2::SockRef;
 use std::cell::RefCell;
 use std::io::Write;
@@ -56,7 +56,7 @@ fn a_peer_that_stops_writing_is_a_hangup_for_readers() {
         assert!(watch.seen(1).contains(Ready::HANGUP), "{:?}", watch.seen(1));
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
         // The other half works on.
-        assert_eq!(io::write(ours, b"x"), Outcome::Done(1));
+        assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1));
     };
     let (ours, theirs) = unix_pair();
     check(&ours, &|| theirs.shutdown(Shutdown::Write).unwrap());
@@ -109,7 +109,7 @@ fn a_reset_after_data_is_found() {
         let ours = ours.as_raw_fd();
         let watch = Watch::of(&ours);
         // The peer leaves this unread.
-        assert_eq!(io::write(ours, b"x"), Outcome::Done(1));
+        assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1));
         watch.wait(&ours, 1, Mode::Read);
         leave();
         // Whether the data survives is the system's affair.
@@ -140,7 +140,7 @@ fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
         stop();
         watch.wait_armed(1, Mode::Read);
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
-        assert_eq!(io::write(ours, b"x"), Outcome::Done(1), "the other half works on");
+        assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1), "the other half works on");
     };
     let (ours, _theirs) = unix_pair();
     check(&ours, &|| ours.shutdown(Shutdown::Read).unwrap());
@@ -160,7 +160,7 @@ fn both_halves_may_end_one_after_the_other() {
         assert!(watch.seen(1).contains(Ready::HANGUP), "{:?}", watch.seen(1));
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
         watch.wait(&ours, 1, Mode::Write);
-        assert_eq!(io::send(ours, b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+        assert_eq!(io::send(lend(&ours), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
     };
     let in_order = |ours_first: bool, ours: &dyn Fn(), theirs: &dyn Fn()| match ours_first {
         true => (ours(), theirs()),

@@ -3,7 +3,7 @@
 use super::poller;
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Errno, Mode, Netpoll, Outcome, Ready};
-use gopark_tests::watch::{Watch, nonblocking, pipe, poll, terminal, token};
+use gopark_tests::watch::{Watch, lend, nonblocking, pipe, poll, terminal, token};
 use std::fs::File;
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -22,7 +22,7 @@ fn connections_and_connects_are_reported() {
         watch.open(&socket, tag);
         watch.wait(&socket, tag, Mode::Write);
         watch.operate(&listener, 1, Mode::Read, |_| accept(&listener)).unwrap();
-        assert_eq!(io::is_connected(socket.as_raw_fd()), Ok(true));
+        assert_eq!(io::is_connected(lend(&socket)), Ok(true));
         watch.poller.close(socket.as_raw_fd());
     }
 }
@@ -43,7 +43,7 @@ fn a_refused_connect_is_reported() {
     let _ = socket.connect(&address.into());
     let watch = Watch::of(&socket);
     watch.wait(&socket, 1, Mode::Write);
-    assert_eq!(io::take_socket_error(socket.as_raw_fd()), Err(Errno::new(libc::ECONNREFUSED)));
+    assert_eq!(io::take_socket_error(lend(&socket)), Err(Errno::new(libc::ECONNREFUSED)));
 }
 
 #[test]
@@ -55,11 +55,11 @@ fn pipes_carry_everything() {
     let (mut sent, mut received) = (0, 0);
     let mut buffer = [0; 3000];
     while received < 3_000_000 {
-        while let Outcome::Done(n) = io::write(writer.as_raw_fd(), &[1; 5000]) {
+        while let Outcome::Done(n) = io::write(lend(&writer), &[1; 5000]) {
             sent += n;
         }
         received += watch.read(&reader, 1, &mut buffer).unwrap();
-        while let Outcome::Done(n) = io::read(reader.as_raw_fd(), &mut buffer) {
+        while let Outcome::Done(n) = io::read(lend(&reader), &mut buffer) {
             received += n;
         }
         watch.wait(&writer, 2, Mode::Write);

@@ -3,7 +3,7 @@
 use super::{poller, unix_pair};
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Mode, Netpoll, Outcome, Ready};
-use gopark_tests::watch::{Watch, eventfd, poll, token};
+use gopark_tests::watch::{Watch, eventfd, lend, poll, token};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -31,11 +31,11 @@ fn of_thousands_those_that_are_ready_are_reported() {
     for round in 0..3 {
         let chosen = |tag: u32| tag % 7 == round;
         for (tag, fd) in (0..).zip(&fds).filter(|&(tag, _)| chosen(tag)) {
-            assert_eq!(io::write(fd.as_raw_fd(), &1u64.to_ne_bytes()), Outcome::Done(8), "tag {tag}");
+            assert_eq!(io::write(lend(fd), &1u64.to_ne_bytes()), Outcome::Done(8), "tag {tag}");
         }
         for (tag, fd) in (0..).zip(&fds).filter(|&(tag, _)| chosen(tag)) {
             watch.wait_armed(tag, Mode::Read);
-            assert_eq!(io::read(fd.as_raw_fd(), &mut [0; 8]), Outcome::Done(8));
+            assert_eq!(io::read(lend(fd), &mut [0; 8]), Outcome::Done(8));
         }
         for tag in (0..count as u32).filter(|&tag| tag % 7 > round) {
             assert!(!watch.seen(tag).contains(Ready::READ), "tag {tag} is not ready");
@@ -43,7 +43,7 @@ fn of_thousands_those_that_are_ready_are_reported() {
     }
     // All at once, more than the queue of a ring holds: silk #80.
     for fd in &fds {
-        assert_eq!(io::write(fd.as_raw_fd(), &1u64.to_ne_bytes()), Outcome::Done(8));
+        assert_eq!(io::write(lend(fd), &1u64.to_ne_bytes()), Outcome::Done(8));
     }
     for (tag, fd) in (0..).zip(&fds) {
         watch.wait(fd, tag, Mode::Read);

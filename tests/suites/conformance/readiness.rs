@@ -4,7 +4,7 @@ use super::{MILLISECOND, tcp_pair, unix_pair};
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, EVENT_BATCH, Mode, Netpoll, Outcome, Ready};
 use gopark_core::tagptr::{ALIGN, TaggedPtr};
-use gopark_tests::watch::{Watch, eventfd, fill, nonblocking, pipe, poll, token};
+use gopark_tests::watch::{Watch, eventfd, fill, lend, nonblocking, pipe, poll, token};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -61,7 +61,7 @@ fn round_trips<T: Read + Write + AsRawFd + Send + 'static>(n: usize, ours: T, mu
         let mut buffer = [0; 8];
         assert_eq!(watch.read(&ours, 1, &mut buffer), Ok(1));
         assert_eq!(buffer[0], i as u8);
-        assert_eq!(io::write(ours.as_raw_fd(), &buffer[..1]), Outcome::Done(1));
+        assert_eq!(io::write(lend(&ours), &buffer[..1]), Outcome::Done(1));
     }
     peer.join().unwrap();
 }
@@ -124,7 +124,7 @@ fn a_direction_that_fires_leaves_the_other_armed() {
         // Whatever is still under way from before.
         watch.poll(Delay::None);
         watch.forget(1, Mode::Write);
-        let drain = |theirs: &UnixStream| while let Outcome::Done(1..) = io::read(theirs.as_raw_fd(), &mut [0; 65536]) {};
+        let drain = |theirs: &UnixStream| while let Outcome::Done(1..) = io::read(lend(theirs), &mut [0; 65536]) {};
         if round % 2 == 0 {
             drain(&theirs);
             watch.wait_armed(1, Mode::Write);
@@ -136,7 +136,7 @@ fn a_direction_that_fires_leaves_the_other_armed() {
             drain(&theirs);
             watch.wait_armed(1, Mode::Write);
         }
-        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
+        assert_eq!(io::read(lend(&ours), &mut [0; 8]), Outcome::Done(1));
     }
 }
 

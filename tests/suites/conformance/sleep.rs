@@ -4,7 +4,7 @@ use super::{MILLISECOND, SECOND, now, poller, sleep_in, unix_pair};
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Errno, Mode, Nanos, Netpoll, Outcome};
 use gopark_tests::LIMIT;
-use gopark_tests::watch::{INTERRUPTS, Watch, asleep, interrupt, nonblocking, pipe, poll, thread_id, token};
+use gopark_tests::watch::{INTERRUPTS, Watch, asleep, interrupt, lend, nonblocking, pipe, poll, thread_id, token};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,10 +55,10 @@ fn what_is_closed_while_a_thread_polls_is_released_at_once() {
         poller.close(ours.as_raw_fd());
         drop(ours);
         let theirs = nonblocking(theirs);
-        assert_eq!(io::read(theirs.as_raw_fd(), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+        assert_eq!(io::read(lend(&theirs), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
         poller.close(reader.as_raw_fd());
         drop(reader);
-        assert_eq!(io::write(writer.as_raw_fd(), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+        assert_eq!(io::write(lend(&writer), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
         poller.wake();
         assert_eq!(sleeper.join().unwrap(), []);
     }
@@ -93,7 +93,7 @@ fn what_another_thread_opened_is_released_when_it_is_closed() {
         gopark_tests::until_on_thread("it is opened", || opened.load(Ordering::SeqCst) == round);
         poller.close(ours.as_raw_fd());
         drop(ours);
-        assert_eq!(io::read(theirs.as_raw_fd(), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+        assert_eq!(io::read(lend(&theirs), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
     }
     drop(to_open);
     opener.join().unwrap();
@@ -130,7 +130,7 @@ fn what_a_thread_opened_is_watched_after_the_thread_has_ended() {
         watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
         theirs.write_all(b"x").unwrap();
         watch.wait_armed(1, Mode::Read);
-        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
+        assert_eq!(io::read(lend(&ours), &mut [0; 8]), Outcome::Done(1));
     }
 }
 
@@ -175,7 +175,7 @@ fn a_wake_beside_an_event_hides_neither() {
         theirs.write_all(b"x").unwrap();
         watch.poller.wake();
         watch.wait_armed(1, Mode::Read);
-        assert_eq!(io::read(ours.as_raw_fd(), &mut [0; 8]), Outcome::Done(1));
+        assert_eq!(io::read(lend(&ours), &mut [0; 8]), Outcome::Done(1));
         watch.poller.wake();
         watch.poll(Delay::Forever);
     }

@@ -120,7 +120,7 @@ impl Actor {
     }
 
     pub(crate) fn take(self, sema: &Semaphore) {
-        self.doing(Doing::Sema(sema.id), || sema.sema.acquire(sched()));
+        self.doing(Doing::Sema(sema.id), || sema.sema.acquire());
         world().oracle.borrow_mut().permits[sema.id].1 += 1;
     }
 
@@ -157,7 +157,7 @@ impl Actor {
         let mut took = 0;
         let result = self.operate(socket, Mode::Read, || {
             socket.fd.transfer(Mode::Read, len, |number| {
-                let outcome = Kernel::read(socket.file, number, len);
+                let outcome = Kernel::read(socket.file, number.raw(), len);
                 if let Outcome::Done(n) = outcome {
                     took += n;
                 }
@@ -179,7 +179,7 @@ impl Actor {
                 if range.start != put || range.end != len {
                     world().fail(format!("of {len} bytes {put} are written, and {range:?} come next"));
                 }
-                let outcome = Kernel::write(socket.file, number, range.len());
+                let outcome = Kernel::write(socket.file, number.raw(), range.len());
                 if let Outcome::Done(n) = outcome {
                     put += n;
                     world().kernel.borrow_mut().part(socket.file, message, put);
@@ -200,11 +200,11 @@ impl Actor {
     }
 
     pub(crate) fn connect(self, socket: &Socket) -> Result<(), FdError> {
-        self.operate(socket, Mode::Write, || socket.fd.connect(|number| Kernel::connected(socket.file, number)))
+        self.operate(socket, Mode::Write, || socket.fd.connect(|number| Kernel::connected(socket.file, number.raw())))
     }
 
     pub(crate) fn accept(self, socket: &Socket) -> Result<(FileId, i32), FdError> {
-        self.operate(socket, Mode::Read, || socket.fd.operate(Mode::Read, |number| Kernel::accept(socket.file, number)))
+        self.operate(socket, Mode::Read, || socket.fd.operate(Mode::Read, |number| Kernel::accept(socket.file, number.raw())))
     }
 
     pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
@@ -229,7 +229,7 @@ impl Actor {
     }
 
     pub(crate) fn shutdown(self, socket: &Socket) {
-        let _ = socket.fd.with(|number| Kernel::shutdown(socket.file, number));
+        let _ = socket.fd.with(|number| Kernel::shutdown(socket.file, number.raw()));
     }
 }
 
@@ -243,12 +243,12 @@ impl Semaphore {
     pub(crate) fn new() -> Arc<Self> {
         let permits = &mut world().oracle.borrow_mut().permits;
         permits.push((0, 0));
-        Arc::new(Semaphore { sema: Sema::new(), id: permits.len() - 1 })
+        Arc::new(Semaphore { sema: Sema::new(sched()), id: permits.len() - 1 })
     }
 
     pub(crate) fn give(&self, n: usize) {
         world().oracle.borrow_mut().permits[self.id].0 += n;
-        self.sema.release(sched(), n as u32);
+        self.sema.release(n as u32);
     }
 }
 
