@@ -177,17 +177,15 @@ impl Driver {
         }
     }
 
-    /// One to run, and with `how` odd a share of the rest, for one of up to four Ps.
+    /// One to run, and a share of the rest for one of `how + 1` Ps.
     fn take_global(&mut self, queues: &Queues, own: usize, how: usize) {
-        let (one, procs) = (how & 1 == 0, 1 + how / 2);
-        let first = queues.global.take(&queues.rings[own], procs, one);
+        let procs = 1 + how;
+        let first = queues.global.take(&queues.rings[own], procs);
         let expected = self.model.global.pop_front();
         self.came_out(first, expected);
-        if !one {
-            let ring = &mut self.model.rings[own];
-            let share = (self.model.global.len() / procs).min(CAPACITY as usize / 2).min(CAPACITY as usize - ring.len());
-            ring.extend(self.model.global.drain(..share));
-        }
+        let ring = &mut self.model.rings[own];
+        let share = (self.model.global.len() / procs).min(CAPACITY as usize / 2).min(CAPACITY as usize - ring.len());
+        ring.extend(self.model.global.drain(..share));
     }
 
     /// All come out in order, and go back in.
@@ -229,7 +227,8 @@ impl Driver {
             self.pop(queues, own);
         }
         while !self.model.global.is_empty() {
-            self.take_global(queues, 0, 0);
+            // For one of so many Ps there is no share.
+            self.take_global(queues, 0, usize::MAX - 1);
         }
         self.drain(queues);
         while !self.model.home.is_empty() {

@@ -120,7 +120,7 @@ fn a_full_ring_spills_while_a_thief_is_at_it() {
         }
         let kept = queues.pop_all(&queues.ring);
         let stolen = thief.join().unwrap();
-        let spilled = core::iter::from_fn(|| queues.global.take(&queues.ring, 1, true)).map(|g| queues.end(g)).collect();
+        let spilled = core::iter::from_fn(|| queues.global.take(&queues.ring, usize::MAX)).map(|g| queues.end(g)).collect();
         assert_each_once([kept, spilled, stolen], 0..5);
     });
 }

@@ -88,6 +88,9 @@ pub struct Fd {
     lent: Once<unsafe fn(i32)>,
 }
 
+/// Counts operations that did not block against the goroutine's allowance.
+type Spend = fn(&'static Sched, u32);
+
 struct Side {
     /// Nanoseconds that each operation may take, or 0.
     timeout: AtomicI64,
@@ -172,15 +175,25 @@ impl Fd {
         Ok(f(self.borrow()))
     }
 
-    /// One operation, repeated until it does not block any more: an accept, a datagram, a peek.
+    /// One operation, repeated until it does not block any more: a datagram, a peek.
     ///
     /// If `op` panics, here and in the other operations, the direction is free again for others.
-    pub fn operate<T>(&self, mode: Mode, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+    pub fn operate<T>(&self, mode: Mode, op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+        self.operate_as(mode, Sched::spend, op)
+    }
+
+    /// As [`operate`](Self::operate) in the direction [`Read`](Mode::Read), for an accept. One that never blocks may be repeated the more often in a
+    /// row the more goroutines take turns with it.
+    pub fn accept<T>(&self, op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+        self.operate_as(Mode::Read, Sched::spend_accepts, op)
+    }
+
+    fn operate_as<T>(&self, mode: Mode, spend: Spend, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         self.locked(mode, || {
             self.sched.poll_reset(self.desc, mode)?;
             // The readiness just forgotten may have been what a transfer would wait for, and a peek takes no data.
             self.side(mode).spent.store(false, Ordering::Relaxed);
-            self.attempt(mode, false, &mut op)
+            self.attempt(mode, false, spend, &mut op)
         })
     }
 
@@ -258,7 +271,7 @@ impl Fd {
         len: usize,
         op: &mut impl FnMut(Borrowed<'_>) -> Outcome<usize>,
     ) -> Result<usize, FdError> {
-        let n = self.attempt(mode, wait, op)?;
+        let n = self.attempt(mode, wait, Sched::spend, op)?;
         assert!(n <= len, "a transfer moved more bytes than it was to");
         // An end of stream (0) comes again and again, without an edge.
         self.side(mode).spent.store(n != 0 && n < len, Ordering::Relaxed);
@@ -266,7 +279,7 @@ impl Fd {
     }
 
     /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
-    fn attempt<T>(&self, mode: Mode, mut wait: bool, op: &mut impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+    fn attempt<T>(&self, mode: Mode, mut wait: bool, spend: Spend, op: &mut impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         let mut asked = !wait;
         let mut blocked = false;
         loop {
@@ -281,7 +294,7 @@ impl Fd {
             match op(self.borrow()) {
                 Outcome::Done(value) => {
                     if !blocked {
-                        self.count(mode);
+                        self.count(mode, spend);
                     }
                     return Ok(value);
                 }
@@ -308,14 +321,14 @@ impl Fd {
     }
 
     /// Counts an operation that did not block: one that never does must not keep others from running.
-    fn count(&self, mode: Mode) {
+    fn count(&self, mode: Mode, spend: Spend) {
         /// So many are counted at once. A count costs as much as an eighth of a switch.
         const BATCH: u32 = 16;
         let uncounted = &self.side(mode).uncounted;
         let count = uncounted.load(Ordering::Relaxed) + 1;
         uncounted.store(count % BATCH, Ordering::Relaxed);
         if count == BATCH {
-            self.sched.spend(BATCH);
+            spend(self.sched, BATCH);
         }
     }
 
@@ -323,7 +336,7 @@ impl Fd {
     pub fn connect(&self, mut finished: impl FnMut(Borrowed<'_>) -> Outcome<()>) -> Result<(), FdError> {
         self.locked(Mode::Write, || {
             self.desc.may_try(Mode::Write)?;
-            self.attempt(Mode::Write, true, &mut finished)
+            self.attempt(Mode::Write, true, Sched::spend, &mut finished)
         })
     }
 

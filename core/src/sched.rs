@@ -71,6 +71,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::panic::Location;
+use find::ALLOWANCE;
 use handoff::Exchange;
 use idle::Idlers;
 use metrics::Tallies;
@@ -473,6 +474,8 @@ impl Sched {
     }
 
     /// Counts operations of the calling goroutine that did not block. If there were too many in a row, others get a turn first.
+    ///
+    /// On an ordinary thread, and where the goroutine keeps its M's thread to itself, there are no others.
     #[cold]
     pub(crate) fn spend(&'static self, count: u32) {
         let Some(g) = self.current() else { return };
@@ -483,6 +486,19 @@ impl Sched {
         if rest == 0 {
             self.yield_now();
         }
+    }
+
+    /// As [`spend`](Self::spend), for accepts. Each makes work for the neighbours, which are served once a round. So a turn of the acceptor may be
+    /// as long as a fair part of a round: with a fixed number of accepts, clients would wait the longer for it the more of them there are.
+    #[cold]
+    pub(crate) fn spend_accepts(&'static self, count: u32) {
+        /// For each that wait for this turn to end, one accept, which takes about as long as two of them.
+        const NEIGHBOURS: u32 = 4;
+        /// The longest turn. It takes about as long as the time slice that sysmon ends.
+        const MOST: u32 = 1024;
+        let ready = self.here().map_or(0, |here| here.home(|home| home.queue.len()));
+        let turn = (ready.min(1 << 20) as u32 / NEIGHBOURS).clamp(ALLOWANCE, MOST);
+        self.spend((count * ALLOWANCE / turn).max(1));
     }
 
     /// The monotonic clock.

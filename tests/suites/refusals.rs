@@ -147,6 +147,34 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
 }
 
 #[test]
+fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_never_without_work() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) };
+    let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
+    SYSTEM.threads.store(0, SeqCst);
+    let computes = move || {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let go = |body: fn(&'static Sched)| drop(sched.go(move || body(sched), Location::caller()).unwrap());
+        for _ in 0..3 {
+            go(|sched| {
+                STARTED.fetch_add(1, SeqCst);
+                while !STOP.load(SeqCst) {
+                    sched.yield_now();
+                }
+            });
+        }
+        // They start on the other P, since this goroutine keeps its own.
+        until_on_thread("the restless start", || STARTED.load(SeqCst) == 3);
+        go(|_| _ = STARTED.fetch_add(1, SeqCst));
+        until_on_thread("the fresh one starts", || STARTED.load(SeqCst) == 4);
+        STOP.store(true, SeqCst);
+    };
+    sched.go(computes, Location::caller()).unwrap().join();
+    SYSTEM.threads.store(usize::MAX, SeqCst);
+}
+
+#[test]
 fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // Of the largest stacks there are only some thousands.

@@ -154,7 +154,7 @@ fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdErr
     let init = init.clone();
     go(init.sched, move || {
         loop {
-            match listener.operate(Mode::Read, io::accept4) {
+            match listener.accept(io::accept4) {
                 Ok((connection, _)) => {
                     let (init, connection) = (init.clone(), own(init.sched, connection));
                     // Without a stack for it, the connection is closed.

@@ -77,7 +77,7 @@ fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
         Err(errno) => return FdError::Os(errno),
     };
     loop {
-        match listener.operate(Mode::Read, io::accept4) {
+        match listener.accept(io::accept4) {
             Ok((connection, _)) => {
                 let connection = own(sched, connection);
                 // Without a stack for it, the connection is closed.

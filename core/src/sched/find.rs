@@ -21,7 +21,7 @@ const NEXT_BUDGET: u32 = 16;
 
 /// How many operations that do not block a goroutine may do in a row. A hot connection then keeps the others waiting for a fraction of a
 /// millisecond.
-const ALLOWANCE: u32 = 64;
+pub(super) const ALLOWANCE: u32 = 64;
 
 /// An absence that costs those who wait for this M: more than the messages of a busy peer take, less than a time slice.
 const LINGER_LONG: Nanos = 500_000;
@@ -117,7 +117,7 @@ impl Sched {
                     *here = self.give_way(*here);
                 }
                 self.poll(here, Delay::None);
-                if let Some(g) = self.global.take(&here.p.ring, self.config.procs, true) {
+                if let Some(g) = self.take_global(here) {
                     return g;
                 }
             }
@@ -165,14 +165,21 @@ impl Sched {
         })
     }
 
-    /// From the global queue, or from another P's ring.
-    fn next_foreign(&'static self, here: &Here) -> Option<GRef> {
-        let ring = &here.p.ring;
-        let from_global = self.global.take(ring, self.config.procs, false);
-        if from_global.is_some() && !ring.is_empty() {
+    /// A fair share of the global queue: one to run, and the rest for the P's ring. A single one each time would let a burst of spawns wait for
+    /// as many rounds as it has goroutines, while home queues never run empty.
+    fn take_global(&'static self, here: &Here) -> Option<GRef> {
+        let first = self.global.take(&here.p.ring, self.config.procs)?;
+        if !here.p.ring.is_empty() {
             // The rest of the batch was in no queue for a moment, when an M that went to sleep may have looked for it.
             self.recruit();
         }
+        Some(first)
+    }
+
+    /// From the global queue, or from another P's ring.
+    fn next_foreign(&'static self, here: &Here) -> Option<GRef> {
+        let ring = &here.p.ring;
+        let from_global = self.take_global(here);
         if from_global.is_some() || self.config.procs == 1 {
             return from_global;
         }

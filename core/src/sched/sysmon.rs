@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
 //! | one that has computed for 3 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
+//! | one that has run for 10 ms all the same, while goroutines that any M may start lie in the ring of its P | moves them to the global queue |
 //! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
 //! | a goroutine that has kept its thread for as long as `Config::stalls` says | reports it |
 //! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
@@ -296,6 +297,9 @@ impl Sched {
         if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight) && self.hand_off(p.index) {
             strays.push(Stray { m: m.index, since: sight.ran, told: sight.told });
             (sight.ran, sight.cpu) = (now, 0);
+            return true;
+        }
+        if ran >= SLICE && m.lease.is_outside() && self.config.procs > 1 && self.empty_ring(p) {
             return true;
         }
         let polled = now - sight.polled >= SLICE && self.poll_for(p);

@@ -3,10 +3,11 @@
 use super::Sched;
 use crate::g::{GRef, Status};
 use crate::m::{Asleep, Here, M};
+use crate::p::P;
 use crate::sync::{AtomicU32, Ordering};
 use crate::timer::Heap;
 use crate::waiter::{Waiter, WaiterList};
-use core::ptr;
+use core::{iter, ptr};
 
 /// Where among ready goroutines one goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,17 @@ impl Sched {
         if let Err(g) = here.p.ring.push(g) {
             here.p.ring.spill(&self.global, g);
         }
+    }
+
+    /// Moves what lies in the ring of a P whose M does not come back to the global queue, where every P looks now and then. A P with work of its own
+    /// looks into no other's ring. Whether there was anything. Called by sysmon.
+    pub(super) fn empty_ring(&self, p: &P) -> bool {
+        let stuck = p.ring.len();
+        if stuck > 0 {
+            self.global.extend(iter::from_fn(|| p.ring.steal_one()).take(stuck));
+            self.recruit();
+        }
+        stuck > 0
     }
 
     /// Makes an M look for work again.

@@ -74,7 +74,7 @@ impl Socket {
 
     /// A connection from a listener's queue, and the address that the system reported for its peer.
     pub(super) fn accept(&self) -> Result<(Socket, Address)> {
-        let (fd, peer) = self.0.operate(Mode::Read, sys::accept4).map_err(io_error)?;
+        let (fd, peer) = self.0.accept(sys::accept4).map_err(io_error)?;
         // SAFETY: `accept4` has just opened it for us.
         Ok((Socket::new(unsafe { OwnedFd::from_raw_fd(fd) }), peer))
     }

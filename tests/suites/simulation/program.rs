@@ -204,7 +204,7 @@ impl Actor {
     }
 
     pub(crate) fn accept(self, socket: &Socket) -> Result<(FileId, i32), FdError> {
-        self.operate(socket, Mode::Read, || socket.fd.operate(Mode::Read, |number| Kernel::accept(socket.file, number.raw())))
+        self.operate(socket, Mode::Read, || socket.fd.accept(|number| Kernel::accept(socket.file, number.raw())))
     }
 
     pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {

@@ -474,6 +474,81 @@ fn a_reader_is_served_while_others_never_rest() {
     explore(0..SEEDS, Runs { odds: prompt, arrangement: Some(arrangement), main });
 }
 
+/// gopark's own: a P whose goroutines never rest took one at a time from the global queue, in one schedule of 61.
+#[test]
+fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
+    const BURST: usize = 100;
+    let arrangement = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
+    let main = |actor: Actor| {
+        let (spawned, started) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let restless: Vec<_> = (0..3)
+            .map(|_| {
+                let (spawned, started) = (spawned.clone(), started.clone());
+                Actor::go(move |_| {
+                    let mut turns = 0;
+                    while started.load(SeqCst) < BURST && !world().failed() {
+                        turns += spawned.load(SeqCst);
+                        // The ring, which gets a share in one schedule of 61, is served as often as the home queue.
+                        must(turns <= BURST + 2 * 61, "a burst of fresh goroutines has not started in time");
+                        yield_now();
+                    }
+                })
+            })
+            .collect();
+        let (_, ended) = Actor::thread(move |actor| {
+            let fresh: Vec<_> = (0..BURST)
+                .map(|_| (started.clone(), Actor::go))
+                .map(|(started, go)| go(move |_| _ = started.fetch_add(1, SeqCst)))
+                .collect();
+            spawned.store(1, SeqCst);
+            fresh.into_iter().for_each(|fresh| actor.join(fresh));
+        });
+        restless.into_iter().for_each(|part| actor.join(part));
+        actor.take(&ended);
+    };
+    explore(0..SEEDS, Runs { odds: as_drawn, arrangement: Some(arrangement), main });
+}
+
+/// gopark's own: an acceptor accepted 64 connections in each round of all others, however many these were.
+#[test]
+fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
+    const NEIGHBOURS: usize = 400;
+    const CONNECTIONS: usize = NEIGHBOURS / 4;
+    let arrangement = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
+    let prompt = |odds: &mut Odds| (odds.latency, odds.stall, odds.refuse, odds.interrupt) = (1, NEVER, NEVER, NEVER);
+    let main = |actor: Actor| {
+        let (started, turns, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let neighbours: Vec<_> = (0..NEIGHBOURS)
+            .map(|_| {
+                let (started, turns, stop) = (started.clone(), turns.clone(), stop.clone());
+                Actor::go(move |_| {
+                    started.fetch_add(1, SeqCst);
+                    while stop.load(SeqCst) == 0 && !world().failed() {
+                        turns.fetch_add(1, SeqCst);
+                        yield_now();
+                    }
+                })
+            })
+            .collect();
+        let listener = Socket::new(Kernel::create(Kind::Listener), 9, 0);
+        let clients: Vec<_> = (0..CONNECTIONS).map(|_| Socket::new(Kernel::create(Kind::Unconnected), 9, 9)).collect();
+        clients.iter().for_each(|client| Kernel::connect_for_sure(client.file, listener.file));
+        let accepts = Actor::go(move |actor| {
+            while started.load(SeqCst) < NEIGHBOURS {
+                yield_now();
+            }
+            let before = turns.load(SeqCst);
+            for _ in 0..CONNECTIONS {
+                drop(actor.accept(&listener).map(|connection| Socket::new(connection, 9, 9)));
+            }
+            must(turns.load(SeqCst) == before, "the acceptor waited for a round of all others");
+            stop.store(1, SeqCst);
+        });
+        neighbours.into_iter().chain([accepts]).for_each(|part| actor.join(part));
+    };
+    explore(0..SEEDS / 10, Runs { odds: prompt, arrangement: Some(arrangement), main });
+}
+
 /// 32, golang/go #21856 and #24455: close returns before the system has released the number, or a reader holds on to it.
 #[test]
 fn a_close_returns_when_the_number_is_free() {
