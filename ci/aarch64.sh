@@ -50,7 +50,9 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="${emulator[*]}"
 
 left_out=(
     # Advice about memory goes no further than the emulator, nor do limits of address space; mincore does not look at pages without access.
-    reserved_memory_is_zeroed_and_not_for_huge_pages
+    a_reservation_has_no_access_and_what_is_opened_is_zeroed_and_not_for_huge_pages
+    what_is_opened_in_turn_is_one_mapping_though_it_is_used_and_guarded
+    the_address_space_is_what_its_limit_says_or_that_of_locked_memory
     a_thread_that_cannot_start_is_an_error
     touched_pages_are_resident_and_guards_are_not
     # It adds a line of its own to what an aborted process says.

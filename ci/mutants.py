@@ -21,6 +21,7 @@ SUITES = {
     "steps": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], "--cfg steps"),
     "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
     "fuzz": (["ci/fuzz.sh", "afresh"], ""),
+    "stacks": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "stacks"], ""),
 }
 
 

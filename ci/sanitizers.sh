@@ -68,10 +68,18 @@ export RUSTC=$toolchain/usr/bin/rustc RUSTDOC=$toolchain/usr/bin/rustdoc
 export LD_LIBRARY_PATH=$toolchain/usr/lib/x86_64-linux-gnu
 export RUSTC_BOOTSTRAP=1 RUST_BACKTRACE=0
 
-# Tests that a sanitizer makes impossible. Two limit the address space, of which its shadow memory takes terabytes.
+# Tests that a sanitizer makes impossible: of limits of the address space, of which its shadow memory takes terabytes, and of what is
+# locked or dumped, which the shadow memory is a part of.
 skipped=(
     a_thread_that_cannot_start_is_an_error
     running_out_of_address_space_fails_the_spawn_and_nothing_else
+    of_a_limited_address_space_most_is_left_to_the_program
+    stacks_count_as_memory_when_they_are_opened_and_running_out_names_the_limit
+    a_core_dump_contains_the_stacks_that_were_used_and_no_reservation
+    a_core_file_is_small
+    memory_may_be_locked_before_the_start_and_after_it
+    locked_memory_that_is_used_up_names_its_limit
+    the_address_space_is_what_its_limit_says_or_that_of_locked_memory
 )
 # The simulation has one thread, which it switches between stacks that ThreadSanitizer knows nothing of, and it abandons whole computers, which
 # are no leaks of gopark's. It runs by itself, under AddressSanitizer.

@@ -16,6 +16,7 @@ mod tls;
 
 pub use memory::Guards;
 pub use procs::{affinity, available_procs};
+pub use thread::overflowed;
 pub use tls::has_thread_locals;
 
 use core::fmt::{self, Write};
@@ -31,21 +32,23 @@ use text::Text;
 /// One process needs one, since it counts the memory mappings that guards have cost: `static LINUX: Linux = Linux::new();`
 pub struct Linux {
     guards: GuardState,
-    signal_stacks: Option<fn()>,
+    watch: Option<thread::Watch>,
     address_space: Option<fn() -> usize>,
 }
 
 impl Linux {
     /// Makes no system call.
     pub const fn new() -> Self {
-        Linux { guards: GuardState::new(), signal_stacks: None, address_space: None }
+        Linux { guards: GuardState::new(), watch: None, address_space: None }
     }
 
-    /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a goroutine that has overflowed its stack
-    /// has no room for the handler that is to report it.
+    /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a
+    /// goroutine that has overflowed its stack has no room for the handler that is to report it.
+    /// The threads themselves get a guard that C code does not step over, and [`overflowed`] knows
+    /// it.
     #[doc(alias = "sigaltstack")]
     pub const fn with_signal_stacks(self) -> Self {
-        Linux { signal_stacks: Some(thread::use_signal_stack), ..self }
+        Linux { watch: Some(thread::WATCH), ..self }
     }
 
     /// Asks for the limit of the process's address space (RLIMIT_AS, and RLIMIT_MEMLOCK after
@@ -103,7 +106,7 @@ unsafe impl Os for Linux {
     }
 
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        thread::spawn(name, self.signal_stacks, entry, arg)
+        thread::spawn(name, self.watch, entry, arg)
     }
 
     fn thread(&self) -> u32 {

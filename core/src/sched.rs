@@ -70,7 +70,6 @@ use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Order
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
-use core::panic::Location;
 use find::ALLOWANCE;
 use handoff::Exchange;
 use idle::Idlers;
@@ -88,6 +87,10 @@ pub struct Config {
     pub pollers: usize,
     /// Bytes of address space of a goroutine's stack: a power of two from [`stack::MIN_STACK`] to [`stack::MAX_STACK`].
     pub stack_size: usize,
+    /// Bytes at the low end of each stack that fault when they are touched, rounded up to whole
+    /// pages: at most a quarter of `stack_size`. `None`: [`stack::GUARD`], or that quarter if it is
+    /// less.
+    pub guard_size: Option<usize>,
     /// Whether started goroutines move between threads. [`Sched::start`] says what that asks for.
     pub migrate: bool,
     /// The most threads that run goroutines, `procs` to [`MAX_THREADS`]: each that is kept busy by one goroutine may be replaced by another.
@@ -113,6 +116,7 @@ impl Config {
             procs,
             pollers: procs,
             stack_size: 256 * 1024,
+            guard_size: None,
             migrate: false,
             max_threads: (procs + 256).min(MAX_THREADS),
             sysmon: true,
@@ -186,15 +190,6 @@ pub struct Sched {
     pool: PoolCounts,
 }
 
-/// What tells one goroutine from the others.
-#[derive(Clone, Copy, Debug)]
-pub struct Spawned {
-    /// Its number.
-    pub id: u64,
-    /// Where it was spawned.
-    pub site: &'static Location<'static>,
-}
-
 /// A poller, and whether an M sleeps in it.
 struct SharedPoller {
     poller: Poller,
@@ -250,7 +245,11 @@ impl Sched {
         require(format_args!("stack_size"), stack_size, stack::MIN_STACK.max(4 * os.page_size()), stack::MAX_STACK);
         assert!(stack_size.is_power_of_two(), "stack_size: it is no power of two");
 
-        let arena = Arena::reserve(os, stack_size, procs).map_err(StartError::Stacks)?;
+        let page = os.page_size();
+        let guard_size = config.guard_size.unwrap_or(stack::GUARD.min(stack_size / 4));
+        require(format_args!("guard_size"), guard_size, 1, stack_size / 4);
+
+        let arena = Arena::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(StartError::Stacks)?;
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
@@ -336,16 +335,15 @@ impl Sched {
         unsafe { g.as_ref() }
     }
 
-    /// The goroutine that `address`, on some goroutine's stack or in its guard, belongs to. May be called in a signal handler.
+    /// The goroutine that `address`, on its stack or in its guard, belongs to: for a fault handler.
     ///
     /// # Safety
     ///
     /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
-    pub unsafe fn goroutine_at(&self, address: usize) -> Option<Spawned> {
+    pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
         let slot = self.arena.slot_of(address)?;
         // SAFETY: the caller's promise.
-        let g = unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }?;
-        Some(Spawned { id: g.id(), site: g.site() })
+        unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }.map(G::identity)
     }
 
     /// The Ms started until now.

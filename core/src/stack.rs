@@ -6,10 +6,11 @@
 //! mapping, a batch of slots at a time, and stays one mapping. A slot, from low to high addresses:
 //!
 //! ```text
-//! | guard page | ........ grows down ........ <- base | anchor | colour |
+//! | guard | ........ grows down ........ <- base | anchor | colour |
 //! ```
 //!
-//! - The *guard* faults, so an overflow ends in SIGSEGV and not in the neighbour's data.
+//! - The *guard* faults, so an overflow ends in SIGSEGV and not in the neighbour's data. Code of C
+//!   does not touch each page of a large frame, so the guard is larger than most frames.
 //! - The *anchor* holds the G that runs here. Masking the stack pointer finds it: the current goroutine is known without a
 //!   thread-local, whose address a compiler may keep across a park, and without `std`.
 //! - The *colour* shifts each slot's top by another number of cache lines. Equal page offsets would share one L1 set: a switch among
@@ -40,6 +41,11 @@ pub const MIN_STACK: usize = 16 * 1024;
 
 /// The largest stack size in bytes, Go's maximum rounded to a power of two.
 pub const MAX_STACK: usize = 1 << 30;
+
+/// Bytes below each stack that fault, if a quarter of the stack is no less. Debian's glibc has
+/// frames of 8 KiB (name lookups), 14 (`strtold`) and 33 (`vfwprintf`) that touch none of the pages
+/// between.
+pub const GUARD: usize = 64 * 1024;
 
 /// Free slots one P keeps for itself.
 pub(crate) const CACHE: usize = 64;
@@ -192,6 +198,8 @@ pub struct Arena {
     base: usize,
     /// log2 of the slot size.
     shift: u32,
+    /// Bytes at the low end of each slot that fault.
+    guard: usize,
     capacity: u32,
     margin: u32,
     /// Slots below this index are prepared or being prepared.
@@ -221,8 +229,9 @@ struct FreeSlots {
 unsafe impl Send for FreeSlots {}
 
 impl Arena {
-    /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps.
-    pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, procs: usize) -> Result<Self, Errno> {
+    /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps, the lowest
+    /// `guard` bytes of each (whole pages) without access.
+    pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, guard: usize, procs: usize) -> Result<Self, Errno> {
         let margin = procs * (CACHE + 1) + BATCH as usize;
         let least = (margin + MIN_SLOTS) * stack_size;
         let mut len = RESERVE.min(os.address_space() / SHARE).max(least);
@@ -239,6 +248,7 @@ impl Arena {
             os,
             base: base.as_ptr() as usize,
             shift: stack_size.trailing_zeros(),
+            guard,
             capacity: capacity as u32,
             margin: margin as u32,
             frontier: AtomicU32::new(0),
@@ -265,7 +275,7 @@ impl Arena {
     /// Whether `address` is in the guard of its slot.
     pub fn is_guard(&self, address: usize) -> bool {
         let within = address.wrapping_sub(self.base) & (self.stack_size() - 1);
-        self.slot_of(address).is_some() && within < self.os.page_size()
+        self.slot_of(address).is_some() && within < self.guard
     }
 
     /// The words at the top of a slot that name its G. Any thread may read them, a signal handler too.
@@ -351,8 +361,8 @@ impl Arena {
             Shortage::Memory(errno)
         })?;
         for index in first..first + BATCH {
-            // SAFETY: the lowest page of an open slot that no goroutine has yet.
-            unsafe { self.os.guard(self.address(index), self.os.page_size()) }.map_err(|errno| {
+            // SAFETY: the lowest pages of an open slot that no goroutine has yet.
+            unsafe { self.os.guard(self.address(index), self.guard) }.map_err(|errno| {
                 give_up(index);
                 Shortage::Guard(errno)
             })?;
@@ -421,7 +431,7 @@ impl Arena {
             for &index in &batch {
                 let start = self.bottom(index);
                 // SAFETY: the slot is nobody's meanwhile; what stays of a goroutine that has returned is nobody's, and zero is an unbound anchor.
-                unsafe { self.discard(start, start + self.stack_size() - self.os.page_size()) };
+                unsafe { self.discard(start, start + self.stack_size() - self.guard) };
             }
             let mut free = self.free.lock();
             batch.into_iter().for_each(|index| free.push_clean(index));
@@ -439,7 +449,7 @@ impl Arena {
 
     /// The lowest address above the guard.
     fn bottom(&self, index: u32) -> usize {
-        self.base + ((index as usize) << self.shift) + self.os.page_size()
+        self.base + ((index as usize) << self.shift) + self.guard
     }
 
     /// # Safety

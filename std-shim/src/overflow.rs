@@ -1,8 +1,12 @@
-//! The report of a stack overflow: which goroutine, where it was spawned, how large its stack is. Then the process dies by the SIGSEGV
-//! that it would have died by anyway, with a core if those are enabled.
+//! The report of a stack overflow: which goroutine or thread of the runtime, where it was spawned,
+//! how large its stack is. Then the process dies by the SIGSEGV that it would have died by anyway,
+//! with a core if those are enabled.
 #![allow(unsafe_code, reason = "signal handlers are installed and called through raw pointers")]
 
+use crate::panics;
+use gopark_backends::linux;
 use gopark_core::sched::Sched;
+use std::ffi::CStr;
 use std::fmt::{self, Write};
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -32,20 +36,7 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
     let Some((sched, before)) = STATE.get() else { return };
     // SAFETY: the kernel passes a valid siginfo, and for SIGSEGV it holds an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    if sched.arena().is_guard(address) {
-        // SAFETY: a goroutine that has just touched its guard does not return.
-        let g = unsafe { sched.goroutine_at(address) };
-        let mut report = Report { text: [0; 512], len: 0 };
-        let size = sched.arena().stack_size() / 1024;
-        // A report that does not fit is cut.
-        let _ = match g {
-            Some(g) => writeln!(
-                report,
-                "\ngopark: goroutine {}, spawned at {}, has overflowed its stack of {size} KiB (Builder::stack_size)",
-                g.id, g.site
-            ),
-            None => writeln!(report, "\ngopark: a goroutine has overflowed its stack of {size} KiB (Builder::stack_size)"),
-        };
+    if let Some(report) = report_of(sched, address) {
         // SAFETY: the buffer is valid for `len` bytes.
         unsafe { libc::write(libc::STDERR_FILENO, report.text.as_ptr().cast(), report.len) };
         return restore(signal, libc::SIG_DFL);
@@ -64,6 +55,40 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
         },
     }
 }
+
+/// What to say of a fault at `address`, if it is an overflow. A report that does not fit is cut.
+fn report_of(sched: &Sched, address: usize) -> Option<Report> {
+    let mut report = Report { text: [0; 512], len: 0 };
+    if sched.arena().is_guard(address) {
+        let size = sched.arena().stack_size() / 1024;
+        // SAFETY: a goroutine that has just touched its guard does not return.
+        let _ = match unsafe { sched.goroutine_at(address) } {
+            Some(g) => write!(report, "\ngopark: {g}"),
+            None => write!(report, "\ngopark: a goroutine"),
+        };
+        let _ = writeln!(report, " has overflowed its stack of {size} KiB (Builder::stack_size)");
+        return Some(report);
+    }
+    let size = linux::overflowed(address)? / 1024;
+    let mut name = [0u8; 16];
+    // SAFETY: a thread's name has at most 15 bytes and a zero.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    let name = CStr::from_bytes_until_nul(&name).ok().and_then(|name| name.to_str().ok()).unwrap_or("gopark");
+    let _ = write!(report, "\ngopark: thread {name} has overflowed its stack of {size} KiB");
+    // Other threads work for no goroutine, and to ask them would allocate.
+    if name.starts_with(POOL) {
+        let _ = match panics::employer() {
+            Some(g) => write!(report, " in gopark::blocking for {g}"),
+            None => write!(report, " in gopark::blocking"),
+        };
+        let _ = write!(report, "; deep recursion needs a std::thread with a larger stack");
+    }
+    let _ = writeln!(report);
+    Some(report)
+}
+
+/// How the names of the threads begin that `gopark::blocking` works on.
+const POOL: &str = "gopark-b";
 
 /// The faulting instruction runs again after the handler, and this time the signal has its default effect.
 fn restore(signal: libc::c_int, handler: libc::sighandler_t) {

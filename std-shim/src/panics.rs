@@ -63,8 +63,13 @@ impl fmt::Display for Panicking {
 
 fn panicking() -> Option<Panicking> {
     let here = started()?.identity().map(|goroutine| Panicking { goroutine, in_pool: false });
-    let employer = || EMPLOYER.try_with(|employer| employer.try_borrow().ok()?.clone()).ok()?;
     here.or_else(|| employer().map(|goroutine| Panicking { goroutine, in_pool: true }))
+}
+
+/// On a thread of `blocking`'s pool: the goroutine that it works for. Such a thread may ask in a
+/// signal handler.
+pub(crate) fn employer() -> Option<Identity> {
+    EMPLOYER.try_with(|employer| employer.try_borrow().ok()?.clone()).ok()?
 }
 
 /// Runs `work`, which a goroutine gave to the pool. On that goroutine's own stack there is nothing to note, and `work` may park.

@@ -41,6 +41,7 @@ pub struct Builder {
     max_procs: Option<usize>,
     pollers: Option<usize>,
     stack_size: Option<usize>,
+    guard_size: Option<usize>,
     max_threads: Option<usize>,
     no_sysmon: bool,
     migrate: bool,
@@ -52,11 +53,24 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Builder { max_procs, pollers, stack_size, max_threads, no_sysmon, migrate, stall_after, shrink, on_stall: _, dump_on } = self;
+        let Builder {
+            max_procs,
+            pollers,
+            stack_size,
+            guard_size,
+            max_threads,
+            no_sysmon,
+            migrate,
+            stall_after,
+            shrink,
+            on_stall: _,
+            dump_on,
+        } = self;
         f.debug_struct("Builder")
             .field("max_procs", max_procs)
             .field("pollers", pollers)
             .field("stack_size", stack_size)
+            .field("guard_size", guard_size)
             .field("max_threads", max_threads)
             .field("sysmon", &!no_sysmon)
             .field("migrate", migrate)
@@ -98,10 +112,33 @@ impl Builder {
         self
     }
 
-    /// Bytes of address space of each goroutine's stack, rounded up to a power of two: 16 KiB to 1 GiB, default 256 KiB. Memory is committed
-    /// page by page as it is touched. A goroutine that needs more ends the process, with its number and spawn site on stderr.
+    /// Bytes of address space of each goroutine's stack, rounded up to a power of two: 16 KiB to 1
+    /// GiB, default 256 KiB. Of these a goroutine can use all but the guard
+    /// ([`guard_size`](Self::guard_size)) and up to 2 KiB at the top: 190 KiB of 256, where a
+    /// thread of std has 2 MiB. Memory is committed page by page as it is touched.
+    ///
+    /// A goroutine that needs more ends the process, with its number and spawn site on stderr.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Bytes at the low end of each stack that end the process when they are touched, rounded up to
+    /// whole pages: 1 to a quarter of [`stack_size`](Self::stack_size), default 64 KiB or that
+    /// quarter if it is less. They are address space only.
+    ///
+    /// Code of Rust touches its stack page by page, so any guard stops it. Code of C does not: a
+    /// function whose frame is larger than the guard may step over it into another goroutine's
+    /// stack. The largest frames of glibc have 33 KiB. A program that calls C code with larger ones
+    /// raises this and `stack_size`.
+    ///
+    /// ```
+    /// gopark::Builder::new().stack_size(1 << 20).guard_size(256 << 10).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "guardsize")]
+    pub fn guard_size(mut self, bytes: usize) -> Self {
+        self.guard_size = Some(bytes);
         self
     }
 
@@ -254,6 +291,11 @@ impl Builder {
         if !(least..=MAX_STACK).contains(&stack_size) {
             return invalid(format!("stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"));
         }
+        let stack_size = stack_size.next_power_of_two();
+        let most = stack_size / 4;
+        if let Some(guard_size) = self.guard_size.filter(|guard_size| !(1..=most).contains(guard_size)) {
+            return invalid(format!("guard_size: {guard_size} bytes is not in 1..={most} (a quarter of stack_size)"));
+        }
         let max_threads = self.max_threads.unwrap_or(procs + DEFAULT_SPARE_THREADS);
         if !(procs..=MAX_THREADS).contains(&max_threads) {
             return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
@@ -261,11 +303,12 @@ impl Builder {
         if self.no_sysmon && (self.stall_after.is_some() || self.shrink.is_some()) {
             return invalid("stall_after and shrink_stacks need sysmon, which is off".into());
         }
-        let stack_size = stack_size.next_power_of_two();
+        let guard_size = self.guard_size;
         let stalls = self.stall_after.map(|limit| Stalls::after(duration_nanos(limit)));
         let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
-        let config = Config { pollers, stack_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
+        let config =
+            Config { pollers, stack_size, guard_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
         Ok(Config { deadlocks: Some(Deadlocks::new(&LINUX)), stalls, schedtrace, shrink, report: report::report, ..config })
     }
 }

@@ -24,8 +24,8 @@ fn an_overflow_names_goroutine_spawn_site_and_size_before_the_process_dies() {
     ended.assert_killed_by(libc::SIGSEGV);
     let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
     let (id, _) = id.split_once('.').unwrap();
-    ended.assert_said(&format!("gopark: goroutine {id}, spawned at tests/src/bin/alone.rs:"));
-    ended.assert_said("has overflowed its stack of 128 KiB (Builder::stack_size)");
+    ended.assert_said(&format!("gopark: goroutine {id} (spawned at tests/src/bin/alone.rs:"));
+    ended.assert_said(") has overflowed its stack of 128 KiB (Builder::stack_size)");
 }
 
 #[test]

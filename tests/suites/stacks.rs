@@ -1,8 +1,10 @@
 //! What stacks ask of the system, and what a process with limits gets: programs of
 //! `src/bin/stacks.rs`, each in a process of its own.
 
+use gopark::Builder;
 use gopark_tests::process::{Ended, run};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
@@ -22,7 +24,8 @@ fn succeeds(program: &str) -> Ended {
 #[test]
 fn a_core_dump_contains_the_stacks_that_were_used_and_no_reservation() {
     let dumped: u64 = succeeds("dumped").output.trim().parse().unwrap();
-    assert!(dumped < 1 << 30, "{dumped} bytes");
+    let used = 300 * (256 << 10);
+    assert!((used..1 << 30).contains(&dumped), "{dumped} bytes");
 }
 
 /// Where the kernel writes core files into the working directory.
@@ -68,4 +71,52 @@ fn locked_memory_that_is_used_up_names_its_limit() {
     ended.assert_said("no address space for stacks: ");
     ended.assert_said("; after mlockall(MCL_FUTURE): raise `ulimit -l`)");
     ended.assert_said("small stacks are no trouble");
+}
+
+#[test]
+fn many_more_goroutines_than_have_indices_at_first_have_stacks() {
+    succeeds("crowd");
+}
+
+/// Frames of C code are not touched page by page: one of 33 KiB steps over a guard of a page.
+#[test]
+fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        return;
+    }
+    let ended = run(stacks("large-frame").arg("64"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    ended.assert_said("has overflowed its stack of 256 KiB (Builder::stack_size)");
+    let stepped_over = run(stacks("large-frame").arg("4"));
+    stepped_over.assert_success();
+    stepped_over.assert_said("it has returned");
+}
+
+#[test]
+fn an_overflow_on_a_thread_of_the_pool_names_it_and_the_goroutine_that_asked() {
+    let ended = run(&mut stacks("overflow-in-pool"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (id, _) = id.split_once('.').unwrap();
+    ended.assert_said("gopark: thread gopark-b1 has overflowed its stack of 2048 KiB in gopark::blocking for goroutine ");
+    ended.assert_said(&format!("goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"));
+}
+
+#[test]
+fn an_overflow_of_another_thread_of_the_runtime_names_it() {
+    let ended = run(&mut stacks("overflow-of-sysmon"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    ended.assert_said("gopark: thread gopark-sysmon has overflowed its stack of 2048 KiB\n");
+}
+
+#[test]
+fn guards_are_at_least_a_byte_and_at_most_a_quarter_of_the_stack() {
+    let refused = |settings: Builder, said: &str| {
+        let error = settings.start().unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidInput, said));
+    };
+    let settings = || Builder::new().stack_size(100 << 10);
+    for bytes in [0, (32 << 10) + 1, usize::MAX] {
+        refused(settings().guard_size(bytes), &format!("guard_size: {bytes} bytes is not in 1..=32768 (a quarter of stack_size)"));
+    }
 }

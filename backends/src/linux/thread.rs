@@ -14,11 +14,24 @@ use gopark_core::os::{Doing, Errno, Nanos};
 /// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
 const STACK_SIZE: usize = 2 << 20;
 
+/// Below the stack of a thread whose overflow is reported, as below goroutines'. libc's own is a
+/// page.
+const GUARD: usize = 64 << 10;
+
 /// For a handler's own frames, beside what the kernel saves.
 const SIGNAL_STACK: usize = 16 << 10;
 
 /// The kernel cuts a longer name.
 const NAME_MAX: usize = 15;
+
+/// What threads have whose overflows are reported: a guard, and a stack for the handler.
+#[derive(Clone, Copy)]
+pub(super) struct Watch {
+    guard: unsafe fn(*mut libc::pthread_attr_t),
+    begin: fn(),
+}
+
+pub(super) const WATCH: Watch = Watch { guard: set_guard, begin: use_signal_stack };
 
 /// What a new thread is to do.
 struct Start {
@@ -30,11 +43,11 @@ struct Start {
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(name: fmt::Arguments<'_>, first: Option<fn()>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+pub(super) fn spawn(name: fmt::Arguments<'_>, watch: Option<Watch>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
     let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
-    let start = Box::into_raw(Box::new(Start { name: full, first, entry, arg }));
+    let start = Box::into_raw(Box::new(Start { name: full, first: watch.map(|watch| watch.begin), entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
@@ -42,6 +55,9 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, first: Option<fn()>, entry: fn(usi
         libc::pthread_attr_init(attr.as_mut_ptr());
         libc::pthread_attr_setdetachstate(attr.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
         libc::pthread_attr_setstacksize(attr.as_mut_ptr(), STACK_SIZE);
+        if let Some(watch) = watch {
+            (watch.guard)(attr.as_mut_ptr());
+        }
         // No `pthread_attr_destroy`: attributes like these hold nothing.
         libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast())
     };
@@ -92,7 +108,30 @@ pub(super) fn cpu_time(thread: u32) -> Nanos {
     clock((!(thread as i32) << 3) | PER_THREAD | SCHED)
 }
 
-pub(super) fn use_signal_stack() {
+/// # Safety
+///
+/// `attr` is initialised.
+unsafe fn set_guard(attr: *mut libc::pthread_attr_t) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::pthread_attr_setguardsize(attr, GUARD) };
+}
+
+/// What stands at the low end of a signal stack, where a handler comes last: whose overflow it is
+/// for. A handler finds it without a thread-local.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Owner {
+    /// Its own address and [`MARK`]: signal stacks of others hold something else.
+    mark: usize,
+    /// The lowest address of the thread's stack.
+    bottom: usize,
+    /// Bytes of that stack.
+    size: usize,
+}
+
+const MARK: usize = 0x676f_7061;
+
+fn use_signal_stack() {
     // SAFETY: asks for a number.
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
     let size = least + SIGNAL_STACK;
@@ -101,8 +140,45 @@ pub(super) fn use_signal_stack() {
         unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
     // Without memory for it, overflows go unreported, and end the process all the same.
     if stack != libc::MAP_FAILED {
+        let (bottom, bytes) = own_stack();
+        // SAFETY: the mapping is larger, page-aligned, and not yet in use.
+        unsafe { stack.cast::<Owner>().write(Owner { mark: stack.addr() ^ MARK, bottom, size: bytes }) };
         let stack = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: size };
         // SAFETY: the mapping is the size it says, and stays.
         unsafe { libc::sigaltstack(&stack, ptr::null_mut()) };
     }
+}
+
+/// The lowest address of the calling thread's stack, and its size. Zeros if libc does not say.
+fn own_stack() -> (usize, usize) {
+    let mut attr = MaybeUninit::uninit();
+    let (mut bottom, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: `attr` is used if the first call has filled it, and destroyed once.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attr.as_mut_ptr()) == 0 {
+            libc::pthread_attr_getstack(attr.as_ptr(), &mut bottom, &mut size);
+            libc::pthread_attr_destroy(attr.as_mut_ptr());
+        }
+    }
+    (bottom.addr(), size)
+}
+
+/// If the calling thread is one that [`Linux`](super::Linux) started, and `address` is in the guard
+/// below its stack: the size of the stack in bytes. For the handler of a fault at that address.
+pub fn overflowed(address: usize) -> Option<usize> {
+    let mut stack = MaybeUninit::<libc::stack_t>::uninit();
+    // SAFETY: `stack` is writable.
+    if unsafe { libc::sigaltstack(ptr::null(), stack.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: the call has succeeded.
+    let stack = unsafe { stack.assume_init() };
+    if stack.ss_flags & libc::SS_DISABLE != 0 || stack.ss_size < size_of::<Owner>() {
+        return None;
+    }
+    // SAFETY: a signal stack is memory, and an owner may be any bytes.
+    let owner = unsafe { stack.ss_sp.cast::<Owner>().read_unaligned() };
+    // C libraries differ in whether the guard is the lowest part of the stack or lies below it.
+    let guard = owner.bottom.saturating_sub(GUARD)..owner.bottom + GUARD;
+    (owner.mark == stack.ss_sp.addr() ^ MARK && guard.contains(&address)).then_some(owner.size)
 }

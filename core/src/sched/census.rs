@@ -133,10 +133,16 @@ pub struct Stopped<'a> {
 /// How many times a goroutine that runs now and then is looked at again before it counts as one that runs.
 const LOOKS: usize = 4;
 
+impl G {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { id: self.id(), name: self.name(), site: self.site() }
+    }
+}
+
 impl Sched {
     /// The calling goroutine. `None` on an ordinary thread.
     pub fn identity(&self) -> Option<Identity> {
-        self.current().map(|g| Identity { id: g.id(), name: g.name(), site: g.site() })
+        self.current().map(G::identity)
     }
 
     /// Calls `see` for each goroutine, in no order. They run on meanwhile: one that comes or goes may be missed.

@@ -5,30 +5,40 @@
 use gopark::{Builder, go, try_go};
 use gopark_tests::{join, until};
 use std::fs;
+use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 fn main() {
     let program = std::env::args().nth(1).expect("the name of a program");
     match program.as_str() {
         "dumped" => dumped(),
         "crash" => crash(),
+        "crowd" => small_crowd(),
         "limited-address-space" => limited_address_space(),
         "limited-data" => limited_data(),
         "locked-before" => locked_before(),
         "locked-after" => locked_after(),
         "little-locked" => little_locked(),
         "strict" => strict(),
+        "large-frame" => large_frame(),
+        "overflow-in-pool" => overflow_in_pool(),
+        "overflow-of-sysmon" => overflow_of_sysmon(),
         _ => panic!("there is no program {program}"),
     }
 }
 
 /// Hundreds of goroutines that are there at once.
 fn work() {
-    gopark::run(|| {
+    crowd(300);
+}
+
+fn crowd(count: usize) {
+    gopark::run(move || {
         let release = Arc::new(AtomicBool::new(false));
-        let goroutines: Vec<_> = (0..300)
+        let goroutines: Vec<_> = (0..count)
             .map(|_| {
                 let release = release.clone();
                 go(move || until("it is released", || release.load(SeqCst)))
@@ -64,6 +74,13 @@ fn dumped() {
         }
     }
     println!("{dumped}");
+}
+
+/// More free stacks in the end than there was room for in the list of them at first.
+fn small_crowd() {
+    Builder::new().max_procs(1).stack_size(16 << 10).start().unwrap();
+    crowd(17_000);
+    crowd(17_000);
 }
 
 fn crash() {
@@ -149,4 +166,70 @@ fn little_locked() {
 fn strict() {
     work();
     println!("{} KiB of address space, {}", status("VmSize:"), fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap().trim());
+}
+
+/// Never ends, and needs more stack with each call.
+#[allow(unconditional_recursion, reason = "an overflow is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 16]);
+    recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
+}
+
+/// A frame as C compilers make them: 33 KiB, of which only the lowest word is touched.
+#[inline(never)]
+fn frame_without_probes() {
+    const FRAME: usize = 33 << 10;
+    // SAFETY: none if the frame is larger than the rest of the stack; that is what this program is
+    // for.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, rsp", "sub rsp, {frame}", "mov qword ptr [rsp], 1", "mov rsp, {sp}",
+            sp = out(reg) _, frame = const FRAME);
+    }
+    // SAFETY: the same.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, sp", "mov {frame}, #{size}", "sub sp, sp, {frame}", "str {sp}, [sp]", "mov sp, {sp}",
+            sp = out(reg) _, frame = out(reg) _, size = const FRAME);
+    }
+}
+
+/// Goes down until less than half of such a frame is left, and calls it.
+#[inline(never)]
+fn go_down(end: usize) {
+    let here = black_box([0u8; 512]);
+    if here.as_ptr().addr() > end {
+        go_down(end);
+    } else {
+        frame_without_probes();
+    }
+    black_box(here);
+}
+
+/// With a guard of so many KiB.
+fn large_frame() {
+    const STACK: usize = 256 << 10;
+    let guard = std::env::args().nth(2).and_then(|guard| guard.parse::<usize>().ok()).expect("a guard") << 10;
+    Builder::new().max_procs(1).stack_size(STACK).guard_size(guard).start().unwrap();
+    gopark::run(move || {
+        let top = black_box(0u8);
+        go_down(std::ptr::from_ref(&top).addr() - (STACK - guard) + (12 << 10));
+        println!("it has returned");
+    });
+}
+
+fn overflow_in_pool() {
+    gopark::run(|| {
+        let doomed = go(|| {
+            gopark::set_name("deep");
+            gopark::blocking(|| recurse(0))
+        });
+        println!("the doomed one is goroutine {}.", doomed.id());
+        join(doomed);
+    });
+}
+
+fn overflow_of_sysmon() {
+    Builder::new().stall_after(Duration::from_millis(10)).on_stall(|_| _ = black_box(recurse(0))).start().unwrap();
+    gopark::run(|| std::thread::sleep(Duration::from_secs(10)));
 }
