@@ -3,7 +3,7 @@
 //!
 //! - ThreadSanitizer orders memory accesses by the thread that makes them, and keeps a call stack of each. A goroutine is a fiber of its
 //!   own to it. Both switches, into the goroutine and back, are announced by the M: a call that a fiber has entered, it also leaves.
-//! - AddressSanitizer learns of switches from corosensei. Its leak check must also look for pointers on the stacks of parked goroutines.
+//! - AddressSanitizer learns of switches from corosensei, which `switch` takes for it. Its leak check must also look for pointers on the stacks of parked goroutines.
 #![allow(unsafe_code, reason = "calls into a sanitizer's runtime")]
 
 cfg_if::cfg_if! {
@@ -46,7 +46,6 @@ cfg_if::cfg_if! {
     } else if #[cfg(gopark_sanitize = "address")] {
         use crate::stack::Stack;
         use core::ffi::c_void;
-        use corosensei::stack::Stack as _;
 
         unsafe extern "C" {
             safe fn __lsan_register_root_region(start: *const c_void, size: usize);
@@ -60,8 +59,7 @@ cfg_if::cfg_if! {
 
         impl Fiber {
             pub(crate) fn new(stack: &Stack) -> Self {
-                let (base, limit) = (stack.base().get(), stack.limit().get());
-                let fiber = Fiber { start: limit as *const c_void, size: base - limit };
+                let fiber = Fiber { start: stack.limit as *const c_void, size: stack.base - stack.limit };
                 __lsan_register_root_region(fiber.start, fiber.size);
                 fiber
             }

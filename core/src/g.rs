@@ -1,6 +1,6 @@
 //! G: a goroutine. Its control block, its states, and the right to run it.
 //!
-//! A G is one allocation: this header, then the closure and later its result (`join`). The coroutine on its stack is made when it
+//! A G is one allocation: this header, then the closure and later its result (`join`). It gets a stack when it
 //! first runs. Who may touch a G follows from who holds its `GRef`:
 //!
 //! ```text
@@ -18,15 +18,14 @@
 use crate::fiber::Fiber;
 use crate::os::Nanos;
 use crate::stack::{Anchor, Slot, Stack};
+use crate::switch::{Context, Stop};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
 use crate::trace::Origin;
 use crate::trail::{Place, Trail};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::mem::ManuallyDrop;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
-use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 /// What a goroutine hands to its M when it stops running: `None` to yield, or its park request, which the scheduler defines.
 pub(crate) type Request = Option<NonNull<()>>;
@@ -61,8 +60,6 @@ pub(crate) struct VTable {
 
 /// What a goroutine has from its first run to its return.
 struct Running {
-    /// Taken apart by hand when it is done. One that is not cannot be dropped.
-    coroutine: ManuallyDrop<Coroutine<(), Request, (), Stack>>,
     fiber: Fiber,
     anchor: &'static Anchor,
 }
@@ -73,10 +70,10 @@ pub(crate) struct G {
     /// The next element of the list or queue that holds this G. Owned by that list.
     pub(crate) link: AtomicUsize,
     vtable: &'static VTable,
-    /// Owned by the holder of the `GRef`; the goroutine itself runs inside it.
+    /// Owned by the holder of the `GRef`.
     running: UnsafeCell<Option<Running>>,
-    /// Where the goroutine suspends itself. Set by its first instructions, read only by itself.
-    yielder: AtomicPtr<()>,
+    /// Resumed by the holder of the `GRef`, suspended by the goroutine itself.
+    context: Context,
     /// The M this G runs on, which the scheduler knows the type of. Written by that M before it resumes the G.
     m: AtomicPtr<()>,
     /// The M this G may run on, or `NONE`: any.
@@ -96,8 +93,8 @@ struct Extra {
     origin: Origin,
 }
 
-// SAFETY: all fields are atomics or constants but `running`, which only the one holder of the `GRef` touches; handing a GRef over
-// goes through a lock or a release/acquire pair.
+// SAFETY: all fields are atomics or constants but `running` and `context`, which only the one holder of the `GRef` touches, and the
+// goroutine while that holder runs it; handing a GRef over goes through a lock or a release/acquire pair.
 unsafe impl Sync for G {}
 
 impl G {
@@ -106,7 +103,7 @@ impl G {
             link: AtomicUsize::new(0),
             vtable,
             running: UnsafeCell::new(None),
-            yielder: AtomicPtr::new(ptr::null_mut()),
+            context: Context::new(),
             m: AtomicPtr::new(ptr::null_mut()),
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(NONE),
@@ -212,10 +209,18 @@ impl G {
     #[inline]
     pub(crate) unsafe fn suspend(&self, request: Request) {
         self.trail.stops(Place::here());
-        let yielder = self.yielder.load(Ordering::Relaxed).cast::<Yielder<(), Request>>();
-        // SAFETY: the goroutine's first instructions stored its yielder, which lives as long as its stack is in use: now.
-        unsafe { &*yielder }.suspend(request);
+        // SAFETY: the caller's promise. A request is an address of something aligned.
+        unsafe { self.context.suspend(request.map_or(ptr::null_mut(), NonNull::as_ptr)) };
     }
+}
+
+/// What a goroutine's context begins with.
+unsafe extern "C" fn run(g: NonNull<()>) {
+    let g = g.cast::<G>();
+    // SAFETY: `start` passed the address of a G, which outlives its own run.
+    let vtable = unsafe { g.as_ref() }.vtable;
+    // SAFETY: runs once, on the goroutine's stack.
+    unsafe { (vtable.run)(g) };
 }
 
 /// What a resumed goroutine came back with.
@@ -276,18 +281,13 @@ impl GRef {
         let g = self.0;
         anchor.bind(g.cast());
         self.slot.store(slot.0, Ordering::Relaxed);
-        let body = move |yielder: &Yielder<(), Request>, ()| {
-            // SAFETY: the G outlives its own run.
-            let this = unsafe { g.as_ref() };
-            this.yielder.store(ptr::from_ref(yielder).cast_mut().cast(), Ordering::Relaxed);
-            // SAFETY: runs once, on the goroutine's stack.
-            unsafe { (this.vtable.run)(g) };
-        };
-        let fiber = Fiber::new(&stack);
-        // SAFETY: the closure borrows nothing (it holds the address of the G), and a started coroutine is never dropped before it is done.
-        let coroutine = ManuallyDrop::new(unsafe { Coroutine::with_stack_unchecked(stack, body) });
-        // SAFETY: holding the GRef of a G that does not run is exclusive access to its coroutine.
-        unsafe { *self.running.get() = Some(Running { coroutine, fiber, anchor }) };
+        let running = Running { fiber: Fiber::new(&stack), anchor };
+        // SAFETY: holding the GRef of a G that does not run is exclusive access to it; the G is an allocation that outlives its own run,
+        // and its slot is its alone.
+        unsafe {
+            *self.running.get() = Some(running);
+            self.context.start(stack, run, g.cast());
+        }
     }
 
     /// Runs the goroutine on M `m` until it yields, parks or returns.
@@ -296,27 +296,26 @@ impl GRef {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
         self.trail.runs.begin(crate::sync::yield_thread);
-        // SAFETY: as in `start`; inside, the goroutine reaches its G through shared fields only.
-        let Running { coroutine, fiber, anchor } =
-            unsafe { (*self.running.get()).as_mut() }.unwrap_or_else(|| panic!("a started goroutine has a coroutine"));
-        // corosensei would say so in words that have to be formatted.
-        assert!(!coroutine.done(), "a goroutine that has returned is resumed");
-        match fiber.run(|| coroutine.resume(())) {
-            CoroutineResult::Yield(None) => {
-                self.set_status(Status::Runnable);
-                Resumed::Yielded(self)
-            }
-            CoroutineResult::Yield(Some(request)) => {
-                self.set_status(Status::Waiting);
-                Resumed::Parked(self, request)
-            }
-            CoroutineResult::Return(()) => {
+        // SAFETY: as in `start`; the goroutine itself does not touch it.
+        let running = unsafe { (*self.running.get()).as_ref() };
+        let Running { fiber, anchor } = running.unwrap_or_else(|| panic!("a goroutine is resumed that has no stack, or has returned"));
+        // SAFETY: it was started and has not returned, or it would not have what was looked at above; it runs nowhere, since there is one GRef.
+        match fiber.run(|| unsafe { self.context.resume() }) {
+            Stop::Suspended(request) => match NonNull::new(request) {
+                None => {
+                    self.set_status(Status::Runnable);
+                    Resumed::Yielded(self)
+                }
+                Some(request) => {
+                    self.set_status(Status::Waiting);
+                    Resumed::Parked(self, request)
+                }
+            },
+            Stop::Returned => {
                 self.set_status(Status::Dead);
                 let (slot, anchor) = (Slot(self.slot.load(Ordering::Relaxed)), *anchor);
-                // SAFETY: as above; the coroutine is done, so its stack is no longer in use.
-                if let Some(Running { coroutine, .. }) = unsafe { (*self.running.get()).take() } {
-                    ManuallyDrop::into_inner(coroutine).into_stack();
-                }
+                // SAFETY: as above; the goroutine has returned.
+                unsafe { *self.running.get() = None };
                 // From here on a watcher may free the G.
                 if anchor.unbind() {
                     self.release();

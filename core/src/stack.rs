@@ -28,13 +28,12 @@
 //! where *prepared* slots are open and have their guard, and *margin* is what can be held back: by
 //! a P its cache, and the slot of a goroutine that has
 //! given up its promise and is about to return; by sysmon those that it is giving back to the system.
-#![allow(unsafe_code, reason = "anchors are found by address, and corosensei's Stack is an unsafe trait")]
+#![allow(unsafe_code, reason = "anchors and slots are found by address")]
 
 use crate::os::{Errno, Observe, Os};
 use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
 use core::ptr::{self, NonNull};
-use corosensei::stack::StackPointer;
 
 /// The least stack size in bytes: room for a guard, a panic message and a few frames.
 pub const MIN_STACK: usize = 16 * 1024;
@@ -506,22 +505,13 @@ pub(crate) type SlotCache = heapless::Vec<u32, CACHE>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot(pub(crate) u32);
 
-/// The bounds of one goroutine's stack, as corosensei wants them.
+/// The bounds of one goroutine's stack, both 16-aligned: page, anchor and colour sizes are multiples.
 pub(crate) struct Stack {
-    base: usize,
-    limit: usize,
-}
-
-// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory between them is mapped
-// read-write for ever, a guard lies below the limit, and the slot has one owner.
-unsafe impl corosensei::stack::Stack for Stack {
-    fn base(&self) -> StackPointer {
-        StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is not at address zero"))
-    }
-
-    fn limit(&self) -> StackPointer {
-        StackPointer::new(self.limit).unwrap_or_else(|| panic!("a stack is not at address zero"))
-    }
+    /// The upper end.
+    pub(crate) base: usize,
+    /// The lower end, below which is the guard.
+    #[cfg_attr(not(test), allow(dead_code, reason = "sanitizers and corosensei ask for it"))]
+    pub(crate) limit: usize,
 }
 
 /// The stack pointer of the caller, roughly.

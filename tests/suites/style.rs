@@ -123,7 +123,7 @@ fn first_names(rest: &str) -> Vec<String> {
 /// The rows of `core/src/lib.rs`: a module imports the rows above its own, and in its row what stands to the left.
 const ROWS: [&[&str]; 6] = [
     &["tagptr", "steps", "os", "sync"],
-    &["stack", "fiber", "trail", "trace", "g", "waiter", "runq", "timer", "lease"],
+    &["stack", "switch", "fiber", "trail", "trace", "g", "waiter", "runq", "timer", "lease"],
     &["p", "polldesc", "metrics", "m"],
     &["sched"],
     &["sema", "netpoll", "join", "sleep", "blocking"],

@@ -1,0 +1,89 @@
+//! A context by corosensei.
+
+use super::{Entry, Stop};
+use crate::stack::Stack;
+use crate::sync::UnsafeCell;
+use core::mem::ManuallyDrop;
+use core::ptr::{self, NonNull};
+use corosensei::stack::StackPointer;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+/// A word for the M.
+type Word = *mut ();
+
+/// See the module `switch`.
+pub(crate) struct Context {
+    /// Taken apart by hand when it has returned. One that has not cannot be dropped.
+    coroutine: UnsafeCell<Option<ManuallyDrop<Coroutine<(), Word, (), Stack>>>>,
+    /// Where the context suspends itself. Its first instructions set it.
+    yielder: UnsafeCell<*const Yielder<(), Word>>,
+}
+
+impl Context {
+    pub(crate) const fn new() -> Self {
+        Context { coroutine: UnsafeCell::new(None), yielder: UnsafeCell::new(ptr::null()) }
+    }
+
+    /// Makes the first `resume` call `entry(argument)` on `stack`.
+    ///
+    /// # Safety
+    ///
+    /// - The context stays where it is, and the stack belongs to it, until it has returned.
+    /// - Nothing else uses the context during the call.
+    pub(crate) unsafe fn start(&self, stack: Stack, entry: Entry, argument: NonNull<()>) {
+        let place = self.yielder.get();
+        let body = move |yielder: &Yielder<(), Word>, ()| {
+            // SAFETY: the context outlives its run, and this is its own stack.
+            unsafe { *place = yielder };
+            // SAFETY: runs once.
+            unsafe { entry(argument) };
+        };
+        // SAFETY: the closure borrows nothing, and a coroutine is never dropped before it has returned.
+        let coroutine = ManuallyDrop::new(unsafe { Coroutine::with_stack_unchecked(stack, body) });
+        // SAFETY: the caller's promise.
+        unsafe { *self.coroutine.get() = Some(coroutine) };
+    }
+
+    /// Runs the context until it suspends itself or returns.
+    ///
+    /// # Safety
+    ///
+    /// It was started, has not returned, and runs nowhere.
+    #[inline(always)]
+    pub(crate) unsafe fn resume(&self) -> Stop {
+        // SAFETY: the caller's promise. Inside, only `yielder` is used.
+        let coroutine = unsafe { &mut *self.coroutine.get() };
+        match coroutine.as_mut().unwrap_or_else(|| panic!("a context was started before it is resumed")).resume(()) {
+            CoroutineResult::Yield(word) => Stop::Suspended(word),
+            CoroutineResult::Return(()) => {
+                if let Some(coroutine) = coroutine.take() {
+                    ManuallyDrop::into_inner(coroutine).into_stack();
+                }
+                Stop::Returned
+            }
+        }
+    }
+
+    /// Lets `resume` return with `word`. Returns when the context is resumed.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on the context's stack. `word` is not 1.
+    #[inline(always)]
+    pub(crate) unsafe fn suspend(&self, word: *mut ()) {
+        // SAFETY: the context's first instructions stored its yielder, which lives as long as its stack is in use: now.
+        unsafe { &**self.yielder.get() }.suspend(word);
+    }
+}
+
+// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory between them is mapped
+// read-write for ever, a guard lies below the limit, and the slot has one owner.
+unsafe impl corosensei::stack::Stack for Stack {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is not at address zero"))
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.limit).unwrap_or_else(|| panic!("a stack is not at address zero"))
+    }
+}

@@ -1,0 +1,419 @@
+//! Both implementations do the same, and of the one in assembly: what it keeps, and that it can be unwound at every instruction.
+
+use super::{Entry, Stop, machine, native, portable};
+use crate::stack::Stack;
+use core::arch::asm;
+use core::cell::{Cell, RefCell};
+use core::hint::black_box;
+use core::ptr::{self, NonNull};
+use std::boxed::Box;
+use std::vec::Vec;
+
+/// What both implementations offer.
+trait Switch: Sized + 'static {
+    fn new() -> Self;
+    unsafe fn start(&self, stack: Stack, entry: Entry, argument: NonNull<()>);
+    unsafe fn resume(&self) -> Stop;
+    unsafe fn suspend(&self, word: *mut ());
+}
+
+macro_rules! is_a_switch {
+    ($context:ty) => {
+        impl Switch for $context {
+            fn new() -> Self {
+                <$context>::new()
+            }
+
+            unsafe fn start(&self, stack: Stack, entry: Entry, argument: NonNull<()>) {
+                // SAFETY: the caller's promise.
+                unsafe { self.start(stack, entry, argument) }
+            }
+
+            unsafe fn resume(&self) -> Stop {
+                // SAFETY: the caller's promise.
+                unsafe { self.resume() }
+            }
+
+            unsafe fn suspend(&self, word: *mut ()) {
+                // SAFETY: the caller's promise.
+                unsafe { self.suspend(word) }
+            }
+        }
+    };
+}
+
+is_a_switch!(native::Context);
+is_a_switch!(portable::Context);
+
+/// A context with a stack, on which `body(self)` runs.
+#[repr(C)]
+struct Coroutine<S> {
+    switch: S,
+    body: Box<dyn Fn(&S)>,
+    stack: Box<[u128]>,
+}
+
+impl<S: Switch> Coroutine<S> {
+    fn new(body: impl Fn(&S) + 'static) -> Box<Self> {
+        unsafe extern "C" fn entry<S: Switch>(coroutine: NonNull<()>) {
+            // SAFETY: `start` below passes a coroutine that stays in its box.
+            let coroutine = unsafe { coroutine.cast::<Coroutine<S>>().as_ref() };
+            (coroutine.body)(&coroutine.switch);
+        }
+        let stack: Box<[u128]> = std::vec![0; 8192].into();
+        let coroutine = Box::new(Coroutine { switch: S::new(), body: Box::new(body), stack });
+        let bounds = Stack { base: coroutine.stack().end, limit: coroutine.stack().start };
+        // SAFETY: the box is freed by tests only after the coroutine has returned.
+        unsafe { coroutine.switch.start(bounds, entry::<S>, NonNull::from(&*coroutine).cast()) };
+        coroutine
+    }
+
+    fn stack(&self) -> core::ops::Range<usize> {
+        let range = self.stack.as_ptr_range();
+        range.start as usize..range.end as usize
+    }
+
+    fn resume(&self) -> Stop {
+        // SAFETY: tests resume what has not returned and does not run.
+        unsafe { self.switch.resume() }
+    }
+}
+
+/// A xorshift generator.
+struct Random(Cell<u64>);
+
+impl Random {
+    fn next(&self) -> u64 {
+        let mut next = self.0.get();
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        self.0.set(next);
+        next
+    }
+}
+
+/// Coroutines that resume each other and suspend themselves at random.
+struct World<S: 'static> {
+    coroutines: RefCell<Vec<&'static Coroutine<S>>>,
+    /// Those that neither run nor have returned.
+    idle: RefCell<Vec<usize>>,
+    random: Random,
+    trace: RefCell<Vec<(usize, u64)>>,
+}
+
+impl<S: Switch> World<S> {
+    fn note(&self, who: usize, what: u64) {
+        self.trace.borrow_mut().push((who, what));
+    }
+
+    /// Resumes one of the coroutines, if one is idle.
+    fn resume_one(&self, by: usize) {
+        let which = {
+            let mut idle = self.idle.borrow_mut();
+            if idle.is_empty() {
+                return;
+            }
+            let at = self.random.next() as usize % idle.len();
+            idle.swap_remove(at)
+        };
+        self.note(by, which as u64);
+        let coroutine = self.coroutines.borrow()[which];
+        match coroutine.resume() {
+            Stop::Suspended(word) => {
+                self.note(which, word.addr() as u64);
+                self.idle.borrow_mut().push(which);
+            }
+            Stop::Returned => self.note(which, u64::MAX),
+        }
+    }
+
+    /// What each coroutine does. Its variables are many enough to be in all registers.
+    fn act(&self, me: usize, switch: &S) {
+        for _ in 0..self.random.next() % 8 {
+            let values = [0; 10].map(|_| black_box(self.random.next()));
+            let [a, b, c, d, e, f, g, h, i, j] = values;
+            if self.random.next() % 3 == 0 {
+                self.resume_one(me);
+            } else {
+                // SAFETY: this is its stack; words are even.
+                unsafe { switch.suspend(ptr::without_provenance_mut(a as usize & !1)) };
+            }
+            let mixed = [a, b, c, d, e, f, g, h, i, j].into_iter().fold(0, |sum: u64, value| sum.rotate_left(7) ^ value);
+            assert_eq!(mixed, black_box(values).into_iter().fold(0, |sum: u64, value| sum.rotate_left(7) ^ value));
+            self.note(me, mixed);
+        }
+    }
+}
+
+fn trace_of<S: Switch>(seed: u64) -> Vec<(usize, u64)> {
+    const COROUTINES: usize = 6;
+    let world: &'static World<S> = Box::leak(Box::new(World {
+        coroutines: RefCell::new(Vec::new()),
+        idle: RefCell::new((0..COROUTINES).collect()),
+        random: Random(Cell::new(seed)),
+        trace: RefCell::new(Vec::new()),
+    }));
+    for me in 0..COROUTINES {
+        let coroutine = Coroutine::new(move |switch| world.act(me, switch));
+        world.coroutines.borrow_mut().push(Box::leak(coroutine));
+    }
+    while !world.idle.borrow().is_empty() {
+        world.resume_one(COROUTINES);
+    }
+    let trace = world.trace.take();
+    for coroutine in world.coroutines.take() {
+        // SAFETY: it was leaked above, and has returned.
+        drop(unsafe { Box::from_raw(ptr::from_ref(coroutine).cast_mut()) });
+    }
+    trace
+}
+
+#[test]
+fn random_programs_go_the_same_way_with_both_switches() {
+    let mut longest = 0;
+    for seed in 1..300 {
+        let seed = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
+        let trace = trace_of::<native::Context>(seed);
+        assert_eq!(trace, trace_of::<portable::Context>(seed), "seed {seed}");
+        longest = longest.max(trace.len());
+    }
+    assert!(longest > 50, "no program does much: {longest}");
+}
+
+/// Enters with marks in the registers that the switch keeps, and returns what is there when it comes back.
+fn enter_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
+    // The word is the context's only field.
+    let other = ptr::from_ref(switch).cast_mut();
+    let [mut first, mut second] = marks;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `machine::enter`; the two registers are put back.
+    unsafe {
+        asm!(
+            "push rbx", "push rbp", "mov rbx, r8", "mov rbp, r9",
+            concat!("call ", symbol!("enter")),
+            "mov r8, rbx", "mov r9, rbp", "pop rbp", "pop rbx",
+            inlateout("rdi") other => _, inlateout("r8") first, inlateout("r9") second,
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as in `machine::enter`; the two registers are put back.
+    unsafe {
+        asm!(
+            "stp x19, x29, [sp, #-16]!", "mov x19, x1", "mov x29, x2",
+            concat!("bl ", symbol!("enter")), "hint #36",
+            "mov x1, x19", "mov x2, x29", "ldp x19, x29, [sp], #16",
+            inlateout("x0") other => _, inlateout("x1") first, inlateout("x2") second,
+            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+        );
+    }
+    [first, second]
+}
+
+/// Leaves in the same way.
+fn leave_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
+    let other = ptr::from_ref(switch).cast_mut();
+    let [mut first, mut second] = marks;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `enter_with_marks`.
+    unsafe {
+        asm!(
+            "push rbx", "push rbp", "mov rbx, r8", "mov rbp, r9",
+            concat!("call ", symbol!("leave")),
+            "mov r8, rbx", "mov r9, rbp", "pop rbp", "pop rbx",
+            inlateout("rdi") other => _, inlateout("rsi") 0usize => _, inlateout("r8") first, inlateout("r9") second,
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as in `enter_with_marks`.
+    unsafe {
+        asm!(
+            "stp x19, x29, [sp, #-16]!", "mov x19, x2", "mov x29, x3",
+            concat!("bl ", symbol!("leave")), "hint #36",
+            "mov x2, x19", "mov x3, x29", "ldp x19, x29, [sp], #16",
+            inlateout("x0") other => _, inlateout("x1") 0usize => _, inlateout("x2") first, inlateout("x3") second,
+            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+        );
+    }
+    [first, second]
+}
+
+#[test]
+fn registers_that_a_call_keeps_are_kept_on_both_sides() {
+    let coroutine = Coroutine::<native::Context>::new(|switch| {
+        for marks in [[5, 6], [7, 8]] {
+            assert_eq!(leave_with_marks(switch, marks), marks);
+        }
+    });
+    for marks in [[1, 2], [3, 4], [9, 10]] {
+        assert_eq!(enter_with_marks(&coroutine.switch, marks), marks);
+    }
+}
+
+#[test]
+fn a_stack_is_aligned_for_the_widest_registers_that_the_abi_promises() {
+    #[repr(align(16))]
+    struct Aligned([u8; 16]);
+    let coroutine = Coroutine::<native::Context>::new(|_| {
+        let value = Aligned([1; 16]);
+        assert_eq!(black_box(ptr::from_ref(black_box(&value))).addr() % 16, 0);
+        assert_eq!(value.0[3], 1);
+    });
+    assert_eq!(coroutine.resume(), Stop::Returned);
+}
+
+/// How numbers are rounded: a part of a control word.
+#[cfg(target_arch = "x86_64")]
+fn rounding() -> [u16; 2] {
+    let (mut sse, mut x87) = (0u32, 0u16);
+    // SAFETY: stores control words where they fit.
+    unsafe { asm!("stmxcsr [{}]", "fnstcw [{}]", in(reg) &mut sse, in(reg) &mut x87, options(nostack)) };
+    [sse as u16 & 0x6000, x87 & 0x0c00]
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_rounding([sse, x87]: [u16; 2]) {
+    let (sse, x87) = (0x1f80 | u32::from(sse), 0x037f | x87);
+    // SAFETY: both are valid control words. No numbers are rounded until the caller has set them back.
+    unsafe { asm!("ldmxcsr [{}]", "fldcw [{}]", in(reg) &sse, in(reg) &x87, options(nostack, readonly)) };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn control_words_of_the_floating_point_unit_are_the_threads_and_hold_across_switches() {
+    const UP: [u16; 2] = [0x4000, 0x0800];
+    const DOWN: [u16; 2] = [0x2000, 0x0400];
+    let coroutine = Coroutine::<native::Context>::new(|switch| {
+        assert_eq!(rounding(), UP);
+        set_rounding(DOWN);
+        // SAFETY: this is its stack.
+        unsafe { switch.suspend(ptr::null_mut()) };
+        assert_eq!(rounding(), UP);
+    });
+    let before = rounding();
+    set_rounding(UP);
+    let stop = coroutine.resume();
+    let seen = rounding();
+    set_rounding(UP);
+    let last = coroutine.resume();
+    set_rounding(before);
+    assert_eq!((stop, seen, last), (Stop::Suspended(ptr::null_mut()), DOWN, Stop::Returned));
+}
+
+/// Unwinds at every instruction, in a handler of the signal that the trap flag raises.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+mod steps {
+    use super::*;
+    use core::ffi::{c_int, c_void};
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    const STEPS_MAX: usize = 8192;
+    const DEPTH_MAX: usize = 100;
+    const TRAP_FLAG: i64 = 0x100;
+
+    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if the trace did not end.
+    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
+    static STEPS: AtomicUsize = AtomicUsize::new(0);
+    /// From which instruction on no more steps are made.
+    static END: AtomicUsize = AtomicUsize::new(0);
+
+    unsafe extern "C" {
+        fn _Unwind_Backtrace(each: extern "C" fn(*mut c_void, &mut Walk) -> c_int, walk: &mut Walk) -> c_int;
+        fn _Unwind_GetIP(frame: *mut c_void) -> usize;
+    }
+
+    #[derive(Default)]
+    #[repr(C)]
+    struct Walk {
+        depth: usize,
+        outermost: usize,
+    }
+
+    extern "C" fn each(frame: *mut c_void, walk: &mut Walk) -> c_int {
+        const NORMAL_STOP: c_int = 4;
+        // SAFETY: the unwinder passes a frame.
+        let ip = unsafe { _Unwind_GetIP(frame) };
+        // Beyond the outermost frame comes one without an address.
+        walk.outermost = if ip == 0 { walk.outermost } else { ip };
+        walk.depth += 1;
+        if walk.depth == DEPTH_MAX { NORMAL_STOP } else { 0 }
+    }
+
+    fn outermost() -> usize {
+        let mut walk = Walk::default();
+        // SAFETY: `each` takes what is passed for it.
+        unsafe { _Unwind_Backtrace(each, &mut walk) };
+        if walk.depth == DEPTH_MAX { 0 } else { walk.outermost }
+    }
+
+    extern "C" fn on_trap(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: a handler with SA_SIGINFO gets the registers of what it interrupts.
+        let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+        let [ip, sp] = [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
+        let step = STEPS.fetch_add(1, Relaxed);
+        if ip == END.load(Relaxed) || step >= STEPS_MAX {
+            registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
+        } else {
+            for (word, value) in SEEN[step].iter().zip([ip, sp, outermost()]) {
+                word.store(value, Relaxed);
+            }
+        }
+    }
+
+    /// Steps through the resumes of `coroutine` until it has returned.
+    fn step(coroutine: &Coroutine<native::Context>) {
+        // SAFETY: a handler that fits its flags; all of sigaction may be 0.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = on_trap as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            assert_eq!(libc::sigaction(libc::SIGTRAP, &action, ptr::null_mut()), 0);
+        }
+        END.store(stop as *const () as usize, Relaxed);
+        // SAFETY: from here on each instruction ends in the handler above.
+        unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+        while coroutine.resume() != Stop::Returned {}
+        stop();
+    }
+
+    #[inline(never)]
+    extern "C" fn stop() {
+        black_box(());
+    }
+
+    #[test]
+    fn a_trace_from_every_instruction_ends_where_its_stack_begins() {
+        let coroutine = Coroutine::<native::Context>::new(|switch| {
+            // SAFETY: this is its stack.
+            unsafe { switch.suspend(ptr::null_mut()) };
+        });
+        let thread = outermost();
+        step(&coroutine);
+        let start = machine::start();
+        let first = start..start + 24;
+        let steps = STEPS.load(Relaxed);
+        assert!(steps <= STEPS_MAX, "more than {STEPS_MAX} instructions");
+        let seen = SEEN[..steps - 1].iter().map(|step| [0, 1, 2].map(|i| step[i].load(Relaxed)));
+        let (mut inside, mut outside, mut at_first) = (0, 0, Vec::new());
+        for (step, [ip, sp, outermost]) in seen.enumerate() {
+            let place = std::format!("step {step} of {steps} at {ip:#x} with its stack at {sp:#x}");
+            if coroutine.stack().contains(&sp) {
+                inside += 1;
+                assert!(first.contains(&outermost), "{place}: the trace of a coroutine ends at {outermost:#x}, not in {first:x?}");
+            } else {
+                outside += 1;
+                assert_eq!(outermost, thread, "{place}: the trace of a thread ends elsewhere");
+            }
+            if first.contains(&ip) {
+                at_first.push(ip - start);
+            }
+        }
+        assert!(inside > 20 && outside > 20, "{inside} and {outside} steps");
+        // All of `start` but its first instruction and its last, which nothing runs.
+        assert_eq!(at_first, [1, 5, 7, 12, 17]);
+    }
+}
