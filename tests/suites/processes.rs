@@ -44,6 +44,14 @@ fn another_fault_in_a_goroutine_is_not_called_an_overflow() {
     assert!(!ended.output.contains("overflowed"), "{}", ended.output);
 }
 
+/// As profilers do that sample by a signal.
+#[test]
+#[cfg_attr(any(gopark_sanitize = "thread", gopark_sanitize = "address"), ignore = "other code switches there, or a handler has more to do")]
+fn every_instruction_of_a_yield_a_spawn_a_join_and_a_park_can_be_unwound() {
+    let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_stepped")));
+    ended.assert_success();
+}
+
 #[test]
 fn a_panic_that_nobody_joins_is_printed_and_ends_only_its_goroutine() {
     let ended = run(&mut alone("panic-without-join"));

@@ -2,12 +2,19 @@
 
 use super::{Entry, Stop, machine, native, portable};
 use crate::stack::Stack;
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::cell::{Cell, RefCell};
 use core::hint::black_box;
 use core::ptr::{self, NonNull};
 use std::boxed::Box;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
+
+/// One test at a time: one of them plants breakpoints.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What both implementations offer.
 trait Switch: Sized + 'static {
@@ -171,6 +178,7 @@ fn trace_of<S: Switch>(seed: u64) -> Vec<(usize, u64)> {
 
 #[test]
 fn random_programs_go_the_same_way_with_both_switches() {
+    let _alone = alone();
     let mut longest = 0;
     for seed in 1..300 {
         let seed = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
@@ -244,6 +252,7 @@ fn leave_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
 
 #[test]
 fn registers_that_a_call_keeps_are_kept_on_both_sides() {
+    let _alone = alone();
     let coroutine = Coroutine::<native::Context>::new(|switch| {
         for marks in [[5, 6], [7, 8]] {
             assert_eq!(leave_with_marks(switch, marks), marks);
@@ -254,16 +263,42 @@ fn registers_that_a_call_keeps_are_kept_on_both_sides() {
     }
 }
 
+// An entry that notes its frame pointer and stack pointer.
+#[cfg(target_arch = "x86_64")]
+global_asm!(begin!("probe"), "mov [rdi], rbp", "mov [rdi + 8], rsp", "ret", end!("probe"));
+#[cfg(target_arch = "aarch64")]
+global_asm!(begin!("probe"), "hint #34", "mov x9, sp", "stp x29, x9, [x0]", "ret", end!("probe"));
+
 #[test]
-fn a_stack_is_aligned_for_the_widest_registers_that_the_abi_promises() {
-    #[repr(align(16))]
-    struct Aligned([u8; 16]);
-    let coroutine = Coroutine::<native::Context>::new(|_| {
-        let value = Aligned([1; 16]);
-        assert_eq!(black_box(ptr::from_ref(black_box(&value))).addr() % 16, 0);
-        assert_eq!(value.0[3], 1);
-    });
-    assert_eq!(coroutine.resume(), Stop::Returned);
+fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_pointers() {
+    let _alone = alone();
+    let entry: usize;
+    // SAFETY: computes an address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!(concat!("lea {}, [rip + ", symbol!("probe"), "]"), out(reg) entry)
+    };
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!(concat!("adrp {0}, ", symbol!("probe")), concat!("add {0}, {0}, :lo12:", symbol!("probe")), out(reg) entry)
+    };
+    let (switch, mut noted) = (native::Context::new(), [1usize; 2]);
+    let stack = std::vec![0u128; 1024];
+    let bounds = stack.as_ptr_range();
+    // SAFETY: the entry takes an address of two words. It returns before the stack is freed.
+    let stop = unsafe {
+        let entry = core::mem::transmute::<usize, Entry>(entry);
+        switch.start(Stack { base: bounds.end as usize, limit: bounds.start as usize }, entry, NonNull::from(&mut noted).cast());
+        switch.resume()
+    };
+    assert_eq!(stop, Stop::Returned);
+    let [fp, sp] = black_box(noted);
+    assert_eq!(fp, 0);
+    // A call pushes its return address on x86-64.
+    let pushed = if cfg!(target_arch = "x86_64") { size_of::<usize>() } else { 0 };
+    assert_eq!((sp + pushed) % 16, 0);
+    assert!(bounds.end as usize - sp <= 64, "{} bytes are used", bounds.end as usize - sp);
 }
 
 /// How numbers are rounded: a part of a control word.
@@ -285,6 +320,7 @@ fn set_rounding([sse, x87]: [u16; 2]) {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn control_words_of_the_floating_point_unit_are_the_threads_and_hold_across_switches() {
+    let _alone = alone();
     const UP: [u16; 2] = [0x4000, 0x0800];
     const DOWN: [u16; 2] = [0x2000, 0x0400];
     let coroutine = Coroutine::<native::Context>::new(|switch| {
@@ -304,22 +340,13 @@ fn control_words_of_the_floating_point_unit_are_the_threads_and_hold_across_swit
     assert_eq!((stop, seen, last), (Stop::Suspended(ptr::null_mut()), DOWN, Stop::Returned));
 }
 
-/// Unwinds at every instruction, in a handler of the signal that the trap flag raises.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
-mod steps {
+/// Traces by the unwinder that panics use.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod traces {
     use super::*;
     use core::ffi::{c_int, c_void};
-    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    const STEPS_MAX: usize = 8192;
     const DEPTH_MAX: usize = 100;
-    const TRAP_FLAG: i64 = 0x100;
-
-    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if the trace did not end.
-    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
-    static STEPS: AtomicUsize = AtomicUsize::new(0);
-    /// From which instruction on no more steps are made.
-    static END: AtomicUsize = AtomicUsize::new(0);
 
     unsafe extern "C" {
         fn _Unwind_Backtrace(each: extern "C" fn(*mut c_void, &mut Walk) -> c_int, walk: &mut Walk) -> c_int;
@@ -343,12 +370,51 @@ mod steps {
         if walk.depth == DEPTH_MAX { NORMAL_STOP } else { 0 }
     }
 
-    fn outermost() -> usize {
+    /// The outermost frame's address, 0 if a trace from here does not end.
+    pub(super) fn outermost() -> usize {
         let mut walk = Walk::default();
         // SAFETY: `each` takes what is passed for it.
         unsafe { _Unwind_Backtrace(each, &mut walk) };
         if walk.depth == DEPTH_MAX { 0 } else { walk.outermost }
     }
+
+    pub(super) fn handle_traps(handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)) {
+        // SAFETY: a handler that fits its flags; all of sigaction may be 0.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = handler as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            assert_eq!(libc::sigaction(libc::SIGTRAP, &action, ptr::null_mut()), 0);
+        }
+    }
+
+    #[test]
+    fn a_trace_ends_in_the_first_function_of_its_coroutine() {
+        let _alone = alone();
+        let end = Box::leak(Box::new(Cell::new(0)));
+        let coroutine = Coroutine::<native::Context>::new(|_| end.set(outermost()));
+        assert_eq!(coroutine.resume(), Stop::Returned);
+        let start = machine::start();
+        assert!((start..start + 32).contains(&end.get()), "{:#x} is not about {start:#x}", end.get());
+    }
+}
+
+/// Unwinds at every instruction, in a handler of the signal that the trap flag raises.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+mod steps {
+    use super::traces::{handle_traps, outermost};
+    use super::*;
+    use core::ffi::{c_int, c_void};
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    const STEPS_MAX: usize = 8192;
+    const TRAP_FLAG: i64 = 0x100;
+
+    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if the trace did not end.
+    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
+    static STEPS: AtomicUsize = AtomicUsize::new(0);
+    /// From which instruction on no more steps are made.
+    static END: AtomicUsize = AtomicUsize::new(0);
 
     extern "C" fn on_trap(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: a handler with SA_SIGINFO gets the registers of what it interrupts.
@@ -366,13 +432,7 @@ mod steps {
 
     /// Steps through the resumes of `coroutine` until it has returned.
     fn step(coroutine: &Coroutine<native::Context>) {
-        // SAFETY: a handler that fits its flags; all of sigaction may be 0.
-        unsafe {
-            let mut action: libc::sigaction = core::mem::zeroed();
-            action.sa_sigaction = on_trap as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO;
-            assert_eq!(libc::sigaction(libc::SIGTRAP, &action, ptr::null_mut()), 0);
-        }
+        handle_traps(on_trap);
         END.store(stop as *const () as usize, Relaxed);
         // SAFETY: from here on each instruction ends in the handler above.
         unsafe { asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
@@ -387,6 +447,7 @@ mod steps {
 
     #[test]
     fn a_trace_from_every_instruction_ends_where_its_stack_begins() {
+        let _alone = alone();
         let coroutine = Coroutine::<native::Context>::new(|switch| {
             // SAFETY: this is its stack.
             unsafe { switch.suspend(ptr::null_mut()) };
@@ -415,5 +476,96 @@ mod steps {
         assert!(inside > 20 && outside > 20, "{inside} and {outside} steps");
         // All of `start` but its first instruction and its last, which nothing runs.
         assert_eq!(at_first, [1, 5, 7, 12, 17]);
+    }
+}
+
+/// Unwinds at every instruction of the assembly, each of which is replaced by a breakpoint in turn.
+#[cfg(all(target_arch = "aarch64", target_os = "linux", target_env = "gnu"))]
+mod breakpoints {
+    use super::traces::{handle_traps, outermost};
+    use super::*;
+    use core::ffi::{c_int, c_void};
+    use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+    const BREAKPOINT: u32 = 0xd420_0000;
+
+    /// What a breakpoint stands in place of.
+    static ORIGINAL: AtomicU32 = AtomicU32::new(0);
+    /// At the last breakpoint: the instruction, the stack pointer, and the outermost frame's address.
+    static SEEN: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+
+    /// Puts `instruction` at `place`. Returns what was there.
+    fn write(place: usize, instruction: u32) -> u32 {
+        let instructions = place as *mut u32;
+        // SAFETY: the page was made writable, and no other thread runs this code.
+        unsafe {
+            let before = instructions.replace(instruction);
+            asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) place);
+            before
+        }
+    }
+
+    extern "C" fn on_breakpoint(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+        // SAFETY: a handler with SA_SIGINFO gets the registers of what it interrupts.
+        let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext };
+        for (word, value) in SEEN.iter().zip([registers.pc as usize, registers.sp as usize, outermost()]) {
+            word.store(value, Relaxed);
+        }
+        write(registers.pc as usize, ORIGINAL.load(Relaxed));
+    }
+
+    fn plant(place: usize) {
+        SEEN[0].store(0, Relaxed);
+        ORIGINAL.store(write(place, BREAKPOINT), Relaxed);
+    }
+
+    fn functions() -> [usize; 3] {
+        let (enter, leave);
+        // SAFETY: computes addresses.
+        unsafe {
+            asm!(
+                concat!("adrp {0}, ", symbol!("enter")), concat!("add {0}, {0}, :lo12:", symbol!("enter")),
+                concat!("adrp {1}, ", symbol!("leave")), concat!("add {1}, {1}, :lo12:", symbol!("leave")),
+                out(reg) enter, out(reg) leave,
+            )
+        };
+        [enter, leave, machine::start()]
+    }
+
+    #[test]
+    fn a_trace_from_every_instruction_ends_where_its_stack_begins() {
+        let _alone = alone();
+        let thread = outermost();
+        let [enter, leave, start] = functions();
+        handle_traps(on_breakpoint);
+        let first = start..start + 32;
+        // How many instructions each has, how many of its first and last ones do not run, and in which of two resumes it runs.
+        for (function, len, skipped, runs) in
+            [(enter, 10, 0, &[0, 1][..]), (leave, 10, 0, &[0, 1]), (start, 4, 1, &[0]), (start + 16, 3, 0, &[1])]
+        {
+            for (place, &run) in (skipped..len).flat_map(|i| runs.iter().map(move |run| (function + 4 * i, run))) {
+                let page = (place & !0xfff) as *mut c_void;
+                // SAFETY: the page stays executable, and its content as it is.
+                let writable = unsafe { libc::mprotect(page, 0x1000, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) };
+                assert_eq!(writable, 0);
+                let coroutine = Coroutine::<native::Context>::new(|switch| {
+                    // SAFETY: this is its stack.
+                    unsafe { switch.suspend(ptr::null_mut()) };
+                });
+                for now in 0..2 {
+                    if now == run {
+                        plant(place);
+                    }
+                    coroutine.resume();
+                }
+                let [ip, sp, outermost] = [0, 1, 2].map(|i| SEEN[i].load(Relaxed));
+                assert_eq!(ip, place, "{place:#x} does not run, in functions at {enter:#x}, {leave:#x} and {start:#x}");
+                if coroutine.stack().contains(&sp) {
+                    assert!(first.contains(&outermost), "{place:#x}, resume {run}: the trace of a coroutine ends at {outermost:#x}");
+                } else {
+                    assert_eq!(outermost, thread, "{place:#x}, resume {run}: the trace of a thread ends elsewhere");
+                }
+            }
+        }
     }
 }
