@@ -40,47 +40,6 @@ pub(crate) enum Stop {
     Returned,
 }
 
-/// A symbol of this version of the crate. Several versions may be linked into one program.
-macro_rules! symbol {
-    ($name:literal) => {
-        concat!(
-            "gopark_core_",
-            env!("CARGO_PKG_VERSION_MAJOR"),
-            "_",
-            env!("CARGO_PKG_VERSION_MINOR"),
-            "_",
-            env!("CARGO_PKG_VERSION_PATCH"),
-            "_switch_",
-            $name
-        )
-    };
-}
-
-/// Begins a function in assembly: in a section of its own, hidden from other modules, and the same as any copy that is linked too.
-macro_rules! begin {
-    ($name:literal) => {
-        concat!(
-            ".pushsection .text.",
-            symbol!($name),
-            ",\"ax\",%progbits\n.balign 16\n.weak ",
-            symbol!($name),
-            "\n.hidden ",
-            symbol!($name),
-            "\n.type ",
-            symbol!($name),
-            ",%function\n",
-            symbol!($name),
-            ":\n.cfi_startproc"
-        )
-    };
-}
-
-macro_rules! end {
-    ($name:literal) => {
-        concat!(".cfi_endproc\n.size ", symbol!($name), ", . - ", symbol!($name), "\n.popsection")
-    };
-}
-
 cfg_if::cfg_if! {
     if #[cfg(any(
         gopark_sanitize = "address",
@@ -90,6 +49,8 @@ cfg_if::cfg_if! {
 
         pub(crate) use portable::Context;
     } else {
+        #[macro_use]
+        mod assembly;
         #[cfg_attr(target_arch = "x86_64", path = "switch/x86_64.rs")]
         #[cfg_attr(target_arch = "aarch64", path = "switch/aarch64.rs")]
         mod machine;

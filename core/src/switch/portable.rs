@@ -11,10 +11,12 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 /// A word for the M.
 type Word = *mut ();
 
+type Body = Coroutine<(), Word, (), Stack>;
+
 /// See the module `switch`.
 pub(crate) struct Context {
     /// Taken apart by hand when it has returned. One that has not cannot be dropped.
-    coroutine: UnsafeCell<Option<ManuallyDrop<Coroutine<(), Word, (), Stack>>>>,
+    coroutine: UnsafeCell<Option<ManuallyDrop<Body>>>,
     /// Where the context suspends itself. Its first instructions set it.
     yielder: UnsafeCell<*const Yielder<(), Word>>,
 }
@@ -39,7 +41,7 @@ impl Context {
             unsafe { entry(argument) };
         };
         // SAFETY: the closure borrows nothing, and a coroutine is never dropped before it has returned.
-        let coroutine = ManuallyDrop::new(unsafe { Coroutine::with_stack_unchecked(stack, body) });
+        let coroutine = ManuallyDrop::new(unsafe { Body::with_stack_unchecked(stack, body) });
         // SAFETY: the caller's promise.
         unsafe { *self.coroutine.get() = Some(coroutine) };
     }
