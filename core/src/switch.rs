@@ -51,10 +51,19 @@ cfg_if::cfg_if! {
     } else {
         #[macro_use]
         mod assembly;
-        #[cfg_attr(target_arch = "x86_64", path = "switch/x86_64.rs")]
-        #[cfg_attr(target_arch = "aarch64", path = "switch/aarch64.rs")]
-        mod machine;
         mod native;
+
+        cfg_if::cfg_if! {
+            if #[cfg(target_arch = "x86_64")] {
+                mod x86_64;
+
+                use x86_64 as machine;
+            } else {
+                mod aarch64;
+
+                use aarch64 as machine;
+            }
+        }
 
         // ThreadSanitizer would have to be told of the switches here.
         #[cfg(all(test, not(loom), not(gopark_sanitize = "thread")))]

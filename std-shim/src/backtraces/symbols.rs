@@ -158,7 +158,8 @@ fn role_by_file(name: &str, file: &str) -> Role {
         (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
         (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => Role::Start,
         (Some(_), _) | (_, Some(_)) => Role::Gopark,
-        _ if file.contains("/corosensei-") => Role::Gopark,
+        // What is in assembly has no file.
+        _ if name.starts_with("gopark_core_") || file.contains("/corosensei-") => Role::Gopark,
         _ => Role::User,
     }
 }
@@ -260,6 +261,7 @@ mod tests {
             ("__rust_begin_short_backtrace<server::main::{closure_env#0}, ()>", gopark("goroutine.rs"), Role::Start),
             ("run<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Gopark),
             ("coroutine_func<()>", "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(), Role::Gopark),
+            ("gopark_core_0_1_0_switch_start", String::new(), Role::Gopark),
             ("catch_unwind<()>", "/rustc/0123/library/std/src/panic.rs".into(), Role::Std),
             ("call_once<()>", "/rustc/0123/library/core/src/ops/function.rs".into(), Role::Std),
             ("{closure#0}", "/home/x/server/src/main.rs".into(), Role::User),

@@ -61,7 +61,7 @@ impl Unwinder {
                 break;
             }
             let next = self.modules.tables.unwind_frame(address, &mut registers, &mut self.cache, &mut |address| word(stack, address));
-            // A goroutine's first frame takes the base for its caller's stack, which it is not.
+            // The first frame of another library's coroutine takes the base for its caller's stack, which it is not.
             let on_this_stack = registers.sp() < base;
             match next.ok().flatten().filter(|_| on_this_stack).and_then(FrameAddress::from_return_address) {
                 Some(caller) => address = caller,
