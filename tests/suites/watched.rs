@@ -33,6 +33,17 @@ fn an_ordinary_thread_that_waits_for_nobody_is_a_deadlock_too() {
 }
 
 #[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
+)]
+fn a_deadlock_of_a_thread_is_found_though_everything_has_slept_before() {
+    let ended = watched("deadlock-of-a-thread-later");
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("all goroutines are asleep - deadlock!");
+}
+
+#[test]
 fn a_thread_that_could_wake_somebody_is_waited_for() {
     let ended = watched("rescue");
     ended.assert_success();

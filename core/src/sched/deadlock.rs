@@ -40,16 +40,22 @@ impl Sched {
     }
 
     fn look_for_deadlock(&'static self, system: &'static dyn Observe) -> bool {
-        let doubt = self.seems_dead();
-        if doubt && self.is_dead(system) {
+        let still = self.is_still();
+        if still && self.has_sleepers() && self.is_dead(system) {
             (self.config.report)(self, Report::Deadlock);
         }
-        doubt
+        // Also without sleepers: an ordinary thread that begins to wait does not wake sysmon.
+        still
+    }
+
+    /// Whether a goroutine or a thread waits in this library.
+    fn has_sleepers(&self) -> bool {
+        self.num_goroutines() > 0 || self.outside.dormant.load(Ordering::Acquire) > 0
     }
 
     /// Whether nothing within the scheduler will wake anybody.
     #[doc(alias = "checkdead")]
-    fn seems_dead(&'static self) -> bool {
+    fn is_still(&'static self) -> bool {
         let ticks = self.ticks();
         self.idlers.all_idle(self.config.procs)
             && self.ms().all(|m| m.wake.is_asleep())
@@ -58,7 +64,6 @@ impl Sched {
             && self.ps.iter().all(|p| p.ring.is_empty() && p.timers.next().is_none())
             && self.pool.jobs.load(Ordering::Acquire) == 0
             && self.num_poll_waiters() == 0
-            && (self.num_goroutines() > 0 || self.outside.dormant.load(Ordering::Acquire) > 0)
             && self.idlers.all_idle(self.config.procs)
             && self.ticks() == ticks
     }
@@ -68,7 +73,7 @@ impl Sched {
         let pool = self.pool.threads.load(Ordering::Acquire);
         let dormant = self.outside.dormant.load(Ordering::Acquire).max(0) as usize;
         let accounted = self.ms().count() + 1 + pool + dormant + self.trace_readers();
-        system.threads() == Some(accounted) && self.seems_dead()
+        system.threads() == Some(accounted) && self.has_sleepers() && self.is_still()
     }
 
     fn ticks(&self) -> u64 {

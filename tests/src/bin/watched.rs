@@ -19,6 +19,7 @@ fn main() {
     match program.as_str() {
         "deadlock" => deadlock(),
         "deadlock-of-a-thread" => deadlock_of_a_thread(),
+        "deadlock-of-a-thread-later" => deadlock_of_a_thread_later(),
         "rescue" => rescue(),
         "abandoned" => abandoned(),
         "asleep" => asleep(),
@@ -59,6 +60,13 @@ fn deadlock() {
 }
 
 fn deadlock_of_a_thread() {
+    wait_for(&Sema::new(gopark::scheduler()));
+}
+
+/// It begins to wait when all else has slept for long.
+fn deadlock_of_a_thread_later() {
+    Builder::new().max_procs(1).start().unwrap();
+    thread::sleep(Duration::from_millis(500));
     wait_for(&Sema::new(gopark::scheduler()));
 }
 
