@@ -66,6 +66,8 @@ for poller in "$@"; do
     suite "counts" counts
     suite "what is seen and said" watched
     suite "starts and settings" starts
+    suite "where the system shows little" blind
+    suite "hangs" hangs
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
     for pollers in 1 2; do

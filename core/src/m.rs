@@ -18,7 +18,7 @@
 use crate::g::GRef;
 use crate::lease::Lease;
 use crate::metrics::Latencies;
-use crate::p::{Count, P};
+use crate::p::{Count, Lately, P};
 use crate::runq::{GList, Inbox};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
 use crate::trace::Running;
@@ -43,6 +43,8 @@ pub(crate) struct M {
     pub(crate) allowance: AtomicU32,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
+    /// Since when one goroutine keeps it, if that is long. Written by sysmon.
+    pub(crate) kept: Lately,
     /// When its P was last taken, if there is a trace. Written by the taker.
     pub(crate) p_taken: AtomicI64,
     pub(crate) counts: Counts,
@@ -70,6 +72,8 @@ pub(crate) struct Counts {
     pub(crate) steals: Count,
     /// The length of the home queue a few turns ago.
     pub(crate) queued: Count,
+    /// Goroutines of `go_local` that have not run yet.
+    pub(crate) unstarted: Count,
 }
 
 // SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread, and `link` under a lock; the rest is atomics.
@@ -106,6 +110,7 @@ impl M {
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
             thread: AtomicU32::new(0),
+            kept: Lately::new(),
             p_taken: AtomicI64::new(0),
             counts: Counts {
                 promises: Count::new(),
@@ -119,6 +124,7 @@ impl M {
                 readied: Count::new(),
                 steals: Count::new(),
                 queued: Count::new(),
+                unstarted: Count::new(),
             },
             latencies: Latencies::new(),
             home: UnsafeCell::new(Home {

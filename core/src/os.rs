@@ -68,8 +68,9 @@ pub type Nanos = i64;
 pub enum Doing {
     /// It runs, or would if a CPU were free.
     Running,
-    /// It waits inside the system call of this number.
-    Blocked(u32),
+    /// It waits in the system: inside the call of this number. `None` if the system does not say
+    /// which, or it waits elsewhere, as for a page.
+    Blocked(Option<u32>),
     /// The system does not say.
     Unknown,
 }
@@ -113,7 +114,7 @@ pub unsafe trait Os: Sync {
     /// What a thread of this process is doing.
     fn doing(&self, thread: u32) -> Doing;
 
-    /// How many nanoseconds a thread of this process has run on a CPU.
+    /// How many nanoseconds a thread of this process has run on a CPU. 0 if the system does not say.
     fn cpu_time(&self, thread: u32) -> Nanos;
 
     /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
@@ -173,7 +174,7 @@ pub unsafe trait Os: Sync {
 
 /// What the system says of a process to those who watch it. The scheduler runs without it: whoever asks for what needs it brings it along.
 pub trait Observe: Sync {
-    /// How many threads the process has. `None` if the system does not say: then nobody can tell that all of them are asleep for ever.
+    /// How many threads the process has. `None` if the system does not say: then no deadlock is found.
     fn threads(&self) -> Option<usize>;
 
     /// Copies memory of this process that other threads may be writing to, from `start` on. How many bytes it could: none if the system does

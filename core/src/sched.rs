@@ -51,7 +51,7 @@ mod models;
 pub(crate) use start::Start;
 
 pub use crate::trail::Place;
-pub use census::{Goroutine, Identity, State, Stopped, Wait};
+pub use census::{Behind, Goroutine, Identity, State, Stopped, Wait};
 pub use deadlock::Deadlocks;
 pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
@@ -450,6 +450,7 @@ impl Sched {
         let Some(current) = self.current() else { return Err(g) };
         let m = self.m_of(current);
         g.set_home(m.index);
+        m.counts.unstarted.bump();
         self.measure_g(&g, &mut None);
         let here = self.here();
         self.trace_spawn(&g, here.as_deref());

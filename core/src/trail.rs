@@ -153,7 +153,8 @@ pub(crate) struct Trail {
 pub(crate) struct Traces {
     pub(crate) reason: Reason,
     pub(crate) about: i64,
-    /// Roughly; 0 if nobody keeps the time.
+    /// Since when it waits, for what it waits for or for its turn. Roughly; 0 without sysmon, which
+    /// keeps the time.
     pub(crate) since: Nanos,
     pub(crate) place: Place,
 }
@@ -178,6 +179,12 @@ impl Trail {
         self.reason.store(reason as u8, Ordering::Relaxed);
         self.about.store(about, Ordering::Relaxed);
         self.since.store(since, Ordering::Relaxed);
+    }
+
+    /// Another thread readies the goroutine: it waits for its turn from now on.
+    #[inline]
+    pub(crate) fn readied(&self, now: Nanos) {
+        self.since.store(now, Ordering::Relaxed);
     }
 
     /// The goroutine is about to stop at `place`.

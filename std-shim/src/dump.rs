@@ -3,7 +3,7 @@
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, sched};
 use gopark_core::os::{Doing, Mode, Nanos};
-use gopark_core::sched::{Goroutine, Sched, State, Wait};
+use gopark_core::sched::{Behind, Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
@@ -18,6 +18,9 @@ use std::thread;
 ///
 /// Calls are shown with the feature `backtrace`, a default one, on x86-64 and aarch64: as names if the program has symbols, and with inlined functions,
 /// files and lines if it has debug information (`debug = "line-tables-only"` in the profile is enough). How gopark itself parks is left out.
+///
+/// A goroutine that could run, but whose thread another one keeps, says so:
+/// `[runnable, 2s, its thread is kept by goroutine 2 "logger" in futex]`.
 ///
 /// Goroutines that have not started yet on a thread that another keeps busy are only counted. How long a goroutine waits is known to a
 /// millisecond, and not at all without [`sysmon`](crate::Builder::sysmon).
@@ -104,7 +107,7 @@ struct Entry<'a> {
 
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, state, stack, touched, .. } = self.goroutine;
+        let Goroutine { id, name, state, behind, stack, touched, .. } = self.goroutine;
         write!(f, "goroutine {id}")?;
         if let Some(name) = name {
             write!(f, " \"{name}\"")?;
@@ -112,7 +115,17 @@ impl fmt::Display for Entry<'_> {
         write!(f, " [")?;
         match state {
             State::New => write!(f, "runnable, not started")?,
-            State::Runnable => write!(f, "runnable")?,
+            State::Runnable => {
+                write!(f, "runnable")?;
+                if let Some(Behind { id, name, doing, since }) = behind {
+                    write!(f, ", {}, its thread is kept by goroutine {id}", Span(self.now - since))?;
+                    name.iter().try_for_each(|name| write!(f, " \"{name}\""))?;
+                    match doing {
+                        Doing::Blocked(Some(call)) => write!(f, " in {}", Call(*call))?,
+                        doing => write!(f, " {}", Does(*doing))?,
+                    }
+                }
+            }
             State::Running { thread, doing } => write!(f, "running, thread {thread} {}", Does(*doing))?,
             State::Waiting { wait, since } => {
                 write!(f, "{wait}")?;
@@ -172,10 +185,26 @@ impl fmt::Display for Does {
         match self.0 {
             Doing::Running => f.write_str("computing"),
             Doing::Unknown => f.write_str("somehow busy"),
-            Doing::Blocked(number) => match syscalls::Sysno::new(number as usize) {
-                Some(call) => write!(f, "in system call {call}"),
-                None => write!(f, "in system call {number}"),
-            },
+            Doing::Blocked(Some(number)) => write!(f, "in system call {}", Call(number)),
+            Doing::Blocked(None) => f.write_str("in a system call"),
+        }
+    }
+}
+
+/// A system call, by name if it has one.
+pub(crate) struct Call(pub(crate) u32);
+
+impl Call {
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        syscalls::Sysno::new(self.0 as usize).map(|call| call.name())
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "{}", self.0),
         }
     }
 }

@@ -46,6 +46,7 @@ pub struct Builder {
     no_sysmon: bool,
     migrate: bool,
     stall_after: Option<Duration>,
+    reports: Option<bool>,
     shrink: Option<(Duration, Duration)>,
     on_stall: Option<OnStall>,
     dump_on: Option<i32>,
@@ -62,6 +63,7 @@ impl fmt::Debug for Builder {
             no_sysmon,
             migrate,
             stall_after,
+            reports,
             shrink,
             on_stall: _,
             dump_on,
@@ -75,6 +77,7 @@ impl fmt::Debug for Builder {
             .field("sysmon", &!no_sysmon)
             .field("migrate", migrate)
             .field("stall_after", stall_after)
+            .field("reports", reports)
             .field("shrink_stacks", shrink)
             .field("dump_on", dump_on)
             .finish_non_exhaustive()
@@ -158,8 +161,13 @@ impl Builder {
         self
     }
 
-    /// Reports a goroutine that keeps its thread for longer than this: once each time, to [`on_stall`](Self::on_stall), or else as a line on
-    /// stderr. Off by default. Seen to about a millisecond. Needs [`sysmon`](Self::sysmon).
+    /// Reports every goroutine that keeps its thread for longer than this, whether it computes or is
+    /// blocked in the system: once each time, to [`on_stall`](Self::on_stall), or else as a line on
+    /// stderr. Seen to about a millisecond, from 10 ms on. Needs [`sysmon`](Self::sysmon).
+    ///
+    /// Default: what is blocked for a second while goroutines that can run on that thread only are
+    /// ready. Stderr then gets one line for each spawn site, and at most five a minute;
+    /// [`reports`](Self::reports) turns them off.
     ///
     /// ```
     /// use std::time::Duration;
@@ -169,6 +177,21 @@ impl Builder {
     /// ```
     pub fn stall_after(mut self, limit: Duration) -> Self {
         self.stall_after = Some(limit);
+        self
+    }
+
+    /// Whether stderr gets what the program has not asked for: goroutines that are blocked for a second
+    /// while others wait, threads that are used up, and, at the start, what the system refuses to tell.
+    /// Default: `GOPARK_REPORTS` (`on` or `off`) from the environment, or else on. What
+    /// [`stall_after`](Self::stall_after) asks for is reported in any case, as is a deadlock, which ends
+    /// the process.
+    ///
+    /// ```
+    /// gopark::Builder::new().reports(false).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn reports(mut self, on: bool) -> Self {
+        self.reports = Some(on);
         self
     }
 
@@ -232,7 +255,8 @@ impl Builder {
         if RUNTIME.get().is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
         }
-        let config = self.config()?;
+        let unasked = report::are_wanted(self.reports)?;
+        let config = self.config(unasked)?;
         let signals = signals::wanted(self.dump_on)?;
         if self.no_sysmon && !signals.is_empty() {
             return Err(io::Error::new(
@@ -257,8 +281,10 @@ impl Builder {
         // From here on nothing fails.
         handlers.keep();
         // No goroutine can stall before `RUNTIME` is set.
-        if let Some(tell) = &self.on_stall {
-            _ = report::ON_STALL.set(tell.clone());
+        let on_stall = self.on_stall.clone();
+        _ = report::SETTINGS.set(report::Settings { unasked, unasked_stalls: self.stall_after.is_none(), on_stall });
+        if unasked && config.sysmon {
+            report::tell_what_is_off();
         }
         if let Some(trace) = trace {
             trace.begin(sched);
@@ -273,7 +299,7 @@ impl Builder {
         Ok(())
     }
 
-    fn config(&self) -> io::Result<Config> {
+    fn config(&self, unasked: bool) -> io::Result<Config> {
         let procs = match self.max_procs {
             Some(n) => n,
             None => default_procs()?,
@@ -304,7 +330,11 @@ impl Builder {
             return invalid("stall_after and shrink_stacks need sysmon, which is off".into());
         }
         let guard_size = self.guard_size;
-        let stalls = self.stall_after.map(|limit| Stalls::after(duration_nanos(limit)));
+        let stalls = match self.stall_after {
+            Some(limit) => Some(Stalls::after(duration_nanos(limit))),
+            None if unasked || self.on_stall.is_some() => Some(Stalls::blocked(duration_nanos(report::BLOCKED_FOR))),
+            None => None,
+        };
         let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
         let config =

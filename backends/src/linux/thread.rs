@@ -84,21 +84,43 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// The kernel says `running`, or the number of the system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
+/// `syscall` says `running`, or the number of the system call that the thread sleeps in, or -1 if it
+/// sleeps elsewhere (a page fault). In a process that is not dumpable only root may read it, but
+/// everybody may read `stat`, which says whether the thread sleeps.
 pub(super) fn doing(thread: u32) -> Doing {
     let mut buffer = [0; 200];
     match read_file(format_args!("/proc/self/task/{}/syscall", thread as usize), &mut buffer) {
         Some([b'r', ..]) => Doing::Running,
-        text => text.and_then(number).map_or(Doing::Unknown, Doing::Blocked),
+        Some(text @ [_, ..]) => Doing::Blocked(number(text)),
+        _ => doing_by_state(thread),
     }
 }
 
-/// How many threads this process has: the twentieth field of its `stat`, whose second, the name in brackets, may hold anything.
+fn doing_by_state(thread: u32) -> Doing {
+    let mut buffer = [0; STAT_MAX];
+    let stat = read_file(format_args!("/proc/self/task/{}/stat", thread as usize), &mut buffer);
+    match stat.and_then(|stat| field_after_name(stat, 0)) {
+        Some(b"S" | b"D") => Doing::Blocked(None),
+        Some(b"R" | b"T" | b"t") => Doing::Running,
+        _ => Doing::Unknown,
+    }
+}
+
+/// How many threads this process has.
 pub(super) fn count() -> Option<usize> {
-    let mut buffer = [0; 1024];
+    let mut buffer = [0; STAT_MAX];
     let stat = read_file(format_args!("/proc/self/stat"), &mut buffer)?;
-    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
-    number(after_name.split(|&byte| byte == b' ').nth(18)?).map(|count| count as usize)
+    number(field_after_name(stat, 17)?).map(|count| count as usize)
+}
+
+/// More than the fields of a `stat` take.
+const STAT_MAX: usize = 1024;
+
+/// A field of a `stat`, counted from the one behind the name. The name stands in brackets, and may
+/// hold anything.
+fn field_after_name(stat: &[u8], index: usize) -> Option<&[u8]> {
+    let fields = stat.rsplit(|&byte| byte == b')').next()?.strip_prefix(b" ")?;
+    fields.split(|&byte| byte == b' ').nth(index)
 }
 
 /// The clock of a thread's CPU time. The kernel makes its number from the thread's: three bits say which clock it is.

@@ -9,6 +9,7 @@ use crate::g::{G, Pinned, Status};
 use crate::m::M;
 use crate::os::{Doing, Mode, Nanos, Observe};
 use crate::polldesc::PollDesc;
+use crate::sync::Ordering;
 use crate::trail::{Place, Reason, Traces};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -26,6 +27,8 @@ pub struct Goroutine<'a> {
     pub site: &'static Location<'static>,
     /// What it did.
     pub state: State,
+    /// Who keeps its thread, if it waits for its turn and that lasts.
+    pub behind: Option<Behind>,
     /// Bytes of stack in use. 0 if it ran or has not started.
     pub stack: usize,
     /// Bytes of memory behind the stack, the most that it has used so far, or whoever had the stack before. `None` if the system does not say, if
@@ -77,6 +80,19 @@ pub enum State {
         /// Since when; `None` without sysmon, which keeps the time. As exact as sysmon looks: a millisecond.
         since: Option<Nanos>,
     },
+}
+
+/// The goroutine that keeps the thread on which another one waits for its turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Behind {
+    /// Its number.
+    pub id: u64,
+    /// The name it was given.
+    pub name: Option<Arc<str>>,
+    /// What its thread does.
+    pub doing: Doing,
+    /// Since when it keeps the other one waiting. As exact as sysmon looks: 10 milliseconds.
+    pub since: Nanos,
 }
 
 /// What a goroutine waits for.
@@ -151,7 +167,8 @@ impl Sched {
     /// thread, are in no queue that others may look into; they are missing.
     pub fn census(&'static self, stacks: Option<&dyn Observe>, mut see: impl FnMut(&Goroutine<'_>)) {
         let mut memory = Vec::new();
-        self.each_started(true, |g| see(&self.look_at_g(&g, stacks, &mut memory)));
+        let keepers = self.keepers();
+        self.each_started(true, |g| see(&self.look_at_g(&g, &keepers, stacks, &mut memory)));
         self.unstarted().iter().for_each(see);
     }
 
@@ -170,12 +187,36 @@ impl Sched {
         }
     }
 
-    fn look_at_g<'a>(&'static self, g: &G, stacks: Option<&dyn Observe>, memory: &'a mut Vec<u8>) -> Goroutine<'a> {
+    /// The goroutines that have kept their Ms for long, by the index of the M.
+    fn keepers(&'static self) -> Vec<(usize, Behind)> {
+        let kept = |m: &M| m.kept.get() > 0 && m.lease.is_outside();
+        let mut keepers = Vec::new();
+        if self.ms().any(kept) {
+            self.each_started(true, |g| {
+                if g.status() == Status::Running && kept(self.m_of(&g)) {
+                    let m = self.m_of(&g);
+                    let doing = self.os.doing(m.thread.load(Ordering::Relaxed));
+                    keepers.push((m.index, Behind { id: g.id(), name: g.name(), doing, since: m.kept.get() }));
+                }
+            });
+        }
+        keepers
+    }
+
+    fn look_at_g<'a>(
+        &'static self,
+        g: &G,
+        keepers: &[(usize, Behind)],
+        stacks: Option<&dyn Observe>,
+        memory: &'a mut Vec<u8>,
+    ) -> Goroutine<'a> {
         let (state, place) = self.state_of(g, stacks, memory);
         let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
         let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
         let touched = place.zip(stacks).and_then(|(place, system)| self.arena.resident_in(self.arena.slot_of(place.sp)?, system));
-        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, stack, touched, stopped }
+        let keeper = keepers.iter().find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
+        let behind = keeper.map(|(_, keeper)| Behind { since: keeper.since.max(g.trail.read().since), ..keeper.clone() });
+        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, behind, stack, touched, stopped }
     }
 
     /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
@@ -201,7 +242,7 @@ impl Sched {
 
     fn running(&self, g: &G) -> State {
         let thread = match self.ms().find(|m| is_on(g, m)) {
-            Some(m) => m.thread.load(crate::sync::Ordering::Relaxed),
+            Some(m) => m.thread.load(Ordering::Relaxed),
             None => 0,
         };
         State::Running { thread, doing: self.os.doing(thread) }
@@ -248,6 +289,7 @@ impl Sched {
                     name: g.name(),
                     site: g.site(),
                     state: State::New,
+                    behind: None,
                     stack: 0,
                     touched: None,
                     stopped: None,
@@ -264,7 +306,7 @@ impl Sched {
 
     /// Goroutines at home on `m` that wait for their turn.
     pub(super) fn waiting_for(&'static self, m: &M) -> usize {
-        let mut count = 0;
+        let mut count = m.counts.unstarted.get() as usize;
         self.each_started(false, |g| count += usize::from(g.home() == Some(m.index) && g.status() == Status::Runnable));
         count
     }

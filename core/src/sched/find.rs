@@ -62,6 +62,9 @@ impl Sched {
         if !g.started() {
             let slot = self.arena.take(&mut here.p.slots.lock());
             g.start(slot, self.arena.stack(slot), self.arena.anchor(slot));
+            if g.home().is_some() {
+                here.m.counts.unstarted.set(here.m.counts.unstarted.get() - 1);
+            }
             if !self.config.migrate {
                 g.set_home(here.m.index);
             }

@@ -1,9 +1,10 @@
-//! Stalls: goroutines that keep their threads for longer than the program finds right.
+//! Stalls: goroutines that keep their threads for longer than the program finds right, or that sit
+//! in the system while others wait.
 
 use super::{Report, Sched};
 use crate::m::M;
 use crate::os::{Doing, Nanos};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use alloc::sync::Arc;
 use core::fmt;
 use core::panic::Location;
@@ -34,7 +35,8 @@ impl fmt::Display for Stall {
         write!(f, ", spawned at {}, keeps its thread for {} ms ", self.site, self.lasts / 1_000_000)?;
         match self.doing {
             Doing::Running => f.write_str("computing")?,
-            Doing::Blocked(number) => write!(f, "in system call {number}")?,
+            Doing::Blocked(Some(number)) => write!(f, "in system call {number}")?,
+            Doing::Blocked(None) => f.write_str("in a system call")?,
             Doing::Unknown => f.write_str("so far")?,
         }
         match self.waiting {
@@ -52,13 +54,19 @@ impl fmt::Display for Stall {
 #[derive(Clone, Copy, Debug)]
 pub struct Stalls {
     after: Nanos,
-    tell: fn(&'static Sched, &M, Nanos),
+    tell: fn(&'static Sched, &M, Nanos, &dyn Fn() -> bool) -> bool,
 }
 
 impl Stalls {
     /// Those that have lasted for so long.
     pub fn after(after: Nanos) -> Self {
         Stalls { after, tell: Sched::tell_stall }
+    }
+
+    /// Those that have lasted for so long and are blocked in the system, while goroutines that can run
+    /// on that thread only are ready.
+    pub fn blocked(after: Nanos) -> Self {
+        Stalls { after, tell: Sched::tell_blocked }
     }
 }
 
@@ -67,36 +75,81 @@ pub(super) struct Stray {
     pub(super) m: usize,
     /// Since when its goroutine keeps it.
     pub(super) since: Nanos,
-    /// Whether that was reported.
-    pub(super) told: bool,
+    /// Whether it was blocked when it lost its P, as far as its CPU clock says.
+    pub(super) still: bool,
+    pub(super) next_report: NextReport,
 }
+
+/// How long a stall has to last before sysmon looks whether it is to be reported. 0: as long as
+/// `Config::stalls` says.
+#[derive(Clone, Copy, Default)]
+pub(super) struct NextReport(Nanos);
+
+/// A stall that is not reported is looked at again when it has lasted twice as long, but at least
+/// this often: a goroutine that waits may be readied at any time, and a look walks over all stacks.
+const LONGEST_PAUSE: Nanos = 10_000_000_000;
+
+/// For how long the CPU clock of a thread that is blocked stands still at least, where the clock is
+/// all there is. That of a thread that waits for a CPU does so as well, for the turns of others.
+pub(super) const STILL: Nanos = 4_000_000;
 
 impl Sched {
     /// Whether the M is still away.
     pub(super) fn is_astray(&'static self, stray: &mut Stray, now: Nanos) -> bool {
         let m = self.m(stray.m);
-        let away = m.lease.is_taken() && m.lease.is_outside();
-        if away {
-            self.tell_stall_once(m, now - stray.since, &mut stray.told);
+        let away = || m.lease.is_taken() && m.lease.is_outside();
+        if away() {
+            m.kept.set(stray.since);
+            self.tell_if_due(m, now - stray.since, &mut stray.next_report, &away);
         }
-        away
+        if !away() {
+            m.kept.set(0);
+        }
+        away()
     }
 
-    /// Reports what runs on `m` if that has kept it for too long, once.
-    pub(super) fn tell_stall_once(&'static self, m: &M, lasts: Nanos, told: &mut bool) {
-        if let Some(stalls) = self.config.stalls.filter(|stalls| !*told && lasts >= stalls.after) {
-            *told = true;
-            (stalls.tell)(self, m, lasts);
+    /// Reports what runs on `m` once, if that has kept it for too long. `lasts_on` says whether it
+    /// still does.
+    pub(super) fn tell_if_due(&'static self, m: &M, lasts: Nanos, next: &mut NextReport, lasts_on: &dyn Fn() -> bool) {
+        if let Some(stalls) = self.config.stalls.filter(|stalls| lasts >= stalls.after.max(next.0)) {
+            let told = (stalls.tell)(self, m, lasts, lasts_on);
+            next.0 = if told { Nanos::MAX } else { lasts + lasts.min(LONGEST_PAUSE) };
         }
     }
 
-    fn tell_stall(&'static self, m: &M, lasts: Nanos) {
-        let doing = self.os.doing(m.thread.load(Ordering::Relaxed));
-        let mut stall = None;
-        self.with_running_on(m, |g| stall = Some(Stall { id: g.id(), name: g.name(), site: g.site(), lasts, doing, waiting: 0 }));
-        if let Some(mut stall) = stall {
-            stall.waiting = self.waiting_for(m);
+    fn tell_stall(&'static self, m: &M, lasts: Nanos, _: &dyn Fn() -> bool) -> bool {
+        if let Some(stall) = self.stall_on(m, lasts, self.os.doing(m.thread.load(Ordering::Relaxed))) {
             (self.config.report)(self, Report::Stall(&stall));
         }
+        true
+    }
+
+    fn tell_blocked(&'static self, m: &M, lasts: Nanos, lasts_on: &dyn Fn() -> bool) -> bool {
+        let thread = m.thread.load(Ordering::Relaxed);
+        let doing = match self.os.doing(thread) {
+            Doing::Unknown if self.stands_still(thread) => Doing::Blocked(None),
+            doing => doing,
+        };
+        let blocked = matches!(doing, Doing::Blocked(_));
+        let stall = if blocked { self.stall_on(m, lasts, doing) } else { None };
+        match stall.filter(|stall| stall.waiting > 0 && lasts_on()) {
+            Some(stall) => (self.config.report)(self, Report::Stall(&stall)),
+            None => return false,
+        }
+        true
+    }
+
+    /// What runs on `m` now.
+    fn stall_on(&'static self, m: &M, lasts: Nanos, doing: Doing) -> Option<Stall> {
+        let mut stall = None;
+        self.with_running_on(m, |g| stall = Some(Stall { id: g.id(), name: g.name(), site: g.site(), lasts, doing, waiting: 0 }));
+        stall.map(|stall| Stall { waiting: self.waiting_for(m), ..stall })
+    }
+
+    /// Whether a thread uses no CPU for a while. Keeps sysmon as long.
+    fn stands_still(&self, thread: u32) -> bool {
+        let before = self.os.cpu_time(thread);
+        self.os.futex_wait(&AtomicU32::new(0), 0, Some(STILL));
+        before > 0 && self.os.cpu_time(thread) == before
     }
 }

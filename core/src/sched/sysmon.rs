@@ -17,7 +17,7 @@
 
 use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
-use super::stall::{Stall, Stray};
+use super::stall::{NextReport, STILL, Stall, Stray};
 use super::{Sched, SharedPoller};
 use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Nanos};
@@ -63,7 +63,7 @@ const ASLEEP: u32 = 1;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Report<'a> {
-    /// A goroutine keeps its thread: told once, when it has done so for as long as `Config::stalls` says.
+    /// A goroutine keeps its thread, as `Config::stalls` says: told once.
     Stall(&'a Stall),
     /// Somebody has called [`Sched::ask`].
     Asked,
@@ -142,12 +142,44 @@ struct Sight {
     m: usize,
     tick: u64,
     ran: Nanos,
-    /// The CPU time of its M when that had first run for too long, or 0.
-    cpu: Nanos,
+    /// The CPU clock of its M's thread, once that has run for too long.
+    clock: Option<Clock>,
     polls: u64,
     polled: Nanos,
-    /// Whether its stall was reported.
-    told: bool,
+    next_report: NextReport,
+    /// Whether `M::kept` says since when.
+    kept: bool,
+}
+
+impl Sight {
+    /// What is seen of a P that has just got its M, or whose M has just taken up a goroutine.
+    fn new(m: usize, tick: u64, polls: u64, now: Nanos) -> Self {
+        Sight { m, tick, ran: now, clock: None, polls, polled: now, next_report: NextReport::default(), kept: false }
+    }
+}
+
+/// The CPU time of a thread that may have to lose its P.
+struct Clock {
+    /// What it showed at first, and when.
+    first: Nanos,
+    since: Nanos,
+    /// What it showed last, and since when.
+    last: Nanos,
+    stands: Nanos,
+    /// Whether the clock is all that the system says of the thread.
+    alone: bool,
+}
+
+impl Clock {
+    fn new(time: Nanos, now: Nanos, alone: bool) -> Self {
+        Clock { first: time, since: now, last: time, stands: now, alone }
+    }
+
+    fn shows(&mut self, time: Nanos, now: Nanos) {
+        if time != self.last {
+            (self.last, self.stands) = (time, now);
+        }
+    }
 }
 
 /// What sysmon keeps from look to look.
@@ -221,7 +253,7 @@ impl Sched {
     /// What its thread does.
     pub(super) fn watch(&'static self) -> ! {
         let now = self.os.now();
-        let sight = |_| Sight { m: usize::MAX, tick: 0, ran: now, cpu: 0, polls: 0, polled: now, told: false };
+        let sight = |_| Sight::new(usize::MAX, 0, 0, now);
         let sights = self.ps.iter().map(sight).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
         let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace, pool: PoolWatch::default() };
@@ -234,6 +266,10 @@ impl Sched {
             self.lately.set(now);
             self.trace_if_due(&mut watch.trace, now);
             pace.after(self.look(&mut watch, now));
+            let undecided = |clock: &Clock| clock.alone && now - clock.since < SLICE;
+            if watch.sights.iter().any(|sight| sight.clock.as_ref().is_some_and(undecided)) {
+                pace.delay = pace.delay.min(ALERT_DELAY);
+            }
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
             if quiet_looks >= QUIET_LOOKS && pace.delay >= ALERT_DELAY && watch.strays.is_empty() {
                 self.rest(&watch);
@@ -277,12 +313,16 @@ impl Sched {
     fn look_at(&'static self, p: &'static P, sight: &mut Sight, strays: &mut Vec<Stray>, now: Nanos) -> bool {
         let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
-        if m.wake.asleep() {
-            *sight = Sight { m: m.index, tick, ran: now, cpu: 0, polls, polled: now, told: false };
-            return false;
+        let asleep = m.wake.asleep();
+        if asleep || tick != sight.tick || m.index != sight.m {
+            if sight.kept {
+                self.m(sight.m).kept.set(0);
+            }
+            *sight = Sight { polls: sight.polls, polled: sight.polled, ..Sight::new(m.index, tick, polls, now) };
         }
-        if tick != sight.tick || m.index != sight.m {
-            (sight.m, sight.tick, sight.ran, sight.cpu, sight.told) = (m.index, tick, now, 0, false);
+        if asleep {
+            (sight.polls, sight.polled) = (polls, now);
+            return false;
         }
         if polls != sight.polls {
             (sight.polls, sight.polled) = (polls, now);
@@ -291,13 +331,23 @@ impl Sched {
         if ran >= SLICE {
             m.allowance.store(0, Ordering::Relaxed);
         }
-        if m.lease.is_outside() {
-            self.tell_stall_once(m, ran, &mut sight.told);
+        if ran >= SLICE && m.lease.is_outside() {
+            m.kept.set(sight.ran);
+            sight.kept = true;
         }
-        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight) && self.hand_off(p.index) {
-            strays.push(Stray { m: m.index, since: sight.ran, told: sight.told });
-            (sight.ran, sight.cpu) = (now, 0);
-            return true;
+        if m.lease.is_outside() {
+            let lasts_on = || m.lease.is_outside() && p.tick.get() == tick;
+            self.tell_if_due(m, ran, &mut sight.next_report, &lasts_on);
+        }
+        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight, strays, now) {
+            let still = sight.clock.as_ref().is_some_and(|clock| clock.alone && now - clock.stands >= STILL);
+            if self.hand_off(p.index) {
+                strays.push(Stray { m: m.index, since: sight.ran, still, next_report: sight.next_report });
+                // The stray's, from here on.
+                sight.kept = false;
+                (sight.ran, sight.clock) = (now, None);
+                return true;
+            }
         }
         if ran >= SLICE && m.lease.is_outside() && self.config.procs > 1 && self.empty_ring(p) {
             return true;
@@ -310,24 +360,36 @@ impl Sched {
     }
 
     /// Whether what an M runs is blocked or computes. Not if its thread waits for a CPU: another thread would only wait as well.
-    fn keeps_its_thread(&self, m: &M, sight: &mut Sight) -> bool {
+    ///
+    /// What the system says of the thread decides, and its CPU clock whether it computes. If the system says nothing, the clock tells whether
+    /// the thread is blocked, too: it stands still. If there is no clock either, the time does: then too many count as computing.
+    fn keeps_its_thread(&self, m: &M, sight: &mut Sight, strays: &[Stray], now: Nanos) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
-        match (self.os.doing(thread), self.os.cpu_time(thread)) {
-            (Doing::Blocked(_), _) => true,
-            (Doing::Running | Doing::Unknown, cpu) if sight.cpu == 0 => {
-                sight.cpu = cpu;
-                false
-            }
-            (Doing::Running | Doing::Unknown, cpu) => {
-                cpu - sight.cpu >= COMPUTED - BLOCKED && self.computing() < COMPUTING * self.config.procs
-            }
+        let doing = self.os.doing(thread);
+        if matches!(doing, Doing::Blocked(_)) {
+            return true;
         }
+        let time = self.os.cpu_time(thread);
+        let Some(clock) = &mut sight.clock else {
+            sight.clock = Some(Clock::new(time, now, doing == Doing::Unknown));
+            return false;
+        };
+        clock.shows(time, now);
+        if clock.alone && time > 0 && now - clock.stands >= STILL {
+            return true;
+        }
+        let computes = if time > 0 { time - clock.first >= COMPUTED - BLOCKED } else { now - clock.since >= SLICE };
+        computes && self.computing(strays) < COMPUTING * self.config.procs
     }
 
     /// How many Ms compute without a P.
-    fn computing(&self) -> usize {
-        let blocked = |m: &M| matches!(self.os.doing(m.thread.load(Ordering::Relaxed)), Doing::Blocked(_));
-        self.ms().filter(|m| m.lease.is_taken() && !blocked(m)).count()
+    fn computing(&self, strays: &[Stray]) -> usize {
+        let computes = |stray: &&Stray| match self.os.doing(self.m(stray.m).thread.load(Ordering::Relaxed)) {
+            Doing::Running => true,
+            Doing::Blocked(_) => false,
+            Doing::Unknown => !stray.still,
+        };
+        strays.iter().filter(computes).count()
     }
 
     /// A new M. If there is none to be had, that is worth a report.

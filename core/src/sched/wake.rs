@@ -66,6 +66,7 @@ impl Sched {
             }
             (Some(home), here) => {
                 self.count_ready(here);
+                g.trail.readied(self.lately.get());
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);

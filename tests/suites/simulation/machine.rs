@@ -74,6 +74,20 @@ pub(crate) struct Odds {
     pub(crate) refuse: u64,
     /// Nanoseconds that a packet travels, at most.
     pub(crate) latency: u64,
+    /// What the system says of threads.
+    pub(crate) sight: Sight,
+}
+
+/// What a scheduler can know of its threads.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Sight {
+    /// What they do and how much CPU they use.
+    Full,
+    /// What they do.
+    States,
+    /// How much CPU they use.
+    Clocks,
+    Nothing,
 }
 
 impl Odds {
@@ -90,6 +104,7 @@ impl Odds {
             late: pick(&[2, 8, NEVER]),
             refuse: pick(&[4, 32, NEVER, NEVER]),
             latency: pick(&[1, 20_000, 300_000, 5_000_000]),
+            sight: [Sight::Full, Sight::Full, Sight::States, Sight::Clocks, Sight::Nothing][dice.below(5) as usize],
         }
     }
 }

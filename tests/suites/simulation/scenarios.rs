@@ -2,7 +2,7 @@
 //! or a weak memory are elsewhere (`conformance`, `core/models`).
 
 use crate::kernel::{EMFILE, Kernel, Kind};
-use crate::machine::{NEVER, Odds, world};
+use crate::machine::{NEVER, Odds, Sight, world};
 use crate::oracle::SLACK;
 use crate::program::{Actor, Semaphore, Socket, below, reader, sched, writer, yield_now};
 use crate::{Arrangement, Runs, explore};
@@ -276,6 +276,38 @@ fn a_goroutine_does_not_wait_for_the_one_that_spawned_it() {
             actor.join(spawner);
         }
     });
+}
+
+/// Whatever the system says of a thread that is blocked or computes, another one runs what waits for
+/// its P.
+#[test]
+fn a_thread_is_replaced_though_the_system_says_little_of_it() {
+    let one_proc = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
+    let sights: [fn(&mut Odds); 4] = [
+        |odds| odds.sight = Sight::Full,
+        |odds| odds.sight = Sight::States,
+        |odds| odds.sight = Sight::Clocks,
+        |odds| odds.sight = Sight::Nothing,
+    ];
+    for odds in sights {
+        explore(0..SEEDS / 2, Runs { odds, arrangement: Some(one_proc), main: a_thread_is_replaced });
+    }
+}
+
+fn a_thread_is_replaced(actor: Actor) {
+    let config = sched().config();
+    if !config.sysmon || config.max_threads == 1 {
+        return;
+    }
+    let keeper = Actor::go(|actor| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let theirs = ran.clone();
+        let fresh = Actor::go(move |_| _ = theirs.fetch_add(1, SeqCst));
+        actor.compute(100_000_000);
+        must(ran.load(SeqCst) == 1, "a goroutine did not start in 100 ms");
+        actor.join(fresh);
+    });
+    actor.join(keeper);
 }
 
 /// 17, tokio #8372 and #8373: the count of idle threads and the threads that are idle drift apart. The oracle compares them at each rest.

@@ -1,7 +1,7 @@
 //! What the scheduler asks of the simulated computer: its threads, its clock, its memory, its pollers.
 
 use crate::kernel::Kernel;
-use crate::machine::{FAR, State, world};
+use crate::machine::{FAR, Sight, State, world};
 use gopark_core::os::{Delay, Doing, Errno, Events, Mode, Nanos, Netpoll, Os};
 use gopark_core::tagptr::TaggedPtr;
 use std::fmt;
@@ -56,17 +56,26 @@ unsafe impl Os for System {
 
     fn doing(&self, thread: u32) -> Doing {
         world().step("doing", [thread.into(), 0]);
+        if matches!(world().odds.sight, Sight::Clocks | Sight::Nothing) {
+            return Doing::Unknown;
+        }
         match world().state(thread as usize) {
-            State::Futex { .. } | State::Poll { .. } => Doing::Blocked(0),
+            State::Futex { .. } | State::Poll { .. } => Doing::Blocked(Some(0)),
             // Blocked in a call of its own, for all that the scheduler can see.
-            State::Busy(until) if until % 2 == 0 => Doing::Blocked(1),
+            State::Busy(until) if until % 2 == 0 => Doing::Blocked(Some(1)),
             _ => Doing::Running,
         }
     }
 
-    /// Who is not blocked has a CPU.
-    fn cpu_time(&self, _: u32) -> Nanos {
-        self.now()
+    /// A thread that is not blocked has a CPU; one that is has a clock that stands still.
+    fn cpu_time(&self, thread: u32) -> Nanos {
+        let now = self.now();
+        match (world().odds.sight, world().state(thread as usize)) {
+            (Sight::States | Sight::Nothing, _) => 0,
+            (_, State::Futex { .. } | State::Poll { .. }) => 1,
+            (_, State::Busy(until)) if until % 2 == 0 => 1,
+            _ => now,
+        }
     }
 
     fn barrier(&self) -> bool {

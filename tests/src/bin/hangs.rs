@@ -1,0 +1,313 @@
+//! Programs that hang because a goroutine waits for what a neighbour on its own thread holds, and
+//! what gopark says of them unasked: `suites/hangs.rs` runs them by name and reads that.
+#![allow(unsafe_code, reason = "standard error is read through libc")]
+
+use gopark::net::{TcpListener, TcpStream};
+use gopark::{Builder, go, go_local, set_name, sleep, yield_now};
+use gopark_tests::{join, until};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+fn main() {
+    let program = std::env::args().nth(1).expect("the name of a program");
+    match program.as_str() {
+        "mutex" => hangs(1, 1, mutex),
+        "channel" => hangs(1, 1, channel),
+        "condvar" => hangs(1, 1, condvar),
+        "once-lock" => hangs(1, 1, once_lock),
+        "lazy-lock" => hangs(1, 1, lazy_lock),
+        "main-blocks" => hangs(1, 1, main_blocks),
+        "main-waits" => hangs(1, 1, main_waits),
+        "late-neighbour" => hangs(1, 1, late_neighbour),
+        "every-thread" => {
+            Builder::new().max_procs(2).max_threads(2).start().unwrap();
+            hangs(2, 1, every_thread);
+        }
+        "no-spare-thread" => {
+            Builder::new().max_procs(1).max_threads(1).start().unwrap();
+            hangs(1, 1, condvar);
+        }
+        "twice" => twice(),
+        "others-go-on" => others_go_on(),
+        "works" => works(),
+        "dump" => dump(),
+        _ => panic!("there is no program {program}"),
+    }
+}
+
+/// Runs `main`, which hangs, until so many lines about stalls were told; prints them.
+fn hangs(procs: usize, lines: usize, main: fn()) {
+    let (reader, stderr) = UnixStream::pair().unwrap();
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    // Started before, with settings of its own, or here.
+    let _ = Builder::new().max_procs(procs).start();
+    thread::spawn(move || gopark::run(main));
+    let stalls = BufReader::new(reader).lines().map_while(io::Result::ok).filter(|line| line.contains("keeps its thread"));
+    stalls.take(lines).for_each(|line| println!("{line}"));
+}
+
+fn connection() -> (TcpStream, std::net::TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (listener.accept().unwrap().0, client)
+}
+
+/// Two log to one connection, byte by byte. An operation that does not block yields now and then.
+fn mutex() {
+    let (stream, mut peer) = connection();
+    thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
+    let stream = Arc::new(Mutex::new(stream));
+    let loggers = [(); 2].map(|()| {
+        let stream = stream.clone();
+        go(move || {
+            set_name("logger");
+            let mut stream = stream.lock().unwrap();
+            (0..200).for_each(|_| stream.write_all(b"x").unwrap());
+        })
+    });
+    loggers.into_iter().for_each(join);
+}
+
+/// One reads a connection and tells the other what it has read.
+fn channel() {
+    let (mut stream, mut peer) = connection();
+    let (say, said) = mpsc::channel();
+    let reads = go(move || {
+        let mut byte = [0];
+        while stream.read(&mut byte).unwrap() == 1 {
+            say.send(byte[0]).unwrap();
+        }
+    });
+    let writes = go(move || {
+        set_name("writer");
+        peer.write_all(b"hello").unwrap();
+        said.iter().for_each(drop);
+    });
+    [reads, writes].into_iter().for_each(join);
+}
+
+fn condvar() {
+    let shared = Arc::new((Mutex::new(false), Condvar::new()));
+    let theirs = shared.clone();
+    let notifies = go(move || {
+        sleep(Duration::from_millis(10));
+        *theirs.0.lock().unwrap() = true;
+        theirs.1.notify_one();
+    });
+    until("it sleeps", || gopark::metrics().goroutines_waiting == 1);
+    let ready = shared.0.lock().unwrap();
+    drop(shared.1.wait_while(ready, |ready| !*ready).unwrap());
+    join(notifies);
+}
+
+fn once_lock() {
+    static ONCE: OnceLock<u32> = OnceLock::new();
+    let init = || {
+        sleep(Duration::from_millis(10));
+        7
+    };
+    let both = [(); 2].map(|()| go(move || *ONCE.get_or_init(init)));
+    both.into_iter().for_each(|goroutine| assert_eq!(join(goroutine), 7));
+}
+
+fn lazy_lock() {
+    static LAZY: LazyLock<u32> = LazyLock::new(|| {
+        yield_now();
+        7
+    });
+    let both = [(); 2].map(|()| go(|| *LAZY));
+    both.into_iter().for_each(|goroutine| assert_eq!(join(goroutine), 7));
+}
+
+/// The main goroutine waits for news of one that has not even started.
+fn main_blocks() {
+    let (tell, told) = mpsc::channel();
+    set_name("main");
+    let neighbour = go_local(move || tell.send(()).unwrap());
+    told.recv().unwrap();
+    join(neighbour);
+}
+
+/// The main goroutine is the one that waits for its turn.
+fn main_waits() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    drop(go(move || {
+        set_name("blocked");
+        STARTED.store(true, SeqCst);
+        let (_tell, told) = mpsc::channel::<()>();
+        told.recv().unwrap();
+    }));
+    until("it has started", || STARTED.load(SeqCst));
+}
+
+/// The neighbour is readied when the thread has been blocked for longer than a second.
+fn late_neighbour() {
+    let (tell, told) = mpsc::channel();
+    drop(go(move || {
+        sleep(Duration::from_millis(1300));
+        tell.send(()).unwrap();
+    }));
+    until("it sleeps", || gopark::metrics().goroutines_waiting == 1);
+    told.recv().unwrap();
+}
+
+/// Each of two threads waits for a lock that is held on itself, so no thread runs anything.
+fn every_thread() {
+    let locks: &'static [Mutex<()>; 2] = Box::leak(Box::new([Mutex::new(()), Mutex::new(())]));
+    let held = Arc::new(AtomicUsize::new(0));
+    for lock in locks {
+        let held = held.clone();
+        drop(go(move || {
+            let _guard = lock.lock().unwrap();
+            held.fetch_add(1, SeqCst);
+            // Without parking: the other one starts on another thread.
+            while held.load(SeqCst) < 2 {
+                thread::yield_now();
+            }
+            let waits = go_local(|| {
+                set_name("waits");
+                drop(lock.lock().unwrap());
+            });
+            until("it has the lock, which it never gets", || waits.is_finished());
+        }));
+    }
+    sleep(Duration::from_secs(1000));
+}
+
+/// Blocks for longer than is borne, twice, from one spawn site, and once from another.
+fn twice() {
+    Builder::new().max_procs(1).start().unwrap();
+    let block = || {
+        let neighbour = go_local(|| ());
+        thread::sleep(Duration::from_millis(1200));
+        join(neighbour);
+    };
+    gopark::run(move || {
+        (0..2).for_each(|_| join(go(block)));
+        join(go(block));
+    });
+    println!("done");
+}
+
+/// What is no stall: computing, and blocking while none waits at home.
+fn others_go_on() {
+    Builder::new().max_procs(1).start().unwrap();
+    let computes = go(|| {
+        let neighbour = go_local(|| ());
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(1200) {
+            std::hint::spin_loop();
+        }
+        join(neighbour);
+    });
+    join(computes);
+    let (begin, begun) = mpsc::channel();
+    let blocks = go(move || {
+        begin.send(()).unwrap();
+        thread::sleep(Duration::from_millis(1200));
+    });
+    begun.recv().unwrap();
+    // They start under other threads.
+    (0..50).for_each(|_| join(go(yield_now)));
+    join(blocks);
+    println!("done");
+}
+
+/// What the documentation says works between goroutines of one thread.
+fn works() {
+    Builder::new().max_procs(1).start().unwrap();
+    gopark::run(|| {
+        // A lock that is never held over what parks.
+        let sum = Arc::new(Mutex::new(0));
+        let adders: Vec<_> = (0..10)
+            .map(|_| {
+                let sum = sum.clone();
+                go(move || {
+                    for _ in 0..200 {
+                        *sum.lock().unwrap() += 1;
+                        yield_now();
+                    }
+                })
+            })
+            .collect();
+        adders.into_iter().for_each(join);
+        assert_eq!(*sum.lock().unwrap(), 2000);
+
+        // A std channel, waited for on another thread.
+        let (tell, mut told) = mpsc::channel();
+        let tells = go(move || {
+            sleep(Duration::from_millis(5));
+            (0..100).for_each(|i| tell.send(i).unwrap());
+        });
+        let sum = gopark::blocking(|| {
+            // A receiver cannot be shared with another thread, but lent to it.
+            let told = &mut told;
+            told.iter().sum::<u32>()
+        });
+        assert_eq!(sum, 4950);
+        join(tells);
+
+        // A lock that is held over what parks, if all wait for it on other threads.
+        let lock = Arc::new(Mutex::new(0));
+        let holders = [(); 4].map(|()| {
+            let lock = lock.clone();
+            go(move || {
+                gopark::blocking(|| {
+                    let mut held = lock.lock().unwrap();
+                    sleep(Duration::from_millis(1));
+                    *held += 1;
+                });
+            })
+        });
+        holders.into_iter().for_each(join);
+        assert_eq!(*lock.lock().unwrap(), 4);
+
+        // A socket between goroutines.
+        let (mut stream, mut peer) = connection();
+        let reads = go(move || {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            byte[0]
+        });
+        gopark::blocking(|| peer.write_all(b"!").unwrap());
+        assert_eq!(join(reads), b'!');
+    });
+    println!("done");
+}
+
+/// A neighbour that waits, and a dump.
+fn dump() {
+    Builder::new().max_procs(1).reports(false).start().unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let logger = go(move || {
+        set_name("logger");
+        let neighbour = go_local(|| {
+            set_name("neighbour");
+            yield_now();
+        });
+        yield_now();
+        let _ = released.recv();
+        join(neighbour);
+    });
+    let mut text = String::new();
+    until("the dump says who keeps the thread", || {
+        let mut bytes = Vec::new();
+        gopark::dump(&mut bytes).unwrap();
+        text = String::from_utf8(bytes).unwrap();
+        text.contains("its thread is kept by")
+    });
+    println!("{text}");
+    drop(release);
+    join(logger);
+    until("the dump no longer says so", || {
+        let mut bytes = Vec::new();
+        gopark::dump(&mut bytes).unwrap();
+        !String::from_utf8(bytes).unwrap().contains("its thread is kept by")
+    });
+}

@@ -1,0 +1,123 @@
+//! Hand-offs and reports where the system shows and allows little: the program `src/bin/blind.rs`.
+
+use gopark_tests::process::{Ended, run};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_blind");
+
+fn blind(wheres: &[&str]) -> Ended {
+    run(Command::new(PROGRAM).args(wheres).env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0"))
+}
+
+/// Whether the program could be shown what it was to be shown; says why not.
+fn arranged(ended: &Ended) -> bool {
+    ended.assert_success();
+    match ended.output.lines().find(|line| line.starts_with("skipped: ")) {
+        Some(line) => eprintln!("{line}"),
+        None => println!("{}", ended.output),
+    }
+    !ended.output.contains("skipped: ")
+}
+
+/// Fails unless the hand-offs and the report came, the latter with these words.
+#[track_caller]
+fn assert_watched(ended: &Ended, doing: &str) {
+    ended.assert_said("a fresh goroutine ran ");
+    ended.assert_said("\"blocked\", spawned at tests/src/bin/blind.rs:");
+    ended.assert_said(&format!("{doing}; 1 goroutine waits for it: "));
+}
+
+#[test]
+fn a_program_that_sees_everything_is_told_nothing_at_its_start() {
+    let ended = blind(&["in-sight"]);
+    assert_watched(&ended, "in system call clock_nanosleep");
+    assert!(!ended.output.contains("refuses"), "{}", ended.output);
+}
+
+#[test]
+fn threads_are_handed_off_in_a_process_that_is_not_dumpable() {
+    // Root can read what others cannot, so this is another user's.
+    let folder = std::env::temp_dir().join(format!("gopark-blind-{}", std::process::id()));
+    let program = Program::for_everybody(folder);
+    let mut command = Command::new(program.0.join("blind"));
+    command.arg("undumpable").env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0");
+    let ended = match is_root() {
+        true => run(command.uid(65534).gid(65534).current_dir("/")),
+        false => run(&mut command),
+    };
+    if arranged(&ended) {
+        assert_watched(&ended, "in a system call");
+        assert!(!ended.output.contains("refuses"), "{}", ended.output);
+    }
+}
+
+struct Program(PathBuf);
+
+impl Program {
+    fn for_everybody(folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(PROGRAM, folder.join("blind")).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        Program(folder)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
+}
+
+#[test]
+fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
+    let ended = blind(&["no-proc"]);
+    if arranged(&ended) {
+        assert_watched(&ended, "in a system call");
+        let said = ended.output.lines().filter(|line| line.contains("refuses"));
+        let said: Vec<_> = said.filter(|line| line.contains("without /proc") && line.contains("deadlocks are not noticed")).collect();
+        assert_eq!(said.len(), 1, "{}", ended.output);
+    }
+}
+
+#[test]
+fn threads_are_handed_off_though_their_clocks_cannot_be_read() {
+    let ended = blind(&["no-clock"]);
+    if arranged(&ended) {
+        assert_watched(&ended, "in system call clock_nanosleep");
+        ended.assert_said("without CPU clocks");
+    }
+}
+
+#[test]
+fn threads_are_handed_off_though_nothing_of_them_can_be_read() {
+    let ended = blind(&["no-proc", "no-clock"]);
+    if arranged(&ended) {
+        ended.assert_said("a fresh goroutine ran ");
+        ended.assert_said("without /proc and CPU clocks");
+    }
+}
+
+#[test]
+fn a_start_without_membarrier_says_that_nothing_is_handed_off() {
+    let ended = blind(&["no-membarrier"]);
+    if arranged(&ended) {
+        ended.assert_said("without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");
+    }
+}
+
+#[test]
+fn a_variable_silences_what_the_program_has_not_asked_for() {
+    let ended = run(Command::new(PROGRAM).args(["no-clock"]).env("GOPARK_REPORTS", "off").env("RUST_BACKTRACE", "0"));
+    if arranged(&ended) {
+        ended.assert_said("a fresh goroutine ran ");
+        assert!(!ended.output.contains("gopark: "), "{}", ended.output);
+    }
+}

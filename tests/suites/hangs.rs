@@ -1,0 +1,107 @@
+//! Hangs of a new user's programs, and what gopark says of them unasked: the programs of
+//! `src/bin/hangs.rs`.
+
+use gopark_tests::process::{Ended, run};
+use std::process::Command;
+
+fn hangs(program: &str) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hangs"));
+    run(command.arg(program).env_remove("GOPARK_MAXPROCS").env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0"))
+}
+
+/// Fails unless the program tells that so many wait for a goroutine of this name in a futex.
+#[track_caller]
+fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
+    let ended = hangs(program);
+    ended.assert_success();
+    ended.assert_said("gopark: goroutine ");
+    ended.assert_said(&format!("{name}, spawned at tests/src/bin/hangs.rs:"));
+    ended.assert_said(&format!(" ms in system call futex; {waiting} for it: it waits for a std::sync lock or channel"));
+    ended.assert_said("gopark::blocking");
+    ended
+}
+
+#[test]
+fn a_mutex_held_over_writes_that_yield_is_told() {
+    assert_told("mutex", " \"logger\"", "1 goroutine waits");
+}
+
+#[test]
+fn a_channel_between_neighbours_is_told() {
+    assert_told("channel", " \"writer\"", "1 goroutine waits");
+}
+
+#[test]
+fn a_condvar_between_neighbours_is_told() {
+    assert_told("condvar", "", "1 goroutine waits");
+}
+
+#[test]
+fn a_once_lock_whose_initialiser_parks_is_told() {
+    assert_told("once-lock", "", "1 goroutine waits");
+}
+
+#[test]
+fn a_lazy_lock_whose_initialiser_parks_is_told() {
+    assert_told("lazy-lock", "", "1 goroutine waits");
+}
+
+#[test]
+fn a_main_goroutine_that_waits_for_one_that_has_not_started_is_told() {
+    assert_told("main-blocks", " \"main\"", "1 goroutine waits");
+}
+
+#[test]
+fn a_goroutine_that_keeps_the_main_one_waiting_is_told() {
+    assert_told("main-waits", " \"blocked\"", "1 goroutine waits");
+}
+
+#[test]
+fn a_neighbour_that_is_readied_late_is_seen_in_a_later_look() {
+    assert_told("late-neighbour", "", "1 goroutine waits");
+}
+
+#[test]
+fn it_is_told_though_no_thread_runs_anything() {
+    let ended = hangs("every-thread");
+    ended.assert_success();
+    ended.assert_said("\"waits\", spawned at");
+}
+
+#[test]
+fn it_is_told_though_there_may_be_no_other_thread() {
+    assert_told("no-spare-thread", "", "1 goroutine waits");
+}
+
+#[test]
+fn a_spawn_site_is_told_once() {
+    let ended = hangs("twice");
+    ended.assert_success();
+    ended.assert_said("done");
+    assert_eq!(ended.output.matches("keeps its thread").count(), 2, "{}", ended.output);
+    ended.assert_said("in system call clock_nanosleep; 1 goroutine waits for it: call gopark::sleep");
+}
+
+#[test]
+fn a_goroutine_that_computes_or_keeps_none_waiting_is_not_told_unasked() {
+    let ended = hangs("others-go-on");
+    ended.assert_success();
+    assert_eq!(ended.output, "done\n");
+}
+
+#[test]
+fn what_the_documentation_says_works_between_neighbours_does() {
+    let ended = hangs("works");
+    ended.assert_success();
+    assert_eq!(ended.output, "done\n");
+}
+
+#[test]
+fn a_dump_says_who_keeps_the_thread_of_one_that_waits_and_where() {
+    let ended = hangs("dump");
+    ended.assert_success();
+    let (_, kept) = ended.output.split_once("\"neighbour\" [runnable, ").expect(&ended.output);
+    let (kept, _) = kept.split_once(']').unwrap();
+    let (_, by) = kept.split_once(", its thread is kept by goroutine ").expect(kept);
+    assert!(by.ends_with(" \"logger\" in futex"), "{kept}");
+}
