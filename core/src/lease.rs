@@ -67,6 +67,11 @@ impl Lease {
         self.demand.load(Ordering::Relaxed) == TAKEN
     }
 
+    /// Takes the P from the only thread of a forked process, which is outside.
+    pub(crate) fn revoke(&self) {
+        self.demand.store(TAKEN, Ordering::Relaxed);
+    }
+
     /// Takes the P if the M is outside. `barrier` has every running thread of the process pass a memory barrier, or says that it cannot. One
     /// thread at a time may call this.
     #[must_use]

@@ -47,7 +47,11 @@ impl Sched {
     /// Of two operations that get here at once, one registers and the other goes on to wait. It is woken when the outcome is known: it could
     /// not arm what was not registered, and if the registration fails, it tries for itself.
     pub(crate) fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
-        if desc.poller().is_some() || !desc.join_poller() {
+        if desc.poller().is_some() {
+            return Ok(());
+        }
+        self.forbid_in_fork();
+        if !desc.join_poller() {
             return Ok(());
         }
         let poller = self.poller_here();
@@ -73,6 +77,7 @@ impl Sched {
     /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
     /// back does not end the wait.
     pub(crate) fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
+        self.forbid_in_fork();
         desc.may_wait(mode)?;
         desc.arm(mode);
         self.wait_in_poller(desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
@@ -97,7 +102,10 @@ impl Sched {
 
     /// Ends the use of a poll descriptor that was unblocked, before its descriptor is closed.
     pub(crate) fn poll_close(&self, desc: &'static PollDesc) {
-        self.descs().close(desc);
+        // What a child process takes out of a poller, its parent would wait for in vain.
+        if !self.is_forked() {
+            self.descs().close(desc);
+        }
     }
 }
 

@@ -31,6 +31,7 @@
 mod census;
 mod deadlock;
 mod find;
+mod fork;
 mod handoff;
 mod idle;
 mod metrics;
@@ -53,6 +54,7 @@ pub(crate) use start::Start;
 pub use crate::trail::Place;
 pub use census::{Behind, Goroutine, Identity, State, Stopped, Wait};
 pub use deadlock::Deadlocks;
+pub use fork::FORKED;
 pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
@@ -66,7 +68,7 @@ use crate::p::{Lately, P};
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Arena, Exhausted};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, hint};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -187,6 +189,8 @@ pub struct Sched {
     /// There once somebody wants it.
     trace: Once<Tracing>,
     tallies: Tallies,
+    /// 1 in a child process. Written while the process has one thread.
+    forked: hint::AtomicU8,
     pool: PoolCounts,
 }
 
@@ -273,6 +277,7 @@ impl Sched {
             outside: Outside::default(),
             trace: Once::new(),
             tallies: Tallies::new(),
+            forked: hint::AtomicU8::new(0),
             pool: PoolCounts::default(),
         }));
         sync::set_os(&sched.os);

@@ -67,6 +67,7 @@ mod backtraces;
 mod dump;
 mod environment;
 mod error;
+mod fork;
 mod goroutine;
 mod metrics;
 pub mod net;

@@ -4,7 +4,7 @@
 use crate::goroutine::catching;
 use crate::report::{self, OnStall, Stall};
 use crate::signals::{self, Handlers};
-use crate::{environment, metrics, overflow, panics, trace};
+use crate::{environment, fork, metrics, overflow, panics, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
@@ -15,11 +15,14 @@ use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
 use std::panic;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks().with_limits();
-static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+/// Null before the start, and in a child process, which has none of the runtime's threads. What it points to is never freed.
+static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
 
 struct Runtime {
     sched: &'static Sched,
@@ -246,13 +249,15 @@ impl Builder {
     ///
     /// # Errors
     ///
+    /// `Unsupported` in a child made by `fork` from a process whose runtime is running (`docs/fork.md`).
     /// `InvalidInput` for a setting or a `GOPARK_…` variable out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
     /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
     /// A start that fails leaves no thread, no handler and no file, and the next one may succeed.
     pub fn start(self) -> io::Result<()> {
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        if RUNTIME.get().is_some() {
+        fork::refuse_in_child()?;
+        if running().is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
         }
         let unasked = report::are_wanted(self.reports)?;
@@ -264,6 +269,7 @@ impl Builder {
                 "a dump on a signal (dump_on, GOPARK_DUMP) needs sysmon, which is off",
             ));
         }
+        fork::watch(in_child)?;
         // What can fail comes before the scheduler, which never ends. If a later step fails, the drop
         // of these takes back what they did.
         let handlers = Handlers::install(&signals)?;
@@ -295,7 +301,7 @@ impl Builder {
         overflow::install(sched);
         panics::install();
         let pool = Pool::new(config.max_threads);
-        RUNTIME.set(Runtime { sched, pool, epoch: (instant, nanos) }).unwrap_or_else(|_| unreachable!("one start at a time"));
+        RUNTIME.store(Box::into_raw(Box::new(Runtime { sched, pool, epoch: (instant, nanos) })), Ordering::Release);
         Ok(())
     }
 
@@ -351,21 +357,38 @@ fn default_procs() -> io::Result<usize> {
 }
 
 #[inline]
+fn running() -> Option<&'static Runtime> {
+    // SAFETY: null, or from the box that `start` has leaked. Acquire pairs with its Release.
+    unsafe { RUNTIME.load(Ordering::Acquire).as_ref() }
+}
+
+/// Where each use of this crate comes in. A child process is told by the pointer that is looked at anyway.
+#[inline]
 fn runtime() -> &'static Runtime {
-    RUNTIME.get().unwrap_or_else(|| start_with_defaults())
+    running().unwrap_or_else(|| start_with_defaults())
+}
+
+/// On the only thread of a child process, before fork returns there.
+fn in_child() -> bool {
+    let before = running();
+    RUNTIME.store(ptr::null_mut(), Ordering::Release);
+    if let Some(runtime) = before {
+        runtime.sched.forked();
+    }
+    before.is_some()
 }
 
 #[cold]
 fn start_with_defaults() -> &'static Runtime {
     match Builder::new().start() {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("cannot start the gopark runtime: {error}"),
-        _ => RUNTIME.get().expect("started"),
+        _ => running().expect("started"),
     }
 }
 
 /// The scheduler, if it is running. May be called in a signal handler.
 pub(crate) fn started() -> Option<&'static Sched> {
-    RUNTIME.get().map(|runtime| runtime.sched)
+    running().map(|runtime| runtime.sched)
 }
 
 /// The scheduler, started with the defaults if it is not running.

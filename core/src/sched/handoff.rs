@@ -216,6 +216,7 @@ impl Sched {
     /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
     #[cold]
     pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
+        self.abort_in_fork();
         self.trace_outstayed(&here);
         let runnable = match resumed {
             Resumed::Yielded(g) => Some(g),

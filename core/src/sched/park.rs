@@ -50,6 +50,7 @@ impl Sched {
                 unsafe { g.suspend(Some(request)) };
             }
             None => {
+                self.forbid_in_fork();
                 let thread = Thread::new();
                 if park(thread.waiter()).is_ok() {
                     self.outside.dormant.fetch_add(1, Ordering::Relaxed);

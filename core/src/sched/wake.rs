@@ -129,6 +129,8 @@ impl Sched {
         match asleep {
             Asleep::Futex | Asleep::WithoutP => self.wake_one(m.wake.futex()),
             // An M that is no longer there may hold another P, or none.
+            // A child process would wake an M of its parent.
+            Asleep::Poller if self.is_forked() => {}
             Asleep::Poller => m.p().into_iter().for_each(|p| {
                 self.count_wake();
                 self.shared(self.p(p).poller).poller.backend.wake();

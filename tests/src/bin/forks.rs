@@ -1,0 +1,149 @@
+//! Programs that fork, for `suites/forks.rs`. A child that hangs is killed by its alarm, and the parent says how it ended.
+#![allow(unsafe_code, reason = "fork, exec and what goes with them are calls of libc")]
+
+use gopark::net::{TcpListener, TcpStream};
+use gopark::{Builder, JoinHandle, go};
+use gopark_tests::{join, until};
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+use std::{env, io, ptr};
+
+/// Seconds after which a child counts as hung.
+const HUNG: u32 = 20;
+
+fn main() {
+    let mut arguments = env::args().skip(1);
+    let (place, deed) = (arguments.next().expect("where to fork"), arguments.next().expect("what to do in the child"));
+    if place == "before-the-start" {
+        return before_the_start();
+    }
+    Builder::new().max_procs(2).start().unwrap();
+    match (place.as_str(), deed.as_str()) {
+        ("thread", deed) => fork_and_do(deed),
+        ("goroutine", deed) => gopark::run(|| fork_and_do(deed)),
+        ("command", _) => gopark::run(command),
+        _ => panic!("there is no place {place}"),
+    }
+}
+
+/// Forks while a goroutine waits for a connection's bytes, and uses both afterwards: whatever the child does is none of theirs.
+fn fork_and_do(deed: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    // It joins a poller, and nothing waits for it when the process forks.
+    listener.set_deadline(Some(Instant::now() + Duration::from_millis(5))).unwrap();
+    listener.accept().unwrap_err();
+    listener.set_deadline(None).unwrap();
+    let waiting = {
+        let mut server = server.try_clone().unwrap();
+        go(move || {
+            let mut bytes = [0; 4];
+            server.read_exact(&mut bytes).map(|()| bytes)
+        })
+    };
+    until("the reader is parked in a poller", || gopark::metrics().goroutines_waiting > 0);
+    let inherited = Inherited { client: client.try_clone().unwrap(), server, listener, waiting };
+    match fork() {
+        None => return child(deed, inherited),
+        Some(pid) => println!("the child: {}", gopark::blocking(|| wait(pid))),
+    }
+    client.write_all(b"safe").unwrap();
+    assert_eq!(&join(inherited.waiting).unwrap(), b"safe");
+    let listener = inherited.listener;
+    let addr = listener.local_addr().unwrap();
+    let acceptor = go(move || listener.accept().map(drop));
+    until("the acceptor is parked in a poller", || gopark::metrics().goroutines_waiting > 0);
+    TcpStream::connect(addr).unwrap();
+    join(acceptor).unwrap();
+    println!("the parent goes on");
+}
+
+struct Inherited {
+    client: TcpStream,
+    server: TcpStream,
+    listener: TcpListener,
+    waiting: JoinHandle<io::Result<[u8; 4]>>,
+}
+
+/// Does `deed`, which is to fail if it needs what only the parent has. Does not return, except for `return`.
+fn child(deed: &str, inherited: Inherited) {
+    let Inherited { client, server, listener, waiting } = inherited;
+    let deed = || match deed {
+        "go" => _ = go(|| ()),
+        "run" => gopark::run(|| ()),
+        "yield" => gopark::yield_now(),
+        "sleep" => gopark::sleep(Duration::from_millis(1)),
+        "start" => _ = Builder::new().start().map_err(|error| panic!("{error}")),
+        "read" => _ = (&client).read(&mut [0]),
+        "connect" => _ = TcpStream::connect("127.0.0.1:1"),
+        "join" => _ = waiting.join(),
+        "write" => assert_eq!((&server).write(b"x").unwrap(), 1),
+        "drop" => drop((client, server, listener, waiting)),
+        "close" => listener.close().unwrap(),
+        "close-under-a-reader" => server.close().unwrap(),
+        "exec" => panic!("{}", Command::new("true").exec()),
+        "return" => {}
+        _ => panic!("there is no deed {deed}"),
+    };
+    let done = panic::catch_unwind(AssertUnwindSafe(deed)).is_ok();
+    if env::args().nth(2).is_some_and(|deed| deed != "return") {
+        exit(if done { 0 } else { 101 });
+    }
+}
+
+fn before_the_start() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    let pid = fork();
+    gopark::run(|| {
+        assert_eq!(join(go(|| 6 * 7)), 42);
+        STARTED.store(true, SeqCst);
+    });
+    match pid {
+        None => exit(if STARTED.load(SeqCst) { 0 } else { 101 }),
+        Some(pid) => println!("the child: {}", wait(pid)),
+    }
+}
+
+/// With and without a closure before the exec: `std` forks for one and uses `posix_spawn` otherwise.
+fn command() {
+    let mut plain = Command::new("echo");
+    let mut forked = Command::new("echo");
+    // SAFETY: the closure makes no call.
+    unsafe { forked.pre_exec(|| Ok(())) };
+    for command in [plain.arg("hello"), forked.arg("hello")] {
+        let output = gopark::blocking(|| command.output()).unwrap();
+        assert!(output.status.success() && output.stdout == b"hello\n", "{output:?}");
+    }
+    println!("the parent goes on");
+}
+
+/// `None` in the child, which ends if it hangs.
+fn fork() -> Option<i32> {
+    // SAFETY: the child only does what these tests are about.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: no memory is passed.
+            unsafe { libc::alarm(HUNG) };
+            None
+        }
+        pid => Some(pid).filter(|&pid| pid > 0).or_else(|| panic!("fork: {}", io::Error::last_os_error())),
+    }
+}
+
+fn wait(pid: i32) -> ExitStatus {
+    let mut status = 0;
+    // SAFETY: `status` is writable, and no usage is asked for.
+    let ended = unsafe { libc::wait4(pid, &mut status, 0, ptr::null_mut()) };
+    assert_eq!(ended, pid, "{}", io::Error::last_os_error());
+    ExitStatus::from_raw(status)
+}
+
+fn exit(status: i32) -> ! {
+    // SAFETY: the process ends here, without what it has from its parent.
+    unsafe { libc::_exit(status) }
+}
