@@ -4,7 +4,7 @@
 use super::{Fd, FdError};
 use crate::models::{Immortal, World, check};
 use crate::os::{Event, Mode, Outcome, Ready};
-use crate::polldesc::{self, PollDesc, PollError};
+use crate::polldesc::{self, Deadline, PollDesc, PollError};
 use crate::waiter::WaiterList;
 use loom::sync::Mutex;
 use loom::thread;
@@ -162,5 +162,37 @@ fn a_close_ends_the_read_and_outlasts_it() {
         // Once closed, the poll descriptor is back in the cache: nobody waits on it.
         assert!(!peer.fd.desc.slot(Mode::Read).is_ready());
         reader.join().unwrap();
+    });
+}
+
+/// An hour, which does not pass in a model.
+const TIMEOUT: i64 = 3_600_000_000_000;
+
+#[test]
+fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        peer.fd.set_timeout(Mode::Read, TIMEOUT).unwrap();
+        let ender = thread::spawn(move || peer.fd.set_deadline(Some(Mode::Read), Deadline::Passed).unwrap());
+        assert_eq!(peer.read(), Err(FdError::Poll(PollError::Timeout)));
+        ender.join().unwrap();
+        assert_eq!(peer.read(), Err(FdError::Poll(PollError::Timeout)), "it holds for later reads as well");
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn of_a_timeout_that_is_taken_away_and_another_that_is_set_the_later_counts() {
+    check(|| {
+        let socket = Socket::new();
+        let peer = socket.peer();
+        peer.buffer.lock().unwrap().bytes = LEN;
+        peer.fd.set_timeout(Mode::Read, 0).unwrap();
+        let setter = thread::spawn(move || peer.fd.set_timeout(Mode::Read, TIMEOUT).unwrap());
+        assert_eq!(peer.read(), Ok(LEN));
+        setter.join().unwrap();
+        assert_eq!(peer.fd.timeout(Mode::Read), TIMEOUT);
+        peer.fd.close().unwrap();
     });
 }

@@ -92,13 +92,18 @@ pub struct Fd {
 type Spend = fn(&'static Sched, u32);
 
 struct Side {
-    /// Nanoseconds that each operation may take, or 0.
+    /// Nanoseconds that each operation may take; 0 if the deadline counts; `ENDLESS`. Only an operation that begins turns it into a
+    /// deadline, so one under way keeps the limit that it began with. Changes together with the deadline, under the lock of `desc`, but
+    /// for `set_timeout`.
     timeout: AtomicI64,
     /// The last operation showed that the kernel has no more data, or no more room. Belongs to the holder of the side's lock.
     spent: AtomicBool,
     /// Operations that did not block, since they were last counted against the goroutine's allowance. Belongs to the holder of the side's lock.
     uncounted: AtomicU32,
 }
+
+/// A timeout that was taken away: the next operation clears what is left of it, a deadline.
+const ENDLESS: Nanos = -1;
 
 static_assertions::assert_impl_all!(Fd: Send, Sync);
 
@@ -237,16 +242,26 @@ impl Fd {
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.let_go(self.mutex.unlock(mode, self.sched)));
-        self.begin_timeout(mode);
+        if self.side(mode).timeout.load(Ordering::Relaxed) != 0 {
+            self.begin_timeout(mode);
+        }
         f()
     }
 
     fn begin_timeout(&self, mode: Mode) {
-        let timeout = self.side(mode).timeout.load(Ordering::Relaxed);
-        if timeout != 0 {
-            let deadline = Deadline::At(self.sched.now().saturating_add(timeout));
-            self.sched.poll_set_deadline(self.desc, deadline, Some(mode));
-        }
+        let now = self.sched.now();
+        let word = &self.side(mode).timeout;
+        let decide = || match word.load(Ordering::Relaxed) {
+            // A deadline was set meanwhile, perhaps to end this operation.
+            0 => None,
+            ENDLESS => {
+                // A timeout set meanwhile is for the next operation.
+                let _ = word.compare_exchange(ENDLESS, 0, Ordering::Relaxed, Ordering::Relaxed);
+                Some(Deadline::None)
+            }
+            timeout => Some(Deadline::At(now.saturating_add(timeout))),
+        };
+        self.sched.poll_set_deadline(self.desc, decide, Some(mode));
     }
 
     /// Whether the next attempt would only hear that it must wait.
@@ -343,29 +358,29 @@ impl Fd {
     /// Sets the deadline of one direction or (`None`) of both, in place of earlier deadlines and timeouts. It holds for operations under way and
     /// for all later ones, until it is changed.
     pub fn set_deadline(&self, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
-        self.set_limit(mode, deadline, 0)
+        let decide = || {
+            if mode != Some(Mode::Write) {
+                self.read.timeout.store(0, Ordering::Relaxed);
+            }
+            if mode != Some(Mode::Read) {
+                self.write.timeout.store(0, Ordering::Relaxed);
+            }
+            Some(deadline)
+        };
+        self.with(|_| self.sched.poll_set_deadline(self.desc, decide, mode))
     }
 
-    /// Gives every later operation of one direction that many nanoseconds, in place of a deadline. 0: no limit.
+    /// Gives every later operation of one direction that many nanoseconds, in place of a deadline. 0: no limit. An operation under way
+    /// keeps its limit.
     pub fn set_timeout(&self, mode: Mode, timeout: Nanos) -> Result<(), FdError> {
-        self.set_limit(Some(mode), Deadline::None, timeout)
+        let word = if timeout == 0 { ENDLESS } else { timeout };
+        // A swap, because loom may let a plain store come before the exchange of an operation that begins.
+        self.with(|_| _ = self.side(mode).timeout.swap(word, Ordering::Relaxed))
     }
 
     /// The timeout of one direction.
     pub fn timeout(&self, mode: Mode) -> Nanos {
-        self.side(mode).timeout.load(Ordering::Relaxed)
-    }
-
-    fn set_limit(&self, mode: Option<Mode>, deadline: Deadline, timeout: Nanos) -> Result<(), FdError> {
-        self.with(|_| {
-            if mode != Some(Mode::Write) {
-                self.read.timeout.store(timeout, Ordering::Relaxed);
-            }
-            if mode != Some(Mode::Read) {
-                self.write.timeout.store(timeout, Ordering::Relaxed);
-            }
-            self.sched.poll_set_deadline(self.desc, deadline, mode);
-        })
+        self.side(mode).timeout.load(Ordering::Relaxed).max(0)
     }
 
     /// Closes. Operations that wait fail with [`PollError::Closing`], and so does a second close. Returns once the system has released

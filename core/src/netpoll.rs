@@ -83,10 +83,11 @@ impl Sched {
         self.wait_in_poller(desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
     }
 
-    /// Sets the deadline of one direction or (`None`) of both. Waiters whose deadline has passed are woken before this returns.
-    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) {
+    /// Sets the deadline of one direction or (`None`) of both to what `decide` says under the lock of `desc`. Waiters whose deadline has
+    /// passed are woken before this returns.
+    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, decide: impl FnOnce() -> Option<Deadline>, mode: Option<Mode>) {
         let mut woken = WaiterList::new();
-        let moved = desc.set_deadline(deadline, mode, self.timers(), &mut woken);
+        let moved = desc.set_deadline(decide, mode, self.timers(), &mut woken);
         for heap in moved.into_iter().flatten() {
             self.look_again(heap);
         }

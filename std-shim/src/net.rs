@@ -1,13 +1,28 @@
 //! TCP sockets that park the goroutine where `std`'s block the thread.
 //!
 //! Names and meanings are those of [`std::net`], so `use std::net` → `use gopark::net` is most of a port. On an ordinary thread they
-//! work as well, and block it. What differs:
+//! work as well, and block it.
 //!
-//! - Go's deadlines (`set_deadline` and its kin) stand beside `std`'s timeouts; of the two, the one set later counts. What strikes is
-//!   [`TimedOut`](std::io::ErrorKind::TimedOut), where `std` has `WouldBlock`.
+//! # What a port must look for
+//!
+//! - **A timeout is [`TimedOut`](std::io::ErrorKind::TimedOut)**, where `std` on Linux has `WouldBlock`. Match both.
+//! - **Small writes go out at once**, since `TCP_NODELAY` is on. What writes a message in pieces needs a [`BufWriter`](std::io::BufWriter) and a
+//!   `flush` at the end of the message.
+//! - **`set_read_timeout` and `set_write_timeout` count for each operation**, as in `std`: an operation under way keeps the limit that it began
+//!   with. `write_all` is one operation, also when it takes many system calls. With `try_clone`, a timeout set on one handle holds for all.
+//! - **[`incoming`](TcpListener::incoming) ends** when the listener is closed; that of `std` never does.
+//! - **A name is looked up on another thread** while the goroutine is parked, for text and for a pair of text and port.
+//!   [`ToSocketAddrs::to_socket_addrs`] itself is that of `std` and blocks the thread: `gopark::blocking(|| name.to_socket_addrs())`.
+//! - **A socket does not outlive `fork`** as one that waits: `docs/fork.md`.
+//!
+//! # What differs
+//!
+//! - Go's deadlines (`set_deadline` and its kin) stand beside `std`'s timeouts; of the two, the one set later counts. A deadline also
+//!   moves the end of an operation under way, a timeout does not.
 //! - `close(&self)` ends a socket under all who use it: their operations fail with [`PollError::Closing`](crate::PollError::Closing).
 //! - `try_clone` makes no new descriptor: what is set on one handle holds for all.
-//! - Connections have `TCP_NODELAY` on, and keep-alive probes after 15 idle seconds, as in Go.
+//! - Connections have `TCP_NODELAY` on, and keep-alive probes after 15 idle seconds, as in Go. That includes those that come from `std`
+//!   (`TcpStream::from`), and those of a listener that does (`TcpListener::from`).
 //! - `set_nonblocking` is absent: the sockets are non-blocking underneath, and an operation that must not wait has a deadline.
 //! - Operations of one direction on one socket take turns, so that what `write_all` writes stays together.
 //!

@@ -4,7 +4,7 @@ use crate::{check, check_on_thread};
 use gopark::net::TcpStream;
 use gopark::{go, sleep, yield_now};
 use gopark_tests::sockets::{assert_timeout, listener, narrow_pair, pair, pair_at, pattern};
-use gopark_tests::{Dice, join};
+use gopark_tests::{Dice, join, until};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -289,6 +289,58 @@ fn a_timeout_holds_for_each_operation_anew() {
         assert_eq!(near.read_timeout().unwrap(), None);
         far.write_all(b"z").unwrap();
         assert_eq!(near.read(&mut [0; 16]).unwrap(), 1);
+    });
+}
+
+/// Returns when the goroutine of that name is parked in a read, or has returned.
+fn until_it_reads<T>(name: &str, reader: &gopark::JoinHandle<T>) {
+    until("it reads", || {
+        let mut dump = Vec::new();
+        gopark::dump(&mut dump).unwrap();
+        reader.is_finished() || String::from_utf8_lossy(&dump).contains(&format!("\"{name}\" [IO wait"))
+    });
+}
+
+#[test]
+fn a_timeout_set_on_another_handle_leaves_a_read_under_way_its_own() {
+    check(|| {
+        for (own, others) in [(Some(60 * MS), None), (Some(60 * MS), Some(3_600_000 * MS)), (None, Some(MS))] {
+            let (near, mut far) = pair();
+            near.set_read_timeout(own).unwrap();
+            let reader = {
+                let mut near = near.try_clone().unwrap();
+                go(move || {
+                    gopark::set_name("timed reader");
+                    near.read(&mut [0; 16])
+                })
+            };
+            until_it_reads("timed reader", &reader);
+            near.set_read_timeout(others).unwrap();
+            if own.is_some() {
+                assert_timeout(join(reader));
+            } else {
+                sleep(5 * MS);
+                assert!(!reader.is_finished());
+                far.write_all(b"x").unwrap();
+                assert_eq!(join(reader).unwrap(), 1);
+            }
+            assert_eq!(near.read_timeout().unwrap(), others);
+        }
+    });
+}
+
+#[test]
+fn a_timeout_that_was_taken_away_strikes_no_later_read() {
+    check(|| {
+        let (mut near, mut far) = pair();
+        near.set_read_timeout(Some(MS)).unwrap();
+        assert_timeout(near.read(&mut [0; 16]));
+        near.set_read_timeout(None).unwrap();
+        let reader = go(move || near.read(&mut [0; 16]));
+        sleep(5 * MS);
+        assert!(!reader.is_finished());
+        far.write_all(b"x").unwrap();
+        assert_eq!(join(reader).unwrap(), 1);
     });
 }
 

@@ -99,13 +99,23 @@ impl Side {
 impl PollDesc {
     /// Sets the deadline of one direction, or of both (`mode` is `None`). Ignored once the descriptor is closing. Timers that are in no
     /// heap go into `heap`; the result are the heaps, of the two timers, whose Ms must look again.
+    ///
+    /// `decide` is called under the lock and may refrain (`None`): of two callers that decide by the same words, the second sees what
+    /// the first has done.
     #[doc(alias = "pollSetDeadline")]
-    pub(crate) fn set_deadline(&self, deadline: Deadline, mode: Option<Mode>, heap: &'static Heap, woken: &mut WaiterList) -> Moved {
+    pub(crate) fn set_deadline(
+        &self,
+        decide: impl FnOnce() -> Option<Deadline>,
+        mode: Option<Mode>,
+        heap: &'static Heap,
+        woken: &mut WaiterList,
+    ) -> Moved {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closing {
             return [None; 2];
         }
+        let Some(deadline) = decide() else { return [None; 2] };
         let before = (state.read.when, state.write.when);
         if mode != Some(Mode::Write) {
             state.read.set(deadline);

@@ -314,7 +314,8 @@ impl TcpStream {
         self.0.set_deadline(Some(Mode::Write), deadline)
     }
 
-    /// Gives each later read that much time, `None` for no limit, in place of a deadline.
+    /// Gives each later read that much time, `None` for no limit, in place of a deadline. A read under way, on another handle of this
+    /// connection, keeps the limit that it began with; [`set_read_deadline`](Self::set_read_deadline) moves it.
     ///
     /// # Errors
     ///
