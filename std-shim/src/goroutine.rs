@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// It may start on any thread of the runtime, and then stays there (see the crate's documentation). Works in goroutines and on ordinary
 /// threads alike.
 ///
+/// Locks and channels of `std::sync` block the thread, and with it all goroutines that have started there:
+/// one that waits for what a neighbour holds or would send waits for ever. The crate's documentation
+/// says [what works](crate#locks-and-channels-of-std).
+///
 /// A panic in `f` ends this goroutine only, and comes out of [`JoinHandle::join`]. It is reported on stderr, whether or not the goroutine is
 /// ever joined, as `std` reports that of a thread:
 ///
@@ -187,6 +191,9 @@ pub fn sleep_until(deadline: Instant) {
 
 /// Runs `work`, which may block its thread, on a thread made for that, and parks meanwhile: other goroutines go on. `work` may borrow from the
 /// caller. On an ordinary thread it just runs.
+///
+/// This is also how a goroutine waits for a lock or channel of `std::sync`: the closure locks, uses and
+/// unlocks it. A guard cannot leave the closure.
 ///
 /// Worth it for what takes longer than a few ten microseconds: file operations, name lookups, computing. What blocks without it is noticed
 /// after a millisecond, and what computes after three, but goroutines that have started on the same thread wait until it is done. There are

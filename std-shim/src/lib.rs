@@ -41,8 +41,62 @@
 //! of its own (`std::thread`); everything in this crate works there. [`go_local`] starts goroutines on the thread of their maker, which can share
 //! with it what is not `Send`.
 //!
-//! A goroutine that blocks its thread (`std::thread::sleep`, a file, a long computation) holds up the others at home on it. Everything in
+//! A goroutine that blocks its thread (`std::thread::sleep`, a file, a lock or channel of std, a long computation) holds up the others at home on it. Everything in
 //! this crate parks instead, and works on ordinary threads as well, where it blocks the thread.
+//!
+//! # Locks and channels of std
+//!
+//! `std::sync::Mutex`, `RwLock`, `Condvar`, `OnceLock`, `LazyLock`, `Barrier` and `mpsc` block the
+//! *thread*. If what would end the wait is to come from another goroutine that has started on the same
+//! thread, both wait for ever:
+//!
+//! | goroutine A | goroutine B, on the same thread | |
+//! |---|---|---|
+//! | holds a lock and parks | locks it | the thread sleeps; A, which would unlock, needs it |
+//! | would send, and waits for its turn | `recv()` on a `std::sync::mpsc` channel | the same |
+//! | is in the initialiser of a `OnceLock`, which parks | `get_or_init()` | the same |
+//!
+//! Everything in this crate that may block may park, and operations that do not block yield now and
+//! then: a `Mutex` that is held over `write_all` of single bytes hangs a neighbour after the 63rd. So a
+//! lock that works in a first test may hang under load. [`Builder::migrate`] does not help: its
+//! contract forbids a guard that is held over a park.
+//!
+//! What works between goroutines:
+//!
+//! - atomics, and the result of a [`JoinHandle`];
+//! - a lock that is never held over anything of this crate: keep the guard in a scope of its own;
+//! - a connection over the loopback interface ([`net`]), in place of a channel;
+//! - to wait within [`blocking`], where a thread of a pool waits and the goroutine parks: all that is
+//!   done with the lock belongs into the closure;
+//! - threads of std for the part of a program that shares much: all of this crate works there.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex, mpsc};
+//!
+//! gopark::run(|| {
+//!     let count = Arc::new(Mutex::new(0));
+//!     let theirs = count.clone();
+//!     let (tell, mut told) = mpsc::channel();
+//!     let goroutine = gopark::go(move || {
+//!         for _ in 0..100 {
+//!             *theirs.lock().unwrap() += 1; // The guard is gone at the end of the statement,
+//!             gopark::yield_now(); // before anything parks.
+//!         }
+//!         tell.send("done").unwrap(); // Never blocks: the channel has no bound.
+//!     });
+//!     let news = gopark::blocking(|| {
+//!         let told = &mut told; // Lent to the other thread: a receiver cannot be shared.
+//!         told.recv()
+//!     });
+//!     assert_eq!(news, Ok("done"));
+//!     goroutine.join().unwrap();
+//!     assert_eq!(*count.lock().unwrap(), 100);
+//! });
+//! ```
+//!
+//! A goroutine that has blocked its thread for a second while others at home there wait is named on
+//! stderr, with the system call and the remedy. [`Builder::stall_after`] and [`Builder::reports`]
+//! change that.
 //!
 //! # Environment
 //!
@@ -50,6 +104,7 @@
 //! |---|---|
 //! | `GOPARK_DUMP` | a signal (`USR1`, say) that gets a [`dump`](dump()) of all goroutines on stderr, as [`Builder::dump_on`] does |
 //! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] says |
+//! | `GOPARK_REPORTS` | `off`: stderr gets nothing that the program has not asked for, unless [`Builder::reports`] says |
 //! | `GOPARK_SCHEDTRACE` | prints Go's schedtrace line to stderr every so many milliseconds |
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
 //! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
