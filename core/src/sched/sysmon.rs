@@ -149,12 +149,15 @@ struct Sight {
     next_report: NextReport,
     /// Whether `M::kept` says since when.
     kept: bool,
+    /// Whether the system did not say what its M does when last asked. Then the clock is read as soon
+    /// as the M takes up a goroutine, for the next look to tell whether it stands still.
+    blind: bool,
 }
 
 impl Sight {
     /// What is seen of a P that has just got its M, or whose M has just taken up a goroutine.
     fn new(m: usize, tick: u64, polls: u64, now: Nanos) -> Self {
-        Sight { m, tick, ran: now, clock: None, polls, polled: now, next_report: NextReport::default(), kept: false }
+        Sight { m, tick, ran: now, clock: None, polls, polled: now, next_report: NextReport::default(), kept: false, blind: false }
     }
 }
 
@@ -166,13 +169,11 @@ struct Clock {
     /// What it showed last, and since when.
     last: Nanos,
     stands: Nanos,
-    /// Whether the clock is all that the system says of the thread.
-    alone: bool,
 }
 
 impl Clock {
-    fn new(time: Nanos, now: Nanos, alone: bool) -> Self {
-        Clock { first: time, since: now, last: time, stands: now, alone }
+    fn new(time: Nanos, now: Nanos) -> Self {
+        Clock { first: time, since: now, last: time, stands: now }
     }
 
     fn shows(&mut self, time: Nanos, now: Nanos) {
@@ -266,10 +267,6 @@ impl Sched {
             self.lately.set(now);
             self.trace_if_due(&mut watch.trace, now);
             pace.after(self.look(&mut watch, now));
-            let undecided = |clock: &Clock| clock.alone && now - clock.since < SLICE;
-            if watch.sights.iter().any(|sight| sight.clock.as_ref().is_some_and(undecided)) {
-                pace.delay = pace.delay.min(ALERT_DELAY);
-            }
             quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
             if quiet_looks >= QUIET_LOOKS && pace.delay >= ALERT_DELAY && watch.strays.is_empty() {
                 self.rest(&watch);
@@ -318,7 +315,9 @@ impl Sched {
             if sight.kept {
                 self.m(sight.m).kept.set(0);
             }
-            *sight = Sight { polls: sight.polls, polled: sight.polled, ..Sight::new(m.index, tick, polls, now) };
+            let (blind, polls, polled) = (sight.blind, sight.polls, sight.polled);
+            let clock = (blind && !asleep).then(|| Clock::new(self.os.cpu_time(m.thread.load(Ordering::Relaxed)), now));
+            *sight = Sight { clock, blind, polled, ..Sight::new(m.index, tick, polls, now) };
         }
         if asleep {
             (sight.polls, sight.polled) = (polls, now);
@@ -340,7 +339,7 @@ impl Sched {
             self.tell_if_due(m, ran, &mut sight.next_report, &lasts_on);
         }
         if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight, strays, now) {
-            let still = sight.clock.as_ref().is_some_and(|clock| clock.alone && now - clock.stands >= STILL);
+            let still = sight.blind && sight.clock.as_ref().is_some_and(|clock| now - clock.stands >= STILL);
             if self.hand_off(p.index) {
                 strays.push(Stray { m: m.index, since: sight.ran, still, next_report: sight.next_report });
                 // The stray's, from here on.
@@ -369,13 +368,14 @@ impl Sched {
         if matches!(doing, Doing::Blocked(_)) {
             return true;
         }
+        sight.blind = doing == Doing::Unknown;
         let time = self.os.cpu_time(thread);
         let Some(clock) = &mut sight.clock else {
-            sight.clock = Some(Clock::new(time, now, doing == Doing::Unknown));
+            sight.clock = Some(Clock::new(time, now));
             return false;
         };
         clock.shows(time, now);
-        if clock.alone && time > 0 && now - clock.stands >= STILL {
+        if sight.blind && time > 0 && now - clock.stands >= STILL {
             return true;
         }
         let computes = if time > 0 { time - clock.first >= COMPUTED - BLOCKED } else { now - clock.since >= SLICE };
