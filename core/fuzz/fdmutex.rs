@@ -8,6 +8,7 @@
 use super::{Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, Release, WLOCK, WWAIT, WWAITS};
 use crate::fuzz::system::{SYSTEM, System};
 use crate::os::{Delay, Errno, Events, Mode, Netpoll};
+use crate::polldesc::PollError;
 use crate::sched::{Config, Sched};
 use crate::stack::MIN_STACK;
 use crate::sync::{AtomicU32, Ordering};
@@ -156,7 +157,7 @@ impl Driver<'_> {
                     assert!(!model.closed && !model.locked[side], "locked although it is closed or locked");
                     model.locked[side] = true;
                 }
-                Err(Closed) => assert!(model.closed, "refused although it is open"),
+                Err(error) => assert!(model.closed && error == PollError::Closing, "refused although it is open"),
             }
         });
     }
@@ -234,6 +235,6 @@ impl Driver<'_> {
         }
         self.compare();
         assert!(self.model.get().destroyed, "nobody destroys it");
-        assert_eq!((self.mutex.incref(), self.mutex.lock(Mode::Read, sched())), (Err(Closed), Err(Closed)));
+        assert_eq!((self.mutex.incref(), self.mutex.lock(Mode::Read, sched())), (Err(Closed), Err(PollError::Closing)));
     }
 }

@@ -631,6 +631,7 @@ impl Desc {
             PollError::Closing => "use of closed network connection",
             PollError::Timeout => "i/o timeout",
             PollError::NotPollable => "not pollable",
+            PollError::Unwinding => unreachable!("nothing here panics"),
         };
         assert_eq!(text, expected);
         if error == PollError::NotPollable {

@@ -86,11 +86,12 @@ impl Pool {
     }
 
     /// Runs `work` on one of the pool's threads, and parks meanwhile. With all of them busy, it waits for its turn. On an ordinary thread, and
-    /// if the system refuses the first thread, it runs here.
+    /// if the system refuses the first thread, it runs here; so it does in a goroutine that
+    /// unwinds, which is not to park.
     ///
     /// A panic out of `work` aborts the process.
     pub fn run<T: Send>(&'static self, sched: &'static Sched, work: impl FnOnce() -> T + Send) -> T {
-        if sched.current().is_none() {
+        if sched.current().is_none() || sched.unwinds() {
             return work();
         }
         self.hand_over(sched, work, |number| {

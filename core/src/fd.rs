@@ -169,11 +169,13 @@ impl Fd {
     /// For the time of a call that keeps the descriptor open.
     #[inline]
     fn borrow(&self) -> Borrowed<'_> {
-        // SAFETY: the callers are users of the descriptor, which is closed after its last user has let go.
+        // SAFETY: the callers are users of the descriptor, which is closed after its last user has
+        // let go.
         unsafe { Borrowed::new(self.raw) }
     }
 
-    /// Uses the descriptor for something that does not block; it stays open meanwhile, also if `f` panics.
+    /// Uses the descriptor for something that does not block; it stays open meanwhile, also if `f`
+    /// panics.
     pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
         let _user = OnDrop(|| self.let_go(self.mutex.decref()));
@@ -187,7 +189,8 @@ impl Fd {
         self.operate_as(mode, Sched::spend, op)
     }
 
-    /// As [`operate`](Self::operate) in the direction [`Read`](Mode::Read), for an accept. One that never blocks may be repeated the more often in a
+    /// As [`operate`](Self::operate) in the direction [`Read`](Mode::Read), for an accept. One that
+    /// never blocks may be repeated the more often in a
     /// row the more goroutines take turns with it.
     pub fn accept<T>(&self, op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         self.operate_as(Mode::Read, Sched::spend_accepts, op)
@@ -302,7 +305,8 @@ impl Fd {
             if wait {
                 waited = self.wait(mode, asked)?;
                 blocked = true;
-                // The readiness that led here is used up. If the operation takes no data, because it fails or panics, the next one asks.
+                // The readiness that led here is used up. If the operation takes no data, because
+                // it fails or panics, the next one asks.
                 self.side(mode).spent.store(false, Ordering::Relaxed);
             }
             asked = true;
@@ -328,7 +332,7 @@ impl Fd {
         self.sched.register(self.desc)?;
         match self.sched.poll_wait(self.desc, mode) {
             // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
-            timeout @ Err(PollError::Timeout) if !asked => Ok(timeout),
+            refused @ Err(PollError::Timeout | PollError::Unwinding) if !asked => Ok(refused),
             // The error is the system's to report.
             ready @ (Ok(()) | Err(PollError::NotPollable)) => Ok(ready),
             Err(error) => Err(error.into()),
@@ -384,11 +388,14 @@ impl Fd {
     }
 
     /// Closes. Operations that wait fail with [`PollError::Closing`], and so does a second close. Returns once the system has released
-    /// the descriptor.
+    /// the descriptor, or at once in a goroutine that unwinds; then the last operation under way
+    /// releases it.
     pub fn close(&self) -> Result<(), FdError> {
         self.begin_close()?;
         self.let_go(self.mutex.decref());
-        self.closed.acquire(self.sched);
+        if !self.sched.unwinds() {
+            self.closed.acquire(self.sched);
+        }
         Ok(())
     }
 
@@ -437,7 +444,8 @@ const EIO: i32 = 5;
 
 impl Drop for Fd {
     fn drop(&mut self) {
-        // The owner drops it, so no operation is under way: there is nothing to wait for, and a destructor does not park.
+        // The owner drops it, so no operation is under way: there is nothing to wait for, and a
+        // destructor does not park.
         if self.begin_close().is_ok() {
             self.let_go(self.mutex.decref());
         }

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `incref` | not closed | refs + 1 |
 //! | `lock(side)` | not closed, side free | side held, refs + 1 |
-//! | | not closed, side held | a waiter more; sleeps; starts over when woken (whoever woke it has taken it off the count) |
+//! | | not closed, side held | a waiter more; sleeps; starts over when woken (whoever woke it has taken it off the count). Refused if the caller unwinds |
 //! | `unlock(side)` | | side free, refs - 1; wakes one waiter of the side |
 //! | `decref` | | refs - 1 |
 //! | `close` | not closed | closed, refs + 1, no waiters: all are woken, and find it closed |
@@ -19,6 +19,7 @@
 //! independent: a connection is read and written at the same time.
 
 use crate::os::Mode;
+use crate::polldesc::PollError;
 use crate::sched::Sched;
 use crate::sema::Permits;
 use crate::sync::{AtomicU64, Ordering};
@@ -114,7 +115,7 @@ impl FdMutex {
     ///
     /// With more than 1 048 575 users or waiters.
     #[inline]
-    pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
+    pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
         let old = self.state.load(Ordering::Relaxed);
         let lock = side(mode).lock;
         if old & (CLOSED | lock) == 0 {
@@ -127,14 +128,17 @@ impl FdMutex {
     }
 
     #[cold]
-    fn lock_slow(&self, mode: Mode, sched: &'static Sched) -> Result<(), Closed> {
+    fn lock_slow(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
         let side = side(mode);
         let mut old = self.state.load(Ordering::Relaxed);
         loop {
             if old & CLOSED != 0 {
-                return Err(Closed);
+                return Err(PollError::Closing);
             }
             let free = old & side.lock == 0;
+            if !free && sched.unwinds() {
+                return Err(PollError::Unwinding);
+            }
             let new = if free { plus_one(old | side.lock, REF, REFS) } else { plus_one(old, side.wait, side.waits) };
             match self.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Err(now) => old = now,

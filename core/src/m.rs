@@ -20,7 +20,7 @@ use crate::lease::Lease;
 use crate::metrics::Latencies;
 use crate::p::{Count, Lately, P};
 use crate::runq::{GList, Inbox};
-use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
 use crate::trace::Running;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -41,6 +41,9 @@ pub(crate) struct M {
     /// How many operations its goroutine may still do that do not block, before others get a turn. Written by the M, and set to 0 by
     /// whoever thinks that it has run for too long.
     pub(crate) allowance: AtomicU32,
+    /// Whether the panic that its thread may be in is perhaps that of a goroutine that has stopped.
+    /// See `sched/unwinding`.
+    pub(crate) strayed: AtomicBool,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
     /// Since when one goroutine keeps it, if that is long. Written by sysmon.
@@ -109,6 +112,7 @@ impl M {
             p: AtomicU32::new(NO_P),
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
+            strayed: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: Lately::new(),
             p_taken: AtomicI64::new(0),

@@ -79,8 +79,12 @@ impl Sched {
     pub(crate) fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
         self.forbid_in_fork();
         desc.may_wait(mode)?;
+        let current = self.current();
+        if !current.is_none_or(|g| self.may_stop(g)) {
+            return Err(PollError::Unwinding);
+        }
         desc.arm(mode);
-        self.wait_in_poller(desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
+        self.wait_in_poller(current, desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
     }
 
     /// Sets the deadline of one direction or (`None`) of both to what `decide` says under the lock of `desc`. Waiters whose deadline has

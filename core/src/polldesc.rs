@@ -45,6 +45,9 @@ pub enum PollError {
     Timeout,
     /// The system cannot tell when the descriptor is ready.
     NotPollable,
+    /// The operation would have to wait, in a destructor that a panic runs: other goroutines of the
+    /// thread would see the panic as theirs.
+    Unwinding,
 }
 
 impl fmt::Display for PollError {
@@ -53,6 +56,7 @@ impl fmt::Display for PollError {
             PollError::Closing => "use of closed network connection",
             PollError::Timeout => "i/o timeout",
             PollError::NotPollable => "not pollable",
+            PollError::Unwinding => "a goroutine that unwinds cannot wait",
         })
     }
 }

@@ -43,6 +43,7 @@ mod stall;
 mod start;
 mod sysmon;
 mod trace;
+mod unwinding;
 mod wake;
 
 #[cfg(all(test, loom))]
@@ -107,6 +108,8 @@ pub struct Config {
     pub schedtrace: Option<Every>,
     /// When the stacks of goroutines that wait give memory back. `None`: never.
     pub shrink: Option<Shrink>,
+    /// Whether the calling thread is in a panic: `std::thread::panicking`.
+    pub unwinding: fn() -> bool,
     /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
     pub report: fn(&'static Sched, Report<'_>),
 }
@@ -126,6 +129,7 @@ impl Config {
             stalls: None,
             schedtrace: None,
             shrink: None,
+            unwinding: || false,
             report: |_, _| (),
         }
     }
@@ -487,7 +491,7 @@ impl Sched {
         // A concurrent taking away may be lost here; sysmon repeats it.
         let rest = allowance.load(Ordering::Relaxed).saturating_sub(count);
         allowance.store(rest, Ordering::Relaxed);
-        if rest == 0 {
+        if rest == 0 && !self.unwinds() {
             self.yield_now();
         }
     }

@@ -14,6 +14,7 @@ pub(crate) fn io_error(error: FdError) -> Error {
         PollError::Timeout => ErrorKind::TimedOut,
         PollError::Closing => ErrorKind::ConnectionAborted,
         PollError::NotPollable => ErrorKind::Unsupported,
+        PollError::Unwinding => ErrorKind::WouldBlock,
         _ => ErrorKind::Other,
     };
     Error::new(kind, error)
@@ -35,6 +36,7 @@ mod tests {
             (PollError::Timeout, ErrorKind::TimedOut, "i/o timeout"),
             (PollError::Closing, ErrorKind::ConnectionAborted, "use of closed network connection"),
             (PollError::NotPollable, ErrorKind::Unsupported, "not pollable"),
+            (PollError::Unwinding, ErrorKind::WouldBlock, "a goroutine that unwinds cannot wait"),
         ];
         for (poll_error, kind, text) in cases {
             let error = io_error(FdError::Poll(poll_error));

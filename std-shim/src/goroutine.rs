@@ -11,7 +11,12 @@ use std::time::{Duration, Instant};
 
 /// Starts a goroutine that runs `f`.
 ///
-/// It may start on any thread of the runtime, and then stays there (see the crate's documentation). Works in goroutines and on ordinary
+/// It may start on any thread of the runtime, and then stays there. Goroutines of one thread take
+/// turns where one parks, which two patterns of safe code do not stand:
+/// scoped thread-locals, and a `thread_local!` whose initialiser parks (see the crate's
+/// documentation).
+///
+/// Works in goroutines and on ordinary
 /// threads alike.
 ///
 /// Locks and channels of `std::sync` block the thread, and with it all goroutines that have started there:
@@ -154,7 +159,11 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// ```
 #[doc(alias = "Gosched")]
 pub fn yield_now() {
-    sched().yield_now();
+    let sched = sched();
+    if thread::panicking() {
+        sched.stops_unwinding();
+    }
+    sched.yield_now();
 }
 
 /// Sleeps for at least `duration`; not at all if it is zero. On an ordinary thread, the thread sleeps.

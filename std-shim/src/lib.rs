@@ -31,10 +31,37 @@
 //! # What a goroutine may rely on
 //!
 //! A goroutine that has started stays on its thread, so code that is bound to a thread works: `Rc`, lock guards, thread-locals. Other
-//! goroutines share that thread, and take turns whenever one parks. That is invisible but for one pattern: a library that puts a
-//! pointer to its caller's stack into a thread-local for the duration of a callback ("scoped thread-locals") assumes that callbacks on one
-//! thread end in the reverse order of their beginning; goroutines that park inside such callbacks may break that order. Do not park
-//! there. [`Builder::migrate`] gives up the thread, too, and is therefore `unsafe`.
+//! goroutines share that thread, and take turns whenever one parks. [`Builder::migrate`] gives up
+//! the thread, and is therefore `unsafe`.
+//!
+//! # What is unsound under goroutines
+//!
+//! gopark's safe functions are sound, but two patterns of safe Rust assume that nobody else runs on
+//! the thread in between:
+//!
+//! - **A scoped thread-local**: a library keeps a pointer to its caller's stack in a thread-local
+//!   for the time of a callback, and assumes that callbacks on one thread
+//!   end in the reverse order of their beginning. Do not park inside such a callback.
+//! - **A `thread_local!` whose initialiser parks**: if a second goroutine of the thread uses the
+//!   same thread-local meanwhile, std initialises it twice, and drops the
+//!   value that is borrowed. Let the initialiser be `const` or at least not park; fill an
+//!   `OnceCell` in the thread-local outside of it.
+//!
+//! What is wrong without being undefined:
+//!
+//! - A lock that is re-entrant by thread (`std::sync::ReentrantLock`,
+//!   `parking_lot::ReentrantMutex`, `stdout().lock()`) does not exclude other goroutines of the
+//!   thread.
+//! - std counts panics by thread: a goroutine that parks in a destructor which a panic runs, or in
+//!   a panic hook, shows its panic to the others of its thread. They poison
+//!   their locks; a panic during a hook aborts. This crate does not park there, as far as it can:
+//!   operations of sockets that would wait
+//!   fail with [`PollError::Unwinding`], which a `BufWriter` that is dropped ignores. Do not
+//!   `join`, [`sleep`] or [`yield_now`] there.
+//!
+//! `docs/soundness.md` in the repository has the whole story, with what to do in each case.
+//!
+//! # One thread, many goroutines
 //!
 //! So every goroutine has what Go's `runtime.LockOSThread` gives, but for being alone on the thread: what a C library keeps by thread (an OpenGL context, a
 //! locale, a namespace entered with `setns`) is there after each park, and others at home on the thread see it, too. What must be alone has a thread
@@ -145,3 +172,8 @@ pub use runtime::{Builder, max_procs, run, scheduler};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So does what the page on soundness recommends.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/soundness.md")]
+struct Soundness;

@@ -36,6 +36,12 @@
 //! | `Timeout` | `TimedOut` | i/o timeout |
 //! | `Closing` | `ConnectionAborted` | use of closed network connection |
 //! | `NotPollable` | `Unsupported` | not pollable |
+//! | `Unwinding` | `WouldBlock` | a goroutine that unwinds cannot wait |
+//!
+//! The last one is for destructors that a panic runs: there an operation that would have to wait
+//! fails instead. A `BufWriter<TcpStream>` that is dropped so sends what the
+//! socket takes at once, and no more. What a destructor may have to wait for it must not rely on,
+//! nor give a connection on after such an error.
 
 mod dial;
 mod resolve;

@@ -18,6 +18,7 @@ use std::panic;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks().with_limits();
@@ -345,7 +346,15 @@ impl Builder {
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
         let config =
             Config { pollers, stack_size, guard_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
-        Ok(Config { deadlocks: Some(Deadlocks::new(&LINUX)), stalls, schedtrace, shrink, report: report::report, ..config })
+        Ok(Config {
+            deadlocks: Some(Deadlocks::new(&LINUX)),
+            stalls,
+            schedtrace,
+            shrink,
+            unwinding: thread::panicking,
+            report: report::report,
+            ..config
+        })
     }
 }
 

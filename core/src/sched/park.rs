@@ -36,7 +36,9 @@ impl Sched {
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
     #[doc(alias = "gopark")]
     pub(crate) fn park(&'static self, why: Why, park: Park<'_>) {
-        self.park_as(self.current(), why, park);
+        let current = self.current();
+        current.inspect(|g| self.stops(g));
+        self.park_as(current, why, park);
     }
 
     /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
@@ -62,7 +64,11 @@ impl Sched {
 
     /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
     pub(crate) fn wait<E>(&'static self, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
-        self.wait_as(self.current(), slot, why, check)
+        let current = self.current();
+        if !slot.is_ready() {
+            current.inspect(|g| self.stops(g));
+        }
+        self.wait_as(current, slot, why, check)
     }
 
     fn wait_as<E>(&'static self, current: Option<&G>, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
@@ -75,9 +81,16 @@ impl Sched {
         slot.settle()
     }
 
-    /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the caller counts as waiting in a poller meanwhile.
-    pub(crate) fn wait_in_poller<E>(&'static self, slot: &WaitSlot, why: Why, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
-        let current = self.current();
+    /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the
+    /// caller, which is `current`, counts as waiting in a poller
+    /// meanwhile.
+    pub(crate) fn wait_in_poller<E>(
+        &'static self,
+        current: Option<&G>,
+        slot: &WaitSlot,
+        why: Why,
+        check: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
         // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
         match current {
             Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
