@@ -443,7 +443,7 @@ impl Driver<'_> {
         }
         let before = heap.next().unwrap_or(NEVER);
         let mut woken = WaiterList::new();
-        let moved = this.desc.set_deadline(|| Some(deadline), side.map(|side| MODES[side]), heap, &mut woken);
+        let moved = this.desc.set_deadline(&|| Some(deadline), side.map(|side| MODES[side]), heap, &mut woken);
         assert!(moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
         let mut expected = [None; 2];
         if !this.closing {

@@ -80,7 +80,7 @@ impl Peer {
 
     fn set(self, deadline: Deadline) {
         let mut woken = WaiterList::new();
-        _ = self.desc.set_deadline(|| Some(deadline), READ, self.heap, &mut woken);
+        _ = self.desc.set_deadline(&|| Some(deadline), READ, self.heap, &mut woken);
         self.sched.ready_list(woken);
     }
 

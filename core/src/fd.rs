@@ -264,7 +264,7 @@ impl Fd {
             }
             timeout => Some(Deadline::At(now.saturating_add(timeout))),
         };
-        self.sched.poll_set_deadline(self.desc, decide, Some(mode));
+        self.sched.poll_set_deadline(self.desc, &decide, Some(mode));
     }
 
     /// Whether the next attempt would only hear that it must wait.
@@ -371,7 +371,7 @@ impl Fd {
             }
             Some(deadline)
         };
-        self.with(|_| self.sched.poll_set_deadline(self.desc, decide, mode))
+        self.with(|_| self.sched.poll_set_deadline(self.desc, &decide, mode))
     }
 
     /// Gives every later operation of one direction that many nanoseconds, in place of a deadline. 0: no limit. An operation under way

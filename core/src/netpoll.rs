@@ -89,7 +89,7 @@ impl Sched {
 
     /// Sets the deadline of one direction or (`None`) of both to what `decide` says under the lock of `desc`. Waiters whose deadline has
     /// passed are woken before this returns.
-    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, decide: impl FnOnce() -> Option<Deadline>, mode: Option<Mode>) {
+    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, decide: &dyn Fn() -> Option<Deadline>, mode: Option<Mode>) {
         let mut woken = WaiterList::new();
         let moved = desc.set_deadline(decide, mode, self.timers(), &mut woken);
         for heap in moved.into_iter().flatten() {

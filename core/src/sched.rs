@@ -73,6 +73,7 @@ use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Order
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ptr;
 use find::ALLOWANCE;
 use handoff::Exchange;
 use idle::Idlers;
@@ -193,8 +194,8 @@ pub struct Sched {
     /// There once somebody wants it.
     trace: Once<Tracing>,
     tallies: Tallies,
-    /// 1 in a child process. Written while the process has one thread.
-    forked: hint::AtomicU8,
+    /// Not null in a child process. Written while that has one thread.
+    forked: hint::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
 }
 
@@ -281,7 +282,7 @@ impl Sched {
             outside: Outside::default(),
             trace: Once::new(),
             tallies: Tallies::new(),
-            forked: hint::AtomicU8::new(0),
+            forked: hint::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
         }));
         sync::set_os(&sched.os);

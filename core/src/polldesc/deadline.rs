@@ -105,7 +105,7 @@ impl PollDesc {
     #[doc(alias = "pollSetDeadline")]
     pub(crate) fn set_deadline(
         &self,
-        decide: impl FnOnce() -> Option<Deadline>,
+        decide: &dyn Fn() -> Option<Deadline>,
         mode: Option<Mode>,
         heap: &'static Heap,
         woken: &mut WaiterList,

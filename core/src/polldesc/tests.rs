@@ -52,7 +52,7 @@ impl Fixture {
     /// How many were woken.
     fn set(&self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) -> usize {
         let mut woken = WaiterList::new();
-        let _ = desc.set_deadline(|| Some(deadline), mode, self.heap, &mut woken);
+        let _ = desc.set_deadline(&|| Some(deadline), mode, self.heap, &mut woken);
         count(woken)
     }
 
