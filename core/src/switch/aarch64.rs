@@ -13,11 +13,13 @@
 //! | 0                      |  x29           | x29                    |  <- the stack pointer
 //! ```
 //!
-//! `enter` and `leave` are one function twice: they store three registers, exchange the stack pointer for the word at x0, and load
-//! from the other stack what stands there in the same way. So the CFI that describes the one stack before the exchange describes the
-//! other behind it. The remaining registers are the compiler's to save, if it has anything in them.
+//! `enter` and `leave` are one function twice: they store three registers, exchange the stack
+//! pointer for the word at x0, and load from the other stack what stands there in the same way. So
+//! the CFI that describes the one stack before the exchange describes the other behind it. The
+//! remaining registers are the compiler's to save, if it has anything in them.
 //!
-//! `hint #36` (BTI j) stands where `br` leads, `hint #34` (BTI c) where a linker's veneer may. Other processors skip them.
+//! `hint #36` (BTI j) stands where `br` leads, `hint #34` (BTI c) where a linker's veneer may.
+//! Other processors skip them.
 
 use super::Entry;
 use core::arch::{asm, global_asm};
@@ -53,8 +55,9 @@ macro_rules! exchange {
 exchange!("enter");
 exchange!("leave");
 
-// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for a return address in the function
-// that the byte before it belongs to, so the first one points behind the `nop`.
+// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for
+// a return address in the function that the byte before it belongs to, so the first one points
+// behind the `nop`.
 global_asm!(
     begin!("start"),
     ".cfi_undefined x30",
@@ -87,7 +90,8 @@ pub(super) fn start() -> usize {
 ///
 /// # Safety
 ///
-/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's word.
+/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
+/// word.
 pub(super) unsafe fn prepare(base: usize, entry: Entry, argument: NonNull<()>, other: *mut *mut ()) -> *mut () {
     let words = [0, start() + 4, entry as usize, 0, argument.as_ptr().expose_provenance(), other.expose_provenance()];
     let sp = (base - size_of_val(&words)) as *mut [usize; 6];

@@ -16,7 +16,8 @@ macro_rules! symbol {
     };
 }
 
-/// Begins a function in assembly: in a section of its own, hidden from other modules, and the same as any copy that is linked too.
+/// Begins a function in assembly: in a section of its own, hidden from other modules, and the same
+/// as any copy that is linked too.
 macro_rules! begin {
     ($name:literal) => {
         concat!(

@@ -10,7 +10,8 @@ const RETURNED: *mut () = ptr::without_provenance_mut(1);
 
 /// See the module `switch`.
 pub(crate) struct Context {
-    /// The stack pointer of the goroutine while it does not run, of its M while it does. Each switch exchanges it.
+    /// The stack pointer of the goroutine while it does not run, of its M while it does. Each
+    /// switch exchanges it.
     other: UnsafeCell<*mut ()>,
 }
 
@@ -38,7 +39,8 @@ impl Context {
     /// It was started, has not returned, and runs nowhere.
     #[inline(always)]
     pub(crate) unsafe fn resume(&self) -> Stop {
-        // SAFETY: the caller's promise: the word is the stack pointer that `start` or `leave` has stored.
+        // SAFETY: the caller's promise: the word is the stack pointer that `start` or `leave` has
+        // stored.
         let word = unsafe { machine::enter(self.other.get()) };
         if word == RETURNED { Stop::Returned } else { Stop::Suspended(word) }
     }
@@ -51,7 +53,8 @@ impl Context {
     #[inline(always)]
     pub(crate) unsafe fn suspend(&self, word: *mut ()) {
         debug_assert!(word != RETURNED, "the word of a context that has returned");
-        // SAFETY: the caller's promise: the context runs, so the word is the stack pointer that `enter` has stored.
+        // SAFETY: the caller's promise: the context runs, so the word is the stack pointer that
+        // `enter` has stored.
         unsafe { machine::leave(self.other.get(), word) };
     }
 }

@@ -40,7 +40,8 @@ impl Context {
             // SAFETY: runs once.
             unsafe { entry(argument) };
         };
-        // SAFETY: the closure borrows nothing, and a coroutine is never dropped before it has returned.
+        // SAFETY: the closure borrows nothing, and a coroutine is never dropped before it has
+        // returned.
         let coroutine = ManuallyDrop::new(unsafe { Body::with_stack_unchecked(stack, body) });
         // SAFETY: the caller's promise.
         unsafe { *self.coroutine.get() = Some(coroutine) };
@@ -73,13 +74,15 @@ impl Context {
     /// The caller runs on the context's stack. `word` is not 1.
     #[inline(always)]
     pub(crate) unsafe fn suspend(&self, word: *mut ()) {
-        // SAFETY: the context's first instructions stored its yielder, which lives as long as its stack is in use: now.
+        // SAFETY: the context's first instructions stored its yielder, which lives as long as its
+        // stack is in use: now.
         unsafe { &**self.yielder.get() }.suspend(word);
     }
 }
 
-// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory between them is mapped
-// read-write for ever, a guard lies below the limit, and the slot has one owner.
+// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory
+// between them is mapped read-write for ever, a guard lies below the limit, and the slot has one
+// owner.
 unsafe impl corosensei::stack::Stack for Stack {
     fn base(&self) -> StackPointer {
         StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is not at address zero"))

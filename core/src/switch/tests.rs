@@ -1,4 +1,5 @@
-//! Both implementations do the same, and of the one in assembly: what it keeps, and that it can be unwound at every instruction.
+//! Both implementations do the same, and of the one in assembly: what it keeps, and that it can be
+//! unwound at every instruction.
 
 use super::{Entry, Stop, machine, native, portable};
 use crate::stack::Stack;
@@ -189,7 +190,8 @@ fn random_programs_go_the_same_way_with_both_switches() {
     assert!(longest > 50, "no program does much: {longest}");
 }
 
-/// Enters with marks in the registers that the switch keeps, and returns what is there when it comes back.
+/// Enters with marks in the registers that the switch keeps, and returns what is there when it
+/// comes back.
 fn enter_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
     // The word is the context's only field.
     let other = ptr::from_ref(switch).cast_mut();
@@ -313,7 +315,8 @@ fn rounding() -> [u16; 2] {
 #[cfg(target_arch = "x86_64")]
 fn set_rounding([sse, x87]: [u16; 2]) {
     let (sse, x87) = (0x1f80 | u32::from(sse), 0x037f | x87);
-    // SAFETY: both are valid control words. No numbers are rounded until the caller has set them back.
+    // SAFETY: both are valid control words. No numbers are rounded until the caller has set them
+    // back.
     unsafe { asm!("ldmxcsr [{}]", "fldcw [{}]", in(reg) &sse, in(reg) &x87, options(nostack, readonly)) };
 }
 
@@ -410,7 +413,8 @@ mod steps {
     const STEPS_MAX: usize = 8192;
     const TRAP_FLAG: i64 = 0x100;
 
-    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if the trace did not end.
+    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if
+    /// the trace did not end.
     static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     /// From which instruction on no more steps are made.
@@ -491,7 +495,8 @@ mod breakpoints {
 
     /// What a breakpoint stands in place of.
     static ORIGINAL: AtomicU32 = AtomicU32::new(0);
-    /// At the last breakpoint: the instruction, the stack pointer, and the outermost frame's address.
+    /// At the last breakpoint: the instruction, the stack pointer, and the outermost frame's
+    /// address.
     static SEEN: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
     /// Puts `instruction` at `place`. Returns what was there.
@@ -539,7 +544,8 @@ mod breakpoints {
         let [enter, leave, start] = functions();
         handle_traps(on_breakpoint);
         let first = start..start + 32;
-        // How many instructions each has, how many of its first and last ones do not run, and in which of two resumes it runs.
+        // How many instructions each has, how many of its first and last ones do not run, and in
+        // which of two resumes it runs.
         for (function, len, skipped, runs) in
             [(enter, 10, 0, &[0, 1][..]), (leave, 10, 0, &[0, 1]), (start, 4, 1, &[0]), (start + 16, 3, 0, &[1])]
         {

@@ -12,9 +12,10 @@
 //! | the entry              |  rbx           | rbx                    |  <- the stack pointer
 //! ```
 //!
-//! `enter` and `leave` are one function twice: they push two registers, exchange the stack pointer for the word at rdi, and pop from
-//! the other stack what stands there in the same way. So the CFI that describes the one stack before the exchange describes the other
-//! behind it. The remaining registers are the compiler's to save, if it has anything in them.
+//! `enter` and `leave` are one function twice: they push two registers, exchange the stack pointer
+//! for the word at rdi, and pop from the other stack what stands there in the same way. So the CFI
+//! that describes the one stack before the exchange describes the other behind it. The remaining
+//! registers are the compiler's to save, if it has anything in them.
 
 use super::Entry;
 use core::arch::{asm, global_asm};
@@ -39,7 +40,8 @@ macro_rules! exchange {
             "pop rbp",
             ".cfi_adjust_cfa_offset -8",
             ".cfi_restore rbp",
-            // The word that was popped stays readable below the stack pointer: signal handlers respect the red zone.
+            // The word that was popped stays readable below the stack pointer: signal handlers
+            // respect the red zone.
             "pop rcx",
             ".cfi_adjust_cfa_offset -8",
             "jmp rcx",
@@ -51,8 +53,9 @@ macro_rules! exchange {
 exchange!("enter");
 exchange!("leave");
 
-// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for a return address in the function
-// that the byte before it belongs to, so the first one points behind the `nop`.
+// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for
+// a return address in the function that the byte before it belongs to, so the first one points
+// behind the `nop`.
 global_asm!(
     begin!("start"),
     ".cfi_undefined rip",
@@ -78,7 +81,8 @@ pub(super) fn start() -> usize {
 ///
 /// # Safety
 ///
-/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's word.
+/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
+/// word.
 pub(super) unsafe fn prepare(base: usize, entry: Entry, argument: NonNull<()>, other: *mut *mut ()) -> *mut () {
     let words = [entry as usize, 0, start() + 1, argument.as_ptr().expose_provenance(), other.expose_provenance()];
     let sp = (base - size_of_val(&words)) as *mut [usize; 5];

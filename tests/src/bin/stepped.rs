@@ -1,5 +1,6 @@
-//! Goes through a yield, a spawn, a first run, a return, a join and a park one instruction at a time, and unwinds at each, as the signal
-//! handler of a profiler might. Every trace must end where the stack begins that it was taken on: a goroutine's, or its M's.
+//! Goes through a yield, a spawn, a first run, a return, a join and a park one instruction at a
+//! time, and unwinds at each, as the signal handler of a profiler might. Every trace must end where
+//! the stack begins that it was taken on: a goroutine's, or its M's.
 //!
 //! It prints how many instructions it was, and how many were on goroutines.
 #![allow(unsafe_code, reason = "a handler of the signal that the trap flag raises reads registers, and unwinds")]
@@ -28,7 +29,8 @@ mod stepped {
     const DEPTH_MAX: usize = 200;
     const TRAP_FLAG: i64 = 0x100;
 
-    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if the trace did not end.
+    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if
+    /// the trace did not end.
     static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
@@ -90,7 +92,8 @@ mod stepped {
         start as usize..start as usize + size
     }
 
-    /// Whether the instruction at `ip` is the linker's `jmp [rip + …]` into a library, for which lld writes no CFI.
+    /// Whether the instruction at `ip` is the linker's `jmp [rip + …]` into a library, for which
+    /// lld writes no CFI.
     fn is_linkage(ip: usize) -> bool {
         // SAFETY: it was executed, and is six bytes long if it begins like that.
         unsafe { *(ip as *const [u8; 2]) == [0xff, 0x25] }
