@@ -3,6 +3,7 @@
 use crate::LIMIT;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -34,6 +35,13 @@ impl Ended {
     pub fn assert_said(&self, text: &str) {
         assert!(self.output.contains(text), "it did not say {text:?}:\n{}", self.output);
     }
+}
+
+/// Copies a program. A process of its own does so: a child that is forked meanwhile would have the copy
+/// open for writing, and the copy could not be run.
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    run(Command::new("cp").args([from, to])).assert_success();
 }
 
 /// Runs `command` to its end. One that hangs is killed, and the test fails.

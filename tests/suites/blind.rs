@@ -1,6 +1,8 @@
 //! Hand-offs and reports where the system shows and allows little: the program `src/bin/blind.rs`.
+//! Sanitizers need themselves what it takes away.
+#![cfg(not(any(gopark_sanitize = "thread", gopark_sanitize = "address")))]
 
-use gopark_tests::process::{Ended, run};
+use gopark_tests::process::{Ended, copy_program, run};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -60,7 +62,7 @@ struct Program(PathBuf);
 impl Program {
     fn for_everybody(folder: PathBuf) -> Self {
         fs::create_dir_all(&folder).unwrap();
-        fs::copy(PROGRAM, folder.join("blind")).unwrap();
+        copy_program(PROGRAM.as_ref(), &folder.join("blind"));
         fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
         Program(folder)
     }
