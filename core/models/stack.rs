@@ -1,8 +1,8 @@
 //! Models of the anchor: a goroutine that returns, against those who look at it. `Mail` is the memory of its G: loom calls it a race if
 //! somebody looks while it is freed.
 
-use super::Anchor;
-use crate::models::{Immortal, Mail, check};
+use super::{Anchor, Arena, BATCH, MIN_STACK, Size};
+use crate::models::{Immortal, Mail, System, check};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ptr::{self, NonNull};
 use loom::thread;
@@ -79,5 +79,25 @@ fn a_stack_may_have_its_next_goroutine_while_somebody_looks_at_the_last() {
         }
         watcher.join().unwrap();
         assert_eq!(slot.freed.load(Ordering::Relaxed), 2);
+    });
+}
+
+#[test]
+fn threads_that_prepare_stacks_at_once_prepare_each_once() {
+    check(|| {
+        let system = Immortal::new(System::default());
+        let slots = 4 * BATCH as usize;
+        let arena = Arena::reserve_slots(system.get(), Size::ORDINARY, MIN_STACK, 4096, 0, slots, slots * MIN_STACK);
+        let owner = Immortal::new(arena.unwrap());
+        let arena = owner.get();
+        let other = thread::spawn(|| arena.promise(1).unwrap());
+        arena.promise(BATCH).unwrap();
+        other.join().unwrap();
+        let mut free = arena.free.lock();
+        let mut seen = std::vec![false; slots];
+        while let Some(index) = free.pop() {
+            assert!(!std::mem::replace(&mut seen[index as usize], true), "slot {index} is free twice");
+        }
+        assert_eq!(seen, [true, true, true, true, false, false, false, false]);
     });
 }

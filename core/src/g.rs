@@ -17,7 +17,7 @@
 
 use crate::fiber::Fiber;
 use crate::os::Nanos;
-use crate::stack::{Anchor, Slot, Stack};
+use crate::stack::{Anchor, Size, Slot, Stack};
 use crate::switch::{Context, Stop};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
 use crate::trace::Origin;
@@ -33,8 +33,11 @@ pub(crate) type Request = Option<NonNull<()>>;
 /// Of so many turns, the wait for one is measured; Go's number.
 const TURNS_PER_MEASURE: u64 = 8;
 
-/// No M, no slot.
+/// No M.
 const NONE: u32 = u32::MAX;
+
+/// From here on a slot's number is none, but that of a size.
+const UNSTARTED: u32 = u32::MAX - 0xff;
 
 /// What a goroutine is doing, for those who watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +81,7 @@ pub(crate) struct G {
     m: AtomicPtr<()>,
     /// The M this G may run on, or `NONE`: any.
     home: AtomicU32,
+    /// The slot of its stack, or [`UNSTARTED`] and the size that it is to have.
     slot: AtomicU32,
     /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
     turn: AtomicI64,
@@ -106,7 +110,7 @@ impl G {
             context: Context::new(),
             m: AtomicPtr::new(ptr::null_mut()),
             home: AtomicU32::new(NONE),
-            slot: AtomicU32::new(NONE),
+            slot: AtomicU32::new(UNSTARTED),
             turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
             trail: Trail::new(),
             site,
@@ -273,7 +277,17 @@ impl GRef {
     /// Whether it has run before.
     #[inline]
     pub(crate) fn started(&self) -> bool {
-        self.slot.load(Ordering::Relaxed) != NONE
+        self.slot.load(Ordering::Relaxed) < UNSTARTED
+    }
+
+    /// The size of stack that a goroutine is to have that has not started.
+    pub(crate) fn stack_size(&self) -> Size {
+        Size::from_number(self.slot.load(Ordering::Relaxed).wrapping_sub(UNSTARTED))
+    }
+
+    /// Before it is submitted.
+    pub(crate) fn set_stack_size(&self, size: Size) {
+        self.slot.store(UNSTARTED + size.number(), Ordering::Relaxed);
     }
 
     /// Binds a goroutine that has not run to its stack and the anchor there.

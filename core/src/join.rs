@@ -15,11 +15,12 @@
 
 use crate::g::{G, GRef, VTable};
 use crate::sched::Sched;
-use crate::stack::Exhausted;
+use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::trail::Reason;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::panic::Location;
@@ -170,6 +171,16 @@ impl<R> Drop for Join<R> {
     }
 }
 
+/// What a goroutine has that others do not.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A name, for dumps and reports.
+    pub name: Option<Arc<str>>,
+    /// Bytes of stack that it can use at least, up to [`MAX_STACK`](crate::stack::MAX_STACK). More than
+    /// ordinary stacks have is rounded up to a power of two, and to 1 MiB at least.
+    pub stack_size: usize,
+}
+
 impl Sched {
     fn make<F, R>(&'static self, f: F, site: &'static Location<'static>) -> Result<(GRef, Join<R>), Exhausted>
     where
@@ -206,6 +217,33 @@ impl Sched {
         R: Send + 'static,
     {
         let (g, join) = self.make(f, site)?;
+        self.submit(g);
+        Ok(join)
+    }
+
+    /// As [`go`](Self::go), with what `options` say.
+    ///
+    /// # Errors
+    ///
+    /// If there is no stack for it.
+    pub fn go_with<F, R>(&'static self, options: Options, f: F, site: &'static Location<'static>) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let size = self.arena().size_for(options.stack_size);
+        if size != Size::ORDINARY {
+            self.arena().promise_of(size)?;
+        }
+        let (g, join) = self.make(f, site).inspect_err(|_| {
+            if size != Size::ORDINARY {
+                self.arena().release_of(size);
+            }
+        })?;
+        g.set_stack_size(size);
+        if let Some(name) = options.name {
+            g.set_name(name);
+        }
         self.submit(g);
         Ok(join)
     }

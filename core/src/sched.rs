@@ -68,7 +68,7 @@ use crate::os::{Errno, Nanos, Netpoll, Os};
 use crate::p::{Lately, P};
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
-use crate::stack::{self, Arena, Exhausted};
+use crate::stack::{self, Exhausted, Stacks};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, hint};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -178,7 +178,7 @@ pub const MAX_THREADS: usize = 10_000;
 pub struct Sched {
     os: &'static dyn Os,
     config: Config,
-    arena: Arena,
+    arena: Stacks,
     ms: Ms,
     ps: Vec<P>,
     pollers: Vec<SharedPoller>,
@@ -258,7 +258,7 @@ impl Sched {
         let guard_size = config.guard_size.unwrap_or(stack::GUARD.min(stack_size / 4));
         require(format_args!("guard_size"), guard_size, 1, stack_size / 4);
 
-        let arena = Arena::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(StartError::Stacks)?;
+        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(StartError::Stacks)?;
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
@@ -301,7 +301,7 @@ impl Sched {
     }
 
     /// The stacks of its goroutines.
-    pub fn arena(&self) -> &Arena {
+    pub fn arena(&self) -> &Stacks {
         &self.arena
     }
 
@@ -339,8 +339,7 @@ impl Sched {
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
     #[inline]
     pub(crate) fn current(&self) -> Option<&G> {
-        let slot = self.arena.slot_of(stack::stack_pointer())?;
-        let g = self.arena.anchor(slot).current().cast::<G>();
+        let g = self.arena.anchor_at(stack::stack_pointer())?.current().cast::<G>();
         // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
         unsafe { g.as_ref() }
     }
@@ -351,9 +350,8 @@ impl Sched {
     ///
     /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
     pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
-        let slot = self.arena.slot_of(address)?;
         // SAFETY: the caller's promise.
-        unsafe { self.arena.anchor(slot).current().cast::<G>().as_ref() }.map(G::identity)
+        unsafe { self.arena.anchor_at(address)?.current().cast::<G>().as_ref() }.map(G::identity)
     }
 
     /// The Ms started until now.

@@ -30,8 +30,13 @@
 //! given up its promise and is about to return; by sysmon those that it is giving back to the system.
 #![allow(unsafe_code, reason = "anchors and slots are found by address")]
 
+mod larger;
+
+pub(crate) use larger::Size;
+pub use larger::Stacks;
+
 use crate::os::{Errno, Observe, Os};
-use crate::sync::{AtomicPtr, AtomicU32, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
 use core::ptr::{self, NonNull};
 
@@ -49,8 +54,8 @@ pub const GUARD: usize = 64 * 1024;
 /// Free slots one P keeps for itself.
 pub(crate) const CACHE: usize = 64;
 
-/// Slots moved between a P and the arena at once, and prepared at once.
-const BATCH: u32 = CACHE as u32 / 2;
+/// Slots moved between a P and the arena at once, and prepared at once. In a model few.
+const BATCH: u32 = if cfg!(loom) { 2 } else { CACHE as u32 / 2 };
 
 /// How much address space to ask for at most; halved until the system agrees. Four of the 128 TiB
 /// that x86-64 has. In a model little, since what is not stacks is real memory there.
@@ -191,22 +196,24 @@ impl fmt::Display for Exhausted {
 
 impl core::error::Error for Exhausted {}
 
-/// All stacks of a scheduler.
-pub struct Arena {
+/// All stacks of one size.
+pub(crate) struct Arena {
     os: &'static dyn Os,
+    size: Size,
+    /// The size of its stacks, as settings and reports have it.
+    bytes: usize,
     base: usize,
     /// log2 of the slot size.
     shift: u32,
-    /// Bytes at the low end of each slot that fault.
+    /// Bytes at the low end of each slot that fault: guarded in ordinary ones, never opened in larger.
     guard: usize,
     capacity: u32,
     margin: u32,
-    /// Slots below this index are prepared or being prepared.
-    frontier: AtomicU32,
+    /// Set while a thread prepares slots. Others that need some wait for it.
+    growing: AtomicBool,
+    /// Slots below this index are open and have their guard. Written by the thread that set `growing`.
     prepared: AtomicU32,
     promised: AtomicU32,
-    /// Free slots whose indices have memory.
-    indexable: AtomicU32,
     indices: NonNull<u32>,
     free: Lock<FreeSlots>,
 }
@@ -232,8 +239,21 @@ impl Arena {
     /// `guard` bytes of each (whole pages) without access.
     pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, guard: usize, procs: usize) -> Result<Self, Errno> {
         let margin = procs * (CACHE + 1) + BATCH as usize;
-        let least = (margin + MIN_SLOTS) * stack_size;
-        let mut len = RESERVE.min(os.address_space() / SHARE).max(least);
+        Self::reserve_slots(os, Size::ORDINARY, stack_size, guard, margin, margin + MIN_SLOTS, RESERVE)
+    }
+
+    /// Reserves at least `slots` slots, in at most `most` bytes unless that many take more.
+    fn reserve_slots(
+        os: &'static dyn Os,
+        size: Size,
+        stack_size: usize,
+        guard: usize,
+        margin: usize,
+        slots: usize,
+        most: usize,
+    ) -> Result<Self, Errno> {
+        let least = slots * stack_size;
+        let mut len = most.min(os.address_space() / SHARE).max(least);
         let base = loop {
             match os.reserve(len) {
                 Ok(base) => break base,
@@ -245,73 +265,103 @@ impl Arena {
         let indices = os.reserve((capacity * size_of::<u32>()).next_multiple_of(INDICES as usize * size_of::<u32>()))?.cast();
         Ok(Arena {
             os,
+            size,
+            bytes: if size == Size::ORDINARY { stack_size } else { stack_size / 2 },
             base: base.as_ptr() as usize,
             shift: stack_size.trailing_zeros(),
             guard,
             capacity: capacity as u32,
             margin: margin as u32,
-            frontier: AtomicU32::new(0),
+            growing: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             promised: AtomicU32::new(0),
-            indexable: AtomicU32::new(0),
             indices,
             free: Lock::new(FreeSlots { indices, len: 0, clean: 0 }),
         })
     }
 
     /// Bytes of address space of one stack.
-    pub fn stack_size(&self) -> usize {
+    pub(crate) fn stack_size(&self) -> usize {
         1 << self.shift
     }
 
     /// The slot that `address` lies in, if it lies in the arena.
     #[inline]
-    pub fn slot_of(&self, address: usize) -> Option<Slot> {
-        let offset = address.wrapping_sub(self.base);
-        (offset >> self.shift < self.capacity as usize).then(|| Slot((offset >> self.shift) as u32))
+    pub(crate) fn slot_of(&self, address: usize) -> Option<Slot> {
+        self.index_of(address).map(|index| self.slot(index))
     }
 
-    /// Whether `address` is in the guard of its slot.
-    pub fn is_guard(&self, address: usize) -> bool {
+    #[inline]
+    fn index_of(&self, address: usize) -> Option<u32> {
+        let offset = address.wrapping_sub(self.base);
+        (offset >> self.shift < self.capacity as usize).then_some((offset >> self.shift) as u32)
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> Slot {
+        Slot(self.size.number() << SIZE_SHIFT | index)
+    }
+
+    /// How many bytes of each stack a goroutine can use.
+    fn usable(&self) -> usize {
+        self.stack_size() - self.guard - COLOURS as usize * CACHE_LINE
+    }
+
+    /// Whether `address` is in the guard of a slot that is open.
+    pub(crate) fn is_guard(&self, address: usize) -> bool {
         let within = address.wrapping_sub(self.base) & (self.stack_size() - 1);
-        self.slot_of(address).is_some() && within < self.guard
+        let opened = |index| index < self.prepared.load(Ordering::Acquire);
+        self.index_of(address).is_some_and(opened) && within < self.guard
     }
 
     /// The words at the top of a slot that name its G. Any thread may read them, a signal handler too.
     #[inline]
     pub(crate) fn anchor(&self, slot: Slot) -> &Anchor {
-        // SAFETY: the address lies inside slot `slot` of the reservation, which is zeroed, mapped for ever and above the guard; the
-        // anchor is only ever accessed as this type, and is aligned, since slots are and colours are whole cache lines.
-        unsafe { &*(self.top(slot) as *const Anchor) }
+        self.anchor_of(slot.index())
+    }
+
+    /// The anchor of the stack that `address` lies in, if it lies in the arena.
+    #[inline]
+    pub(crate) fn anchor_at(&self, address: usize) -> Option<&Anchor> {
+        self.index_of(address).map(|index| self.anchor_of(index))
+    }
+
+    #[inline]
+    fn anchor_of(&self, index: u32) -> &Anchor {
+        // SAFETY: the address lies inside a slot of the reservation, and above its guard. What reads
+        // it runs there or has the number of a slot that was opened: zeroed then, and open for ever.
+        // The anchor is only ever accessed as this type, and is aligned, since slots are and colours
+        // are whole cache lines.
+        unsafe { &*(self.top(index) as *const Anchor) }
     }
 
     /// The end of the stack that `address` lies in.
     pub(crate) fn end_of(&self, address: usize) -> Option<usize> {
-        self.slot_of(address).map(|slot| self.top(slot)).filter(|&end| address <= end)
+        self.index_of(address).map(|index| self.top(index)).filter(|&end| address <= end)
     }
 
     /// The slots that were ever used, or will be next.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
-        (0..self.frontier.load(Ordering::Relaxed)).map(Slot)
+        (0..self.prepared.load(Ordering::Acquire)).map(|index| self.slot(index))
     }
 
     #[inline]
-    fn top(&self, slot: Slot) -> usize {
-        let colour = (slot.0 % COLOURS) as usize * CACHE_LINE;
-        self.base + ((slot.0 as usize + 1) << self.shift) - colour - ANCHOR
+    fn top(&self, index: u32) -> usize {
+        let colour = (index % COLOURS) as usize * CACHE_LINE;
+        self.base + ((index as usize + 1) << self.shift) - colour - ANCHOR
     }
 
     /// The usable part of a slot.
     pub(crate) fn stack(&self, slot: Slot) -> Stack {
-        Stack { base: self.top(slot), limit: self.bottom(slot.0) }
+        Stack { base: self.top(slot.index()), limit: self.bottom(slot.index()) }
     }
 
     /// Bytes of memory behind all stacks. `None` if the system does not say. Of many stacks it looks at some, spread over all.
     pub(crate) fn resident(&self, system: &dyn Observe) -> Option<u64> {
         const SAMPLE: u64 = 256;
-        let slots = u64::from(self.frontier.load(Ordering::Relaxed));
+        let slots = u64::from(self.prepared.load(Ordering::Acquire));
         let sample = slots.min(SAMPLE);
-        let seen = (0..sample).map(|i| self.resident_in(Slot((i * slots / sample) as u32), system)).sum::<Option<u64>>()?;
+        let seen = (0..sample).map(|i| self.resident_in(self.slot((i * slots / sample) as u32), system)).sum::<Option<u64>>()?;
         // Without stacks the system is asked, too, whether it would say.
         system.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
     }
@@ -321,7 +371,7 @@ impl Arena {
     pub(crate) fn resident_in(&self, slot: Slot, system: &dyn Observe) -> Option<u64> {
         let stretch = (64 * self.os.page_size()).min(self.stack_size());
         let mut seen = 0;
-        let bottom = self.base + ((slot.0 as usize) << self.shift);
+        let bottom = self.base + ((slot.index() as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
             let start = NonNull::new(ptr::without_provenance_mut(start)).unwrap_or_else(|| panic!("a reservation is not at address zero"));
             match system.resident(start, stretch)? {
@@ -334,11 +384,23 @@ impl Arena {
 
     /// Makes sure that `n` more goroutines will find a slot when they start.
     pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
+        self.promise_from(n, BATCH)
+    }
+
+    /// Prepares so many slots at once: [`BATCH`] ordinary ones, or one larger.
+    fn promise_from(&self, n: u32, batch: u32) -> Result<(), Exhausted> {
         let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;
         while self.prepared.load(Ordering::Relaxed) < promised + self.margin {
-            self.prepare().map_err(|cause| {
+            if self.growing.swap(true, Ordering::Acquire) {
+                // For some microseconds, unless the other thread has lost its CPU.
+                self.os.yield_thread();
+                continue;
+            }
+            let prepared = self.prepare(batch);
+            self.growing.store(false, Ordering::Release);
+            prepared.map_err(|cause| {
                 let before = self.promised.fetch_sub(n, Ordering::Relaxed);
-                Exhausted { goroutines: before - n, stack_size: self.stack_size(), cause }
+                Exhausted { goroutines: before - n, stack_size: self.bytes, cause }
             })?;
         }
         Ok(())
@@ -349,46 +411,37 @@ impl Arena {
         self.promised.fetch_sub(n, Ordering::Relaxed);
     }
 
-    fn prepare(&self) -> Result<(), Shortage> {
-        let room = |frontier: u32| (frontier + BATCH <= self.capacity).then_some(frontier + BATCH);
-        let first = self.frontier.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Shortage::AddressSpace)?;
-        // The rest of the batch is for a better time, unless another thread has gone on behind it:
-        // then it is lost.
-        let give_up = |index| _ = self.frontier.compare_exchange(first + BATCH, index, Ordering::Relaxed, Ordering::Relaxed);
-        self.open(first).map_err(|errno| {
-            give_up(first);
-            Shortage::Memory(errno)
-        })?;
-        for index in first..first + BATCH {
-            // SAFETY: the lowest pages of an open slot that no goroutine has yet.
-            unsafe { self.os.guard(self.address(index), self.guard) }.map_err(|errno| {
-                give_up(index);
-                Shortage::Guard(errno)
-            })?;
+    /// Prepares the next slots. The caller has set `growing`.
+    fn prepare(&self, batch: u32) -> Result<(), Shortage> {
+        let first = self.prepared.load(Ordering::Relaxed);
+        if first + batch > self.capacity {
+            return Err(Shortage::AddressSpace);
+        }
+        self.open(first, batch).map_err(Shortage::Memory)?;
+        for index in first..first + batch {
+            if batch == BATCH {
+                // SAFETY: the lowest pages of an open slot that no goroutine has yet.
+                unsafe { self.os.guard(self.address(index), self.guard) }.map_err(Shortage::Guard)?;
+            }
             self.free.lock().push(index);
-            self.prepared.fetch_add(1, Ordering::Relaxed);
+            // Release: a watcher that reads the number reads the anchors of so many slots.
+            self.prepared.store(index + 1, Ordering::Release);
         }
         Ok(())
     }
 
-    /// Opens the batch of slots from `first` on, and memory for the indices of as many slots as lie
-    /// below its end.
-    ///
-    /// An index is pushed at a place below the number of slots that were pushed before. Each of
-    /// those has its own index here, so the pusher of the highest has opened all places that are in
-    /// use. Several threads may open the same place.
-    fn open(&self, first: u32) -> Result<(), Errno> {
-        let end = first + BATCH;
-        let indexable = self.indexable.load(Ordering::Acquire);
-        if indexable < end {
-            let next = end.next_multiple_of(INDICES);
+    /// Opens the batch of slots from `first` on, and before that memory for the indices of as many
+    /// slots as lie below its end. A part may be open already, from a time when a guard was refused.
+    fn open(&self, first: u32, batch: u32) -> Result<(), Errno> {
+        let part = (first + batch - 1) / INDICES;
+        if first.checked_sub(1).is_none_or(|last| last / INDICES != part) {
             // SAFETY: the reservation is a multiple of `INDICES` long, and has no guards.
-            unsafe { self.os.open(self.indices.add(indexable as usize).cast(), (next - indexable) as usize * size_of::<u32>()) }?;
-            // Release: a thread that reads the number relies on what is open.
-            self.indexable.fetch_max(next, Ordering::Release);
+            unsafe { self.os.open(self.indices.add((part * INDICES) as usize).cast(), INDICES as usize * size_of::<u32>()) }?;
         }
+        // What is below a larger stack stays closed.
+        let closed = if batch == BATCH { 0 } else { self.guard };
         // SAFETY: slots of the reservation, of which no goroutine has one.
-        unsafe { self.os.open(self.address(first), (BATCH as usize) << self.shift) }
+        unsafe { self.os.open(self.address(first).add(closed), ((batch as usize) << self.shift) - closed) }
     }
 
     /// Where a slot begins.
@@ -400,7 +453,7 @@ impl Arena {
     /// A slot for a goroutine that has a promise, from `cache` or else from the arena.
     pub(crate) fn take(&self, cache: &mut SlotCache) -> Slot {
         if let Some(index) = cache.pop() {
-            return Slot(index);
+            return self.slot(index);
         }
         let mut free = self.free.lock();
         let index = free.pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
@@ -408,12 +461,24 @@ impl Arena {
             let Some(index) = free.pop() else { break };
             cache.push(index).unwrap_or_else(|_| panic!("an empty cache holds a batch"));
         }
-        Slot(index)
+        self.slot(index)
+    }
+
+    /// A slot for a goroutine that has a promise.
+    fn take_one(&self) -> Slot {
+        self.slot(self.free.lock().pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised")))
     }
 
     /// As [`put`](Self::put), without a cache.
     pub(crate) fn give_back(&self, slot: Slot) {
-        self.free.lock().push(slot.0);
+        self.free.lock().push(slot.index());
+    }
+
+    /// Gives the memory of a slot back to the system. Its goroutine has returned.
+    fn discard_slot(&self, slot: Slot) {
+        let start = self.bottom(slot.index());
+        // SAFETY: all of the slot above its guard, which has no owner. Zero is an unbound anchor.
+        unsafe { self.discard(start, start + self.stack_size() - self.guard) };
     }
 
     /// Gives the memory of free slots back to the system, but for those that Ps keep for themselves.
@@ -428,9 +493,7 @@ impl Arena {
                 return;
             }
             for &index in &batch {
-                let start = self.bottom(index);
-                // SAFETY: the slot is nobody's meanwhile; what stays of a goroutine that has returned is nobody's, and zero is an unbound anchor.
-                unsafe { self.discard(start, start + self.stack_size() - self.guard) };
+                self.discard_slot(self.slot(index));
             }
             let mut free = self.free.lock();
             batch.into_iter().for_each(|index| free.push_clean(index));
@@ -440,7 +503,7 @@ impl Arena {
     /// What lies below the part in use of a stack that has stopped at `sp`: from here to there. Empty, or whole pages.
     pub(crate) fn unused_below(&self, sp: usize) -> Option<(usize, usize)> {
         let page = self.os.page_size();
-        let start = self.bottom(self.slot_of(sp)?.0);
+        let start = self.bottom(self.index_of(sp)?);
         // A goroutine stops a little below where it says that it does: the switch to its M is still to come.
         let end = (sp & !(page - 1)) - page;
         (start < end).then_some((start, end))
@@ -468,7 +531,7 @@ impl Arena {
                 free.push(cache.pop().unwrap_or_else(|| panic!("a full cache holds a batch")));
             }
         }
-        cache.push(slot.0).unwrap_or_else(|_| panic!("room was made"));
+        cache.push(slot.index()).unwrap_or_else(|_| panic!("room was made"));
     }
 }
 
@@ -501,9 +564,20 @@ impl FreeSlots {
 /// Free slots of one P, last used first: their pages are warm.
 pub(crate) type SlotCache = heapless::Vec<u32, CACHE>;
 
-/// The number of a slot.
+/// The number of a slot: which size, and which slot of that size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slot(pub(crate) u32);
+pub(crate) struct Slot(pub(crate) u32);
+
+/// Where the number of the size is. Below are the numbers of as many slots as the smallest stacks have.
+const SIZE_SHIFT: u32 = 28;
+const _: () = assert!(RESERVE / MIN_STACK <= 1 << SIZE_SHIFT);
+
+impl Slot {
+    #[inline]
+    fn index(self) -> u32 {
+        self.0 & ((1 << SIZE_SHIFT) - 1)
+    }
+}
 
 /// The bounds of one goroutine's stack, both 16-aligned: page, anchor and colour sizes are multiples.
 pub(crate) struct Stack {

@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 
 /// Starts a goroutine that runs `f`.
 ///
+/// Its stack is small: 256 KiB of address space, of which it can use 190, where a thread of std has 2
+/// MiB. [`Builder::stack_size`](crate::Builder::stack_size) sets it for all goroutines, and
+/// [`thread::Builder`](crate::thread::Builder) gives one a larger stack.
+///
 /// It may start on any thread of the runtime, and then stays there. Goroutines of one thread take
 /// turns where one parks, which two patterns of safe code do not stand:
 /// scoped thread-locals, and a `thread_local!` whose initialiser parks (see the crate's
@@ -124,7 +128,7 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 /// let failed = gopark::go(|| -> () { panic!("no luck") });
 /// assert_eq!(failed.join().unwrap_err().downcast_ref(), Some(&"no luck"));
 /// ```
-pub struct JoinHandle<T>(Join<thread::Result<T>>);
+pub struct JoinHandle<T>(pub(crate) Join<thread::Result<T>>);
 
 static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
 static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);

@@ -158,6 +158,7 @@ mod panics;
 mod report;
 mod runtime;
 mod signals;
+pub mod thread;
 mod trace;
 
 pub use dump::dump;

@@ -124,7 +124,8 @@ impl Builder {
     /// ([`guard_size`](Self::guard_size)) and up to 2 KiB at the top: 190 KiB of 256, where a
     /// thread of std has 2 MiB. Memory is committed page by page as it is touched.
     ///
-    /// A goroutine that needs more ends the process, with its number and spawn site on stderr.
+    /// A goroutine that needs more ends the process, with its number and spawn site on stderr. One that
+    /// needs more than all others is spawned by [`thread::Builder`](crate::thread::Builder).
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self

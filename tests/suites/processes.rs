@@ -25,7 +25,7 @@ fn an_overflow_names_goroutine_spawn_site_and_size_before_the_process_dies() {
     let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
     let (id, _) = id.split_once('.').unwrap();
     ended.assert_said(&format!("gopark: goroutine {id} (spawned at tests/src/bin/alone.rs:"));
-    ended.assert_said(") has overflowed its stack of 128 KiB (Builder::stack_size)");
+    ended.assert_said(") has overflowed its stack of 128 KiB (Builder::stack_size for all, thread::Builder::stack_size for one)");
 }
 
 #[test]

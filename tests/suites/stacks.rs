@@ -86,7 +86,7 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
     }
     let ended = run(stacks("large-frame").arg("64"));
     ended.assert_killed_by(libc::SIGSEGV);
-    ended.assert_said("has overflowed its stack of 256 KiB (Builder::stack_size)");
+    ended.assert_said("has overflowed its stack of 256 KiB (Builder::stack_size");
     let stepped_over = run(stacks("large-frame").arg("4"));
     stepped_over.assert_success();
     stepped_over.assert_said("it has returned");
@@ -119,4 +119,40 @@ fn guards_are_at_least_a_byte_and_at_most_a_quarter_of_the_stack() {
     for bytes in [0, (32 << 10) + 1, usize::MAX] {
         refused(settings().guard_size(bytes), &format!("guard_size: {bytes} bytes is not in 1..=32768 (a quarter of stack_size)"));
     }
+}
+
+#[test]
+fn a_hundred_goroutines_have_larger_stacks_and_their_memory_comes_back() {
+    succeeds("deep");
+}
+
+#[test]
+fn an_overflow_of_a_larger_stack_names_goroutine_and_size() {
+    let ended = run(&mut stacks("deep-overflow"));
+    ended.assert_killed_by(libc::SIGSEGV);
+    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (id, _) = id.split_once('.').unwrap();
+    ended.assert_said(&format!("gopark: goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"));
+    ended.assert_said(") has overflowed its stack of 8192 KiB (");
+}
+
+#[test]
+fn what_an_ordinary_stack_has_is_an_ordinary_stack_and_more_a_larger_one() {
+    let ended = succeeds("deep-beside-small");
+    ended.assert_said("InvalidInput: stack_size: 1073741825 bytes is more than 1073741824");
+}
+
+#[test]
+fn running_out_of_larger_stacks_names_the_limit_and_passes() {
+    let ended = succeeds("deep-without-room");
+    assert_eq!(ended.output.matches(": OutOfMemory: no stack for another goroutine: ").count(), 3, "{}", ended.output);
+    ended.assert_said("have one of 1048576 KiB each, which is all the address space that was reserved (raise `ulimit -v`");
+    ended.assert_said("ordinary ones go on");
+}
+
+#[test]
+fn a_wild_pointer_into_the_reservation_is_no_overflow() {
+    let ended = succeeds("wild");
+    ended.assert_said("the program's own handler");
+    assert!(!ended.output.contains("overflowed"), "{}", ended.output);
 }

@@ -213,7 +213,7 @@ impl Sched {
         let (state, place) = self.state_of(g, stacks, memory);
         let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
         let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
-        let touched = place.zip(stacks).and_then(|(place, system)| self.arena.resident_in(self.arena.slot_of(place.sp)?, system));
+        let touched = place.zip(stacks).and_then(|(place, system)| self.arena.resident_at(place.sp, system));
         let keeper = keepers.iter().find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
         let behind = keeper.map(|(_, keeper)| Behind { since: keeper.since.max(g.trail.read().since), ..keeper.clone() });
         Goroutine { id: g.id(), name: g.name(), site: g.site(), state, behind, stack, touched, stopped }

@@ -60,8 +60,8 @@ impl Sched {
     /// Runs a goroutine until it lets go of the M.
     fn execute(&'static self, here: &mut Here, mut g: GRef) {
         if !g.started() {
-            let slot = self.arena.take(&mut here.p.slots.lock());
-            g.start(slot, self.arena.stack(slot), self.arena.anchor(slot));
+            let (slot, stack, anchor) = self.arena.take(g.stack_size(), &mut here.p.slots.lock());
+            g.start(slot, stack, anchor);
             if g.home().is_some() {
                 here.m.counts.unstarted.set(here.m.counts.unstarted.get() - 1);
             }

@@ -8,7 +8,7 @@ use std::fs;
 use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 fn main() {
@@ -25,6 +25,11 @@ fn main() {
         "strict" => strict(),
         "large-frame" => large_frame(),
         "overflow-in-pool" => overflow_in_pool(),
+        "wild" => wild(),
+        "deep" => deep(),
+        "deep-overflow" => deep_overflow(),
+        "deep-beside-small" => deep_beside_small(),
+        "deep-without-room" => deep_without_room(),
         "overflow-of-sysmon" => overflow_of_sysmon(),
         _ => panic!("there is no program {program}"),
     }
@@ -232,4 +237,140 @@ fn overflow_in_pool() {
 fn overflow_of_sysmon() {
     Builder::new().stall_after(Duration::from_millis(10)).on_stall(|_| _ = black_box(recurse(0))).start().unwrap();
     gopark::run(|| std::thread::sleep(Duration::from_secs(10)));
+}
+
+/// Uses so many bytes of stack and a few KiB more.
+fn dig(bytes: usize) {
+    #[inline(never)]
+    fn down(end: usize) -> usize {
+        let frame = black_box([0u8; 1024]);
+        if frame.as_ptr().addr() <= end {
+            // What is found from the stack pointer is found here, too.
+            gopark::yield_now();
+            return 0;
+        }
+        1 + down(end) + usize::from(black_box(&frame)[3])
+    }
+    let top = black_box(0u8);
+    assert!(down(std::ptr::from_ref(&top).addr() - bytes) > 10);
+}
+
+fn larger() -> gopark::thread::Builder {
+    gopark::thread::Builder::new().name("deep".into()).stack_size(8 << 20)
+}
+
+/// A hundred goroutines with six MiB of stack in use at once.
+fn deep() {
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        join(larger().spawn(|| dig(6 << 20)).unwrap());
+        let before = status("VmRSS:");
+        let arrived = Arc::new(AtomicUsize::new(0));
+        let release = Arc::new(AtomicBool::new(false));
+        let goroutines: Vec<_> = (0..100)
+            .map(|_| {
+                let (arrived, release) = (arrived.clone(), release.clone());
+                let work = move || {
+                    dig(6 << 20);
+                    arrived.fetch_add(1, SeqCst);
+                    until("it is released", || release.load(SeqCst));
+                };
+                larger().spawn(work).unwrap()
+            })
+            .collect();
+        until("all have been deep down", || arrived.load(SeqCst) == 100);
+        let mut dump = Vec::new();
+        gopark::dump(&mut dump).unwrap();
+        let named = String::from_utf8_lossy(&dump).matches(" \"deep\"").count();
+        assert!(named >= 100, "{named} of them are in the dump");
+        let during = status("VmRSS:");
+        let known = gopark::metrics().stack_bytes.expect("Linux says") / 1024;
+        release.store(true, SeqCst);
+        goroutines.into_iter().for_each(join);
+        assert!(during - before > 600 << 10 && known > 600 << 10, "{before} {during} {known} KiB");
+        until("all memory has been given back", || status("VmRSS:") < before + (50 << 10));
+    });
+}
+
+fn deep_overflow() {
+    gopark::run(|| {
+        let doomed = larger().stack_size(6 << 20).spawn(|| recurse(0)).unwrap();
+        println!("the doomed one is goroutine {}.", doomed.id());
+        join(doomed);
+    });
+}
+
+/// What an ordinary stack has is an ordinary stack; a byte more is not.
+fn deep_beside_small() {
+    Builder::new().max_procs(1).start().unwrap();
+    gopark::run(|| {
+        let mappings = || fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        join(go(|| ()));
+        let before = mappings();
+        for bytes in [0, 1, 190 << 10] {
+            join(gopark::thread::Builder::new().stack_size(bytes).spawn(|| dig(180 << 10)).unwrap());
+        }
+        assert_eq!(mappings(), before);
+        for bytes in [191 << 10, 256 << 10, 1 << 20, (1 << 20) + 1, 3 << 20, 1 << 30] {
+            // Of the largest, a part will do.
+            let used = (bytes - (8 << 10)).min(50 << 20);
+            join(gopark::thread::Builder::new().stack_size(bytes).spawn(move || dig(used)).unwrap());
+        }
+        assert!(mappings() > before);
+        let error = gopark::thread::Builder::new().stack_size((1 << 30) + 1).spawn(|| ()).unwrap_err();
+        println!("{:?}: {error}", error.kind());
+    });
+}
+
+/// Spawns until there are no more of the largest stacks, and then again.
+fn deep_without_room() {
+    limit(libc::RLIMIT_AS, 24 << 30);
+    Builder::new().max_procs(1).start().unwrap();
+    gopark::run(|| {
+        let spawn = |release: &Arc<AtomicBool>| {
+            let release = release.clone();
+            gopark::thread::Builder::new().stack_size(1 << 30).spawn(move || until("it is released", || release.load(SeqCst)))
+        };
+        for _ in 0..3 {
+            let release = Arc::new(AtomicBool::new(false));
+            let mut goroutines = Vec::new();
+            let error = loop {
+                match spawn(&release) {
+                    Ok(goroutine) => goroutines.push(goroutine),
+                    Err(error) => break error,
+                }
+                assert!(goroutines.len() < 24, "the limit is not felt");
+            };
+            println!("{}: {:?}: {error}", goroutines.len(), error.kind());
+            assert!(!goroutines.is_empty());
+            release.store(true, SeqCst);
+            goroutines.into_iter().for_each(join);
+            until("their stacks are free", || gopark::num_goroutines() == 1);
+        }
+        join(go(|| println!("ordinary ones go on")));
+    });
+}
+
+/// Reads where a stack would be if there were that many. The program's own handler is to hear of it.
+fn wild() {
+    extern "C" fn handler(_: libc::c_int) {
+        let text = "the program's own handler\n";
+        // SAFETY: the text is valid for its length; a handler may write and exit.
+        unsafe {
+            libc::write(libc::STDOUT_FILENO, text.as_ptr().cast(), text.len());
+            libc::_exit(0);
+        }
+    }
+    // SAFETY: the handler is one of the type that these flags say.
+    unsafe { libc::signal(libc::SIGSEGV, handler as *const () as libc::sighandler_t) };
+    work();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let ends = maps.lines().filter(|line| line.contains(" ---p ")).map(|line| {
+        let (from, to) = line.split(' ').next().and_then(|bounds| bounds.split_once('-')).unwrap();
+        let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).unwrap());
+        (to - from, to)
+    });
+    let (_, end) = ends.max().expect("the reservation");
+    // SAFETY: none; the fault is what this program is for.
+    println!("{}", unsafe { std::ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile() });
 }
