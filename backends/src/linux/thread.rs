@@ -85,8 +85,8 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
 }
 
 /// `syscall` says `running`, or the number of the system call that the thread sleeps in, or -1 if it
-/// sleeps elsewhere (a page fault). In a process that is not dumpable only root may read it, but
-/// everybody may read `stat`, which says whether the thread sleeps.
+/// sleeps elsewhere (a page fault). In a process that is not dumpable only root may read it. `stat`,
+/// which says whether the thread sleeps, stays readable there.
 pub(super) fn doing(thread: u32) -> Doing {
     let mut buffer = [0; 200];
     match read_file(format_args!("/proc/self/task/{}/syscall", thread as usize), &mut buffer) {

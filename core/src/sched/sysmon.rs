@@ -358,10 +358,12 @@ impl Sched {
         polled | self.fire_late(p, now)
     }
 
-    /// Whether what an M runs is blocked or computes. Not if its thread waits for a CPU: another thread would only wait as well.
+    /// Whether what an M runs is blocked or computes. Not if its thread waits for a CPU: another thread
+    /// would only wait as well.
     ///
-    /// What the system says of the thread decides, and its CPU clock whether it computes. If the system says nothing, the clock tells whether
-    /// the thread is blocked, too: it stands still. If there is no clock either, the time does: then too many count as computing.
+    /// The system says whether the thread is blocked, and its CPU clock whether it computes. If the
+    /// system says nothing, the clock tells both: it stands still while the thread is blocked. If
+    /// there is no clock either, what runs for a time slice counts as computing.
     fn keeps_its_thread(&self, m: &M, sight: &mut Sight, strays: &[Stray], now: Nanos) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
         let doing = self.os.doing(thread);
