@@ -16,9 +16,15 @@
 //! | `arm`, armed already | same | none |
 //! | `arm`, not armed | and this one | MOD, which also reports what is ready now |
 //! | a delivery | less what fired | MOD, if any are left |
+//! | a socket's error and nothing else | all, by edges | MOD; no further one |
 //! | a MOD fails | none | none: the next poll reports them ready, so that who waits finds out |
 //! | an event of an earlier use of the number | same | none |
 //! | `close` | slot emptied | DEL |
+//!
+//! An entry in the error queue of a socket is a level that stays until somebody fetches it, and the
+//! kernel reports it to whoever waits for data. Each wait would be over at once, and the waiter would
+//! spin. So after an event of a socket that is nothing but an error, the socket is watched by edges,
+//! for both directions and until it is closed: what comes after is reported once.
 //!
 //! The hard race is the number: a poll fetches an event of descriptor 7, another thread closes 7 and opens a new 7, and the poll re-arms.
 //! Therefore the look at the slot and the MOD that follows from it are one step, under a lock that `open` and `close` take as well.
@@ -26,7 +32,7 @@
 #![allow(unsafe_code, reason = "it promises that tokens are genuine")]
 
 use crate::instance::Instance;
-use crate::level::{direction, levels};
+use crate::level::{direction, is_queued_error, levels};
 use crate::lock::Lock;
 use crate::mask::Mask;
 use crate::table::{Key, Slot, Table};
@@ -44,14 +50,24 @@ use gopark_core::tagptr::TaggedPtr;
 /// `poll`, if its batch is not empty and overflows.
 pub struct EpollLevel {
     instance: Instance,
-    /// For each descriptor the directions that are armed: `READ`, `WRITE`, both or none.
-    armed: Lock<Table<Ready>>,
+    armed: Lock<Table<Watched>>,
     /// Directions that could not be armed, for the next poll. Locked after `armed`.
     refused: Lock<Vec<Event>>,
 }
 
+/// An open descriptor.
+struct Watched {
+    /// The directions that are armed: `READ`, `WRITE`, both or none.
+    armed: Ready,
+    /// Every change is reported, whatever is armed.
+    by_edges: bool,
+}
+
 /// Disarmed by the first event.
 const ONESHOT: Mask = Mask::from_bits_retain(libc::EPOLLONESHOT as u32);
+
+/// One event for each change.
+const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 
 // SAFETY: events carry the token of their slot, which `open` put there.
 unsafe impl Netpoll for EpollLevel {
@@ -63,7 +79,7 @@ unsafe impl Netpoll for EpollLevel {
         let mut table = self.armed.lock();
         let key = table.next_key(fd);
         self.instance.control(libc::EPOLL_CTL_ADD, fd, ONESHOT, key.0)?;
-        table.fill(key, token, Ready::empty());
+        table.fill(key, token, Watched { armed: Ready::empty(), by_edges: false });
         Ok(())
     }
 
@@ -74,10 +90,10 @@ unsafe impl Netpoll for EpollLevel {
 
     fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
         let mut table = self.armed.lock();
-        let Some(slot) = table.at(fd).filter(|slot| slot.token == token) else { return };
-        let before = slot.state;
-        slot.state |= direction(mode);
-        if slot.state != before {
+        let Some(slot) = table.at(fd).filter(|slot| slot.token == token && !slot.state.by_edges) else { return };
+        let before = slot.state.armed;
+        slot.state.armed |= direction(mode);
+        if slot.state.armed != before {
             self.rearm(slot);
         }
     }
@@ -87,8 +103,10 @@ unsafe impl Netpoll for EpollLevel {
             let mut table = self.armed.lock();
             let Some(slot) = table.get(Key(bits)) else { return };
             let ready = mask.ready();
-            slot.state -= ready;
-            if !slot.state.is_empty() {
+            slot.state.armed -= ready;
+            if !slot.state.by_edges && is_queued_error(slot.key.fd(), mask) {
+                self.watch_by_edges(slot);
+            } else if !slot.state.armed.is_empty() && !slot.state.by_edges {
                 // The event has disarmed these, too.
                 self.rearm(slot);
             }
@@ -110,11 +128,18 @@ unsafe impl Netpoll for EpollLevel {
 }
 
 impl EpollLevel {
-    fn rearm(&self, slot: &mut Slot<Ready>) {
-        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), levels(slot.state) | ONESHOT, slot.key.0);
+    /// If it fails, the file was closed behind our back, and the next wait finds out.
+    fn watch_by_edges(&self, slot: &mut Slot<Watched>) {
+        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), Mask::all() | EDGES, slot.key.0);
+        slot.state.by_edges = modified.is_ok();
+    }
+
+    fn rearm(&self, slot: &mut Slot<Watched>) {
+        let interest = levels(slot.state.armed) | ONESHOT;
+        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), interest, slot.key.0);
         if modified.is_err() {
             // The file was closed behind our back. Nobody would hear of it again.
-            let ready = core::mem::replace(&mut slot.state, Ready::empty());
+            let ready = core::mem::replace(&mut slot.state.armed, Ready::empty());
             self.refused.lock().push(Event { token: slot.token, ready });
             self.instance.wake();
         }

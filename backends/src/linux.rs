@@ -156,6 +156,13 @@ unsafe impl Os for Linux {
         io::close(fd);
     }
 
+    fn is_socket(&self, fd: Borrowed<'_>) -> bool {
+        let mut kind: libc::c_int = 0;
+        let mut len = size_of_val(&kind) as libc::socklen_t;
+        // SAFETY: `kind` is writable for `len` bytes. Unlike `SO_ERROR`, this takes nothing away.
+        unsafe { libc::getsockopt(fd.raw(), libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &mut len) == 0 }
+    }
+
     fn page_size(&self) -> usize {
         // SAFETY: no memory is passed.
         unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }

@@ -17,13 +17,18 @@
 //! | a delivery | less what fired | loses the descriptor if none are left |
 //! | `close` | slot emptied | loses the descriptor; every poll that may have it has ended |
 //!
+//! An entry in the error queue of a socket is a level that stays until somebody fetches it, and
+//! `poll(2)` reports it whatever is asked. A waiter would spin. So a socket whose last event was
+//! nothing but an error rests when it is armed again: for [`REST`] its entry has a negative number,
+//! which the kernel skips. Then it is looked at once more.
+//!
 //! The hard race is `close`. A thread inside `poll(2)` holds a reference to each file in its copy: the socket would live on after
 //! `close(2)`, and its peer would not see the end. So each change of the set has a number ([`Set::version`]), each poll under way says which
 //! one it has copied, and `close` sends the sleeper back and waits until no poll is under way that began before the descriptor had left.
 
 #![allow(unsafe_code, reason = "the poll system call, and it promises that tokens are genuine")]
 
-use crate::level::{direction, levels};
+use crate::level::{direction, is_queued_error, levels};
 use crate::linux::{Linux, check, refused};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
@@ -54,6 +59,8 @@ struct Set {
     table: Table<Watched>,
     /// Who is armed, in any order.
     armed: Entries,
+    /// When those that rest are looked at again; 0 if none rests.
+    rest_until: Nanos,
     /// The number of changes so far.
     version: u64,
     /// For each poll in the kernel, the version that it has copied.
@@ -69,6 +76,8 @@ struct Set {
 /// An open descriptor.
 struct Watched {
     armed: Ready,
+    /// The last event was an error in its error queue and nothing else.
+    erred: bool,
     /// Where it is in the set. Means nothing while no direction is armed.
     place: usize,
     /// The version in which it was last taken out of the set.
@@ -86,7 +95,13 @@ struct Entries {
 struct Snapshot {
     entries: Entries,
     version: u64,
+    /// How long until those that rest are looked at again.
+    rest: Option<Nanos>,
 }
+
+/// How long a descriptor rests: as long as data that comes meanwhile may wait, and of that many
+/// milliseconds the sockets with errors that nobody fetches take one poll, however many they are.
+const REST: Nanos = 10_000_000;
 
 /// How many entries of a snapshot are the poller's own: `wakeup`, then `changed`.
 const OWN: usize = 2;
@@ -97,6 +112,7 @@ unsafe impl Netpoll for Poll {
         let set = Set {
             table: Table::new(),
             armed: Entries::default(),
+            rest_until: 0,
             version: 0,
             under_way: Vec::new(),
             sleeper: None,
@@ -113,7 +129,7 @@ unsafe impl Netpoll for Poll {
             return Err(Errno::new(libc::EEXIST));
         }
         let key = set.table.next_key(fd);
-        set.table.fill(key, token, Watched { armed: Ready::empty(), place: 0, left: 0 });
+        set.table.fill(key, token, Watched { armed: Ready::empty(), erred: false, place: 0, left: 0 });
         Ok(())
     }
 
@@ -147,7 +163,8 @@ unsafe impl Netpoll for Poll {
         let mut refusals = 0;
         loop {
             let mut snapshot = self.begin(delay);
-            let waited = snapshot.wait(rest);
+            let (limit, cut) = snapshot.limit(rest);
+            let waited = snapshot.wait(limit);
             let [wakeup, changed] = [0, 1].map(|own| snapshot.entries.fds[own].revents != 0);
             self.finish(snapshot, waited.unwrap_or(0), delay, events);
             if changed {
@@ -158,6 +175,7 @@ unsafe impl Netpoll for Poll {
             }
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,
+                (Ok(0), Delay::AtMost(_)) if cut => {}
                 (Ok(_), Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
                 (Err(errno), _) => refused(format_args!("poll"), errno, &mut refusals),
@@ -193,6 +211,7 @@ impl Poll {
             Delay::AtMost(_) | Delay::Forever => [self.wakeup.fd(), self.changed.fd()],
         };
         let mut set = self.set.lock();
+        let rest = set.rest();
         let mut entries = set.spare.pop().unwrap_or_default();
         entries.fds.extend(own.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
         entries.fds.extend_from_slice(&set.armed.fds);
@@ -202,12 +221,12 @@ impl Poll {
         if delay != Delay::None {
             set.sleeper = Some(version);
         }
-        Snapshot { entries, version }
+        Snapshot { entries, version, rest }
     }
 
     /// Hands over what a poll has found, `found` descriptors at most, and lets those go on who waited for its end.
     fn finish(&self, snapshot: Snapshot, found: usize, delay: Delay, events: &mut Events) {
-        let Snapshot { mut entries, version } = snapshot;
+        let Snapshot { mut entries, version, rest: _ } = snapshot;
         let mut set = self.set.lock();
         let fired = entries.fds[OWN..].iter().zip(&entries.keys).filter(|(entry, _)| entry.revents != 0);
         for (entry, &key) in fired.take(found) {
@@ -216,8 +235,8 @@ impl Poll {
                 break;
             }
             if let Some(token) = set.table.get(key).map(|slot| slot.token) {
-                let ready = ready(entry.revents);
-                set.fire(key, ready);
+                let ready = mask(entry.revents).ready();
+                set.fire(key, ready, is_queued_error(key.fd(), mask(entry.revents)));
                 let _ = events.push(Event { token, ready });
             }
         }
@@ -249,7 +268,11 @@ impl Set {
         }
         if slot.state.armed.is_empty() {
             slot.state.place = self.armed.fds.len();
-            self.armed.fds.push(libc::pollfd { fd, events: 0, revents: 0 });
+            let number = if slot.state.erred { !fd } else { fd };
+            if slot.state.erred && self.rest_until == 0 {
+                self.rest_until = Linux::new().now() + REST;
+            }
+            self.armed.fds.push(libc::pollfd { fd: number, events: 0, revents: 0 });
             self.armed.keys.push(slot.key);
         }
         slot.state.armed |= directions;
@@ -258,9 +281,26 @@ impl Set {
         true
     }
 
+    /// Ends the rest of those that have rested. How long the others still rest.
+    fn rest(&mut self) -> Option<Nanos> {
+        if self.rest_until == 0 {
+            return None;
+        }
+        let left = self.rest_until - Linux::new().now();
+        if left > 0 {
+            return Some(left);
+        }
+        self.rest_until = 0;
+        for entry in self.armed.fds.iter_mut().filter(|entry| entry.fd < 0) {
+            entry.fd = !entry.fd;
+        }
+        None
+    }
+
     /// Disarms what an event has reported.
-    fn fire(&mut self, key: Key, ready: Ready) {
+    fn fire(&mut self, key: Key, ready: Ready, erred: bool) {
         if let Some(mut slot) = self.table.empty(key.fd()) {
+            slot.state.erred = erred;
             self.disarm(&mut slot, ready);
             self.table.fill(key, slot.token, slot.state);
         }
@@ -289,6 +329,15 @@ impl Set {
 }
 
 impl Snapshot {
+    /// How long to wait, and whether that is less than `delay`.
+    fn limit(&self, delay: Delay) -> (Delay, bool) {
+        match (self.rest, delay) {
+            (Some(rest), Delay::Forever) => (Delay::AtMost(rest), true),
+            (Some(rest), Delay::AtMost(limit)) if rest < limit => (Delay::AtMost(rest), true),
+            _ => (delay, false),
+        }
+    }
+
     fn wait(&mut self, delay: Delay) -> Result<usize, Errno> {
         let limit = match delay {
             Delay::None => Some(timespec(0)),
@@ -309,7 +358,6 @@ fn timespec(limit: Nanos) -> libc::timespec {
 }
 
 /// The table on [`Ready`]. A number that is not open any more counts as an end: whoever waits asks the system, which says `EBADF`.
-fn ready(revents: i16) -> Ready {
-    let mask = if revents & libc::POLLNVAL != 0 { Mask::HUP } else { Mask::from_bits_retain(u32::from(revents as u16)) };
-    mask.ready()
+fn mask(revents: i16) -> Mask {
+    if revents & libc::POLLNVAL != 0 { Mask::HUP } else { Mask::from_bits_retain(u32::from(revents as u16)) }
 }

@@ -318,7 +318,10 @@ impl Fd {
                     return Ok(value);
                 }
                 Outcome::WouldBlock => {
-                    waited?;
+                    match waited {
+                        Err(PollError::NotPollable) if self.sched.os().is_socket(self.borrow()) => self.desc.forget_error(),
+                        waited => waited?,
+                    }
                     wait = true;
                 }
                 Outcome::Interrupted => wait = false,

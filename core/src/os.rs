@@ -165,6 +165,13 @@ pub unsafe trait Os: Sync {
     /// The caller owns `fd`, and nobody uses it afterwards.
     unsafe fn close(&self, fd: i32);
 
+    /// Whether `fd` is a socket. A poller may report an error of one that no operation meets: what
+    /// lies in the socket's error queue (timestamps, completions of zero-copy sends). Readiness will
+    /// come all the same. Of anything else, such an error is the last that is heard.
+    fn is_socket(&self, _fd: Borrowed<'_>) -> bool {
+        false
+    }
+
     /// The size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;
 
@@ -251,7 +258,7 @@ bitflags::bitflags! {
         const READ = 1;
         /// Writable.
         const WRITE = 2;
-        /// Nothing but an error condition: the descriptor cannot be polled usefully.
+        /// Nothing but an error condition: a descriptor that is no socket cannot be polled usefully.
         const ERROR = 4;
         /// An end or an error was seen. It stays seen until the descriptor is closed.
         const HANGUP = 8;

@@ -171,6 +171,12 @@ impl PollDesc {
         self.info.check(mode, true)
     }
 
+    /// The error that the last event was lies in a queue, and more events will come. Another such
+    /// event has latched its readiness in the slots, so it is not lost here.
+    pub(crate) fn forget_error(&self) {
+        self.info.forget_error();
+    }
+
     /// Whether the kernel has reported an end or an error in this use. From then on an edge may have been the last one, and only a
     /// system call tells whether there is more.
     pub(crate) fn hung_up(&self) -> bool {

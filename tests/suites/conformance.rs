@@ -13,6 +13,8 @@ mod ends;
 mod kinds;
 #[path = "conformance/numbers.rs"]
 mod numbers;
+#[path = "conformance/queues.rs"]
+mod queues;
 #[path = "conformance/readiness.rs"]
 mod readiness;
 #[path = "conformance/sleep.rs"]

@@ -70,6 +70,11 @@ impl Info {
         });
     }
 
+    /// For an operation that uses the descriptor, so that the use does not change meanwhile.
+    pub(super) fn forget_error(&self) {
+        self.update(|old| old.contains(Bits::ERROR).then_some(old - Bits::ERROR));
+    }
+
     pub(super) fn check(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         let bits = Bits::from_bits_retain(self.0.load(Ordering::SeqCst));
         let expired = match mode {
