@@ -125,6 +125,12 @@
 //! stderr, with the system call and the remedy. [`Builder::stall_after`] and [`Builder::reports`]
 //! change that.
 //!
+//! # fork
+//!
+//! A child made by `fork` has none of the threads that run goroutines. What needs them panics there
+//! and says so; a child that execs, as those of [`std::process::Command`] do, works. Fork before the
+//! first use of this crate, or see `docs/fork.md` in the repository.
+//!
 //! # Environment
 //!
 //! | variable | meaning |
