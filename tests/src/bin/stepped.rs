@@ -150,7 +150,7 @@ mod stepped {
         }
         // Before, in and behind the call of the goroutine's function.
         assert!(ends.len() > 3, "the beginning and the end of a goroutine were not seen: {ends:x?}");
-        assert!(inside > 500 && steps - inside > 500, "{inside} of {steps} steps on goroutines");
+        assert!(inside > 300 && steps - inside > 300, "{inside} of {steps} steps on goroutines");
         println!("{steps} instructions, {inside} on goroutines");
     }
 }
