@@ -391,7 +391,7 @@ impl Arena {
     fn promise_from(&self, n: u32, batch: u32) -> Result<(), Exhausted> {
         let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;
         while self.prepared.load(Ordering::Relaxed) < promised + self.margin {
-            if self.growing.swap(true, Ordering::Acquire) {
+            if self.growing.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 // For some microseconds, unless the other thread has lost its CPU.
                 self.os.yield_thread();
                 continue;
