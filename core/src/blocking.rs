@@ -153,7 +153,7 @@ impl Pool {
         }
         while let Some(job) = self.take_back(job) {
             // SAFETY: the job is no longer in the queue, so nothing else runs it, and its owner waits.
-            unsafe { (job.run)(job.task, sched) };
+            unsafe { (job.run)(job.task, job.sched) };
         }
     }
 
