@@ -584,7 +584,7 @@ pub(crate) struct Stack {
     /// The upper end.
     pub(crate) base: usize,
     /// The lower end, below which is the guard.
-    #[cfg_attr(not(test), allow(dead_code, reason = "sanitizers and corosensei ask for it"))]
+    #[cfg_attr(any(loom, not(test)), allow(dead_code, reason = "sanitizers and corosensei ask for it"))]
     pub(crate) limit: usize,
 }
 
