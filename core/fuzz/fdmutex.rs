@@ -42,7 +42,7 @@ unsafe impl Netpoll for Unused {
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&'static Sched> = OnceLock::new();
     SCHED.get_or_init(|| {
-        let config = Config { stack_size: MIN_STACK, max_threads: 1, sysmon: false, ..Config::new(1) };
+        let config = Config { stack_size: MIN_STACK, max_threads: 1, sysmon: None, ..Config::new(1) };
         // SAFETY: no goroutine runs, so none migrates.
         let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }.expect("nothing is refused");
         // The start has woken the threads that it would have.

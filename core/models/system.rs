@@ -273,7 +273,7 @@ impl World {
     pub(crate) fn new(procs: usize, pollers: usize) -> Self {
         let system = Immortal::new(System::default());
         let stack_size = crate::stack::MIN_STACK;
-        let config = Config { pollers, stack_size, max_threads: procs + 1, sysmon: false, ..Config::new(procs) };
+        let config = Config { pollers, stack_size, max_threads: procs + 1, sysmon: None, ..Config::new(procs) };
         // SAFETY: goroutines stay at home.
         let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
         // SAFETY: `start` leaks it.

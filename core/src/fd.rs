@@ -305,9 +305,6 @@ impl Fd {
             if wait {
                 waited = self.wait(mode, asked)?;
                 blocked = true;
-                // The readiness that led here is used up. If the operation takes no data, because
-                // it fails or panics, the next one asks.
-                self.side(mode).spent.store(false, Ordering::Relaxed);
             }
             asked = true;
             match op(self.borrow()) {
@@ -318,10 +315,7 @@ impl Fd {
                     return Ok(value);
                 }
                 Outcome::WouldBlock => {
-                    match waited {
-                        Err(PollError::NotPollable) if self.sched.os().is_socket(self.borrow()) => self.desc.forget_error(),
-                        waited => waited?,
-                    }
+                    self.may_wait_again(waited)?;
                     wait = true;
                 }
                 Outcome::Interrupted => wait = false,
@@ -333,12 +327,28 @@ impl Fd {
     /// Waits until it is ready. An error inside means that the system is to be asked once more all the same, whether it knows better.
     fn wait(&self, mode: Mode, asked: bool) -> Result<Result<(), PollError>, FdError> {
         self.sched.register(self.desc)?;
-        match self.sched.poll_wait(self.desc, mode) {
+        let waited = match self.sched.poll_wait(self.desc, mode) {
             // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
-            refused @ Err(PollError::Timeout | PollError::Unwinding) if !asked => Ok(refused),
+            refused @ Err(PollError::Timeout | PollError::Unwinding) if !asked => refused,
             // The error is the system's to report.
-            ready @ (Ok(()) | Err(PollError::NotPollable)) => Ok(ready),
-            Err(error) => Err(error.into()),
+            ready @ (Ok(()) | Err(PollError::NotPollable)) => ready,
+            Err(error) => return Err(error.into()),
+        };
+        // The readiness that led here is used up. If the operation takes no data, because it fails
+        // or panics, the next one asks.
+        self.side(mode).spent.store(false, Ordering::Relaxed);
+        Ok(waited)
+    }
+
+    /// After an `EAGAIN` that came after a wait with this outcome: an error if waiting once more is no use.
+    #[cold]
+    fn may_wait_again(&self, waited: Result<(), PollError>) -> Result<(), PollError> {
+        match waited {
+            Err(PollError::NotPollable) if self.sched.os().is_socket(self.borrow()) => {
+                self.desc.forget_error();
+                Ok(())
+            }
+            waited => waited,
         }
     }
 

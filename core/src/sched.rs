@@ -60,7 +60,7 @@ pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
 pub use stall::{Stall, Stalls};
-pub use sysmon::Report;
+pub use sysmon::{Monitor, Report};
 
 use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
@@ -99,8 +99,9 @@ pub struct Config {
     pub migrate: bool,
     /// The most threads that run goroutines, `procs` to [`MAX_THREADS`]: each that is kept busy by one goroutine may be replaced by another.
     pub max_threads: usize,
-    /// Whether a thread watches over the others. Without it, whoever does not block keeps its P and its turn, and what only time can show is not done.
-    pub sysmon: bool,
+    /// The thread that watches over the others. `None`: a goroutine that does not block keeps its P and
+    /// its turn, nothing is reported, and the program is linked without what would watch.
+    pub sysmon: Option<Monitor>,
     /// How it is found out, and reported, that nobody will ever run again. `None`: not at all.
     pub deadlocks: Option<Deadlocks>,
     /// Which goroutines that keep their threads are reported. `None`: none.
@@ -125,7 +126,7 @@ impl Config {
             guard_size: None,
             migrate: false,
             max_threads: (procs + 256).min(MAX_THREADS),
-            sysmon: true,
+            sysmon: Some(Monitor::new()),
             deadlocks: None,
             stalls: None,
             schedtrace: None,

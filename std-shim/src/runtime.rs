@@ -10,7 +10,7 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Sched, Shrink, Stalls, StartError};
+use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Monitor, Sched, Shrink, Stalls, StartError};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -291,7 +291,7 @@ impl Builder {
         // No goroutine can stall before `RUNTIME` is set.
         let on_stall = self.on_stall.clone();
         _ = report::SETTINGS.set(report::Settings { unasked, unasked_stalls: self.stall_after.is_none(), on_stall });
-        if unasked && config.sysmon {
+        if unasked && config.sysmon.is_some() {
             report::tell_what_is_off();
         }
         if let Some(trace) = trace {
@@ -345,8 +345,15 @@ impl Builder {
         };
         let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
-        let config =
-            Config { pollers, stack_size, guard_size, migrate: self.migrate, max_threads, sysmon: !self.no_sysmon, ..Config::new(procs) };
+        let config = Config {
+            pollers,
+            stack_size,
+            guard_size,
+            migrate: self.migrate,
+            max_threads,
+            sysmon: (!self.no_sysmon).then(Monitor::new),
+            ..Config::new(procs)
+        };
         Ok(Config {
             deadlocks: Some(Deadlocks::new(&LINUX)),
             stalls,

@@ -42,7 +42,7 @@ fn sched() -> &'static Sched {
 
 /// A scheduler with one thread, which nobody disturbs: what runs there and in which order is its own doing.
 fn undisturbed() -> &'static Sched {
-    start(Config { max_threads: 1, sysmon: false, ..Config::new(1) })
+    start(Config { max_threads: 1, sysmon: None, ..Config::new(1) })
 }
 
 /// Core aborts where a panic leaves a goroutine.

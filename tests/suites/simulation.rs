@@ -28,7 +28,7 @@ mod scenarios;
 mod system;
 
 use gopark_core::os::{Errno, Netpoll};
-use gopark_core::sched::{Config, Sched};
+use gopark_core::sched::{Config, Monitor, Sched};
 use machine::{Odds, Verdict, World, seed_under_way};
 use oracle::Doing;
 use program::Actor;
@@ -63,7 +63,7 @@ impl Arrangement {
 fn start(world: &World, arrangement: Arrangement) {
     let Arrangement { procs, pollers, migrate, level } = arrangement;
     world.kernel.borrow_mut().level = level;
-    let (max_threads, sysmon) = (procs + world.dice.below(4) as usize, world.dice.below(2) == 0);
+    let (max_threads, sysmon) = (procs + world.dice.below(4) as usize, (world.dice.below(2) == 0).then(Monitor::new));
     let config = Config { pollers, stack_size: STACK_SIZE, migrate, max_threads, sysmon, ..Config::new(procs) };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimPoller::init()?)) };
     // SAFETY: all threads of a run are one real thread, so nothing is bound to another.

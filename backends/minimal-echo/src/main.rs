@@ -41,7 +41,8 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
     let migrate = !has_thread_locals();
-    let config = Config { stack_size: STACK_SIZE, migrate, ..Config::new(affinity()) };
+    // Nothing below blocks its thread or computes: there is nothing to watch.
+    let config = Config { stack_size: STACK_SIZE, migrate, sysmon: None, ..Config::new(affinity()) };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {

@@ -1,7 +1,7 @@
 //! Threads that wait at a gate until there is a scheduler: of those that it starts with, all run or none.
 #![allow(unsafe_code, reason = "a thread's start and the scheduler travel as addresses")]
 
-use super::{Config, Sched, StartError};
+use super::{Config, Monitor, Sched, StartError};
 use crate::m::M;
 use crate::os::{Errno, Os};
 use crate::stack::Exhausted;
@@ -21,7 +21,7 @@ pub(crate) struct Start {
 enum Task {
     /// To be the M of this index.
     M(usize),
-    Sysmon,
+    Sysmon(Monitor),
 }
 
 const SHUT: u32 = 0;
@@ -59,7 +59,7 @@ impl Gate {
 /// Starts a thread for the M of each P, and for sysmon. All of them, or none.
 pub(super) fn start_threads(os: &'static dyn Os, config: &Config) -> Result<Arc<Gate>, StartError> {
     let gate = Gate::new();
-    let tasks = (0..config.procs).map(Task::M).chain(config.sysmon.then_some(Task::Sysmon));
+    let tasks = (0..config.procs).map(Task::M).chain(config.sysmon.map(Task::Sysmon));
     for (before, task) in tasks.enumerate() {
         if let Err(errno) = spawn(os, &gate, task) {
             gate.open(os, None, before);
@@ -74,7 +74,7 @@ fn spawn(os: &'static dyn Os, gate: &Arc<Gate>, task: Task) -> Result<(), Errno>
     let arg = start as usize;
     let spawned = match task {
         Task::M(index) => os.spawn(format_args!("m{index}"), run, arg),
-        Task::Sysmon => os.spawn(format_args!("sysmon"), run, arg),
+        Task::Sysmon(_) => os.spawn(format_args!("sysmon"), run, arg),
     };
     spawned.inspect_err(|_| {
         // SAFETY: no thread has it.
@@ -85,7 +85,7 @@ fn spawn(os: &'static dyn Os, gate: &Arc<Gate>, task: Task) -> Result<(), Errno>
 impl Sched {
     /// Lets the threads in that it starts with.
     pub(super) fn open(&'static self, gate: &Gate) {
-        if self.config.sysmon {
+        if self.config.sysmon.is_some() {
             self.lately.set(self.os.now());
         }
         for index in 0..self.config.procs {
@@ -121,6 +121,6 @@ fn run(arg: usize) {
     match (sched, task) {
         (None, _) => {}
         (Some(sched), Task::M(index)) => sched.be_m(sched.m(index)),
-        (Some(sched), Task::Sysmon) => sched.watch(),
+        (Some(sched), Task::Sysmon(monitor)) => monitor.watch(sched),
     }
 }

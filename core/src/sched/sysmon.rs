@@ -122,6 +122,28 @@ impl fmt::Display for Report<'_> {
     }
 }
 
+/// What sysmon's thread does. A program that never makes one is linked without it.
+#[derive(Clone, Copy, Debug)]
+pub struct Monitor(fn(&'static Sched) -> !);
+
+impl Monitor {
+    /// The one there is.
+    pub fn new() -> Self {
+        Monitor(Sched::watch)
+    }
+
+    /// Watches over the Ms of `sched` for ever.
+    pub(super) fn watch(self, sched: &'static Sched) -> ! {
+        (self.0)(sched)
+    }
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What others know of sysmon.
 pub(super) struct Sysmon {
     /// Whether it sleeps until an M wakes.
@@ -252,7 +274,7 @@ impl Sched {
     }
 
     /// What its thread does.
-    pub(super) fn watch(&'static self) -> ! {
+    fn watch(&'static self) -> ! {
         let now = self.os.now();
         let sight = |_| Sight::new(usize::MAX, 0, 0, now);
         let sights = self.ps.iter().map(sight).collect();

@@ -296,7 +296,7 @@ fn a_thread_is_replaced_though_the_system_says_little_of_it() {
 
 fn a_thread_is_replaced(actor: Actor) {
     let config = sched().config();
-    if !config.sysmon || config.max_threads == 1 {
+    if config.sysmon.is_none() || config.max_threads == 1 {
         return;
     }
     let keeper = Actor::go(|actor| {
