@@ -5,6 +5,7 @@ use super::Sched;
 use crate::m::Here;
 use crate::models::{Immortal, Kernel, Mail, World, check, finish, goroutine, parked};
 use crate::os::{Event, Mode, Ready};
+use crate::sync::Ordering;
 use crate::timer::Timer;
 use crate::waiter::{Announced, WaitSlot, Waiter, WaiterList};
 use core::ptr::NonNull;
@@ -59,6 +60,73 @@ fn a_goroutine_readied_later_rides_on_the_wake_of_the_first() {
         sched.ready(Waiter::G(parked(2, 0)));
         other.join().unwrap();
         m.join().unwrap();
+    });
+}
+
+#[test]
+fn a_fresh_goroutine_that_is_left_to_an_m_that_goes_to_sleep_is_started() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        let light = thread::spawn(move || assert_eq!(run(sched, 0, 1), [1]));
+        let heavy = here(sched, 1);
+        heavy.m.counts.started.set(2);
+        if let Some(kept) = sched.keep(&heavy, goroutine(1)) {
+            // The other M has not begun to look.
+            sched.push_anywhere(&heavy, kept);
+            sched.recruit();
+        }
+        light.join().unwrap();
+    });
+}
+
+#[test]
+fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started() {
+    check(|| {
+        let world = World::new(2, 2);
+        let sched = world.sched();
+        // Runs number 7 for ever, which is at home there, or before it number 1.
+        let light = thread::spawn(move || {
+            let mut here = here(sched, 0);
+            if finish(sched.next(&mut here)) == 1 {
+                assert_eq!(finish(sched.next(&mut here)), 7);
+                sched.submit(goroutine(2));
+            }
+        });
+        let mut heavy = here(sched, 1);
+        heavy.m.counts.started.set(2);
+        sched.push_anywhere(&heavy, goroutine(1));
+        sched.recruit();
+        sched.ready(Waiter::G(parked(7, 0)));
+        let ran = finish(sched.next(&mut heavy));
+        assert!(ran == 1 || ran == 2);
+        light.join().unwrap();
+    });
+}
+
+#[test]
+fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_are_clearly_fewer() {
+    check(|| {
+        let world = World::new(4, 4);
+        let sched = world.sched();
+        let heavy = here(sched, 3);
+        let left_to = |at_home: [u64; 4], free: [bool; 3]| {
+            for (index, m) in sched.ms().enumerate() {
+                m.counts.started.set(at_home[index]);
+                m.searches.store(index < 3 && free[index], Ordering::Relaxed);
+            }
+            let kept = sched.keep(&heavy, goroutine(1)).map(finish);
+            let left = sched.ps.iter().position(|p| p.ring.take_next().map(finish).is_some());
+            assert_ne!(kept.is_some(), left.is_some());
+            left
+        };
+        assert_eq!(left_to([3, 1, 2, 9], [true; 3]), Some(1));
+        assert_eq!(left_to([3, 1, 2, 9], [true, false, true]), Some(2));
+        assert_eq!(left_to([3, 1, 2, 9], [false; 3]), None);
+        assert_eq!(left_to([0, 1, 1, 1], [true; 3]), None, "one fewer");
+        assert_eq!(left_to([0, 1, 1, 2], [true; 3]), Some(0));
+        assert_eq!(left_to([16, 40, 40, 19], [true; 3]), None, "less than an eighth fewer");
+        assert_eq!(left_to([16, 40, 40, 20], [true; 3]), Some(0));
     });
 }
 

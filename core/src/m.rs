@@ -44,6 +44,8 @@ pub(crate) struct M {
     /// Whether the panic that its thread may be in is perhaps that of a goroutine that has stopped.
     /// See `sched/unwinding`.
     pub(crate) strayed: AtomicBool,
+    /// Whether it holds a P and has found no goroutine to run: it looks for one, sleeps, or is on its way up. Written by the M.
+    pub(crate) searches: AtomicBool,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
     /// Since when one goroutine keeps it, if that is long. Written by sysmon.
@@ -113,6 +115,7 @@ impl M {
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
             strayed: AtomicBool::new(false),
+            searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: Lately::new(),
             p_taken: AtomicI64::new(0),

@@ -130,7 +130,7 @@ const CAPACITY: u32 = if cfg!(loom) { 4 } else { 256 };
 pub(crate) struct Ring {
     head: CachePadded<AtomicU32>,
     tail: AtomicU32,
-    /// Runs next, before the ring: what the running goroutine has just readied. Thieves take it last.
+    /// Runs next, before the ring: what the running goroutine has just readied, or what another M has offered. Thieves take it last.
     next: AtomicPtr<G>,
     slots: [AtomicPtr<G>; CAPACITY as usize],
 }
@@ -167,6 +167,20 @@ impl Ring {
                 return head == tail && next.is_null();
             }
         }
+    }
+
+    /// Whether there is more than the one in front.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.head.load(Ordering::Acquire) != self.tail.load(Ordering::Acquire)
+    }
+
+    /// Puts a goroutine in front, unless there is one. Anyone.
+    pub(crate) fn offer(&self, g: GRef) -> Result<(), GRef> {
+        let g = g.into_raw();
+        // Release: the M that takes it sees what its spawner wrote.
+        let offered = self.next.compare_exchange(ptr::null_mut(), g.as_ptr(), Ordering::AcqRel, Ordering::Relaxed);
+        // SAFETY: the goroutine is not in the ring, so the caller's GRef is the only one.
+        offered.map(|_| ()).map_err(|_| unsafe { GRef::from_raw(g) })
     }
 
     /// How many there are, the one in front included, as far as a bystander can tell.

@@ -36,6 +36,7 @@ mod handoff;
 mod idle;
 mod metrics;
 mod park;
+mod placement;
 mod pool;
 mod schedtrace;
 mod shrink;

@@ -61,6 +61,11 @@ fn a_panic_that_nobody_joins_is_printed_and_ends_only_its_goroutine() {
 }
 
 #[test]
+fn a_goroutine_that_blocks_starts_beside_as_few_others_as_it_can() {
+    run(&mut alone("blocks-elsewhere")).assert_success();
+}
+
+#[test]
 fn running_out_of_address_space_fails_the_spawn_and_nothing_else() {
     run(&mut alone("address-space")).assert_success();
 }

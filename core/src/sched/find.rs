@@ -44,7 +44,17 @@ impl Sched {
 
     /// The next goroutine to run, and somebody else to look on.
     pub(super) fn next(&'static self, here: &mut Here) -> GRef {
+        loop {
+            let g = self.find_one(here);
+            if let Some(g) = self.keep(here, g) {
+                return g;
+            }
+        }
+    }
+
+    fn find_one(&'static self, here: &mut Here) -> GRef {
         let g = self.find_runnable(here);
+        self.stop_searching(here);
         let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
         if self.stop_spinning(here) || relied_on {
             // There may be more where this came from, and the last one to look has just stopped. If not, whoever comes up for nothing steps aside
@@ -131,6 +141,7 @@ impl Sched {
             if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
                 return g;
             }
+            here.m.searches.store(true, Ordering::Relaxed);
             if self.exchange.is_wanted() {
                 *here = self.give_way(*here);
                 continue;
@@ -202,7 +213,8 @@ impl Sched {
                 if victim.index == here.p.index {
                     continue;
                 }
-                if let Some(g) = ring.steal(&victim.ring, round + 1 == STEAL_ROUNDS) {
+                let next_too = round + 1 == STEAL_ROUNDS && !self.is_searching(victim);
+                if let Some(g) = ring.steal(&victim.ring, next_too) {
                     here.m.counts.steals.bump();
                     return Some(g);
                 }
@@ -313,7 +325,7 @@ impl Sched {
 
     /// The last look at the queues that others may have filled while this M became idle.
     fn work_elsewhere(&self, here: &Here) -> bool {
-        !self.global.is_empty() || self.ps.iter().any(|p| p.index != here.p.index && !p.ring.is_empty())
+        !self.global.is_empty() || self.ps.iter().any(|p| p.index != here.p.index && self.is_open(p))
     }
 }
 

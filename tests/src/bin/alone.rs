@@ -12,8 +12,8 @@ use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ fn main() {
         "overrun" => overrun(),
         "leak" => leak(),
         "keep" => keep(),
+        "blocks-elsewhere" => blocks_elsewhere(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -107,6 +108,47 @@ fn null_pointer() {
         // SAFETY: none; the fault is what this program is for.
         println!("{}", unsafe { null.read_volatile() });
     });
+}
+
+/// Until all Ms but the caller's have nothing to do.
+fn until_others_sleep() {
+    let procs = gopark::max_procs() as u64;
+    until("the others sleep", || gopark::metrics().procs_idle == procs - 1);
+}
+
+/// Goroutines that block their thread are made beside two that are at home on one thread and wait for each other.
+fn blocks_elsewhere() {
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        let (mut near, mut far) = pair();
+        let echo = gopark::go_local(move || {
+            let mut byte = [0];
+            while far.read(&mut byte).unwrap() == 1 {
+                far.write_all(&byte).unwrap();
+            }
+        });
+        for _ in 0..5 {
+            until_others_sleep();
+            let (release, released) = mpsc::channel();
+            // On the thread of the two it would never be released.
+            let blocks = go(move || released.recv().unwrap());
+            for _ in 0..10 {
+                near.write_all(&[7]).unwrap();
+                near.read_exact(&mut [0]).unwrap();
+            }
+            release.send(()).unwrap();
+            join(blocks);
+        }
+        drop(near);
+        join(echo);
+    });
+}
+
+/// A connection.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
 }
 
 fn panic_without_join() {
