@@ -15,6 +15,7 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
 use std::net::SocketAddr;
 use std::ops::{Deref, Range};
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,12 @@ use std::time::{Duration, Instant};
 /// A non-blocking socket. Its clones are the same descriptor, registered once, with one pair of deadlines.
 #[derive(Clone)]
 pub(super) struct Socket(Arc<Fd>);
+
+// As std's sockets. A panic inside an operation leaves nothing half changed that a later operation
+// relies on: the operation gives back the descriptor's lock while it unwinds, and bytes, deadlines
+// and registration change in single steps.
+impl UnwindSafe for Socket {}
+impl RefUnwindSafe for Socket {}
 
 impl Socket {
     /// Takes over a descriptor, which must be non-blocking.

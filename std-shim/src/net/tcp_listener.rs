@@ -13,6 +13,7 @@ use std::iter::FusedIterator;
 use std::net;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 /// A TCP socket that accepts connections, as [`std::net::TcpListener`]. The [module](super) says what differs.
@@ -47,7 +48,8 @@ pub struct TcpListener {
     adopted: bool,
 }
 
-static_assertions::assert_impl_all!(TcpListener: Send, Sync);
+static_assertions::assert_impl_all!(TcpListener: Send, Sync, UnwindSafe, RefUnwindSafe);
+static_assertions::assert_impl_all!(Incoming<'static>: UnwindSafe, RefUnwindSafe);
 
 /// The kernel cuts it to `net.core.somaxconn`. Go reads that file, to the same effect.
 const BACKLOG: i32 = i32::MAX;

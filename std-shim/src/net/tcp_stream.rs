@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
 use std::net;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 /// A TCP connection, as [`std::net::TcpStream`]. The [module](super) says what differs.
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 #[doc(alias = "TCPConn")]
 pub struct TcpStream(pub(super) Socket);
 
-static_assertions::assert_impl_all!(TcpStream: Send, Sync);
+static_assertions::assert_impl_all!(TcpStream: Send, Sync, UnwindSafe, RefUnwindSafe);
 
 impl TcpStream {
     /// Connects to the first of the addresses that answers.
