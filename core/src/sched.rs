@@ -158,12 +158,16 @@ impl StartError {
     }
 }
 
+/// The limits for which a system refuses a thread with EAGAIN: of their number, and of the address
+/// space, which their stacks take.
+const THREAD_LIMITS: &str = "`ulimit -u`, `ulimit -v` or the cgroup's pids.max";
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Stacks(_) => f.write_str("no address space for stacks: raise `ulimit -v` or lower the stack size"),
             StartError::Poller(_) => f.write_str("no poller: raise `ulimit -n`, or the system forbids this kind"),
-            StartError::Thread(started, _) => write!(f, "no thread after {started}: raise `ulimit -u` or the cgroup's pids.max"),
+            StartError::Thread(started, _) => write!(f, "no thread after {started}: raise {THREAD_LIMITS}"),
         }
     }
 }

@@ -44,6 +44,7 @@ use std::thread;
 /// ```
 #[doc(alias = "Stack")]
 #[doc(alias = "pprof")]
+#[track_caller]
 pub fn dump(out: &mut impl Write) -> io::Result<()> {
     let sched = sched();
     let (text, pieces) = mpsc::sync_channel(1);

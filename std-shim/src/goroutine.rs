@@ -179,6 +179,7 @@ pub fn yield_now() {
 /// gopark::run(|| gopark::sleep(Duration::from_millis(2)));
 /// assert!(start.elapsed() >= Duration::from_millis(2));
 /// ```
+#[track_caller]
 pub fn sleep(duration: Duration) {
     if duration.is_zero() {
         return;
@@ -227,6 +228,7 @@ pub fn sleep_until(deadline: Instant) {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[doc(alias = "entersyscall")]
+#[track_caller]
 pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let sched = sched();
     // A payload is Send, and so is the work with whatever it leaves half done: the panic goes on in the caller, who cannot look at that.
@@ -242,6 +244,7 @@ pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// ```
 /// gopark::run(|| gopark::set_name("main"));
 /// ```
+#[track_caller]
 pub fn set_name(name: &str) {
     sched().set_name(name.into());
 }
@@ -252,6 +255,7 @@ pub fn set_name(name: &str) {
 /// gopark::run(|| assert!(gopark::num_goroutines() >= 1));
 /// ```
 #[doc(alias = "NumGoroutine")]
+#[track_caller]
 pub fn num_goroutines() -> usize {
     sched().num_goroutines()
 }

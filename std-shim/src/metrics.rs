@@ -24,6 +24,7 @@ use std::io::{self, ErrorKind};
 /// });
 /// ```
 #[doc(alias = "runtime/metrics")]
+#[track_caller]
 pub fn metrics() -> Metrics {
     sched().metrics(&LINUX)
 }
@@ -32,7 +33,7 @@ const SCHEDTRACE: &str = "GOPARK_SCHEDTRACE";
 
 /// How often a line is to be printed, according to the environment. As in Go, 0 is the same as no value.
 pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
-    let Some(value) = environment::var(SCHEDTRACE) else { return Ok(None) };
+    let Some(value) = environment::nonempty(SCHEDTRACE) else { return Ok(None) };
     match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
         None => Err(environment::invalid(SCHEDTRACE, &value, "a number of milliseconds")),
         Some(0) => Ok(None),

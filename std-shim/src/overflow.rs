@@ -59,15 +59,18 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
 /// What to say of a fault at `address`, if it is an overflow. A report that does not fit is cut.
 fn report_of(sched: &Sched, address: usize) -> Option<Report> {
     let mut report = Report { text: [0; 512], len: 0 };
-    if let Some(bytes) = sched.arena().overflowed(address) {
-        let size = bytes / 1024;
+    if let Some((bytes, usable)) = sched.arena().overflowed(address) {
+        let (size, usable) = (bytes / 1024, usable / 1024);
         // SAFETY: a goroutine that has just touched its guard does not return.
         let _ = match unsafe { sched.goroutine_at(address) } {
             Some(g) => write!(report, "\ngopark: {g}"),
             None => write!(report, "\ngopark: a goroutine"),
         };
-        let _ =
-            writeln!(report, " has overflowed its stack of {size} KiB (Builder::stack_size for all, thread::Builder::stack_size for one)");
+        let _ = write!(report, " has overflowed its stack of {size} KiB");
+        if usable < size {
+            let _ = write!(report, ", of which {usable} KiB are usable");
+        }
+        let _ = writeln!(report, " (Builder::stack_size for all, thread::Builder::stack_size for one)");
         return Some(report);
     }
     let size = linux::overflowed(address)? / 1024;

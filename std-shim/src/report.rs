@@ -7,6 +7,7 @@ use gopark_core::os::{Doing, Observe, Os};
 use gopark_core::sched::{self, Report, Sched};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
 use std::panic::Location;
 use std::process;
@@ -52,9 +53,12 @@ pub(crate) fn are_wanted(setting: Option<bool>) -> io::Result<bool> {
 /// A goroutine that has kept its thread for longer than [`Builder::stall_after`](crate::Builder::stall_after):
 /// it computes, or sits in a system call that blocks.
 ///
-/// Its `Display` is one line: `goroutine 7 "importer", spawned at src/main.rs:20:5, keeps its thread
-/// for 101 ms in system call fsync; 3 goroutines wait for it: hand the call to gopark::blocking or a
-/// std::thread`.
+/// Its `Display` is two lines, of which the second says what to do:
+///
+/// ```text
+/// goroutine 7 "importer", spawned at src/main.rs:20:5, keeps its thread for 101 ms in system call fsync; 3 goroutines wait for it
+///     hand the call to gopark::blocking, or make it on a std::thread
+/// ```
 #[derive(Clone, Debug)]
 pub struct Stall(sched::Stall);
 
@@ -88,7 +92,9 @@ impl Stall {
         }
     }
 
-    /// How many goroutines are ready and can run on that thread only.
+    /// How many goroutines are ready and can run on that thread only. In a stall that is reported
+    /// unasked, and whose system call is `futex`, those that have started on that thread and join
+    /// this goroutine count as well.
     pub fn waiting(&self) -> usize {
         self.0.waiting
     }
@@ -106,7 +112,7 @@ impl fmt::Display for Stall {
             1 => write!(f, "; 1 goroutine waits for it")?,
             n => write!(f, "; {n} goroutines wait for it")?,
         }
-        write!(f, ": {}", remedy(self.0.doing))
+        write!(f, "\n    {}", remedy(self.0.doing))
     }
 }
 
@@ -117,15 +123,15 @@ fn remedy(doing: Doing) -> &'static str {
     };
     match call.and_then(|number| Call(number).name()) {
         Some("futex") => {
-            "it waits for a std::sync lock or channel, or for a thread; if a goroutine of the same thread holds that lock or feeds that channel, \
-             both wait for ever: hold no std lock over a call of gopark that may park, and wait within gopark::blocking or on a std::thread"
+            "hold no std lock over a call of gopark, and wait for std locks and channels in gopark::blocking: the goroutine that would unlock or \
+             send may be one of those that wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
         }
         Some("nanosleep" | "clock_nanosleep") => "call gopark::sleep",
         Some(
             "accept" | "accept4" | "connect" | "epoll_pwait" | "epoll_pwait2" | "epoll_wait" | "poll" | "ppoll" | "pselect6" | "recvfrom"
             | "recvmmsg" | "recvmsg" | "select" | "sendmmsg" | "sendmsg" | "sendto",
-        ) => "use gopark::net, or hand the call to gopark::blocking or a std::thread",
-        _ => "hand the call to gopark::blocking or a std::thread",
+        ) => "use gopark::net, or hand the call to gopark::blocking, or make it on a std::thread",
+        _ => "hand the call to gopark::blocking, or make it on a std::thread",
     }
 }
 
@@ -187,7 +193,9 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
 pub(crate) fn tell_what_is_off() {
     let thread = LINUX.thread();
     let (states, clocks) = (LINUX.doing(thread) != Doing::Unknown, LINUX.cpu_time(thread) > 0);
-    let off = Off { states, clocks, threads: LINUX.threads().is_some(), takes: LINUX.barrier() }.to_string();
+    let full = |error: io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    let descriptors = !File::open("/proc/self/stat").is_err_and(full);
+    let off = Off { descriptors, states, clocks, threads: LINUX.threads().is_some(), takes: LINUX.barrier() }.to_string();
     if !off.is_empty() {
         line(format_args!("gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)"));
     }
@@ -195,6 +203,8 @@ pub(crate) fn tell_what_is_off() {
 
 /// What can be known of threads and done about them; as text, what follows from what cannot.
 struct Off {
+    /// Whether a file of `/proc` can be opened as far as the limits of descriptors go.
+    descriptors: bool,
     /// What they do.
     states: bool,
     /// How much CPU they use.
@@ -210,14 +220,17 @@ impl fmt::Display for Off {
         if !self.takes {
             return f.write_str("; without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");
         }
+        let proc = if self.descriptors { "/proc" } else { "a descriptor to read /proc with (raise `ulimit -n`)" };
         match (self.states, self.clocks) {
             (true, true) => {}
             (true, false) => f.write_str("; without CPU clocks, what runs for 10 ms counts as computing")?,
-            (false, true) => {
-                f.write_str("; without /proc, threads that block are noticed by their CPU clocks, some ms later, and no system call is named")?
-            }
-            (false, false) => f.write_str(
-                "; without /proc and CPU clocks, what runs for 10 ms counts as computing, and others take over for 8 of these for each proc",
+            (false, true) => write!(
+                f,
+                "; without {proc}, threads that block are noticed by their CPU clocks, some ms later, and no system call is named"
+            )?,
+            (false, false) => write!(
+                f,
+                "; without {proc} and CPU clocks, what runs for 10 ms counts as computing, and others take over for 8 of these for each proc",
             )?,
         }
         if !self.threads { f.write_str("; deadlocks are not noticed") } else { Ok(()) }
@@ -262,10 +275,12 @@ mod tests {
 
     #[test]
     fn what_is_off_is_named_and_nothing_else() {
-        let all = Off { states: true, clocks: true, threads: true, takes: true };
+        let all = Off { descriptors: true, states: true, clocks: true, threads: true, takes: true };
         assert_eq!(all.to_string(), "");
         assert!(Off { takes: false, ..all }.to_string().contains("membarrier"));
         assert_eq!(Off { threads: false, ..all }.to_string(), "; deadlocks are not noticed");
-        assert!(Off { states: false, threads: false, ..all }.to_string().contains("/proc"));
+        assert!(Off { states: false, threads: false, ..all }.to_string().contains("without /proc,"));
+        let full = Off { descriptors: false, states: false, ..all }.to_string();
+        assert!(full.contains("without a descriptor to read /proc with (raise `ulimit -n`),"), "{full}");
     }
 }

@@ -119,10 +119,13 @@ impl Builder {
         self
     }
 
-    /// Bytes of address space of each goroutine's stack, rounded up to a power of two: 16 KiB to 1
-    /// GiB, default 256 KiB. Of these a goroutine can use all but the guard
+    /// Bytes of address space of each goroutine's stack *with its guard*, rounded up to a power of
+    /// two: 16 KiB to 1 GiB, default 256 KiB. Of these a goroutine can use all but the guard
     /// ([`guard_size`](Self::guard_size)) and up to 2 KiB at the top: 190 KiB of 256, where a
     /// thread of std has 2 MiB. Memory is committed page by page as it is touched.
+    ///
+    /// [`thread::Builder::stack_size`](crate::thread::Builder::stack_size) is different: as in std,
+    /// it is what the goroutine can use.
     ///
     /// A goroutine that needs more ends the process, with its number and spawn site on stderr. One that
     /// needs more than all others is spawned by [`thread::Builder`](crate::thread::Builder).
@@ -340,7 +343,9 @@ impl Builder {
         let guard_size = self.guard_size;
         let stalls = match self.stall_after {
             Some(limit) => Some(Stalls::after(duration_nanos(limit))),
-            None if unasked || self.on_stall.is_some() => Some(Stalls::blocked(duration_nanos(report::BLOCKED_FOR))),
+            None if unasked || self.on_stall.is_some() => {
+                Some(Stalls::blocked(duration_nanos(report::BLOCKED_FOR), libc::SYS_futex as u32))
+            }
             None => None,
         };
         let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
@@ -368,9 +373,11 @@ impl Builder {
 
 fn default_procs() -> io::Result<usize> {
     const VARIABLE: &str = "GOPARK_MAXPROCS";
-    let Some(value) = environment::var(VARIABLE) else { return Ok(linux::available_procs().min(MAX_PROCS)) };
+    let Some(value) = environment::nonempty(VARIABLE) else { return Ok(linux::available_procs().min(MAX_PROCS)) };
     let number = value.to_str().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| environment::invalid(VARIABLE, &value, format_args!("a number from 1 to {MAX_PROCS}")))
+    number
+        .filter(|number| (1..=MAX_PROCS).contains(number))
+        .ok_or_else(|| environment::invalid(VARIABLE, &value, format_args!("a number from 1 to {MAX_PROCS}")))
 }
 
 #[inline]
@@ -381,8 +388,12 @@ fn running() -> Option<&'static Runtime> {
 
 /// Where each use of this crate comes in. A child process is told by the pointer that is looked at anyway.
 #[inline]
+#[track_caller]
 fn runtime() -> &'static Runtime {
-    running().unwrap_or_else(|| start_with_defaults())
+    match running() {
+        Some(runtime) => runtime,
+        None => start_with_defaults(),
+    }
 }
 
 /// On the only thread of a child process, before fork returns there.
@@ -396,6 +407,7 @@ fn in_child() -> bool {
 }
 
 #[cold]
+#[track_caller]
 fn start_with_defaults() -> &'static Runtime {
     match Builder::new().start() {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("cannot start the gopark runtime: {error}"),
@@ -410,6 +422,7 @@ pub(crate) fn started() -> Option<&'static Sched> {
 
 /// The scheduler, started with the defaults if it is not running.
 #[inline]
+#[track_caller]
 pub(crate) fn sched() -> &'static Sched {
     runtime().sched
 }
@@ -455,6 +468,7 @@ pub(crate) fn pool() -> &'static Pool {
 /// assert!(gopark::max_procs() >= 1);
 /// ```
 #[doc(alias = "GOMAXPROCS")]
+#[track_caller]
 pub fn max_procs() -> usize {
     sched().config().procs
 }

@@ -30,7 +30,7 @@ fn arranged(ended: &Ended) -> bool {
 fn assert_watched(ended: &Ended, doing: &str) {
     ended.assert_said("a fresh goroutine ran ");
     ended.assert_said("\"blocked\", spawned at tests/src/bin/blind.rs:");
-    ended.assert_said(&format!("{doing}; 1 goroutine waits for it: "));
+    ended.assert_said(&format!("{doing}; 1 goroutine waits for it\n    "));
 }
 
 #[test]
@@ -86,6 +86,15 @@ fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
         let said = ended.output.lines().filter(|line| line.contains("refuses"));
         let said: Vec<_> = said.filter(|line| line.contains("without /proc") && line.contains("deadlocks are not noticed")).collect();
         assert_eq!(said.len(), 1, "{}", ended.output);
+    }
+}
+
+#[test]
+fn a_start_that_takes_the_last_descriptor_says_that_descriptors_are_missing_and_not_proc() {
+    let ended = blind(&["no-descriptor"]);
+    if arranged(&ended) {
+        ended.assert_said("; without a descriptor to read /proc with (raise `ulimit -n`), threads that block ");
+        assert!(!ended.output.contains("without /proc"), "{}", ended.output);
     }
 }
 

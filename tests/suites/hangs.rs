@@ -16,8 +16,8 @@ fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
     ended.assert_success();
     ended.assert_said("gopark: goroutine ");
     ended.assert_said(&format!("{name}, spawned at tests/src/bin/hangs.rs:"));
-    ended.assert_said(&format!(" ms in system call futex; {waiting} for it: it waits for a std::sync lock or channel"));
-    ended.assert_said("gopark::blocking");
+    ended.assert_said(&format!(" ms in system call futex; {waiting} for it\n    hold no std lock over a call of gopark, "));
+    ended.assert_said("wait for std locks and channels in gopark::blocking: ");
     ended
 }
 
@@ -29,6 +29,11 @@ fn a_mutex_held_over_writes_that_yield_is_told() {
 #[test]
 fn a_channel_between_neighbours_is_told() {
     assert_told("channel", " \"writer\"", "1 goroutine waits");
+}
+
+#[test]
+fn a_mutex_held_over_the_join_of_a_neighbour_that_locks_it_is_told() {
+    assert_told("join", " \"locks\"", "1 goroutine waits");
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn a_spawn_site_is_told_once() {
     ended.assert_success();
     ended.assert_said("done");
     assert_eq!(ended.output.matches("keeps its thread").count(), 2, "{}", ended.output);
-    ended.assert_said("in system call clock_nanosleep; 1 goroutine waits for it: call gopark::sleep");
+    ended.assert_said("in system call clock_nanosleep; 1 goroutine waits for it\n    call gopark::sleep\n");
 }
 
 #[test]

@@ -138,7 +138,9 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
     let before = count();
     for threads in [0, 1, 3, 4] {
         SYSTEM.threads.store(threads, SeqCst);
-        assert_eq!(start(config).err(), Some(StartError::Thread(threads, NO_THREAD)));
+        let error = start(config).err();
+        assert_eq!(error, Some(StartError::Thread(threads, NO_THREAD)));
+        assert!(error.unwrap().to_string().ends_with("raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max"));
         until_on_thread("all has been given back", || count() == before);
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);

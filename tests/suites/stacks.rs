@@ -86,7 +86,7 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
     }
     let ended = run(stacks("large-frame").arg("64"));
     ended.assert_killed_by(libc::SIGSEGV);
-    ended.assert_said("has overflowed its stack of 256 KiB (Builder::stack_size");
+    ended.assert_said("has overflowed its stack of 256 KiB, of which 190 KiB are usable (Builder::stack_size");
     let stepped_over = run(stacks("large-frame").arg("4"));
     stepped_over.assert_success();
     stepped_over.assert_said("it has returned");

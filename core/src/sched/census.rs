@@ -304,10 +304,21 @@ impl Sched {
         found
     }
 
-    /// Goroutines at home on `m` that wait for their turn.
-    pub(super) fn waiting_for(&'static self, m: &M) -> usize {
+    /// Counts the goroutines at home on `m` that wait for their turn. With `keeper`, also counts
+    /// those that wait for the return of this goroutine, which runs on `m`: one of them may hold
+    /// the lock that the keeper waits for.
+    pub(super) fn waiting_for(&'static self, m: &M, keeper: Option<u64>) -> usize {
         let mut count = m.counts.unstarted.get() as usize;
-        self.each_started(false, |g| count += usize::from(g.home() == Some(m.index) && g.status() == Status::Runnable));
+        let joins = |g: &G| match self.state_of(g, None, &mut Vec::new()).0 {
+            State::Waiting { wait: Wait::Join { id }, .. } => keeper == Some(id),
+            _ => false,
+        };
+        let waits = |g: &G| match g.status() {
+            Status::Runnable => true,
+            Status::Waiting => keeper.is_some() && joins(g),
+            _ => false,
+        };
+        self.each_started(false, |g| count += usize::from(g.home() == Some(m.index) && waits(&g)));
         count
     }
 

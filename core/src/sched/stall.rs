@@ -22,7 +22,9 @@ pub struct Stall {
     pub lasts: Nanos,
     /// What its thread does.
     pub doing: Doing,
-    /// How many goroutines can run only on that thread, and are ready to.
+    /// How many goroutines can run only on that thread, and are ready to. With
+    /// [`Stalls::blocked`] and a thread that waits for a lock, also those at home there that join
+    /// this goroutine.
     pub waiting: usize,
 }
 
@@ -54,19 +56,23 @@ impl fmt::Display for Stall {
 #[derive(Clone, Copy, Debug)]
 pub struct Stalls {
     after: Nanos,
+    /// The number of the system call in which a thread waits for a lock. In any other call a
+    /// goroutine cannot depend on one that joins it.
+    lock: Option<u32>,
     tell: fn(&'static Sched, &M, Nanos, &dyn Fn() -> bool) -> bool,
 }
 
 impl Stalls {
     /// Those that have lasted for so long.
     pub fn after(after: Nanos) -> Self {
-        Stalls { after, tell: Sched::tell_stall }
+        Stalls { after, lock: None, tell: Sched::tell_stall }
     }
 
     /// Those that have lasted for so long and are blocked in the system, while goroutines that can run
-    /// on that thread only are ready.
-    pub fn blocked(after: Nanos) -> Self {
-        Stalls { after, tell: Sched::tell_blocked }
+    /// on that thread only are ready, or, in the system call `lock`, wait for the blocked one's
+    /// return.
+    pub fn blocked(after: Nanos, lock: u32) -> Self {
+        Stalls { after, lock: Some(lock), tell: Sched::tell_blocked }
     }
 }
 
@@ -143,7 +149,9 @@ impl Sched {
     fn stall_on(&'static self, m: &M, lasts: Nanos, doing: Doing) -> Option<Stall> {
         let mut stall = None;
         self.with_running_on(m, |g| stall = Some(Stall { id: g.id(), name: g.name(), site: g.site(), lasts, doing, waiting: 0 }));
-        stall.map(|stall| Stall { waiting: self.waiting_for(m), ..stall })
+        let lock = self.config.stalls.and_then(|stalls| stalls.lock);
+        let locks = lock.is_some_and(|lock| doing == Doing::Blocked(Some(lock)));
+        stall.map(|stall| Stall { waiting: self.waiting_for(m, locks.then_some(stall.id)), ..stall })
     }
 
     /// Whether a thread uses no CPU for a while. Keeps sysmon as long.

@@ -18,7 +18,7 @@
 use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
 use super::stall::{NextReport, STILL, Stall, Stray};
-use super::{Sched, SharedPoller};
+use super::{Sched, SharedPoller, THREAD_LIMITS};
 use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Nanos};
 use crate::p::P;
@@ -102,7 +102,7 @@ impl fmt::Display for Report<'_> {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
                     None => f.write_str("no more are allowed (Builder::max_threads)")?,
-                    Some(errno) => write!(f, "the system refuses another ({errno}; `ulimit -u` or the cgroup's pids.max)")?,
+                    Some(errno) => write!(f, "the system refuses another ({errno}; {THREAD_LIMITS})")?,
                 }
                 f.write_str(": other goroutines wait; hand what blocks or computes to gopark::blocking")
             }
@@ -110,7 +110,7 @@ impl fmt::Display for Report<'_> {
                 write!(f, "gopark::blocking has {threads} threads, ")?;
                 match refused {
                     None => f.write_str("all busy for a second, and no more are allowed (Builder::max_threads)")?,
-                    Some(errno) => write!(f, "and the system refuses another ({errno}; `ulimit -u` or the cgroup's pids.max)")?,
+                    Some(errno) => write!(f, "and the system refuses another ({errno}; {THREAD_LIMITS})")?,
                 }
                 match threads {
                     0 => f.write_str(": work runs on the threads of the goroutines that call it"),

@@ -103,11 +103,11 @@ impl Stacks {
         self.ordinary.stack_size()
     }
 
-    /// If `address` is in the guard of a stack: how many bytes that has. May be called in a signal
-    /// handler.
-    pub fn overflowed(&self, address: usize) -> Option<usize> {
+    /// If `address` is in the guard of a stack: how many bytes that has, and how many of them a
+    /// goroutine can use. May be called in a signal handler.
+    pub fn overflowed(&self, address: usize) -> Option<(usize, usize)> {
         let arena = self.arena_at(address).filter(|arena| arena.is_guard(address))?;
-        Some(arena.bytes)
+        Some((arena.bytes, arena.usable()))
     }
 
     /// The anchor of the stack that `address` lies in. The ordinary arena comes first: this is how a

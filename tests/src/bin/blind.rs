@@ -22,6 +22,7 @@ fn main() {
             "in-sight" => Ok(()),
             "undumpable" => hide_calls(),
             "no-proc" => hide_proc(),
+            "no-descriptor" => return start_with_the_last_descriptor(),
             "no-clock" => forbid(libc::SYS_clock_gettime, Some(SIGN)),
             "no-membarrier" => forbid(libc::SYS_membarrier, None),
             _ => panic!("there is no place {place}"),
@@ -44,6 +45,20 @@ fn main() {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
+}
+
+/// Raises the limit of descriptors until the runtime can start: then none is left.
+fn start_with_the_last_descriptor() {
+    let allow = |descriptors| {
+        let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 64 };
+        // SAFETY: the limit is valid.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0, "{}", io::Error::last_os_error());
+    };
+    let started = (3..64).find(|&descriptors| {
+        allow(descriptors);
+        Builder::new().max_procs(1).start().is_ok()
+    });
+    println!("started with {} descriptors", started.expect("64 are enough"));
 }
 
 /// In a process that is not dumpable, an ordinary user cannot read which calls its own threads are in.

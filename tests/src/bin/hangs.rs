@@ -18,6 +18,7 @@ fn main() {
     match program.as_str() {
         "mutex" => hangs(1, 1, mutex),
         "channel" => hangs(1, 1, channel),
+        "join" => hangs(1, 1, join_of_one_that_locks),
         "condvar" => hangs(1, 1, condvar),
         "once-lock" => hangs(1, 1, once_lock),
         "lazy-lock" => hangs(1, 1, lazy_lock),
@@ -48,8 +49,11 @@ fn hangs(procs: usize, lines: usize, main: fn()) {
     // Started before, with settings of its own, or here.
     let _ = Builder::new().max_procs(procs).start();
     thread::spawn(move || gopark::run(main));
-    let stalls = BufReader::new(reader).lines().map_while(io::Result::ok).filter(|line| line.contains("keeps its thread"));
-    stalls.take(lines).for_each(|line| println!("{line}"));
+    let mut told = BufReader::new(reader).lines().map_while(io::Result::ok).skip_while(|line| !line.contains("keeps its thread"));
+    for _ in 0..lines {
+        // What is wrong, and what to do.
+        told.by_ref().take(2).for_each(|line| println!("{line}"));
+    }
     // Without a leak check: what hangs keeps its memory.
     // SAFETY: ends the process.
     unsafe { libc::_exit(0) }
@@ -93,6 +97,17 @@ fn channel() {
         said.iter().for_each(drop);
     });
     [reads, writes].into_iter().for_each(join);
+}
+
+/// One joins a neighbour, and holds the lock that it waits for: none is ready to run.
+fn join_of_one_that_locks() {
+    let lock = Arc::new(Mutex::new(()));
+    let theirs = lock.clone();
+    let _held = lock.lock().unwrap();
+    join(go_local(move || {
+        set_name("locks");
+        drop(theirs.lock().unwrap());
+    }));
 }
 
 fn condvar() {
@@ -219,6 +234,8 @@ fn others_go_on() {
     // They start under other threads.
     (0..50).for_each(|_| join(go(yield_now)));
     join(blocks);
+    // One that joins what sleeps could not run anyway, and holds nothing that a sleeper waits for.
+    gopark::run(|| join(go_local(|| thread::sleep(Duration::from_millis(1200)))));
     println!("done");
 }
 
