@@ -49,9 +49,8 @@
 //!
 //! What is wrong without being undefined:
 //!
-//! - A lock that is re-entrant by thread (`std::sync::ReentrantLock`,
-//!   `parking_lot::ReentrantMutex`, `stdout().lock()`) does not exclude other goroutines of the
-//!   thread.
+//! - A lock that is re-entrant by thread (`parking_lot::ReentrantMutex`, `stdout().lock()`) does not
+//!   exclude other goroutines of the thread.
 //! - std counts panics by thread: a goroutine that parks in a destructor which a panic runs, or in
 //!   a panic hook, shows its panic to the others of its thread. They poison
 //!   their locks; a panic during a hook aborts. This crate does not park there, as far as it can:
@@ -122,8 +121,31 @@
 //! ```
 //!
 //! A goroutine that has blocked its thread for a second while others at home there wait is named on
-//! stderr, with the system call and the remedy. [`Builder::stall_after`] and [`Builder::reports`]
+//! stderr, with the system call, and the remedy on a second line. [`Builder::stall_after`] and [`Builder::reports`]
 //! change that.
+//!
+//! # In tests
+//!
+//! A test runs on an ordinary thread of the test harness. All of this crate works there; what needs a
+//! goroutine ([`go_local`], say) goes into [`run`].
+//!
+//! ```
+//! // In a #[test]:
+//! let answer = gopark::run(|| gopark::go(|| 6 * 7).join().unwrap());
+//! assert_eq!(answer, 42);
+//! ```
+//!
+//! - All tests of a binary share one runtime. [`Builder::start`] succeeds in one of them only; the
+//!   others get `AlreadyExists`, as does a test that starts it after another has used this crate. A
+//!   test that needs settings of its own is a binary of its own (a file in `tests/`).
+//! - A goroutine's panic fails the test only if the test joins the goroutine and unwraps:
+//!   `goroutine.join().unwrap()`.
+//! - The harness captures the output of its own threads only. What goroutines print comes at once,
+//!   also without `--nocapture`.
+//! - The harness sets a panic hook, so that of this crate is not set: without `--nocapture`, the
+//!   message of a panic names the thread (`gopark-m0`) in place of the goroutine.
+//! - No deadlock is found, since the threads of the harness could wake goroutines. A test that hangs
+//!   is shown by `GOPARK_DUMP=USR1 cargo test` and `kill -USR1`.
 //!
 //! # fork
 //!
@@ -142,7 +164,8 @@
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
 //! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
 //!
-//! The start of the runtime reads them; a value that makes no sense is an error of the start. A
+//! The start of the runtime reads them; a value that makes no sense is an error of the start, and an
+//! empty one counts as none. A
 //! process whose program file is setuid or setgid or has capabilities ignores them (`AT_SECURE`).
 //!
 //! The timeline has a row for each proc, with a slice whenever a goroutine runs there, called by its number and spawn site, and an arrow to it

@@ -34,7 +34,9 @@ impl Builder {
         self
     }
 
-    /// Bytes of stack that the goroutine can use at least, up to 1 GiB. What ordinary stacks have (190
+    /// Bytes of stack that the goroutine can use at least, up to 1 GiB. The guard is not counted;
+    /// [`gopark::Builder::stack_size`](crate::Builder::stack_size), the size of ordinary stacks,
+    /// counts it. What ordinary stacks have (190
     /// KiB by default) is an ordinary stack; more is rounded up to a power of two, and to 1 MiB at
     /// least. It is address space: pages become memory when they are touched, and are given back when
     /// the goroutine has returned.
