@@ -197,6 +197,7 @@ pub fn sleep(duration: Duration) {
 /// gopark::run(move || gopark::sleep_until(soon));
 /// assert!(Instant::now() >= soon);
 /// ```
+#[track_caller]
 pub fn sleep_until(deadline: Instant) {
     if deadline > Instant::now() {
         sched().sleep_until(nanos(deadline));

@@ -236,7 +236,11 @@ fn an_empty_variable_counts_as_none() {
 
 #[test]
 fn a_start_that_fails_panics_where_the_program_calls() {
-    max_procs("two").assert_said("panicked at tests/src/bin/alone.rs:");
+    for first in ["max-procs", "bind", "connect"] {
+        let ended = run(alone(first).env("GOPARK_MAXPROCS", "two"));
+        ended.assert_said("panicked at tests/src/bin/alone.rs:");
+        ended.assert_said("cannot start the gopark runtime: GOPARK_MAXPROCS: ");
+    }
 }
 
 #[test]

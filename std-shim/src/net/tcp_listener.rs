@@ -5,6 +5,7 @@ use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use crate::PollError;
 use crate::error::poll_error;
+use crate::runtime::sched;
 use gopark_core::os::Mode;
 use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;
@@ -73,7 +74,10 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "ListenTCP")]
+    #[track_caller]
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
+        // A start that fails panics at the caller.
+        sched();
         each_address(addr, |addr| Ok(TcpListener { socket: Socket::new(listening(addr)?), adopted: false }))
     }
 

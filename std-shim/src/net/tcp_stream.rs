@@ -3,6 +3,7 @@
 use super::dial::{adopt_options, dial};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
+use crate::runtime::sched;
 use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
@@ -66,7 +67,10 @@ impl TcpStream {
     /// # }
     /// ```
     #[doc(alias = "DialTCP")]
+    #[track_caller]
     pub fn connect<A: ToSocketAddrs>(addr: A) -> Result<TcpStream> {
+        // A start that fails panics at the caller.
+        sched();
         each_address(addr, |addr| dial(addr, None))
     }
 
@@ -90,10 +94,13 @@ impl TcpStream {
     /// # })
     /// # }
     /// ```
+    #[track_caller]
     pub fn connect_timeout(addr: &SocketAddr, timeout: Duration) -> Result<TcpStream> {
         if timeout.is_zero() {
             return Err(zero_duration());
         }
+        // A start that fails panics at the caller.
+        sched();
         // An end beyond what the clock can show is none.
         dial(*addr, Instant::now().checked_add(timeout))
     }

@@ -29,6 +29,8 @@ fn main() {
         "start-without-descriptors" => start_without_descriptors(),
         "start-twice" => start_twice(),
         "max-procs" => println!("{}", gopark::max_procs()),
+        "bind" => println!("{:?}", gopark::net::TcpListener::bind("127.0.0.1:0")),
+        "connect" => println!("{:?}", gopark::net::TcpStream::connect("127.0.0.1:1")),
         "leave" => leave(),
         "schedtrace" => schedtrace(),
         "schedtrace-lines" => schedtrace_lines(),
