@@ -68,6 +68,10 @@ for poller in "$@"; do
     suite "starts and settings" starts
     suite "where the system shows little" blind
     suite "hangs" hangs
+    suite "stacks" stacks
+    suite "panics" panics
+    suite "unwinding" unwinding
+    suite "forks" forks
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
     for pollers in 1 2; do

@@ -21,8 +21,8 @@
 //! | an event of an earlier use of the number | same | none |
 //! | `close` | slot emptied | DEL |
 //!
-//! An entry in the error queue of a socket is a level that stays until somebody fetches it, and the
-//! kernel reports it to whoever waits for data. Each wait would be over at once, and the waiter would
+//! An entry in the error queue of a socket is a level that stays until it is fetched, and the
+//! kernel reports it to every waiter for data. Each wait would be over at once, and the waiter would
 //! spin. So after an event of a socket that is nothing but an error, the socket is watched by edges,
 //! for both directions and until it is closed: what comes after is reported once.
 //!

@@ -26,7 +26,7 @@ pub(crate) fn levels(directions: Ready) -> Mask {
 }
 
 /// Whether an event of `fd`, which the poller watches, says that an error lies in a socket's error
-/// queue. It will say so again for as long as nobody fetches the error.
+/// queue. It will say so again until the error is fetched.
 pub(crate) fn is_queued_error(fd: i32, mask: Mask) -> bool {
     // SAFETY: what is watched is open. The call changes nothing.
     mask == Mask::ERR && Linux::new().is_socket(unsafe { Borrowed::new(fd) })

@@ -17,7 +17,7 @@
 //! | a delivery | less what fired | loses the descriptor if none are left |
 //! | `close` | slot emptied | loses the descriptor; every poll that may have it has ended |
 //!
-//! An entry in the error queue of a socket is a level that stays until somebody fetches it, and
+//! An entry in the error queue of a socket is a level that stays until it is fetched, and
 //! `poll(2)` reports it whatever is asked. A waiter would spin. So a socket whose last event was
 //! nothing but an error rests when it is armed again: for [`REST`] its entry has a negative number,
 //! which the kernel skips. Then it is looked at once more.
@@ -100,7 +100,7 @@ struct Snapshot {
 }
 
 /// How long a descriptor rests: as long as data that comes meanwhile may wait, and of that many
-/// milliseconds the sockets with errors that nobody fetches take one poll, however many they are.
+/// milliseconds the sockets with unfetched errors take one poll, however many they are.
 const REST: Nanos = 10_000_000;
 
 /// How many entries of a snapshot are the poller's own: `wakeup`, then `changed`.

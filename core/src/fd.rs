@@ -155,7 +155,7 @@ impl Fd {
 
     /// Gives the descriptor up without closing it: it leaves its poller.
     pub fn into_raw(self) -> Result<i32, FdError> {
-        // The reference that this takes is never given back, so nobody destroys the descriptor.
+        // The reference that this takes is never given back, so the descriptor is not destroyed.
         self.begin_close()?;
         self.sched.poll_close(self.desc);
         Ok(self.raw)

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `incref` | not closed | refs + 1 |
 //! | `lock(side)` | not closed, side free | side held, refs + 1 |
-//! | | not closed, side held | a waiter more; sleeps; starts over when woken (whoever woke it has taken it off the count). Refused if the caller unwinds |
+//! | | not closed, side held | a waiter more; sleeps; starts over when woken (its waker has taken it off the count). Refused if the caller unwinds |
 //! | `unlock(side)` | | side free, refs - 1; wakes one waiter of the side |
 //! | `decref` | | refs - 1 |
 //! | `close` | not closed | closed, refs + 1, no waiters: all are woken, and find it closed |

@@ -147,7 +147,7 @@ pub unsafe trait Os: Sync {
     ///
     /// # Safety
     ///
-    /// The bytes lie in a reservation, are open, and nobody uses them.
+    /// The bytes lie in a reservation, are open, and no code uses them.
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
     /// Gives the memory behind `len` bytes at `start`, page-aligned, back to the system. They read as zeros afterwards, or as before if the system

@@ -36,7 +36,7 @@
 //!
 //! # What is unsound under goroutines
 //!
-//! gopark's safe functions are sound, but two patterns of safe Rust assume that nobody else runs on
+//! gopark's safe functions are sound, but two patterns of safe Rust assume that no other code runs on
 //! the thread in between:
 //!
 //! - **A scoped thread-local**: a library keeps a pointer to its caller's stack in a thread-local

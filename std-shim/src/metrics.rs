@@ -38,7 +38,7 @@ pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
         None => Err(environment::invalid(SCHEDTRACE, &value, "a number of milliseconds")),
         Some(0) => Ok(None),
         Some(_) if !sysmon => {
-            let text = format!("{SCHEDTRACE}: there is nobody to print its lines with Builder::sysmon(false)");
+            let text = format!("{SCHEDTRACE}: sysmon prints its lines, and Builder::sysmon(false) turns that off");
             Err(io::Error::new(ErrorKind::InvalidInput, text))
         }
         Some(millis) => Ok(Some(Nanos::from(millis) * 1_000_000)),

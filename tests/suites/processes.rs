@@ -135,7 +135,7 @@ fn schedtrace_says_what_is_wrong_with_its_variable() {
         schedtrace(value, "with-sysmon")
             .assert_said(&format!("InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"));
     }
-    let said = "InvalidInput: GOPARK_SCHEDTRACE: there is nobody to print its lines with Builder::sysmon(false)";
+    let said = "InvalidInput: GOPARK_SCHEDTRACE: sysmon prints its lines, and Builder::sysmon(false) turns that off";
     schedtrace("1000", "without-sysmon").assert_said(said);
     for sysmon in ["with-sysmon", "without-sysmon"] {
         assert_eq!(schedtrace("0", sysmon).output, "");

@@ -3,7 +3,7 @@
 //! std counts panics by thread. If a goroutine parks in a destructor that a panic runs, its
 //! neighbours, the goroutines at home on the same thread, see
 //! `std::thread::panicking()`, and their lock guards poison their locks. So where gopark decides,
-//! nobody else runs on the thread until the unwinding is over:
+//! no other goroutine runs on the thread until the unwinding is over:
 //!
 //! | what | by a goroutine that unwinds |
 //! |---|---|
@@ -15,8 +15,8 @@
 //!
 //! The last row makes the neighbours see a panic that is not theirs, and they must not be refused
 //! for it. Each M keeps that in mind: `strayed` is whether its
-//! thread was in a panic when a goroutine last stopped there. While it is set, nobody can tell
-//! whose the panic is, and all may wait.
+//! thread was in a panic when a goroutine last stopped there. While it is set, it is unknown
+//! whose panic it is, and all may wait.
 
 use super::Sched;
 use crate::g::G;

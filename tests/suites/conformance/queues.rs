@@ -1,5 +1,5 @@
 //! Sockets with an error queue: the poller reports an error for as long as an entry lies there, and
-//! no operation on the data meets it. Readers and writers of data go on, and nobody spins.
+//! no operation on the data meets it. Readers and writers of data go on, and none spins.
 
 use super::{MILLISECOND, SECOND, now};
 use gopark_backends::Poller;
