@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 /// Threads for work that blocks. They are started as they are needed, and stay.
 ///
 /// A job in the queue has one that will run it. It is a thread of the pool, if there is one; else the pusher that is starting the first thread;
-/// and if the system refuses that, this pusher itself: see [`take_back`](Self::take_back).
+/// and if the system refuses that, this pusher itself: see `take_back`.
 pub struct Pool {
     limit: usize,
     state: Lock<State>,
