@@ -105,6 +105,38 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started() 
 }
 
 #[test]
+fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started_by_a_third() {
+    check(|| {
+        let world = World::new(3, 3);
+        let sched = world.sched();
+        // Runs number 7 for ever, which is at home there, or before it number 1.
+        let light = thread::spawn(move || {
+            let mut here = here(sched, 0);
+            if finish(sched.next(&mut here)) == 1 {
+                assert_eq!(finish(sched.next(&mut here)), 7);
+                sched.ready(Waiter::G(parked(2, 2)));
+            }
+        });
+        let third = thread::spawn(move || {
+            let ran = run(sched, 2, 1);
+            assert!(ran == [1] || ran == [2]);
+        });
+        let heavy = here(sched, 1);
+        heavy.m.counts.started.set(2);
+        // The third M has too many at home to be left any.
+        sched.m(2).counts.started.set(2);
+        sched.ready(Waiter::G(parked(7, 0)));
+        // This M runs something else for ever, before it starts number 1 or after it has left it.
+        if let Some(kept) = sched.keep(&heavy, goroutine(1)) {
+            finish(kept);
+            sched.ready(Waiter::G(parked(2, 2)));
+        }
+        light.join().unwrap();
+        third.join().unwrap();
+    });
+}
+
+#[test]
 fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_are_clearly_fewer() {
     check(|| {
         let world = World::new(4, 4);
