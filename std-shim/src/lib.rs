@@ -30,14 +30,17 @@
 //!
 //! # What a goroutine may rely on
 //!
-//! A goroutine that has started stays on its thread, so code that is bound to a thread works: `Rc`, lock guards, thread-locals. Other
-//! goroutines share that thread, and take turns whenever one parks. [`Builder::migrate`] gives up
-//! the thread, and is therefore `unsafe`.
+//! A goroutine that has started stays on its thread, so `Rc`, thread-locals and `errno` stay valid.
+//! Other goroutines share that thread and its thread-locals, and take turns whenever one parks. A
+//! guard of a std lock stays on its thread, too, but must not be held over a call of this crate
+//! ([Locks and channels of std](#locks-and-channels-of-std)). [`Builder::migrate`] gives up the
+//! thread, and is therefore `unsafe`.
 //!
 //! # What is unsound under goroutines
 //!
-//! gopark's safe functions are sound, but two patterns of safe Rust assume that no other code runs on
-//! the thread in between:
+//! gopark's safe functions are meant to be sound. Two patterns of safe Rust are outside of that, since
+//! they assume that no other code runs on the thread in between; so are C functions whose frames are
+//! larger than a stack's guard (`docs/stacks.md` in the repository):
 //!
 //! - **A scoped thread-local**: a library keeps a pointer to its caller's stack in a thread-local
 //!   for the time of a callback, and assumes that callbacks on one thread
@@ -83,7 +86,7 @@
 //! | is in the initialiser of a `OnceLock`, which parks | `get_or_init()` | the same |
 //!
 //! Everything in this crate that may block may park, and operations that do not block yield now and
-//! then: a `Mutex` that is held over `write_all` of single bytes hangs a neighbour after the 63rd. So a
+//! then: a `Mutex` that is held over `write_all` of single bytes hangs a neighbour in the 64th. So a
 //! lock that works in a first test may hang under load. [`Builder::migrate`] does not help: its
 //! contract forbids a guard that is held over a park.
 //!
@@ -93,8 +96,9 @@
 //! - a lock that is never held over anything of this crate: keep the guard in a scope of its own;
 //! - a connection over the loopback interface ([`net`]), in place of a channel;
 //! - to wait within [`blocking`], where a thread of a pool waits and the goroutine parks: all that is
-//!   done with the lock belongs into the closure;
-//! - threads of std for the part of a program that shares much: all of this crate works there.
+//!   done with the lock belongs in the closure;
+//! - threads of std for the part of a program that shares much: all of this crate but [`go_local`]
+//!   works there.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex, mpsc};
@@ -126,8 +130,8 @@
 //!
 //! # In tests
 //!
-//! A test runs on an ordinary thread of the test harness. All of this crate works there; what needs a
-//! goroutine ([`go_local`], say) goes into [`run`].
+//! A test runs on an ordinary thread of the test harness. All of this crate works there, except what
+//! needs a goroutine, such as [`go_local`]: that goes into [`run`].
 //!
 //! ```
 //! // In a #[test]:
@@ -143,9 +147,9 @@
 //! - The harness captures the output of its own threads only. What goroutines print comes at once,
 //!   also without `--nocapture`.
 //! - The harness sets a panic hook, so that of this crate is not set: without `--nocapture`, the
-//!   message of a panic names the thread (`gopark-m0`) in place of the goroutine.
-//! - No deadlock is found, since the threads of the harness could wake goroutines. A test that hangs
-//!   is shown by `GOPARK_DUMP=USR1 cargo test` and `kill -USR1`.
+//!   message of a panic says `thread '<unnamed>' panicked` and does not name the goroutine.
+//! - No deadlock is found, since the threads of the harness could wake goroutines. `GOPARK_DUMP=USR1
+//!   cargo test`, and `kill -USR1` of the test binary's process, show where a test hangs.
 //!
 //! # fork
 //!
@@ -158,21 +162,21 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `GOPARK_DUMP` | a signal (`USR1`, say) that gets a [`dump`](dump()) of all goroutines on stderr, as [`Builder::dump_on`] does |
-//! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] says |
-//! | `GOPARK_REPORTS` | `off`: stderr gets nothing that the program has not asked for, unless [`Builder::reports`] says |
+//! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] is set |
+//! | `GOPARK_REPORTS` | `off`: none of the reports that [`Builder::reports`] lists, unless that is set |
 //! | `GOPARK_SCHEDTRACE` | prints Go's schedtrace line to stderr every so many milliseconds |
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
 //! | `GOPARK_TRACE_LIMIT` | the bytes at which that file ends; 268435456 (256 MiB) if not set |
 //!
-//! The start of the runtime reads them; a value that makes no sense is an error of the start, and an
-//! empty one counts as none. A
-//! process whose program file is setuid or setgid or has capabilities ignores them (`AT_SECURE`).
+//! The start of the runtime reads them. An invalid value of a variable that the start uses is an error
+//! of the start, and an empty one counts as none. A process that gained rights by executing its file
+//! (`AT_SECURE`: setuid, setgid, file capabilities) ignores them all.
 //!
 //! The timeline has a row for each proc, with a slice whenever a goroutine runs there, called by its number and spawn site, and an arrow to it
 //! from whoever woke or spawned it. What comes faster than it can be written is left out, and the file says where and how much. It can be opened
 //! at any time: while the program runs, after its exit, and after a crash but for the last moments. Without the variable, nothing is recorded.
 //! A file that the start makes can be read by its owner only. The path may name a FIFO, but not a
-//! symbolic link, and so not `/dev/stdout`.
+//! symbolic link, and so not `/dev/stdout`. Links among its directories are followed.
 
 mod backtraces;
 mod dump;

@@ -154,7 +154,7 @@ impl Builder {
     }
 
     /// The most threads that run goroutines, `max_procs` to 10 000; default `max_procs` + 256. A goroutine that keeps its thread busy for long (it
-    /// computes, or makes a system call that blocks) is left alone with it, and another thread takes over everything else: at most so many.
+    /// computes, or makes a system call that blocks) is left alone with it, and the other goroutines move to another thread, at most so many, except those that have started on this one: they wait.
     /// [`blocking`](crate::blocking) has as many threads of its own.
     #[doc(alias = "SetMaxThreads")]
     pub fn max_threads(mut self, n: usize) -> Self {
@@ -257,7 +257,7 @@ impl Builder {
     /// `Unsupported` in a child made by `fork` from a process whose runtime is running (`docs/fork.md`).
     /// `InvalidInput` for a setting or a `GOPARK_…` variable out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
     /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
-    /// A start that fails leaves no thread, no handler and no file, and the next one may succeed.
+    /// A start that fails leaves no thread, signal handler or file, and the next one may succeed.
     pub fn start(self) -> io::Result<()> {
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
