@@ -37,7 +37,19 @@ pub(crate) fn install() {
             None => standard(info),
         }));
     } else {
-        panic::set_hook(found);
+        panic::set_hook(latest(found, standard, panic::take_hook()));
+    }
+}
+
+/// Of three hooks that were taken one after another, the last one that the program set: what is behind it is that of `std`. Another
+/// thread may have set one between two takes.
+fn latest(first: Box<Hook>, second: Box<Hook>, third: Box<Hook>) -> Box<Hook> {
+    if is_same(&*second, &*third) {
+        first
+    } else if is_same(&*first, &*third) {
+        second
+    } else {
+        third
     }
 }
 
@@ -153,5 +165,21 @@ mod tests {
         let other: Box<Hook> = Box::new(|_| panic!("never called"));
         assert!(is_same(&*one, &*one));
         assert!(!is_same(&*one, &*other));
+    }
+
+    #[test]
+    fn a_hook_that_another_thread_sets_between_two_takes_is_not_lost() {
+        fn standard() -> Box<Hook> {
+            Box::new(|_| ())
+        }
+        fn set() -> Box<Hook> {
+            Box::new(|_| panic!("never called"))
+        }
+        fn other() -> Box<Hook> {
+            Box::new(|_| panic!("nor is this one"))
+        }
+        assert!(is_same(&*latest(set(), standard(), standard()), &*set()));
+        assert!(is_same(&*latest(standard(), set(), standard()), &*set()));
+        assert!(is_same(&*latest(set(), standard(), other()), &*other()));
     }
 }
