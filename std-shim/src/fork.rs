@@ -15,12 +15,16 @@ static IS_CHILD: AtomicBool = AtomicBool::new(false);
 /// Has each later fork call `in_child` in the child. A child that execs after `vfork`, as most of `std::process::Command` do, is none.
 #[doc(alias = "pthread_atfork")]
 pub(crate) fn watch(in_child: fn() -> bool) -> Result<()> {
-    if IN_CHILD.set(in_child).is_err() {
+    if IN_CHILD.get().is_some() {
         return Ok(());
     }
     // SAFETY: the function stays, and does in a child only what is async-signal-safe: it stores in memory of the process.
     match unsafe { libc::pthread_atfork(None, None, Some(on_fork)) } {
-        0 => Ok(()),
+        0 => {
+            // Not before: a start that fails here may be repeated.
+            _ = IN_CHILD.set(in_child);
+            Ok(())
+        }
         errno => Err(Error::from_raw_os_error(errno)),
     }
 }
