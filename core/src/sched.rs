@@ -233,11 +233,11 @@ impl Outside {
 }
 
 impl Sched {
-    /// Starts a scheduler: reserves stacks, makes pollers, starts one M for each P.
+    /// Starts a scheduler: makes pollers, starts one M for each P, reserves stacks.
     ///
     /// # Errors
     ///
-    /// If the system refuses address space, a poller or a thread. Threads started before that end, and pollers are closed.
+    /// If the system refuses a poller, a thread or address space, in this order. Threads started before that end, and pollers are closed.
     ///
     /// # Panics
     ///
@@ -264,13 +264,17 @@ impl Sched {
         let guard_size = config.guard_size.unwrap_or(stack::GUARD.min(stack_size / 4));
         require(format_args!("guard_size"), guard_size, 1, stack_size / 4);
 
-        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(StartError::Stacks)?;
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
             let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
             shared.push(SharedPoller { poller, taken: AtomicBool::new(false) });
         }
         let gate = start::start_threads(os, &config)?;
+        // Last: an `Os` takes no reservation back, so nothing may fail behind it.
+        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(|errno| {
+            gate.dismiss(os, &config);
+            StartError::Stacks(errno)
+        })?;
         let sched = Box::leak(Box::new(Sched {
             os,
             config,

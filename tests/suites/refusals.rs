@@ -22,6 +22,7 @@ struct Refusing {
     threads: AtomicUsize,
     /// How many are to ask for a thread before any of them is refused.
     crowd: AtomicUsize,
+    space: AtomicBool,
     memory: AtomicBool,
     guards: AtomicBool,
 }
@@ -30,6 +31,7 @@ static SYSTEM: Refusing = Refusing {
     linux: Linux::new(),
     threads: AtomicUsize::new(usize::MAX),
     crowd: AtomicUsize::new(0),
+    space: AtomicBool::new(false),
     memory: AtomicBool::new(false),
     guards: AtomicBool::new(false),
 };
@@ -38,6 +40,7 @@ static SYSTEM: Refusing = Refusing {
 static TURN: Mutex<()> = Mutex::new(());
 
 const NO_THREAD: Errno = Errno::new(libc::EAGAIN);
+const NO_SPACE: Errno = Errno::new(libc::ENOMEM);
 const NO_MEMORY: Errno = Errno::new(libc::EACCES);
 const NO_GUARD: Errno = Errno::new(libc::ENOMEM);
 
@@ -85,7 +88,7 @@ unsafe impl Os for Refusing {
     }
 
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
-        self.linux.reserve(len)
+        if self.space.load(SeqCst) { Err(NO_SPACE) } else { self.linux.reserve(len) }
     }
 
     unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
@@ -144,6 +147,24 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
         until_on_thread("all has been given back", || count() == before);
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);
+    let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
+    sched.go(|| (), Location::caller()).unwrap().join();
+}
+
+#[test]
+fn a_start_without_address_space_leaves_neither_descriptors_nor_threads_and_comes_last() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(4) };
+    let count = || (open_files(1024), threads());
+    let before = count();
+    SYSTEM.space.store(true, SeqCst);
+    assert_eq!(start(config).err(), Some(StartError::Stacks(NO_SPACE)));
+    until_on_thread("all has been given back", || count() == before);
+    SYSTEM.threads.store(4, SeqCst);
+    assert_eq!(start(config).err(), Some(StartError::Thread(4, NO_THREAD)), "nothing may be reserved before what can fail");
+    until_on_thread("all has been given back", || count() == before);
+    SYSTEM.threads.store(usize::MAX, SeqCst);
+    SYSTEM.space.store(false, SeqCst);
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
     sched.go(|| (), Location::caller()).unwrap().join();
 }

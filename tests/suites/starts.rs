@@ -74,6 +74,12 @@ fn a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting() {
 }
 
 #[test]
+fn starts_that_fail_take_no_address_space_from_the_one_that_succeeds() {
+    // An arena of glibc's for the threads of one start is not there for those of the next at once, and takes 64 MiB.
+    run(starts(PROGRAM.as_ref(), &["fails-often"]).env("MALLOC_ARENA_MAX", "1")).assert_success();
+}
+
+#[test]
 fn a_variable_turns_dumps_on_without_code() {
     for signal in ["USR1", "SIGUSR1", "usr1", "10"] {
         let ended = run(starts(PROGRAM.as_ref(), &["dumped"]).env("GOPARK_DUMP", signal));

@@ -29,15 +29,16 @@ const NAME_MAX: usize = 15;
 pub(super) struct Watch {
     guard: unsafe fn(*mut libc::pthread_attr_t),
     begin: fn(),
+    end: fn(),
 }
 
-pub(super) const WATCH: Watch = Watch { guard: set_guard, begin: use_signal_stack };
+pub(super) const WATCH: Watch = Watch { guard: set_guard, begin: use_signal_stack, end: give_signal_stack_back };
 
 /// What a new thread is to do.
 struct Start {
     /// It ends with a zero.
     name: [u8; NAME_MAX + 1],
-    first: Option<fn()>,
+    watch: Option<Watch>,
     entry: fn(usize),
     arg: usize,
 }
@@ -47,7 +48,7 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, watch: Option<Watch>, entry: fn(us
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
     let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
-    let start = Box::into_raw(Box::new(Start { name: full, first: watch.map(|watch| watch.begin), entry, arg }));
+    let start = Box::into_raw(Box::new(Start { name: full, watch, entry, arg }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
@@ -71,16 +72,19 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, watch: Option<Watch>, entry: fn(us
 
 extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
-    let Start { name, first, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    let Start { name, watch, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
     // SAFETY: takes a number.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1usize) };
-    if let Some(first) = first {
-        first();
+    if let Some(watch) = watch {
+        (watch.begin)();
     }
     entry(arg);
+    if let Some(watch) = watch {
+        (watch.end)();
+    }
     ptr::null_mut()
 }
 
@@ -185,9 +189,8 @@ fn own_stack() -> (usize, usize) {
     (bottom.addr(), size)
 }
 
-/// If the calling thread is one that [`Linux`](super::Linux) started, and `address` is in the guard
-/// below its stack: the size of the stack in bytes. For the handler of a fault at that address.
-pub fn overflowed(address: usize) -> Option<usize> {
+/// The signal stack of the calling thread, if it is one that [`use_signal_stack`] made.
+fn own_signal_stack() -> Option<(libc::stack_t, Owner)> {
     let mut stack = MaybeUninit::<libc::stack_t>::uninit();
     // SAFETY: `stack` is writable.
     if unsafe { libc::sigaltstack(ptr::null(), stack.as_mut_ptr()) } != 0 {
@@ -200,7 +203,51 @@ pub fn overflowed(address: usize) -> Option<usize> {
     }
     // SAFETY: a signal stack is memory, and an owner may be any bytes.
     let owner = unsafe { stack.ss_sp.cast::<Owner>().read_unaligned() };
+    (owner.mark == stack.ss_sp.addr() ^ MARK).then_some((stack, owner))
+}
+
+/// For a thread that ends, and has no signal stack from here on.
+fn give_signal_stack_back() {
+    if let Some((stack, _)) = own_signal_stack() {
+        let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: the mapping is the one that `use_signal_stack` made, and of no use once the kernel does not know it.
+        unsafe {
+            if libc::sigaltstack(&none, ptr::null_mut()) == 0 {
+                libc::munmap(stack.ss_sp, stack.ss_size);
+            }
+        }
+    }
+}
+
+/// If the calling thread is one that [`Linux`](super::Linux) started, and `address` is in the guard
+/// below its stack: the size of the stack in bytes. For the handler of a fault at that address.
+pub fn overflowed(address: usize) -> Option<usize> {
+    let (_, owner) = own_signal_stack()?;
     // C libraries differ in whether the guard is the lowest part of the stack or lies below it.
     let guard = owner.bottom.saturating_sub(GUARD)..owner.bottom + GUARD;
-    (owner.mark == stack.ss_sp.addr() ^ MARK && guard.contains(&address)).then_some(owner.size)
+    guard.contains(&address).then_some(owner.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::vec;
+
+    #[test]
+    fn a_signal_stack_of_others_tells_of_no_overflow_whatever_it_holds() {
+        let of_another = || {
+            let mut bytes = vec![0xff_u8; 64 << 10];
+            let theirs = libc::stack_t { ss_sp: bytes.as_mut_ptr().cast(), ss_flags: 0, ss_size: bytes.len() };
+            let mut before = MaybeUninit::uninit();
+            // SAFETY: `bytes` outlives its use, and `before` is written by the first call.
+            unsafe {
+                assert_eq!(libc::sigaltstack(&theirs, before.as_mut_ptr()), 0);
+                let found = [0, 1 << 20, usize::MAX].map(overflowed);
+                assert_eq!(libc::sigaltstack(before.as_ptr(), ptr::null_mut()), 0);
+                found
+            }
+        };
+        assert_eq!(thread::spawn(of_another).join().unwrap(), [None; 3]);
+    }
 }

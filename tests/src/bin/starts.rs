@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "limits, signals and privileges are asked for through libc")]
 
 use gopark::{Builder, go};
-use gopark_tests::{join, until};
+use gopark_tests::{join, until, until_on_thread};
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::mem::MaybeUninit;
@@ -19,6 +19,7 @@ fn main() {
     match program.as_str() {
         "dump-on" => dump_on(std::env::args().nth(2).and_then(|signal| signal.parse().ok()).expect("a signal")),
         "fails-first" => fails_first(),
+        "fails-often" => fails_often(),
         "environment" => environment(),
         "dumped" => dumped(),
         _ => panic!("there is no program {program}"),
@@ -72,7 +73,7 @@ fn fails_first() {
     println!("{}", refused.unwrap_err());
     assert_eq!((disposition(libc::SIGUSR1), disposition(libc::SIGUSR2)), (libc::SIG_DFL, libc::SIG_DFL), "no handler stays");
     assert_eq!(fs::read(&trace).ok(), before, "no file is made, and none is changed");
-    until("its threads have ended", || threads() == threads_before);
+    until_on_thread("its threads have ended", || threads() == threads_before);
 
     limit_descriptors(most);
     static TOLD: AtomicBool = AtomicBool::new(false);
@@ -85,6 +86,37 @@ fn fails_first() {
             thread::sleep(Duration::from_millis(1));
         }
     });
+}
+
+/// Starts that lack descriptors, and one that does not, in four gigabytes of address space.
+fn fails_often() {
+    let limit = libc::rlimit { rlim_cur: 4 << 30, rlim_max: 4 << 30 };
+    // SAFETY: a valid structure, read during the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0, "{}", io::Error::last_os_error());
+    let most = limit_descriptors(20);
+    for _ in 0..200 {
+        let error = Builder::new().max_procs(64).start().unwrap_err();
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
+    limit_descriptors(most);
+    let mut sizes = Vec::new();
+    for _ in 0..100 {
+        // The least number of such stacks takes more than there is.
+        let error = Builder::new().max_procs(1).stack_size(1 << 30).start().unwrap_err();
+        assert!(error.to_string().contains("ulimit -v"), "{error}");
+        until_on_thread("its threads have ended", || threads() == 1);
+        sizes.push(address_space());
+    }
+    assert!(sizes[99] < sizes[9] + 1024, "KiB of address space: {sizes:?}");
+    Builder::new().max_procs(2).start().unwrap();
+    assert_eq!(gopark::run(|| join(go(|| 7))), 7);
+}
+
+/// KiB that this process has mapped.
+fn address_space() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 /// What counts of the environment, and whether the kernel calls the process privileged.
