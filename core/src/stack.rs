@@ -67,9 +67,11 @@ const RESERVE: usize = if cfg!(loom) {
     1 << 29
 };
 
-/// Of a limited address space the stacks take one part in so many: the rest is for the program's
-/// heap, threads and libraries.
+/// Of a limited address space the ordinary stacks take one part in so many: the rest is for the
+/// program's heap, threads and libraries, and for larger stacks.
 const SHARE: usize = 4;
+
+const ENOMEM: Errno = Errno::new(12);
 
 /// Fewer slots than this beside the margin are not worth starting with.
 const MIN_SLOTS: usize = 64;
@@ -168,9 +170,8 @@ pub enum Shortage {
 impl Exhausted {
     /// What the system said, or would have said.
     pub fn errno(self) -> Errno {
-        const ENOMEM: i32 = 12;
         match self.cause {
-            Shortage::AddressSpace => Errno::new(ENOMEM),
+            Shortage::AddressSpace => ENOMEM,
             Shortage::Memory(errno) | Shortage::Guard(errno) => errno,
         }
     }
@@ -239,7 +240,7 @@ impl Arena {
     /// `guard` bytes of each (whole pages) without access.
     pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, guard: usize, procs: usize) -> Result<Self, Errno> {
         let margin = procs * (CACHE + 1) + BATCH as usize;
-        Self::reserve_slots(os, Size::ORDINARY, stack_size, guard, margin, margin + MIN_SLOTS, RESERVE)
+        Self::reserve_slots(os, Size::ORDINARY, stack_size, guard, margin, margin + MIN_SLOTS, RESERVE.min(os.address_space() / SHARE))
     }
 
     /// Reserves at least `slots` slots, in at most `most` bytes unless that many take more.
@@ -252,8 +253,8 @@ impl Arena {
         slots: usize,
         most: usize,
     ) -> Result<Self, Errno> {
-        let least = slots * stack_size;
-        let mut len = most.min(os.address_space() / SHARE).max(least);
+        let least = slots.checked_mul(stack_size).ok_or(ENOMEM)?;
+        let mut len = most.max(least);
         let base = loop {
             match os.reserve(len) {
                 Ok(base) => break base,

@@ -151,6 +151,11 @@ fn running_out_of_larger_stacks_names_the_limit_and_passes() {
 }
 
 #[test]
+fn larger_stacks_of_several_sizes_leave_most_of_a_limited_address_space_to_the_program() {
+    succeeds("deep-in-four-sizes");
+}
+
+#[test]
 fn a_wild_pointer_into_the_reservation_is_no_overflow() {
     let ended = succeeds("wild");
     ended.assert_said("the program's own handler");

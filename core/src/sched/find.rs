@@ -112,7 +112,7 @@ impl Sched {
                     self.count_yield(&g, here.m);
                     return self.push_yielded(here, g);
                 }
-                Resumed::Dead(slot) => return self.arena.put(&mut here.p.slots.lock(), slot),
+                Resumed::Dead(slot) => return self.arena.put(&here.p.slots, slot),
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use super::{Anchor, Arena, CACHE_LINE, COLOURS, Exhausted, RESERVE, SIZE_SHIFT, Shortage, Slot, SlotCache, Stack};
 use crate::os::{Errno, Observe, Os};
-use crate::sync::Once;
+use crate::sync::{Lock, Once};
 use alloc::boxed::Box;
 
 /// The smallest size of a larger stack. Fewer sizes are fewer places to look for a stack.
@@ -15,6 +15,10 @@ const SMALLEST: usize = 1 << 20;
 
 /// 1 MiB to 1 GiB, which is [`MAX_STACK`](super::MAX_STACK).
 const SIZES: usize = 11;
+
+/// Of a limited address space each size takes one part in so many, or one stack if that is more.
+/// Eleven such parts and the quarter of the ordinary ones leave the program two fifths.
+const SHARE: usize = 32;
 
 /// All stacks of a scheduler.
 pub struct Stacks {
@@ -216,7 +220,7 @@ impl Stacks {
             let os = self.ordinary.os;
             // Room for the anchor and the colour, so that the stack is no smaller than was asked for.
             let top = (COLOURS as usize * CACHE_LINE).max(os.page_size());
-            Arena::reserve_slots(os, size, 2 * bytes, bytes - top, 0, 1, RESERVE / 4)
+            Arena::reserve_slots(os, size, 2 * bytes, bytes - top, 0, 1, (RESERVE / 4).min(os.address_space() / SHARE))
         });
         let none = |_| Exhausted { goroutines: 0, stack_size: bytes, cause: Shortage::AddressSpace };
         arena.map_err(none)?.promise_from(1, 1)
@@ -239,11 +243,12 @@ impl Stacks {
         }
     }
 
-    /// Gives back the slot of a goroutine that has ended, an ordinary one to `cache`.
-    pub(crate) fn put(&self, cache: &mut SlotCache, slot: Slot) {
+    /// Gives back the slot of a goroutine that has ended, an ordinary one to `cache`. Without the lock of that the memory of a larger one
+    /// goes back to the system, which takes long for a gigabyte.
+    pub(crate) fn put(&self, cache: &Lock<SlotCache>, slot: Slot) {
         match self.larger.get() {
             Some(larger) if Size::of(slot) != Size::ORDINARY => (larger.put)(larger, slot),
-            _ => self.ordinary.put(cache, slot),
+            _ => self.ordinary.put(&mut cache.lock(), slot),
         }
     }
 

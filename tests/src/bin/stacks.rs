@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "limits are set, memory is locked and faults are provoked through libc")]
 
 use gopark::{Builder, go, try_go};
-use gopark_tests::{join, until};
+use gopark_tests::{join, until, until_on_thread};
 use std::fs;
 use std::hint::black_box;
 use std::io;
@@ -30,6 +30,7 @@ fn main() {
         "deep-overflow" => deep_overflow(),
         "deep-beside-small" => deep_beside_small(),
         "deep-without-room" => deep_without_room(),
+        "deep-in-four-sizes" => deep_in_four_sizes(),
         "overflow-of-sysmon" => overflow_of_sysmon(),
         _ => panic!("there is no program {program}"),
     }
@@ -161,8 +162,10 @@ fn little_locked() {
     unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
     // SAFETY: the same. What is mapped from here on counts.
     assert_eq!(unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) }, 0, "{}", io::Error::last_os_error());
-    let error = Builder::new().max_procs(1).start().unwrap_err();
+    // libc keeps the stack of the thread that ends for the next one.
+    let error = Builder::new().max_procs(1).sysmon(false).start().unwrap_err();
     println!("{error}");
+    until_on_thread("its threads have ended", || fs::read_dir("/proc/self/task").unwrap().count() == 1);
     Builder::new().max_procs(1).sysmon(false).stack_size(16 << 10).start().unwrap();
     gopark::run(|| join(go(|| println!("small stacks are no trouble"))));
 }
@@ -348,6 +351,20 @@ fn deep_without_room() {
             until("their stacks are free", || gopark::num_goroutines() == 1);
         }
         join(go(|| println!("ordinary ones go on")));
+    });
+}
+
+/// Takes a third of its address space for itself beside stacks of four larger sizes, and gets it.
+fn deep_in_four_sizes() {
+    limit(libc::RLIMIT_AS, 4 << 30);
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::run(|| {
+        for bytes in [1 << 20, 2 << 20, 4 << 20, 8 << 20] {
+            let deep = || gopark::thread::Builder::new().stack_size(bytes).spawn(move || dig(bytes - (8 << 10))).unwrap();
+            [deep(), deep()].into_iter().for_each(join);
+        }
+        let mut heap = Vec::<u8>::new();
+        heap.try_reserve_exact((4 << 30) / 3).unwrap();
     });
 }
 
