@@ -122,7 +122,7 @@ examine() {
     kill "$server"
     wait "$server" 2> /dev/null
     check "an argument that is missing" aborts_saying 'usage: minimal-echo PORT' "$program.stripped"
-    check "no room for stacks" aborts_saying 'no address space for stacks: .*errno 12' small_address_space 6000
+    check "no room for stacks" aborts_saying 'no address space for stacks: .*errno 12' small_address_space 12000
 }
 
 kind=dynamic
