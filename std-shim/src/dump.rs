@@ -209,9 +209,3 @@ impl fmt::Display for Call {
         }
     }
 }
-
-/// Dumps to stderr, on a thread of its own: nobody waits for a slow reader.
-pub(crate) fn in_background() {
-    // There is nobody to tell that stderr is closed, or that there is no thread.
-    let _ = thread::Builder::new().name("gopark-dump".into()).spawn(|| dump(&mut io::stderr().lock()));
-}

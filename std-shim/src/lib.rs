@@ -191,6 +191,7 @@ mod panics;
 mod report;
 mod runtime;
 mod signals;
+mod stderr;
 pub mod thread;
 mod trace;
 

@@ -3,6 +3,7 @@
 use crate::dump::{self, Call, Does};
 use crate::environment;
 use crate::runtime::LINUX;
+use crate::stderr::{self, Stderr};
 use gopark_core::os::{Doing, Observe, Os};
 use gopark_core::sched::{self, Report, Sched};
 use std::collections::BTreeSet;
@@ -162,7 +163,7 @@ impl Told {
     }
 }
 
-/// On sysmon's thread.
+/// On sysmon's thread, which writes nothing itself while the process is to go on.
 pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
     let settings = SETTINGS.get();
     match report {
@@ -172,20 +173,20 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
                 Some(Settings { on_stall: Some(tell), .. }) => tell(&stall),
                 Some(Settings { unasked_stalls: true, .. })
                     if !TOLD.lock().unwrap_or_else(PoisonError::into_inner).is_news(stall.site(), Instant::now()) => {}
-                _ => line(format_args!("gopark: {stall}")),
+                _ => stderr::line_later(format!("gopark: {stall}\n")),
             }
         }
         Report::Deadlock => {
-            line(format_args!("fatal error: {report}\n"));
-            // As a closed stderr.
-            let _ = dump::dump(&mut io::stderr().lock());
+            // The process ends, with its texts or without.
+            let mut stderr = Stderr::impatient();
+            let _ = stderr.write_all(format!("fatal error: {report}\n\n").as_bytes()).and_then(|()| dump::dump(&mut stderr));
             // Go's status.
             process::exit(2);
         }
-        Report::Asked => dump::in_background(),
-        Report::Trace(trace) => line(format_args!("{trace}")),
+        Report::Asked => stderr::dump_later(),
+        Report::Trace(trace) => stderr::line_later(format!("{trace}\n")),
         Report::NoThread { .. } | Report::PoolFull { .. } if settings.is_some_and(|settings| !settings.unasked) => {}
-        report => line(format_args!("gopark: {report}")),
+        report => stderr::line_later(format!("gopark: {report}\n")),
     }
 }
 
@@ -197,7 +198,9 @@ pub(crate) fn tell_what_is_off() {
     let descriptors = !File::open("/proc/self/stat").is_err_and(full);
     let off = Off { descriptors, states, clocks, threads: LINUX.threads().is_some(), takes: LINUX.barrier() }.to_string();
     if !off.is_empty() {
-        line(format_args!("gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)"));
+        let text = format!("gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)\n");
+        // A closed stderr is no reason not to start.
+        let _ = Stderr::impatient().write_all(text.as_bytes());
     }
 }
 
@@ -235,11 +238,6 @@ impl fmt::Display for Off {
         }
         if !self.threads { f.write_str("; deadlocks are not noticed") } else { Ok(()) }
     }
-}
-
-/// With one system call, so that other processes' lines do not come in between. A closed stderr is no reason to end.
-fn line(text: fmt::Arguments<'_>) {
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 #[cfg(test)]

@@ -110,3 +110,15 @@ fn a_dump_says_who_keeps_the_thread_of_one_that_waits_and_where() {
     let (_, by) = kept.split_once(", its thread is kept by goroutine ").expect(kept);
     assert!(by.ends_with(" \"logger\" in futex"), "{kept}");
 }
+
+#[test]
+fn a_standard_error_that_is_full_keeps_no_thread_from_being_replaced() {
+    let ended = hangs("full-stderr");
+    ended.assert_success();
+    assert_eq!(ended.output, "done\n");
+}
+
+#[test]
+fn a_deadlock_ends_the_process_though_standard_error_is_full() {
+    assert_eq!(hangs("deadlock-with-full-stderr").status.code(), Some(2));
+}

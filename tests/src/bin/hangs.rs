@@ -4,6 +4,7 @@
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, go, go_local, set_name, sleep, yield_now};
+use gopark_core::sema::Sema;
 use gopark_tests::{join, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -37,6 +38,8 @@ fn main() {
         "others-go-on" => others_go_on(),
         "works" => works(),
         "dump" => dump(),
+        "full-stderr" => full_stderr(),
+        "deadlock-with-full-stderr" => deadlock_with_full_stderr(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -330,4 +333,51 @@ fn dump() {
         gopark::dump(&mut bytes).unwrap();
         !String::from_utf8(bytes).unwrap().contains("its thread is kept by")
     });
+}
+
+/// Makes standard error a stream that is full and that none reads. Its other end is the result.
+fn fill_stderr() -> UnixStream {
+    let (reader, mut stderr) = UnixStream::pair().unwrap();
+    stderr.set_nonblocking(true).unwrap();
+    while stderr.write(&[b'x'; 4096]).is_ok() {}
+    stderr.set_nonblocking(false).unwrap();
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    reader
+}
+
+/// A goroutine that holds the lock of standard error for ever, and the report of that; then another
+/// that keeps its thread, and one that must run all the same.
+fn full_stderr() {
+    let _reader = fill_stderr();
+    Builder::new().max_procs(1).start().unwrap();
+    drop(go(|| {
+        drop(go_local(|| ()));
+        eprintln!("there is no room for this");
+    }));
+    until("it is reported", || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        names.into_iter().any(|name| name == "gopark-report\n")
+    });
+    for _ in 0..3 {
+        let (begin, begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let blocks = go(move || {
+            begin.send(()).unwrap();
+            _ = released.recv();
+        });
+        begun.recv().unwrap();
+        join(go(|| ()));
+        drop(release);
+        join(blocks);
+    }
+    println!("done");
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(0) }
+}
+
+fn deadlock_with_full_stderr() {
+    let _reader = fill_stderr();
+    gopark::run(|| Sema::new(gopark::scheduler()).acquire());
 }
