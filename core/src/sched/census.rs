@@ -304,31 +304,25 @@ impl Sched {
         found
     }
 
-    /// Counts the goroutines at home on `m` that wait for their turn. With `keeper`, also counts
-    /// those that wait for the return of this goroutine, which runs on `m`: one of them may hold
-    /// the lock that the keeper waits for.
-    pub(super) fn waiting_for(&'static self, m: &M, keeper: Option<u64>) -> usize {
+    /// What runs on `m`, and how many goroutines at home there wait for their turn. With `joiners`,
+    /// also counts those that wait for the return of the one that runs: one of them may hold the
+    /// lock that it waits for.
+    pub(super) fn walk_home(&'static self, m: &M, joiners: bool) -> (Option<Identity>, usize) {
+        let (mut keeper, mut joined) = (None, Vec::new());
         let mut count = m.counts.unstarted.get() as usize;
-        let joins = |g: &G| match self.state_of(g, None, &mut Vec::new()).0 {
-            State::Waiting { wait: Wait::Join { id }, .. } => keeper == Some(id),
-            _ => false,
-        };
-        let waits = |g: &G| match g.status() {
-            Status::Runnable => true,
-            Status::Waiting => keeper.is_some() && joins(g),
-            _ => false,
-        };
-        self.each_started(false, |g| count += usize::from(g.home() == Some(m.index) && waits(&g)));
-        count
-    }
-
-    /// Calls `f` for the goroutine that runs on `m`, if there is one.
-    pub(super) fn with_running_on(&'static self, m: &M, mut f: impl FnMut(&G)) {
-        self.each_started(false, |g| {
-            if g.status() == Status::Running && is_on(&g, m) {
-                f(&g);
+        self.each_started(false, |g| match g.status() {
+            Status::Running if is_on(&g, m) => keeper = Some(g.identity()),
+            Status::Runnable if g.home() == Some(m.index) => count += 1,
+            Status::Waiting if joiners && g.home() == Some(m.index) => {
+                if let State::Waiting { wait: Wait::Join { id }, .. } = self.state_of(&g, None, &mut Vec::new()).0 {
+                    joined.push(id);
+                }
             }
+            _ => {}
         });
+        let id = keeper.as_ref().map(|keeper| keeper.id);
+        let joiners = joined.into_iter().filter(|&joined| Some(joined) == id).count();
+        (keeper, count + joiners)
     }
 }
 

@@ -57,3 +57,17 @@ impl Sched {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn calls_that_wait_for_the_pool_are_told_if_there_are_any() {
+        let told = |waiting| Report::PoolFull { threads: 3, waiting, refused: Some(Errno::new(11)) }.to_string();
+        assert!(!told(0).contains("wait"), "{}", told(0));
+        assert!(told(1).ends_with(": 1 call waits for one"));
+        assert!(told(2).ends_with(": 2 calls wait for one"));
+    }
+}

@@ -1,6 +1,7 @@
 //! Stalls: goroutines that keep their threads for longer than the program finds right, or that sit
 //! in the system while others wait.
 
+use super::census::Identity;
 use super::{Report, Sched};
 use crate::m::M;
 use crate::os::{Doing, Nanos};
@@ -59,7 +60,7 @@ pub struct Stalls {
     /// The number of the system call in which a thread waits for a lock. In any other call a
     /// goroutine cannot depend on one that joins it.
     lock: Option<u32>,
-    tell: fn(&'static Sched, &M, Nanos, &dyn Fn() -> bool) -> bool,
+    tell: fn(&'static Sched, &M, Nanos, &mut Walks, &dyn Fn() -> bool) -> bool,
 }
 
 impl Stalls {
@@ -99,45 +100,71 @@ const LONGEST_PAUSE: Nanos = 10_000_000_000;
 /// all there is. That of a thread that waits for a CPU does so as well, for the turns of others.
 pub(super) const STILL: Nanos = 4_000_000;
 
+/// When the next walk over all stacks may begin. Those of many Ms take sysmon a small part of its
+/// time together.
+#[derive(Default)]
+pub(super) struct Walks(Nanos);
+
+impl Walks {
+    /// How many times as long as a walk its pause is.
+    const PAUSE: Nanos = 20;
+
+    fn allowed(&self, now: Nanos) -> bool {
+        now >= self.0
+    }
+
+    fn ended(&mut self, began: Nanos, now: Nanos) {
+        self.0 = now.saturating_add((now - began).saturating_mul(Self::PAUSE));
+    }
+}
+
+/// Whether an M that has lost its P has one again, or waits for one.
+fn is_back(m: &M) -> bool {
+    !m.lease.is_taken() || m.wake.is_asleep()
+}
+
 impl Sched {
-    /// Whether the M is still away.
-    pub(super) fn is_astray(&'static self, stray: &mut Stray, now: Nanos) -> bool {
+    /// Whether the M is still away. A goroutine without a P enters the scheduler now and then for a
+    /// moment, and goes on: only an M that has a P again, or waits for one, is back.
+    pub(super) fn is_astray(&'static self, stray: &mut Stray, walks: &mut Walks, now: Nanos) -> bool {
         let m = self.m(stray.m);
+        if is_back(m) {
+            m.kept.set(0);
+            return false;
+        }
+        m.kept.set(stray.since);
         let away = || m.lease.is_taken() && m.lease.is_outside();
         if away() {
-            m.kept.set(stray.since);
-            self.tell_if_due(m, now - stray.since, &mut stray.next_report, &away);
+            self.tell_if_due(m, now - stray.since, &mut stray.next_report, walks, &away);
         }
-        if !away() {
-            m.kept.set(0);
-        }
-        away()
+        true
     }
 
     /// Reports what runs on `m` once, if that has kept it for too long. `lasts_on` says whether it
     /// still does.
-    pub(super) fn tell_if_due(&'static self, m: &M, lasts: Nanos, next: &mut NextReport, lasts_on: &dyn Fn() -> bool) {
-        if let Some(stalls) = self.config.stalls.filter(|stalls| lasts >= stalls.after.max(next.0)) {
-            let told = (stalls.tell)(self, m, lasts, lasts_on);
+    pub(super) fn tell_if_due(&'static self, m: &M, lasts: Nanos, next: &mut NextReport, walks: &mut Walks, lasts_on: &dyn Fn() -> bool) {
+        let due = |stalls: &Stalls| lasts >= stalls.after.max(next.0) && walks.allowed(self.os.now());
+        if let Some(stalls) = self.config.stalls.filter(due) {
+            let told = (stalls.tell)(self, m, lasts, walks, lasts_on);
             next.0 = if told { Nanos::MAX } else { lasts + lasts.min(LONGEST_PAUSE) };
         }
     }
 
-    fn tell_stall(&'static self, m: &M, lasts: Nanos, _: &dyn Fn() -> bool) -> bool {
-        if let Some(stall) = self.stall_on(m, lasts, self.os.doing(m.thread.load(Ordering::Relaxed))) {
+    fn tell_stall(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, _: &dyn Fn() -> bool) -> bool {
+        if let Some(stall) = self.stall_on(m, lasts, walks, self.os.doing(m.thread.load(Ordering::Relaxed))) {
             (self.config.report)(self, Report::Stall(&stall));
         }
         true
     }
 
-    fn tell_blocked(&'static self, m: &M, lasts: Nanos, lasts_on: &dyn Fn() -> bool) -> bool {
+    fn tell_blocked(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, lasts_on: &dyn Fn() -> bool) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
         let doing = match self.os.doing(thread) {
             Doing::Unknown if self.stands_still(thread) => Doing::Blocked(None),
             doing => doing,
         };
         let blocked = matches!(doing, Doing::Blocked(_));
-        let stall = if blocked { self.stall_on(m, lasts, doing) } else { None };
+        let stall = if blocked { self.stall_on(m, lasts, walks, doing) } else { None };
         match stall.filter(|stall| stall.waiting > 0 && lasts_on()) {
             Some(stall) => (self.config.report)(self, Report::Stall(&stall)),
             None => return false,
@@ -145,13 +172,14 @@ impl Sched {
         true
     }
 
-    /// What runs on `m` now.
-    fn stall_on(&'static self, m: &M, lasts: Nanos, doing: Doing) -> Option<Stall> {
-        let mut stall = None;
-        self.with_running_on(m, |g| stall = Some(Stall { id: g.id(), name: g.name(), site: g.site(), lasts, doing, waiting: 0 }));
+    /// What runs on `m`, and how many wait for it.
+    fn stall_on(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, doing: Doing) -> Option<Stall> {
         let lock = self.config.stalls.and_then(|stalls| stalls.lock);
         let locks = lock.is_some_and(|lock| doing == Doing::Blocked(Some(lock)));
-        stall.map(|stall| Stall { waiting: self.waiting_for(m, locks.then_some(stall.id)), ..stall })
+        let began = self.os.now();
+        let (keeper, waiting) = self.walk_home(m, locks);
+        walks.ended(began, self.os.now());
+        keeper.map(|Identity { id, name, site }| Stall { id, name, site, lasts, doing, waiting })
     }
 
     /// Whether a thread uses no CPU for a while. Keeps sysmon as long.
@@ -159,5 +187,35 @@ impl Sched {
         let before = self.os.cpu_time(thread);
         self.os.futex_wait(&AtomicU32::new(0), 0, Some(STILL));
         before > 0 && self.os.cpu_time(thread) == before
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::m::Asleep;
+
+    #[test]
+    fn an_m_without_a_p_is_back_when_it_waits_for_one_and_not_when_it_enters_the_scheduler() {
+        let m = M::new(0);
+        m.lease.leave();
+        assert!(m.lease.take(|| true));
+        assert!(!is_back(&m));
+        assert!(!m.lease.enter());
+        assert!(!is_back(&m), "it goes on without a P");
+        assert!(m.wake.prepare(Asleep::WithoutP));
+        assert!(is_back(&m));
+        assert!(m.wake.notify().is_some());
+        m.lease.renew();
+        assert!(is_back(&m));
+    }
+
+    #[test]
+    fn a_walk_is_followed_by_a_pause_of_twenty_times_as_long() {
+        let mut walks = Walks::default();
+        assert!(walks.allowed(0));
+        walks.ended(100, 110);
+        assert!(!walks.allowed(309));
+        assert!(walks.allowed(310));
     }
 }

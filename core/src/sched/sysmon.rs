@@ -17,7 +17,7 @@
 
 use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
-use super::stall::{NextReport, STILL, Stall, Stray};
+use super::stall::{NextReport, STILL, Stall, Stray, Walks};
 use super::{Sched, SharedPoller, THREAD_LIMITS};
 use crate::m::M;
 use crate::os::{Delay, Doing, Errno, Nanos};
@@ -112,8 +112,10 @@ impl fmt::Display for Report<'_> {
                     None => f.write_str("all busy for a second, and no more are allowed (Builder::max_threads)")?,
                     Some(errno) => write!(f, "and the system refuses another ({errno}; {THREAD_LIMITS})")?,
                 }
-                match threads {
-                    0 => f.write_str(": work runs on the threads of the goroutines that call it"),
+                match (threads, waiting) {
+                    (0, _) => f.write_str(": work runs on the threads of the goroutines that call it"),
+                    (_, 0) => Ok(()),
+                    (_, 1) => f.write_str(": 1 call waits for one"),
                     _ => write!(f, ": {waiting} calls wait for one"),
                 }
             }
@@ -210,6 +212,7 @@ struct Watch {
     sights: Vec<Sight>,
     /// Ms that have lost their P and are not back.
     strays: Vec<Stray>,
+    walks: Walks,
     /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
     shrunk: Nanos,
     shrinkable: bool,
@@ -279,7 +282,8 @@ impl Sched {
         let sight = |_| Sight::new(usize::MAX, 0, 0, now);
         let sights = self.ps.iter().map(sight).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
-        let mut watch = Watch { sights, strays: Vec::new(), shrunk: now, shrinkable: true, trace, pool: PoolWatch::default() };
+        let (strays, walks, pool) = (Vec::new(), Walks::default(), PoolWatch::default());
+        let mut watch = Watch { sights, strays, walks, shrunk: now, shrinkable: true, trace, pool };
         let mut pace = Pace::new();
         let mut quiet_looks = 0;
         let never = AtomicU32::new(0);
@@ -316,7 +320,7 @@ impl Sched {
             (self.config.report)(self, Report::Asked);
         }
         for (p, sight) in self.ps.iter().zip(&mut watch.sights) {
-            deed |= self.look_at(p, sight, &mut watch.strays, now);
+            deed |= self.look_at(p, sight, &mut watch.strays, &mut watch.walks, now);
         }
         if let Some(shrink) = self.config.shrink.filter(|shrink| now - watch.shrunk >= shrink.every) {
             watch.shrunk = now;
@@ -324,12 +328,12 @@ impl Sched {
         }
         self.look_at_pool(&mut watch.pool, now);
         let strayed = watch.strays.len();
-        watch.strays.retain_mut(|stray| self.is_astray(stray, now));
+        watch.strays.retain_mut(|stray| self.is_astray(stray, &mut watch.walks, now));
         deed | (watch.strays.len() < strayed)
     }
 
     /// Looks at one P, and helps where it must. True if it did.
-    fn look_at(&'static self, p: &'static P, sight: &mut Sight, strays: &mut Vec<Stray>, now: Nanos) -> bool {
+    fn look_at(&'static self, p: &'static P, sight: &mut Sight, strays: &mut Vec<Stray>, walks: &mut Walks, now: Nanos) -> bool {
         let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
         let asleep = m.wake.asleep();
@@ -358,7 +362,7 @@ impl Sched {
         }
         if m.lease.is_outside() {
             let lasts_on = || m.lease.is_outside() && p.tick.get() == tick;
-            self.tell_if_due(m, ran, &mut sight.next_report, &lasts_on);
+            self.tell_if_due(m, ran, &mut sight.next_report, walks, &lasts_on);
         }
         if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight, strays, now) {
             let still = sight.blind && sight.clock.as_ref().is_some_and(|clock| now - clock.stands >= STILL);
@@ -370,8 +374,9 @@ impl Sched {
                 return true;
             }
         }
-        if ran >= SLICE && m.lease.is_outside() && self.config.procs > 1 && self.empty_ring(p) {
-            return true;
+        if ran >= SLICE && m.lease.is_outside() && self.config.procs > 1 {
+            // Not a deed: one that spawns for long would have it all looked at each 20 µs.
+            self.empty_ring(p);
         }
         let polled = now - sight.polled >= SLICE && self.poll_for(p);
         if polled {

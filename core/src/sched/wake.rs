@@ -107,14 +107,13 @@ impl Sched {
     }
 
     /// Moves what lies in the ring of a P whose M does not come back to the global queue, where every P looks now and then. A P with work of its own
-    /// looks into no other's ring. Whether there was anything. Called by sysmon.
-    pub(super) fn empty_ring(&self, p: &P) -> bool {
+    /// looks into no other's ring. Called by sysmon.
+    pub(super) fn empty_ring(&self, p: &P) {
         let stuck = p.ring.len();
         if stuck > 0 {
             self.global.extend(iter::from_fn(|| p.ring.steal_one()).take(stuck));
             self.recruit();
         }
-        stuck > 0
     }
 
     /// Makes an M look for work again.
