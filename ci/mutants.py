@@ -22,6 +22,8 @@ SUITES = {
     "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
     "fuzz": (["ci/fuzz.sh", "afresh"], ""),
     "stacks": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "stacks"], ""),
+    "refusals": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "refusals"], ""),
+    "starts": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "starts"], ""),
 }
 
 

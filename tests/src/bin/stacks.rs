@@ -365,6 +365,8 @@ fn deep_in_four_sizes() {
         }
         let mut heap = Vec::<u8>::new();
         heap.try_reserve_exact((4 << 30) / 3).unwrap();
+        // It is not left out.
+        black_box(heap);
     });
 }
 
