@@ -203,7 +203,19 @@ impl Builder {
         self
     }
 
-    /// Is called with each stall, in place of a line on stderr. It runs on the thread that watches over the others, and must return soon.
+    /// Is called with each stall, in place of a line on stderr, also with [`reports(false)`](Self::reports).
+    /// It runs on the thread that watches over the others, so it must return soon and must not wait for
+    /// a lock that goroutines hold, such as that of standard error, which `eprintln!` takes: send the
+    /// stall to another thread. Needs [`sysmon`](Self::sysmon).
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, stalls) = mpsc::channel();
+    /// std::thread::spawn(move || stalls.iter().for_each(|stall: gopark::Stall| eprintln!("{stall}")));
+    /// gopark::Builder::new().on_stall(move |stall| _ = sender.send(stall.clone())).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn on_stall(mut self, tell: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
         self.on_stall = Some(Arc::new(tell));
         self
