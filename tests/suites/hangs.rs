@@ -119,6 +119,7 @@ fn a_standard_error_that_is_full_keeps_no_thread_from_being_replaced() {
 }
 
 #[test]
+#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a thread that gopark cannot account for")]
 fn a_deadlock_ends_the_process_though_standard_error_is_full() {
     assert_eq!(hangs("deadlock-with-full-stderr").status.code(), Some(2));
 }
