@@ -68,21 +68,11 @@ export RUSTC=$toolchain/usr/bin/rustc RUSTDOC=$toolchain/usr/bin/rustdoc
 export LD_LIBRARY_PATH=$toolchain/usr/lib/x86_64-linux-gnu
 export RUSTC_BOOTSTRAP=1 RUST_BACKTRACE=0
 
-# Tests that a sanitizer makes impossible: of limits of the address space, of which its shadow memory takes terabytes, and of what is
-# locked or dumped, which the shadow memory is a part of.
+# Tests that a sanitizer makes impossible: of limits of the address space, of which its shadow memory takes terabytes.
 skipped=(
     a_thread_that_cannot_start_is_an_error
     running_out_of_address_space_fails_the_spawn_and_nothing_else
-    of_a_limited_address_space_most_is_left_to_the_program
-    stacks_count_as_memory_when_they_are_opened_and_running_out_names_the_limit
-    a_core_dump_contains_the_stacks_that_were_used_and_no_reservation
-    a_core_file_is_small
-    memory_may_be_locked_before_the_start_and_after_it
-    locked_memory_that_is_used_up_names_its_limit
     the_address_space_is_what_its_limit_says_or_that_of_locked_memory
-    running_out_of_larger_stacks_names_the_limit_and_passes
-    larger_stacks_of_several_sizes_leave_most_of_a_limited_address_space_to_the_program
-    a_hundred_goroutines_have_larger_stacks_and_their_memory_comes_back
     starts_that_fail_take_no_address_space_from_the_one_that_succeeds
 )
 # The simulation has one thread, which it switches between stacks that ThreadSanitizer knows nothing of, and it abandons whole computers, which

@@ -1,5 +1,6 @@
 //! What stacks ask of the system, and what a process with limits gets: programs of
-//! `src/bin/stacks.rs`, each in a process of its own.
+//! `src/bin/stacks.rs`, each in a process of its own. Sanitizers need address space and larger frames themselves.
+#![cfg(not(any(gopark_sanitize = "thread", gopark_sanitize = "address")))]
 
 use gopark::Builder;
 use gopark_tests::process::{Ended, run};
