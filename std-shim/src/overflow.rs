@@ -36,9 +36,7 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
     let Some((sched, before)) = STATE.get() else { return };
     // SAFETY: the kernel passes a valid siginfo, and for SIGSEGV it holds an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    if let Some(report) = report_of(sched, address) {
-        // SAFETY: the buffer is valid for `len` bytes.
-        unsafe { libc::write(libc::STDERR_FILENO, report.text.as_ptr().cast(), report.len) };
+    if tell(sched, address) {
         return restore(signal, libc::SIG_DFL);
     }
     match before.sa_sigaction {
@@ -56,7 +54,18 @@ unsafe extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, c
     }
 }
 
-/// What to say of a fault at `address`, if it is an overflow. A report that does not fit is cut.
+/// Writes what to say of a fault at `address`. False if it is no overflow.
+///
+/// Never inlined: an earlier handler runs on what the frame of `on_fault` leaves of the signal stack, which may have 8 KiB.
+#[inline(never)]
+fn tell(sched: &Sched, address: usize) -> bool {
+    let Some(report) = report_of(sched, address) else { return false };
+    // SAFETY: the buffer is valid for `len` bytes.
+    unsafe { libc::write(libc::STDERR_FILENO, report.text.as_ptr().cast(), report.len) };
+    true
+}
+
+/// The text. A report that does not fit is cut.
 fn report_of(sched: &Sched, address: usize) -> Option<Report> {
     let mut report = Report { text: [0; 512], len: 0 };
     if let Some((bytes, usable)) = sched.arena().overflowed(address) {
