@@ -67,6 +67,8 @@ left_out=(
     a_deep_stack_shows_its_inner_end
     # Of a socket's TCP_INFO it hands out four bytes.
     a_listener_queues_as_much_as_the_system_allows
+    # It knows no options of sockets with an error queue.
+    queues::
     # A program that it runs cannot start one of its own kind.
     a_connection_without_a_descriptor_stays_in_the_queue
     # More stacks at once than mprotect can guard.
