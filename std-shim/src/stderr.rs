@@ -6,11 +6,12 @@
 #![allow(unsafe_code, reason = "the C library is given memory and a descriptor")]
 
 use crate::dump;
+use crate::runtime::LINUX;
+use gopark_core::os::Os;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::panic;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 /// For how long the process waits for room in standard error before it goes on without.
@@ -99,7 +100,8 @@ fn later(text: Text) {
         return;
     }
     if !queue.has_thread {
-        queue.has_thread = thread::Builder::new().name("gopark-report".into()).spawn(write_all).is_ok();
+        // No thread of std, which aborts the process if it gets no signal stack.
+        queue.has_thread = LINUX.spawn(format_args!("report"), write_all, 0).is_ok();
     }
     if queue.has_thread {
         queue.texts.push_back(text);
@@ -111,7 +113,7 @@ fn later(text: Text) {
 }
 
 /// What the thread does.
-fn write_all() {
+fn write_all(_: usize) {
     loop {
         let mut queue = queue();
         let Some(text) = queue.texts.pop_front() else {
@@ -137,7 +139,7 @@ mod tests {
         (0..2 * TEXTS_MAX).for_each(|_| line_later(String::new()));
         assert_eq!(queue().texts.len(), TEXTS_MAX);
         queue().texts.pop_front();
-        write_all();
+        write_all(0);
         assert!(queue().texts.is_empty() && !queue().has_thread);
     }
 }

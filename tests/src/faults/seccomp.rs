@@ -125,6 +125,8 @@ pub fn cases(tally: &mut Tally) {
             let name = format!("{} {arrangement}", profile.name);
             let mut command = Command::new(THIS_PROGRAM);
             command.args(["subject", arrangement, profile.name]).env("RUST_BACKTRACE", "0");
+            // What the start says of a refusal is for the suite `blind`.
+            command.env("GOPARK_REPORTS", "off");
             let ended = match process::attempt(&mut command) {
                 Ok(ended) => ended,
                 Err(hung) => {
