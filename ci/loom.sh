@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the models of core/models with loom, then the search of core/tests/search.rs. Prints the executions of each model and their sum.
 #
-# LOOM_MAX_PREEMPTIONS (3) bounds how often an execution takes the thread from somebody who could go on; models of single words get one
-# more, the two largest one less. Each step up takes about eight times as long.
+# LOOM_MAX_PREEMPTIONS (3) bounds how often an execution takes the CPU from a thread that could go
+# on. Models of single words get one more, the largest models (`large`) one less. Each step up takes
+# about eight times as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

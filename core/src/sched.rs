@@ -22,6 +22,11 @@
 //! one is recruited, and it recruits the next when it finds work (`wake`, `idle`). An idle M sleeps in its poller, so that events
 //! wake it as well as calls do, or on its futex if another M sleeps there (`find`).
 //!
+//! # Where a fresh goroutine starts
+//!
+//! Any M may start it, and then it stays there. An M with clearly more goroutines at home leaves it to
+//! one that runs none (`placement`).
+//!
 //! # Who holds a P
 //!
 //! A goroutine that computes or blocks in the system keeps its M, but not the P: `sysmon` notices and gives the P to another M (`handoff`).

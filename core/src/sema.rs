@@ -47,7 +47,7 @@ impl Permits {
     }
 
     pub(crate) fn acquire(&self, sched: &'static Sched) {
-        // Nobody is overtaken: while there are permits, nobody waits.
+        // No waiter is overtaken: while there are permits, the queue is empty.
         if self.try_acquire() {
             return;
         }

@@ -1,7 +1,7 @@
 //! Non-blocking I/O, one system call a function.
 //!
-//! The descriptors are lent ([`Borrowed`]), so nothing here reads, writes or closes what is not the caller's. `EINTR` is reported, not retried, because the caller's loop has to
-//! look at its deadline anyway.
+//! The descriptors are lent ([`Borrowed`]), so nothing here reads, writes or closes what is not the
+//! caller's. `EINTR` is reported, not retried, because the caller's loop looks at its deadline anyway.
 //!
 //! The hot calls go through `syscall(2)`: libc's own wrappers are cancellation points of pthreads, which costs two more atomic
 //! operations a call in a process with threads.
