@@ -28,8 +28,7 @@ skip() {
 }
 
 need() {
-    command -v "$1" > /dev/null ||
-        { apt-get install -y --no-install-recommends "${@:2}" || { apt-get update && apt-get install -y --no-install-recommends "${@:2}"; }; } > /dev/null 2>&1
+    command -v "$1" > /dev/null || ci/install.sh "${@:2}"
     command -v "$1" > /dev/null || skip "there is no $1, and $2 cannot be installed"
 }
 

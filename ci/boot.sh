@@ -40,9 +40,7 @@ check() {
     fi
 }
 
-install() { { apt-get install -y --no-install-recommends "$@" || { apt-get update && apt-get install -y --no-install-recommends "$@"; }; } > /dev/null 2>&1; }
-
-need() { command -v "$1" > /dev/null || install "$2"; command -v "$1" > /dev/null || skip "there is no $1, and $2 cannot be installed"; }
+need() { command -v "$1" > /dev/null || ci/install.sh "$2"; command -v "$1" > /dev/null || skip "there is no $1, and $2 cannot be installed"; }
 
 # The kernel that this release of Debian has for virtual machines, unpacked beside what is built.
 unpack_kernel() {

@@ -17,7 +17,7 @@ fi
 need() {
     command -v "$1" >/dev/null && return
     # Without it, its part is skipped.
-    { apt-get install -y "$2" || { apt-get update && apt-get install -y "$2"; }; } >/dev/null 2>&1 || echo "$2 cannot be installed"
+    ci/install.sh "$2" || echo "$2 cannot be installed"
 }
 need strace strace
 need nft nftables

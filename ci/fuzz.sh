@@ -132,7 +132,8 @@ corpus() {
 llvm() {
     local version
     version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
-    [ -x "/usr/lib/llvm-$version/bin/llvm-cov" ] || apt-get install --yes --quiet "llvm-$version" >/dev/null
+    [ -x "/usr/lib/llvm-$version/bin/llvm-cov" ] || ci/install.sh "llvm-$version" ||
+        { echo "llvm-$version cannot be installed" >&2; return 1; }
     echo "/usr/lib/llvm-$version/bin"
 }
 
