@@ -107,7 +107,10 @@ fn fails_often() {
         until_on_thread("its threads have ended", || threads() == 1);
         sizes.push(address_space());
     }
-    assert!(sizes[99] < sizes[9] + 1024, "KiB of address space: {sizes:?}");
+    // A start that lost address space would lose it every time. glibc keeps the stacks of threads that
+    // ended, and maps another when more threads of one start are alive at once than in all before.
+    let grown = sizes[9..].windows(2).filter(|pair| pair[1] > pair[0]).count();
+    assert!(grown <= 4, "grew {grown} times; KiB of address space: {sizes:?}");
     Builder::new().max_procs(2).start().unwrap();
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
 }
