@@ -15,8 +15,9 @@ use std::collections::HashSet;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-/// Steps after which a run counts as one that does not come to an end.
-const STEPS_MAX: u64 = 400_000;
+/// Steps after which a run counts as one that does not come to an end. With turns at every access
+/// to an atomic, the longest program of the first 100 000 seeds makes 471 087 steps.
+const STEPS_MAX: u64 = if cfg!(steps) { 4_000_000 } else { 400_000 };
 
 /// Longer than anything that a program waits for.
 pub(crate) const FAR: Nanos = Nanos::MAX;
