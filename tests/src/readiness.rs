@@ -254,7 +254,11 @@ impl Driver<'_> {
 fn level(fd: &OwnedFd) -> Ready {
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP | libc::POLLPRI, revents: 0 };
     // SAFETY: one writable entry.
-    assert!(unsafe { libc::poll(&mut entry, 1, 0) } >= 0);
+    while unsafe { libc::poll(&mut entry, 1, 0) } < 0 {
+        // The fuzzer's own alarm interrupts even a call that does not wait.
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
+    }
     let has = |bits| entry.revents & bits != 0;
     let ended = has(libc::POLLHUP | libc::POLLERR);
     let mut ready = Ready::empty();
