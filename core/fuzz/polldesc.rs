@@ -642,11 +642,20 @@ impl Desc {
         Phase::Begin
     }
 
-    /// The system has something for the operation, which ends it, or has not, and it waits.
+    /// The operation ends if the system has something for it, and else waits. After an error of the
+    /// descriptor's, an operation on a socket waits again, and one on anything else fails.
     fn system_call(&mut self, side: usize) -> Phase {
+        let is_socket = self.fd == 1;
         let side = &mut self.sides[side];
         let last = core::mem::take(&mut side.last_try);
-        if core::mem::take(&mut side.level) || last { Phase::Begin } else { Phase::Register }
+        if core::mem::take(&mut side.level) || last && !is_socket {
+            return Phase::Begin;
+        }
+        if last {
+            self.desc.forget_error();
+            self.error = false;
+        }
+        Phase::Register
     }
 }
 

@@ -77,10 +77,12 @@ impl Driver {
             13 => self.post(queues),
             14 if how & 1 == 0 => self.drain(queues),
             14 => self.take_all(queues),
-            _ => self.pop_home(queues),
+            _ if how & 1 == 0 => self.pop_home(queues),
+            _ => self.offer(queues, own),
         }
         for (ring, (model, next)) in queues.rings.iter().zip(self.model.rings.iter().zip(&self.model.next)) {
             assert_eq!(ring.is_empty(), model.is_empty() && next.is_none());
+            assert_eq!(ring.has_queued(), !model.is_empty());
             assert_eq!(ring.len(), model.len() + usize::from(next.is_some()));
             assert_eq!(ring.room(), CAPACITY as usize - model.len());
         }
@@ -137,6 +139,18 @@ impl Driver {
         assert_eq!(displaced.as_ref().map(|g| g.id() as usize), expected);
         if let Some(g) = displaced {
             self.push_anywhere(queues, own, g.id() as usize, g);
+        }
+    }
+
+    /// A bystander puts a goroutine in front, unless there is one.
+    fn offer(&mut self, queues: &Queues, own: usize) {
+        let Some((id, g)) = self.fresh() else { return };
+        match queues.rings[own].offer(g) {
+            Ok(()) => assert_eq!(self.model.next[own].replace(id), None, "two are in front"),
+            Err(g) => {
+                assert!(self.model.next[own].is_some(), "an empty front refuses");
+                self.resting.push(self.goroutines.give(g));
+            }
         }
     }
 
