@@ -33,7 +33,12 @@ unsafe impl Netpoll for Epoll {
     }
 
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
-        self.0.control(libc::EPOLL_CTL_ADD, fd, Mask::all() | EDGES, token.to_bits())
+        self.0.control(
+            libc::EPOLL_CTL_ADD,
+            fd,
+            Mask::all() | EDGES,
+            token.to_bits(),
+        )
     }
 
     fn close(&self, fd: i32) {
@@ -43,7 +48,12 @@ unsafe impl Netpoll for Epoll {
     fn poll(&self, delay: Delay, events: &mut Events) {
         self.0.poll(delay, |bits, mask| {
             let token = TaggedPtr::from_bits(bits);
-            events.push(Event { token, ready: mask.ready() }).unwrap_or_else(|_| panic!("a batch is empty on entry"));
+            events
+                .push(Event {
+                    token,
+                    ready: mask.ready(),
+                })
+                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
         });
     }
 
@@ -66,7 +76,9 @@ mod tests {
     fn a_change_is_reported_once_and_unasked() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let poller = Epoll::init().unwrap();
-        poller.open(ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1)).unwrap();
+        poller
+            .open(ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1))
+            .unwrap();
         let poll = || {
             let mut events = Events::new();
             poller.poll(Delay::None, &mut events);

@@ -72,14 +72,26 @@ const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 // SAFETY: events carry the token of their slot, which `open` put there.
 unsafe impl Netpoll for EpollLevel {
     fn init() -> Result<Self, Errno> {
-        Ok(EpollLevel { instance: Instance::new()?, armed: Lock::new(Table::new()), refused: Lock::new(Vec::new()) })
+        Ok(EpollLevel {
+            instance: Instance::new()?,
+            armed: Lock::new(Table::new()),
+            refused: Lock::new(Vec::new()),
+        })
     }
 
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
         let mut table = self.armed.lock();
         let key = table.next_key(fd);
-        self.instance.control(libc::EPOLL_CTL_ADD, fd, ONESHOT, key.0)?;
-        table.fill(key, token, Watched { armed: Ready::empty(), by_edges: false });
+        self.instance
+            .control(libc::EPOLL_CTL_ADD, fd, ONESHOT, key.0)?;
+        table.fill(
+            key,
+            token,
+            Watched {
+                armed: Ready::empty(),
+                by_edges: false,
+            },
+        );
         Ok(())
     }
 
@@ -90,7 +102,12 @@ unsafe impl Netpoll for EpollLevel {
 
     fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
         let mut table = self.armed.lock();
-        let Some(slot) = table.at(fd).filter(|slot| slot.token == token && !slot.state.by_edges) else { return };
+        let Some(slot) = table
+            .at(fd)
+            .filter(|slot| slot.token == token && !slot.state.by_edges)
+        else {
+            return;
+        };
         let before = slot.state.armed;
         slot.state.armed |= direction(mode);
         if slot.state.armed != before {
@@ -101,7 +118,9 @@ unsafe impl Netpoll for EpollLevel {
     fn poll(&self, delay: Delay, events: &mut Events) {
         self.instance.poll(delay, |bits, mask| {
             let mut table = self.armed.lock();
-            let Some(slot) = table.get(Key(bits)) else { return };
+            let Some(slot) = table.get(Key(bits)) else {
+                return;
+            };
             let ready = mask.ready();
             slot.state.armed -= ready;
             if !slot.state.by_edges && is_queued_error(slot.key.fd(), mask) {
@@ -110,7 +129,12 @@ unsafe impl Netpoll for EpollLevel {
                 // The event has disarmed these, too.
                 self.rearm(slot);
             }
-            events.push(Event { token: slot.token, ready }).unwrap_or_else(|_| panic!("a batch is empty on entry"));
+            events
+                .push(Event {
+                    token: slot.token,
+                    ready,
+                })
+                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
         });
         let mut refused = self.refused.lock();
         while !events.is_full() {
@@ -130,17 +154,27 @@ unsafe impl Netpoll for EpollLevel {
 impl EpollLevel {
     /// If it fails, the file was closed behind our back, and the next wait finds out.
     fn watch_by_edges(&self, slot: &mut Slot<Watched>) {
-        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), Mask::all() | EDGES, slot.key.0);
+        let modified = self.instance.control(
+            libc::EPOLL_CTL_MOD,
+            slot.key.fd(),
+            Mask::all() | EDGES,
+            slot.key.0,
+        );
         slot.state.by_edges = modified.is_ok();
     }
 
     fn rearm(&self, slot: &mut Slot<Watched>) {
         let interest = levels(slot.state.armed) | ONESHOT;
-        let modified = self.instance.control(libc::EPOLL_CTL_MOD, slot.key.fd(), interest, slot.key.0);
+        let modified =
+            self.instance
+                .control(libc::EPOLL_CTL_MOD, slot.key.fd(), interest, slot.key.0);
         if modified.is_err() {
             // The file was closed behind our back. Nobody would hear of it again.
             let ready = core::mem::replace(&mut slot.state.armed, Ready::empty());
-            self.refused.lock().push(Event { token: slot.token, ready });
+            self.refused.lock().push(Event {
+                token: slot.token,
+                ready,
+            });
             self.instance.wake();
         }
     }
@@ -168,7 +202,11 @@ mod tests {
         poller.open(fd, token).unwrap();
         theirs.write_all(b"x").unwrap();
         assert_eq!(poll(&poller), []);
-        for (mode, ready) in [(Mode::Read, Ready::READ), (Mode::Write, Ready::WRITE), (Mode::Read, Ready::READ)] {
+        for (mode, ready) in [
+            (Mode::Read, Ready::READ),
+            (Mode::Write, Ready::WRITE),
+            (Mode::Read, Ready::READ),
+        ] {
             poller.arm(fd, token, mode);
             assert_eq!(poll(&poller), [ready]);
             assert_eq!(poll(&poller), []);
@@ -187,7 +225,13 @@ mod tests {
             poller.arm(fd, token, mode);
             let mut events = Events::new();
             poller.poll(Delay::Forever, &mut events);
-            assert_eq!(events.iter().map(|event| (event.token, event.ready)).collect::<Vec<_>>(), [(token, ready)]);
+            assert_eq!(
+                events
+                    .iter()
+                    .map(|event| (event.token, event.ready))
+                    .collect::<Vec<_>>(),
+                [(token, ready)]
+            );
             assert_eq!(poll(&poller), []);
         }
     }

@@ -36,8 +36,13 @@ const INTERRUPTED: Errno = Errno::new(libc::EINTR);
 impl Instance {
     pub(crate) fn new() -> Result<Self, Errno> {
         // SAFETY: no memory is passed.
-        let epfd = OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
-        let instance = Instance { epfd, wakeup: WakeUp::new()?, no_pwait2: AtomicBool::new(false) };
+        let epfd =
+            OwnedFd(check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as i32);
+        let instance = Instance {
+            epfd,
+            wakeup: WakeUp::new()?,
+            no_pwait2: AtomicBool::new(false),
+        };
         instance.control(libc::EPOLL_CTL_ADD, instance.wakeup.fd(), Mask::IN, WAKEUP)?;
         Ok(instance)
     }
@@ -49,8 +54,17 @@ impl Instance {
     }
 
     /// Adds or modifies `fd`: both look at its readiness anew. `poll` gives back `word`, which must not be zero.
-    pub(crate) fn control(&self, operation: i32, fd: i32, interest: Mask, word: u64) -> Result<(), Errno> {
-        let mut event = libc::epoll_event { events: interest.bits(), u64: word };
+    pub(crate) fn control(
+        &self,
+        operation: i32,
+        fd: i32,
+        interest: Mask,
+        word: u64,
+    ) -> Result<(), Errno> {
+        let mut event = libc::epoll_event {
+            events: interest.bits(),
+            u64: word,
+        };
         // SAFETY: `event` lives through the call, and the kernel copies it.
         check(unsafe { libc::epoll_ctl(self.epfd.0, operation, fd, &mut event) } as isize).map(drop)
     }
@@ -59,7 +73,11 @@ impl Instance {
     pub(crate) fn poll(&self, delay: Delay, mut report: impl FnMut(u64, Mask)) {
         let mut buffer = [const { MaybeUninit::uninit() }; EVENT_BATCH];
         // `epoll_event` is packed on x86-64: its fields are copied, never borrowed.
-        for &libc::epoll_event { events: mask, u64: word } in self.wait(delay, &mut buffer) {
+        for &libc::epoll_event {
+            events: mask,
+            u64: word,
+        } in self.wait(delay, &mut buffer)
+        {
             if word != WAKEUP {
                 report(word, Mask::from_bits_retain(mask));
             } else {
@@ -96,7 +114,9 @@ impl Instance {
     fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
         if !self.no_pwait2.load(Ordering::Relaxed) {
             match self.epoll_pwait2(buffer, limit) {
-                Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM) => self.no_pwait2.store(true, Ordering::Relaxed),
+                Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM) => {
+                    self.no_pwait2.store(true, Ordering::Relaxed)
+                }
                 waited => return waited,
             }
         }
@@ -105,7 +125,14 @@ impl Instance {
 
     fn epoll_wait(&self, buffer: &mut Buffer, millis: i32) -> Result<usize, Errno> {
         // SAFETY: the kernel writes at most EVENT_BATCH events, which is the length of `buffer`.
-        check(unsafe { libc::epoll_wait(self.epfd.0, buffer.as_mut_ptr().cast(), EVENT_BATCH as i32, millis) } as isize)
+        check(unsafe {
+            libc::epoll_wait(
+                self.epfd.0,
+                buffer.as_mut_ptr().cast(),
+                EVENT_BATCH as i32,
+                millis,
+            )
+        } as isize)
     }
 
     fn epoll_pwait2(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
@@ -147,7 +174,9 @@ mod tests {
         instance.no_pwait2.store(true, Ordering::Relaxed);
         for limit in [1, 50_000, 1_000_000, 1_000_001, 2_500_000] {
             let start = Linux::new().now();
-            instance.poll(Delay::AtMost(limit), |word, mask| panic!("{word:#x}: {mask:?}"));
+            instance.poll(Delay::AtMost(limit), |word, mask| {
+                panic!("{word:#x}: {mask:?}")
+            });
             assert!(Linux::new().now() - start >= limit, "{limit} ns");
         }
     }

@@ -32,7 +32,10 @@
 //! The second is `close`: the kernel holds the file until the poll has ended, on the thread that submitted it. `close` waits for the last
 //! completion, and then for the release that follows it ([`Ring::settle`]).
 
-#![allow(unsafe_code, reason = "it promises that tokens are genuine, and asks poll(2) what holds")]
+#![allow(
+    unsafe_code,
+    reason = "it promises that tokens are genuine, and asks poll(2) what holds"
+)]
 
 use crate::linux::{Linux, check, refused};
 use crate::lock::{Guard, Lock};
@@ -117,7 +120,15 @@ unsafe impl Netpoll for IoUring {
             return Err(Errno::new(libc::EEXIST));
         }
         let key = state.table.next_key(fd);
-        state.table.fill(key, token, Watched { submitted: true, reports: Mask::empty(), urgent: false });
+        state.table.fill(
+            key,
+            token,
+            Watched {
+                submitted: true,
+                reports: Mask::empty(),
+                urgent: false,
+            },
+        );
         drop(state);
         let submitted = self.submit(self.watch(key));
         if submitted.is_err() {
@@ -128,7 +139,9 @@ unsafe impl Netpoll for IoUring {
 
     fn close(&self, fd: i32) {
         let mut state = self.state.lock();
-        let Some(slot) = state.table.empty(fd) else { return };
+        let Some(slot) = state.table.empty(fd) else {
+            return;
+        };
         state.ended.retain(|&key| key != slot.key);
         if !slot.state.submitted {
             return;
@@ -177,16 +190,28 @@ unsafe impl Netpoll for IoUring {
                 return;
             }
             state.waiting = true;
-            let retry = if state.ended.is_empty() { None } else { Some(RETRY) };
+            let retry = if state.ended.is_empty() {
+                None
+            } else {
+                Some(RETRY)
+            };
             drop(state);
-            let rest = if delay == Delay::Forever { None } else { Some((end - Linux::new().now()).max(1)) };
+            let rest = if delay == Delay::Forever {
+                None
+            } else {
+                Some((end - Linux::new().now()).max(1))
+            };
             let limit = [rest, retry].into_iter().flatten().min();
             match self.ring.wait(limit).map_err(Errno::raw) {
                 Ok(()) | Err(libc::EAGAIN | libc::EBUSY) => {}
                 Err(libc::ETIME) => over = Linux::new().now() >= end,
                 // The rest of the delay is not known here.
                 Err(INTERRUPTED) => over = delay != Delay::Forever,
-                Err(errno) => refused(format_args!("io_uring_enter"), Errno::new(errno), &mut refusals),
+                Err(errno) => refused(
+                    format_args!("io_uring_enter"),
+                    Errno::new(errno),
+                    &mut refusals,
+                ),
             }
         }
     }
@@ -201,9 +226,20 @@ unsafe impl Netpoll for IoUring {
 impl IoUring {
     fn with_completions(count: u32) -> Result<Self, Errno> {
         let (ring, completions) = Ring::new(count)?;
-        let state =
-            State { completions, table: Table::new(), reported: VecDeque::new(), ended: Vec::new(), closing: Vec::new(), waiting: false };
-        Ok(IoUring { ring, state: Lock::new(state), requested: AtomicBool::new(false), urgent: AtomicBool::new(false) })
+        let state = State {
+            completions,
+            table: Table::new(),
+            reported: VecDeque::new(),
+            ended: Vec::new(),
+            closing: Vec::new(),
+            waiting: false,
+        };
+        Ok(IoUring {
+            ring,
+            state: Lock::new(state),
+            requested: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+        })
     }
 
     fn watch(&self, key: Key) -> Submission {
@@ -269,7 +305,11 @@ impl State {
             match ring.next(&mut self.completions) {
                 Some(Completion { word: KICK, .. }) => kicked = true,
                 Some(Completion { word: CANCEL, .. }) => {}
-                Some(completion) => self.note(Key(completion.word), completion.result, completion.is_last()),
+                Some(completion) => self.note(
+                    Key(completion.word),
+                    completion.result,
+                    completion.is_last(),
+                ),
                 None if ring.has_overflowed() => ring.flush(),
                 None => return kicked,
             }
@@ -281,7 +321,9 @@ impl State {
         if last {
             self.closing.retain(|&closing| closing != key);
         }
-        let Some(slot) = self.table.get(key) else { return };
+        let Some(slot) = self.table.get(key) else {
+            return;
+        };
         slot.state.submitted &= !last;
         let (report, again) = match -result {
             ..=0 => (Mask::from_bits_retain(result as u32), true),
@@ -302,7 +344,9 @@ impl State {
     fn hand_over(&mut self, events: &mut Events) -> bool {
         let mut reports = Reports::new();
         while !reports.is_full() {
-            let Some(key) = self.reported.pop_front() else { break };
+            let Some(key) = self.reported.pop_front() else {
+                break;
+            };
             if let Some(slot) = self.table.get(key) {
                 let _ = reports.push((key, mem::replace(&mut slot.state.reports, Mask::empty())));
             }
@@ -313,14 +357,25 @@ impl State {
             let slot = self.table.get(key).expect("it was there just now");
             slot.state.urgent |= mask.contains(Mask::PRI);
             urgent |= slot.state.urgent;
-            events.push(Event { token: slot.token, ready: mask.ready() }).unwrap_or_else(|_| panic!("a batch is empty on entry"));
+            events
+                .push(Event {
+                    token: slot.token,
+                    ready: mask.ready(),
+                })
+                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
         }
         urgent
     }
 
     /// Reports a descriptor that has shown an urgent mark, if there is something to read.
     fn look_again(&mut self, fd: i32, token: TaggedPtr) {
-        let Some(slot) = self.table.at(fd).filter(|slot| slot.token == token && slot.state.urgent) else { return };
+        let Some(slot) = self
+            .table
+            .at(fd)
+            .filter(|slot| slot.token == token && slot.state.urgent)
+        else {
+            return;
+        };
         let mut entry = entry(fd, Mask::IN | Mask::RDHUP);
         // SAFETY: one writable entry.
         if unsafe { libc::poll(&mut entry, 1, 0) } > 0 {
@@ -350,7 +405,11 @@ impl State {
 
 /// A question for `poll(2)`. Nothing is asked of a negative descriptor.
 fn entry(fd: i32, events: Mask) -> libc::pollfd {
-    libc::pollfd { fd, events: events.bits() as i16, revents: 0 }
+    libc::pollfd {
+        fd,
+        events: events.bits() as i16,
+        revents: 0,
+    }
 }
 
 /// What the kernel has reported of open descriptors.
@@ -361,21 +420,31 @@ type Reports = heapless::Vec<(Key, Mask), EVENT_BATCH>;
 /// Nothing is asked about writability alone, nor about an end, which only a look at the file reports.
 fn look_up(reports: &mut Reports) {
     let ended = Mask::HUP | Mask::RDHUP;
-    let doubtful = |mask: Mask| mask.intersects(Mask::IN | Mask::PRI | Mask::ERR) && !mask.intersects(ended);
-    let asked = |&(key, mask): &(Key, Mask)| entry(if doubtful(mask) { key.fd() } else { -1 }, Mask::all());
+    let doubtful =
+        |mask: Mask| mask.intersects(Mask::IN | Mask::PRI | Mask::ERR) && !mask.intersects(ended);
+    let asked =
+        |&(key, mask): &(Key, Mask)| entry(if doubtful(mask) { key.fd() } else { -1 }, Mask::all());
     let mut entries: heapless::Vec<libc::pollfd, EVENT_BATCH> = reports.iter().map(asked).collect();
     if entries.iter().all(|entry| entry.fd < 0) {
         return;
     }
     let looked = loop {
         // SAFETY: `entries` is writable for its length.
-        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } as isize).map_err(Errno::raw) {
+        match check(
+            unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } as isize,
+        )
+        .map_err(Errno::raw)
+        {
             Err(INTERRUPTED) => {}
             // If it fails for want of memory, nothing more is known than what was reported.
             looked => break looked.is_ok(),
         }
     };
-    for ((_, mask), entry) in reports.iter_mut().zip(&entries).filter(|(_, entry)| looked && entry.fd >= 0) {
+    for ((_, mask), entry) in reports
+        .iter_mut()
+        .zip(&entries)
+        .filter(|(_, entry)| looked && entry.fd >= 0)
+    {
         *mask -= Mask::PRI | Mask::ERR;
         *mask |= Mask::from_bits_truncate(u32::from(entry.revents as u16));
         if mask.is_empty() {
@@ -425,14 +494,24 @@ mod tests {
                 assert!(Linux::new().now() < end, "lost");
                 let mut events = Events::new();
                 // Both ways: a poll that sleeps has the kernel move completions into the queue, one that only looks does so itself.
-                poller.poll(if round % 2 == 0 { Delay::None } else { Delay::AtMost(10_000_000_000) }, &mut events);
+                poller.poll(
+                    if round % 2 == 0 {
+                        Delay::None
+                    } else {
+                        Delay::AtMost(10_000_000_000)
+                    },
+                    &mut events,
+                );
                 for event in &events {
                     readable[event.token.tag() as usize] |= event.ready.contains(Ready::READ);
                 }
             }
             let mut polls = 0..1000;
             while reported(&poller, Delay::AtMost(1_000_000)) {
-                assert!(polls.next().is_some(), "polls end and are submitted for ever");
+                assert!(
+                    polls.next().is_some(),
+                    "polls end and are submitted for ever"
+                );
             }
         }
     }
@@ -457,7 +536,10 @@ mod tests {
         };
         theirs.write_all(b"ab").unwrap();
         // SAFETY: one readable byte.
-        assert_eq!(unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+        assert_eq!(
+            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) },
+            1
+        );
         theirs.write_all(b"cd").unwrap();
         assert!(readable());
         while readable() {}

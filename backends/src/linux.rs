@@ -3,7 +3,10 @@
 //! Calls that libc adds nothing to mostly go through `syscall`: one symbol for all, where each function of libc costs a dynamic program 86 bytes,
 //! and a static one the function.
 
-#![allow(unsafe_code, reason = "system calls; each argues that the memory it passes is valid for the call")]
+#![allow(
+    unsafe_code,
+    reason = "system calls; each argues that the memory it passes is valid for the call"
+)]
 
 pub mod io;
 pub mod membarrier;
@@ -23,7 +26,7 @@ use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
-use gopark_core::os::{Borrowed, Doing, Errno, Nanos, Observe, Os, Outcome};
+use gopark_core::os::{Borrowed, Errno, Nanos, Observe, Os, Outcome, ThreadState};
 use memory::GuardState;
 use text::Text;
 
@@ -39,7 +42,11 @@ pub struct Linux {
 impl Linux {
     /// Makes no system call.
     pub const fn new() -> Self {
-        Linux { guards: GuardState::new(), watch: None, address_space: None }
+        Linux {
+            guards: GuardState::new(),
+            watch: None,
+            address_space: None,
+        }
     }
 
     /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a
@@ -48,7 +55,10 @@ impl Linux {
     /// it.
     #[doc(alias = "sigaltstack")]
     pub const fn with_signal_stacks(self) -> Self {
-        Linux { watch: Some(thread::WATCH), ..self }
+        Linux {
+            watch: Some(thread::WATCH),
+            ..self
+        }
     }
 
     /// Asks for the limit of the process's address space (RLIMIT_AS, and RLIMIT_MEMLOCK after
@@ -56,7 +66,10 @@ impl Linux {
     /// take the half that they get.
     #[doc(alias = "getrlimit")]
     pub const fn with_limits(self) -> Self {
-        Linux { address_space: Some(memory::address_space), ..self }
+        Linux {
+            address_space: Some(memory::address_space),
+            ..self
+        }
     }
 
     /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
@@ -92,14 +105,29 @@ unsafe impl Os for Linux {
         let limit = limit.as_ref().map_or(ptr::null(), |limit| limit.as_ptr());
         // Every outcome is a reason to look at the word again.
         // SAFETY: `word` is borrowed for the call, and `limit` is null or points to two longs that outlive it.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, limit) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                expected,
+                limit,
+            )
+        };
     }
 
     fn futex_wake(&self, word: *const AtomicU32) {
         let threads: libc::c_int = 1;
         let mut refusals = 0;
         // SAFETY: a private wake uses the address as a key and does not read it.
-        let wake = || unsafe { libc::syscall(libc::SYS_futex, word.addr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
+        let wake = || unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.addr(),
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                threads,
+            )
+        };
         while let Err(errno) = check(wake() as isize) {
             refused(format_args!("futex"), errno, &mut refusals);
         }
@@ -114,7 +142,7 @@ unsafe impl Os for Linux {
         unsafe { libc::syscall(libc::SYS_gettid) as u32 }
     }
 
-    fn doing(&self, thread: u32) -> Doing {
+    fn doing(&self, thread: u32) -> ThreadState {
         thread::doing(thread)
     }
 
@@ -160,7 +188,15 @@ unsafe impl Os for Linux {
         let mut kind: libc::c_int = 0;
         let mut len = size_of_val(&kind) as libc::socklen_t;
         // SAFETY: `kind` is writable for `len` bytes. Unlike `SO_ERROR`, this takes nothing away.
-        unsafe { libc::getsockopt(fd.raw(), libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &mut len) == 0 }
+        unsafe {
+            libc::getsockopt(
+                fd.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_TYPE,
+                (&raw mut kind).cast(),
+                &mut len,
+            ) == 0
+        }
     }
 
     fn page_size(&self) -> usize {
@@ -174,7 +210,10 @@ unsafe impl Os for Linux {
         // Of what is too long, the beginning is worth printing.
         let _ = line.write_fmt(message);
         // SAFETY: by convention everyone's, for as long as the process lives.
-        io::write(unsafe { Borrowed::new(libc::STDERR_FILENO) }, line.as_line());
+        io::write(
+            unsafe { Borrowed::new(libc::STDERR_FILENO) },
+            line.as_line(),
+        );
         // SAFETY: ends the process.
         unsafe { libc::abort() }
     }
@@ -206,14 +245,22 @@ pub fn panicked(info: &PanicInfo<'_>) -> ! {
         }
     }
 
-    let (file, line, column) = info.location().map_or(("?", 0, 0), |place| (place.file(), place.line(), place.column()));
+    let (file, line, column) = info.location().map_or(("?", 0, 0), |place| {
+        (place.file(), place.line(), place.column())
+    });
     let (file, line, column) = (Verbatim(file), line as usize, column as usize);
-    Linux::new().abort(format_args!("panicked at {file}:{line}:{column}:\n{}", info.message()))
+    Linux::new().abort(format_args!(
+        "panicked at {file}:{line}:{column}:\n{}",
+        info.message()
+    ))
 }
 
 /// What a clock shows, or 0 if there is no such clock.
 fn clock(clock: libc::clockid_t) -> Nanos {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
@@ -223,7 +270,10 @@ fn clock(clock: libc::clockid_t) -> Nanos {
 fn longs(limit: Nanos) -> [libc::c_long; 2] {
     let limit = limit.max(0);
     let seconds = (limit / 1_000_000_000).min(libc::c_long::MAX as Nanos);
-    [seconds as libc::c_long, (limit % 1_000_000_000) as libc::c_long]
+    [
+        seconds as libc::c_long,
+        (limit % 1_000_000_000) as libc::c_long,
+    ]
 }
 
 /// The longest message that [`Os::abort`] prints whole. One `write` of that size is not torn by other threads' output.
@@ -254,13 +304,23 @@ pub(crate) fn check(result: isize) -> Result<usize, Errno> {
 pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     const TRIES: u32 = 100;
     *times += 1;
-    if matches!(errno.raw(), libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR) || *times == TRIES {
+    if matches!(
+        errno.raw(),
+        libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR
+    ) || *times == TRIES
+    {
         Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
     }
     let millisecond = longs(1_000_000);
     // Not in a futex, which may be the call that is refused.
     // SAFETY: two longs are readable, and the rest of the time is not asked for.
-    unsafe { libc::syscall(libc::SYS_nanosleep, millisecond.as_ptr(), ptr::null_mut::<libc::c_long>()) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_nanosleep,
+            millisecond.as_ptr(),
+            ptr::null_mut::<libc::c_long>(),
+        )
+    };
 }
 
 /// A descriptor that is closed on drop.
@@ -295,8 +355,15 @@ fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [
     Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
     // SAFETY: `name` is a C string.
     let file = OwnedFd(
-        check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as isize).ok()?
-            as i32,
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                name.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        } as isize)
+        .ok()? as i32,
     );
     let mut len = 0;
     loop {
@@ -328,7 +395,10 @@ pub(crate) mod tests {
     pub(crate) fn pipe() -> (File, File) {
         let mut fds = [0; 2];
         // SAFETY: room for two descriptors.
-        check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } as isize).unwrap();
+        check(
+            unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } as isize,
+        )
+        .unwrap();
         // SAFETY: both are new and ours.
         let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
         (reader, writer)
@@ -374,7 +444,10 @@ pub(crate) mod tests {
         let mut printed = std::vec::Vec::new();
         reader.read_to_end(&mut printed).unwrap();
         let printed = String::from_utf8_lossy(&printed).into_owned();
-        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "{status:#x}: {printed}");
+        assert!(
+            libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT,
+            "{status:#x}: {printed}"
+        );
         printed
     }
 
@@ -462,24 +535,40 @@ pub(crate) mod tests {
         type Report = (usize, String);
         fn entry(arg: usize) {
             // SAFETY: the test gives each thread a leaked sender of its own.
-            let sender = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<mpsc::Sender<Report>>(arg)) };
-            sender.send((arg, fs::read_to_string("/proc/thread-self/comm").unwrap())).unwrap();
+            let sender = unsafe {
+                Box::from_raw(ptr::with_exposed_provenance_mut::<mpsc::Sender<Report>>(
+                    arg,
+                ))
+            };
+            sender
+                .send((arg, fs::read_to_string("/proc/thread-self/comm").unwrap()))
+                .unwrap();
         }
         let (sender, receiver) = mpsc::channel::<Report>();
         let arg = Box::into_raw(Box::new(sender)).expose_provenance();
         Linux::new().spawn(format_args!("m7"), entry, arg).unwrap();
-        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), (arg, "gopark-m7\n".into()));
+        assert_eq!(
+            receiver.recv_timeout(Duration::from_secs(10)).unwrap(),
+            (arg, "gopark-m7\n".into())
+        );
     }
 
     #[test]
     fn a_thread_that_cannot_start_is_an_error() {
         let status = in_child(|| {
-            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
             // Root is not bound by RLIMIT_NPROC, but everybody is by RLIMIT_AS.
             // SAFETY: `none` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
             // The first may get stacks that libc has kept.
-            (0..1000).any(|_| Linux::new().spawn(format_args!("m0"), |_| thread::park(), 0).is_err())
+            (0..1000).any(|_| {
+                Linux::new()
+                    .spawn(format_args!("m0"), |_| thread::park(), 0)
+                    .is_err()
+            })
         });
         assert_eq!(status, 0);
     }
@@ -492,7 +581,13 @@ pub(crate) mod tests {
 
     #[test]
     fn abort_prints_one_cut_line_and_raises_sigabrt() {
-        let printed = last_words(|| Linux::new().abort(format_args!("corrupt word {:#x} {}", 0xbad, "é".repeat(LINE_MAX))));
+        let printed = last_words(|| {
+            Linux::new().abort(format_args!(
+                "corrupt word {:#x} {}",
+                0xbad,
+                "é".repeat(LINE_MAX)
+            ))
+        });
         assert!(printed.starts_with("corrupt word 0xbad é") && printed.ends_with('\n'));
         assert_eq!(printed.len(), LINE_MAX);
     }

@@ -29,9 +29,15 @@ impl Mask {
     pub(crate) fn ready(self) -> Ready {
         let ended = Mask::HUP | Mask::ERR;
         let mut ready = Ready::empty();
-        ready.set(Ready::READ, self.intersects(ended | Mask::IN | Mask::RDHUP | Mask::PRI));
+        ready.set(
+            Ready::READ,
+            self.intersects(ended | Mask::IN | Mask::RDHUP | Mask::PRI),
+        );
         ready.set(Ready::WRITE, self.intersects(ended | Mask::OUT));
-        ready.set(Ready::HANGUP, self.intersects(ended | Mask::RDHUP | Mask::PRI));
+        ready.set(
+            Ready::HANGUP,
+            self.intersects(ended | Mask::RDHUP | Mask::PRI),
+        );
         ready.set(Ready::ERROR, self == Mask::ERR);
         ready
     }

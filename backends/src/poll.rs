@@ -26,7 +26,10 @@
 //! `close(2)`, and its peer would not see the end. So each change of the set has a number ([`Set::version`]), each poll under way says which
 //! one it has copied, and `close` sends the sleeper back and waits until no poll is under way that began before the descriptor had left.
 
-#![allow(unsafe_code, reason = "the poll system call, and it promises that tokens are genuine")]
+#![allow(
+    unsafe_code,
+    reason = "the poll system call, and it promises that tokens are genuine"
+)]
 
 use crate::level::{direction, is_queued_error, levels};
 use crate::linux::{Linux, check, refused};
@@ -119,7 +122,12 @@ unsafe impl Netpoll for Poll {
             closers: 0,
             spare: Vec::new(),
         };
-        Ok(Poll { wakeup: WakeUp::new()?, changed: WakeUp::new()?, set: Lock::new(set), ended: AtomicU32::new(0) })
+        Ok(Poll {
+            wakeup: WakeUp::new()?,
+            changed: WakeUp::new()?,
+            set: Lock::new(set),
+            ended: AtomicU32::new(0),
+        })
     }
 
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
@@ -129,15 +137,30 @@ unsafe impl Netpoll for Poll {
             return Err(Errno::new(libc::EEXIST));
         }
         let key = set.table.next_key(fd);
-        set.table.fill(key, token, Watched { armed: Ready::empty(), erred: false, place: 0, left: 0 });
+        set.table.fill(
+            key,
+            token,
+            Watched {
+                armed: Ready::empty(),
+                erred: false,
+                place: 0,
+                left: 0,
+            },
+        );
         Ok(())
     }
 
     fn close(&self, fd: i32) {
         let mut set = self.set.lock();
-        let Some(mut slot) = set.table.empty(fd) else { return };
+        let Some(mut slot) = set.table.empty(fd) else {
+            return;
+        };
         set.disarm(&mut slot, Ready::READ | Ready::WRITE);
-        while set.under_way.iter().any(|&version| version < slot.state.left) {
+        while set
+            .under_way
+            .iter()
+            .any(|&version| version < slot.state.left)
+        {
             set.closers += 1;
             let ended = self.ended.load(Ordering::Relaxed);
             self.send_back(set);
@@ -176,7 +199,9 @@ unsafe impl Netpoll for Poll {
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,
                 (Ok(0), Delay::AtMost(_)) if cut => {}
-                (Ok(_), Delay::None) | (Ok(0), Delay::AtMost(_)) | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
+                (Ok(_), Delay::None)
+                | (Ok(0), Delay::AtMost(_))
+                | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
                 (Err(errno), _) => refused(format_args!("poll"), errno, &mut refusals),
             }
@@ -213,7 +238,11 @@ impl Poll {
         let mut set = self.set.lock();
         let rest = set.rest();
         let mut entries = set.spare.pop().unwrap_or_default();
-        entries.fds.extend(own.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
+        entries.fds.extend(own.map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        }));
         entries.fds.extend_from_slice(&set.armed.fds);
         entries.keys.extend_from_slice(&set.armed.keys);
         let version = set.version;
@@ -221,14 +250,25 @@ impl Poll {
         if delay != Delay::None {
             set.sleeper = Some(version);
         }
-        Snapshot { entries, version, rest }
+        Snapshot {
+            entries,
+            version,
+            rest,
+        }
     }
 
     /// Hands over what a poll has found, `found` descriptors at most, and lets those go on who waited for its end.
     fn finish(&self, snapshot: Snapshot, found: usize, delay: Delay, events: &mut Events) {
-        let Snapshot { mut entries, version, rest: _ } = snapshot;
+        let Snapshot {
+            mut entries,
+            version,
+            rest: _,
+        } = snapshot;
         let mut set = self.set.lock();
-        let fired = entries.fds[OWN..].iter().zip(&entries.keys).filter(|(entry, _)| entry.revents != 0);
+        let fired = entries.fds[OWN..]
+            .iter()
+            .zip(&entries.keys)
+            .filter(|(entry, _)| entry.revents != 0);
         for (entry, &key) in fired.take(found) {
             if events.is_full() {
                 // The rest stays armed: the next poll finds it again.
@@ -243,7 +283,11 @@ impl Poll {
         entries.fds.clear();
         entries.keys.clear();
         set.spare.push(entries);
-        let own = set.under_way.iter().position(|&other| other == version).expect("it was put there");
+        let own = set
+            .under_way
+            .iter()
+            .position(|&other| other == version)
+            .expect("it was put there");
         set.under_way.swap_remove(own);
         if delay != Delay::None {
             set.sleeper = None;
@@ -262,7 +306,9 @@ impl Poll {
 impl Set {
     /// Arms directions of `fd`. True if the kernel must be asked for more than before.
     fn arm(&mut self, fd: i32, token: TaggedPtr, directions: Ready) -> bool {
-        let Some(slot) = self.table.at(fd).filter(|slot| slot.token == token) else { return false };
+        let Some(slot) = self.table.at(fd).filter(|slot| slot.token == token) else {
+            return false;
+        };
         if slot.state.armed.contains(directions) {
             return false;
         }
@@ -272,7 +318,11 @@ impl Set {
             if slot.state.erred && self.rest_until == 0 {
                 self.rest_until = Linux::new().now() + REST;
             }
-            self.armed.fds.push(libc::pollfd { fd: number, events: 0, revents: 0 });
+            self.armed.fds.push(libc::pollfd {
+                fd: number,
+                events: 0,
+                revents: 0,
+            });
             self.armed.keys.push(slot.key);
         }
         slot.state.armed |= directions;
@@ -323,7 +373,11 @@ impl Set {
         self.armed.keys.swap_remove(watched.place);
         // The last entry has moved here, unless it was this one.
         if let Some(&moved) = self.armed.keys.get(watched.place) {
-            self.table.get(moved).expect("what is armed is open").state.place = watched.place;
+            self.table
+                .get(moved)
+                .expect("what is armed is open")
+                .state
+                .place = watched.place;
         }
     }
 }
@@ -348,16 +402,30 @@ impl Snapshot {
         let fds = &mut self.entries.fds;
         // SAFETY: `fds` is writable for its length, `limit` is null or points to a timespec that outlives the call, and the null mask
         // leaves signals as they are.
-        check(unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) } as isize)
+        check(unsafe {
+            libc::ppoll(
+                fds.as_mut_ptr(),
+                fds.len() as libc::nfds_t,
+                limit,
+                ptr::null(),
+            )
+        } as isize)
     }
 }
 
 fn timespec(limit: Nanos) -> libc::timespec {
     let seconds = (limit / 1_000_000_000).min(libc::time_t::MAX as Nanos);
-    libc::timespec { tv_sec: seconds as libc::time_t, tv_nsec: (limit % 1_000_000_000) as libc::c_long }
+    libc::timespec {
+        tv_sec: seconds as libc::time_t,
+        tv_nsec: (limit % 1_000_000_000) as libc::c_long,
+    }
 }
 
 /// The table on [`Ready`]. A number that is not open any more counts as an end: whoever waits asks the system, which says `EBADF`.
 fn mask(revents: i16) -> Mask {
-    if revents & libc::POLLNVAL != 0 { Mask::HUP } else { Mask::from_bits_retain(u32::from(revents as u16)) }
+    if revents & libc::POLLNVAL != 0 {
+        Mask::HUP
+    } else {
+        Mask::from_bits_retain(u32::from(revents as u16))
+    }
 }

@@ -17,10 +17,17 @@ pub(crate) fn check_pollable(fd: i32) -> Result<(), Errno> {
     let stat = unsafe { stat.assume_init() };
     let always_ready = match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => true,
-        libc::S_IFCHR => libc::major(stat.st_rdev) == MEMORY && !POLLABLE_MEMORY.contains(&libc::minor(stat.st_rdev)),
+        libc::S_IFCHR => {
+            libc::major(stat.st_rdev) == MEMORY
+                && !POLLABLE_MEMORY.contains(&libc::minor(stat.st_rdev))
+        }
         _ => false,
     };
-    if always_ready { Err(Errno::new(libc::EPERM)) } else { Ok(()) }
+    if always_ready {
+        Err(Errno::new(libc::EPERM))
+    } else {
+        Ok(())
+    }
 }
 
 /// The major number of the memory devices.
@@ -40,11 +47,23 @@ mod tests {
     fn it_refuses_what_epoll_refuses() {
         // SAFETY: no memory is passed.
         let epoll = OwnedFd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) });
-        for path in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/", "/proc/self/exe", "/dev/tty", "/dev/ptmx"] {
+        for path in [
+            "/dev/null",
+            "/dev/zero",
+            "/dev/full",
+            "/dev/random",
+            "/dev/urandom",
+            "/",
+            "/proc/self/exe",
+            "/dev/tty",
+            "/dev/ptmx",
+        ] {
             let Ok(file) = File::open(path) else { continue };
             let mut event = libc::epoll_event { events: 0, u64: 0 };
             // SAFETY: `event` is readable.
-            let added = check(unsafe { libc::epoll_ctl(epoll.0, libc::EPOLL_CTL_ADD, file.as_raw_fd(), &mut event) } as isize);
+            let added = check(unsafe {
+                libc::epoll_ctl(epoll.0, libc::EPOLL_CTL_ADD, file.as_raw_fd(), &mut event)
+            } as isize);
             assert_eq!(check_pollable(file.as_raw_fd()), added.map(drop), "{path}");
         }
     }

@@ -6,7 +6,10 @@
 //! The rule: one thread at a time submits ([`Ring::submit`] has a lock for it, held over the system call, so that what a refused
 //! call leaves in the queue can be taken out again), and one at a time consumes completions ([`Completions`], of which there is one).
 
-#![allow(unsafe_code, reason = "the io_uring system calls, and queues shared with the kernel")]
+#![allow(
+    unsafe_code,
+    reason = "the io_uring system calls, and queues shared with the kernel"
+)]
 
 use crate::linux::{OwnedFd, check, refused};
 use crate::lock::Lock;
@@ -147,7 +150,11 @@ const SUBMISSIONS: u32 = 4;
 impl Ring {
     /// A ring that holds `completions` before the kernel has to keep them elsewhere. `ENOSYS` from a kernel that is too old.
     pub(crate) fn new(completions: u32) -> Result<(Ring, Completions), Errno> {
-        let mut params = Params { cq_entries: completions, flags: SETUP_CQSIZE | SETUP_CLAMP, ..Params::default() };
+        let mut params = Params {
+            cq_entries: completions,
+            flags: SETUP_CQSIZE | SETUP_CLAMP,
+            ..Params::default()
+        };
         // SAFETY: `params` is what the kernel reads and writes.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, SUBMISSIONS, &raw mut params) };
         let fd = OwnedFd(check(fd as isize)? as i32);
@@ -157,8 +164,18 @@ impl Ring {
         let sq_len = params.sq.array as usize + params.sq_entries as usize * size_of::<u32>();
         let cq_len = params.cq.cqes as usize + params.cq_entries as usize * size_of::<Completion>();
         let queues = Mapping::new(&fd, sq_len.max(cq_len), OFF_SQ_RING)?;
-        let submissions = Mapping::new(&fd, params.sq_entries as usize * size_of::<Submission>(), OFF_SQES)?;
-        let ring = Ring { fd, queues, submissions, params, submit: Lock::new(()) };
+        let submissions = Mapping::new(
+            &fd,
+            params.sq_entries as usize * size_of::<Submission>(),
+            OFF_SQES,
+        )?;
+        let ring = Ring {
+            fd,
+            queues,
+            submissions,
+            params,
+            submit: Lock::new(()),
+        };
         // A seccomp filter may allow to make rings and not to use them.
         ring.enter(0, 0, 0, None)?;
         Ok((ring, Completions(())))
@@ -172,21 +189,47 @@ impl Ring {
 
     /// A submission that completes at once, with `word`.
     pub(crate) fn nothing(&self, word: u64) -> Submission {
-        Submission { opcode: OP_NOP, word, ..Submission::default() }
+        Submission {
+            opcode: OP_NOP,
+            word,
+            ..Submission::default()
+        }
     }
 
     /// Reports changes of what `fd` is ready for, and what it is ready for now, with `word` each time.
     pub(crate) fn watch(&self, fd: i32, events: u32, word: u64) -> Submission {
         // The kernel takes this word with its halves in little-endian order.
-        let events = if cfg!(target_endian = "big") { events.rotate_left(16) } else { events };
-        Submission { opcode: OP_POLL_ADD, fd, len: POLL_ADD_MULTI, events, word, ..Submission::default() }
+        let events = if cfg!(target_endian = "big") {
+            events.rotate_left(16)
+        } else {
+            events
+        };
+        Submission {
+            opcode: OP_POLL_ADD,
+            fd,
+            len: POLL_ADD_MULTI,
+            events,
+            word,
+            ..Submission::default()
+        }
     }
 
     /// Ends the submission of `target`, which then has its last completion. This one completes with `word`, on newer kernels only if there was
     /// nothing to end.
     pub(crate) fn cancel(&self, target: u64, word: u64) -> Submission {
-        let flags = if self.params.features & FEAT_CQE_SKIP != 0 { SQE_CQE_SKIP_SUCCESS } else { 0 };
-        Submission { opcode: OP_ASYNC_CANCEL, flags, fd: -1, address: target, word, ..Submission::default() }
+        let flags = if self.params.features & FEAT_CQE_SKIP != 0 {
+            SQE_CQE_SKIP_SUCCESS
+        } else {
+            0
+        };
+        Submission {
+            opcode: OP_ASYNC_CANCEL,
+            flags,
+            fd: -1,
+            address: target,
+            word,
+            ..Submission::default()
+        }
     }
 
     /// Hands one submission to the kernel. `ENOMEM` if it has no memory for it.
@@ -196,8 +239,13 @@ impl Ring {
         let end = tail.load(Ordering::Relaxed);
         let index = end & self.word(self.params.sq.mask).load(Ordering::Relaxed);
         // SAFETY: the masked index is inside the mapping, and the kernel reads there only after the store to the tail.
-        unsafe { self.submissions.at::<Submission>(index as usize * size_of::<Submission>()).write(submission) };
-        self.word(self.params.sq.array + index * size_of::<u32>() as u32).store(index, Ordering::Relaxed);
+        unsafe {
+            self.submissions
+                .at::<Submission>(index as usize * size_of::<Submission>())
+                .write(submission)
+        };
+        self.word(self.params.sq.array + index * size_of::<u32>() as u32)
+            .store(index, Ordering::Relaxed);
         // Release, for a kernel thread could read the queue; here `enter` does, on this thread.
         tail.store(end.wrapping_add(1), Ordering::Release);
         let refused = match self.enter(1, 0, 0, None) {
@@ -214,9 +262,17 @@ impl Ring {
     /// Sleeps until there is a completion that nobody has consumed by the time of the call; `ETIME` when `limit` nanoseconds have passed.
     pub(crate) fn wait(&self, limit: Option<Nanos>) -> Result<(), Errno> {
         let timeout = limit.map(|limit| [limit / 1_000_000_000, limit % 1_000_000_000]);
-        let timeout = timeout.as_ref().map_or(0, |timeout| timeout.as_ptr().expose_provenance() as u64);
-        let argument = WaitArgument { sigmask: 0, sigmask_size: 0, unused: 0, timeout };
-        self.enter(0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, Some(&argument)).map(drop)
+        let timeout = timeout
+            .as_ref()
+            .map_or(0, |timeout| timeout.as_ptr().expose_provenance() as u64);
+        let argument = WaitArgument {
+            sigmask: 0,
+            sigmask_size: 0,
+            unused: 0,
+            timeout,
+        };
+        self.enter(0, 1, ENTER_GETEVENTS | ENTER_EXT_ARG, Some(&argument))
+            .map(drop)
     }
 
     /// Moves completions into the queue that the kernel had to keep elsewhere, as many as fit.
@@ -239,11 +295,27 @@ impl Ring {
         let _ = self.enter(1, 0, 0, None);
     }
 
-    fn enter(&self, submit: u32, complete: u32, flags: u32, argument: Option<&WaitArgument>) -> Result<usize, Errno> {
+    fn enter(
+        &self,
+        submit: u32,
+        complete: u32,
+        flags: u32,
+        argument: Option<&WaitArgument>,
+    ) -> Result<usize, Errno> {
         let size = argument.map_or(0, size_of_val);
         let argument = argument.map_or(ptr::null(), ptr::from_ref);
         // SAFETY: submissions in the queue are whole, and `argument` is null or lives through the call, as does the timeout it points to.
-        check(unsafe { libc::syscall(libc::SYS_io_uring_enter, self.fd.0, submit, complete, flags, argument, size) } as isize)
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.fd.0,
+                submit,
+                complete,
+                flags,
+                argument,
+                size,
+            )
+        } as isize)
     }
 
     /// Whether the kernel keeps completions for which the queue had no room. `flush` fetches them.
@@ -260,7 +332,9 @@ impl Ring {
             return None;
         }
         let index = (next & self.word(self.params.cq.mask).load(Ordering::Relaxed)) as usize;
-        let entry = self.queues.at::<Completion>(self.params.cq.cqes as usize + index * size_of::<Completion>());
+        let entry = self
+            .queues
+            .at::<Completion>(self.params.cq.cqes as usize + index * size_of::<Completion>());
         // SAFETY: the entry is inside the mapping, and the kernel leaves it alone while it is between head and tail. The head moves only here,
         // and the caller has the only `Completions`.
         let completion = unsafe { entry.read() };
@@ -280,15 +354,32 @@ impl Mapping {
     fn new(fd: &OwnedFd, len: usize, offset: i64) -> Result<Self, Errno> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, where nothing is yet.
-        let start = unsafe { libc::mmap(ptr::null_mut(), len, access, libc::MAP_SHARED | libc::MAP_POPULATE, fd.0, offset as libc::off_t) };
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                access,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                fd.0,
+                offset as libc::off_t,
+            )
+        };
         if start == libc::MAP_FAILED {
             check(-1)?;
         }
-        Ok(Mapping { start: NonNull::new(start.cast()).unwrap_or_else(|| panic!("mmap chooses another address than null")), len })
+        Ok(Mapping {
+            start: NonNull::new(start.cast())
+                .unwrap_or_else(|| panic!("mmap chooses another address than null")),
+            len,
+        })
     }
 
     fn at<T>(&self, offset: usize) -> NonNull<T> {
-        assert!(offset + size_of::<T>() <= self.len, "the kernel's offset {offset} is not in a mapping of {} bytes", self.len);
+        assert!(
+            offset + size_of::<T>() <= self.len,
+            "the kernel's offset {offset} is not in a mapping of {} bytes",
+            self.len
+        );
         // SAFETY: inside the mapping.
         unsafe { self.start.add(offset).cast() }
     }

@@ -40,7 +40,10 @@ pub(crate) struct Table<T> {
 
 impl<T> Table<T> {
     pub(crate) const fn new() -> Self {
-        Table { slots: Vec::new(), uses: 0 }
+        Table {
+            slots: Vec::new(),
+            uses: 0,
+        }
     }
 
     /// A key for the use of `fd` that begins.
@@ -87,17 +90,25 @@ mod tests {
         table.fill(first, token, 'a');
         assert_eq!(table.get(first).map(|slot| slot.state), Some('a'));
         assert_eq!(table.empty(7).map(|slot| slot.state), Some('a'));
-        assert!(table.get(first).is_none() && table.empty(7).is_none() && table.empty(-1).is_none());
+        assert!(
+            table.get(first).is_none() && table.empty(7).is_none() && table.empty(-1).is_none()
+        );
 
         let second = table.next_key(7);
         table.fill(second, token, 'b');
         assert!(table.get(first).is_none(), "stale");
-        assert_eq!(table.get(second).map(|slot| (slot.state, slot.key.fd())), Some(('b', 7)));
+        assert_eq!(
+            table.get(second).map(|slot| (slot.state, slot.key.fd())),
+            Some(('b', 7))
+        );
     }
 
     #[test]
     fn no_use_has_number_zero() {
-        let mut table = Table::<()> { slots: Vec::new(), uses: u32::MAX };
+        let mut table = Table::<()> {
+            slots: Vec::new(),
+            uses: u32::MAX,
+        };
         assert_eq!(table.next_key(0).0 >> 32, 1);
     }
 }

@@ -28,8 +28,14 @@ const INTERRUPTED: Errno = Errno::new(libc::EINTR);
 impl WakeUp {
     pub(crate) fn new() -> Result<Self, Errno> {
         // SAFETY: no memory is passed.
-        let eventfd = OwnedFd(check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as isize)? as i32);
-        Ok(WakeUp { eventfd, sig: WakeSig::new() })
+        let eventfd =
+            OwnedFd(check(
+                unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as isize,
+            )? as i32);
+        Ok(WakeUp {
+            eventfd,
+            sig: WakeSig::new(),
+        })
     }
 
     /// The descriptor to watch for `IN`, level-triggered.
@@ -44,11 +50,17 @@ impl WakeUp {
             loop {
                 let one = 1u64;
                 // SAFETY: `one` is 8 readable bytes.
-                match check(unsafe { libc::write(self.eventfd.0, (&raw const one).cast(), size_of_val(&one)) }) {
+                match check(unsafe {
+                    libc::write(self.eventfd.0, (&raw const one).cast(), size_of_val(&one))
+                }) {
                     // EAGAIN: the counter is full, so it is readable.
                     Ok(_) | Err(WOULD_BLOCK) => return,
                     Err(INTERRUPTED) => {}
-                    Err(errno) => refused(format_args!("write to the eventfd of a poller"), errno, &mut refusals),
+                    Err(errno) => refused(
+                        format_args!("write to the eventfd of a poller"),
+                        errno,
+                        &mut refusals,
+                    ),
                 }
             }
         });
@@ -78,6 +90,9 @@ mod tests {
             unsafe { libc::close(wakeup.fd()) };
             wakeup.request();
         };
-        assert_eq!(last_words(robbed), "gopark: write to the eventfd of a poller has failed: errno 9\n");
+        assert_eq!(
+            last_words(robbed),
+            "gopark: write to the eventfd of a poller has failed: errno 9\n"
+        );
     }
 }

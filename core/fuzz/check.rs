@@ -29,12 +29,24 @@ pub fn check(name: &str, inputs: u32, target: fn(&[u8])) {
 
 fn attempt(target: fn(&[u8]), input: &[u8]) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| target(input))) {
-        println!("the input: {}", input.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        println!(
+            "the input: {}",
+            input
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        );
         resume_unwind(payload);
     }
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
-    let digits = Vec::from_iter(hex.chars().map(|digit| digit.to_digit(16).expect("the corpus is hexadecimal") as u8));
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    let digits = Vec::from_iter(
+        hex.chars()
+            .map(|digit| digit.to_digit(16).expect("the corpus is hexadecimal") as u8),
+    );
+    digits
+        .chunks(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect()
 }

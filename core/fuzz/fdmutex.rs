@@ -42,9 +42,15 @@ unsafe impl Netpoll for Unused {
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&'static Sched> = OnceLock::new();
     SCHED.get_or_init(|| {
-        let config = Config { stack_size: MIN_STACK, max_threads: 1, sysmon: None, ..Config::new(1) };
+        let config = Config {
+            stack_size: MIN_STACK,
+            max_threads: 1,
+            sysmon: None,
+            ..Config::new(1)
+        };
         // SAFETY: no goroutine runs, so none migrates.
-        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }.expect("nothing is refused");
+        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }
+            .expect("nothing is refused");
         // The start has woken the threads that it would have.
         System::take_woken();
         sched
@@ -80,8 +86,13 @@ const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
 
 /// One byte is one step: what (3 bits), and on which side (1).
 pub fn run(input: &[u8]) {
-    let driver =
-        Driver { mutex: FdMutex::new(), steps: Cell::new(input), model: Cell::default(), asleep: Default::default(), side: Cell::new(0) };
+    let driver = Driver {
+        mutex: FdMutex::new(),
+        steps: Cell::new(input),
+        model: Cell::default(),
+        asleep: Default::default(),
+        side: Cell::new(0),
+    };
     DRIVER.set((&raw const driver).cast());
     System::on_sleep(sleep);
     while let Some((&step, rest)) = driver.steps.get().split_first() {
@@ -154,10 +165,16 @@ impl Driver<'_> {
             model.sleepers -= usize::from(sleeps);
             match outcome {
                 Ok(()) => {
-                    assert!(!model.closed && !model.locked[side], "locked although it is closed or locked");
+                    assert!(
+                        !model.closed && !model.locked[side],
+                        "locked although it is closed or locked"
+                    );
                     model.locked[side] = true;
                 }
-                Err(error) => assert!(model.closed && error == PollError::Closing, "refused although it is open"),
+                Err(error) => assert!(
+                    model.closed && error == PollError::Closing,
+                    "refused although it is open"
+                ),
             }
         });
     }
@@ -167,7 +184,11 @@ impl Driver<'_> {
         let release = self.mutex.unlock(MODES[side], sched());
         self.update(|model| model.locked[side] = false);
         let first = self.asleep(side, VecDeque::pop_front);
-        assert_eq!(System::take_woken(), first.unwrap_or(0), "an unlock wakes the first of its side, and nobody else");
+        assert_eq!(
+            System::take_woken(),
+            first.unwrap_or(0),
+            "an unlock wakes the first of its side, and nobody else"
+        );
         self.released(release);
     }
 
@@ -183,26 +204,46 @@ impl Driver<'_> {
     }
 
     fn close(&self) {
-        let last = [1, 0].into_iter().find_map(|side| self.asleep(side, |queue| queue.back().copied()));
+        let last = [1, 0]
+            .into_iter()
+            .find_map(|side| self.asleep(side, |queue| queue.back().copied()));
         System::take_woken();
         let outcome = self.mutex.close(sched());
         assert_eq!(outcome.is_err(), self.model.get().closed);
         if outcome.is_ok() {
             self.update(|model| (model.closed, model.others) = (true, model.others + 1));
-            assert_eq!(System::take_woken(), last.unwrap_or(0), "a close wakes the readers, then the writers");
+            assert_eq!(
+                System::take_woken(),
+                last.unwrap_or(0),
+                "a close wakes the readers, then the writers"
+            );
             for side in 0..2 {
                 for word in self.asleep(side, core::mem::take) {
                     // SAFETY: the word of a thread that sleeps further out on this stack.
-                    assert_eq!(unsafe { &*(word as *const AtomicU32) }.load(Ordering::Relaxed), 1, "a close wakes everyone");
+                    assert_eq!(
+                        unsafe { &*(word as *const AtomicU32) }.load(Ordering::Relaxed),
+                        1,
+                        "a close wakes everyone"
+                    );
                 }
             }
         }
     }
 
     fn released(&self, release: Release) {
-        let Model { closed, locked, others, destroyed, .. } = self.model.get();
+        let Model {
+            closed,
+            locked,
+            others,
+            destroyed,
+            ..
+        } = self.model.get();
         let last = closed && others == 0 && locked == [false; 2];
-        assert_eq!(release == Release::Last, last, "whether the caller must destroy the descriptor");
+        assert_eq!(
+            release == Release::Last,
+            last,
+            "whether the caller must destroy the descriptor"
+        );
         assert!(!(last && destroyed), "destroyed twice");
         self.update(|model| model.destroyed |= last);
     }
@@ -210,14 +251,31 @@ impl Driver<'_> {
     /// The word against the counters.
     fn compare(&self) {
         let word = self.mutex.state.load(Ordering::Relaxed);
-        let Model { closed, locked, others, .. } = self.model.get();
+        let Model {
+            closed,
+            locked,
+            others,
+            ..
+        } = self.model.get();
         let count = |mask: u64, one: u64| (word & mask) / one;
         assert_eq!(word & 1 == 1, closed);
         assert_eq!([RLOCK, WLOCK].map(|bit| word & bit != 0), locked);
-        assert_eq!(count(REFS, REF), others + u64::from(locked[0]) + u64::from(locked[1]), "users");
+        assert_eq!(
+            count(REFS, REF),
+            others + u64::from(locked[0]) + u64::from(locked[1]),
+            "users"
+        );
         let asleep = [0, 1].map(|side| self.asleep(side, |queue| queue.len() as u64));
-        assert_eq!([count(RWAITS, RWAIT), count(WWAITS, WWAIT)], asleep, "waiters");
-        assert!(asleep.iter().all(|&waiters| waiters <= MAX.min(SLEEPERS_MAX as u64)));
+        assert_eq!(
+            [count(RWAITS, RWAIT), count(WWAITS, WWAIT)],
+            asleep,
+            "waiters"
+        );
+        assert!(
+            asleep
+                .iter()
+                .all(|&waiters| waiters <= MAX.min(SLEEPERS_MAX as u64))
+        );
     }
 
     /// Closes, and lets everybody go. Then exactly one of them was told to destroy it.
@@ -235,6 +293,9 @@ impl Driver<'_> {
         }
         self.compare();
         assert!(self.model.get().destroyed, "nobody destroys it");
-        assert_eq!((self.mutex.incref(), self.mutex.lock(Mode::Read, sched())), (Err(Closed), Err(PollError::Closing)));
+        assert_eq!(
+            (self.mutex.incref(), self.mutex.lock(Mode::Read, sched())),
+            (Err(Closed), Err(PollError::Closing))
+        );
     }
 }

@@ -40,12 +40,18 @@ unsafe impl Netpoll for Kernel {
         if REFUSES.take() {
             return Err(Errno::new(ENOSPC));
         }
-        assert!(!WATCHED.with(|watched| watched[fd as usize].replace(true)), "registered twice");
+        assert!(
+            !WATCHED.with(|watched| watched[fd as usize].replace(true)),
+            "registered twice"
+        );
         Ok(())
     }
 
     fn close(&self, fd: i32) {
-        assert!(WATCHED.with(|watched| watched[fd as usize].replace(false)), "closed but not registered");
+        assert!(
+            WATCHED.with(|watched| watched[fd as usize].replace(false)),
+            "closed but not registered"
+        );
     }
 
     fn arm(&self, fd: i32, _: TaggedPtr, mode: Mode) {

@@ -54,7 +54,10 @@ impl Fixture {
         Fixture {
             cache: PollCache::default(),
             heap: Box::leak(Box::new(Heap::new(0))),
-            poller: Box::leak(Box::new(Poller { backend: Box::new(Kernel), watched: AtomicU32::new(0) })),
+            poller: Box::leak(Box::new(Poller {
+                backend: Box::new(Kernel),
+                watched: AtomicU32::new(0),
+            })),
             goroutines: Goroutines::new(2 * DESCS),
         }
     }
@@ -131,19 +134,43 @@ struct Driver<'a> {
     in_run: bool,
 }
 
-const FRESH: Side = Side { phase: Phase::Begin, word: Word::Nil, when: 0, errand: 0, level: false, edge: false, last_try: false };
+const FRESH: Side = Side {
+    phase: Phase::Begin,
+    word: Word::Nil,
+    when: 0,
+    errand: 0,
+    level: false,
+    edge: false,
+    last_try: false,
+};
 
 /// The first byte says where sequence numbers begin; each other is a step: what (4 bits), on which descriptor (1) and side (1), how (2).
 pub fn run(input: &[u8]) {
-    let Some((&start, steps)) = input.split_first() else { return };
+    let Some((&start, steps)) = input.split_first() else {
+        return;
+    };
     FIXTURE.with_borrow_mut(|fixture| {
         let descs = [0, 1].map(|fd| {
             let desc = fixture.cache.open(fd);
             // Half of the inputs begin just before the wrap.
-            desc.fdseq.store(if start & 1 == 0 { 1 } else { TAG_MASK - u32::from(start >> 1) }, Ordering::Relaxed);
+            desc.fdseq.store(
+                if start & 1 == 0 {
+                    1
+                } else {
+                    TAG_MASK - u32::from(start >> 1)
+                },
+                Ordering::Relaxed,
+            );
             Desc::fresh(desc, fd, 0, 0)
         });
-        let mut driver = Driver { fixture, steps, now: 1_000, descs, fetched: heapless::Vec::new(), in_run: false };
+        let mut driver = Driver {
+            fixture,
+            steps,
+            now: 1_000,
+            descs,
+            fetched: heapless::Vec::new(),
+            in_run: false,
+        };
         for at in (0..DESCS).rev() {
             driver.close(at);
             driver.free(at);
@@ -160,9 +187,15 @@ pub fn run(input: &[u8]) {
 impl Driver<'_> {
     /// Makes the next step of the input, if there is one.
     fn next_step(&mut self) -> bool {
-        let Some((&step, rest)) = self.steps.split_first() else { return false };
+        let Some((&step, rest)) = self.steps.split_first() else {
+            return false;
+        };
         self.steps = rest;
-        let (at, side, how) = (usize::from(step >> 4 & 1), usize::from(step >> 5 & 1), step >> 6);
+        let (at, side, how) = (
+            usize::from(step >> 4 & 1),
+            usize::from(step >> 5 & 1),
+            step >> 6,
+        );
         match step & 15 {
             0..=3 => self.waiter_step(at, side, how == 3),
             4 => self.data(at, side),
@@ -172,17 +205,32 @@ impl Driver<'_> {
             8 => self.set_deadline(
                 at,
                 Some(side),
-                [Deadline::Passed, Deadline::None, Deadline::At(self.now + 5), Deadline::At(self.now + 9)][usize::from(how)],
+                [
+                    Deadline::Passed,
+                    Deadline::None,
+                    Deadline::At(self.now + 5),
+                    Deadline::At(self.now + 9),
+                ][usize::from(how)],
             ),
             9 => self.set_deadline(
                 at,
                 Some(side),
-                [Deadline::At(self.now + 50), Deadline::At(self.now), Deadline::At(NEVER), Deadline::At(2)][usize::from(how)],
+                [
+                    Deadline::At(self.now + 50),
+                    Deadline::At(self.now),
+                    Deadline::At(NEVER),
+                    Deadline::At(2),
+                ][usize::from(how)],
             ),
             10 => self.set_deadline(
                 at,
                 None,
-                [Deadline::Passed, Deadline::None, Deadline::At(self.now + 5), Deadline::At(self.now + 50)][usize::from(how)],
+                [
+                    Deadline::Passed,
+                    Deadline::None,
+                    Deadline::At(self.now + 5),
+                    Deadline::At(self.now + 50),
+                ][usize::from(how)],
             ),
             11 if side == 0 => self.close(at),
             11 => self.free(at),
@@ -190,7 +238,11 @@ impl Driver<'_> {
             13 => self.pass([0, 3, 7, 60][usize::from(how)], 0),
             14 => self.pass([5, 60][usize::from(step >> 4 & 1)], 1 + how),
             // A poll that waits: for an edge, or until a timer is due.
-            _ if self.descs.iter().any(|desc| desc.joined && desc.sides.iter().any(|side| side.edge)) => {
+            _ if self
+                .descs
+                .iter()
+                .any(|desc| desc.joined && desc.sides.iter().any(|side| side.edge)) =>
+            {
                 (0..DESCS).for_each(|at| self.fetch(at, 0))
             }
             _ => {
@@ -206,20 +258,51 @@ impl Driver<'_> {
     /// What must hold between any two steps.
     fn check(&self) {
         let next = self.fixture.heap.next().unwrap_or(NEVER);
-        let watched = self.descs.iter().filter(|desc| desc.joined && Kernel::watches(desc.fd)).count();
-        assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed) as usize, watched, "watched descriptors are miscounted");
+        let watched = self
+            .descs
+            .iter()
+            .filter(|desc| desc.joined && Kernel::watches(desc.fd))
+            .count();
+        assert_eq!(
+            self.fixture.poller.watched.load(Ordering::Relaxed) as usize,
+            watched,
+            "watched descriptors are miscounted"
+        );
         for desc in self.descs.iter().filter(|desc| desc.open) {
-            assert_eq!((desc.desc.fd(), desc.desc.token().tag()), (desc.fd, desc.tag));
+            assert_eq!(
+                (desc.desc.fd(), desc.desc.token().tag()),
+                (desc.fd, desc.tag)
+            );
             assert_eq!(desc.desc.poller().is_some(), desc.is_watched());
             assert_eq!(desc.desc.hung_up(), desc.hung_up, "whether an end was seen");
             for (side, mode) in desc.sides.iter().zip(MODES) {
-                assert_eq!(desc.desc.slot(mode).is_ready(), side.word == Word::Ready, "whether readiness is latched");
-                assert_eq!(desc.desc.may_try(mode), desc.expected_error(mode, false), "whether it may try");
-                assert_eq!(desc.desc.deadline(mode), (side.when > 0).then_some(side.when), "when it gives up");
-                assert_eq!(desc.desc.may_wait(mode), desc.expected_error(mode, true), "whether it may wait");
+                assert_eq!(
+                    desc.desc.slot(mode).is_ready(),
+                    side.word == Word::Ready,
+                    "whether readiness is latched"
+                );
+                assert_eq!(
+                    desc.desc.may_try(mode),
+                    desc.expected_error(mode, false),
+                    "whether it may try"
+                );
+                assert_eq!(
+                    desc.desc.deadline(mode),
+                    (side.when > 0).then_some(side.when),
+                    "when it gives up"
+                );
+                assert_eq!(
+                    desc.desc.may_wait(mode),
+                    desc.expected_error(mode, true),
+                    "whether it may wait"
+                );
                 // In the middle of a run, what is due is no longer in the heap.
                 let armed = side.when > 0 && !desc.closing && !self.in_run;
-                assert!(!armed || next <= side.when, "a deadline passes at {}, and the heap waits for {next}", side.when);
+                assert!(
+                    !armed || next <= side.when,
+                    "a deadline passes at {}, and the heap waits for {next}",
+                    side.when
+                );
             }
         }
     }
@@ -269,7 +352,11 @@ impl Driver<'_> {
                     Phase::SystemCall
                 }
                 Announced::Waiting => {
-                    assert_eq!(desc.sides[side].word, Word::Nil, "latched readiness is lost");
+                    assert_eq!(
+                        desc.sides[side].word,
+                        Word::Nil,
+                        "latched readiness is lost"
+                    );
                     desc.sides[side].word = Word::Wait;
                     Phase::Look
                 }
@@ -280,9 +367,17 @@ impl Driver<'_> {
             Phase::Parked => Phase::Parked,
             Phase::Settle => {
                 let good = slot.settle();
-                assert_eq!(good, desc.sides[side].word == Word::Ready, "whether there was good news");
+                assert_eq!(
+                    good,
+                    desc.sides[side].word == Word::Ready,
+                    "whether there was good news"
+                );
                 desc.sides[side].word = Word::Nil;
-                if good { Phase::SystemCall } else { Phase::LookAgain }
+                if good {
+                    Phase::SystemCall
+                } else {
+                    Phase::LookAgain
+                }
             }
             // A deadline that passed and was moved since does not end the wait.
             Phase::LookAgain => match this.may_wait(mode) {
@@ -304,10 +399,16 @@ impl Driver<'_> {
             desc.desc.leave_poller(&mut woken);
         } else {
             // What is ready by then is reported.
-            desc.sides.iter_mut().for_each(|side| side.edge = side.level);
+            desc.sides
+                .iter_mut()
+                .for_each(|side| side.edge = side.level);
             desc.desc.joined(self.fixture.poller, &mut woken);
         }
-        desc.sides[side].phase = if refused { Phase::Begin } else { Phase::MayWait };
+        desc.sides[side].phase = if refused {
+            Phase::Begin
+        } else {
+            Phase::MayWait
+        };
         let expected = [0, 1].map(|side| if told { self.notify(at, side) } else { None });
         self.woken(woken, &expected);
     }
@@ -319,11 +420,19 @@ impl Driver<'_> {
         let desc = &mut self.descs[at];
         match desc.desc.slot(MODES[side]).commit(Waiter::G(g)) {
             Ok(()) => {
-                assert_eq!(desc.sides[side].word, Word::Wait, "parked although news had come");
+                assert_eq!(
+                    desc.sides[side].word,
+                    Word::Wait,
+                    "parked although news had come"
+                );
                 (desc.sides[side].word, desc.sides[side].phase) = (Word::Parked, Phase::Parked);
             }
             Err(Waiter::G(g)) => {
-                assert_ne!(desc.sides[side].word, Word::Wait, "not parked although no news had come");
+                assert_ne!(
+                    desc.sides[side].word,
+                    Word::Wait,
+                    "not parked although no news had come"
+                );
                 assert_eq!(self.fixture.goroutines.give(g), id);
                 desc.sides[side].phase = Phase::Settle;
             }
@@ -354,13 +463,20 @@ impl Driver<'_> {
         while let Some(Waiter::G(g)) = list.pop() {
             let id = self.fixture.goroutines.give(g);
             woken |= 1 << id;
-            assert_eq!(self.fixture.goroutines.status(id), Status::Waiting, "a goroutine is readied that does not wait");
+            assert_eq!(
+                self.fixture.goroutines.status(id),
+                Status::Waiting,
+                "a goroutine is readied that does not wait"
+            );
             self.fixture.goroutines.set_status(id, Status::Runnable);
             let side = &mut self.descs[id / 2].sides[id % 2];
             assert_eq!(side.phase, Phase::Parked);
             side.phase = Phase::Settle;
         }
-        assert_eq!(woken, to_wake, "others are woken than should be (a bit for each waiter)");
+        assert_eq!(
+            woken, to_wake,
+            "others are woken than should be (a bit for each waiter)"
+        );
     }
 
     /// The kernel gets data, or room.
@@ -389,15 +505,25 @@ impl Driver<'_> {
             _ => Ready::WRITE,
         };
         if !ready.is_empty() {
-            self.fetched.push(Event { token: desc.desc.token(), ready }).expect("room was checked");
+            self.fetched
+                .push(Event {
+                    token: desc.desc.token(),
+                    ready,
+                })
+                .expect("room was checked");
         }
     }
 
     /// Delivers the fetched events, all or the first few.
     fn deliver(&mut self, how: usize) {
-        let count = if how == 3 { self.fetched.len() } else { self.fetched.len().min(how + 1) };
+        let count = if how == 3 {
+            self.fetched.len()
+        } else {
+            self.fetched.len().min(how + 1)
+        };
         let (events, later) = self.fetched.split_at(count);
-        let [events, later] = [events, later].map(|part| heapless::Vec::from_slice(part).expect("they were in one as long"));
+        let [events, later] = [events, later]
+            .map(|part| heapless::Vec::from_slice(part).expect("they were in one as long"));
         self.fetched = later;
         NEWS.set(events.clone());
         let count = Count::new();
@@ -406,11 +532,15 @@ impl Driver<'_> {
         let mut expected = heapless::Vec::<_, { 2 * FETCHED_MAX }>::new();
         for event in &events {
             let addressed = |desc: &Desc| desc.open && desc.desc.token() == event.token;
-            let Some(at) = self.descs.iter().position(addressed) else { continue };
+            let Some(at) = self.descs.iter().position(addressed) else {
+                continue;
+            };
             self.note(at, event.ready);
             for (side, bit) in BITS.into_iter().enumerate() {
                 if event.ready.contains(bit) {
-                    expected.push(self.notify(at, side)).expect("two for each event");
+                    expected
+                        .push(self.notify(at, side))
+                        .expect("two for each event");
                 }
             }
         }
@@ -431,7 +561,9 @@ impl Driver<'_> {
         }
         let side = usize::from(how & 1);
         let mut woken = WaiterList::new();
-        desc.desc.info.note_event(Ready::ERROR | Ready::HANGUP, desc.stale);
+        desc.desc
+            .info
+            .note_event(Ready::ERROR | Ready::HANGUP, desc.stale);
         woken.extend(desc.desc.slot(MODES[side]).notify());
         let expected = self.notify(at, side);
         self.woken(woken, &[expected]);
@@ -444,8 +576,16 @@ impl Driver<'_> {
         }
         let before = heap.next().unwrap_or(NEVER);
         let mut woken = WaiterList::new();
-        let moved = this.desc.set_deadline(&|| Some(deadline), side.map(|side| MODES[side]), heap, &mut woken);
-        assert!(moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before, "nobody is told that the heap is due sooner");
+        let moved = this.desc.set_deadline(
+            &|| Some(deadline),
+            side.map(|side| MODES[side]),
+            heap,
+            &mut woken,
+        );
+        assert!(
+            moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before,
+            "nobody is told that the heap is due sooner"
+        );
         let mut expected = [None; 2];
         if !this.closing {
             let old = this.sides.map(|side| side.when);
@@ -454,7 +594,13 @@ impl Driver<'_> {
                 Deadline::Passed => -1,
                 Deadline::At(when) => when,
             };
-            let new = [0, 1].map(|other| if side.is_none_or(|side| side == other) { when } else { old[other] });
+            let new = [0, 1].map(|other| {
+                if side.is_none_or(|side| side == other) {
+                    when
+                } else {
+                    old[other]
+                }
+            });
             let shared = |[read, write]: [Nanos; 2]| read > 0 && read == write;
             for other in 0..2 {
                 this.sides[other].when = new[other];
@@ -480,7 +626,10 @@ impl Driver<'_> {
         self.now += by;
         let is_due = |side: &Side| side.when > 0 && side.when <= self.now;
         let due = [0, 1].map(|at: usize| {
-            self.descs[at].sides.map(|side| (is_due(&side) && self.descs[at].open && !self.descs[at].closing).then_some(side.errand))
+            self.descs[at].sides.map(|side| {
+                (is_due(&side) && self.descs[at].open && !self.descs[at].closing)
+                    .then_some(side.errand)
+            })
         });
         let mut woken = WaiterList::new();
         let (now, heap) = (self.now, self.fixture.heap);
@@ -488,7 +637,10 @@ impl Driver<'_> {
             heap.run(now, &mut woken);
         } else {
             self.in_run = true;
-            let mut call = Call { driver: NonNull::from(&mut *self).cast(), steps: intruding };
+            let mut call = Call {
+                driver: NonNull::from(&mut *self).cast(),
+                steps: intruding,
+            };
             let timer = Timer::new(NonNull::from(&mut call).cast());
             // SAFETY: it is due at once, and has fired when the run has returned.
             let _ = unsafe { timer.arm(heap, 1, 0, intrude) };
@@ -500,13 +652,25 @@ impl Driver<'_> {
             for (side, errand) in errands.into_iter().enumerate() {
                 if errand == Some(self.descs[at].sides[side].errand) {
                     self.descs[at].sides[side].when = -1;
-                    expected.push(self.cancel(at, side)).expect("one for each side");
+                    expected
+                        .push(self.cancel(at, side))
+                        .expect("one for each side");
                 }
             }
         }
         self.woken(woken, &expected);
-        let on_time = |desc: &Desc| !desc.open || desc.closing || desc.sides.iter().all(|side| side.when <= 0 || side.when > now);
-        assert!(intruding != 0 || self.descs.iter().all(on_time), "a deadline was missed");
+        let on_time = |desc: &Desc| {
+            !desc.open
+                || desc.closing
+                || desc
+                    .sides
+                    .iter()
+                    .all(|side| side.when <= 0 || side.when > now)
+        };
+        assert!(
+            intruding != 0 || self.descs.iter().all(on_time),
+            "a deadline was missed"
+        );
     }
 
     fn close(&mut self, at: usize) {
@@ -517,7 +681,7 @@ impl Driver<'_> {
         this.closing = true;
         this.sides.iter_mut().for_each(|side| side.errand += 1);
         let mut woken = WaiterList::new();
-        this.desc.evict(&mut woken);
+        this.desc.unblock(&mut woken);
         let expected = [0, 1].map(|side| self.cancel(at, side));
         self.woken(woken, &expected);
     }
@@ -543,16 +707,26 @@ impl Driver<'_> {
         // The cache may give out the descriptors in another order than they were in.
         let other = 1 - at;
         if !core::ptr::eq(desc, self.descs[at].desc) {
-            assert!(core::ptr::eq(desc, self.descs[other].desc) && !self.descs[other].open, "a descriptor is used twice");
+            assert!(
+                core::ptr::eq(desc, self.descs[other].desc) && !self.descs[other].open,
+                "a descriptor is used twice"
+            );
             let (desc, stale) = (self.descs[at].desc, self.descs[at].stale);
-            (self.descs[at].desc, self.descs[at].stale) = (self.descs[other].desc, self.descs[other].stale);
+            (self.descs[at].desc, self.descs[at].stale) =
+                (self.descs[other].desc, self.descs[other].stale);
             (self.descs[other].desc, self.descs[other].stale) = (desc, stale);
         }
         let this = &mut self.descs[at];
-        assert!(tag != 0 && tag <= TAG_MASK && tag != this.stale, "the sequence number stands still");
+        assert!(
+            tag != 0 && tag <= TAG_MASK && tag != this.stale,
+            "the sequence number stands still"
+        );
         let errand = this.sides.map(|side| side.errand + 1);
         *this = Desc::fresh(desc, fd, tag, this.stale);
-        this.sides.iter_mut().zip(errand).for_each(|(side, errand)| side.errand = errand);
+        this.sides
+            .iter_mut()
+            .zip(errand)
+            .for_each(|(side, errand)| side.errand = errand);
     }
 
     /// Everybody goes on for as long as they can, and the kernel tells all it has to tell. Whoever then sleeps has no reason not to.
@@ -574,7 +748,11 @@ impl Driver<'_> {
         self.check();
         for desc in self.descs.iter().filter(|desc| desc.open) {
             for (side, mode) in desc.sides.iter().zip(MODES) {
-                assert!(matches!(side.phase, Phase::Begin | Phase::Parked), "{mode:?} is at {:?} and gets no further", side.phase);
+                assert!(
+                    matches!(side.phase, Phase::Begin | Phase::Parked),
+                    "{mode:?} is at {:?} and gets no further",
+                    side.phase
+                );
                 let reason = side.level || side.when < 0 || desc.closing;
                 assert!(
                     side.phase == Phase::Begin || !reason,
@@ -595,11 +773,17 @@ impl Driver<'_> {
         self.come_to_rest();
         for at in 0..DESCS {
             self.free(at);
-            assert!(!self.descs[at].open, "somebody still uses a closed descriptor");
+            assert!(
+                !self.descs[at].open,
+                "somebody still uses a closed descriptor"
+            );
         }
         let mut woken = WaiterList::new();
         self.fixture.heap.run(NEVER - 1, &mut woken);
-        assert!(woken.is_empty() && self.fixture.heap.next().is_none(), "a timer outlives its descriptor");
+        assert!(
+            woken.is_empty() && self.fixture.heap.next().is_none(),
+            "a timer outlives its descriptor"
+        );
         assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed), 0);
     }
 }
@@ -607,7 +791,19 @@ impl Driver<'_> {
 impl Desc {
     fn fresh(desc: &'static PollDesc, fd: i32, tag: u32, stale: u32) -> Self {
         let (open, sides) = (true, [FRESH; 2]);
-        Desc { desc, fd, open, closing: false, joined: false, awaited: false, error: false, hung_up: false, tag, stale, sides }
+        Desc {
+            desc,
+            fd,
+            open,
+            closing: false,
+            joined: false,
+            awaited: false,
+            error: false,
+            hung_up: false,
+            tag,
+            stale,
+            sides,
+        }
     }
 
     fn is_watched(&self) -> bool {

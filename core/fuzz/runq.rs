@@ -46,8 +46,15 @@ std::thread_local! {
 
 /// The first byte says where the rings' counters begin; each other is a step: what (4 bits), and how many or how (4 bits).
 pub fn run(input: &[u8]) {
-    let Some((&start, steps)) = input.split_first() else { return };
-    let mut queues = Queues { rings: [Ring::new(), Ring::new()], global: Global::new(), inbox: Inbox::new(), home: GList::new() };
+    let Some((&start, steps)) = input.split_first() else {
+        return;
+    };
+    let mut queues = Queues {
+        rings: [Ring::new(), Ring::new()],
+        global: Global::new(),
+        inbox: Inbox::new(),
+        home: GList::new(),
+    };
     for ring in &queues.rings {
         let start = 0u32.wrapping_sub(u32::from(start));
         ring.head.store(start, Ordering::Relaxed);
@@ -80,7 +87,11 @@ impl Driver {
             _ if how & 1 == 0 => self.pop_home(queues),
             _ => self.offer(queues, own),
         }
-        for (ring, (model, next)) in queues.rings.iter().zip(self.model.rings.iter().zip(&self.model.next)) {
+        for (ring, (model, next)) in queues
+            .rings
+            .iter()
+            .zip(self.model.rings.iter().zip(&self.model.next))
+        {
             assert_eq!(ring.is_empty(), model.is_empty() && next.is_none());
             assert_eq!(ring.has_queued(), !model.is_empty());
             assert_eq!(ring.len(), model.len() + usize::from(next.is_some()));
@@ -115,13 +126,18 @@ impl Driver {
         let (ring, model) = (&queues.rings[own], &mut self.model.rings[own]);
         match ring.push(g) {
             Ok(()) => {
-                assert!(model.len() < CAPACITY as usize, "a full ring takes one more");
+                assert!(
+                    model.len() < CAPACITY as usize,
+                    "a full ring takes one more"
+                );
                 model.push_back(id);
             }
             Err(g) => {
                 assert_eq!(model.len(), CAPACITY as usize, "a ring with room refuses");
                 ring.spill(&queues.global, g);
-                self.model.global.extend(model.drain(..CAPACITY as usize / 2));
+                self.model
+                    .global
+                    .extend(model.drain(..CAPACITY as usize / 2));
                 self.model.global.push_back(id);
             }
         }
@@ -170,7 +186,8 @@ impl Driver {
             0 if next_too => self.model.next[1 - own].take(),
             0 => None,
             _ => {
-                let half = Iterator::collect::<VecDeque<_>>(self.model.rings[1 - own].drain(..take));
+                let half =
+                    Iterator::collect::<VecDeque<_>>(self.model.rings[1 - own].drain(..take));
                 self.model.rings[own] = half;
                 self.model.rings[own].pop_back()
             }
@@ -180,7 +197,9 @@ impl Driver {
 
     /// A bystander takes the oldest, or the one in front if that is all.
     fn steal_one(&mut self, queues: &Queues, own: usize) {
-        let expected = self.model.rings[own].pop_front().or_else(|| self.model.next[own].take());
+        let expected = self.model.rings[own]
+            .pop_front()
+            .or_else(|| self.model.next[own].take());
         self.came_out(queues.rings[own].steal_one(), expected);
     }
 
@@ -198,7 +217,9 @@ impl Driver {
         let expected = self.model.global.pop_front();
         self.came_out(first, expected);
         let ring = &mut self.model.rings[own];
-        let share = (self.model.global.len() / procs).min(CAPACITY as usize / 2).min(CAPACITY as usize - ring.len());
+        let share = (self.model.global.len() / procs)
+            .min(CAPACITY as usize / 2)
+            .min(CAPACITY as usize - ring.len());
         ring.extend(self.model.global.drain(..share));
     }
 
@@ -216,7 +237,11 @@ impl Driver {
 
     fn post(&mut self, queues: &Queues) {
         if let Some((id, g)) = self.fresh() {
-            assert_eq!(queues.inbox.push(g), self.model.inbox.is_empty(), "whether the M must be told");
+            assert_eq!(
+                queues.inbox.push(g),
+                self.model.inbox.is_empty(),
+                "whether the M must be told"
+            );
             self.model.inbox.push_back(id);
         }
     }
@@ -249,7 +274,11 @@ impl Driver {
             self.pop_home(queues);
         }
         self.pop_home(queues);
-        assert!(queues.rings.iter().all(Ring::is_empty) && queues.global.is_empty() && queues.inbox.is_empty());
+        assert!(
+            queues.rings.iter().all(Ring::is_empty)
+                && queues.global.is_empty()
+                && queues.inbox.is_empty()
+        );
         assert_eq!(self.resting.len(), GOROUTINES, "a goroutine is lost");
     }
 }

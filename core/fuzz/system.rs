@@ -1,8 +1,11 @@
 //! What the targets stand on: goroutines that are never run, and a system under them whose sleep is whatever the target makes of it.
-#![allow(unsafe_code, reason = "it promises what an operating system does, and hands out goroutines by address")]
+#![allow(
+    unsafe_code,
+    reason = "it promises what an operating system does, and hands out goroutines by address"
+)]
 
 use crate::g::{G, GRef, Status, idle};
-use crate::os::{Doing, Errno, Nanos, Os};
+use crate::os::{Errno, Nanos, Os, ThreadState};
 use crate::sync::AtomicU32;
 use core::cell::Cell;
 use core::fmt;
@@ -17,8 +20,13 @@ pub(crate) struct Goroutines {
 
 impl Goroutines {
     pub(crate) fn new(count: usize) -> Self {
-        let all = (0..count).map(|id| idle::goroutine(id as u64).into_raw()).collect();
-        Goroutines { all, out: Vec::from_iter((0..count).map(|_| false)) }
+        let all = (0..count)
+            .map(|id| idle::goroutine(id as u64).into_raw())
+            .collect();
+        Goroutines {
+            all,
+            out: Vec::from_iter((0..count).map(|_| false)),
+        }
     }
 
     pub(crate) fn take(&mut self, id: usize) -> GRef {
@@ -33,7 +41,11 @@ impl Goroutines {
         let id = g.id() as usize;
         assert!(self.out[id], "goroutine {id} comes back twice");
         self.out[id] = false;
-        assert_eq!(g.into_raw(), self.all[id], "goroutine {id} has another address");
+        assert_eq!(
+            g.into_raw(),
+            self.all[id],
+            "goroutine {id} has another address"
+        );
         id
     }
 
@@ -94,8 +106,8 @@ unsafe impl Os for System {
         0
     }
 
-    fn doing(&self, _: u32) -> Doing {
-        Doing::Unknown
+    fn doing(&self, _: u32) -> ThreadState {
+        ThreadState::Unknown
     }
 
     fn cpu_time(&self, _: u32) -> Nanos {

@@ -6,18 +6,33 @@ use std::format;
 /// Sixteen bytes make two pairs of an address (the lowest 48 bits that the kernel gives to users) and a tag.
 pub fn run(input: &[u8]) {
     let mut bytes = input.iter().copied();
-    let mut number = |len| (0..len).fold(0, |number, _| number << 8 | u64::from(bytes.next().unwrap_or(0)));
+    let mut number = |len| {
+        (0..len).fold(0, |number, _| {
+            number << 8 | u64::from(bytes.next().unwrap_or(0))
+        })
+    };
     let [a, b] = [0; 2].map(|_| pair(number(5), number(3)));
-    assert_eq!(a.0 == b.0, (a.1, a.2) == (b.1, b.2), "two pairs have one word, or one pair two");
+    assert_eq!(
+        a.0 == b.0,
+        (a.1, a.2) == (b.1, b.2),
+        "two pairs have one word, or one pair two"
+    );
 
     let bits = number(8);
     let any = TaggedPtr::from_bits(bits);
     assert_eq!(any.to_bits(), bits);
     if usize::BITS == 64 {
-        assert_eq!(TaggedPtr::pack(any.addr(), any.tag()).to_bits(), bits, "a word's parts do not make the word");
+        assert_eq!(
+            TaggedPtr::pack(any.addr(), any.tag()).to_bits(),
+            bits,
+            "a word's parts do not make the word"
+        );
     }
     if bits % 64 == 1 {
-        assert_eq!(format!("{any:?}"), format!("{:#x}#{}", any.addr(), any.tag()));
+        assert_eq!(
+            format!("{any:?}"),
+            format!("{:#x}#{}", any.addr(), any.tag())
+        );
     }
 }
 
@@ -27,15 +42,26 @@ fn pair(page: u64, tag: u64) -> (u64, usize, u32) {
     let addr = (page as usize % (1 << (usize::BITS.min(48) - ALIGN.trailing_zeros()))) * ALIGN;
     let kept = (u128::from(tag) % tag_values) as u32;
     let packed = TaggedPtr::pack(addr, tag as u32);
-    assert_eq!((packed.addr(), packed.tag()), (addr, kept), "the parts change");
+    assert_eq!(
+        (packed.addr(), packed.tag()),
+        (addr, kept),
+        "the parts change"
+    );
     // A tag beyond its bits is the same as without them.
-    assert_eq!(TaggedPtr::pack(addr, (tag as u32).wrapping_add(tag_values as u32)), packed);
+    assert_eq!(
+        TaggedPtr::pack(addr, (tag as u32).wrapping_add(tag_values as u32)),
+        packed
+    );
     let word = if usize::BITS == 64 {
         (addr / ALIGN) as u128 * tag_values + u128::from(kept)
     } else {
         addr as u128 * tag_values + u128::from(kept)
     };
-    assert_eq!(u128::from(packed.to_bits()), word, "the drawing in the module's head");
+    assert_eq!(
+        u128::from(packed.to_bits()),
+        word,
+        "the drawing in the module's head"
+    );
     assert_eq!(packed == TaggedPtr::NULL, addr == 0 && kept == 0);
     (packed.to_bits(), addr, kept)
 }

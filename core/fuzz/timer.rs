@@ -39,14 +39,20 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let entry = |_| {
-            let entry = Box::into_raw(Box::new(Entry { timer: Timer::new(NonNull::dangling()), plan: Cell::default() }));
+            let entry = Box::into_raw(Box::new(Entry {
+                timer: Timer::new(NonNull::dangling()),
+                plan: Cell::default(),
+            }));
             // SAFETY: just allocated, and leaked.
             unsafe {
                 (*entry).timer = Timer::new(NonNull::new_unchecked(entry).cast());
                 &*entry
             }
         };
-        Fixture { heaps: [0, 1].map(|owner| &*Box::leak(Box::new(Heap::new(owner)))), timers: (0..TIMERS).map(entry).collect() }
+        Fixture {
+            heaps: [0, 1].map(|owner| &*Box::leak(Box::new(Heap::new(owner)))),
+            timers: (0..TIMERS).map(entry).collect(),
+        }
     }
 }
 
@@ -68,19 +74,34 @@ pub fn run(input: &[u8]) {
         LOG.with_borrow_mut(|log| log.now = 1_000);
         for step in input.chunks_exact(2) {
             let (what, at) = (step[0] % 5, usize::from(step[0] / 5) % TIMERS);
-            let (heap, long) = (fixture.heaps[usize::from(step[1] & 1)], Nanos::from(step[1] >> 1));
+            let (heap, long) = (
+                fixture.heaps[usize::from(step[1] & 1)],
+                Nanos::from(step[1] >> 1),
+            );
             let entry = fixture.timers[at];
             let now = LOG.with_borrow(|log| log.now);
             let when = entry.plan.get().when;
             match what {
                 0 => entry.arm(heap, now + long, (long & 1) * (1 + long)),
                 // Later or earlier than it is; a deadline in the past counts as well.
-                1 if when != 0 => entry.arm(heap, if long & 1 == 0 { when + long } else { (when - long).max(1) }, 0),
+                1 if when != 0 => entry.arm(
+                    heap,
+                    if long & 1 == 0 {
+                        when + long
+                    } else {
+                        (when - long).max(1)
+                    },
+                    0,
+                ),
                 2 => entry.stop(),
                 3 => fixture.pass(long),
                 4 => {
                     // So many that one run takes more than one look at the heap.
-                    for (i, entry) in fixture.timers[at..].iter().take(step[1] as usize).enumerate() {
+                    for (i, entry) in fixture.timers[at..]
+                        .iter()
+                        .take(step[1] as usize)
+                        .enumerate()
+                    {
                         entry.arm(heap, now + long + i as Nanos % 3, 0);
                     }
                 }
@@ -96,19 +117,31 @@ pub fn run(input: &[u8]) {
 impl Entry {
     fn arm(&self, heap: &'static Heap, when: Nanos, repeat: Nanos) {
         let before = self.plan.get();
-        let plan = Plan { when, seq: before.seq.wrapping_add(1), repeat };
+        let plan = Plan {
+            when,
+            seq: before.seq.wrapping_add(1),
+            repeat,
+        };
         self.plan.set(plan);
         let home = self.timer.state.lock().heap.unwrap_or(heap);
         let before = home.next();
         // SAFETY: leaked, `fire` takes this address, and there is one thread.
         let moved = unsafe { self.timer.arm(heap, when, plan.seq, fire) };
-        let earlier = home.next().is_some_and(|next| before.is_none_or(|before| next < before));
+        let earlier = home
+            .next()
+            .is_some_and(|next| before.is_none_or(|before| next < before));
         assert_eq!(moved.is_some(), earlier, "whether somebody must look again");
-        assert!(moved.is_none_or(|moved| core::ptr::eq(moved, home)), "the wrong one must look again");
+        assert!(
+            moved.is_none_or(|moved| core::ptr::eq(moved, home)),
+            "the wrong one must look again"
+        );
     }
 
     fn stop(&self) {
-        self.plan.set(Plan { when: 0, ..self.plan.get() });
+        self.plan.set(Plan {
+            when: 0,
+            ..self.plan.get()
+        });
         self.timer.stop();
     }
 }
@@ -117,18 +150,33 @@ impl Entry {
 unsafe fn fire(entry: NonNull<()>, seq: u32, _: &mut WaiterList) {
     // SAFETY: the argument is the address of a leaked entry.
     let entry = unsafe { entry.cast::<Entry>().as_ref() };
-    let Plan { when, seq: armed, repeat } = entry.plan.get();
+    let Plan {
+        when,
+        seq: armed,
+        repeat,
+    } = entry.plan.get();
     let now = LOG.with_borrow_mut(|log| {
         assert!(when != 0, "a timer fires that is off");
-        assert!(when <= log.now, "a timer fires at {} that is due at {when}", log.now);
+        assert!(
+            when <= log.now,
+            "a timer fires at {} that is due at {when}",
+            log.now
+        );
         assert_eq!(seq, armed, "a timer fires with an old sequence number");
         // Its time, unless it was moved later and was still due when the old time came up.
         let key = entry.timer.state.lock().key;
-        assert!(log.last <= key, "a timer due at {key} fires after one due at {}", log.last);
+        assert!(
+            log.last <= key,
+            "a timer due at {key} fires after one due at {}",
+            log.last
+        );
         log.last = key;
         log.now
     });
-    entry.plan.set(Plan { when: 0, ..entry.plan.get() });
+    entry.plan.set(Plan {
+        when: 0,
+        ..entry.plan.get()
+    });
     if repeat != 0 {
         let heap = FIXTURE.with(|fixture| fixture.heaps[0]);
         entry.arm(heap, now + repeat, repeat);
@@ -145,18 +193,38 @@ impl Fixture {
         for heap in self.heaps {
             LOG.with_borrow_mut(|log| log.last = 0);
             heap.run(now, &mut WaiterList::new());
-            assert!(heap.next().is_none_or(|next| next > now), "after a run the heap is due");
+            assert!(
+                heap.next().is_none_or(|next| next > now),
+                "after a run the heap is due"
+            );
         }
         for entry in &self.timers {
             let when = entry.plan.get().when;
-            assert!(when == 0 || when > now, "a timer due at {when} has not fired at {now}");
+            assert!(
+                when == 0 || when > now,
+                "a timer due at {when} has not fired at {now}"
+            );
         }
     }
 
     fn somebody_looks_in_time(&self) {
-        let next = self.heaps.iter().filter_map(|heap| heap.next()).min().unwrap_or(Nanos::MAX);
-        let earliest = self.timers.iter().map(|entry| entry.plan.get().when).filter(|&when| when != 0).min().unwrap_or(Nanos::MAX);
-        assert!(next <= earliest, "the heaps are looked at at {next}, and a timer is due at {earliest}");
+        let next = self
+            .heaps
+            .iter()
+            .filter_map(|heap| heap.next())
+            .min()
+            .unwrap_or(Nanos::MAX);
+        let earliest = self
+            .timers
+            .iter()
+            .map(|entry| entry.plan.get().when)
+            .filter(|&when| when != 0)
+            .min()
+            .unwrap_or(Nanos::MAX);
+        assert!(
+            next <= earliest,
+            "the heaps are looked at at {next}, and a timer is due at {earliest}"
+        );
     }
 
     /// What must hold inside the heaps between any two steps.
@@ -167,21 +235,52 @@ impl Fixture {
             for (index, entry) in entries.iter().enumerate() {
                 let timer = entry.timer();
                 let state = timer.state.lock();
-                assert!(index == 0 || entries[(index - 1) / ARITY].key <= entry.key, "entry {index} is earlier than its parent");
-                assert_eq!((timer.index.load(Ordering::Relaxed) as usize, state.key), (index, entry.key), "a timer and its entry differ");
-                assert!(state.heap.is_some_and(|home| core::ptr::eq(home, heap)), "a timer does not know its heap");
-                assert!(state.when == 0 || entry.key <= state.when, "an entry comes later than its timer");
+                assert!(
+                    index == 0 || entries[(index - 1) / ARITY].key <= entry.key,
+                    "entry {index} is earlier than its parent"
+                );
+                assert_eq!(
+                    (timer.index.load(Ordering::Relaxed) as usize, state.key),
+                    (index, entry.key),
+                    "a timer and its entry differ"
+                );
+                assert!(
+                    state.heap.is_some_and(|home| core::ptr::eq(home, heap)),
+                    "a timer does not know its heap"
+                );
+                assert!(
+                    state.when == 0 || entry.key <= state.when,
+                    "an entry comes later than its timer"
+                );
                 zombies += u32::from(state.when == 0);
             }
-            assert_eq!(heap.zombies.load(Ordering::Relaxed), zombies, "zombies are miscounted");
-            assert_eq!(heap.next.load(Ordering::Relaxed), entries.first().map_or(super::NEVER, |entry| entry.key));
+            assert_eq!(
+                heap.zombies.load(Ordering::Relaxed),
+                zombies,
+                "zombies are miscounted"
+            );
+            assert_eq!(
+                heap.next.load(Ordering::Relaxed),
+                entries.first().map_or(super::NEVER, |entry| entry.key)
+            );
         }
-        let armed = self.timers.iter().filter(|entry| entry.plan.get().when != 0).count();
-        assert_eq!(self.heaps.iter().map(|heap| heap.armed()).sum::<usize>(), armed, "armed timers are miscounted");
+        let armed = self
+            .timers
+            .iter()
+            .filter(|entry| entry.plan.get().when != 0)
+            .count();
+        assert_eq!(
+            self.heaps.iter().map(|heap| heap.armed()).sum::<usize>(),
+            armed,
+            "armed timers are miscounted"
+        );
         for entry in &self.timers {
             let state = entry.timer.state.lock();
             assert_eq!(state.when, entry.plan.get().when);
-            assert!(state.when == 0 || state.heap.is_some(), "an armed timer is in no heap");
+            assert!(
+                state.when == 0 || state.heap.is_some(),
+                "an armed timer is in no heap"
+            );
         }
     }
 
@@ -192,7 +291,10 @@ impl Fixture {
         }
         for heap in self.heaps {
             heap.run(super::NEVER - 1, &mut WaiterList::new());
-            assert!(heap.entries.lock().is_empty(), "a stopped timer stays for ever");
+            assert!(
+                heap.entries.lock().is_empty(),
+                "a stopped timer stays for ever"
+            );
         }
     }
 }

@@ -2,7 +2,10 @@
 //! thread from wait to wait, and one list for whoever is handed out.
 //!
 //! The steps of a waiter come in the order in which a park makes them; good and bad news come in between at will.
-#![allow(unsafe_code, reason = "goroutines and threads are told apart by address")]
+#![allow(
+    unsafe_code,
+    reason = "goroutines and threads are told apart by address"
+)]
 
 use super::{Announced, Thread, WaitSlot, Waiter, WaiterList};
 use crate::fuzz::system::{Goroutines, SYSTEM, System};
@@ -56,7 +59,12 @@ std::thread_local! {
 pub fn run(input: &[u8]) {
     let mut slots = [const { None::<Slot> }; SLOTS].map(|_| Slot::default());
     let mut list = WaiterList::new();
-    let mut model = Model { word: [Word::Nil; SLOTS], phase: [Phase::Resting; SLOTS], is_thread: [false; SLOTS], list: VecDeque::new() };
+    let mut model = Model {
+        word: [Word::Nil; SLOTS],
+        phase: [Phase::Resting; SLOTS],
+        is_thread: [false; SLOTS],
+        list: VecDeque::new(),
+    };
     GOROUTINES.with_borrow_mut(|goroutines| {
         for &byte in input {
             let at = usize::from(byte >> 3 & 3);
@@ -70,7 +78,11 @@ pub fn run(input: &[u8]) {
                 }
                 4 => {
                     let handed_out = slots[at].slot.cancel();
-                    let after = if model.word[at] == Word::Ready { Word::Ready } else { Word::Nil };
+                    let after = if model.word[at] == Word::Ready {
+                        Word::Ready
+                    } else {
+                        Word::Nil
+                    };
                     model.handed_out(at, after, handed_out, &mut list);
                 }
                 5 if model.phase[at] == Phase::Resting => {
@@ -86,7 +98,11 @@ pub fn run(input: &[u8]) {
         // Nobody stays behind: bad news for all, then everyone runs.
         for (at, slot) in slots.iter().enumerate() {
             let handed_out = slot.slot.cancel();
-            let after = if model.word[at] == Word::Ready { Word::Ready } else { Word::Nil };
+            let after = if model.word[at] == Word::Ready {
+                Word::Ready
+            } else {
+                Word::Nil
+            };
             model.handed_out(at, after, handed_out, &mut list);
         }
         while !model.list.is_empty() {
@@ -95,7 +111,11 @@ pub fn run(input: &[u8]) {
         assert!(list.pop().is_none());
         for (at, slot) in slots.iter().enumerate() {
             model.settle(at, slot);
-            assert_eq!(model.phase[at], Phase::Resting, "the waiter of slot {at} is lost");
+            assert_eq!(
+                model.phase[at],
+                Phase::Resting,
+                "the waiter of slot {at} is lost"
+            );
         }
     });
 }
@@ -131,7 +151,11 @@ impl Model {
                 (self.word[at], self.phase[at]) = (Word::Parked, Phase::Parked);
             }
             Err(waiter) => {
-                assert_ne!(self.word[at], Word::Wait, "not parked although no news had come");
+                assert_ne!(
+                    self.word[at],
+                    Word::Wait,
+                    "not parked although no news had come"
+                );
                 assert_eq!(is_thread, matches!(waiter, Waiter::Thread(_)));
                 if let Waiter::G(g) = waiter {
                     assert_eq!(goroutines.give(g), at);
@@ -143,14 +167,28 @@ impl Model {
 
     fn settle(&mut self, at: usize, slot: &Slot) {
         if matches!(self.phase[at], Phase::Announced | Phase::Running) {
-            assert_eq!(slot.slot.settle(), self.word[at] == Word::Ready, "whether there was good news");
+            assert_eq!(
+                slot.slot.settle(),
+                self.word[at] == Word::Ready,
+                "whether there was good news"
+            );
             (self.word[at], self.phase[at]) = (Word::Nil, Phase::Resting);
         }
     }
 
     /// News for slot `at`: hands out the waiter exactly if one is parked.
-    fn handed_out(&mut self, at: usize, after: Word, handed_out: Option<Waiter>, list: &mut WaiterList) {
-        assert_eq!(handed_out.is_some(), self.word[at] == Word::Parked, "whether a parked waiter is handed out");
+    fn handed_out(
+        &mut self,
+        at: usize,
+        after: Word,
+        handed_out: Option<Waiter>,
+        list: &mut WaiterList,
+    ) {
+        assert_eq!(
+            handed_out.is_some(),
+            self.word[at] == Word::Parked,
+            "whether a parked waiter is handed out"
+        );
         if handed_out.is_some() {
             self.phase[at] = Phase::Listed;
             self.list.push_back(at);
@@ -160,8 +198,15 @@ impl Model {
     }
 
     /// Takes the first waiter of the list and makes it run again.
-    fn wake_first(&mut self, slots: &[Slot; SLOTS], list: &mut WaiterList, goroutines: &mut Goroutines) {
-        let Some(at) = self.list.pop_front() else { return assert!(list.pop().is_none()) };
+    fn wake_first(
+        &mut self,
+        slots: &[Slot; SLOTS],
+        list: &mut WaiterList,
+        goroutines: &mut Goroutines,
+    ) {
+        let Some(at) = self.list.pop_front() else {
+            return assert!(list.pop().is_none());
+        };
         match list.pop().expect("the list has lost a waiter") {
             Waiter::G(g) => {
                 assert!(!self.is_thread[at], "a thread comes out as a goroutine");
@@ -172,9 +217,16 @@ impl Model {
                 assert!(self.is_thread[at], "a goroutine comes out as a thread");
                 thread.wake(&SYSTEM);
                 let own = core::ptr::from_ref(slots[at].thread.as_ref().expect("it was committed"));
-                assert!((own.addr()..own.addr() + size_of::<Thread>()).contains(&System::take_woken()), "another thread is woken");
+                assert!(
+                    (own.addr()..own.addr() + size_of::<Thread>()).contains(&System::take_woken()),
+                    "another thread is woken"
+                );
                 // Returns at once: the system under it lets nobody sleep.
-                slots[at].thread.as_ref().expect("it was committed").block(&SYSTEM);
+                slots[at]
+                    .thread
+                    .as_ref()
+                    .expect("it was committed")
+                    .block(&SYSTEM);
             }
         }
         self.phase[at] = Phase::Running;

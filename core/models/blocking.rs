@@ -15,7 +15,11 @@ const NO_THREAD: Errno = Errno::new(11);
 /// A pusher to which the system refuses each thread.
 fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) {
     let counts = done.clone();
-    let before = pool.hand_over(sched, move || counts.fetch_add(1, Ordering::Relaxed), |_| Err(NO_THREAD));
+    let before = pool.hand_over(
+        sched,
+        move || counts.fetch_add(1, Ordering::Relaxed),
+        |_| Err(NO_THREAD),
+    );
     assert!(before < 3, "a job is run once");
 }
 
@@ -31,7 +35,11 @@ fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
 fn all_are_refused(limit: usize) {
     check(move || {
         let world = World::new(1, 1);
-        let (sched, pool, done) = (world.sched(), Immortal::new(Pool::new(limit)), Arc::new(AtomicUsize::new(0)));
+        let (sched, pool, done) = (
+            world.sched(),
+            Immortal::new(Pool::new(limit)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let pool = pool.get();
         let others = [0; 2].map(|_| {
             let done = done.clone();
@@ -60,7 +68,11 @@ fn jobs_left_to_the_only_thread_that_is_allowed_are_run_though_it_is_refused() {
 fn a_job_beside_a_refused_thread_is_run_by_the_one_that_was_given_or_its_owner() {
     check(|| {
         let world = World::new(1, 1);
-        let (sched, pool, done) = (world.sched(), Immortal::new(Pool::new(2)), Arc::new(AtomicUsize::new(0)));
+        let (sched, pool, done) = (
+            world.sched(),
+            Immortal::new(Pool::new(2)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let pool = pool.get();
         let other = thread::spawn({
             let done = done.clone();
@@ -85,7 +97,11 @@ fn a_job_beside_a_refused_thread_is_run_by_the_one_that_was_given_or_its_owner()
         assert_eq!(done.load(Ordering::Relaxed), 1);
         // The thread ends with this job.
         if let Some(given) = given.take() {
-            pool.hand_over(sched, move || last.store(1, Ordering::Relaxed), |_| Err(NO_THREAD));
+            pool.hand_over(
+                sched,
+                move || last.store(1, Ordering::Relaxed),
+                |_| Err(NO_THREAD),
+            );
             given.join().unwrap();
         }
     });
@@ -99,8 +115,13 @@ fn a_thread_that_goes_to_sleep_does_not_miss_a_job() {
         let pool = pool.get();
         pool.state.lock().threads = 1;
         let serves = thread::spawn(move || serve(pool, sched, 2));
-        let other = thread::spawn(move || pool.hand_over(sched, || 1, |_| unreachable!("there is one already")));
-        assert_eq!(pool.hand_over(sched, || 2, |_| unreachable!("there is one already")), 2);
+        let other = thread::spawn(move || {
+            pool.hand_over(sched, || 1, |_| unreachable!("there is one already"))
+        });
+        assert_eq!(
+            pool.hand_over(sched, || 2, |_| unreachable!("there is one already")),
+            2
+        );
         assert_eq!(other.join().unwrap(), 1);
         serves.join().unwrap();
     });
@@ -126,10 +147,16 @@ fn each_of_two_threads_that_sleep_is_woken_for_a_job_of_its_own() {
         };
         let other = {
             let meet = meet(begun.clone());
-            thread::spawn(move || pool.hand_over(sched, meet, |_| unreachable!("there are two already")))
+            thread::spawn(move || {
+                pool.hand_over(sched, meet, |_| unreachable!("there are two already"))
+            })
         };
-        pool.hand_over(sched, meet(begun), |_| unreachable!("there are two already"));
+        pool.hand_over(sched, meet(begun), |_| {
+            unreachable!("there are two already")
+        });
         other.join().unwrap();
-        serving.into_iter().for_each(|thread| thread.join().unwrap());
+        serving
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
     });
 }

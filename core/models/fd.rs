@@ -43,11 +43,19 @@ impl Socket {
         // SAFETY: the cache leaks blocks of one.
         let desc = unsafe { Immortal::adopt(fd.desc) };
         fd.register().unwrap();
-        Socket { fd: Immortal::new(fd), _desc: desc, buffer: Immortal::new(Mutex::default()), _world: world }
+        Socket {
+            fd: Immortal::new(fd),
+            _desc: desc,
+            buffer: Immortal::new(Mutex::default()),
+            _world: world,
+        }
     }
 
     fn peer(&self) -> Peer {
-        Peer { fd: self.fd.get(), buffer: self.buffer.get() }
+        Peer {
+            fd: self.fd.get(),
+            buffer: self.buffer.get(),
+        }
     }
 }
 
@@ -76,7 +84,15 @@ impl Peer {
     fn edge(self, ready: Ready) {
         let mut woken = WaiterList::new();
         // SAFETY: the token is that of a poll descriptor.
-        unsafe { polldesc::deliver(&[Event { token: self.fd.desc.token(), ready }], &mut woken) };
+        unsafe {
+            polldesc::deliver(
+                &[Event {
+                    token: self.fd.desc.token(),
+                    ready,
+                }],
+                &mut woken,
+            )
+        };
         self.fd.sched.ready_list(woken);
     }
 }
@@ -174,10 +190,18 @@ fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
         let socket = Socket::new();
         let peer = socket.peer();
         peer.fd.set_timeout(Mode::Read, TIMEOUT).unwrap();
-        let ender = thread::spawn(move || peer.fd.set_deadline(Some(Mode::Read), Deadline::Passed).unwrap());
+        let ender = thread::spawn(move || {
+            peer.fd
+                .set_deadline(Some(Mode::Read), Deadline::Passed)
+                .unwrap()
+        });
         assert_eq!(peer.read(), Err(FdError::Poll(PollError::Timeout)));
         ender.join().unwrap();
-        assert_eq!(peer.read(), Err(FdError::Poll(PollError::Timeout)), "it holds for later reads as well");
+        assert_eq!(
+            peer.read(),
+            Err(FdError::Poll(PollError::Timeout)),
+            "it holds for later reads as well"
+        );
         peer.fd.close().unwrap();
     });
 }

@@ -18,10 +18,15 @@ struct File {
 
 impl File {
     fn new(world: &World) -> Immortal<Self> {
-        Immortal::new(File { mutex: FdMutex::new(), content: Mail::new(), destroyed: AtomicU32::new(0), sched: world.sched() })
+        Immortal::new(File {
+            mutex: FdMutex::new(),
+            content: Mail::new(),
+            destroyed: AtomicU32::new(0),
+            sched: world.sched(),
+        })
     }
 
-    fn let_go(&self, release: Release) {
+    fn release(&self, release: Release) {
         if release == Release::Last {
             self.content.put(0);
             self.destroyed.fetch_add(1, Ordering::Relaxed);
@@ -33,7 +38,7 @@ impl File {
         let open = self.mutex.lock(Mode::Read, self.sched).is_ok();
         if open {
             self.content.put(self.content.get() + 1);
-            self.let_go(self.mutex.unlock(Mode::Read, self.sched));
+            self.release(self.mutex.unlock(Mode::Read, self.sched));
         }
         open
     }
@@ -41,7 +46,7 @@ impl File {
     fn write(&self) -> bool {
         let open = self.mutex.lock(Mode::Write, self.sched).is_ok();
         if open {
-            self.let_go(self.mutex.unlock(Mode::Write, self.sched));
+            self.release(self.mutex.unlock(Mode::Write, self.sched));
         }
         open
     }
@@ -49,7 +54,7 @@ impl File {
     fn close(&self) -> bool {
         let first = self.mutex.close(self.sched).is_ok();
         if first {
-            self.let_go(self.mutex.decref());
+            self.release(self.mutex.decref());
         }
         first
     }
@@ -97,7 +102,7 @@ fn a_reader_and_a_writer_do_not_wait_for_each_other() {
         let reader = thread::spawn(|| file.read());
         let second = thread::spawn(|| file.write());
         assert!(reader.join().unwrap());
-        file.let_go(file.mutex.unlock(Mode::Write, file.sched));
+        file.release(file.mutex.unlock(Mode::Write, file.sched));
         assert!(second.join().unwrap() && file.close());
         file.assert_destroyed_once();
     });
@@ -131,7 +136,7 @@ fn a_close_under_a_lock_wakes_those_who_wait_for_it() {
         // The lock is never given back before the one who waits has gone.
         assert!(!waiter.join().unwrap());
         assert_eq!(file.destroyed.load(Ordering::Relaxed), 0);
-        file.let_go(file.mutex.unlock(Mode::Read, file.sched));
+        file.release(file.mutex.unlock(Mode::Read, file.sched));
         file.assert_destroyed_once();
     });
 }
@@ -144,7 +149,7 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
         let file = owner.get();
         let user = thread::spawn(|| {
             if file.mutex.incref().is_ok() {
-                file.let_go(file.mutex.decref());
+                file.release(file.mutex.decref());
             }
         });
         let closer = thread::spawn(|| file.close());

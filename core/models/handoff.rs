@@ -40,7 +40,7 @@ fn a_p_that_is_taken_from_an_m_that_comes_back_has_one_owner() {
         let other = sched.start_m().unwrap();
         sched.exchange.enlist(other, false);
         let mut here = sched.await_grant(sched.m(0));
-        here.m.lease.leave();
+        here.m.retake.leave();
 
         let back = thread::spawn({
             let p = p.clone();
@@ -49,8 +49,8 @@ fn a_p_that_is_taken_from_an_m_that_comes_back_has_one_owner() {
             move || {
                 let mut here = playing(sched, m);
                 at_home(&here, 5);
-                if !m.lease.enter() {
-                    here = sched.let_go(here, |_| ());
+                if !m.retake.enter() {
+                    here = sched.give_up_p(here, |_| ());
                 }
                 p.put(1);
                 assert_eq!(finish(sched.next(&mut here)), 5);
@@ -77,7 +77,7 @@ fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
         });
         let mut here = playing(sched, other);
         at_home(&here, 5);
-        here = sched.let_go(here, |_| ());
+        here = sched.give_up_p(here, |_| ());
         assert_eq!(finish(sched.next(&mut here)), 5);
         holder.join().unwrap();
     });
@@ -95,7 +95,7 @@ fn a_spare_m_gets_a_p_for_a_goroutine_that_is_readied_at_its_home() {
         });
         let spare = thread::spawn(move || {
             let mut here = playing(sched, other);
-            here = sched.let_go(here, |_| ());
+            here = sched.give_up_p(here, |_| ());
             assert_eq!(finish(sched.next(&mut here)), 7);
         });
         sched.ready(Waiter::G(parked(7, other.index)));

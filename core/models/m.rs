@@ -17,18 +17,24 @@ struct Sleeper {
 impl Sleeper {
     fn new() -> Immortal<Self> {
         let (wake, work) = (WakeWord(AtomicU32::new(0)), AtomicBool::new(false));
-        Immortal::new(Sleeper { wake, work, mail: Mail::new(), system: System::default() })
+        Immortal::new(Sleeper {
+            wake,
+            work,
+            mail: Mail::new(),
+            system: System::default(),
+        })
     }
 
     /// Sleeps once, if the word lets it. Whether it was recruited.
     fn sleep(&self) -> bool {
         if self.wake.prepare(Asleep::Futex) {
-            self.system.futex_wait(self.wake.futex(), Asleep::Futex.bits(), None);
+            self.system
+                .futex_wait(self.wake.futex(), Asleep::Futex.bits(), None);
         }
         self.wake.awake()
     }
 
-    fn rouse(&self, asleep: Option<Asleep>) -> bool {
+    fn unpark(&self, asleep: Option<Asleep>) -> bool {
         if asleep.is_some() {
             self.system.futex_wake(self.wake.futex());
         }
@@ -47,7 +53,7 @@ fn work_published_before_a_notify_is_found() {
             }
         });
         sleeper.work.store(true, Ordering::Relaxed);
-        sleeper.rouse(sleeper.wake.notify());
+        sleeper.unpark(sleeper.wake.notify());
         m.join().unwrap();
     });
 }
@@ -57,14 +63,14 @@ fn a_second_notify_hands_over_what_came_before_it() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();
-        let other = thread::spawn(|| sleeper.rouse(sleeper.wake.notify()));
+        let other = thread::spawn(|| sleeper.unpark(sleeper.wake.notify()));
         let m = thread::spawn(|| {
             while !sleeper.work.load(Ordering::Relaxed) {
                 sleeper.sleep();
             }
         });
         sleeper.work.store(true, Ordering::Relaxed);
-        sleeper.rouse(sleeper.wake.notify());
+        sleeper.unpark(sleeper.wake.notify());
         other.join().unwrap();
         m.join().unwrap();
     });
@@ -75,8 +81,8 @@ fn a_place_among_the_spinning_is_given_once_and_taken_once() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();
-        let notifier = thread::spawn(|| sleeper.rouse(sleeper.wake.notify()));
-        let recruiter = thread::spawn(|| sleeper.rouse(sleeper.wake.recruit()));
+        let notifier = thread::spawn(|| sleeper.unpark(sleeper.wake.notify()));
+        let recruiter = thread::spawn(|| sleeper.unpark(sleeper.wake.notify_idle()));
         let taken = sleeper.sleep();
         notifier.join().unwrap();
         let given = recruiter.join().unwrap();
@@ -93,8 +99,8 @@ fn an_m_that_is_up_sees_what_whoever_roused_it_did() {
         let sleeper = owner.get();
         let recruiter = thread::spawn(|| {
             sleeper.mail.put(1);
-            if !sleeper.rouse(sleeper.wake.recruit()) {
-                sleeper.rouse(sleeper.wake.notify());
+            if !sleeper.unpark(sleeper.wake.notify_idle()) {
+                sleeper.unpark(sleeper.wake.notify());
             }
         });
         // Notified or recruited, either orders what came before.

@@ -37,11 +37,21 @@ impl Connection {
         let world = World::new(1, 1);
         // SAFETY: the cache leaks blocks of one.
         let desc = unsafe { Immortal::adopt(world.sched().poll_open(3)) };
-        Connection { desc, bytes: Immortal::new(AtomicU32::new(0)), heap: Immortal::new(Heap::new(0)), world }
+        Connection {
+            desc,
+            bytes: Immortal::new(AtomicU32::new(0)),
+            heap: Immortal::new(Heap::new(0)),
+            world,
+        }
     }
 
     fn peer(&self) -> Peer {
-        Peer { sched: self.world.sched(), desc: self.desc.get(), bytes: self.bytes.get(), heap: self.heap.get() }
+        Peer {
+            sched: self.world.sched(),
+            desc: self.desc.get(),
+            bytes: self.bytes.get(),
+            heap: self.heap.get(),
+        }
     }
 }
 
@@ -68,7 +78,10 @@ impl Peer {
     /// A byte arrives, and an M fetches the edge.
     fn edge(self) {
         self.bytes.fetch_add(1, Ordering::AcqRel);
-        self.deliver(Event { token: self.desc.token(), ready: Ready::READ });
+        self.deliver(Event {
+            token: self.desc.token(),
+            ready: Ready::READ,
+        });
     }
 
     fn deliver(self, event: Event) {
@@ -80,7 +93,9 @@ impl Peer {
 
     fn set(self, deadline: Deadline) {
         let mut woken = WaiterList::new();
-        _ = self.desc.set_deadline(&|| Some(deadline), READ, self.heap, &mut woken);
+        _ = self
+            .desc
+            .set_deadline(&|| Some(deadline), READ, self.heap, &mut woken);
         self.sched.ready_list(woken);
     }
 
@@ -157,7 +172,11 @@ fn p2_without_a_timer_that_fires_the_read_succeeds() {
         peer.edge();
         timers.join().unwrap();
         let outcome = reader.join().unwrap();
-        assert_eq!(outcome.or_else(|_| peer.read()), Ok(()), "a stale timer struck");
+        assert_eq!(
+            outcome.or_else(|_| peer.read()),
+            Ok(()),
+            "a stale timer struck"
+        );
         peer.assert_at_rest();
     });
 }
@@ -175,7 +194,10 @@ fn p3_an_edge_against_two_deadlines_and_a_close() {
         peer.close();
         timers.join().unwrap();
         let (_, second) = reader.join().unwrap();
-        assert!(matches!(second, Ok(()) | Err(PollError::Closing | PollError::Timeout)));
+        assert!(matches!(
+            second,
+            Ok(()) | Err(PollError::Closing | PollError::Timeout)
+        ));
         assert_eq!(peer.read(), Err(PollError::Closing));
         peer.assert_at_rest();
     });
@@ -211,7 +233,12 @@ fn p5_two_edges_against_a_deadline() {
         peer.set(Deadline::At(10));
         peer.tick(10);
         kernel.join().unwrap();
-        let got = reader.join().unwrap().into_iter().filter(Result::is_ok).count();
+        let got = reader
+            .join()
+            .unwrap()
+            .into_iter()
+            .filter(Result::is_ok)
+            .count();
         peer.set(Deadline::None);
         // Whatever a timeout has left is there for the next reads.
         for _ in got..2 {
@@ -233,7 +260,10 @@ fn p6_deadlines_ahead_and_past_and_a_close() {
         peer.set(Deadline::At(20));
         peer.close();
         timers.join().unwrap();
-        assert!(matches!(reader.join().unwrap(), Err(PollError::Timeout | PollError::Closing)));
+        assert!(matches!(
+            reader.join().unwrap(),
+            Err(PollError::Timeout | PollError::Closing)
+        ));
         peer.assert_at_rest();
     });
 }
@@ -256,7 +286,10 @@ fn an_event_of_the_last_use_leaves_no_mark_on_the_next() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
-        let stale = Event { token: peer.desc.token(), ready: Ready::all() };
+        let stale = Event {
+            token: peer.desc.token(),
+            ready: Ready::all(),
+        };
         let kernel = thread::spawn(move || peer.deliver(stale));
         peer.reuse();
         kernel.join().unwrap();
@@ -270,7 +303,12 @@ fn an_event_finds_the_use_it_was_made_for() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
-        let kernel = thread::spawn(move || peer.deliver(Event { token: peer.desc.token(), ready: Ready::READ | Ready::HANGUP }));
+        let kernel = thread::spawn(move || {
+            peer.deliver(Event {
+                token: peer.desc.token(),
+                ready: Ready::READ | Ready::HANGUP,
+            })
+        });
         peer.set(Deadline::Passed);
         kernel.join().unwrap();
         // The holder of the lock and the event have written one word.
@@ -318,7 +356,10 @@ fn whoever_counts_on_a_registration_that_fails_finds_out() {
         // No poller takes this descriptor.
         peer.close();
         peer.sched.poll_close(peer.desc);
-        assert!(core::ptr::eq(peer.sched.poll_open(crate::models::REFUSED), peer.desc));
+        assert!(core::ptr::eq(
+            peer.sched.poll_open(crate::models::REFUSED),
+            peer.desc
+        ));
         let read = move |mode| {
             loop {
                 match peer.sched.register(peer.desc) {

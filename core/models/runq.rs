@@ -44,14 +44,20 @@ impl Queues {
     }
 
     fn pop_all(&self, ring: &Ring) -> Vec<u64> {
-        core::iter::from_fn(|| ring.pop()).map(|g| self.end(g)).collect()
+        core::iter::from_fn(|| ring.pop())
+            .map(|g| self.end(g))
+            .collect()
     }
 
     /// One theft, and what it brought.
     fn steal(&self, thief: usize, next_too: bool) -> Vec<u64> {
         let ring = &self.thieves[thief];
         let first = ring.steal(&self.ring, next_too);
-        first.into_iter().map(|g| self.end(g)).chain(self.pop_all(ring)).collect()
+        first
+            .into_iter()
+            .map(|g| self.end(g))
+            .chain(self.pop_all(ring))
+            .collect()
     }
 }
 
@@ -120,7 +126,9 @@ fn a_full_ring_spills_while_a_thief_is_at_it() {
         }
         let kept = queues.pop_all(&queues.ring);
         let stolen = thief.join().unwrap();
-        let spilled = core::iter::from_fn(|| queues.global.take(&queues.ring, usize::MAX)).map(|g| queues.end(g)).collect();
+        let spilled = core::iter::from_fn(|| queues.global.take(&queues.ring, usize::MAX))
+            .map(|g| queues.end(g))
+            .collect();
         assert_each_once([kept, spilled, stolen], 0..5);
     });
 }
@@ -136,7 +144,12 @@ fn the_goroutine_in_front_goes_to_owner_or_thief() {
         if let Some(kicked) = kicked {
             assert!(queues.ring.push(kicked).is_ok());
         }
-        let mut kept = queues.ring.take_next().map(|g| queues.end(g)).into_iter().collect::<Vec<_>>();
+        let mut kept = queues
+            .ring
+            .take_next()
+            .map(|g| queues.end(g))
+            .into_iter()
+            .collect::<Vec<_>>();
         kept.extend(queues.pop_all(&queues.ring));
         assert_each_once([kept, thief.join().unwrap()], 0..2);
     });
@@ -149,7 +162,10 @@ fn a_ring_that_is_never_empty_never_looks_empty() {
         let queues = owner.get();
         assert!(queues.ring.swap_next(queues.make(0)).is_none());
         let watcher = thread::spawn(|| assert!(!queues.ring.is_empty()));
-        let kicked = queues.ring.swap_next(queues.make(1)).expect("nobody steals");
+        let kicked = queues
+            .ring
+            .swap_next(queues.make(1))
+            .expect("nobody steals");
         // A goroutine in front is kicked into the ring, and then leads.
         assert!(queues.ring.push(kicked).is_ok());
         finish(queues.ring.take_next().expect("nobody steals"));
@@ -172,6 +188,11 @@ fn an_inbox_tells_one_of_its_pushers_to_wake_the_owner() {
         // Each time the inbox goes from empty to not, one pusher is told so.
         let batches = usize::from(early > 0) + usize::from(early < 2);
         assert_eq!(first.iter().filter(|&&first| first).count(), batches);
-        assert_each_once([core::iter::from_fn(|| list.pop_front()).map(|g| queues.end(g)).collect()], 0..2);
+        assert_each_once(
+            [core::iter::from_fn(|| list.pop_front())
+                .map(|g| queues.end(g))
+                .collect()],
+            0..2,
+        );
     });
 }

@@ -25,7 +25,10 @@ fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
 
 /// Nobody is counted as idle or spinning who is not.
 fn assert_counts_at_rest(sched: &Sched) {
-    assert!(!sched.idlers.any_idle() && sched.idlers.spin_alone(), "the counts of idle and spinning Ms have drifted");
+    assert!(
+        !sched.idlers.any_idle() && sched.idlers.spin_alone(),
+        "the counts of idle and spinning Ms have drifted"
+    );
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_goes_to_sleep_is_started() {
         if let Some(kept) = sched.keep(&heavy, goroutine(1)) {
             // The other M has not begun to look.
             sched.push_anywhere(&heavy, kept);
-            sched.recruit();
+            sched.wake_idle();
         }
         light.join().unwrap();
     });
@@ -96,7 +99,7 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started() 
         let mut heavy = here(sched, 1);
         heavy.m.counts.started.set(2);
         sched.push_anywhere(&heavy, goroutine(1));
-        sched.recruit();
+        sched.wake_idle();
         sched.ready(Waiter::G(parked(7, 0)));
         let ran = finish(sched.next(&mut heavy));
         assert!(ran == 1 || ran == 2);
@@ -137,7 +140,8 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started_by
 }
 
 #[test]
-fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_are_clearly_fewer() {
+fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_are_clearly_fewer()
+{
     check(|| {
         let world = World::new(4, 4);
         let sched = world.sched();
@@ -145,10 +149,14 @@ fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_
         let left_to = |at_home: [u64; 4], free: [bool; 3]| {
             for (index, m) in sched.ms().enumerate() {
                 m.counts.started.set(at_home[index]);
-                m.searches.store(index < 3 && free[index], Ordering::Relaxed);
+                m.searches
+                    .store(index < 3 && free[index], Ordering::Relaxed);
             }
             let kept = sched.keep(&heavy, goroutine(1)).map(finish);
-            let left = sched.ps.iter().position(|p| p.ring.take_next().map(finish).is_some());
+            let left = sched
+                .ps
+                .iter()
+                .position(|p| p.ring.take_next().map(finish).is_some());
             assert_ne!(kept.is_some(), left.is_some());
             left
         };
@@ -157,7 +165,11 @@ fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_
         assert_eq!(left_to([3, 1, 2, 9], [false; 3]), None);
         assert_eq!(left_to([0, 1, 1, 1], [true; 3]), None, "one fewer");
         assert_eq!(left_to([0, 1, 1, 2], [true; 3]), Some(0));
-        assert_eq!(left_to([16, 40, 40, 19], [true; 3]), None, "less than an eighth fewer");
+        assert_eq!(
+            left_to([16, 40, 40, 19], [true; 3]),
+            None,
+            "less than an eighth fewer"
+        );
         assert_eq!(left_to([16, 40, 40, 20], [true; 3]), Some(0));
     });
 }
@@ -214,7 +226,7 @@ fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_one_that_gives_up() {
         let thief = thread::spawn(move || assert_eq!(run(sched, 0, 1), [3]));
         let busy = here(sched, 1);
         sched.push_anywhere(&busy, goroutine(3));
-        sched.recruit();
+        sched.wake_idle();
         thief.join().unwrap();
         assert_counts_at_rest(sched);
     });
@@ -239,8 +251,15 @@ fn two_submitted_goroutines_occupy_two_ms() {
 fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
     let desc = sched.poll_open(3);
     assert!(desc.slot(Mode::Read).announce() == Announced::Waiting);
-    assert!(desc.slot(Mode::Read).commit(Waiter::G(parked(id, home))).is_ok());
-    Event { token: desc.token(), ready: Ready::READ }
+    assert!(
+        desc.slot(Mode::Read)
+            .commit(Waiter::G(parked(id, home)))
+            .is_ok()
+    );
+    Event {
+        token: desc.token(),
+        ready: Ready::READ,
+    }
 }
 
 fn kernel(sched: &'static Sched) -> &'static Kernel {

@@ -1,22 +1,29 @@
 //! Models of the anchor: a goroutine that returns, against those who look at it. `Mail` is the memory of its G: loom calls it a race if
 //! somebody looks while it is freed.
 
-use super::{Anchor, Arena, BATCH, MIN_STACK, Size};
+use super::{Arena, BATCH, MIN_STACK, Size, StackOwner};
 use crate::models::{Immortal, Mail, System, check};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ptr::{self, NonNull};
 use loom::thread;
 
 struct Slot {
-    anchor: Anchor,
+    owner: StackOwner,
     memory: [Mail; 2],
     freed: AtomicU32,
 }
 
 impl Slot {
     fn new() -> Immortal<Self> {
-        let anchor = Anchor { current: AtomicPtr::new(ptr::null_mut()), listed: AtomicPtr::new(ptr::null_mut()) };
-        Immortal::new(Slot { anchor, memory: [Mail::new(), Mail::new()], freed: AtomicU32::new(0) })
+        let owner = StackOwner {
+            current: AtomicPtr::new(ptr::null_mut()),
+            listed: AtomicPtr::new(ptr::null_mut()),
+        };
+        Immortal::new(Slot {
+            owner,
+            memory: [Mail::new(), Mail::new()],
+            freed: AtomicU32::new(0),
+        })
     }
 
     /// An address, aligned as a G's, that stands for goroutine `index`.
@@ -31,19 +38,19 @@ impl Slot {
 
     fn start(&self, index: usize) {
         self.memory[index].put(7);
-        self.anchor.bind(Self::g(index));
+        self.owner.bind(Self::g(index));
     }
 
     fn end(&self, index: usize) {
-        if self.anchor.unbind() {
+        if self.owner.unbind() {
             self.free(Self::g(index));
         }
     }
 
     fn look(&self) {
-        let Some(g) = self.anchor.pin() else { return };
+        let Some(g) = self.owner.pin() else { return };
         assert_eq!(self.memory[g.as_ptr().addr() / 16 - 1].get(), 7);
-        if !self.anchor.unpin(g) {
+        if !self.owner.unpin(g) {
             self.free(g);
         }
     }
@@ -87,19 +94,36 @@ fn threads_that_prepare_stacks_at_once_prepare_each_once() {
     check(|| {
         let system = Immortal::new(System::default());
         let slots = 4 * BATCH as usize;
-        let arena = Arena::reserve_slots(system.get(), Size::ORDINARY, MIN_STACK, 4096, 0, slots, slots * MIN_STACK);
+        let arena = Arena::reserve_slots(
+            system.get(),
+            Size::ORDINARY,
+            MIN_STACK,
+            4096,
+            0,
+            slots,
+            slots * MIN_STACK,
+        );
         let owner = Immortal::new(arena.unwrap());
         let arena = owner.get();
-        let other = thread::spawn(|| arena.promise(1).unwrap());
-        arena.promise(BATCH).unwrap();
+        let other = thread::spawn(|| arena.reserve_stacks(1).unwrap());
+        arena.reserve_stacks(BATCH).unwrap();
         other.join().unwrap();
         let mut free = arena.free.lock();
         let mut seen = std::vec![false; slots];
         while let Some(index) = free.pop() {
-            assert!(!std::mem::replace(&mut seen[index as usize], true), "slot {index} is free twice");
+            assert!(
+                !std::mem::replace(&mut seen[index as usize], true),
+                "slot {index} is free twice"
+            );
         }
         // A thread that is late may prepare a batch more than is wanted.
         let prepared = arena.prepared.load(Ordering::Relaxed) as usize;
-        assert!(prepared > BATCH as usize && seen.iter().enumerate().all(|(index, &free)| free == (index < prepared)));
+        assert!(
+            prepared > BATCH as usize
+                && seen
+                    .iter()
+                    .enumerate()
+                    .all(|(index, &free)| free == (index < prepared))
+        );
     });
 }

@@ -4,12 +4,15 @@
 //! A model is a function that runs its threads to their end. loom runs it over and over, once for each order of their steps and each
 //! value that a load may see, within the bound of `LOOM_MAX_PREEMPTIONS`. A lost wake-up shows as a deadlock, a missing order as a race
 //! on a [`Mail`], the rest as a failed assertion. `ci/loom.sh` runs them; `ci/mutants.sh` shows that each can fail.
-#![allow(unsafe_code, reason = "what the code under test takes for immortal dies with each execution")]
+#![allow(
+    unsafe_code,
+    reason = "what the code under test takes for immortal dies with each execution"
+)]
 
 mod wake;
 
 use crate::g::{GRef, Status, idle};
-use crate::os::{Delay, Doing, Errno, Event, Events, Nanos, Netpoll, Os};
+use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os, ThreadState};
 use crate::sched::{Config, Sched};
 use crate::tagptr::TaggedPtr;
 use core::fmt;
@@ -33,8 +36,14 @@ pub(crate) fn check<F: Fn() + Send + Sync + 'static>(model: F) {
         model();
     });
     let name = std::any::type_name::<F>();
-    let name = name.trim_start_matches("gopark_core::").trim_end_matches("::{{closure}}").replace("models::", "");
-    std::println!("model {name}: {} executions", executions.load(atomic::Ordering::Relaxed));
+    let name = name
+        .trim_start_matches("gopark_core::")
+        .trim_end_matches("::{{closure}}")
+        .replace("models::", "");
+    std::println!(
+        "model {name}: {} executions",
+        executions.load(atomic::Ordering::Relaxed)
+    );
 }
 
 /// A value of one execution that everybody may keep for as long as that lasts.
@@ -160,8 +169,8 @@ unsafe impl Os for System {
         0
     }
 
-    fn doing(&self, _: u32) -> Doing {
-        Doing::Unknown
+    fn doing(&self, _: u32) -> ThreadState {
+        ThreadState::Unknown
     }
 
     fn cpu_time(&self, _: u32) -> Nanos {
@@ -233,7 +242,11 @@ unsafe impl Netpoll for Kernel {
 
     fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
         const ENOSPC: i32 = 28;
-        if fd == REFUSED { Err(Errno::new(ENOSPC)) } else { Ok(()) }
+        if fd == REFUSED {
+            Err(Errno::new(ENOSPC))
+        } else {
+            Ok(())
+        }
     }
 
     fn close(&self, _: i32) {}
@@ -273,12 +286,21 @@ impl World {
     pub(crate) fn new(procs: usize, pollers: usize) -> Self {
         let system = Immortal::new(System::default());
         let stack_size = crate::stack::MIN_STACK;
-        let config = Config { pollers, stack_size, max_threads: procs + 1, sysmon: None, ..Config::new(procs) };
+        let config = Config {
+            pollers,
+            stack_size,
+            max_threads: procs + 1,
+            sysmon: None,
+            ..Config::new(procs)
+        };
         // SAFETY: goroutines stay at home.
         let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
         // SAFETY: `start` leaks it.
         let sched = unsafe { Immortal::adopt(sched.expect("nothing is refused")) };
-        World { sched, _system: system }
+        World {
+            sched,
+            _system: system,
+        }
     }
 
     pub(crate) fn sched(&self) -> &'static Sched {

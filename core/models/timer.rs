@@ -25,8 +25,11 @@ unsafe fn fire(alarm: NonNull<()>, seq: u32, _: &mut WaiterList) {
 
 impl Alarm {
     fn new() -> Immortal<Self> {
-        let mut alarm =
-            std::boxed::Box::new(Alarm { timer: Timer::new(NonNull::dangling()), fired: Mutex::new(Vec::new()), mail: Mail::new() });
+        let mut alarm = std::boxed::Box::new(Alarm {
+            timer: Timer::new(NonNull::dangling()),
+            fired: Mutex::new(Vec::new()),
+            mail: Mail::new(),
+        });
         alarm.timer.arg = NonNull::from(&*alarm).cast();
         alarm.mail.put(1);
         // SAFETY: leaked here, and freed by the owner returned.
@@ -83,7 +86,10 @@ fn a_timer_moved_at_its_hour_fires_for_its_last_time() {
         assert!(heap.next().is_none_or(|next| next <= 20));
         run(heap, 30);
         let fired = alarm.fired();
-        assert!(fired.is_sorted_by(|a, b| a < b) && fired.last() == Some(&3), "{fired:?}");
+        assert!(
+            fired.is_sorted_by(|a, b| a < b) && fired.last() == Some(&3),
+            "{fired:?}"
+        );
         assert!(heap.is_empty());
     });
 }
@@ -111,7 +117,8 @@ fn timers_armed_at_once_are_all_in_the_heap() {
         let heap = Immortal::new(Heap::new(0));
         let alarms = [Alarm::new(), Alarm::new(), Alarm::new()];
         let (heap, [a, b, c]) = (heap.get(), [0, 1, 2].map(|i: usize| alarms[i].get()));
-        let others = [(a, 10), (b, 5)].map(|(alarm, when)| thread::spawn(move || alarm.arm(heap, when, 1)));
+        let others =
+            [(a, 10), (b, 5)].map(|(alarm, when)| thread::spawn(move || alarm.arm(heap, when, 1)));
         c.arm(heap, 7, 1);
         for other in others {
             other.join().unwrap();

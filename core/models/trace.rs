@@ -15,7 +15,10 @@ struct Traced {
 
 impl Traced {
     fn new() -> Immortal<Self> {
-        Immortal::new(Traced { ring: Ring::new(SLOTS), mails: core::array::from_fn(|_| Mail::new()) })
+        Immortal::new(Traced {
+            ring: Ring::new(SLOTS),
+            mails: core::array::from_fn(|_| Mail::new()),
+        })
     }
 
     /// Pushes `value` as the writer's push of this number.

@@ -1,13 +1,13 @@
 //! Models of a goroutine that is resumed, against a watcher that wants to change its stack. `Mail` is the stack: loom calls it a race if both
 //! touch it at once.
 
-use super::Runs;
+use super::ResumeSeq;
 use crate::models::{Immortal, Mail, check};
 use crate::sync::{AtomicBool, Ordering, fence};
 use loom::thread;
 
 struct Stopped {
-    runs: Runs,
+    resumes: ResumeSeq,
     /// Whether the goroutine is stopped, as its M says.
     stopped: AtomicBool,
     stack: Mail,
@@ -15,30 +15,34 @@ struct Stopped {
 
 impl Stopped {
     fn new() -> Immortal<Self> {
-        Immortal::new(Stopped { runs: Runs::new(), stopped: AtomicBool::new(true), stack: Mail::new() })
+        Immortal::new(Stopped {
+            resumes: ResumeSeq::new(),
+            stopped: AtomicBool::new(true),
+            stack: Mail::new(),
+        })
     }
 
     fn run(&self) {
         self.stopped.store(false, Ordering::Release);
-        self.runs.begin(thread::yield_now);
+        self.resumes.begin(thread::yield_now);
         self.stack.put(1);
         self.stopped.store(true, Ordering::Release);
     }
 
     /// What a watcher does to the stack of a goroutine that has stopped. Whether it could.
     fn shrink(&self) -> bool {
-        let count = self.runs.count();
+        let count = self.resumes.count();
         if !self.stopped.load(Ordering::Acquire) {
             return false;
         }
-        self.runs.hold();
+        self.resumes.hold();
         // What the barrier of the system does for both sides.
         fence(Ordering::SeqCst);
-        let still = self.runs.still(count);
+        let still = self.resumes.validate(count);
         if still {
             self.stack.put(2);
         }
-        self.runs.let_go();
+        self.resumes.release();
         still
     }
 }

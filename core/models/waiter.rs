@@ -15,7 +15,12 @@ struct Word {
 
 impl Word {
     fn new() -> Immortal<Self> {
-        let word = Word { slot: WaitSlot::new(), closed: AtomicBool::new(false), mail: Mail::new(), system: System::default() };
+        let word = Word {
+            slot: WaitSlot::new(),
+            closed: AtomicBool::new(false),
+            mail: Mail::new(),
+            system: System::default(),
+        };
         Immortal::new(word)
     }
 
@@ -146,7 +151,11 @@ fn a_waiter_is_handed_out_once_to_two_closers_and_a_waker() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
-        let others = [thread::spawn(|| word.cancel()), thread::spawn(|| word.close()), thread::spawn(|| word.notify())];
+        let others = [
+            thread::spawn(|| word.cancel()),
+            thread::spawn(|| word.close()),
+            thread::spawn(|| word.notify()),
+        ];
         let first = word.wait();
         for other in others {
             other.join().unwrap();
@@ -160,7 +169,10 @@ fn two_notifications_wake_two_waits_or_count_as_one() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
-        let wakers = [thread::spawn(|| word.notify()), thread::spawn(|| word.notify())];
+        let wakers = [
+            thread::spawn(|| word.notify()),
+            thread::spawn(|| word.notify()),
+        ];
         assert!(word.wait());
         for waker in wakers {
             waker.join().unwrap();

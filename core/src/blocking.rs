@@ -4,7 +4,10 @@
 //! goroutines at home on the thread go on, too.
 //!
 //! The work may borrow from the goroutine's stack, which stays as it is until the work is done.
-#![allow(unsafe_code, reason = "jobs are reached by address, on the stacks of parked goroutines")]
+#![allow(
+    unsafe_code,
+    reason = "jobs are reached by address, on the stacks of parked goroutines"
+)]
 
 use crate::os::Errno;
 use crate::sched::Sched;
@@ -36,7 +39,7 @@ struct State {
     idle: usize,
 }
 
-/// The address of a `Task`, and what runs it.
+/// The address of a `Call`, and what runs it.
 #[derive(Clone, Copy)]
 struct Job {
     task: NonNull<()>,
@@ -48,13 +51,13 @@ struct Job {
 // SAFETY: `Pool::run` makes jobs only of closures and results that are Send.
 unsafe impl Send for Job {}
 
-struct Task<F, T> {
+struct Call<F, T> {
     work: Option<F>,
     result: Option<T>,
     done: WaitSlot,
 }
 
-impl<F: FnOnce() -> T, T> Task<F, T> {
+impl<F: FnOnce() -> T, T> Call<F, T> {
     /// # Safety
     ///
     /// `task` is a task of these types whose owner waits until it is done. Called once.
@@ -62,7 +65,10 @@ impl<F: FnOnce() -> T, T> Task<F, T> {
         let task = task.cast::<Self>().as_ptr();
         // SAFETY: until `done` is notified, the owner does not touch the rest.
         unsafe {
-            let work = (*task).work.take().unwrap_or_else(|| panic!("a job is run once"));
+            let work = (*task)
+                .work
+                .take()
+                .unwrap_or_else(|| panic!("a job is run once"));
             (*task).result = Some(call(work));
         }
         // SAFETY: the owner, who waits for this, frees the task only afterwards; the slot's notify is one read-modify-write.
@@ -81,8 +87,17 @@ extern "C" fn call<F: FnOnce() -> T, T>(work: F) -> T {
 impl Pool {
     /// A pool of at most `limit` threads, and at least one.
     pub fn new(limit: usize) -> Self {
-        let state = State { jobs: VecDeque::new(), threads: 0, starting: 0, idle: 0 };
-        Pool { limit: limit.max(1), state: Lock::new(state), pushed: AtomicU32::new(0) }
+        let state = State {
+            jobs: VecDeque::new(),
+            threads: 0,
+            starting: 0,
+            idle: 0,
+        };
+        Pool {
+            limit: limit.max(1),
+            state: Lock::new(state),
+            pushed: AtomicU32::new(0),
+        }
     }
 
     /// Runs `work` on one of the pool's threads, and parks meanwhile. With all of them busy, it waits for its turn. On an ordinary thread, and
@@ -90,16 +105,23 @@ impl Pool {
     /// unwinds, which is not to park.
     ///
     /// A panic out of `work` aborts the process.
-    pub fn run<T: Send>(&'static self, sched: &'static Sched, work: impl FnOnce() -> T + Send) -> T {
+    pub fn run<T: Send>(
+        &'static self,
+        sched: &'static Sched,
+        work: impl FnOnce() -> T + Send,
+    ) -> T {
         if sched.current().is_none() || sched.unwinds() {
             return work();
         }
         self.hand_over(sched, work, |number| {
             let start = Box::into_raw(Box::new((self, sched)));
-            sched.os().spawn(format_args!("b{number}"), serve, start as usize).inspect_err(|_| {
-                // SAFETY: no thread has it.
-                drop(unsafe { Box::from_raw(start) });
-            })
+            sched
+                .os()
+                .spawn(format_args!("b{number}"), serve, start as usize)
+                .inspect_err(|_| {
+                    // SAFETY: no thread has it.
+                    drop(unsafe { Box::from_raw(start) });
+                })
         })
     }
 
@@ -110,21 +132,38 @@ impl Pool {
         work: impl FnOnce() -> T + Send,
         spawn: impl FnOnce(usize) -> Result<(), Errno>,
     ) -> T {
-        let mut task = Task { work: Some(work), result: None, done: WaitSlot::new() };
-        fn job<F: FnOnce() -> T, T>(task: NonNull<Task<F, T>>, sched: &'static Sched) -> Job {
-            Job { task: task.cast(), sched, run: Task::<F, T>::run }
+        let mut task = Call {
+            work: Some(work),
+            result: None,
+            done: WaitSlot::new(),
+        };
+        fn job<F: FnOnce() -> T, T>(task: NonNull<Call<F, T>>, sched: &'static Sched) -> Job {
+            Job {
+                task: task.cast(),
+                sched,
+                run: Call::<F, T>::run,
+            }
         }
         // From here on the task is reached by this address only.
         let task = NonNull::from(&mut task);
         self.push(sched, job(task, sched), spawn);
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
-        while !sched.wait(unsafe { &(*task.as_ptr()).done }, (Reason::Blocking, 0), || Ok::<_, ()>(())) {}
+        while !sched.wait(
+            unsafe { &(*task.as_ptr()).done },
+            (Reason::Blocking, 0),
+            || Ok::<_, ()>(()),
+        ) {}
         // SAFETY: nobody touches the task any more.
         unsafe { (*task.as_ptr()).result.take() }.unwrap_or_else(|| panic!("the job has been run"))
     }
 
     /// Queues a job, and sees to it that it is run: wakes a thread, starts one, or runs what is queued itself.
-    fn push(&self, sched: &'static Sched, job: Job, spawn: impl FnOnce(usize) -> Result<(), Errno>) {
+    fn push(
+        &self,
+        sched: &'static Sched,
+        job: Job,
+        spawn: impl FnOnce(usize) -> Result<(), Errno>,
+    ) {
         let counts = sched.pool();
         counts.jobs.fetch_add(1, Ordering::AcqRel);
         let (wake, number) = {
@@ -146,7 +185,9 @@ impl Pool {
             state.starting -= 1;
             state.threads += usize::from(spawned.is_ok());
         }
-        counts.refused.store(spawned.map_or_else(Errno::raw, |()| 0), Ordering::Relaxed);
+        counts
+            .refused
+            .store(spawned.map_or_else(Errno::raw, |()| 0), Ordering::Relaxed);
         if spawned.is_ok() {
             counts.threads.fetch_add(1, Ordering::AcqRel);
             return;

@@ -85,7 +85,7 @@ pub struct Fd {
     /// Released when the system has released the descriptor.
     closed: Permits,
     /// How it is closed if somebody knows the number for as long as this Fd exists, so that it must stay taken.
-    lent: Once<unsafe fn(i32)>,
+    on_reserved_close: Once<unsafe fn(i32)>,
 }
 
 /// Counts operations that did not block against the goroutine's allowance.
@@ -97,7 +97,7 @@ struct Side {
     /// for `set_timeout`.
     timeout: AtomicI64,
     /// The last operation showed that the kernel has no more data, or no more room. Belongs to the holder of the side's lock.
-    spent: AtomicBool,
+    drained: AtomicBool,
     /// Operations that did not block, since they were last counted against the goroutine's allowance. Belongs to the holder of the side's lock.
     uncounted: AtomicU32,
 }
@@ -114,14 +114,18 @@ impl Fd {
     ///
     /// The caller owns `raw`, which is non-blocking, and gives it up.
     pub unsafe fn new(sched: &'static Sched, raw: i32) -> Self {
-        let side = || Side { timeout: AtomicI64::new(0), spent: AtomicBool::new(false), uncounted: AtomicU32::new(0) };
+        let side = || Side {
+            timeout: AtomicI64::new(0),
+            drained: AtomicBool::new(false),
+            uncounted: AtomicU32::new(0),
+        };
         Fd {
             sched,
             mutex: FdMutex::new(),
             raw,
             desc: sched.poll_open(raw),
             closed: Permits::new(),
-            lent: Once::new(),
+            on_reserved_close: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
             write: side(),
@@ -130,7 +134,8 @@ impl Fd {
 
     /// Registers with a poller now, for a descriptor that may turn out not to be pollable.
     pub fn register(&self) -> Result<(), FdError> {
-        self.with(|_| self.sched.register(self.desc))?.map_err(FdError::from)
+        self.with(|_| self.sched.register(self.desc))?
+            .map_err(FdError::from)
     }
 
     fn side(&self, mode: Mode) -> &Side {
@@ -146,9 +151,9 @@ impl Fd {
     /// # Safety
     ///
     /// `close` is sound to call with an open descriptor that its caller owns, and the number stays taken.
-    pub unsafe fn lend(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
+    pub unsafe fn reserve_number(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
         self.with(|fd| {
-            self.lent.call_once(|| close);
+            self.on_reserved_close.call_once(|| close);
             fd.raw()
         })
     }
@@ -178,14 +183,18 @@ impl Fd {
     /// panics.
     pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
-        let _user = OnDrop(|| self.let_go(self.mutex.decref()));
+        let _user = OnDrop(|| self.release(self.mutex.decref()));
         Ok(f(self.borrow()))
     }
 
     /// One operation, repeated until it does not block any more: a datagram, a peek.
     ///
     /// If `op` panics, here and in the other operations, the direction is free again for others.
-    pub fn operate<T>(&self, mode: Mode, op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+    pub fn operate<T>(
+        &self,
+        mode: Mode,
+        op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T, FdError> {
         self.operate_as(mode, Sched::spend, op)
     }
 
@@ -196,11 +205,16 @@ impl Fd {
         self.operate_as(Mode::Read, Sched::spend_accepts, op)
     }
 
-    fn operate_as<T>(&self, mode: Mode, spend: Spend, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+    fn operate_as<T>(
+        &self,
+        mode: Mode,
+        spend: Spend,
+        mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T, FdError> {
         self.locked(mode, || {
             self.sched.poll_reset(self.desc, mode)?;
             // The readiness just forgotten may have been what a transfer would wait for, and a peek takes no data.
-            self.side(mode).spent.store(false, Ordering::Relaxed);
+            self.side(mode).drained.store(false, Ordering::Relaxed);
             self.attempt(mode, false, spend, &mut op)
         })
     }
@@ -208,10 +222,19 @@ impl Fd {
     /// One transfer on a stream, of up to `len` bytes: how many. A read of 0 bytes is the end of the stream.
     ///
     /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0 it is not called: a read then does not even look at the deadline, as in Go.
-    pub fn transfer(&self, mode: Mode, len: usize, mut op: impl FnMut(Borrowed<'_>) -> Outcome<usize>) -> Result<usize, FdError> {
+    pub fn transfer(
+        &self,
+        mode: Mode,
+        len: usize,
+        mut op: impl FnMut(Borrowed<'_>) -> Outcome<usize>,
+    ) -> Result<usize, FdError> {
         self.locked(mode, || {
             if len == 0 {
-                return if mode == Mode::Read { Ok(0) } else { self.desc.may_try(mode).map(|()| 0).map_err(FdError::from) };
+                return if mode == Mode::Read {
+                    Ok(0)
+                } else {
+                    self.desc.may_try(mode).map(|()| 0).map_err(FdError::from)
+                };
             }
             let first_wait = self.begin(mode)?;
             self.transfer_some(mode, first_wait, len, &mut op)
@@ -230,11 +253,13 @@ impl Fd {
             let mut wait = self.begin(Mode::Write)?;
             while done < len {
                 let chunk = (len - done).min(MAX_RW);
-                match self.transfer_some(Mode::Write, wait, chunk, &mut |fd| op(fd, done..done + chunk))? {
+                match self.transfer_some(Mode::Write, wait, chunk, &mut |fd| {
+                    op(fd, done..done + chunk)
+                })? {
                     0 => return Err(FdError::Os(Errno::new(EIO))),
                     n => done += n,
                 }
-                wait = self.is_spent(Mode::Write);
+                wait = self.is_drained(Mode::Write);
             }
             Ok(())
         })
@@ -244,7 +269,7 @@ impl Fd {
     /// Runs `f` as the only operation in its direction, and with this side's timeout.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
-        let _held = OnDrop(|| self.let_go(self.mutex.unlock(mode, self.sched)));
+        let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
         if self.side(mode).timeout.load(Ordering::Relaxed) != 0 {
             self.begin_timeout(mode);
         }
@@ -268,13 +293,13 @@ impl Fd {
     }
 
     /// Whether the next attempt would only hear that it must wait.
-    fn is_spent(&self, mode: Mode) -> bool {
-        self.side(mode).spent.load(Ordering::Relaxed) && !self.desc.hung_up()
+    fn is_drained(&self, mode: Mode) -> bool {
+        self.side(mode).drained.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
 
     /// Begins an operation. True if it should wait before it asks the system; then readiness seen since the last one must count, and is not reset.
     fn begin(&self, mode: Mode) -> Result<bool, FdError> {
-        let wait = self.is_spent(mode);
+        let wait = self.is_drained(mode);
         match wait {
             true => self.desc.may_try(mode)?,
             false => self.sched.poll_reset(self.desc, mode)?,
@@ -292,12 +317,20 @@ impl Fd {
         let n = self.attempt(mode, wait, Sched::spend, op)?;
         assert!(n <= len, "a transfer moved more bytes than it was to");
         // An end of stream (0) comes again and again, without an edge.
-        self.side(mode).spent.store(n != 0 && n < len, Ordering::Relaxed);
+        self.side(mode)
+            .drained
+            .store(n != 0 && n < len, Ordering::Relaxed);
         Ok(n)
     }
 
     /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
-    fn attempt<T>(&self, mode: Mode, mut wait: bool, spend: Spend, op: &mut impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
+    fn attempt<T>(
+        &self,
+        mode: Mode,
+        mut wait: bool,
+        spend: Spend,
+        op: &mut impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T, FdError> {
         let mut asked = !wait;
         let mut blocked = false;
         loop {
@@ -336,7 +369,7 @@ impl Fd {
         };
         // The readiness that led here is used up. If the operation takes no data, because it fails
         // or panics, the next one asks.
-        self.side(mode).spent.store(false, Ordering::Relaxed);
+        self.side(mode).drained.store(false, Ordering::Relaxed);
         Ok(waited)
     }
 
@@ -365,7 +398,10 @@ impl Fd {
     }
 
     /// Sees a connect through that the system has begun: waits until `finished` says so, after each writability.
-    pub fn connect(&self, mut finished: impl FnMut(Borrowed<'_>) -> Outcome<()>) -> Result<(), FdError> {
+    pub fn connect(
+        &self,
+        mut finished: impl FnMut(Borrowed<'_>) -> Outcome<()>,
+    ) -> Result<(), FdError> {
         self.locked(Mode::Write, || {
             self.desc.may_try(Mode::Write)?;
             self.attempt(Mode::Write, true, Sched::spend, &mut finished)
@@ -405,7 +441,7 @@ impl Fd {
     /// releases it.
     pub fn close(&self) -> Result<(), FdError> {
         self.begin_close()?;
-        self.let_go(self.mutex.decref());
+        self.release(self.mutex.decref());
         if !self.sched.unwinds() {
             self.closed.acquire(self.sched);
         }
@@ -420,7 +456,7 @@ impl Fd {
     }
 
     #[inline]
-    fn let_go(&self, release: Release) {
+    fn release(&self, release: Release) {
         if release == Release::Last {
             self.destroy();
         }
@@ -430,8 +466,8 @@ impl Fd {
     #[cold]
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
-        if let Some(close) = self.lent.get() {
-            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go; the rest is the promise of `lend`'s.
+        if let Some(close) = self.on_reserved_close.get() {
+            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go; the rest is the promise of `reserve_number`'s.
             unsafe { close(self.raw) };
             self.number_kept.store(true, Ordering::Relaxed);
         } else {
@@ -460,7 +496,7 @@ impl Drop for Fd {
         // The owner drops it, so no operation is under way: there is nothing to wait for, and a
         // destructor does not park.
         if self.begin_close().is_ok() {
-            self.let_go(self.mutex.decref());
+            self.release(self.mutex.decref());
         }
         if self.number_kept.load(Ordering::Relaxed) {
             // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.

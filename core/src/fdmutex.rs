@@ -48,8 +48,16 @@ struct Side {
 
 const fn side(mode: Mode) -> Side {
     match mode {
-        Mode::Read => Side { lock: RLOCK, wait: RWAIT, waits: RWAITS },
-        Mode::Write => Side { lock: WLOCK, wait: WWAIT, waits: WWAITS },
+        Mode::Read => Side {
+            lock: RLOCK,
+            wait: RWAIT,
+            waits: RWAITS,
+        },
+        Mode::Write => Side {
+            lock: WLOCK,
+            wait: WWAIT,
+            waits: WWAITS,
+        },
     }
 }
 
@@ -78,7 +86,11 @@ pub(crate) struct FdMutex {
 impl FdMutex {
     /// Open, unlocked, unused.
     pub(crate) fn new() -> Self {
-        FdMutex { state: AtomicU64::new(0), readers: Permits::new(), writers: Permits::new() }
+        FdMutex {
+            state: AtomicU64::new(0),
+            readers: Permits::new(),
+            writers: Permits::new(),
+        }
     }
 
     fn sema(&self, mode: Mode) -> &Permits {
@@ -95,7 +107,10 @@ impl FdMutex {
     /// With more than 1 048 575 users.
     pub(crate) fn incref(&self) -> Result<(), Closed> {
         let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old, REF, REFS));
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map(|_| ()).map_err(|_| Closed)
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .map(|_| ())
+            .map_err(|_| Closed)
     }
 
     /// Ends what `incref` or `close` began.
@@ -105,7 +120,10 @@ impl FdMutex {
     /// If nothing was begun.
     pub(crate) fn decref(&self) -> Release {
         let old = self.state.fetch_sub(REF, Ordering::AcqRel);
-        assert!(old & REFS != 0, "inconsistent FdMutex: decref of one that nobody uses");
+        assert!(
+            old & REFS != 0,
+            "inconsistent FdMutex: decref of one that nobody uses"
+        );
         last(old - REF)
     }
 
@@ -120,7 +138,11 @@ impl FdMutex {
         let lock = side(mode).lock;
         if old & (CLOSED | lock) == 0 {
             let new = plus_one(old | lock, REF, REFS);
-            if self.state.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self
+                .state
+                .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 return Ok(());
             }
         }
@@ -139,8 +161,15 @@ impl FdMutex {
             if !free && sched.unwinds() {
                 return Err(PollError::Unwinding);
             }
-            let new = if free { plus_one(old | side.lock, REF, REFS) } else { plus_one(old, side.wait, side.waits) };
-            match self.state.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+            let new = if free {
+                plus_one(old | side.lock, REF, REFS)
+            } else {
+                plus_one(old, side.wait, side.waits)
+            };
+            match self
+                .state
+                .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
@@ -160,7 +189,10 @@ impl FdMutex {
     pub(crate) fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
         let side = side(mode);
         let old = self.state.fetch_sub(side.lock + REF, Ordering::AcqRel);
-        assert!(old & side.lock != 0 && old & REFS != 0, "inconsistent FdMutex: unlock of one that is not locked");
+        assert!(
+            old & side.lock != 0 && old & REFS != 0,
+            "inconsistent FdMutex: unlock of one that is not locked"
+        );
         if old & side.waits != 0 {
             self.wake_next(mode, sched);
         }
@@ -172,7 +204,11 @@ impl FdMutex {
     fn wake_next(&self, mode: Mode, sched: &'static Sched) {
         let side = side(mode);
         let next = |old: u64| (old & side.waits != 0).then(|| old - side.wait);
-        if self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next).is_ok() {
+        if self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
+            .is_ok()
+        {
             self.sema(mode).release(sched, 1);
         }
     }
@@ -180,8 +216,13 @@ impl FdMutex {
     /// Closes: new users are refused, those that wait for a lock are woken. The caller becomes a user, until `decref`.
     #[doc(alias = "increfAndClose")]
     pub(crate) fn close(&self, sched: &'static Sched) -> Result<(), Closed> {
-        let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old | CLOSED, REF, REFS) & !(RWAITS | WWAITS));
-        let old = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).map_err(|_| Closed)?;
+        let next = |old: u64| {
+            (old & CLOSED == 0).then(|| plus_one(old | CLOSED, REF, REFS) & !(RWAITS | WWAITS))
+        };
+        let old = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .map_err(|_| Closed)?;
         self.readers.release(sched, ((old & RWAITS) / RWAIT) as u32);
         self.writers.release(sched, ((old & WWAITS) / WWAIT) as u32);
         Ok(())
@@ -190,13 +231,20 @@ impl FdMutex {
 
 #[inline]
 fn last(state: u64) -> Release {
-    if state & (CLOSED | REFS) == CLOSED { Release::Last } else { Release::Held }
+    if state & (CLOSED | REFS) == CLOSED {
+        Release::Last
+    } else {
+        Release::Held
+    }
 }
 
 /// Adds `one` to the counter under `mask`.
 #[inline]
 fn plus_one(state: u64, one: u64, mask: u64) -> u64 {
-    assert!(state & mask != mask, "too many concurrent operations on one descriptor (max 1048575)");
+    assert!(
+        state & mask != mask,
+        "too many concurrent operations on one descriptor (max 1048575)"
+    );
     state + one
 }
 

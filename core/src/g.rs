@@ -13,11 +13,14 @@
 //! ```
 //!
 //! There is one `GRef` for each G that is not dead, so a G is in one queue, or in one word, or on one M, and is readied once per park.
-#![allow(unsafe_code, reason = "the G is shared by address between its M, queues and waiter words")]
+#![allow(
+    unsafe_code,
+    reason = "the G is shared by address between its M, queues and waiter words"
+)]
 
 use crate::fiber::Fiber;
 use crate::os::Nanos;
-use crate::stack::{Anchor, Size, Slot, Stack};
+use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
 use crate::trace::Origin;
@@ -64,7 +67,7 @@ pub(crate) struct VTable {
 /// What a goroutine has from its first run to its return.
 struct Running {
     fiber: Fiber,
-    anchor: &'static Anchor,
+    owner: &'static StackOwner,
 }
 
 /// The header of a goroutine's allocation.
@@ -120,7 +123,12 @@ impl G {
     }
 
     fn extra(&self) -> &Extra {
-        self.extra.call_once(|| Box::new(Extra { name: Lock::new(None), origin: Origin::new() }))
+        self.extra.call_once(|| {
+            Box::new(Extra {
+                name: Lock::new(None),
+                origin: Origin::new(),
+            })
+        })
     }
 
     /// Where to note whoever readies it, and to read that.
@@ -184,7 +192,8 @@ impl G {
 
     #[cold]
     fn end_measure(&self, since: Nanos) -> Nanos {
-        self.turn.store(1 - TURNS_PER_MEASURE as i64, Ordering::Relaxed);
+        self.turn
+            .store(1 - TURNS_PER_MEASURE as i64, Ordering::Relaxed);
         since
     }
 
@@ -214,7 +223,10 @@ impl G {
     pub(crate) unsafe fn suspend(&self, request: Request) {
         self.trail.stops(Place::here());
         // SAFETY: the caller's promise. A request is an address of something aligned.
-        unsafe { self.context.suspend(request.map_or(ptr::null_mut(), NonNull::as_ptr)) };
+        unsafe {
+            self.context
+                .suspend(request.map_or(ptr::null_mut(), NonNull::as_ptr))
+        };
     }
 }
 
@@ -287,15 +299,19 @@ impl GRef {
 
     /// Before it is submitted.
     pub(crate) fn set_stack_size(&self, size: Size) {
-        self.slot.store(UNSTARTED + size.number(), Ordering::Relaxed);
+        self.slot
+            .store(UNSTARTED + size.number(), Ordering::Relaxed);
     }
 
     /// Binds a goroutine that has not run to its stack and the anchor there.
-    pub(crate) fn start(&self, slot: Slot, stack: Stack, anchor: &'static Anchor) {
+    pub(crate) fn start(&self, slot: Slot, stack: Stack, owner: &'static StackOwner) {
         let g = self.0;
-        anchor.bind(g.cast());
+        owner.bind(g.cast());
         self.slot.store(slot.0, Ordering::Relaxed);
-        let running = Running { fiber: Fiber::new(&stack), anchor };
+        let running = Running {
+            fiber: Fiber::new(&stack),
+            owner,
+        };
         // SAFETY: holding the GRef of a G that does not run is exclusive access to it; the G is an allocation that outlives its own run,
         // and its slot is its alone.
         unsafe {
@@ -309,10 +325,11 @@ impl GRef {
     pub(crate) fn resume(self, m: NonNull<()>) -> Resumed {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
-        self.trail.runs.begin(crate::sync::yield_thread);
+        self.trail.resumes.begin(crate::sync::yield_thread);
         // SAFETY: as in `start`; the goroutine itself does not touch it.
         let running = unsafe { (*self.running.get()).as_ref() };
-        let Running { fiber, anchor } = running.unwrap_or_else(|| panic!("a goroutine is resumed that has no stack, or has returned"));
+        let Running { fiber, owner } = running
+            .unwrap_or_else(|| panic!("a goroutine is resumed that has no stack, or has returned"));
         // SAFETY: it was started and has not returned, or it would not have what was looked at above; it runs nowhere, since there is one GRef.
         match fiber.run(|| unsafe { self.context.resume() }) {
             Stop::Suspended(request) => match NonNull::new(request) {
@@ -327,11 +344,11 @@ impl GRef {
             },
             Stop::Returned => {
                 self.set_status(Status::Dead);
-                let (slot, anchor) = (Slot(self.slot.load(Ordering::Relaxed)), *anchor);
+                let (slot, owner) = (Slot(self.slot.load(Ordering::Relaxed)), *owner);
                 // SAFETY: as above; the goroutine has returned.
                 unsafe { *self.running.get() = None };
                 // From here on a watcher may free the G.
-                if anchor.unbind() {
+                if owner.unbind() {
                     self.release();
                 }
                 Resumed::Dead(slot)
@@ -343,17 +360,17 @@ impl GRef {
 /// A goroutine that somebody looks at: it may run and return meanwhile, but stays in memory.
 pub(crate) struct Pinned {
     g: NonNull<G>,
-    anchor: &'static Anchor,
+    owner: &'static StackOwner,
 }
 
 impl Pinned {
-    /// The goroutine that `anchor` names. `None` if there is none, or somebody else looks at it.
+    /// The goroutine that `owner` names. `None` if there is none, or somebody else looks at it.
     ///
     /// # Safety
     ///
     /// The anchor was only bound by [`GRef::start`].
-    pub(crate) unsafe fn new(anchor: &'static Anchor) -> Option<Self> {
-        anchor.pin().map(|g| Pinned { g: g.cast(), anchor })
+    pub(crate) unsafe fn new(owner: &'static StackOwner) -> Option<Self> {
+        owner.pin().map(|g| Pinned { g: g.cast(), owner })
     }
 }
 
@@ -368,7 +385,7 @@ impl core::ops::Deref for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if !self.anchor.unpin(self.g.cast()) {
+        if !self.owner.unpin(self.g.cast()) {
             GRef(self.g).release();
         }
     }
@@ -385,7 +402,11 @@ pub(crate) mod idle {
     unsafe fn release(_: NonNull<G>) {}
 
     pub(crate) fn goroutine(id: u64) -> GRef {
-        GRef(NonNull::from(Box::leak(Box::new(G::new(&IDLE, id, Location::caller())))))
+        GRef(NonNull::from(Box::leak(Box::new(G::new(
+            &IDLE,
+            id,
+            Location::caller(),
+        )))))
     }
 }
 

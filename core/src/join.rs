@@ -5,13 +5,16 @@
 //! ```
 //!
 //! Scheduler and handle each hold one of two shares. The closure is called, and its result or the closure's captures are dropped, on the
-//! goroutine's own stack: user code never runs on an M's stack. Who drops a result that nobody takes is decided by `fate`:
+//! goroutine's own stack: user code never runs on an M's stack. Who drops a result that nobody takes is decided by `state`:
 //!
-//! | `fate` | by | then |
+//! | `state` | by | then |
 //! |---|---|---|
 //! | `OPEN` → `DETACHED` | the handle, dropped first | the goroutine drops its result |
 //! | `OPEN` → `FINISHED` | the goroutine, finished first | the handle takes or drops the result |
-#![allow(unsafe_code, reason = "the allocation is shared by two owners and knows its closure's type only through a vtable")]
+#![allow(
+    unsafe_code,
+    reason = "the allocation is shared by two owners and knows its closure's type only through a vtable"
+)]
 
 use crate::g::{G, GRef, VTable};
 use crate::sched::Sched;
@@ -42,8 +45,8 @@ struct Head {
     g: G,
     sched: &'static Sched,
     done: WaitSlot,
-    fate: AtomicU8,
-    shares: AtomicU8,
+    state: AtomicU8,
+    refs: AtomicU8,
     vtable: &'static JoinVTable,
 }
 
@@ -60,26 +63,34 @@ union Stage<F, R> {
 }
 
 impl<F: FnOnce() -> R, R> Task<F, R> {
-    const G_VTABLE: VTable = VTable { run: Self::run, release: Self::release };
-    const JOIN_VTABLE: JoinVTable = JoinVTable { result: Self::result, dealloc: Self::dealloc };
+    const G_VTABLE: VTable = VTable {
+        run: Self::run,
+        release: Self::release,
+    };
+    const JOIN_VTABLE: JoinVTable = JoinVTable {
+        result: Self::result,
+        dealloc: Self::dealloc,
+    };
 
     /// An unwind out of the closure ends here: a panic must not leave a goroutine's stack, so `extern "C"` aborts. A caller with `std`
     /// catches panics in the closure.
     unsafe extern "C" fn run(g: NonNull<G>) {
         // SAFETY: a G with this vtable heads a `Task<F, R>`, which the scheduler's share keeps alive for the whole call.
         let task = unsafe { g.cast::<Self>().as_ref() };
-        // SAFETY: before `fate` says finished, only the goroutine touches the stage. The closure is taken once, before the result is written.
+        // SAFETY: before `state` says finished, only the goroutine touches the stage. The closure is taken once, before the result is written.
         unsafe {
             let closure = ManuallyDrop::take(&mut (*task.stage.get()).closure);
-            *task.stage.get() = Stage { result: ManuallyDrop::new(closure()) };
+            *task.stage.get() = Stage {
+                result: ManuallyDrop::new(closure()),
+            };
         }
         let head = &task.head;
         // Release: the result is there for the handle. Acquire: the handle has stopped looking.
-        if head.fate.swap(FINISHED, Ordering::AcqRel) == DETACHED {
+        if head.state.swap(FINISHED, Ordering::AcqRel) == DETACHED {
             // SAFETY: nobody else will take the result.
             unsafe { ManuallyDrop::drop(&mut (*task.stage.get()).result) };
         }
-        head.sched.retire();
+        head.sched.release_stack();
         if let Some(joiner) = head.done.notify() {
             head.sched.ready(joiner);
         }
@@ -111,7 +122,7 @@ impl Head {
         let head = unsafe { this.as_ref() };
         let vtable = head.vtable;
         // Release: this owner's last uses come before the other's deallocation. Acquire: the same, seen from there.
-        if head.shares.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if head.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: that was the last share.
             unsafe { (vtable.dealloc)(this) };
         }
@@ -148,8 +159,13 @@ impl<R> Join<R> {
     /// Waits until it has returned.
     pub fn join(self) -> R {
         let head = self.head();
-        while !head.sched.wait(&head.done, (Reason::Join, head.g.id() as i64), || Ok::<_, ()>(())) {}
-        // SAFETY: `done` was notified, so the result is there, and `fate` says finished: the goroutine leaves it to this handle, whose
+        while !head
+            .sched
+            .wait(&head.done, (Reason::Join, head.g.id() as i64), || {
+                Ok::<_, ()>(())
+            })
+        {}
+        // SAFETY: `done` was notified, so the result is there, and `state` says finished: the goroutine leaves it to this handle, whose
         // drop is skipped.
         let result = unsafe { (head.vtable.result)(self.head).cast::<R>().read() };
         let this = ManuallyDrop::new(self);
@@ -162,7 +178,7 @@ impl<R> Join<R> {
 impl<R> Drop for Join<R> {
     fn drop(&mut self) {
         let head = self.head();
-        if head.fate.swap(DETACHED, Ordering::AcqRel) == FINISHED {
+        if head.state.swap(DETACHED, Ordering::AcqRel) == FINISHED {
             // SAFETY: the goroutine has left the result to this handle, and `join` did not take it.
             unsafe { (head.vtable.result)(self.head).cast::<R>().drop_in_place() };
         }
@@ -182,27 +198,39 @@ pub struct Options {
 }
 
 impl Sched {
-    fn make<F, R>(&'static self, f: F, site: &'static Location<'static>) -> Result<(GRef, Join<R>), Exhausted>
+    fn make<F, R>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<(GRef, Join<R>), Exhausted>
     where
         F: FnOnce() -> R + 'static,
         R: 'static,
     {
-        self.admit()?;
+        self.reserve_stack()?;
         let task = Box::new(Task {
             head: Head {
                 g: G::new(&Task::<F, R>::G_VTABLE, self.next_id(), site),
                 sched: self,
                 done: WaitSlot::new(),
-                fate: AtomicU8::new(OPEN),
-                shares: AtomicU8::new(2),
+                state: AtomicU8::new(OPEN),
+                refs: AtomicU8::new(2),
                 vtable: &Task::<F, R>::JOIN_VTABLE,
             },
-            stage: UnsafeCell::new(Stage::<F, R> { closure: ManuallyDrop::new(f) }),
+            stage: UnsafeCell::new(Stage::<F, R> {
+                closure: ManuallyDrop::new(f),
+            }),
         });
         let task = NonNull::from(Box::leak(task));
         // SAFETY: the G is new, and this its only GRef.
         let g = unsafe { GRef::from_raw(task.cast()) };
-        Ok((g, Join { head: task.cast(), result: PhantomData }))
+        Ok((
+            g,
+            Join {
+                head: task.cast(),
+                result: PhantomData,
+            },
+        ))
     }
 
     /// Starts a goroutine that runs `f`, on any M. A panic out of `f` aborts the process.
@@ -211,7 +239,11 @@ impl Sched {
     ///
     /// If there is no stack for it.
     #[doc(alias = "newproc")]
-    pub fn go<F, R>(&'static self, f: F, site: &'static Location<'static>) -> Result<Join<R>, Exhausted>
+    pub fn go<F, R>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
@@ -226,18 +258,23 @@ impl Sched {
     /// # Errors
     ///
     /// If there is no stack for it.
-    pub fn go_with<F, R>(&'static self, options: Options, f: F, site: &'static Location<'static>) -> Result<Join<R>, Exhausted>
+    pub fn go_with<F, R>(
+        &'static self,
+        options: Options,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
         let size = self.arena().size_for(options.stack_size);
         if size != Size::ORDINARY {
-            self.arena().promise_of(size)?;
+            self.arena().reserve_larger(size)?;
         }
         let (g, join) = self.make(f, site).inspect_err(|_| {
             if size != Size::ORDINARY {
-                self.arena().release_of(size);
+                self.arena().release_larger(size);
             }
         })?;
         g.set_stack_size(size);
@@ -257,14 +294,22 @@ impl Sched {
     /// # Panics
     ///
     /// On an ordinary thread, which runs no goroutines.
-    pub fn go_local<F, R>(&'static self, f: F, site: &'static Location<'static>) -> Result<Join<R>, Exhausted>
+    pub fn go_local<F, R>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
     where
         F: FnOnce() -> R + 'static,
         R: 'static,
     {
-        assert!(self.current().is_some(), "go_local: an ordinary thread runs no goroutines; call it in one, or use go");
+        assert!(
+            self.current().is_some(),
+            "go_local: an ordinary thread runs no goroutines; call it in one, or use go"
+        );
         let (g, join) = self.make(f, site)?;
-        self.submit_here(g).unwrap_or_else(|_| panic!("in a goroutine"));
+        self.submit_here(g)
+            .unwrap_or_else(|_| panic!("in a goroutine"));
         Ok(join)
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! | bit | set by | means |
 //! |---|---|---|
-//! | `NOTIFIED` | anyone (`notify`, `recruit`) | look again before sleeping |
-//! | `SPIN` | `recruit` | the wake came with a place among the spinning Ms |
+//! | `NOTIFIED` | anyone (`notify`, `notify_idle`) | look again before sleeping |
+//! | `SPIN` | `notify_idle` | the wake came with a place among the spinning Ms |
 //! | `ON_FUTEX`, `IN_POLLER`, `WITHOUT_P` | the M (`prepare`) | asleep, or about to be: whoever sets `NOTIFIED` must also call the system |
 //!
 //! The M clears the word (`awake`), *then* looks for work, and sleeps only if it can go from 0 to an asleep state. Work published
@@ -16,9 +16,9 @@
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
 use crate::g::GRef;
-use crate::lease::Lease;
 use crate::metrics::Latencies;
-use crate::p::{Count, Lately, P};
+use crate::p::{CoarseClock, Count, P};
+use crate::retake::Retake;
 use crate::runq::{GList, Inbox};
 use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
 use crate::trace::Running;
@@ -33,7 +33,7 @@ pub(crate) struct M {
     pub(crate) wake: CachePadded<WakeWord>,
     /// Goroutines at home here that were readied by other threads.
     pub(crate) inbox: CachePadded<Inbox>,
-    pub(crate) lease: Lease,
+    pub(crate) retake: Retake,
     /// The P that it holds. Written by the M itself.
     p: AtomicU32,
     /// A P that it was given while it had none, and has not seen yet.
@@ -43,13 +43,13 @@ pub(crate) struct M {
     pub(crate) allowance: AtomicU32,
     /// Whether the panic that its thread may be in is perhaps that of a goroutine that has stopped.
     /// See `sched/unwinding`.
-    pub(crate) strayed: AtomicBool,
+    pub(crate) detached: AtomicBool,
     /// Whether it holds a P and has found no goroutine to run: it looks for one, sleeps, or is on its way up. Written by the M.
     pub(crate) searches: AtomicBool,
     /// What the system calls its thread.
     pub(crate) thread: AtomicU32,
     /// Since when one goroutine keeps it, if that is long. Written by sysmon.
-    pub(crate) kept: Lately,
+    pub(crate) kept: CoarseClock,
     /// When its P was last taken, if there is a trace. Written by the taker.
     pub(crate) p_taken: AtomicI64,
     pub(crate) counts: Counts,
@@ -63,7 +63,7 @@ pub(crate) struct M {
 /// What the goroutines on one M did. Written on its thread only.
 pub(crate) struct Counts {
     /// Promised stacks not yet used by a spawn.
-    pub(crate) promises: Count,
+    pub(crate) reservations: Count,
     pub(crate) spawned: Count,
     pub(crate) finished: Count,
     /// Goroutines that began to wait in a poller, and that went on.
@@ -94,12 +94,12 @@ pub(crate) struct Home {
     /// Whose turn it is among the home queue and the P's ring.
     pub(crate) ring_first: bool,
     /// How many times this M goes to sleep without lingering first.
-    pub(crate) no_linger: u32,
+    pub(crate) skip_yields: u32,
     /// Whether this M is counted as spinning: looking for work that others may have.
     pub(crate) spinning: bool,
     /// Whether others may rely on this M: it was the one that looked when they submitted, or was called to a poller that another has left. If it
     /// finds work it must call somebody else.
-    pub(crate) relied_on: bool,
+    pub(crate) must_wake_another: bool,
     /// The goroutine that runs, if there is a trace.
     pub(crate) running: Option<Running>,
 }
@@ -110,17 +110,17 @@ impl M {
             index,
             wake: CachePadded::new(WakeWord(AtomicU32::new(0))),
             inbox: CachePadded::new(Inbox::new()),
-            lease: Lease::new(),
+            retake: Retake::new(),
             p: AtomicU32::new(NO_P),
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
-            strayed: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
             searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
-            kept: Lately::new(),
+            kept: CoarseClock::new(),
             p_taken: AtomicI64::new(0),
             counts: Counts {
-                promises: Count::new(),
+                reservations: Count::new(),
                 spawned: Count::new(),
                 finished: Count::new(),
                 poll_waits: Count::new(),
@@ -139,9 +139,9 @@ impl M {
                 queue: GList::new(),
                 budget: 0,
                 ring_first: false,
-                no_linger: 0,
+                skip_yields: 0,
                 spinning: false,
-                relied_on: false,
+                must_wake_another: false,
                 running: None,
             }),
             link: UnsafeCell::new(None),
@@ -204,7 +204,8 @@ impl M {
 
     /// To be called on its own thread.
     pub(crate) fn set_p(&self, p: Option<usize>) {
-        self.p.store(p.map_or(NO_P, |p| p as u32), Ordering::Relaxed);
+        self.p
+            .store(p.map_or(NO_P, |p| p as u32), Ordering::Relaxed);
     }
 }
 
@@ -237,8 +238,8 @@ impl Visit {
     /// The caller runs in a goroutine on the thread of `m`, whose last P is `p`, and does not park before it drops this.
     #[inline]
     pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Option<Self> {
-        if !m.lease.enter() {
-            m.lease.leave();
+        if !m.retake.enter() {
+            m.retake.leave();
             return None;
         }
         // SAFETY: until `leave`, nobody takes the P; the rest is the caller's promise.
@@ -258,7 +259,7 @@ impl Deref for Visit {
 impl Drop for Visit {
     #[inline]
     fn drop(&mut self) {
-        self.0.m.lease.leave();
+        self.0.m.retake.leave();
     }
 }
 
@@ -276,7 +277,11 @@ impl Here {
     /// What holding one proves.
     #[inline]
     pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Self {
-        Here { m, p, not_send: PhantomData }
+        Here {
+            m,
+            p,
+            not_send: PhantomData,
+        }
     }
 
     /// Works on the M's own queue. `f` must not lead back here.
@@ -288,7 +293,10 @@ impl Here {
 
     /// Lets others see how long the M's own queue is.
     pub(crate) fn publish_queue(&self) {
-        self.m.counts.queued.set(self.home(|home| home.queue.len()) as u64);
+        self.m
+            .counts
+            .queued
+            .set(self.home(|home| home.queue.len()) as u64);
     }
 }
 
@@ -349,9 +357,11 @@ impl WakeWord {
 
     /// Wakes the M if it sleeps with a P, giving it a place among the spinning. Where it sleeps.
     #[must_use]
-    pub(crate) fn recruit(&self) -> Option<Asleep> {
+    pub(crate) fn notify_idle(&self) -> Option<Asleep> {
         let recruited = |word| Asleep::with_p(word).map(|_| word | NOTIFIED | SPIN);
-        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, recruited);
+        let before = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, recruited);
         before.ok().and_then(Asleep::with_p)
     }
 
@@ -373,7 +383,9 @@ impl WakeWord {
     /// The M declares that it goes to sleep. False if it has been told to look again.
     #[must_use]
     pub(crate) fn prepare(&self, asleep: Asleep) -> bool {
-        self.0.compare_exchange(0, asleep.bits(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.0
+            .compare_exchange(0, asleep.bits(), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// The M is up. True if it was recruited to spin.

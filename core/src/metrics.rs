@@ -4,7 +4,7 @@
 //! it may see the two ends of a change at different times: [`Metrics`] says how exact each figure is.
 
 use crate::os::Nanos;
-use crate::sync::{Ordering, Tally};
+use crate::sync::{Ordering, UnmodeledCount};
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -120,7 +120,9 @@ impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Histogram { buckets, sum } = self;
         let some = buckets.iter().filter(|bucket| bucket.count > 0);
-        f.debug_map().entries(some.map(|bucket| (bucket.below, bucket.count))).finish()?;
+        f.debug_map()
+            .entries(some.map(|bucket| (bucket.below, bucket.count)))
+            .finish()?;
         write!(f, " in all {sum:?}")
     }
 }
@@ -158,30 +160,46 @@ fn below(bucket: usize) -> Duration {
 
 /// The latencies that one M has measured. Written on its thread only.
 pub(crate) struct Latencies {
-    counts: [Tally; BUCKETS],
-    sum: Tally,
+    counts: [UnmodeledCount; BUCKETS],
+    sum: UnmodeledCount,
 }
 
 impl Latencies {
     pub(crate) fn new() -> Self {
-        Latencies { counts: [const { Tally::new(0) }; BUCKETS], sum: Tally::new(0) }
+        Latencies {
+            counts: [const { UnmodeledCount::new(0) }; BUCKETS],
+            sum: UnmodeledCount::new(0),
+        }
     }
 
     pub(crate) fn record(&self, nanos: Nanos) {
-        let add = |tally: &Tally, more| tally.store(tally.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        let add = |tally: &UnmodeledCount, more| {
+            tally.store(tally.load(Ordering::Relaxed) + more, Ordering::Relaxed)
+        };
         add(&self.counts[bucket(nanos)], 1);
         add(&self.sum, nanos.max(0) as u64);
     }
 
     /// Adds up those of several Ms.
     pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Latencies>) -> Histogram {
-        let mut buckets: Vec<_> = (0..BUCKETS).map(|bucket| Bucket { below: below(bucket), count: 0 }).collect();
+        let mut buckets: Vec<_> = (0..BUCKETS)
+            .map(|bucket| Bucket {
+                below: below(bucket),
+                count: 0,
+            })
+            .collect();
         let mut sum = 0;
         for latencies in all {
             sum += latencies.sum.load(Ordering::Relaxed);
-            buckets.iter_mut().zip(&latencies.counts).for_each(|(bucket, count)| bucket.count += count.load(Ordering::Relaxed));
+            buckets
+                .iter_mut()
+                .zip(&latencies.counts)
+                .for_each(|(bucket, count)| bucket.count += count.load(Ordering::Relaxed));
         }
-        Histogram { buckets, sum: Duration::from_nanos(sum) }
+        Histogram {
+            buckets,
+            sum: Duration::from_nanos(sum),
+        }
     }
 }
 
@@ -193,7 +211,12 @@ mod tests {
     fn buckets_are_gos() {
         // The bounds that Go's runtime/metrics names for /sched/latencies begin and end like this.
         let first: Vec<_> = (0..14).map(|bucket| below(bucket).as_nanos()).collect();
-        assert_eq!(first, [64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536]);
+        assert_eq!(
+            first,
+            [
+                64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536
+            ]
+        );
         assert_eq!(BUCKETS, 161);
         assert_eq!(below(BUCKETS - 2), Duration::from_nanos(1 << 47));
         assert_eq!(below(BUCKETS - 1), Duration::MAX);
@@ -202,12 +225,16 @@ mod tests {
     #[test]
     fn every_duration_is_in_the_bucket_whose_bounds_hold_it() {
         let around = |bound: u64| [bound - 1, bound, bound + 1];
-        let powers = (3..62).flat_map(|bits| around(1 << bits).into_iter().chain(around(5 << (bits - 2))));
+        let powers =
+            (3..62).flat_map(|bits| around(1 << bits).into_iter().chain(around(5 << (bits - 2))));
         for nanos in powers.chain(0..3000) {
             let bucket = bucket(nanos as Nanos);
             let duration = Duration::from_nanos(nanos);
             assert!(duration < below(bucket), "{nanos} ns is in bucket {bucket}");
-            assert!(bucket == 0 || duration >= below(bucket - 1), "{nanos} ns is in bucket {bucket}");
+            assert!(
+                bucket == 0 || duration >= below(bucket - 1),
+                "{nanos} ns is in bucket {bucket}"
+            );
         }
         assert_eq!((bucket(-1), bucket(Nanos::MAX)), (0, BUCKETS - 1));
     }
@@ -223,6 +250,9 @@ mod tests {
         all[2].record(70);
         let sum = Latencies::sum(all.iter());
         assert_eq!((sum.count(), sum.sum), (7, Duration::from_nanos(2290)));
-        assert_eq!([0, 1, 11].map(|bucket| sum.buckets[bucket].count), [2, 3, 2]);
+        assert_eq!(
+            [0, 1, 11].map(|bucket| sum.buckets[bucket].count),
+            [2, 3, 2]
+        );
     }
 }

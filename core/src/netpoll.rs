@@ -62,7 +62,13 @@ impl Sched {
             Err(_) => desc.leave_poller(&mut woken),
         }
         self.ready_list(woken);
-        registered.map_err(|errno| if errno.raw() == EPERM { RegisterError::NotPollable } else { RegisterError::Os(errno) })
+        registered.map_err(|errno| {
+            if errno.raw() == EPERM {
+                RegisterError::NotPollable
+            } else {
+                RegisterError::Os(errno)
+            }
+        })
     }
 
     /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
@@ -76,7 +82,11 @@ impl Sched {
     ///
     /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
     /// back does not end the wait.
-    pub(crate) fn poll_wait(&'static self, desc: &'static PollDesc, mode: Mode) -> Result<(), PollError> {
+    pub(crate) fn poll_wait(
+        &'static self,
+        desc: &'static PollDesc,
+        mode: Mode,
+    ) -> Result<(), PollError> {
         self.forbid_in_fork();
         desc.may_wait(mode)?;
         let current = self.current();
@@ -84,12 +94,19 @@ impl Sched {
             return Err(PollError::Unwinding);
         }
         desc.arm(mode);
-        self.wait_in_poller(current, desc.slot(mode), why(desc, mode), || desc.may_wait(mode))
+        self.wait_in_poller(current, desc.slot(mode), why(desc, mode), || {
+            desc.may_wait(mode)
+        })
     }
 
     /// Sets the deadline of one direction or (`None`) of both to what `decide` says under the lock of `desc`. Waiters whose deadline has
     /// passed are woken before this returns.
-    pub(crate) fn poll_set_deadline(&'static self, desc: &PollDesc, decide: &dyn Fn() -> Option<Deadline>, mode: Option<Mode>) {
+    pub(crate) fn poll_set_deadline(
+        &'static self,
+        desc: &PollDesc,
+        decide: &dyn Fn() -> Option<Deadline>,
+        mode: Option<Mode>,
+    ) {
         let mut woken = WaiterList::new();
         let moved = desc.set_deadline(decide, mode, self.timers(), &mut woken);
         for heap in moved.into_iter().flatten() {
@@ -101,7 +118,7 @@ impl Sched {
     /// Makes every operation on the descriptor fail with [`PollError::Closing`], those that wait included.
     pub(crate) fn poll_unblock(&'static self, desc: &PollDesc) {
         let mut woken = WaiterList::new();
-        desc.evict(&mut woken);
+        desc.unblock(&mut woken);
         self.ready_list(woken);
     }
 

@@ -65,7 +65,7 @@ pub type Nanos = i64;
 
 /// What a thread is doing, as far as the system tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Doing {
+pub enum ThreadState {
     /// It runs, or would if a CPU were free.
     Running,
     /// It waits in the system: inside the call of this number. `None` if the system does not say
@@ -112,7 +112,7 @@ pub unsafe trait Os: Sync {
     fn thread(&self) -> u32;
 
     /// What a thread of this process is doing.
-    fn doing(&self, thread: u32) -> Doing;
+    fn doing(&self, thread: u32) -> ThreadState;
 
     /// How many nanoseconds a thread of this process has run on a CPU. 0 if the system does not say.
     fn cpu_time(&self, thread: u32) -> Nanos;

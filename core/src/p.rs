@@ -6,7 +6,7 @@
 use crate::os::Nanos;
 use crate::runq::Ring;
 use crate::stack::SlotCache;
-use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, hint};
+use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, unmodeled};
 use crate::timer::Heap;
 
 pub(crate) struct P {
@@ -66,11 +66,11 @@ impl P {
 }
 
 /// A time that sysmon keeps, for those who do not need the clock's own: it costs a load. A hint, and so the machine's word in a model, too.
-pub(crate) struct Lately(hint::AtomicI64);
+pub(crate) struct CoarseClock(unmodeled::AtomicI64);
 
-impl Lately {
+impl CoarseClock {
     pub(crate) fn new() -> Self {
-        Lately(hint::AtomicI64::new(0))
+        CoarseClock(unmodeled::AtomicI64::new(0))
     }
 
     /// 0 if nobody keeps it.

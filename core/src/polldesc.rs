@@ -15,7 +15,10 @@
 //!
 //! A PollDesc is never freed, since the kernel may still hold its token: it goes back to the cache, and its sequence number (`fdseq`)
 //! moves on, so that events and timers of its last use are recognised. Nothing here schedules: goroutines to be woken are put on a list.
-#![allow(unsafe_code, reason = "timers get the address of their PollDesc, tokens become references")]
+#![allow(
+    unsafe_code,
+    reason = "timers get the address of their PollDesc, tokens become references"
+)]
 
 mod cache;
 mod deadline;
@@ -144,7 +147,11 @@ impl PollDesc {
             info: Info::new(),
             fd: AtomicI32::new(-1),
             poller: AtomicPtr::new(ptr::null_mut()),
-            state: Lock::new(State { closing: false, read: deadline::Side::new(), write: deadline::Side::new() }),
+            state: Lock::new(State {
+                closing: false,
+                read: deadline::Side::new(),
+                write: deadline::Side::new(),
+            }),
             rt: Timer::new(this.cast()),
             wt: Timer::new(this.cast()),
             link: AtomicPtr::new(ptr::null_mut()),
@@ -185,7 +192,10 @@ impl PollDesc {
 
     /// The token of this use.
     pub(crate) fn token(&self) -> TaggedPtr {
-        TaggedPtr::pack(ptr::from_ref(self) as usize, self.fdseq.load(Ordering::Relaxed))
+        TaggedPtr::pack(
+            ptr::from_ref(self) as usize,
+            self.fdseq.load(Ordering::Relaxed),
+        )
     }
 
     pub(crate) fn poller(&self) -> Option<&Poller> {
@@ -211,13 +221,17 @@ impl PollDesc {
             _ if poller == JOINING => Some(AWAITED),
             _ => None,
         };
-        let before = self.poller.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let before = self
+            .poller
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         before.is_ok_and(|before| before.is_null())
     }
 
     /// The descriptor is registered. Whoever came in between could not arm it, and is woken to try again.
     pub(crate) fn joined(&self, poller: &'static Poller, woken: &mut WaiterList) {
-        let before = self.poller.swap(ptr::from_ref(poller).cast_mut(), Ordering::AcqRel);
+        let before = self
+            .poller
+            .swap(ptr::from_ref(poller).cast_mut(), Ordering::AcqRel);
         if before == AWAITED {
             for slot in [&self.rg, &self.wg] {
                 woken.extend(slot.notify());
@@ -253,7 +267,7 @@ impl PollDesc {
     ///
     /// If it was called before in this use.
     #[doc(alias = "pollUnblock")]
-    pub(crate) fn evict(&self, woken: &mut WaiterList) {
+    pub(crate) fn unblock(&self, woken: &mut WaiterList) {
         let mut state = self.state.lock();
         assert!(!state.closing, "evict: already closing");
         state.closing = true;
@@ -268,7 +282,7 @@ impl PollDesc {
     /// Delivers a kernel event, if it belongs to this use.
     #[doc(alias = "netpollready")]
     fn deliver(&self, tag: u32, ready: Ready, woken: &mut WaiterList) {
-        // Acquire pairs with the Release in `retire`. A use that begins after this look gets at worst a spurious wake-up: every
+        // Acquire pairs with the Release in `free`. A use that begins after this look gets at worst a spurious wake-up: every
         // operation asks the system again.
         if self.fdseq.load(Ordering::Acquire) != tag {
             return;
@@ -282,7 +296,7 @@ impl PollDesc {
     }
 
     /// Ends a use, after the descriptor has left its poller: tokens given out so far are stale from here.
-    fn retire(&self) {
+    fn free(&self) {
         let state = self.state.lock();
         assert!(state.closing, "a descriptor is freed without eviction");
         self.rg.reset();
@@ -296,7 +310,12 @@ impl PollDesc {
 
     /// Makes the state visible to those who do not take the lock. Comes after the change and before anyone is woken for it.
     fn publish(&self, state: &State) {
-        self.info.publish(state.closing, state.read.expired(), state.write.expired(), self.fdseq.load(Ordering::Relaxed));
+        self.info.publish(
+            state.closing,
+            state.read.expired(),
+            state.write.expired(),
+            self.fdseq.load(Ordering::Relaxed),
+        );
     }
 
     /// When operations in direction `mode` give up, for those who watch: `None` if never, or if they did.

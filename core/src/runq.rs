@@ -5,7 +5,10 @@
 //! | [`Ring`] | the owner P | the owner; thieves take half | goroutines that may run anywhere |
 //! | [`GList`] | its owner (or under a lock) | the same | a home queue, the global queue |
 //! | [`Inbox`] | anyone | the owner M, all at once | wake-ups from other threads for goroutines at home on this M |
-#![allow(unsafe_code, reason = "queues keep the address of a G in place of its GRef")]
+#![allow(
+    unsafe_code,
+    reason = "queues keep the address of a G in place of its GRef"
+)]
 
 use crate::g::{G, GRef};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, CachePadded, Lock, Ordering};
@@ -24,7 +27,11 @@ unsafe impl Send for GList {}
 
 impl GList {
     pub(crate) const fn new() -> Self {
-        GList { head: None, tail: None, len: 0 }
+        GList {
+            head: None,
+            tail: None,
+            len: 0,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -39,7 +46,9 @@ impl GList {
         match self.tail {
             None => self.head = Some(g),
             // SAFETY: as above.
-            Some(tail) => unsafe { tail.as_ref() }.link.store(g.as_ptr() as usize, Ordering::Relaxed),
+            Some(tail) => unsafe { tail.as_ref() }
+                .link
+                .store(g.as_ptr() as usize, Ordering::Relaxed),
         }
         self.tail = Some(g);
         self.len += 1;
@@ -69,7 +78,10 @@ pub(crate) struct Global {
 
 impl Global {
     pub(crate) fn new() -> Self {
-        Global { list: Lock::new(GList::new()), len: AtomicUsize::new(0) }
+        Global {
+            list: Lock::new(GList::new()),
+            len: AtomicUsize::new(0),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -94,10 +106,13 @@ impl Global {
         }
         let mut list = self.list.lock();
         let first = list.pop_front();
-        let share = (list.len() / procs).min(CAPACITY as usize / 2).min(ring.room());
+        let share = (list.len() / procs)
+            .min(CAPACITY as usize / 2)
+            .min(ring.room());
         for _ in 0..share {
             let Some(g) = list.pop_front() else { break };
-            ring.push(g).unwrap_or_else(|_| panic!("the owner saw room"));
+            ring.push(g)
+                .unwrap_or_else(|_| panic!("the owner saw room"));
         }
         self.len.store(list.len(), Ordering::Relaxed);
         first
@@ -151,7 +166,10 @@ impl Ring {
 
     /// Free slots, as the owner sees them: thieves can only add.
     fn room(&self) -> usize {
-        let used = self.tail.load(Ordering::Relaxed).wrapping_sub(self.head.load(Ordering::Acquire));
+        let used = self
+            .tail
+            .load(Ordering::Relaxed)
+            .wrapping_sub(self.head.load(Ordering::Acquire));
         (CAPACITY - used) as usize
     }
 
@@ -178,15 +196,26 @@ impl Ring {
     pub(crate) fn offer(&self, g: GRef) -> Result<(), GRef> {
         let g = g.into_raw();
         // Release: the M that takes it sees what its spawner wrote.
-        let offered = self.next.compare_exchange(ptr::null_mut(), g.as_ptr(), Ordering::AcqRel, Ordering::Relaxed);
+        let offered = self.next.compare_exchange(
+            ptr::null_mut(),
+            g.as_ptr(),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
         // SAFETY: the goroutine is not in the ring, so the caller's GRef is the only one.
-        offered.map(|_| ()).map_err(|_| unsafe { GRef::from_raw(g) })
+        offered
+            .map(|_| ())
+            .map_err(|_| unsafe { GRef::from_raw(g) })
     }
 
     /// How many there are, the one in front included, as far as a bystander can tell.
     pub(crate) fn len(&self) -> usize {
         let head = self.head.load(Ordering::Acquire);
-        let queued = self.tail.load(Ordering::Acquire).wrapping_sub(head).min(CAPACITY);
+        let queued = self
+            .tail
+            .load(Ordering::Acquire)
+            .wrapping_sub(head)
+            .min(CAPACITY);
         queued as usize + usize::from(!self.next.load(Ordering::Relaxed).is_null())
     }
 
@@ -199,7 +228,8 @@ impl Ring {
         if tail.wrapping_sub(head) >= CAPACITY {
             return Err(g);
         }
-        self.slot(tail).store(g.into_raw().as_ptr(), Ordering::Relaxed);
+        self.slot(tail)
+            .store(g.into_raw().as_ptr(), Ordering::Relaxed);
         // Release publishes the slot, and the G behind it, to thieves.
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         Ok(())
@@ -233,7 +263,16 @@ impl Ring {
                 return None;
             }
             let g = self.slot(head).load(Ordering::Relaxed);
-            if self.head.compare_exchange_weak(head, head.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self
+                .head
+                .compare_exchange_weak(
+                    head,
+                    head.wrapping_add(1),
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+            {
                 // SAFETY: the exchange made the element ours.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
             }
@@ -249,7 +288,16 @@ impl Ring {
                 return self.take_next();
             }
             let g = self.slot(head).load(Ordering::Relaxed);
-            if self.head.compare_exchange(head, head.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self
+                .head
+                .compare_exchange(
+                    head,
+                    head.wrapping_add(1),
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+            {
                 // SAFETY: the exchange made the element ours.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
             }
@@ -286,9 +334,19 @@ impl Ring {
                 self.slot(to.wrapping_add(i)).store(g, Ordering::Relaxed);
             }
             // AcqRel: the slots were read before the owner can reuse them, and the Gs behind them are ours from here.
-            if victim.head.compare_exchange(head, head.wrapping_add(take), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if victim
+                .head
+                .compare_exchange(
+                    head,
+                    head.wrapping_add(take),
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+            {
                 let first = self.slot(to.wrapping_add(take - 1)).load(Ordering::Relaxed);
-                self.tail.store(to.wrapping_add(take - 1), Ordering::Release);
+                self.tail
+                    .store(to.wrapping_add(take - 1), Ordering::Release);
                 // SAFETY: the exchange made the elements ours; this one is not covered by `tail`.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(first)) });
             }
@@ -311,9 +369,16 @@ impl Inbox {
         let mut head = self.0.load(Ordering::Relaxed);
         loop {
             // SAFETY: the caller gave us the GRef.
-            unsafe { g.as_ref() }.link.store(head as usize, Ordering::Relaxed);
+            unsafe { g.as_ref() }
+                .link
+                .store(head as usize, Ordering::Relaxed);
             // Release: the M that takes the element sees its link and what its waker did. No ABA: elements leave all at once.
-            match self.0.compare_exchange_weak(head, g.as_ptr(), Ordering::Release, Ordering::Relaxed) {
+            match self.0.compare_exchange_weak(
+                head,
+                g.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return head.is_null(),
                 Err(now) => head = now,
             }
@@ -376,7 +441,10 @@ mod tests {
         let ring = Ring::new();
         for turn in 0..10 {
             fill(&ring, turn * 100..turn * 100 + 100);
-            assert_eq!(ids(|| ring.pop()), Vec::from_iter(turn * 100..turn * 100 + 100));
+            assert_eq!(
+                ids(|| ring.pop()),
+                Vec::from_iter(turn * 100..turn * 100 + 100)
+            );
         }
         assert!(ring.is_empty());
     }
@@ -398,7 +466,9 @@ mod tests {
     fn a_full_ring_gives_its_older_half_to_the_global_queue() {
         let (ring, global) = (Ring::new(), Global::new());
         fill(&ring, 0..256);
-        let Err(last) = ring.push(goroutine(256)) else { panic!("the ring is full") };
+        let Err(last) = ring.push(goroutine(256)) else {
+            panic!("the ring is full")
+        };
         ring.spill(&global, last);
         assert_eq!(ids(|| ring.pop()), Vec::from_iter(128..256));
         let mut spilled = Vec::new();
@@ -447,7 +517,13 @@ mod tests {
         let ring = Ring::new();
         let taken: Vec<AtomicU8> = (0..COUNT).map(|_| AtomicU8::new(0)).collect();
         let done = AtomicBool::new(false);
-        let take = |g: GRef| assert_eq!(taken[g.id() as usize].fetch_add(1, Ordering::Relaxed), 0, "taken twice");
+        let take = |g: GRef| {
+            assert_eq!(
+                taken[g.id() as usize].fetch_add(1, Ordering::Relaxed),
+                0,
+                "taken twice"
+            )
+        };
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -485,13 +561,21 @@ mod tests {
             }
             done.store(true, Ordering::Release);
         });
-        assert!(taken.iter().all(|count| count.load(Ordering::Relaxed) == 1), "one was lost");
+        assert!(
+            taken.iter().all(|count| count.load(Ordering::Relaxed) == 1),
+            "one was lost"
+        );
     }
 
     #[test]
     fn an_inbox_keeps_order_and_tells_its_first_push() {
         let (inbox, mut list) = (Inbox::new(), GList::new());
-        assert_eq!((0..5).map(|id| inbox.push(goroutine(id))).collect::<Vec<_>>(), [true, false, false, false, false]);
+        assert_eq!(
+            (0..5)
+                .map(|id| inbox.push(goroutine(id)))
+                .collect::<Vec<_>>(),
+            [true, false, false, false, false]
+        );
         inbox.drain(&mut list);
         assert!(inbox.is_empty() && inbox.push(goroutine(5)));
         inbox.drain(&mut list);

@@ -31,9 +31,11 @@
 //!
 //! A goroutine that computes or blocks in the system keeps its M, but not the P: `sysmon` notices and gives the P to another M (`handoff`).
 //! So there may be more Ms than Ps, and goroutines at home on an M without a P wait until a holder gives way.
-#![allow(unsafe_code, reason = "Here is made from the fact of which thread runs")]
+#![allow(
+    unsafe_code,
+    reason = "Here is made from the fact of which thread runs"
+)]
 
-mod census;
 mod deadlock;
 mod find;
 mod fork;
@@ -45,6 +47,7 @@ mod placement;
 mod pool;
 mod schedtrace;
 mod shrink;
+mod snapshot;
 mod stall;
 mod start;
 mod sysmon;
@@ -59,31 +62,31 @@ mod models;
 pub(crate) use start::Start;
 
 pub use crate::trail::Place;
-pub use census::{Behind, Goroutine, Identity, State, Stopped, Wait};
 pub use deadlock::Deadlocks;
 pub use fork::FORKED;
 pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
+pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State, Wait};
 pub use stall::{Stall, Stalls};
 pub use sysmon::{Monitor, Report};
 
 use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
-use crate::p::{Lately, P};
+use crate::p::{CoarseClock, P};
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, hint};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr;
 use find::ALLOWANCE;
-use handoff::Exchange;
+use handoff::IdleMs;
 use idle::Idlers;
-use metrics::Tallies;
+use metrics::Totals;
 use pool::PoolCounts;
 use sysmon::Sysmon;
 use trace::Tracing;
@@ -158,7 +161,9 @@ impl StartError {
     /// What the system said.
     pub fn errno(self) -> Errno {
         match self {
-            StartError::Stacks(errno) | StartError::Poller(errno) | StartError::Thread(_, errno) => errno,
+            StartError::Stacks(errno)
+            | StartError::Poller(errno)
+            | StartError::Thread(_, errno) => errno,
         }
     }
 }
@@ -170,9 +175,15 @@ const THREAD_LIMITS: &str = "`ulimit -u`, `ulimit -v` or the cgroup's pids.max";
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Stacks(_) => f.write_str("no address space for stacks: raise `ulimit -v` or lower the stack size"),
-            StartError::Poller(_) => f.write_str("no poller: raise `ulimit -n`, or the system forbids this kind"),
-            StartError::Thread(started, _) => write!(f, "no thread after {started}: raise {THREAD_LIMITS}"),
+            StartError::Stacks(_) => f.write_str(
+                "no address space for stacks: raise `ulimit -v` or lower the stack size",
+            ),
+            StartError::Poller(_) => {
+                f.write_str("no poller: raise `ulimit -n`, or the system forbids this kind")
+            }
+            StartError::Thread(started, _) => {
+                write!(f, "no thread after {started}: raise {THREAD_LIMITS}")
+            }
         }
     }
 }
@@ -195,18 +206,18 @@ pub struct Sched {
     pollers: Vec<SharedPoller>,
     global: Global,
     idlers: Idlers,
-    exchange: Exchange,
+    exchange: IdleMs,
     sysmon: Sysmon,
-    lately: Lately,
+    coarse_clock: CoarseClock,
     descs: PollCache,
     next_id: AtomicU64,
     /// What ordinary threads count, where goroutines use their P's counters.
-    outside: Outside,
+    ordinary: OrdinaryThreads,
     /// There once somebody wants it.
     trace: Once<Tracing>,
-    tallies: Tallies,
+    totals: Totals,
     /// Not null in a child process. Written while that has one thread.
-    forked: hint::AtomicPtr<fork::Refusals>,
+    forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
 }
 
@@ -217,7 +228,7 @@ struct SharedPoller {
 }
 
 #[derive(Default)]
-struct Outside {
+struct OrdinaryThreads {
     spawned: AtomicU64,
     poll_waiting: AtomicI64,
     /// Threads that sleep until somebody in this process wakes them. Whoever wakes one counts it out first.
@@ -227,13 +238,18 @@ struct Outside {
 }
 
 fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize) {
-    assert!((least..=most).contains(&value), "{setting}: {value} is not in {least}..={most}");
+    assert!(
+        (least..=most).contains(&value),
+        "{setting}: {value} is not in {least}..={most}"
+    );
 }
 
-impl Outside {
+impl OrdinaryThreads {
     /// One of so many, in turn.
-    fn turn(&self, among: usize) -> usize {
-        (self.turn.fetch_add(1, Ordering::Relaxed) as usize).checked_rem(among).unwrap_or(0)
+    fn round_robin(&self, among: usize) -> usize {
+        (self.turn.fetch_add(1, Ordering::Relaxed) as usize)
+            .checked_rem(among)
+            .unwrap_or(0)
     }
 }
 
@@ -258,25 +274,48 @@ impl Sched {
         config: Config,
         poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
     ) -> Result<&'static Self, StartError> {
-        let Config { procs, pollers, stack_size, max_threads, .. } = config;
+        let Config {
+            procs,
+            pollers,
+            stack_size,
+            max_threads,
+            ..
+        } = config;
         require(format_args!("procs"), procs, 1, MAX_PROCS);
         require(format_args!("pollers"), pollers, 1, procs);
         require(format_args!("max_threads"), max_threads, procs, MAX_THREADS);
-        require(format_args!("stack_size"), stack_size, stack::MIN_STACK.max(4 * os.page_size()), stack::MAX_STACK);
-        assert!(stack_size.is_power_of_two(), "stack_size: it is no power of two");
+        require(
+            format_args!("stack_size"),
+            stack_size,
+            stack::MIN_STACK.max(4 * os.page_size()),
+            stack::MAX_STACK,
+        );
+        assert!(
+            stack_size.is_power_of_two(),
+            "stack_size: it is no power of two"
+        );
 
         let page = os.page_size();
-        let guard_size = config.guard_size.unwrap_or(stack::GUARD.min(stack_size / 4));
+        let guard_size = config
+            .guard_size
+            .unwrap_or(stack::GUARD.min(stack_size / 4));
         require(format_args!("guard_size"), guard_size, 1, stack_size / 4);
 
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
-            let poller = Poller { backend: poller().map_err(StartError::Poller)?, watched: AtomicU32::new(0) };
-            shared.push(SharedPoller { poller, taken: AtomicBool::new(false) });
+            let poller = Poller {
+                backend: poller().map_err(StartError::Poller)?,
+                watched: AtomicU32::new(0),
+            };
+            shared.push(SharedPoller {
+                poller,
+                taken: AtomicBool::new(false),
+            });
         }
         let gate = start::start_threads(os, &config)?;
         // Last: an `Os` takes no reservation back, so nothing may fail behind it.
-        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs).map_err(|errno| {
+        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs)
+            .map_err(|errno| {
             gate.dismiss(os, &config);
             StartError::Stacks(errno)
         })?;
@@ -285,19 +324,21 @@ impl Sched {
             config,
             arena,
             ms: Ms::new(max_threads),
-            ps: (0..procs).map(|index| P::new(index, index % pollers)).collect(),
+            ps: (0..procs)
+                .map(|index| P::new(index, index % pollers))
+                .collect(),
             pollers: shared,
             global: Global::new(),
             idlers: Idlers::new(),
-            exchange: Exchange::new(),
+            exchange: IdleMs::new(),
             sysmon: Sysmon::new(),
-            lately: Lately::new(),
+            coarse_clock: CoarseClock::new(),
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
-            outside: Outside::default(),
+            ordinary: OrdinaryThreads::default(),
             trace: Once::new(),
-            tallies: Tallies::new(),
-            forked: hint::AtomicPtr::new(ptr::null_mut()),
+            totals: Totals::new(),
+            forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
         }));
         sync::set_os(&sched.os);
@@ -333,7 +374,7 @@ impl Sched {
         // Returned ones first: otherwise one that is spawned and returns in between would count -1.
         let finished: u64 = self.ms().map(|m| m.counts.finished.get()).sum();
         let spawned: u64 = self.ms().map(|m| m.counts.spawned.get()).sum();
-        (spawned + self.outside.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
+        (spawned + self.ordinary.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
     }
 
     /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
@@ -341,7 +382,7 @@ impl Sched {
     pub fn num_poll_waiters(&self) -> usize {
         let resumed: u64 = self.ms().map(|m| m.counts.poll_resumes.get()).sum();
         let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
-        let outside = self.outside.poll_waiting.load(Ordering::Relaxed);
+        let outside = self.ordinary.poll_waiting.load(Ordering::Relaxed);
         (waits as i64 + outside - resumed as i64).max(0) as usize
     }
 
@@ -354,7 +395,11 @@ impl Sched {
     /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
     #[inline]
     pub(crate) fn current(&self) -> Option<&G> {
-        let g = self.arena.anchor_at(stack::stack_pointer())?.current().cast::<G>();
+        let g = self
+            .arena
+            .anchor_at(stack::stack_pointer())?
+            .current()
+            .cast::<G>();
         // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
         unsafe { g.as_ref() }
     }
@@ -366,7 +411,14 @@ impl Sched {
     /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
     pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
         // SAFETY: the caller's promise.
-        unsafe { self.arena.anchor_at(address)?.current().cast::<G>().as_ref() }.map(G::identity)
+        unsafe {
+            self.arena
+                .anchor_at(address)?
+                .current()
+                .cast::<G>()
+                .as_ref()
+        }
+        .map(G::identity)
     }
 
     /// The Ms started until now.
@@ -394,7 +446,9 @@ impl Sched {
     /// The P of an M that a goroutine runs on.
     #[inline]
     fn p_of(&self, m: &M) -> &P {
-        self.p(m.p().unwrap_or_else(|| panic!("goroutines are resumed with a P")))
+        self.p(m
+            .p()
+            .unwrap_or_else(|| panic!("goroutines are resumed with a P")))
     }
 
     /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if the P was taken because the goroutine has run
@@ -411,7 +465,7 @@ impl Sched {
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
         let index = match self.current() {
             Some(g) => self.p_of(self.m_of(g)).poller,
-            None => self.outside.turn(self.pollers.len()),
+            None => self.ordinary.round_robin(self.pollers.len()),
         };
         &self.shared(index).poller
     }
@@ -422,34 +476,39 @@ impl Sched {
     }
 
     /// Takes a stack promise for a goroutine about to be made.
-    pub(crate) fn admit(&'static self) -> Result<(), Exhausted> {
+    pub(crate) fn reserve_stack(&'static self) -> Result<(), Exhausted> {
         /// Promises an M takes and keeps at once.
         const BATCH: u32 = 32;
         let Some(g) = self.current() else {
-            self.arena.promise(1)?;
-            self.outside.spawned.fetch_add(1, Ordering::Relaxed);
+            self.arena.reserve_stacks(1)?;
+            self.ordinary.spawned.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
         let counts = &self.m_of(g).counts;
-        match counts.promises.get() {
-            0 => match self.arena.promise(BATCH) {
-                Ok(()) => counts.promises.set(u64::from(BATCH) - 1),
+        match counts.reservations.get() {
+            0 => match self.arena.reserve_stacks(BATCH) {
+                Ok(()) => counts.reservations.set(u64::from(BATCH) - 1),
                 // The last few, one by one.
-                Err(_) => self.arena.promise(1)?,
+                Err(_) => self.arena.reserve_stacks(1)?,
             },
-            some => counts.promises.set(some - 1),
+            some => counts.reservations.set(some - 1),
         }
         counts.spawned.bump();
         Ok(())
     }
 
     /// Counts the calling goroutine out: its work is done, and its stack promised to another.
-    pub(crate) fn retire(&'static self) {
+    pub(crate) fn release_stack(&'static self) {
         const KEEP: u64 = 64;
-        let counts = &self.m_of(self.current().unwrap_or_else(|| panic!("a goroutine retires itself"))).counts;
-        let promises = counts.promises.bump();
-        if promises > KEEP {
-            counts.promises.set(promises - KEEP / 2);
+        let counts = &self
+            .m_of(
+                self.current()
+                    .unwrap_or_else(|| panic!("a goroutine retires itself")),
+            )
+            .counts;
+        let reservations = counts.reservations.bump();
+        if reservations > KEEP {
+            counts.reservations.set(reservations - KEEP / 2);
             self.arena.release(KEEP as u32 / 2);
         }
         counts.finished.bump();
@@ -465,12 +524,14 @@ impl Sched {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
         }
-        self.recruit();
+        self.wake_idle();
     }
 
     /// Queues a goroutine that has not run, to run on the current M only. Handed back on an ordinary thread.
     pub(crate) fn submit_here(&'static self, g: GRef) -> Result<(), GRef> {
-        let Some(current) = self.current() else { return Err(g) };
+        let Some(current) = self.current() else {
+            return Err(g);
+        };
         let m = self.m_of(current);
         g.set_home(m.index);
         m.counts.unstarted.bump();
@@ -518,7 +579,9 @@ impl Sched {
         const NEIGHBOURS: u32 = 4;
         /// The longest turn. It takes about as long as the time slice that sysmon ends.
         const MOST: u32 = 1024;
-        let ready = self.here().map_or(0, |here| here.home(|home| home.queue.len()));
+        let ready = self
+            .here()
+            .map_or(0, |here| here.home(|home| home.queue.len()));
         let turn = (ready.min(1 << 20) as u32 / NEIGHBOURS).clamp(ALLOWANCE, MOST);
         self.spend((count * ALLOWANCE / turn).max(1));
     }

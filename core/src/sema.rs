@@ -18,7 +18,10 @@ pub struct Sema {
 impl Sema {
     /// No permits.
     pub fn new(sched: &'static Sched) -> Self {
-        Sema { sched, permits: Permits::new() }
+        Sema {
+            sched,
+            permits: Permits::new(),
+        }
     }
 
     /// Waits for a permit and takes it. Does not wait, and lets no other goroutine run, if there is one.
@@ -43,7 +46,10 @@ struct State {
 
 impl Permits {
     pub(crate) fn new() -> Self {
-        Permits(Lock::new(State { permits: 0, waiting: WaiterList::new() }))
+        Permits(Lock::new(State {
+            permits: 0,
+            waiting: WaiterList::new(),
+        }))
     }
 
     pub(crate) fn acquire(&self, sched: &'static Sched) {

@@ -83,7 +83,7 @@ const INDICES: u32 = 16 * 1024;
 /// Cache lines over which tops are spread: half a page, so that a small goroutine still fits into one.
 const COLOURS: u32 = 32;
 const CACHE_LINE: usize = 64;
-const ANCHOR: usize = size_of::<Anchor>();
+const ANCHOR: usize = size_of::<StackOwner>();
 
 /// What stands at the top of a stack: whose it is, once for the goroutine itself and once for those who watch.
 ///
@@ -99,7 +99,7 @@ const ANCHOR: usize = size_of::<Anchor>();
 ///
 /// The address cannot be another goroutine's meanwhile: the watcher has not freed this one.
 #[repr(C, align(16))]
-pub(crate) struct Anchor {
+pub(crate) struct StackOwner {
     current: AtomicPtr<()>,
     listed: AtomicPtr<()>,
 }
@@ -107,7 +107,7 @@ pub(crate) struct Anchor {
 /// A G's alignment leaves this bit.
 const PIN: usize = 1;
 
-impl Anchor {
+impl StackOwner {
     /// The goroutine whose stack it is, if there is one. To be believed only on that stack.
     #[inline]
     pub(crate) fn current(&self) -> *mut () {
@@ -128,15 +128,23 @@ impl Anchor {
 
     /// The goroutine, which is now pinned. `None` if there is none, or another watcher was first.
     pub(crate) fn pin(&self) -> Option<NonNull<()>> {
-        let free = |g: *mut ()| (!g.is_null() && g.addr() & PIN == 0).then(|| g.map_addr(|address| address | PIN));
-        NonNull::new(self.listed.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free).ok()?)
+        let free = |g: *mut ()| {
+            (!g.is_null() && g.addr() & PIN == 0).then(|| g.map_addr(|address| address | PIN))
+        };
+        NonNull::new(
+            self.listed
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, free)
+                .ok()?,
+        )
     }
 
     /// False if the G is the caller's to free.
     #[must_use]
     pub(crate) fn unpin(&self, g: NonNull<()>) -> bool {
         let pinned = g.as_ptr().map_addr(|address| address | PIN);
-        self.listed.compare_exchange(pinned, g.as_ptr(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.listed
+            .compare_exchange(pinned, g.as_ptr(), Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Whether somebody looks at it.
@@ -179,8 +187,16 @@ impl Exhausted {
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Exhausted { goroutines, stack_size, cause } = self;
-        write!(f, "no stack for another goroutine: {goroutines} have one of {} KiB each, ", stack_size / 1024)?;
+        let Exhausted {
+            goroutines,
+            stack_size,
+            cause,
+        } = self;
+        write!(
+            f,
+            "no stack for another goroutine: {goroutines} have one of {} KiB each, ",
+            stack_size / 1024
+        )?;
         match cause {
             Shortage::AddressSpace => {
                 f.write_str("which is all the address space that was reserved (raise `ulimit -v` or lower Builder::stack_size)")
@@ -209,7 +225,7 @@ pub(crate) struct Arena {
     /// Bytes at the low end of each slot that fault: guarded in ordinary ones, never opened in larger.
     guard: usize,
     capacity: u32,
-    margin: u32,
+    slack: u32,
     /// Set while a thread prepares slots. Others that need some wait for it.
     growing: AtomicBool,
     /// Slots below this index are open and have their guard. Written by the thread that set `growing`.
@@ -238,9 +254,22 @@ unsafe impl Send for FreeSlots {}
 impl Arena {
     /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps, the lowest
     /// `guard` bytes of each (whole pages) without access.
-    pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, guard: usize, procs: usize) -> Result<Self, Errno> {
-        let margin = procs * (CACHE + 1) + BATCH as usize;
-        Self::reserve_slots(os, Size::ORDINARY, stack_size, guard, margin, margin + MIN_SLOTS, RESERVE.min(os.address_space() / SHARE))
+    pub(crate) fn reserve(
+        os: &'static dyn Os,
+        stack_size: usize,
+        guard: usize,
+        procs: usize,
+    ) -> Result<Self, Errno> {
+        let slack = procs * (CACHE + 1) + BATCH as usize;
+        Self::reserve_slots(
+            os,
+            Size::ORDINARY,
+            stack_size,
+            guard,
+            slack,
+            slack + MIN_SLOTS,
+            RESERVE.min(os.address_space() / SHARE),
+        )
     }
 
     /// Reserves at least `slots` slots, in at most `most` bytes unless that many take more.
@@ -249,7 +278,7 @@ impl Arena {
         size: Size,
         stack_size: usize,
         guard: usize,
-        margin: usize,
+        slack: usize,
         slots: usize,
         most: usize,
     ) -> Result<Self, Errno> {
@@ -263,21 +292,33 @@ impl Arena {
             }
         };
         let capacity = len / stack_size;
-        let indices = os.reserve((capacity * size_of::<u32>()).next_multiple_of(INDICES as usize * size_of::<u32>()))?.cast();
+        let indices = os
+            .reserve(
+                (capacity * size_of::<u32>()).next_multiple_of(INDICES as usize * size_of::<u32>()),
+            )?
+            .cast();
         Ok(Arena {
             os,
             size,
-            bytes: if size == Size::ORDINARY { stack_size } else { stack_size / 2 },
+            bytes: if size == Size::ORDINARY {
+                stack_size
+            } else {
+                stack_size / 2
+            },
             base: base.as_ptr() as usize,
             shift: stack_size.trailing_zeros(),
             guard,
             capacity: capacity as u32,
-            margin: margin as u32,
+            slack: slack as u32,
             growing: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             promised: AtomicU32::new(0),
             indices,
-            free: Lock::new(FreeSlots { indices, len: 0, clean: 0 }),
+            free: Lock::new(FreeSlots {
+                indices,
+                len: 0,
+                clean: 0,
+            }),
         })
     }
 
@@ -317,28 +358,30 @@ impl Arena {
 
     /// The words at the top of a slot that name its G. Any thread may read them, a signal handler too.
     #[inline]
-    pub(crate) fn anchor(&self, slot: Slot) -> &Anchor {
+    pub(crate) fn owner(&self, slot: Slot) -> &StackOwner {
         self.anchor_of(slot.index())
     }
 
     /// The anchor of the stack that `address` lies in, if it lies in the arena.
     #[inline]
-    pub(crate) fn anchor_at(&self, address: usize) -> Option<&Anchor> {
+    pub(crate) fn anchor_at(&self, address: usize) -> Option<&StackOwner> {
         self.index_of(address).map(|index| self.anchor_of(index))
     }
 
     #[inline]
-    fn anchor_of(&self, index: u32) -> &Anchor {
+    fn anchor_of(&self, index: u32) -> &StackOwner {
         // SAFETY: the address lies inside a slot of the reservation, and above its guard. What reads
         // it runs there or has the number of a slot that was opened: zeroed then, and open for ever.
         // The anchor is only ever accessed as this type, and is aligned, since slots are and colours
         // are whole cache lines.
-        unsafe { &*(self.top(index) as *const Anchor) }
+        unsafe { &*(self.top(index) as *const StackOwner) }
     }
 
     /// The end of the stack that `address` lies in.
     pub(crate) fn end_of(&self, address: usize) -> Option<usize> {
-        self.index_of(address).map(|index| self.top(index)).filter(|&end| address <= end)
+        self.index_of(address)
+            .map(|index| self.top(index))
+            .filter(|&end| address <= end)
     }
 
     /// The slots that were ever used, or will be next.
@@ -354,7 +397,10 @@ impl Arena {
 
     /// The usable part of a slot.
     pub(crate) fn stack(&self, slot: Slot) -> Stack {
-        Stack { base: self.top(slot.index()), limit: self.bottom(slot.index()) }
+        Stack {
+            base: self.top(slot.index()),
+            limit: self.bottom(slot.index()),
+        }
     }
 
     /// Bytes of memory behind all stacks. `None` if the system does not say. Of many stacks it looks at some, spread over all.
@@ -362,9 +408,13 @@ impl Arena {
         const SAMPLE: u64 = 256;
         let slots = u64::from(self.prepared.load(Ordering::Acquire));
         let sample = slots.min(SAMPLE);
-        let seen = (0..sample).map(|i| self.resident_in(self.slot((i * slots / sample) as u32), system)).sum::<Option<u64>>()?;
+        let seen = (0..sample)
+            .map(|i| self.resident_in(self.slot((i * slots / sample) as u32), system))
+            .sum::<Option<u64>>()?;
         // Without stacks the system is asked, too, whether it would say.
-        system.resident(NonNull::dangling(), 0).map(|_| seen * slots / sample.max(1))
+        system
+            .resident(NonNull::dangling(), 0)
+            .map(|_| seen * slots / sample.max(1))
     }
 
     /// Bytes of memory behind one stack: as deep as whoever had it since it was last given back has been. It is touched from its top down, so behind
@@ -374,7 +424,8 @@ impl Arena {
         let mut seen = 0;
         let bottom = self.base + ((slot.index() as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
-            let start = NonNull::new(ptr::without_provenance_mut(start)).unwrap_or_else(|| panic!("a reservation is not at address zero"));
+            let start = NonNull::new(ptr::without_provenance_mut(start))
+                .unwrap_or_else(|| panic!("a reservation is not at address zero"));
             match system.resident(start, stretch)? {
                 0 => break,
                 bytes => seen += bytes as u64,
@@ -384,15 +435,19 @@ impl Arena {
     }
 
     /// Makes sure that `n` more goroutines will find a slot when they start.
-    pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
+    pub(crate) fn reserve_stacks(&self, n: u32) -> Result<(), Exhausted> {
         self.promise_from(n, BATCH)
     }
 
     /// Prepares so many slots at once: [`BATCH`] ordinary ones, or one larger.
     fn promise_from(&self, n: u32, batch: u32) -> Result<(), Exhausted> {
         let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;
-        while self.prepared.load(Ordering::Relaxed) < promised + self.margin {
-            if self.growing.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        while self.prepared.load(Ordering::Relaxed) < promised + self.slack {
+            if self
+                .growing
+                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+            {
                 // For some microseconds, unless the other thread has lost its CPU.
                 self.os.yield_thread();
                 continue;
@@ -401,7 +456,11 @@ impl Arena {
             self.growing.store(false, Ordering::Release);
             prepared.map_err(|cause| {
                 let before = self.promised.fetch_sub(n, Ordering::Relaxed);
-                Exhausted { goroutines: before - n, stack_size: self.bytes, cause }
+                Exhausted {
+                    goroutines: before - n,
+                    stack_size: self.bytes,
+                    cause,
+                }
             })?;
         }
         Ok(())
@@ -422,7 +481,8 @@ impl Arena {
         for index in first..first + batch {
             if batch == BATCH {
                 // SAFETY: the lowest pages of an open slot that no goroutine has yet.
-                unsafe { self.os.guard(self.address(index), self.guard) }.map_err(Shortage::Guard)?;
+                unsafe { self.os.guard(self.address(index), self.guard) }
+                    .map_err(Shortage::Guard)?;
             }
             self.free.lock().push(index);
             // Release: a watcher that reads the number reads the anchors of so many slots.
@@ -435,14 +495,27 @@ impl Arena {
     /// slots as lie below its end. A part may be open already, from a time when a guard was refused.
     fn open(&self, first: u32, batch: u32) -> Result<(), Errno> {
         let part = (first + batch - 1) / INDICES;
-        if first.checked_sub(1).is_none_or(|last| last / INDICES != part) {
+        if first
+            .checked_sub(1)
+            .is_none_or(|last| last / INDICES != part)
+        {
             // SAFETY: the reservation is a multiple of `INDICES` long, and has no guards.
-            unsafe { self.os.open(self.indices.add((part * INDICES) as usize).cast(), INDICES as usize * size_of::<u32>()) }?;
+            unsafe {
+                self.os.open(
+                    self.indices.add((part * INDICES) as usize).cast(),
+                    INDICES as usize * size_of::<u32>(),
+                )
+            }?;
         }
         // What is below a larger stack stays closed.
         let closed = if batch == BATCH { 0 } else { self.guard };
         // SAFETY: slots of the reservation, of which no goroutine has one.
-        unsafe { self.os.open(self.address(first).add(closed), ((batch as usize) << self.shift) - closed) }
+        unsafe {
+            self.os.open(
+                self.address(first).add(closed),
+                ((batch as usize) << self.shift) - closed,
+            )
+        }
     }
 
     /// Where a slot begins.
@@ -457,17 +530,26 @@ impl Arena {
             return self.slot(index);
         }
         let mut free = self.free.lock();
-        let index = free.pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
+        let index = free
+            .pop()
+            .unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
         for _ in 1..BATCH {
             let Some(index) = free.pop() else { break };
-            cache.push(index).unwrap_or_else(|_| panic!("an empty cache holds a batch"));
+            cache
+                .push(index)
+                .unwrap_or_else(|_| panic!("an empty cache holds a batch"));
         }
         self.slot(index)
     }
 
     /// A slot for a goroutine that has a promise.
     fn take_one(&self) -> Slot {
-        self.slot(self.free.lock().pop().unwrap_or_else(|| panic!("stack arena: more goroutines started than promised")))
+        self.slot(
+            self.free
+                .lock()
+                .pop()
+                .unwrap_or_else(|| panic!("stack arena: more goroutines started than promised")),
+        )
     }
 
     /// As [`put`](Self::put), without a cache.
@@ -519,7 +601,8 @@ impl Arena {
     ///
     /// The addresses are those of whole pages of one slot, and nobody relies on what is there.
     pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
-        let pointer = NonNull::new(start as *mut u8).unwrap_or_else(|| panic!("a slot is not at address zero"));
+        let pointer = NonNull::new(start as *mut u8)
+            .unwrap_or_else(|| panic!("a slot is not at address zero"));
         // SAFETY: the caller's promise.
         unsafe { self.os.discard(pointer, end - start) };
     }
@@ -529,10 +612,16 @@ impl Arena {
         if cache.is_full() {
             let mut free = self.free.lock();
             for _ in 0..BATCH {
-                free.push(cache.pop().unwrap_or_else(|| panic!("a full cache holds a batch")));
+                free.push(
+                    cache
+                        .pop()
+                        .unwrap_or_else(|| panic!("a full cache holds a batch")),
+                );
             }
         }
-        cache.push(slot.index()).unwrap_or_else(|_| panic!("room was made"));
+        cache
+            .push(slot.index())
+            .unwrap_or_else(|_| panic!("room was made"));
     }
 }
 
@@ -551,13 +640,22 @@ impl FreeSlots {
     }
 
     fn pop_dirty(&mut self) -> Option<u32> {
-        if self.len > self.clean { self.pop() } else { None }
+        if self.len > self.clean {
+            self.pop()
+        } else {
+            None
+        }
     }
 
     fn push_clean(&mut self, index: u32) {
         self.push(index);
         // SAFETY: both elements were written, and `clean` is less than `len`.
-        unsafe { ptr::swap(self.indices.add(self.clean).as_ptr(), self.indices.add(self.len - 1).as_ptr()) };
+        unsafe {
+            ptr::swap(
+                self.indices.add(self.clean).as_ptr(),
+                self.indices.add(self.len - 1).as_ptr(),
+            )
+        };
         self.clean += 1;
     }
 }
@@ -585,7 +683,10 @@ pub(crate) struct Stack {
     /// The upper end.
     pub(crate) base: usize,
     /// The lower end, below which is the guard.
-    #[cfg_attr(any(loom, not(test)), allow(dead_code, reason = "sanitizers and corosensei ask for it"))]
+    #[cfg_attr(
+        any(loom, not(test)),
+        allow(dead_code, reason = "sanitizers and corosensei ask for it")
+    )]
     pub(crate) limit: usize,
 }
 

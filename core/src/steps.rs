@@ -87,7 +87,10 @@ macro_rules! stepping_number {
     ($name:ident, $value:ty) => {
         stepping!($name, $value);
 
-        #[allow(dead_code, reason = "each type has the accesses that any of them needs")]
+        #[allow(
+            dead_code,
+            reason = "each type has the accesses that any of them needs"
+        )]
         impl $name {
             pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                 step();

@@ -15,27 +15,31 @@
 
 use crate::os::Os;
 #[cfg(steps)]
-pub(crate) use crate::steps::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
+pub(crate) use crate::steps::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
+};
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
 /// For figures that nobody decides by: as a model's atomic, they would only be more orders to explore.
-pub(crate) use core::sync::atomic::AtomicU64 as Tally;
+pub(crate) use core::sync::atomic::AtomicU64 as UnmodeledCount;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
 #[cfg(not(any(steps, loom)))]
 pub(crate) use core::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering, fence,
 };
 pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use lock::Lock;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering, fence,
 };
 pub(crate) use spin::Once;
 
 /// The machine's own atomics, in a model as well: for words that only tell somebody something, and by which nothing is decided.
-pub(crate) mod hint {
+pub(crate) mod unmodeled {
     pub(crate) use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 }
 
@@ -50,7 +54,7 @@ pub(crate) fn light_barrier() {
 }
 
 /// What yields the thread of a waiter that spun in vain, once a scheduler has started.
-static OS: hint::AtomicPtr<&'static dyn Os> = hint::AtomicPtr::new(core::ptr::null_mut());
+static OS: unmodeled::AtomicPtr<&'static dyn Os> = unmodeled::AtomicPtr::new(core::ptr::null_mut());
 
 /// Names the operating system whose `yield_thread` lock waiters call.
 pub(crate) fn set_os(os: &'static &'static dyn Os) {

@@ -16,7 +16,11 @@ pub const ALIGN: usize = 256;
 /// How many bits of tag survive packing.
 pub const TAG_BITS: u32 = if usize::BITS == 64 { 24 } else { 32 };
 
-const ADDR_SHIFT: u32 = if usize::BITS == 64 { ALIGN.trailing_zeros() } else { 0 };
+const ADDR_SHIFT: u32 = if usize::BITS == 64 {
+    ALIGN.trailing_zeros()
+} else {
+    0
+};
 
 /// An address aligned to [`ALIGN`] (or null) with a tag of [`TAG_BITS`] bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,9 +38,16 @@ impl TaggedPtr {
     /// If `addr` is not aligned to [`ALIGN`] or does not fit.
     #[doc(alias = "taggedPointerPack")]
     pub fn pack(addr: usize, tag: u32) -> Self {
-        assert!(addr % ALIGN == 0, "tagged pointer: an address is not aligned");
-        let packed = TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
-        assert!(packed.addr() == addr, "tagged pointer: an address does not fit");
+        assert!(
+            addr % ALIGN == 0,
+            "tagged pointer: an address is not aligned"
+        );
+        let packed =
+            TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
+        assert!(
+            packed.addr() == addr,
+            "tagged pointer: an address does not fit"
+        );
         packed
     }
 
@@ -79,7 +90,12 @@ mod tests {
 
     #[test]
     fn address_and_tag_survive_packing() {
-        for addr in [0, ALIGN, 0x7fff_ff00, usize::MAX >> 17 << 8 & usize::MAX >> 16] {
+        for addr in [
+            0,
+            ALIGN,
+            0x7fff_ff00,
+            usize::MAX >> 17 << 8 & usize::MAX >> 16,
+        ] {
             for tag in [0, 1, 0x00ab_cdef, (1u64 << TAG_BITS).wrapping_sub(1) as u32] {
                 let packed = TaggedPtr::from_bits(TaggedPtr::pack(addr, tag).to_bits());
                 assert_eq!((packed.addr(), packed.tag()), (addr, tag));

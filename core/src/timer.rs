@@ -17,10 +17,13 @@
 //! callback therefore gets the sequence number the timer was armed with and ignores a stale one.
 //!
 //! Lock order: heap, then timer.
-#![allow(unsafe_code, reason = "entries and callbacks refer to timers by address")]
+#![allow(
+    unsafe_code,
+    reason = "entries and callbacks refer to timers by address"
+)]
 
 use crate::os::Nanos;
-use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering, Tally};
+use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering, UnmodeledCount};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -62,8 +65,18 @@ impl Timer {
     /// A timer that is off.
     pub(crate) fn new(arg: NonNull<()>) -> Self {
         unsafe fn nothing(_: NonNull<()>, _: u32, _: &mut WaiterList) {}
-        let off = State { when: 0, seq: 0, fire: nothing, heap: None, key: 0 };
-        Timer { state: Lock::new(off), index: AtomicU32::new(0), arg }
+        let off = State {
+            when: 0,
+            seq: 0,
+            fire: nothing,
+            heap: None,
+            key: 0,
+        };
+        Timer {
+            state: Lock::new(off),
+            index: AtomicU32::new(0),
+            arg,
+        }
     }
 
     /// Sets the timer to expire at `when` (more than 0, [`LATEST`] at most), wherever it was before. A timer that is off goes into `heap`.
@@ -75,7 +88,13 @@ impl Timer {
     /// - `fire(arg, seq, …)` is sound on any thread until then.
     /// - Calls of `arm` and `stop` for one timer do not overlap.
     #[must_use = "the M that sleeps for this heap must look again"]
-    pub(crate) unsafe fn arm(&self, heap: &'static Heap, when: Nanos, seq: u32, fire: Fire) -> Option<&'static Heap> {
+    pub(crate) unsafe fn arm(
+        &self,
+        heap: &'static Heap,
+        when: Nanos,
+        seq: u32,
+        fire: Fire,
+    ) -> Option<&'static Heap> {
         debug_assert!(when > 0);
         let when = when.min(LATEST);
         let mut state = self.state.lock();
@@ -125,7 +144,7 @@ pub(crate) struct Heap {
     /// Stopped timers among the entries. Approximate while timers fire.
     zombies: AtomicU32,
     /// How many have fired. Written by whoever holds the lock.
-    fired: Tally,
+    fired: UnmodeledCount,
 }
 
 #[derive(Clone, Copy)]
@@ -148,7 +167,13 @@ impl Entry {
 impl Heap {
     /// An empty heap, run by P number `owner`.
     pub(crate) fn new(owner: usize) -> Self {
-        Heap { owner, entries: Lock::new(Vec::new()), next: AtomicI64::new(NEVER), zombies: AtomicU32::new(0), fired: Tally::new(0) }
+        Heap {
+            owner,
+            entries: Lock::new(Vec::new()),
+            next: AtomicI64::new(NEVER),
+            zombies: AtomicU32::new(0),
+            fired: UnmodeledCount::new(0),
+        }
     }
 
     /// The P that runs these timers.
@@ -166,7 +191,9 @@ impl Heap {
     /// Timers that will fire. Approximate while some do.
     pub(crate) fn armed(&self) -> usize {
         let entries = self.entries.lock();
-        entries.len().saturating_sub(self.zombies.load(Ordering::Relaxed) as usize)
+        entries
+            .len()
+            .saturating_sub(self.zombies.load(Ordering::Relaxed) as usize)
     }
 
     /// Timers that have fired.
@@ -189,7 +216,7 @@ impl Heap {
     fn insert(&'static self, timer: &Timer) -> bool {
         let mut entries = self.entries.lock();
         if self.zombies.load(Ordering::Relaxed) as usize * 4 > entries.len() + 4 {
-            self.bury(&mut entries);
+            self.compact(&mut entries);
         }
         let index = entries.len();
         let key = {
@@ -198,7 +225,10 @@ impl Heap {
             state.key = state.when;
             state.key
         };
-        entries.push(Entry { key, timer: NonNull::from(timer) });
+        entries.push(Entry {
+            key,
+            timer: NonNull::from(timer),
+        });
         sift_up(&mut entries, index);
         self.publish(&entries)
     }
@@ -247,7 +277,11 @@ impl Heap {
         }
     }
 
-    fn collect(&'static self, now: Nanos, due: &mut heapless::Vec<(Fire, NonNull<()>, u32), FIRE_BATCH>) {
+    fn collect(
+        &'static self,
+        now: Nanos,
+        due: &mut heapless::Vec<(Fire, NonNull<()>, u32), FIRE_BATCH>,
+    ) {
         let mut entries = self.entries.lock();
         while let Some(&Entry { key, timer }) = entries.first() {
             if key > now || due.is_full() {
@@ -269,7 +303,8 @@ impl Heap {
                 self.zombies.fetch_sub(1, Ordering::Relaxed);
             } else {
                 let expired = (state.fire, timer.arg, state.seq);
-                due.push(expired).unwrap_or_else(|_| panic!("room was checked"));
+                due.push(expired)
+                    .unwrap_or_else(|_| panic!("room was checked"));
                 state.when = 0;
             }
             state.heap = None;
@@ -278,12 +313,13 @@ impl Heap {
             drop(state);
             remove_first(&mut entries);
         }
-        self.fired.store(self.fired() + due.len() as u64, Ordering::Relaxed);
+        self.fired
+            .store(self.fired() + due.len() as u64, Ordering::Relaxed);
         self.publish(&entries);
     }
 
     /// Removes all zombies.
-    fn bury(&self, entries: &mut Vec<Entry>) {
+    fn compact(&self, entries: &mut Vec<Entry>) {
         entries.retain(|entry| {
             let mut state = entry.timer().state.lock();
             if state.when == 0 {
@@ -314,7 +350,9 @@ fn place(entries: &mut [Entry], index: usize, entry: Entry) {
 }
 
 fn remove_first(entries: &mut Vec<Entry>) {
-    let last = entries.pop().unwrap_or_else(|| panic!("the heap has a first entry"));
+    let last = entries
+        .pop()
+        .unwrap_or_else(|| panic!("the heap has a first entry"));
     if !entries.is_empty() {
         *at(entries, 0) = last;
         sift_down(entries, 0);
@@ -340,7 +378,9 @@ fn sift_down(entries: &mut [Entry], mut index: usize) {
     loop {
         let first = index * ARITY + 1;
         let children = first..(first + ARITY).min(entries.len());
-        let Some(least) = children.min_by_key(|&child| at(entries, child).key) else { break };
+        let Some(least) = children.min_by_key(|&child| at(entries, child).key) else {
+            break;
+        };
         let below = *at(entries, least);
         if below.key >= entry.key {
             break;
@@ -374,13 +414,21 @@ mod tests {
 
     unsafe fn log(arg: NonNull<()>, seq: u32, _: &mut WaiterList) {
         // SAFETY: `arg` is a leaked `Log`.
-        unsafe { arg.cast::<Log>().as_ref() }.fired.lock().unwrap().push(seq);
+        unsafe { arg.cast::<Log>().as_ref() }
+            .fired
+            .lock()
+            .unwrap()
+            .push(seq);
     }
 
     fn timers(count: usize) -> (&'static Heap, StdVec<&'static Log>) {
         let heap = Box::leak(Box::new(Heap::new(0)));
         let make = |name| {
-            let log = Box::into_raw(Box::new(Log { timer: Timer::new(NonNull::dangling()), name, fired: Mutex::default() }));
+            let log = Box::into_raw(Box::new(Log {
+                timer: Timer::new(NonNull::dangling()),
+                name,
+                fired: Mutex::default(),
+            }));
             // SAFETY: just allocated, and leaked.
             unsafe {
                 (*log).timer.arg = NonNull::new_unchecked(log).cast();
@@ -413,7 +461,12 @@ mod tests {
             run(heap, now);
             for (i, log) in all.iter().enumerate() {
                 let due = (i as Nanos * 7919) % 1000 < now;
-                assert_eq!(fired(log).len(), usize::from(due), "timer {} at {now}", log.name);
+                assert_eq!(
+                    fired(log).len(),
+                    usize::from(due),
+                    "timer {} at {now}",
+                    log.name
+                );
             }
         }
         assert!(heap.is_empty() && heap.next().is_none());
@@ -427,7 +480,10 @@ mod tests {
         assert!(arm(all[1], heap, 10, 0));
         run(heap, 10);
         assert_eq!((heap.next(), heap.armed()), (Some(LATEST), 1));
-        assert!(arm(all[0], heap, 20, 0) && !arm(all[0], heap, Nanos::MAX, 0), "it moves there and back");
+        assert!(
+            arm(all[0], heap, 20, 0) && !arm(all[0], heap, Nanos::MAX, 0),
+            "it moves there and back"
+        );
         run(heap, 20);
         assert_eq!((heap.next(), fired(all[0]).len()), (Some(LATEST), 0));
     }
@@ -435,7 +491,9 @@ mod tests {
     #[test]
     fn what_is_armed_and_what_has_fired_is_counted() {
         let (heap, all) = timers(100);
-        all.iter().zip(1..).for_each(|(log, when)| _ = arm(log, heap, when, 0));
+        all.iter()
+            .zip(1..)
+            .for_each(|(log, when)| _ = arm(log, heap, when, 0));
         assert_eq!((heap.armed(), heap.fired()), (100, 0));
         all[90..].iter().for_each(|log| log.timer.stop());
         assert_eq!((heap.armed(), heap.fired()), (90, 0));
@@ -493,7 +551,11 @@ mod tests {
             arm(log, heap, 1_000 + i as Nanos, 0);
             log.timer.stop();
         }
-        assert!(heap.len() < 100, "{} entries for no armed timer", heap.len());
+        assert!(
+            heap.len() < 100,
+            "{} entries for no armed timer",
+            heap.len()
+        );
     }
 
     /// The heap against a sorted list, over random arms, moves, stops and runs.
@@ -529,7 +591,10 @@ mod tests {
                 }
             }
             if let Some(earliest) = model.iter().filter(|&&when| when != 0).min() {
-                assert!(heap.next().is_some_and(|next| next <= *earliest), "step {step}: nobody would look at {earliest}");
+                assert!(
+                    heap.next().is_some_and(|next| next <= *earliest),
+                    "step {step}: nobody would look at {earliest}"
+                );
             }
         }
         for (log, expected) in all.iter().zip(&expected) {

@@ -9,10 +9,16 @@
 //!
 //! Each record can be drawn without records of other rings, which the reader sees sooner or later: whoever readies a goroutine leaves a note
 //! on it (`Origin`) that the M which runs it copies into its own record.
-#![allow(unsafe_code, reason = "a record is handed from the ring's writer to its reader in a plain cell")]
+#![allow(
+    unsafe_code,
+    reason = "a record is handed from the ring's writer to its reader in a plain cell"
+)]
 
 use crate::os::Nanos;
-use crate::sync::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering, UnsafeCell};
+use crate::sync::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, CachePadded, Lock, Ordering,
+    UnsafeCell,
+};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::mem::MaybeUninit;
@@ -29,7 +35,7 @@ pub enum Row {
 
 /// A goroutine.
 #[derive(Clone, Debug)]
-pub struct Goroutine {
+pub struct Subject {
     /// Its number.
     pub id: u64,
     /// The name it had been given by then.
@@ -76,7 +82,7 @@ pub enum Event {
     /// A goroutine began to run on the P, on M `m`.
     Run {
         /// The goroutine.
-        g: Goroutine,
+        g: Subject,
         /// The M.
         m: u32,
         /// Since when it could, and thanks to whom. `None` if it goes on after it had yielded or had not parked after all.
@@ -103,7 +109,7 @@ pub enum Event {
     /// A goroutine that had lost its P has stopped at last, on a thread without one.
     Outstayed {
         /// The goroutine.
-        g: Goroutine,
+        g: Subject,
         /// When the P was taken.
         since: Nanos,
     },
@@ -119,7 +125,7 @@ pub enum Event {
     /// A goroutine was spawned.
     Spawn {
         /// The new goroutine.
-        g: Goroutine,
+        g: Subject,
     },
     /// The P's holder goes to sleep: in the P's poller, or on its futex.
     Idle {
@@ -167,7 +173,9 @@ impl<T> Ring<T> {
         Ring {
             tail: CachePadded::new(AtomicUsize::new(0)),
             head: CachePadded::new(AtomicUsize::new(0)),
-            slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+            slots: (0..capacity)
+                .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+                .collect(),
         }
     }
 
@@ -221,16 +229,27 @@ struct Track {
 
 impl Track {
     fn new(capacity: usize) -> Self {
-        Track { ring: Ring::new(capacity), lost: AtomicU64::new(0), lost_since: AtomicI64::new(0) }
+        Track {
+            ring: Ring::new(capacity),
+            lost: AtomicU64::new(0),
+            lost_since: AtomicI64::new(0),
+        }
     }
 
     /// # Safety
     ///
     /// As [`Ring::push`].
     unsafe fn record(&self, record: Record) {
-        let (lost, since) = (self.lost.load(Ordering::Relaxed), self.lost_since.load(Ordering::Relaxed));
+        let (lost, since) = (
+            self.lost.load(Ordering::Relaxed),
+            self.lost_since.load(Ordering::Relaxed),
+        );
         let (time, row) = (record.time, record.row);
-        let gap = || Record { time, row, event: Event::Lost { count: lost, since } };
+        let gap = || Record {
+            time,
+            row,
+            event: Event::Lost { count: lost, since },
+        };
         // SAFETY: the caller's promise.
         let said = lost == 0 || unsafe { self.ring.push(gap) };
         // SAFETY: as above.
@@ -283,14 +302,26 @@ impl Trace {
     /// The caller owns the P: it is its holder, or has taken it and not yet granted it.
     pub(crate) unsafe fn record_on(&self, p: usize, time: Nanos, event: Event) {
         // SAFETY: a P has one owner at a time, and its way from one to the next orders what they do.
-        unsafe { self.ps[p].record(Record { time, row: Row::P(p as u32), event }) };
+        unsafe {
+            self.ps[p].record(Record {
+                time,
+                row: Row::P(p as u32),
+                event,
+            })
+        };
     }
 
     /// Records what happened on a thread without a P.
     pub(crate) fn record_outside(&self, thread: u32, time: Nanos, event: Event) {
         let _one_at_a_time = self.writer.lock();
         // SAFETY: the lock.
-        unsafe { self.others.record(Record { time, row: Row::Thread(thread), event }) };
+        unsafe {
+            self.others.record(Record {
+                time,
+                row: Row::Thread(thread),
+                event,
+            })
+        };
     }
 }
 
@@ -314,7 +345,12 @@ impl Reader {
 
     /// How many records are missing of which no [`Event::Lost`] tells yet.
     pub fn lost(&self) -> u64 {
-        self.0.ps.iter().chain([&self.0.others]).map(|track| track.lost.load(Ordering::Relaxed)).sum()
+        self.0
+            .ps
+            .iter()
+            .chain([&self.0.others])
+            .map(|track| track.lost.load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -336,7 +372,11 @@ const THREAD: u32 = 1 << 31;
 
 impl Origin {
     pub(crate) fn new() -> Self {
-        Origin { time: AtomicI64::new(0), by: AtomicU64::new(0), row: AtomicU32::new(0) }
+        Origin {
+            time: AtomicI64::new(0),
+            by: AtomicU64::new(0),
+            row: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn set(&self, readied: Readied) {
@@ -360,13 +400,17 @@ impl Origin {
             p if p & THREAD == 0 => Row::P(p),
             thread => Row::Thread(thread & !THREAD),
         };
-        Some(Readied { time, row, by: self.by.load(Ordering::Relaxed) })
+        Some(Readied {
+            time,
+            row,
+            by: self.by.load(Ordering::Relaxed),
+        })
     }
 }
 
 /// What an M runs, while there is a trace.
 pub(crate) struct Running {
-    pub(crate) g: Goroutine,
+    pub(crate) g: Subject,
     pub(crate) since: Nanos,
 }
 
@@ -401,10 +445,17 @@ mod tests {
         let all = CAPACITY as Nanos;
         (1..=all + 3).for_each(record);
         assert_eq!(reader.lost(), 3);
-        assert!(times(&mut reader).into_iter().eq((1..=all).map(|time| (time, None))));
+        assert!(
+            times(&mut reader)
+                .into_iter()
+                .eq((1..=all).map(|time| (time, None)))
+        );
         record(all + 4);
         assert_eq!(reader.lost(), 0);
-        assert_eq!(times(&mut reader), [(all + 4, Some((3, all + 1))), (all + 4, None)]);
+        assert_eq!(
+            times(&mut reader),
+            [(all + 4, Some((3, all + 1))), (all + 4, None)]
+        );
         assert_eq!(times(&mut reader), []);
     }
 
@@ -418,9 +469,15 @@ mod tests {
         trace.others.ring.head.store(1, Ordering::Relaxed);
         record(all + 3);
         assert_eq!(reader.lost(), 1);
-        assert_eq!(times(&mut reader).last(), Some(&(all + 3, Some((2, all + 1)))));
+        assert_eq!(
+            times(&mut reader).last(),
+            Some(&(all + 3, Some((2, all + 1))))
+        );
         record(all + 4);
-        assert_eq!(times(&mut reader), [(all + 4, Some((1, all + 3))), (all + 4, None)]);
+        assert_eq!(
+            times(&mut reader),
+            [(all + 4, Some((1, all + 3))), (all + 4, None)]
+        );
     }
 
     #[test]
@@ -428,7 +485,11 @@ mod tests {
         let origin = Origin::new();
         assert!(origin.take().is_none());
         for row in [Row::P(0), Row::P(1023), Row::Thread(4_194_304)] {
-            origin.set(Readied { time: 5, row, by: 6 });
+            origin.set(Readied {
+                time: 5,
+                row,
+                by: 6,
+            });
             let readied = origin.take().unwrap();
             assert_eq!((readied.time, readied.row, readied.by), (5, row, 6));
             assert!(origin.take().is_none());

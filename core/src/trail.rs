@@ -5,14 +5,14 @@
 //! read holds together if the goroutine was stopped in between and its count of runs was the same before and after (a sequence lock). That
 //! covers whatever else does not change while it waits, too: its stack.
 //!
-//! A watcher that wants to change something must keep the goroutine where it is ([`Runs::hold`]). Resuming is far more frequent, so the M that
-//! does it stores and loads, and the watcher pays for both sides' barrier, as the taker of a `Lease` does: the M counts the run and then looks
+//! A watcher that wants to change something must keep the goroutine where it is ([`ResumeSeq::hold`]). Resuming is far more frequent, so the M that
+//! does it stores and loads, and the watcher pays for both sides' barrier, as the taker of a `Retake` does: the M counts the run and then looks
 //! whether the goroutine is held; the watcher says that it is, has every thread pass a barrier, and then looks at the count. Not both miss
 //! the other's word: either the M waits, or the watcher knows that it came too late.
 #![allow(unsafe_code, reason = "reads the registers that say where it is")]
 
 use crate::os::Nanos;
-use crate::sync::hint::{self, AtomicI64, AtomicUsize};
+use crate::sync::unmodeled::{self, AtomicI64, AtomicUsize};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence, light_barrier};
 
 /// Why a goroutine waits. What the number with it means stands in brackets.
@@ -89,21 +89,27 @@ impl Place {
 }
 
 /// How many times a goroutine was resumed, and whether it may be.
-pub(crate) struct Runs {
+pub(crate) struct ResumeSeq {
     count: AtomicU32,
     held: AtomicBool,
 }
 
-impl Runs {
+impl ResumeSeq {
     pub(crate) fn new() -> Self {
-        Runs { count: AtomicU32::new(0), held: AtomicBool::new(false) }
+        ResumeSeq {
+            count: AtomicU32::new(0),
+            held: AtomicBool::new(false),
+        }
     }
 
     /// The goroutine is about to go on, and its status says so. `wait` lets a moment pass.
     #[inline]
     pub(crate) fn begin(&self, wait: impl Fn()) {
         // Release: whoever sees this count sees that the goroutine no longer waits.
-        self.count.store(self.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        self.count.store(
+            self.count.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Release,
+        );
         // Before all that the goroutine will write.
         fence(Ordering::Release);
         light_barrier();
@@ -113,13 +119,13 @@ impl Runs {
         }
     }
 
-    /// The count. What is read between this and [`still`](Self::still) holds together if the goroutine was seen to be stopped in between.
+    /// The count. What is read between this and [`validate`](Self::still) holds together if the goroutine was seen to be stopped in between.
     pub(crate) fn count(&self) -> u32 {
         self.count.load(Ordering::Acquire)
     }
 
     /// Whether it was not resumed since.
-    pub(crate) fn still(&self, count: u32) -> bool {
+    pub(crate) fn validate(&self, count: u32) -> bool {
         fence(Ordering::Acquire);
         self.count.load(Ordering::Relaxed) == count
     }
@@ -130,19 +136,19 @@ impl Runs {
         self.held.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn release(&self) {
         self.held.store(false, Ordering::Release);
     }
 }
 
 /// See the module's head. Its own words are hints.
 pub(crate) struct Trail {
-    pub(crate) runs: Runs,
+    pub(crate) resumes: ResumeSeq,
     /// A `g::Status`, which comes before the trail it is to be believed with.
     pub(crate) status: AtomicU8,
     /// The count of runs at which its stack was last given back.
-    shrunk: hint::AtomicU32,
-    reason: hint::AtomicU8,
+    shrunk: unmodeled::AtomicU32,
+    reason: unmodeled::AtomicU8,
     about: AtomicI64,
     since: AtomicI64,
     place: [AtomicUsize; 3],
@@ -163,10 +169,10 @@ impl Trail {
     pub(crate) fn new() -> Self {
         let word = || AtomicUsize::new(0);
         Trail {
-            runs: Runs::new(),
+            resumes: ResumeSeq::new(),
             status: AtomicU8::new(0),
-            shrunk: hint::AtomicU32::new(u32::MAX),
-            reason: hint::AtomicU8::new(Reason::Sema as u8),
+            shrunk: unmodeled::AtomicU32::new(u32::MAX),
+            reason: unmodeled::AtomicU8::new(Reason::Sema as u8),
             about: AtomicI64::new(0),
             since: AtomicI64::new(0),
             place: [word(), word(), word()],

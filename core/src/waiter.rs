@@ -66,7 +66,8 @@ impl Waiter {
     ///
     /// `word` came from `into_word` and is used once.
     unsafe fn from_word(word: usize) -> Self {
-        let pointer = NonNull::new((word & !THREAD) as *mut ()).unwrap_or_else(|| panic!("a waiter's word is not null"));
+        let pointer = NonNull::new((word & !THREAD) as *mut ())
+            .unwrap_or_else(|| panic!("a waiter's word is not null"));
         if word & THREAD == 0 {
             // SAFETY: `into_word` gave up the only GRef.
             Waiter::G(unsafe { GRef::from_raw(pointer.cast()) })
@@ -93,7 +94,10 @@ pub(crate) struct Thread {
 
 impl Thread {
     pub(crate) fn new() -> Self {
-        Thread { link: AtomicUsize::new(0), woken: AtomicU32::new(0) }
+        Thread {
+            link: AtomicUsize::new(0),
+            woken: AtomicU32::new(0),
+        }
     }
 
     /// The right to wake this thread, which must then `block` if somebody took it.
@@ -159,7 +163,9 @@ impl WaitSlot {
     /// If another one is there ("double wait"): the caller did not hold the lock of this direction.
     pub(crate) fn announce(&self) -> Announced {
         // SeqCst: half of the race in the module's head.
-        let seen = self.0.compare_exchange(NIL, WAIT, Ordering::SeqCst, Ordering::SeqCst);
+        let seen = self
+            .0
+            .compare_exchange(NIL, WAIT, Ordering::SeqCst, Ordering::SeqCst);
         match seen {
             Ok(_) => Announced::Waiting,
             // Only the waiter takes READY away; the swap acquires what came with it.
@@ -176,7 +182,10 @@ impl WaitSlot {
     /// After success the waiter may already be running elsewhere, and this slot may be gone.
     pub(crate) fn commit(&self, waiter: Waiter) -> Result<(), Waiter> {
         let word = waiter.into_word();
-        match self.0.compare_exchange(WAIT, word, Ordering::SeqCst, Ordering::SeqCst) {
+        match self
+            .0
+            .compare_exchange(WAIT, word, Ordering::SeqCst, Ordering::SeqCst)
+        {
             Ok(_) => Ok(()),
             // SAFETY: the word was not stored anywhere.
             Err(_) => Err(unsafe { Waiter::from_word(word) }),
@@ -188,7 +197,9 @@ impl WaitSlot {
         match self.0.swap(NIL, Ordering::SeqCst) {
             READY => true,
             NIL | WAIT => false,
-            word => sync::corrupt(format_args!("gopark: corrupted wait slot: {word} after the wait")),
+            word => sync::corrupt(format_args!(
+                "gopark: corrupted wait slot: {word} after the wait"
+            )),
         }
     }
 
@@ -202,7 +213,9 @@ impl WaitSlot {
     pub(crate) fn cancel(&self) -> Option<Waiter> {
         // A read-modify-write even where nothing changes: whoever announces itself after it has acquired the reason.
         let next = |word| Some(if word == READY { READY } else { NIL });
-        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).map_or(None, Self::parked)
+        self.0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+            .map_or(None, Self::parked)
     }
 
     /// Forgets latched readiness, before an operation that will ask the system itself.
@@ -334,7 +347,10 @@ mod tests {
             let slot = WaitSlot::new();
             assert_eq!(slot.announce(), Announced::Waiting);
             assert!(slot.commit(thread.waiter()).is_ok());
-            assert_eq!(word(if good { slot.notify() } else { slot.cancel() }), Some(expected));
+            assert_eq!(
+                word(if good { slot.notify() } else { slot.cancel() }),
+                Some(expected)
+            );
             assert!(slot.cancel().is_none());
             assert_eq!(slot.settle(), good);
         }

@@ -143,14 +143,34 @@ impl State {
             assert!(u32::from(value) < 1 << bits, "{value} in {bits} bits");
             word = word << bits | u64::from(value);
         };
-        let flags = [self.runnable, self.info[0], self.info[1], self.closing, self.running, self.d.took, self.t.took, self.x.took];
-        flags.into_iter().chain(self.n.map(|n| n.took)).for_each(|flag| put(flag.into(), 1));
+        let flags = [
+            self.runnable,
+            self.info[0],
+            self.info[1],
+            self.closing,
+            self.running,
+            self.d.took,
+            self.t.took,
+            self.x.took,
+        ];
+        flags
+            .into_iter()
+            .chain(self.n.map(|n| n.took))
+            .for_each(|flag| put(flag.into(), 1));
         put(self.w as u8, 4);
         for seq in [self.armed, self.fired] {
             put(seq.map_or(0, |seq| seq + 1), 4);
         }
         put(self.seq, 3);
-        for two_bits in [self.reads, self.slot, self.when, self.d.step, self.sets, self.t.step, self.x.step] {
+        for two_bits in [
+            self.reads,
+            self.slot,
+            self.when,
+            self.d.step,
+            self.sets,
+            self.t.step,
+            self.x.step,
+        ] {
             put(two_bits, 2);
         }
         for n in self.n {
@@ -165,7 +185,9 @@ impl State {
     }
 
     fn locked(&self) -> bool {
-        [self.d, self.t, self.x].iter().any(|holder| matches!(holder.step, 1 | 2))
+        [self.d, self.t, self.x]
+            .iter()
+            .any(|holder| matches!(holder.step, 1 | 2))
     }
 
     /// A stale number comes back after eight steps, which is more than a program makes while a timer is under way.
@@ -205,11 +227,19 @@ impl State {
     }
 
     /// Steps 1 to 3 of a holder who has bad news for the waiter if `bad`.
-    fn go_on(&mut self, holder: fn(&mut State) -> &mut Holder, bad: bool, mutant: Mutant) -> Result<(), &'static str> {
+    fn go_on(
+        &mut self,
+        holder: fn(&mut State) -> &mut Holder,
+        bad: bool,
+        mutant: Mutant,
+    ) -> Result<(), &'static str> {
         let Holder { step, took } = *holder(self);
         // The two middle steps change places in the mutant.
         let publishes = (step == 1) != (mutant == Mutant::PublishAfterCancel);
-        let mut next = Holder { step: step + 1, took };
+        let mut next = Holder {
+            step: step + 1,
+            took,
+        };
         match step {
             1 | 2 if publishes => self.publish(),
             1 | 2 => next.took = bad && self.cancel(mutant),
@@ -240,7 +270,11 @@ impl State {
                     return Err("reset while somebody waits");
                 }
                 self.slot = NIL;
-                if mutant == Mutant::ResetAfterWouldBlock { W::MayWait } else { W::Call }
+                if mutant == Mutant::ResetAfterWouldBlock {
+                    W::MayWait
+                } else {
+                    W::Call
+                }
             }
             W::Call if self.bytes > 0 => {
                 self.bytes -= 1;
@@ -253,7 +287,11 @@ impl State {
             W::Announce => match self.slot {
                 NIL => {
                     self.slot = WAIT;
-                    if mutant == Mutant::NoSecondLook { W::Commit } else { W::SecondLook }
+                    if mutant == Mutant::NoSecondLook {
+                        W::Commit
+                    } else {
+                        W::SecondLook
+                    }
                 }
                 READY => {
                     self.slot = NIL;
@@ -294,8 +332,16 @@ impl State {
             2 => {
                 // In the window after the comparison a use may have ended: its readiness is spurious then, and harmless.
                 let drops = mutant == Mutant::NewsDroppedBeforeCommit && self.slot == WAIT;
-                let before = if drops { WAIT } else { std::mem::replace(&mut self.slot, READY) };
-                Fetcher { step: 3, of, took: before == PARKED }
+                let before = if drops {
+                    WAIT
+                } else {
+                    std::mem::replace(&mut self.slot, READY)
+                };
+                Fetcher {
+                    step: 3,
+                    of,
+                    took: before == PARKED,
+                }
             }
             3 => {
                 if took {
@@ -309,7 +355,12 @@ impl State {
     }
 
     /// All states that one step leads to.
-    fn successors(self, program: Program, mutant: Mutant, next: &mut Vec<State>) -> Result<(), &'static str> {
+    fn successors(
+        self,
+        program: Program,
+        mutant: Mutant,
+        next: &mut Vec<State>,
+    ) -> Result<(), &'static str> {
         next.extend(self.step_w(mutant)?);
         for i in 0..2 {
             next.extend(self.step_n(i, mutant)?);
@@ -319,22 +370,37 @@ impl State {
             let (to_come, bytes) = (self.to_come - 1, self.bytes + 1);
             let mut events = self.events;
             events[usize::from(self.of)] = (events[usize::from(self.of)] + 1).min(3);
-            next.push(State { to_come, bytes, events, ..self });
+            next.push(State {
+                to_come,
+                bytes,
+                events,
+                ..self
+            });
         }
         // The two Ms are alike: the second fetches only while the first is busy.
         if let Some(i) = self.n.iter().position(|n| n.step == 0) {
             for of in (0..2).filter(|&of| self.events[usize::from(of)] > 0) {
                 let mut after = self;
                 after.events[usize::from(of)] -= 1;
-                after.n[i] = Fetcher { step: 1, of, took: false };
+                after.n[i] = Fetcher {
+                    step: 1,
+                    of,
+                    took: false,
+                };
                 next.push(after);
             }
         }
         self.successors_of_holders(program, mutant, next)
     }
 
-    fn successors_of_holders(self, program: Program, mutant: Mutant, next: &mut Vec<State>) -> Result<(), &'static str> {
-        let holders: [fn(&mut State) -> &mut Holder; 3] = [|s| &mut s.d, |s| &mut s.t, |s| &mut s.x];
+    fn successors_of_holders(
+        self,
+        program: Program,
+        mutant: Mutant,
+        next: &mut Vec<State>,
+    ) -> Result<(), &'static str> {
+        let holders: [fn(&mut State) -> &mut Holder; 3] =
+            [|s| &mut s.d, |s| &mut s.t, |s| &mut s.x];
         let bad = [self.when == PASSED, true, true];
         for (holder, bad) in holders.into_iter().zip(bad) {
             let mut after = self;
@@ -345,21 +411,35 @@ impl State {
         }
         // The timer's hour has come: its M takes it out of the heap, and then the lock.
         if self.armed.is_some() && self.fired.is_none() {
-            next.push(State { armed: None, fired: self.armed, ..self });
+            next.push(State {
+                armed: None,
+                fired: self.armed,
+                ..self
+            });
         }
         if self.locked() {
             return Ok(());
         }
-        let one = Holder { step: 1, took: false };
+        let one = Holder {
+            step: 1,
+            took: false,
+        };
         if self.d == Holder::default() && self.sets > 0 && !self.closing {
             for when in [NONE, AHEAD, PASSED] {
-                let mut after = State { d: one, sets: self.sets - 1, ..self };
+                let mut after = State {
+                    d: one,
+                    sets: self.sets - 1,
+                    ..self
+                };
                 after.set(when);
                 next.push(after);
             }
         }
         if let (0, Some(seq)) = (self.t.step, self.fired) {
-            let mut after = State { fired: None, ..self };
+            let mut after = State {
+                fired: None,
+                ..self
+            };
             if seq == self.seq || mutant == Mutant::TimerWithoutSeq {
                 if self.when != AHEAD {
                     return Err("a timer fires for a deadline that is not ahead");
@@ -369,7 +449,11 @@ impl State {
             next.push(after);
         }
         if self.x == Holder::default() && !self.closing {
-            let mut after = State { closing: true, x: one, ..self };
+            let mut after = State {
+                closing: true,
+                x: one,
+                ..self
+            };
             after.bump();
             (after.running, after.armed) = (false, None);
             next.push(after);
@@ -378,7 +462,14 @@ impl State {
         let idle = self.w == W::Done && [self.d, self.t, self.x] == [Holder::default(); 3];
         if self.closing && idle && self.of + 1 < program.uses {
             let fresh = State::start(program);
-            let mut after = State { of: self.of + 1, seq: self.seq, fired: self.fired, n: self.n, events: self.events, ..fresh };
+            let mut after = State {
+                of: self.of + 1,
+                seq: self.seq,
+                fired: self.fired,
+                n: self.n,
+                events: self.events,
+                ..fresh
+            };
             after.bump();
             next.push(after);
         }
@@ -387,8 +478,13 @@ impl State {
 
     /// Whether the waiter sleeps although it has been given a reason to go on, and nobody is on the way to wake it.
     fn check(&self) -> Result<(), &'static str> {
-        let holders = [self.d, self.t, self.x].iter().any(|holder| holder.step > 0);
-        let under_way = holders || self.n.iter().any(|n| n.step > 0) || self.events != [0; 2] || self.fired.is_some();
+        let holders = [self.d, self.t, self.x]
+            .iter()
+            .any(|holder| holder.step > 0);
+        let under_way = holders
+            || self.n.iter().any(|n| n.step > 0)
+            || self.events != [0; 2]
+            || self.fired.is_some();
         match () {
             () if self.w != W::Asleep || self.runnable || under_way => Ok(()),
             () if self.bytes > 0 => Err("lost wake-up: bytes were posted and are not consumed"),
@@ -425,25 +521,47 @@ fn search(program: Program, mutant: Mutant) -> Result<usize, (&'static str, Stat
     seen.insert(start.word());
     let (mut open, mut next) = (vec![start], Vec::new());
     while let Some(state) = open.pop() {
-        state.check().and_then(|()| state.successors(program, mutant, &mut next)).map_err(|wrong| (wrong, state))?;
+        state
+            .check()
+            .and_then(|()| state.successors(program, mutant, &mut next))
+            .map_err(|wrong| (wrong, state))?;
         open.extend(next.drain(..).filter(|state| seen.insert(state.word())));
     }
     Ok(seen.len())
 }
 
-const SMALL: Program = Program { reads: 2, bytes: 2, sets: 2, uses: 1 };
+const SMALL: Program = Program {
+    reads: 2,
+    bytes: 2,
+    sets: 2,
+    uses: 1,
+};
 
 #[test]
 fn no_state_is_wrong() {
     let program = match std::env::var_os("GOPARK_SEARCH_LONG") {
         // An unoptimised build is no checker, only a test of it.
         None if cfg!(debug_assertions) => SMALL,
-        None => Program { reads: 3, bytes: 2, sets: 2, uses: 2 },
-        Some(_) => Program { reads: 3, bytes: 3, sets: 3, uses: 2 },
+        None => Program {
+            reads: 3,
+            bytes: 2,
+            sets: 2,
+            uses: 2,
+        },
+        Some(_) => Program {
+            reads: 3,
+            bytes: 3,
+            sets: 3,
+            uses: 2,
+        },
     };
-    let states = search(program, Mutant::None).unwrap_or_else(|(wrong, state)| panic!("{wrong}: {state:#?}"));
+    let states = search(program, Mutant::None)
+        .unwrap_or_else(|(wrong, state)| panic!("{wrong}: {state:#?}"));
     println!("search: {states} states");
-    assert!(cfg!(debug_assertions) || states >= 10_000_000, "only {states} states");
+    assert!(
+        cfg!(debug_assertions) || states >= 10_000_000,
+        "only {states} states"
+    );
 }
 
 #[test]
@@ -455,13 +573,19 @@ fn every_mutant_reaches_a_wrong_state() {
         (Mutant::ReadyDoesNotCount, lost),
         (Mutant::ResetAfterWouldBlock, lost),
         (Mutant::CancelDestroysReady, lost),
-        (Mutant::TimerWithoutSeq, "a timer fires for a deadline that is not ahead"),
+        (
+            Mutant::TimerWithoutSeq,
+            "a timer fires for a deadline that is not ahead",
+        ),
         (Mutant::CommitByStore, lost),
         (Mutant::NewsDroppedBeforeCommit, lost),
     ] {
         let (found, _) = search(SMALL, mutant).expect_err("a mutant with no wrong state");
         println!("search: {mutant:?}: {found}");
-        assert!(found.starts_with(wrong) || mutant == Mutant::CommitByStore, "{mutant:?}: {found}");
+        assert!(
+            found.starts_with(wrong) || mutant == Mutant::CommitByStore,
+            "{mutant:?}: {found}"
+        );
     }
     assert!(search(SMALL, Mutant::None).is_ok());
 }

@@ -16,12 +16,28 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-const OPTIONS: [&str; 8] = ["--addr", "--workers", "--deadline-ms", "--buf", "--sysmon", "--migrate", "--offload", "--stall-ms"];
+const OPTIONS: [&str; 8] = [
+    "--addr",
+    "--workers",
+    "--deadline-ms",
+    "--buf",
+    "--sysmon",
+    "--migrate",
+    "--offload",
+    "--stall-ms",
+];
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
-    if let Some(wrong) = args.chunks(2).find(|pair| pair.len() < 2 || !OPTIONS.contains(&pair[0].as_str())) {
-        let text = format!("{}: the options are {}, each with a value", wrong[0], OPTIONS.join(", "));
+    if let Some(wrong) = args
+        .chunks(2)
+        .find(|pair| pair.len() < 2 || !OPTIONS.contains(&pair[0].as_str()))
+    {
+        let text = format!(
+            "{}: the options are {}, each with a value",
+            wrong[0],
+            OPTIONS.join(", ")
+        );
         return Err(io::Error::new(ErrorKind::InvalidInput, text));
     }
     settings()?.start()?;
@@ -60,7 +76,12 @@ fn settings() -> io::Result<gopark::Builder> {
     Ok(settings)
 }
 
-fn echo(mut stream: TcpStream, size: usize, idle: Option<Duration>, offload: bool) -> io::Result<()> {
+fn echo(
+    mut stream: TcpStream,
+    size: usize,
+    idle: Option<Duration>,
+    offload: bool,
+) -> io::Result<()> {
     let mut buffer = vec![0; size];
     loop {
         if let Some(idle) = idle {
@@ -98,7 +119,14 @@ fn misbehave(request: u8) {
 
 /// The value after `name` on the command line.
 fn option<T: FromStr>(name: &str) -> io::Result<Option<T>> {
-    let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else { return Ok(None) };
-    let invalid = || io::Error::new(ErrorKind::InvalidInput, format!("{name}: cannot read {value:?}"));
+    let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else {
+        return Ok(None);
+    };
+    let invalid = || {
+        io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("{name}: cannot read {value:?}"),
+        )
+    };
     value.parse().map(Some).map_err(|_| invalid())
 }

@@ -35,30 +35,59 @@ fn main() -> Result<()> {
         println!("{USAGE}");
         return Ok(());
     }
-    if let Some(wrong) = args.chunks(2).find(|pair| pair.len() < 2 || !["--clients", "--secs"].contains(&pair[0].as_str())) {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("{}: the options are {USAGE}, each with a number", wrong[0])));
+    if let Some(wrong) = args
+        .chunks(2)
+        .find(|pair| pair.len() < 2 || !["--clients", "--secs"].contains(&pair[0].as_str()))
+    {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{}: the options are {USAGE}, each with a number", wrong[0]),
+        ));
     }
-    let (wanted, secs, limit) = (option("--clients", 10_000)?, option("--secs", 10)?, descriptor_limit());
+    let (wanted, secs, limit) = (
+        option("--clients", 10_000)?,
+        option("--secs", 10)?,
+        descriptor_limit(),
+    );
     let clients = wanted.min(limit.saturating_sub(64) / 2);
-    println!("{clients} of {wanted} clients: each takes two descriptors, and RLIMIT_NOFILE is {limit}");
+    println!(
+        "{clients} of {wanted} clients: each takes two descriptors, and RLIMIT_NOFILE is {limit}"
+    );
     gopark::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let (addr, acceptor) = (listener.local_addr()?, listener.try_clone()?);
         let server = gopark::go(move || accept_all(&acceptor, clients));
-        let herd: Vec<_> = (0..clients).map(|id| gopark::go(move || client(addr, id))).collect();
+        let herd: Vec<_> = (0..clients)
+            .map(|id| gopark::go(move || client(addr, id)))
+            .collect();
         for second in 1..=secs {
             let before = RIGHT.load(Relaxed);
             gopark::sleep(Duration::from_secs(1));
             let trips = (RIGHT.load(Relaxed) - before) / MESSAGE as u64;
-            let (goroutines, threads) = (gopark::num_goroutines(), fs::read_dir("/proc/self/task")?.count());
-            print!("{second:3} s: {CONNECTED:?} connected, {ACCEPTED:?} accepted, {trips} round trips/s, ");
+            let (goroutines, threads) = (
+                gopark::num_goroutines(),
+                fs::read_dir("/proc/self/task")?.count(),
+            );
+            print!(
+                "{second:3} s: {CONNECTED:?} connected, {ACCEPTED:?} accepted, {trips} round trips/s, "
+            );
             println!("{goroutines} goroutines, {threads} threads, {TIMEOUTS:?} timeouts");
         }
         STOP.store(true, Relaxed);
-        let failed: Vec<_> = herd.into_iter().filter_map(|client| client.join().unwrap().err()).collect();
+        let failed: Vec<_> = herd
+            .into_iter()
+            .filter_map(|client| client.join().unwrap().err())
+            .collect();
         listener.close()?;
-        let echoed: u64 = server.join().unwrap().into_iter().map(|conn| conn.join().unwrap()).sum();
-        println!("{SENT:?} bytes sent, {echoed} echoed, {RIGHT:?} came back right, {WRONG:?} wrong");
+        let echoed: u64 = server
+            .join()
+            .unwrap()
+            .into_iter()
+            .map(|conn| conn.join().unwrap())
+            .sum();
+        println!(
+            "{SENT:?} bytes sent, {echoed} echoed, {RIGHT:?} came back right, {WRONG:?} wrong"
+        );
         judge(failed)
     })
 }
@@ -67,12 +96,28 @@ fn main() -> Result<()> {
 fn judge(failed: Vec<Error>) -> Result<()> {
     let timeouts = TIMEOUTS.load(Relaxed);
     let missing = SENT.load(Relaxed) - RIGHT.load(Relaxed) - WRONG.load(Relaxed);
-    if let Some(error) = failed.iter().find(|error| error.kind() != ErrorKind::TimedOut) {
-        Err(Error::new(error.kind(), format!("{} connections failed, the first with: {error}", failed.len() as u64 - timeouts)))
+    if let Some(error) = failed
+        .iter()
+        .find(|error| error.kind() != ErrorKind::TimedOut)
+    {
+        Err(Error::new(
+            error.kind(),
+            format!(
+                "{} connections failed, the first with: {error}",
+                failed.len() as u64 - timeouts
+            ),
+        ))
     } else if WRONG.load(Relaxed) > 0 || missing != timeouts * MESSAGE as u64 {
-        Err(Error::other(format!("bytes were lost or wrong: {missing} never came back, {WRONG:?} are not what was sent")))
+        Err(Error::other(format!(
+            "bytes were lost or wrong: {missing} never came back, {WRONG:?} are not what was sent"
+        )))
     } else if timeouts > 0 {
-        Err(Error::new(ErrorKind::TimedOut, format!("{timeouts} clients waited {PATIENCE:?} for a reply in vain; no byte was wrong")))
+        Err(Error::new(
+            ErrorKind::TimedOut,
+            format!(
+                "{timeouts} clients waited {PATIENCE:?} for a reply in vain; no byte was wrong"
+            ),
+        ))
     } else {
         Ok(())
     }
@@ -80,8 +125,15 @@ fn judge(failed: Vec<Error>) -> Result<()> {
 
 /// The number after `name` on the command line.
 fn option(name: &str, default: u64) -> Result<u64> {
-    let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else { return Ok(default) };
-    value.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, format!("{name}: {value:?} is not a number")))
+    let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else {
+        return Ok(default);
+    };
+    value.parse().map_err(|_| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            format!("{name}: {value:?} is not a number"),
+        )
+    })
 }
 
 /// Accepts until the listener is closed. The connections' goroutines.
@@ -89,17 +141,26 @@ fn accept_all(listener: &TcpListener, clients: u64) -> Vec<gopark::JoinHandle<u6
     let start = Instant::now();
     let serve = |conn| {
         if ACCEPTED.fetch_add(1, Relaxed) + 1 == clients {
-            println!("all {clients} were accepted after {:.2} s", start.elapsed().as_secs_f64());
+            println!(
+                "all {clients} were accepted after {:.2} s",
+                start.elapsed().as_secs_f64()
+            );
         }
         gopark::go(move || echo(conn))
     };
-    listener.incoming().map_while(Result::ok).map(serve).collect()
+    listener
+        .incoming()
+        .map_while(Result::ok)
+        .map(serve)
+        .collect()
 }
 
 fn echo(mut conn: TcpStream) -> u64 {
     let (mut buffer, mut echoed) = ([0; MESSAGE], 0);
     while let Ok(count @ 1..) = conn.read(&mut buffer) {
-        echoed += conn.write_all(&buffer[..count]).map_or(0, |()| count as u64);
+        echoed += conn
+            .write_all(&buffer[..count])
+            .map_or(0, |()| count as u64);
     }
     echoed
 }
@@ -113,7 +174,9 @@ fn client(addr: SocketAddr, id: u64) -> Result<()> {
         conn.write_all(&message)?;
         SENT.fetch_add(MESSAGE as u64, Relaxed);
         conn.set_read_deadline(Some(Instant::now() + PATIENCE))?;
-        let count_timeout = |error: &Error| _ = TIMEOUTS.fetch_add((error.kind() == ErrorKind::TimedOut).into(), Relaxed);
+        let count_timeout = |error: &Error| {
+            _ = TIMEOUTS.fetch_add((error.kind() == ErrorKind::TimedOut).into(), Relaxed)
+        };
         conn.read_exact(&mut reply).inspect_err(count_timeout)?;
         let count = if reply == message { &RIGHT } else { &WRONG };
         count.fetch_add(MESSAGE as u64, Relaxed);
@@ -123,7 +186,10 @@ fn client(addr: SocketAddr, id: u64) -> Result<()> {
 
 /// How many descriptors this process may have, after asking for as many as it may ask for.
 fn descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is readable and writable. A refusal leaves the limit as it was.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);

@@ -1,6 +1,6 @@
 //! Backtraces of goroutines that have stopped, as text. Without the feature `backtrace`, and on processors that nobody unwinds here, there are none.
 
-use gopark_core::sched::Stopped;
+use gopark_core::sched::StackCopy;
 use std::io::{self, Write};
 
 cfg_if::cfg_if! {
@@ -26,7 +26,7 @@ cfg_if::cfg_if! {
 
             /// Writes two lines for each function, the innermost first: its name, and file and line. The first is what the goroutine called of
             /// gopark, if that is where it is parked.
-            pub(crate) fn write(&mut self, stack: &Stopped<'_>, out: &mut impl Write) -> io::Result<()> {
+            pub(crate) fn write(&mut self, stack: &StackCopy<'_>, out: &mut impl Write) -> io::Result<()> {
                 self.symbols.write(&self.unwinder.frames(stack), out)
             }
         }
@@ -39,7 +39,7 @@ cfg_if::cfg_if! {
                 Backtraces
             }
 
-            pub(crate) fn write(&mut self, _: &Stopped<'_>, _: &mut impl Write) -> io::Result<()> {
+            pub(crate) fn write(&mut self, _: &StackCopy<'_>, _: &mut impl Write) -> io::Result<()> {
                 Ok(())
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, sched};
-use gopark_core::os::{Doing, Mode, Nanos};
+use gopark_core::os::{Mode, Nanos, ThreadState};
 use gopark_core::sched::{Behind, Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -51,8 +51,12 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
     thread::scope(move |scope| {
         // On a thread of its own: reading debug information takes more stack than a goroutine may have, and `out` may park.
         let thread = thread::Builder::new().name("gopark-dump".into());
-        thread.spawn_scoped(scope, move || write_all(sched, BufWriter::with_capacity(PIECE, Pieces(text))))?;
-        pieces.into_iter().try_for_each(|piece: Vec<u8>| out.write_all(&piece))?;
+        thread.spawn_scoped(scope, move || {
+            write_all(sched, BufWriter::with_capacity(PIECE, Pieces(text)))
+        })?;
+        pieces
+            .into_iter()
+            .try_for_each(|piece: Vec<u8>| out.write_all(&piece))?;
         out.flush()
     })
 }
@@ -64,7 +68,9 @@ struct Pieces(SyncSender<Vec<u8>>);
 
 impl Write for Pieces {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.send(text.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.0
+            .send(text.to_vec())
+            .map_err(|_| io::ErrorKind::BrokenPipe)?;
         Ok(text.len())
     }
 
@@ -78,7 +84,7 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut backtraces = Backtraces::new();
     let mut result = Ok(());
     let mut listed = 0;
-    sched.census(Some(&LINUX), |goroutine| {
+    sched.snapshot(Some(&LINUX), |goroutine| {
         listed += 1;
         if result.is_ok() {
             result = write_one(&mut out, goroutine, sched.now(), &mut backtraces);
@@ -87,12 +93,20 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     result?;
     let rest = sched.num_goroutines().saturating_sub(listed);
     if rest > 0 {
-        writeln!(out, "{rest} more goroutines have come meanwhile, or have yet to start on a thread that is busy")?;
+        writeln!(
+            out,
+            "{rest} more goroutines have come meanwhile, or have yet to start on a thread that is busy"
+        )?;
     }
     out.flush()
 }
 
-fn write_one(out: &mut impl Write, goroutine: &Goroutine<'_>, now: Nanos, backtraces: &mut Backtraces) -> io::Result<()> {
+fn write_one(
+    out: &mut impl Write,
+    goroutine: &Goroutine<'_>,
+    now: Nanos,
+    backtraces: &mut Backtraces,
+) -> io::Result<()> {
     write!(out, "{}", Entry { goroutine, now })?;
     if let Some(stopped) = &goroutine.stopped {
         backtraces.write(stopped, out)?;
@@ -108,7 +122,15 @@ struct Entry<'a> {
 
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, state, behind, stack, touched, .. } = self.goroutine;
+        let Goroutine {
+            id,
+            name,
+            state,
+            behind,
+            stack,
+            touched,
+            ..
+        } = self.goroutine;
         write!(f, "goroutine {id}")?;
         if let Some(name) = name {
             write!(f, " \"{name}\"")?;
@@ -118,16 +140,28 @@ impl fmt::Display for Entry<'_> {
             State::New => write!(f, "runnable, not started")?,
             State::Runnable => {
                 write!(f, "runnable")?;
-                if let Some(Behind { id, name, doing, since }) = behind {
-                    write!(f, ", {}, its thread is kept by goroutine {id}", Span(self.now - since))?;
+                if let Some(Behind {
+                    id,
+                    name,
+                    doing,
+                    since,
+                }) = behind
+                {
+                    write!(
+                        f,
+                        ", {}, its thread is kept by goroutine {id}",
+                        Span(self.now - since)
+                    )?;
                     name.iter().try_for_each(|name| write!(f, " \"{name}\""))?;
                     match doing {
-                        Doing::Blocked(Some(call)) => write!(f, " in {}", Call(*call))?,
+                        ThreadState::Blocked(Some(call)) => write!(f, " in {}", Call(*call))?,
                         doing => write!(f, " {}", Does(*doing))?,
                     }
                 }
             }
-            State::Running { thread, doing } => write!(f, "running, thread {thread} {}", Does(*doing))?,
+            State::Running { thread, doing } => {
+                write!(f, "running, thread {thread} {}", Does(*doing))?
+            }
             State::Waiting { wait, since } => {
                 write!(f, "{wait}")?;
                 if let Some(since) = since {
@@ -154,7 +188,9 @@ impl Entry<'_> {
             Wait::Io { fd, mode, deadline } => {
                 let mode = if mode == Mode::Read { "read" } else { "write" };
                 write!(f, ", fd {fd} {mode}")?;
-                deadline.map_or(Ok(()), |when| write!(f, ", deadline in {}", Span(when - self.now)))
+                deadline.map_or(Ok(()), |when| {
+                    write!(f, ", deadline in {}", Span(when - self.now))
+                })
             }
             Wait::Sleep { until } => write!(f, ", until in {}", Span(until - self.now)),
             Wait::Join { id } => write!(f, ", goroutine {id}"),
@@ -179,15 +215,15 @@ impl fmt::Display for Span {
 }
 
 /// What a thread does, in words.
-pub(crate) struct Does(pub(crate) Doing);
+pub(crate) struct Does(pub(crate) ThreadState);
 
 impl fmt::Display for Does {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Doing::Running => f.write_str("computing"),
-            Doing::Unknown => f.write_str("somehow busy"),
-            Doing::Blocked(Some(number)) => write!(f, "in system call {}", Call(number)),
-            Doing::Blocked(None) => f.write_str("in a system call"),
+            ThreadState::Running => f.write_str("computing"),
+            ThreadState::Unknown => f.write_str("somehow busy"),
+            ThreadState::Blocked(Some(number)) => write!(f, "in system call {}", Call(number)),
+            ThreadState::Blocked(None) => f.write_str("in a system call"),
         }
     }
 }

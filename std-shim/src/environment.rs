@@ -1,5 +1,8 @@
 //! The environment, `GOPARK_…` variables and `RUST_BACKTRACE`: the one place that reads it.
-#![allow(unsafe_code, reason = "the kernel's auxiliary vector is read through libc")]
+#![allow(
+    unsafe_code,
+    reason = "the kernel's auxiliary vector is read through libc"
+)]
 
 use std::env;
 use std::ffi::OsString;
@@ -7,7 +10,11 @@ use std::io::{self, ErrorKind};
 
 /// The value of the variable `name`. `None` if it is not set, and in a privileged process.
 pub(crate) fn var(name: &str) -> Option<OsString> {
-    if is_privileged() { None } else { env::var_os(name) }
+    if is_privileged() {
+        None
+    } else {
+        env::var_os(name)
+    }
 }
 
 /// As [`var`]; an empty value counts as none.
@@ -17,7 +24,10 @@ pub(crate) fn nonempty(name: &str) -> Option<OsString> {
 
 /// The error of a variable whose value is not `wanted`.
 pub(crate) fn invalid(name: &str, value: &OsString, wanted: impl std::fmt::Display) -> io::Error {
-    io::Error::new(ErrorKind::InvalidInput, format!("{name}: {value:?} is not {wanted}"))
+    io::Error::new(
+        ErrorKind::InvalidInput,
+        format!("{name}: {value:?} is not {wanted}"),
+    )
 }
 
 /// Whether the program file is setuid or setgid or has capabilities. The environment then comes from

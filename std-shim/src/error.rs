@@ -34,9 +34,21 @@ mod tests {
     fn a_poll_error_can_be_told_by_kind_text_and_type() {
         let cases = [
             (PollError::Timeout, ErrorKind::TimedOut, "i/o timeout"),
-            (PollError::Closing, ErrorKind::ConnectionAborted, "use of closed network connection"),
-            (PollError::NotPollable, ErrorKind::Unsupported, "not pollable"),
-            (PollError::Unwinding, ErrorKind::WouldBlock, "a goroutine that unwinds cannot wait"),
+            (
+                PollError::Closing,
+                ErrorKind::ConnectionAborted,
+                "use of closed network connection",
+            ),
+            (
+                PollError::NotPollable,
+                ErrorKind::Unsupported,
+                "not pollable",
+            ),
+            (
+                PollError::Unwinding,
+                ErrorKind::WouldBlock,
+                "a goroutine that unwinds cannot wait",
+            ),
         ];
         for (poll_error, kind, text) in cases {
             let error = io_error(FdError::Poll(poll_error));

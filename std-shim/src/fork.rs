@@ -37,5 +37,9 @@ unsafe extern "C" fn on_fork() {
 
 /// The error of a start in a child.
 pub(crate) fn refuse_in_child() -> Result<()> {
-    if IS_CHILD.load(Ordering::Relaxed) { Err(Error::new(ErrorKind::Unsupported, FORKED)) } else { Ok(()) }
+    if IS_CHILD.load(Ordering::Relaxed) {
+        Err(Error::new(ErrorKind::Unsupported, FORKED))
+    } else {
+        Ok(())
+    }
 }

@@ -152,7 +152,9 @@ impl<T> JoinHandle<T> {
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinHandle").field("id", &self.id()).finish_non_exhaustive()
+        f.debug_struct("JoinHandle")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,7 +236,9 @@ pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let sched = sched();
     // A payload is Send, and so is the work with whatever it leaves half done: the panic goes on in the caller, who cannot look at that.
     let asks = sched.identity();
-    match pool().run(sched, move || panics::on_behalf_of(asks, || panic::catch_unwind(AssertUnwindSafe(work)))) {
+    match pool().run(sched, move || {
+        panics::on_behalf_of(asks, || panic::catch_unwind(AssertUnwindSafe(work)))
+    }) {
         Ok(value) => value,
         Err(payload) => panic::resume_unwind(payload),
     }

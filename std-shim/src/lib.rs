@@ -198,7 +198,10 @@ mod trace;
 pub use dump::dump;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
-pub use goroutine::{JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go, yield_now};
+pub use goroutine::{
+    JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
+    yield_now,
+};
 pub use metrics::metrics;
 pub use report::Stall;
 pub use runtime::{Builder, max_procs, run, scheduler};

@@ -33,12 +33,20 @@ const SCHEDTRACE: &str = "GOPARK_SCHEDTRACE";
 
 /// How often a line is to be printed, according to the environment. As in Go, 0 is the same as no value.
 pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
-    let Some(value) = environment::nonempty(SCHEDTRACE) else { return Ok(None) };
+    let Some(value) = environment::nonempty(SCHEDTRACE) else {
+        return Ok(None);
+    };
     match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
-        None => Err(environment::invalid(SCHEDTRACE, &value, "a number of milliseconds")),
+        None => Err(environment::invalid(
+            SCHEDTRACE,
+            &value,
+            "a number of milliseconds",
+        )),
         Some(0) => Ok(None),
         Some(_) if !sysmon => {
-            let text = format!("{SCHEDTRACE}: sysmon prints its lines, and Builder::sysmon(false) turns that off");
+            let text = format!(
+                "{SCHEDTRACE}: sysmon prints its lines, and Builder::sysmon(false) turns that off"
+            );
             Err(io::Error::new(ErrorKind::InvalidInput, text))
         }
         Some(millis) => Ok(Some(Nanos::from(millis) * 1_000_000)),

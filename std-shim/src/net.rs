@@ -51,7 +51,10 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
-pub use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+pub use std::net::{
+    AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
+    ToSocketAddrs,
+};
 pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
@@ -65,8 +68,14 @@ fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<
     }
 }
 
-fn first_success<T>(addrs: impl Iterator<Item = SocketAddr>, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
-    let mut last = Error::new(ErrorKind::InvalidInput, "could not resolve to any addresses");
+fn first_success<T>(
+    addrs: impl Iterator<Item = SocketAddr>,
+    f: impl Fn(SocketAddr) -> Result<T>,
+) -> Result<T> {
+    let mut last = Error::new(
+        ErrorKind::InvalidInput,
+        "could not resolve to any addresses",
+    );
     for addr in addrs {
         match f(addr) {
             Ok(value) => return Ok(value),

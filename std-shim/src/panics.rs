@@ -54,7 +54,10 @@ fn latest(first: Box<Hook>, second: Box<Hook>, third: Box<Hook>) -> Box<Hook> {
 }
 
 /// Neither has captures, so the one place in `std` that makes the box of its hook is told by the table of functions.
-#[allow(ambiguous_wide_pointer_comparisons, reason = "tables that differ for one hook only leave that hook in place")]
+#[allow(
+    ambiguous_wide_pointer_comparisons,
+    reason = "tables that differ for one hook only leave that hook in place"
+)]
 fn is_same(one: &Hook, other: &Hook) -> bool {
     std::ptr::eq(one, other)
 }
@@ -69,19 +72,33 @@ struct Panicking {
 impl fmt::Display for Panicking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.goroutine)?;
-        if self.in_pool { f.write_str(", in gopark::blocking,") } else { Ok(()) }
+        if self.in_pool {
+            f.write_str(", in gopark::blocking,")
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn panicking() -> Option<Panicking> {
-    let here = started()?.identity().map(|goroutine| Panicking { goroutine, in_pool: false });
-    here.or_else(|| employer().map(|goroutine| Panicking { goroutine, in_pool: true }))
+    let here = started()?.identity().map(|goroutine| Panicking {
+        goroutine,
+        in_pool: false,
+    });
+    here.or_else(|| {
+        employer().map(|goroutine| Panicking {
+            goroutine,
+            in_pool: true,
+        })
+    })
 }
 
 /// On a thread of `blocking`'s pool: the goroutine that it works for. Such a thread may ask in a
 /// signal handler.
 pub(crate) fn employer() -> Option<Identity> {
-    EMPLOYER.try_with(|employer| employer.try_borrow().ok()?.clone()).ok()?
+    EMPLOYER
+        .try_with(|employer| employer.try_borrow().ok()?.clone())
+        .ok()?
 }
 
 /// Runs `work`, which a goroutine gave to the pool. On that goroutine's own stack there is nothing to note, and `work` may park.
@@ -111,21 +128,31 @@ fn tell(who: &Panicking, info: &PanicHookInfo<'_>) {
 
 fn message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
     let payload = info.payload();
-    payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str)).unwrap_or("Box<dyn Any>")
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref().map(String::as_str))
+        .unwrap_or("Box<dyn Any>")
 }
 
 /// The calls that led here, if `RUST_BACKTRACE` asks for them, or the first time how to ask.
 fn calls() -> Cow<'static, str> {
     static SAID: AtomicBool = AtomicBool::new(false);
     match environment::var("RUST_BACKTRACE") {
-        Some(value) if value == "full" => format!("stack backtrace:\n{}", resolved(|backtrace| format!("{backtrace:#}"))).into(),
+        Some(value) if value == "full" => format!(
+            "stack backtrace:\n{}",
+            resolved(|backtrace| format!("{backtrace:#}"))
+        )
+        .into(),
         Some(value) if value != "0" => {
             let text = resolved(Backtrace::to_string);
             let note = "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.";
             format!("stack backtrace:\n{}{note}\n", of_the_program(&text)).into()
         }
         _ if SAID.swap(true, Ordering::Relaxed) => "".into(),
-        _ => "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n".into(),
+        _ => {
+            "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n".into()
+        }
     }
 }
 
@@ -134,17 +161,30 @@ fn calls() -> Cow<'static, str> {
 fn resolved(show: fn(&Backtrace) -> String) -> String {
     let backtrace = std::sync::Arc::new(Backtrace::force_capture());
     let theirs = backtrace.clone();
-    let reader = thread::Builder::new().name("gopark-panic".into()).spawn(move || show(&theirs));
-    reader.ok().and_then(|reader| reader.join().ok()).unwrap_or_else(|| show(&backtrace))
+    let reader = thread::Builder::new()
+        .name("gopark-panic".into())
+        .spawn(move || show(&theirs));
+    reader
+        .ok()
+        .and_then(|reader| reader.join().ok())
+        .unwrap_or_else(|| show(&backtrace))
 }
 
 /// The lines between the marks that `std`'s own short backtraces go by: without those of the panic and of the runtime.
 fn of_the_program(text: &str) -> String {
     let has = |mark: &'static str| move |line: &&str| line.contains(mark);
     let lines: Vec<&str> = text.lines().collect();
-    let start = lines.iter().position(|line| has("__rust_end_short_backtrace")(line)).map_or(0, |at| at + 1);
-    let lines = lines[start..].iter().skip_while(|line| line.trim_start().starts_with("at "));
-    lines.take_while(|line| !has("__rust_begin_short_backtrace")(line)).flat_map(|line| [line, "\n"]).collect()
+    let start = lines
+        .iter()
+        .position(|line| has("__rust_end_short_backtrace")(line))
+        .map_or(0, |at| at + 1);
+    let lines = lines[start..]
+        .iter()
+        .skip_while(|line| line.trim_start().starts_with("at "));
+    lines
+        .take_while(|line| !has("__rust_begin_short_backtrace")(line))
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 #[cfg(test)]
@@ -155,7 +195,10 @@ mod tests {
     fn a_short_backtrace_is_that_of_the_program() {
         let text = "   0: std::panicking::hook\n   1: x::__rust_end_short_backtrace\n             at std.rs:1\n   2: panic_fmt\n   3: main\n\
                     \x20            at main.rs:2\n   4: gopark::__rust_begin_short_backtrace\n             at g.rs:3\n   5: clone\n";
-        assert_eq!(of_the_program(text), "   2: panic_fmt\n   3: main\n             at main.rs:2\n");
+        assert_eq!(
+            of_the_program(text),
+            "   2: panic_fmt\n   3: main\n             at main.rs:2\n"
+        );
         assert_eq!(of_the_program("   0: unmarked\n"), "   0: unmarked\n");
     }
 

@@ -4,7 +4,7 @@ use crate::dump::{self, Call, Does};
 use crate::environment;
 use crate::runtime::LINUX;
 use crate::stderr::{self, Stderr};
-use gopark_core::os::{Doing, Observe, Os};
+use gopark_core::os::{Observe, Os, ThreadState};
 use gopark_core::sched::{self, Report, Sched};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,7 +46,13 @@ pub(crate) fn are_wanted(setting: Option<bool>) -> io::Result<bool> {
     let default = match value.as_ref().map(|value| value.to_str()) {
         None | Some(Some("on")) => true,
         Some(Some("off")) => false,
-        Some(_) => return Err(environment::invalid(VARIABLE, &value.unwrap_or_default(), "`on` or `off`")),
+        Some(_) => {
+            return Err(environment::invalid(
+                VARIABLE,
+                &value.unwrap_or_default(),
+                "`on` or `off`",
+            ));
+        }
     };
     Ok(setting.unwrap_or(default))
 }
@@ -88,7 +94,7 @@ impl Stall {
     /// system does not say.
     pub fn system_call(&self) -> Option<u32> {
         match self.0.doing {
-            Doing::Blocked(number) => number,
+            ThreadState::Blocked(number) => number,
             _ => None,
         }
     }
@@ -107,7 +113,13 @@ impl fmt::Display for Stall {
         if let Some(name) = self.name() {
             write!(f, " \"{name}\"")?;
         }
-        write!(f, ", spawned at {}, keeps its thread for {} ms {}", self.site(), self.lasts().as_millis(), Does(self.0.doing))?;
+        write!(
+            f,
+            ", spawned at {}, keeps its thread for {} ms {}",
+            self.site(),
+            self.lasts().as_millis(),
+            Does(self.0.doing)
+        )?;
         match self.waiting() {
             0 => {}
             1 => write!(f, "; 1 goroutine waits for it")?,
@@ -118,8 +130,8 @@ impl fmt::Display for Stall {
 }
 
 /// What to do about a goroutine that keeps its thread.
-fn remedy(doing: Doing) -> &'static str {
-    let Doing::Blocked(call) = doing else {
+fn remedy(doing: ThreadState) -> &'static str {
+    let ThreadState::Blocked(call) = doing else {
         return "hand the work to gopark::blocking or a std::thread, or call gopark::yield_now now and then";
     };
     match call.and_then(|number| Call(number).name()) {
@@ -129,8 +141,9 @@ fn remedy(doing: Doing) -> &'static str {
         }
         Some("nanosleep" | "clock_nanosleep") => "call gopark::sleep",
         Some(
-            "accept" | "accept4" | "connect" | "epoll_pwait" | "epoll_pwait2" | "epoll_wait" | "poll" | "ppoll" | "pselect6" | "recvfrom"
-            | "recvmmsg" | "recvmsg" | "select" | "sendmmsg" | "sendmsg" | "sendto",
+            "accept" | "accept4" | "connect" | "epoll_pwait" | "epoll_pwait2" | "epoll_wait"
+            | "poll" | "ppoll" | "pselect6" | "recvfrom" | "recvmmsg" | "recvmsg" | "select"
+            | "sendmmsg" | "sendmsg" | "sendto",
         ) => "use gopark::net, or hand the call to gopark::blocking, or make it on a std::thread",
         _ => "hand the call to gopark::blocking, or make it on a std::thread",
     }
@@ -148,13 +161,20 @@ static TOLD: Mutex<Told> = Mutex::new(Told::new());
 
 impl Told {
     const fn new() -> Self {
-        Told { sites: BTreeSet::new(), minute: None, lines: 0 }
+        Told {
+            sites: BTreeSet::new(),
+            minute: None,
+            lines: 0,
+        }
     }
 
     /// Whether a stall that the program has not asked for is worth a line: one for each spawn site, and
     /// few in a minute.
     fn is_news(&mut self, site: &'static Location<'static>, now: Instant) -> bool {
-        if self.minute.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(60)) {
+        if self
+            .minute
+            .is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(60))
+        {
             (self.minute, self.lines) = (Some(now), 0);
         }
         let news = self.lines < LINES_A_MINUTE && self.sites.insert(site);
@@ -170,22 +190,33 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
         Report::Stall(stall) => {
             let stall = Stall(stall.clone());
             match settings {
-                Some(Settings { on_stall: Some(tell), .. }) => tell(&stall),
-                Some(Settings { unasked_stalls: true, .. })
-                    if !TOLD.lock().unwrap_or_else(PoisonError::into_inner).is_news(stall.site(), Instant::now()) => {}
+                Some(Settings {
+                    on_stall: Some(tell),
+                    ..
+                }) => tell(&stall),
+                Some(Settings {
+                    unasked_stalls: true,
+                    ..
+                }) if !TOLD
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .is_news(stall.site(), Instant::now()) => {}
                 _ => stderr::line_later(format!("gopark: {stall}\n")),
             }
         }
         Report::Deadlock => {
             // The process ends, with its texts or without.
             let mut stderr = Stderr::impatient();
-            let _ = stderr.write_all(format!("fatal error: {report}\n\n").as_bytes()).and_then(|()| dump::dump(&mut stderr));
+            let _ = stderr
+                .write_all(format!("fatal error: {report}\n\n").as_bytes())
+                .and_then(|()| dump::dump(&mut stderr));
             // Go's status.
             process::exit(2);
         }
         Report::Asked => stderr::dump_later(),
         Report::Trace(trace) => stderr::line_later(format!("{trace}\n")),
-        Report::NoThread { .. } | Report::PoolFull { .. } if settings.is_some_and(|settings| !settings.unasked) => {}
+        Report::NoThread { .. } | Report::PoolFull { .. }
+            if settings.is_some_and(|settings| !settings.unasked) => {}
         report => stderr::line_later(format!("gopark: {report}\n")),
     }
 }
@@ -193,12 +224,24 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
 /// Says what the system does not let sysmon see or do, if there is such a thing. Called at the start.
 pub(crate) fn tell_what_is_off() {
     let thread = LINUX.thread();
-    let (states, clocks) = (LINUX.doing(thread) != Doing::Unknown, LINUX.cpu_time(thread) > 0);
+    let (states, clocks) = (
+        LINUX.doing(thread) != ThreadState::Unknown,
+        LINUX.cpu_time(thread) > 0,
+    );
     let full = |error: io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
     let descriptors = !File::open("/proc/self/stat").is_err_and(full);
-    let off = Off { descriptors, states, clocks, threads: LINUX.threads().is_some(), takes: LINUX.barrier() }.to_string();
+    let off = Off {
+        descriptors,
+        states,
+        clocks,
+        threads: LINUX.threads().is_some(),
+        takes: LINUX.barrier(),
+    }
+    .to_string();
     if !off.is_empty() {
-        let text = format!("gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)\n");
+        let text = format!(
+            "gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)\n"
+        );
         // A closed stderr is no reason not to start.
         let _ = Stderr::impatient().write_all(text.as_bytes());
     }
@@ -223,10 +266,16 @@ impl fmt::Display for Off {
         if !self.takes {
             return f.write_str("; without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");
         }
-        let proc = if self.descriptors { "/proc" } else { "a descriptor to read /proc with (raise `ulimit -n`)" };
+        let proc = if self.descriptors {
+            "/proc"
+        } else {
+            "a descriptor to read /proc with (raise `ulimit -n`)"
+        };
         match (self.states, self.clocks) {
             (true, true) => {}
-            (true, false) => f.write_str("; without CPU clocks, what runs for 10 ms counts as computing")?,
+            (true, false) => {
+                f.write_str("; without CPU clocks, what runs for 10 ms counts as computing")?
+            }
             (false, true) => write!(
                 f,
                 "; without {proc}, threads that block are noticed by their CPU clocks, some ms later, and no system call is named"
@@ -236,7 +285,11 @@ impl fmt::Display for Off {
                 "; without {proc} and CPU clocks, what runs for 10 ms counts as computing, and others take over for 8 of these for each proc",
             )?,
         }
-        if !self.threads { f.write_str("; deadlocks are not noticed") } else { Ok(()) }
+        if !self.threads {
+            f.write_str("; deadlocks are not noticed")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -257,28 +310,70 @@ mod tests {
         assert_eq!(news, [true, true, true, true, true, false, false]);
         assert!(!told.is_news(sites[6], start + Duration::from_secs(59)));
         assert!(told.is_news(sites[6], start + Duration::from_secs(60)));
-        assert!(!told.is_news(sites[0], start + Duration::from_secs(200)), "a site is told once");
+        assert!(
+            !told.is_news(sites[0], start + Duration::from_secs(200)),
+            "a site is told once"
+        );
     }
 
     #[test]
     fn every_remedy_is_for_its_call() {
-        let call = |call: syscalls::Sysno| remedy(Doing::Blocked(Some(call.id() as u32)));
-        assert!(call(syscalls::Sysno::futex).contains("std lock") && call(syscalls::Sysno::futex).contains("gopark::blocking"));
+        let call = |call: syscalls::Sysno| remedy(ThreadState::Blocked(Some(call.id() as u32)));
+        assert!(
+            call(syscalls::Sysno::futex).contains("std lock")
+                && call(syscalls::Sysno::futex).contains("gopark::blocking")
+        );
         assert!(call(syscalls::Sysno::clock_nanosleep).contains("gopark::sleep"));
         assert!(call(syscalls::Sysno::recvfrom).contains("gopark::net"));
         assert!(call(syscalls::Sysno::fsync).contains("gopark::blocking"));
-        assert!(remedy(Doing::Blocked(None)).contains("gopark::blocking"));
-        assert!(remedy(Doing::Running).contains("yield_now"));
+        assert!(remedy(ThreadState::Blocked(None)).contains("gopark::blocking"));
+        assert!(remedy(ThreadState::Running).contains("yield_now"));
     }
 
     #[test]
     fn what_is_off_is_named_and_nothing_else() {
-        let all = Off { descriptors: true, states: true, clocks: true, threads: true, takes: true };
+        let all = Off {
+            descriptors: true,
+            states: true,
+            clocks: true,
+            threads: true,
+            takes: true,
+        };
         assert_eq!(all.to_string(), "");
-        assert!(Off { takes: false, ..all }.to_string().contains("membarrier"));
-        assert_eq!(Off { threads: false, ..all }.to_string(), "; deadlocks are not noticed");
-        assert!(Off { states: false, threads: false, ..all }.to_string().contains("without /proc,"));
-        let full = Off { descriptors: false, states: false, ..all }.to_string();
-        assert!(full.contains("without a descriptor to read /proc with (raise `ulimit -n`),"), "{full}");
+        assert!(
+            Off {
+                takes: false,
+                ..all
+            }
+            .to_string()
+            .contains("membarrier")
+        );
+        assert_eq!(
+            Off {
+                threads: false,
+                ..all
+            }
+            .to_string(),
+            "; deadlocks are not noticed"
+        );
+        assert!(
+            Off {
+                states: false,
+                threads: false,
+                ..all
+            }
+            .to_string()
+            .contains("without /proc,")
+        );
+        let full = Off {
+            descriptors: false,
+            states: false,
+            ..all
+        }
+        .to_string();
+        assert!(
+            full.contains("without a descriptor to read /proc with (raise `ulimit -n`),"),
+            "{full}"
+        );
     }
 }

@@ -1,5 +1,8 @@
 //! The one runtime of a process: its settings, its start, and its clock.
-#![allow(unsafe_code, reason = "core's start has a contract that `migrate` passes on")]
+#![allow(
+    unsafe_code,
+    reason = "core's start has a contract that `migrate` passes on"
+)]
 
 use crate::goroutine::catching;
 use crate::report::{self, OnStall, Stall};
@@ -10,7 +13,9 @@ use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Netpoll, Os};
 use gopark_core::polldesc::Deadline;
-use gopark_core::sched::{Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Monitor, Sched, Shrink, Stalls, StartError};
+use gopark_core::sched::{
+    Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Monitor, Sched, Shrink, Stalls, StartError,
+};
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
 use std::io;
@@ -275,7 +280,10 @@ impl Builder {
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         fork::refuse_in_child()?;
         if running().is_some() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the gopark runtime is already running"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the gopark runtime is already running",
+            ));
         }
         let unasked = report::are_wanted(self.reports)?;
         let config = self.config(unasked)?;
@@ -296,7 +304,11 @@ impl Builder {
         let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
             let remedy = match error {
-                StartError::Stacks(_) | StartError::Thread(..) if cause.kind() == io::ErrorKind::WouldBlock => LOCKED,
+                StartError::Stacks(_) | StartError::Thread(..)
+                    if cause.kind() == io::ErrorKind::WouldBlock =>
+                {
+                    LOCKED
+                }
                 _ => "",
             };
             io::Error::new(cause.kind(), format!("{error} ({cause}{remedy})"))
@@ -305,7 +317,11 @@ impl Builder {
         handlers.keep();
         // No goroutine can stall before `RUNTIME` is set.
         let on_stall = self.on_stall.clone();
-        _ = report::SETTINGS.set(report::Settings { unasked, unasked_stalls: self.stall_after.is_none(), on_stall });
+        _ = report::SETTINGS.set(report::Settings {
+            unasked,
+            unasked_stalls: self.stall_after.is_none(),
+            on_stall,
+        });
         if unasked && config.sysmon.is_some() {
             report::tell_what_is_off();
         }
@@ -314,11 +330,20 @@ impl Builder {
         }
         // The closest of a few pairs: the thread may be interrupted between the two clocks.
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
-        let (instant, nanos, _) = epochs.min_by_key(|&(before, _, after)| after - before).expect("a few");
+        let (instant, nanos, _) = epochs
+            .min_by_key(|&(before, _, after)| after - before)
+            .expect("a few");
         overflow::install(sched);
         panics::install();
         let pool = Pool::new(config.max_threads);
-        RUNTIME.store(Box::into_raw(Box::new(Runtime { sched, pool, epoch: (instant, nanos) })), Ordering::Release);
+        RUNTIME.store(
+            Box::into_raw(Box::new(Runtime {
+                sched,
+                pool,
+                epoch: (instant, nanos),
+            })),
+            Ordering::Release,
+        );
         Ok(())
     }
 
@@ -334,20 +359,31 @@ impl Builder {
             return invalid(format!("max_procs: {procs} is not in 1..={MAX_PROCS}"));
         }
         if !(1..=procs).contains(&pollers) {
-            return invalid(format!("pollers: {pollers} is not in 1..={procs} (max_procs)"));
+            return invalid(format!(
+                "pollers: {pollers} is not in 1..={procs} (max_procs)"
+            ));
         }
         let least = MIN_STACK.max(4 * LINUX.page_size());
         if !(least..=MAX_STACK).contains(&stack_size) {
-            return invalid(format!("stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"));
+            return invalid(format!(
+                "stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"
+            ));
         }
         let stack_size = stack_size.next_power_of_two();
         let most = stack_size / 4;
-        if let Some(guard_size) = self.guard_size.filter(|guard_size| !(1..=most).contains(guard_size)) {
-            return invalid(format!("guard_size: {guard_size} bytes is not in 1..={most} (a quarter of stack_size)"));
+        if let Some(guard_size) = self
+            .guard_size
+            .filter(|guard_size| !(1..=most).contains(guard_size))
+        {
+            return invalid(format!(
+                "guard_size: {guard_size} bytes is not in 1..={most} (a quarter of stack_size)"
+            ));
         }
         let max_threads = self.max_threads.unwrap_or(procs + DEFAULT_SPARE_THREADS);
         if !(procs..=MAX_THREADS).contains(&max_threads) {
-            return invalid(format!("max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"));
+            return invalid(format!(
+                "max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"
+            ));
         }
         if self.no_sysmon && (self.stall_after.is_some() || self.shrink.is_some()) {
             return invalid("stall_after and shrink_stacks need sysmon, which is off".into());
@@ -355,12 +391,15 @@ impl Builder {
         let guard_size = self.guard_size;
         let stalls = match self.stall_after {
             Some(limit) => Some(Stalls::after(duration_nanos(limit))),
-            None if unasked || self.on_stall.is_some() => {
-                Some(Stalls::blocked(duration_nanos(report::BLOCKED_FOR), libc::SYS_futex as u32))
-            }
+            None if unasked || self.on_stall.is_some() => Some(Stalls::blocked(
+                duration_nanos(report::BLOCKED_FOR),
+                libc::SYS_futex as u32,
+            )),
             None => None,
         };
-        let shrink = self.shrink.map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
+        let shrink = self
+            .shrink
+            .map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
         let schedtrace = metrics::schedtrace(!self.no_sysmon)?.map(Every::nanos);
         let config = Config {
             pollers,
@@ -385,11 +424,19 @@ impl Builder {
 
 fn default_procs() -> io::Result<usize> {
     const VARIABLE: &str = "GOPARK_MAXPROCS";
-    let Some(value) = environment::nonempty(VARIABLE) else { return Ok(linux::available_procs().min(MAX_PROCS)) };
+    let Some(value) = environment::nonempty(VARIABLE) else {
+        return Ok(linux::available_procs().min(MAX_PROCS));
+    };
     let number = value.to_str().and_then(|text| text.parse().ok());
     number
         .filter(|number| (1..=MAX_PROCS).contains(number))
-        .ok_or_else(|| environment::invalid(VARIABLE, &value, format_args!("a number from 1 to {MAX_PROCS}")))
+        .ok_or_else(|| {
+            environment::invalid(
+                VARIABLE,
+                &value,
+                format_args!("a number from 1 to {MAX_PROCS}"),
+            )
+        })
 }
 
 #[inline]
@@ -422,7 +469,9 @@ fn in_child() -> bool {
 #[track_caller]
 fn start_with_defaults() -> &'static Runtime {
     match Builder::new().start() {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("cannot start the gopark runtime: {error}"),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            panic!("cannot start the gopark runtime: {error}")
+        }
         _ => running().expect("started"),
     }
 }
@@ -457,7 +506,9 @@ pub(crate) fn nanos(instant: Instant) -> Nanos {
 /// Long ones count as endless.
 pub(crate) fn duration_nanos(duration: Duration) -> Nanos {
     let seconds = Nanos::try_from(duration.as_secs()).unwrap_or(Nanos::MAX);
-    seconds.saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(duration.subsec_nanos().into())
 }
 
 /// A deadline as core wants it: passed ones are told apart here.

@@ -14,13 +14,17 @@ const VARIABLE: &str = "GOPARK_DUMP";
 pub(crate) fn wanted(setting: Option<i32>) -> io::Result<Vec<i32>> {
     let mut signals = Vec::new();
     if let Some(signal) = setting {
-        check(signal).map_err(|why| io::Error::new(ErrorKind::InvalidInput, format!("dump_on: {why}")))?;
+        check(signal)
+            .map_err(|why| io::Error::new(ErrorKind::InvalidInput, format!("dump_on: {why}")))?;
         signals.push(signal);
     }
     if let Some(value) = environment::nonempty(VARIABLE) {
         let signal = value.to_str().and_then(number);
-        let signal = signal.ok_or_else(|| environment::invalid(VARIABLE, &value, "the name or number of a signal"))?;
-        check(signal).map_err(|why| io::Error::new(ErrorKind::InvalidInput, format!("{VARIABLE}: {why}")))?;
+        let signal = signal.ok_or_else(|| {
+            environment::invalid(VARIABLE, &value, "the name or number of a signal")
+        })?;
+        check(signal)
+            .map_err(|why| io::Error::new(ErrorKind::InvalidInput, format!("{VARIABLE}: {why}")))?;
         if !signals.contains(&signal) {
             signals.push(signal);
         }
@@ -66,21 +70,39 @@ const NAMES: [(&str, i32); 31] = [
 fn number(text: &str) -> Option<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    NAMES.iter().find(|(known, _)| *known == name).map(|&(_, signal)| signal).or_else(|| text.parse().ok())
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|&(_, signal)| signal)
+        .or_else(|| text.parse().ok())
 }
 
 /// Refuses a signal that cannot ask for a dump, and says why.
 fn check(signal: i32) -> Result<(), String> {
     let (last, last_standard) = (libc::SIGRTMAX(), 31);
-    let name = NAMES.iter().find(|&&(_, known)| known == signal).map_or_else(|| format!("{signal}"), |(name, _)| format!("SIG{name}"));
+    let name = NAMES
+        .iter()
+        .find(|&&(_, known)| known == signal)
+        .map_or_else(|| format!("{signal}"), |(name, _)| format!("SIG{name}"));
     let why = match signal {
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS => {
+        libc::SIGSEGV
+        | libc::SIGBUS
+        | libc::SIGILL
+        | libc::SIGFPE
+        | libc::SIGTRAP
+        | libc::SIGSYS => {
             "comes from the instruction that faulted, which would fault again after the handler, for ever"
         }
         libc::SIGKILL | libc::SIGSTOP => "cannot be caught",
-        libc::SIGPIPE | libc::SIGTTOU | libc::SIGXFSZ => "comes from writing, and the dump is written: it would ask for another, for ever",
-        _ if !(1..=last).contains(&signal) => return Err(format!("{signal} is not a signal: they are 1 to {last}")),
-        _ if signal > last_standard && signal < libc::SIGRTMIN() => "is what libc uses itself, for setuid() and the end of threads",
+        libc::SIGPIPE | libc::SIGTTOU | libc::SIGXFSZ => {
+            "comes from writing, and the dump is written: it would ask for another, for ever"
+        }
+        _ if !(1..=last).contains(&signal) => {
+            return Err(format!("{signal} is not a signal: they are 1 to {last}"));
+        }
+        _ if signal > last_standard && signal < libc::SIGRTMIN() => {
+            "is what libc uses itself, for setuid() and the end of threads"
+        }
         _ => return Ok(()),
     };
     Err(format!("{name} {why}; take one such as SIGUSR1 or SIGQUIT"))
@@ -100,11 +122,17 @@ impl Handlers {
                 action.sa_sigaction = ask as *const () as usize;
                 action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
                 let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-                (libc::sigaction(signal, &action, before.as_mut_ptr()), before.assume_init())
+                (
+                    libc::sigaction(signal, &action, before.as_mut_ptr()),
+                    before.assume_init(),
+                )
             };
             if result != 0 {
                 let error = io::Error::last_os_error();
-                return Err(io::Error::new(error.kind(), format!("the handler of signal {signal}: {error}")));
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("the handler of signal {signal}: {error}"),
+                ));
             }
             installed.0.push((signal, before));
         }
@@ -167,11 +195,26 @@ mod tests {
             libc::SIGTTOU,
             libc::SIGXFSZ,
         ];
-        let never = [i32::MIN, -1, 0, 32, 33, libc::SIGRTMAX() + 1, 1000, i32::MAX];
+        let never = [
+            i32::MIN,
+            -1,
+            0,
+            32,
+            33,
+            libc::SIGRTMAX() + 1,
+            1000,
+            i32::MAX,
+        ];
         let refused: Vec<_> = standard.into_iter().chain(never).collect();
         assert!(refused.iter().all(|&signal| check(signal).is_err()));
-        let allowed = (1..=31).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()).filter(|signal| !refused.contains(signal));
+        let allowed = (1..=31)
+            .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .filter(|signal| !refused.contains(signal));
         allowed.for_each(|signal| check(signal).unwrap());
-        assert!(check(libc::SIGUSR1).is_ok() && check(libc::SIGQUIT).is_ok() && check(libc::SIGRTMIN()).is_ok());
+        assert!(
+            check(libc::SIGUSR1).is_ok()
+                && check(libc::SIGQUIT).is_ok()
+                && check(libc::SIGRTMIN()).is_ok()
+        );
     }
 }

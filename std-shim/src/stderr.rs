@@ -35,8 +35,14 @@ impl Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-        let patience = self.0.map_or(-1, |patience| patience.as_millis() as libc::c_int);
+        let mut stderr = libc::pollfd {
+            fd: libc::STDERR_FILENO,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        let patience = self
+            .0
+            .map_or(-1, |patience| patience.as_millis() as libc::c_int);
         // SAFETY: the call gets one pollfd, which lives until it returns.
         match unsafe { libc::poll(&raw mut stderr, 1, patience) } {
             -1 => return Err(io::Error::last_os_error()),
@@ -44,7 +50,13 @@ impl Write for Stderr {
             _ => {}
         }
         // SAFETY: no more is read than `text` has.
-        match unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len().min(PIECE)) } {
+        match unsafe {
+            libc::write(
+                libc::STDERR_FILENO,
+                text.as_ptr().cast(),
+                text.len().min(PIECE),
+            )
+        } {
             -1 => Err(io::Error::last_os_error()),
             len => Ok(len as usize),
         }
@@ -78,7 +90,10 @@ struct Queue {
     has_thread: bool,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { texts: VecDeque::new(), has_thread: false });
+static QUEUE: Mutex<Queue> = Mutex::new(Queue {
+    texts: VecDeque::new(),
+    has_thread: false,
+});
 
 fn queue() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)

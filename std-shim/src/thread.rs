@@ -69,7 +69,10 @@ impl Builder {
             let text = format!("stack_size: {stack_size} bytes is more than {MAX_STACK}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let options = Options { name: name.map(Into::into), stack_size };
+        let options = Options {
+            name: name.map(Into::into),
+            stack_size,
+        };
         match sched().go_with(options, catching(f), Location::caller()) {
             Ok(join) => Ok(JoinHandle(join)),
             Err(exhausted) => Err(io::Error::new(io::ErrorKind::OutOfMemory, exhausted)),

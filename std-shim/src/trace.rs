@@ -10,12 +10,15 @@
 //! | a poll that wakes somebody, timers that fire | a slice between those of goroutines |
 //! | a spawn, a hand-off, a P that goes idle | an instant |
 //! | records that came too fast to be kept | a slice that says how many |
-#![allow(unsafe_code, reason = "the exit of the process is announced through libc")]
+#![allow(
+    unsafe_code,
+    reason = "the exit of the process is announced through libc"
+)]
 
 use crate::environment;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::sched::Sched;
-use gopark_core::trace::{Event, Goroutine, Reader, Readied, Record, Row, Source, Stopped};
+use gopark_core::trace::{Event, Reader, Readied, Record, Row, Source, Stopped, Subject};
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
@@ -67,25 +70,59 @@ struct Writing {
 impl Request {
     /// What `GOPARK_TRACE` and `GOPARK_TRACE_LIMIT` ask for.
     pub(crate) fn from_environment() -> io::Result<Option<Self>> {
-        let Some(path) = environment::nonempty(FILE) else { return Ok(None) };
+        let Some(path) = environment::nonempty(FILE) else {
+            return Ok(None);
+        };
         let limit = limit()?;
-        let refused = |error: io::Error| io::Error::new(error.kind(), format!("{FILE}: {}: {error}", Path::new(&path).display()));
+        let refused = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("{FILE}: {}: {error}", Path::new(&path).display()),
+            )
+        };
         let (begin, begun) = mpsc::channel();
-        let thread = thread::Builder::new().name("gopark-trace".into()).spawn(move || write(&begun)).map_err(refused)?;
+        let thread = thread::Builder::new()
+            .name("gopark-trace".into())
+            .spawn(move || write(&begun))
+            .map_err(refused)?;
         // Opening changes nothing of a file that is there: the thread empties it when it begins.
         let (file, made) = open(Path::new(&path)).map_err(refused)?;
-        Ok(Some(Request { prepared: Some(Prepared { begin, thread, file, made }), limit }))
+        Ok(Some(Request {
+            prepared: Some(Prepared {
+                begin,
+                thread,
+                file,
+                made,
+            }),
+            limit,
+        }))
     }
 
     /// Begins the timeline of a scheduler.
     pub(crate) fn begin(mut self, sched: &'static Sched) {
-        let Some(Prepared { begin, thread, file, .. }) = self.prepared.take() else { return };
+        let Some(Prepared {
+            begin,
+            thread,
+            file,
+            ..
+        }) = self.prepared.take()
+        else {
+            return;
+        };
         let start = sched.now();
         let reader = sched.trace().expect("nobody else asks for it");
         let timeline = Timeline {
             os: sched.os(),
             reader,
-            paper: Paper { file, text: String::new(), begun: 0, written: 0, limit: self.limit, full: false, start },
+            writer: TraceWriter {
+                file,
+                text: String::new(),
+                begun: 0,
+                written: 0,
+                limit: self.limit,
+                full: false,
+                start,
+            },
             open: (0..sched.config().procs).map(|_| None).collect(),
             threads: HashSet::new(),
             flows: 0,
@@ -93,7 +130,11 @@ impl Request {
         };
         // It cannot have ended: it waits for this.
         let _ = begin.send(timeline);
-        *WRITING.lock().unwrap_or_else(PoisonError::into_inner) = Some(Writing { process: std::process::id(), end: begin, thread });
+        *WRITING.lock().unwrap_or_else(PoisonError::into_inner) = Some(Writing {
+            process: std::process::id(),
+            end: begin,
+            thread,
+        });
         // SAFETY: the function may be called at any time. Without room for it the file lacks its end.
         unsafe { libc::atexit(finish) };
     }
@@ -101,7 +142,13 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Some(Prepared { begin, thread, made, .. }) = self.prepared.take() {
+        if let Some(Prepared {
+            begin,
+            thread,
+            made,
+            ..
+        }) = self.prepared.take()
+        {
             drop(begin);
             let _ = thread.join();
             made.into_iter().for_each(|path| _ = fs::remove_file(path));
@@ -116,29 +163,51 @@ impl Drop for Request {
 /// lead to a file that this process may write and those users may not.
 fn open(path: &Path) -> io::Result<(File, Option<PathBuf>)> {
     let mut options = File::options();
-    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
     match options.clone().create_new(true).open(path) {
         Ok(file) => return Ok((file, Some(path.into()))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    options.open(path).map(|file| (file, None)).map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP) => io::Error::new(error.kind(), "a symbolic link, which is not followed: name the file itself, or a FIFO"),
-        _ => error,
-    })
+    options
+        .open(path)
+        .map(|file| (file, None))
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::new(
+                error.kind(),
+                "a symbolic link, which is not followed: name the file itself, or a FIFO",
+            ),
+            _ => error,
+        })
 }
 
 fn limit() -> io::Result<u64> {
-    let Some(text) = environment::nonempty(LIMIT) else { return Ok(DEFAULT_LIMIT) };
-    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&limit| limit >= 2 * END as u64);
-    number.ok_or_else(|| environment::invalid(LIMIT, &text, format_args!("a number of bytes from {} on", 2 * END)))
+    let Some(text) = environment::nonempty(LIMIT) else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    let number = text
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|&limit| limit >= 2 * END as u64);
+    number.ok_or_else(|| {
+        environment::invalid(
+            LIMIT,
+            &text,
+            format_args!("a number of bytes from {} on", 2 * END),
+        )
+    })
 }
 
 /// At the exit of the process: has the thread write the end of the file, and waits for that.
 extern "C" fn finish() {
     let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     // A forked child has no such thread.
-    if let Some(Writing { end, thread, .. }) = writing.take_if(|writing| writing.process == std::process::id()) {
+    if let Some(Writing { end, thread, .. }) =
+        writing.take_if(|writing| writing.process == std::process::id())
+    {
         drop(end);
         let _ = thread.join();
     }
@@ -146,10 +215,12 @@ extern "C" fn finish() {
 
 /// What the thread does.
 fn write(begun: &Receiver<Timeline>) {
-    let Ok(mut timeline) = begun.recv() else { return };
+    let Ok(mut timeline) = begun.recv() else {
+        return;
+    };
     // Cuts off what an earlier process has written. A FIFO has no length.
-    let emptied = match timeline.paper.file.metadata() {
-        Ok(file) if file.is_file() => timeline.paper.file.set_len(0),
+    let emptied = match timeline.writer.file.metadata() {
+        Ok(file) if file.is_file() => timeline.writer.file.set_len(0),
         _ => Ok(()),
     };
     if let Err(error) = emptied {
@@ -157,27 +228,32 @@ fn write(begun: &Receiver<Timeline>) {
     }
     timeline.begin();
     loop {
-        let over = begun.recv_timeout(PERIOD).is_err_and(|error| error == RecvTimeoutError::Disconnected);
+        let over = begun
+            .recv_timeout(PERIOD)
+            .is_err_and(|error| error == RecvTimeoutError::Disconnected);
         timeline.draw_all();
-        if over || timeline.paper.full {
+        if over || timeline.writer.full {
             timeline.end();
         }
-        if let Err(error) = timeline.paper.flush() {
+        if let Err(error) = timeline.writer.flush() {
             return tell_end(&error);
         }
-        if over || timeline.paper.full {
+        if over || timeline.writer.full {
             return;
         }
     }
 }
 
 fn tell_end(error: &io::Error) {
-    let _ = writeln!(io::stderr(), "gopark: the file of {FILE} ends here: {error}");
+    let _ = writeln!(
+        io::stderr(),
+        "gopark: the file of {FILE} ends here: {error}"
+    );
 }
 
 /// A goroutine that runs on a P.
 struct Running {
-    g: Goroutine,
+    g: Subject,
     m: u32,
     since: Nanos,
     readied: Option<Readied>,
@@ -186,7 +262,7 @@ struct Running {
 struct Timeline {
     os: &'static dyn Os,
     reader: Reader,
-    paper: Paper,
+    writer: TraceWriter,
     /// For each P.
     open: Vec<Option<Running>>,
     /// Those whose rows have names.
@@ -197,15 +273,21 @@ struct Timeline {
 
 impl Timeline {
     fn begin(&mut self) {
-        self.paper.text.push_str("[\n");
+        self.writer.text.push_str("[\n");
         for (pid, name) in [(PS, "gopark"), (THREADS, "threads without a P")] {
-            self.paper.line(format_args!(r#""ph":"M","name":"process_name","pid":{pid},"tid":0,"args":{{"name":"{name}"}}"#));
+            self.writer.line(format_args!(
+                r#""ph":"M","name":"process_name","pid":{pid},"tid":0,"args":{{"name":"{name}"}}"#
+            ));
         }
         for p in 0..self.open.len() as u32 {
             let place = Place(Row::P(p));
-            self.paper.line(format_args!(r#""ph":"M","name":"thread_name",{place},"args":{{"name":"P{p}"}}"#));
-            self.paper.line(format_args!(r#""ph":"M","name":"thread_sort_index",{place},"args":{{"sort_index":{p}}}"#));
-            self.paper.keep();
+            self.writer.line(format_args!(
+                r#""ph":"M","name":"thread_name",{place},"args":{{"name":"P{p}"}}"#
+            ));
+            self.writer.line(format_args!(
+                r#""ph":"M","name":"thread_sort_index",{place},"args":{{"sort_index":{p}}}"#
+            ));
+            self.writer.keep();
         }
     }
 
@@ -216,7 +298,7 @@ impl Timeline {
         records.sort_by_key(|record| record.time);
         for record in records {
             self.draw(record);
-            self.paper.keep();
+            self.writer.keep();
         }
     }
 
@@ -227,7 +309,12 @@ impl Timeline {
                 self.close(row, time, "unknown");
                 self.name_readier(readied);
                 if let Row::P(p) = row {
-                    self.open[p as usize] = Some(Running { g, m, since: time, readied });
+                    self.open[p as usize] = Some(Running {
+                        g,
+                        m,
+                        since: time,
+                        readied,
+                    });
                 }
             }
             Event::Named(name) => {
@@ -235,38 +322,69 @@ impl Timeline {
                     running.g.name = Some(name);
                 }
             }
-            Event::Stop(Stopped::Blocked(why)) => self.close(row, time, format_args!("blocked: {why}")),
+            Event::Stop(Stopped::Blocked(why)) => {
+                self.close(row, time, format_args!("blocked: {why}"))
+            }
             Event::Stop(Stopped::Yielded) => self.close(row, time, "yielded"),
             Event::Stop(Stopped::Returned) => self.close(row, time, "returned"),
             Event::Taken { from, to } => {
                 self.close(row, time, "lost its P");
-                self.paper.instant(row, time, "hand-off", format_args!(r#""from":"m{from}","to":"m{to}""#));
+                self.writer.instant(
+                    row,
+                    time,
+                    "hand-off",
+                    format_args!(r#""from":"m{from}","to":"m{to}""#),
+                );
             }
             Event::GaveWay { from, to } => {
-                self.paper.instant(row, time, "gave way", format_args!(r#""from":"m{from}","to":"m{to}""#));
+                self.writer.instant(
+                    row,
+                    time,
+                    "gave way",
+                    format_args!(r#""from":"m{from}","to":"m{to}""#),
+                );
             }
             Event::Outstayed { g, since } => {
-                self.paper.slice(row, since, time, Label(&g), format_args!(r#"{},"end":"came back""#, Identity(&g)));
+                self.writer.slice(
+                    row,
+                    since,
+                    time,
+                    Label(&g),
+                    format_args!(r#"{},"end":"came back""#, Identity(&g)),
+                );
             }
-            Event::Batch { source, count, since } => {
+            Event::Batch {
+                source,
+                count,
+                since,
+            } => {
                 let name = match source {
                     Source::Poll => "netpoll",
                     Source::Timers => "timers",
                 };
-                self.paper.slice(row, since, time, name, format_args!(r#""woken":{count}"#));
+                self.writer
+                    .slice(row, since, time, name, format_args!(r#""woken":{count}"#));
             }
             Event::Spawn { g } => {
-                self.paper.instant(row, time, "spawn", format_args!("{}", Identity(&g)));
+                self.writer
+                    .instant(row, time, "spawn", format_args!("{}", Identity(&g)));
             }
             Event::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };
-                self.paper.instant(row, time, "idle", format_args!(r#""in":"{place}""#));
+                self.writer
+                    .instant(row, time, "idle", format_args!(r#""in":"{place}""#));
             }
             Event::Lost { count, since } => {
                 self.close(row, since, "unknown");
                 self.lost += count;
                 if let Row::P(_) = row {
-                    self.paper.slice(row, since, time, "records lost", format_args!(r#""records":{count}"#));
+                    self.writer.slice(
+                        row,
+                        since,
+                        time,
+                        "records lost",
+                        format_args!(r#""records":{count}"#),
+                    );
                 }
             }
             _ => {}
@@ -276,25 +394,52 @@ impl Timeline {
     /// Draws the goroutine that has run on a P until now, and the arrow that led to it.
     fn close(&mut self, row: Row, until: Nanos, end: impl fmt::Display) {
         let Row::P(p) = row else { return };
-        let Some(Running { g, m, since, readied }) = self.open[p as usize].take() else { return };
+        let Some(Running {
+            g,
+            m,
+            since,
+            readied,
+        }) = self.open[p as usize].take()
+        else {
+            return;
+        };
         let identity = Identity(&g);
-        let Some(Readied { time, row: from, by }) = readied else {
-            return self.paper.slice(row, since, until, Label(&g), format_args!(r#"{identity},"m":{m},"end":"{end}""#));
+        let Some(Readied {
+            time,
+            row: from,
+            by,
+        }) = readied
+        else {
+            return self.writer.slice(
+                row,
+                since,
+                until,
+                Label(&g),
+                format_args!(r#"{identity},"m":{m},"end":"{end}""#),
+            );
         };
         let waited = Micros(since - time);
-        self.paper.slice(
+        self.writer.slice(
             row,
             since,
             until,
             Label(&g),
-            format_args!(r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#),
+            format_args!(
+                r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#
+            ),
         );
         if let Row::Thread(_) = from {
             // An arrow has to begin at a slice.
-            self.paper.slice(from, time, time, format_args!("readies G{}", g.id), format_args!(""));
+            self.writer.slice(
+                from,
+                time,
+                time,
+                format_args!("readies G{}", g.id),
+                format_args!(""),
+            );
         }
         self.flows += 1;
-        self.paper.arrow(self.flows, (from, time), (row, since));
+        self.writer.arrow(self.flows, (from, time), (row, since));
     }
 
     fn running(&mut self, row: Row) -> Option<&mut Running> {
@@ -312,10 +457,13 @@ impl Timeline {
     fn name(&mut self, row: Row) {
         let Row::Thread(thread) = row else { return };
         if self.threads.insert(thread) {
-            let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_else(|_| "ended".into());
+            let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm"))
+                .unwrap_or_else(|_| "ended".into());
             let place = Place(row);
             let name = Escaped(name.trim_end());
-            self.paper.line(format_args!(r#""ph":"M","name":"thread_name",{place},"args":{{"name":"{name} ({thread})"}}"#));
+            self.writer.line(format_args!(
+                r#""ph":"M","name":"thread_name",{place},"args":{{"name":"{name} ({thread})"}}"#
+            ));
         }
     }
 
@@ -324,12 +472,17 @@ impl Timeline {
         let now = self.os.now();
         for p in 0..self.open.len() as u32 {
             self.close(Row::P(p), now, "still running");
-            self.paper.keep();
+            self.writer.keep();
         }
         let lost = self.lost + self.reader.lost();
-        let limit = self.paper.limit;
-        let why = if self.paper.full { format!("the limit of {limit} bytes (GOPARK_TRACE_LIMIT)") } else { "exit of the process".into() };
-        self.paper.end(now, format_args!(r#""why":"{why}","lost_records":{lost}"#));
+        let limit = self.writer.limit;
+        let why = if self.writer.full {
+            format!("the limit of {limit} bytes (GOPARK_TRACE_LIMIT)")
+        } else {
+            "exit of the process".into()
+        };
+        self.writer
+            .end(now, format_args!(r#""why":"{why}","lost_records":{lost}"#));
     }
 }
 
@@ -338,7 +491,7 @@ const PS: u32 = 1;
 const THREADS: u32 = 2;
 
 /// The file, and what will be appended to it.
-struct Paper {
+struct TraceWriter {
     file: File,
     text: String,
     /// Where in `text` lines begin that are kept together or not at all.
@@ -350,26 +503,45 @@ struct Paper {
     start: Nanos,
 }
 
-impl Paper {
+impl TraceWriter {
     fn line(&mut self, event: fmt::Arguments<'_>) {
         writeln!(self.text, "{{{event}}},").expect("strings grow");
     }
 
-    fn slice(&mut self, row: Row, since: Nanos, until: Nanos, name: impl fmt::Display, args: fmt::Arguments<'_>) {
-        let (place, ts, dur) = (Place(row), Micros(since - self.start), Micros(until - since));
-        self.line(format_args!(r#""ph":"X",{place},"ts":{ts},"dur":{dur},"name":"{name}","args":{{{args}}}"#));
+    fn slice(
+        &mut self,
+        row: Row,
+        since: Nanos,
+        until: Nanos,
+        name: impl fmt::Display,
+        args: fmt::Arguments<'_>,
+    ) {
+        let (place, ts, dur) = (
+            Place(row),
+            Micros(since - self.start),
+            Micros(until - since),
+        );
+        self.line(format_args!(
+            r#""ph":"X",{place},"ts":{ts},"dur":{dur},"name":"{name}","args":{{{args}}}"#
+        ));
     }
 
     fn instant(&mut self, row: Row, time: Nanos, name: &str, args: fmt::Arguments<'_>) {
         let (place, ts) = (Place(row), Micros(time - self.start));
-        self.line(format_args!(r#""ph":"i","s":"t",{place},"ts":{ts},"name":"{name}","args":{{{args}}}"#));
+        self.line(format_args!(
+            r#""ph":"i","s":"t",{place},"ts":{ts},"name":"{name}","args":{{{args}}}"#
+        ));
     }
 
     fn arrow(&mut self, id: u64, (from, left): (Row, Nanos), (to, arrived): (Row, Nanos)) {
         let (from, left) = (Place(from), Micros(left - self.start));
         let (to, arrived) = (Place(to), Micros(arrived - self.start));
-        self.line(format_args!(r#""ph":"s","id":{id},{from},"ts":{left},"cat":"ready","name":"ready""#));
-        self.line(format_args!(r#""ph":"f","bp":"e","id":{id},{to},"ts":{arrived},"cat":"ready","name":"ready""#));
+        self.line(format_args!(
+            r#""ph":"s","id":{id},{from},"ts":{left},"cat":"ready","name":"ready""#
+        ));
+        self.line(format_args!(
+            r#""ph":"f","bp":"e","id":{id},{to},"ts":{arrived},"cat":"ready","name":"ready""#
+        ));
     }
 
     /// Keeps the lines since the last call, if they leave room for the end.
@@ -421,26 +593,32 @@ impl fmt::Display for Micros {
 }
 
 /// What a goroutine's slices are called.
-struct Label<'a>(&'a Goroutine);
+struct Label<'a>(&'a Subject);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, site } = self.0;
+        let Subject { id, name, site } = self.0;
         match name {
             Some(name) => write!(f, "G{id} {}", Escaped(name)),
-            None => write!(f, "G{id} {}:{}", Escaped(site.file().rsplit('/').next().unwrap_or_default()), site.line()),
+            None => write!(
+                f,
+                "G{id} {}:{}",
+                Escaped(site.file().rsplit('/').next().unwrap_or_default()),
+                site.line()
+            ),
         }
     }
 }
 
 /// The members that say which goroutine it is.
-struct Identity<'a>(&'a Goroutine);
+struct Identity<'a>(&'a Subject);
 
 impl fmt::Display for Identity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Goroutine { id, name, site } = self.0;
+        let Subject { id, name, site } = self.0;
         write!(f, r#""goroutine":{id},"site":"{}""#, Escaped(site))?;
-        name.iter().try_for_each(|name| write!(f, r#","name":"{}""#, Escaped(name)))
+        name.iter()
+            .try_for_each(|name| write!(f, r#","name":"{}""#, Escaped(name)))
     }
 }
 
@@ -471,12 +649,20 @@ mod tests {
 
     #[test]
     fn strings_are_escaped_as_json_wants_it() {
-        assert_eq!(Escaped("a\"b\\c\n\u{1}d\u{e9}").to_string(), "a\\\"b\\\\c\\u000a\\u0001d\u{e9}");
+        assert_eq!(
+            Escaped("a\"b\\c\n\u{1}d\u{e9}").to_string(),
+            "a\\\"b\\\\c\\u000a\\u0001d\u{e9}"
+        );
     }
 
     #[test]
     fn times_keep_their_nanoseconds() {
-        for (nanos, text) in [(0, "0.000"), (999, "0.999"), (1_000_007, "1000.007"), (-5, "0.000")] {
+        for (nanos, text) in [
+            (0, "0.000"),
+            (999, "0.999"),
+            (1_000_007, "1000.007"),
+            (-5, "0.000"),
+        ] {
             assert_eq!(Micros(nanos).to_string(), text);
         }
     }

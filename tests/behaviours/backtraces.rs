@@ -15,7 +15,9 @@ fn paragraph(name: &str, state: &str) -> String {
         let mut text = Vec::new();
         gopark::dump(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        let found = text.split("\n\n").find(|paragraph| paragraph.contains(&format!("\"{name}\" [{state}")));
+        let found = text
+            .split("\n\n")
+            .find(|paragraph| paragraph.contains(&format!("\"{name}\" [{state}")));
         if let Some(paragraph) = found {
             return paragraph.into();
         }
@@ -25,8 +27,14 @@ fn paragraph(name: &str, state: &str) -> String {
 
 /// The functions in a paragraph, each with file and line.
 fn calls(paragraph: &str) -> Vec<(&str, &str)> {
-    let lines: Vec<_> = paragraph.lines().filter(|line| line.starts_with("    ") && !line.starts_with("    stack: ")).collect();
-    lines.chunks(2).map(|call| (call[0].trim(), call.get(1).map_or("", |place| place.trim()))).collect()
+    let lines: Vec<_> = paragraph
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("    stack: "))
+        .collect();
+    lines
+        .chunks(2)
+        .map(|call| (call[0].trim(), call.get(1).map_or("", |place| place.trim())))
+        .collect()
 }
 
 /// Whether these are the calls: functions, each with the line it has come to if that is known. Of a name, only the end is compared.
@@ -34,9 +42,15 @@ fn assert_calls(paragraph: &str, expected: &[(&str, Option<u32>)]) {
     let calls = calls(paragraph);
     assert_eq!(calls.len(), expected.len(), "{paragraph}");
     for ((name, place), (expected, line)) in calls.into_iter().zip(expected) {
-        assert!(name.ends_with(expected), "{name} is not {expected}: {paragraph}");
+        assert!(
+            name.ends_with(expected),
+            "{name} is not {expected}: {paragraph}"
+        );
         if let Some(line) = line {
-            assert!(place.ends_with(&format!("{}:{line}", file!())), "{name} is not at line {line}: {paragraph}");
+            assert!(
+                place.ends_with(&format!("{}:{line}", file!())),
+                "{name} is not at line {line}: {paragraph}"
+            );
         }
     }
 }
@@ -70,11 +84,26 @@ fn a_reader_shows_the_read_and_who_called_it() {
         assert!(!goroutine.join().unwrap());
         let calls = calls(&paragraph);
         // Between the two is the standard library's part of `read_exact`, which some compilers count as the stream's own.
-        let own = calls.iter().position(|(name, _)| name.ends_with("read_header")).expect(&paragraph);
+        let own = calls
+            .iter()
+            .position(|(name, _)| name.ends_with("read_header"))
+            .expect(&paragraph);
         let (name, place) = calls[0];
-        assert!(name.ends_with("read") && place.contains("/net/tcp_stream.rs:") || name.ends_with("read_exact"), "{paragraph}");
-        assert!(calls[1..own].iter().all(|(_, place)| place.contains("/library/")), "{paragraph}");
-        let own: Vec<u32> = calls[own..].iter().map(|(_, place)| place.rsplit_once(':').unwrap().1.parse().unwrap()).collect();
+        assert!(
+            name.ends_with("read") && place.contains("/net/tcp_stream.rs:")
+                || name.ends_with("read_exact"),
+            "{paragraph}"
+        );
+        assert!(
+            calls[1..own]
+                .iter()
+                .all(|(_, place)| place.contains("/library/")),
+            "{paragraph}"
+        );
+        let own: Vec<u32> = calls[own..]
+            .iter()
+            .map(|(_, place)| place.rsplit_once(':').unwrap().1.parse().unwrap())
+            .collect();
         assert_eq!(own[..2], [READ_HEADER, SERVE], "{paragraph}");
         assert_eq!(own.len(), 3, "{paragraph}");
     });
@@ -90,18 +119,27 @@ fn whoever_parks_shows_what_it_called_of_gopark() {
                 gopark::sleep(Duration::from_millis(50));
             }
         });
-        assert_calls(&paragraph("sleeper", "sleep"), &[("sleep", None), ("}", Some(line!() - 3))]);
+        assert_calls(
+            &paragraph("sleeper", "sleep"),
+            &[("sleep", None), ("}", Some(line!() - 3))],
+        );
         let joiner = gopark::go(|| {
             gopark::set_name("joiner");
             sleeper.join().unwrap();
         });
-        assert_calls(&paragraph("joiner", "join"), &[("join", None), ("}", Some(line!() - 2))]);
+        assert_calls(
+            &paragraph("joiner", "join"),
+            &[("join", None), ("}", Some(line!() - 2))],
+        );
         let (done, work) = mpsc::channel::<()>();
         let blocked = gopark::go(|| {
             gopark::set_name("blocked");
             gopark::blocking(|| work.into_iter().count());
         });
-        assert_calls(&paragraph("blocked", "blocking"), &[("blocking", None), ("}", Some(line!() - 2))]);
+        assert_calls(
+            &paragraph("blocked", "blocking"),
+            &[("blocking", None), ("}", Some(line!() - 2))],
+        );
         drop(done);
         AWAKE.store(true, Relaxed);
         join(blocked);
@@ -129,7 +167,10 @@ fn a_deep_stack_shows_its_inner_end() {
         });
         let text = paragraph("deep", "sleep");
         AWAKE.store(true, Relaxed);
-        assert!(text.contains("recursive") && text.contains("\n    ...more frames\n"), "{text}");
+        assert!(
+            text.contains("recursive") && text.contains("\n    ...more frames\n"),
+            "{text}"
+        );
         assert_eq!(goroutine.join().unwrap(), 200);
     });
 }
@@ -158,6 +199,12 @@ fn goroutines_go_on_while_they_are_dumped() {
             gopark::yield_now();
         }
         assert!(dumps > 0);
-        assert_eq!(goroutines.into_iter().map(|goroutine| goroutine.join().unwrap()).sum::<usize>(), (0..50).sum());
+        assert_eq!(
+            goroutines
+                .into_iter()
+                .map(|goroutine| goroutine.join().unwrap())
+                .sum::<usize>(),
+            (0..50).sum()
+        );
     });
 }

@@ -58,7 +58,9 @@ fn close_wakes_all_acceptors() {
                 .collect();
             settle(round);
             listener.close().unwrap();
-            acceptors.into_iter().for_each(|acceptor| assert_closing(join(acceptor)));
+            acceptors
+                .into_iter()
+                .for_each(|acceptor| assert_closing(join(acceptor)));
             assert_closing(listener.close());
         }
     });
@@ -125,7 +127,10 @@ fn of_many_that_close_exactly_one_succeeds() {
                     go(move || near.close())
                 })
                 .collect();
-            let (closed, refused): (Vec<_>, Vec<_>) = closers.into_iter().map(join).partition(|result| result.is_ok());
+            let (closed, refused): (Vec<_>, Vec<_>) = closers
+                .into_iter()
+                .map(join)
+                .partition(|result| result.is_ok());
             assert_eq!((closed.len(), refused.len()), (1, 7));
             refused.into_iter().for_each(assert_closing);
             assert_eq!(far.read(&mut [0; 1]).unwrap(), 0);
@@ -185,14 +190,24 @@ fn a_borrowed_descriptor_stays_taken_but_leads_nowhere_after_close() {
         let (near, mut far) = pair();
         let borrowed = near.as_fd();
         near.close().unwrap();
-        assert_eq!(far.read(&mut [0; 1]).unwrap(), 0, "the connection is closed");
+        assert_eq!(
+            far.read(&mut [0; 1]).unwrap(),
+            0,
+            "the connection is closed"
+        );
         for _ in 0..20 {
             let (a, b) = pair();
             assert!(a.as_raw_fd() != borrowed.as_raw_fd() && b.as_raw_fd() != borrowed.as_raw_fd());
         }
         let socket = SockRef::from(&borrowed);
-        assert_eq!(socket.peer_addr().unwrap_err().kind(), io::ErrorKind::NotConnected);
-        assert!(borrowed.try_clone_to_owned().is_ok(), "the number is that of an open file");
+        assert_eq!(
+            socket.peer_addr().unwrap_err().kind(),
+            io::ErrorKind::NotConnected
+        );
+        assert!(
+            borrowed.try_clone_to_owned().is_ok(),
+            "the number is that of an open file"
+        );
     });
 }
 
@@ -208,7 +223,10 @@ const CHUNK: usize = 512;
 impl Tag {
     fn new(lane: u64, round: u64, direction: u64) -> Self {
         let bytes = (lane << 32 | round << 8 | direction).to_be_bytes();
-        Tag { bytes: bytes.repeat(CHUNK / 8 + 1), position: 0 }
+        Tag {
+            bytes: bytes.repeat(CHUNK / 8 + 1),
+            position: 0,
+        }
     }
 
     fn next(&self, len: usize) -> &[u8] {
@@ -216,7 +234,13 @@ impl Tag {
     }
 
     fn advance(&mut self, bytes: &[u8]) {
-        assert_eq!(bytes, self.next(bytes.len()), "at {} of {:?}", self.position, &self.bytes[..8]);
+        assert_eq!(
+            bytes,
+            self.next(bytes.len()),
+            "at {} of {:?}",
+            self.position,
+            &self.bytes[..8]
+        );
         self.position += bytes.len();
     }
 }
@@ -270,7 +294,9 @@ fn close_under_load(listener: &TcpListener, lane: u64, round: u64, dice: &Dice) 
     // Writers block after a few dozen writes. With less to receive into, the kernel drops resets for being out of its window.
     for stream in [&near, &far] {
         SockRef::from(stream).set_send_buffer_size(1).unwrap();
-        SockRef::from(stream).set_recv_buffer_size(16 << 10).unwrap();
+        SockRef::from(stream)
+            .set_recv_buffer_size(16 << 10)
+            .unwrap();
     }
     // Mostly a reset: the rest of what was written is otherwise delivered first, at the pace of the kernel's timers.
     if dice.below(64) > 0 {
@@ -281,8 +307,14 @@ fn close_under_load(listener: &TcpListener, lane: u64, round: u64, dice: &Dice) 
         let stream = stream.clone();
         go(move || f(&stream, Tag::new(lane, round, direction)))
     };
-    let near_side = [with(&near, read_tagged, 1), with(&near, |stream, tag| Err(write_tagged(stream, tag)), 2)];
-    let far_side = [with(&far, read_tagged, 2), with(&far, |stream, tag| Err(write_tagged(stream, tag)), 1)];
+    let near_side = [
+        with(&near, read_tagged, 1),
+        with(&near, |stream, tag| Err(write_tagged(stream, tag)), 2),
+    ];
+    let far_side = [
+        with(&far, read_tagged, 2),
+        with(&far, |stream, tag| Err(write_tagged(stream, tag)), 1),
+    ];
     let nagger = {
         let (near, seed) = (near.clone(), dice.below(u64::MAX));
         go(move || nag(&near, &Dice::new(seed)))
@@ -316,7 +348,8 @@ fn ten_thousand_closes_race_with_all_else_and_nothing_strays() {
                 go(move || {
                     let dice = Dice::new(lane);
                     let listener = listener();
-                    (0..crate::CLOSES / LANES).for_each(|round| close_under_load(&listener, lane, round, &dice));
+                    (0..crate::CLOSES / LANES)
+                        .for_each(|round| close_under_load(&listener, lane, round, &dice));
                 })
             })
             .collect();

@@ -96,7 +96,9 @@ fn a_write_deadline_ends_a_blocked_write() {
         assert!(Instant::now() >= deadline);
         assert_timeout(near.write(b"x"));
         near.set_write_deadline(None).unwrap();
-        let reader = go(move || gopark_tests::sockets::read_to_end(&far, 1 << 16).map(|bytes| bytes.last().copied()));
+        let reader = go(move || {
+            gopark_tests::sockets::read_to_end(&far, 1 << 16).map(|bytes| bytes.last().copied())
+        });
         near.write_all(b"the end").unwrap();
         drop(near);
         assert_eq!(join(reader).unwrap(), Some(b'd'));
@@ -212,7 +214,8 @@ fn a_cleared_deadline_ends_nothing() {
 fn a_deadline_in_the_far_future_never_comes() {
     check(|| {
         let (mut near, mut far) = pair();
-        near.set_deadline(after(Duration::from_secs(30_000_000_000))).unwrap();
+        near.set_deadline(after(Duration::from_secs(30_000_000_000)))
+            .unwrap();
         let reader = go(move || near.read(&mut [0; 16]));
         sleep(5 * MS);
         assert!(!reader.is_finished());
@@ -269,7 +272,10 @@ fn a_timeout_holds_for_each_operation_anew() {
     check(|| {
         let (mut near, mut far) = narrow_pair();
         near.set_read_timeout(Some(4 * MS)).unwrap();
-        assert_eq!((near.read_timeout().unwrap(), near.write_timeout().unwrap()), (Some(4 * MS), None));
+        assert_eq!(
+            (near.read_timeout().unwrap(), near.write_timeout().unwrap()),
+            (Some(4 * MS), None)
+        );
         for _ in 0..5 {
             let start = Instant::now();
             assert_timeout(near.read(&mut [0; 16]));
@@ -284,7 +290,12 @@ fn a_timeout_holds_for_each_operation_anew() {
 
         near.set_write_timeout(Some(MS)).unwrap();
         assert_timeout(near.write_all(&vec![7; 1 << 20]));
-        assert_eq!(near.set_read_timeout(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            near.set_read_timeout(Some(Duration::ZERO))
+                .unwrap_err()
+                .kind(),
+            ErrorKind::InvalidInput
+        );
         near.set_read_timeout(None).unwrap();
         assert_eq!(near.read_timeout().unwrap(), None);
         far.write_all(b"z").unwrap();
@@ -297,14 +308,19 @@ fn until_it_reads<T>(name: &str, reader: &gopark::JoinHandle<T>) {
     until("it reads", || {
         let mut dump = Vec::new();
         gopark::dump(&mut dump).unwrap();
-        reader.is_finished() || String::from_utf8_lossy(&dump).contains(&format!("\"{name}\" [IO wait"))
+        reader.is_finished()
+            || String::from_utf8_lossy(&dump).contains(&format!("\"{name}\" [IO wait"))
     });
 }
 
 #[test]
 fn a_timeout_set_on_another_handle_leaves_a_read_under_way_its_own() {
     check(|| {
-        for (own, others) in [(Some(60 * MS), None), (Some(60 * MS), Some(3_600_000 * MS)), (None, Some(MS))] {
+        for (own, others) in [
+            (Some(60 * MS), None),
+            (Some(60 * MS), Some(3_600_000 * MS)),
+            (None, Some(MS)),
+        ] {
             let (near, mut far) = pair();
             near.set_read_timeout(own).unwrap();
             let reader = {
@@ -408,7 +424,8 @@ fn deadlines_that_come_and_go_lose_no_byte() {
             go(move || {
                 let dice = Dice::new(1);
                 while !done.load(SeqCst) {
-                    let deadline = [past(), None, after(Duration::from_micros(dice.below(100)))][dice.below(3) as usize];
+                    let deadline = [past(), None, after(Duration::from_micros(dice.below(100)))]
+                        [dice.below(3) as usize];
                     match dice.below(2) {
                         0 => near.set_deadline(deadline).unwrap(),
                         _ => near.set_read_deadline(deadline).unwrap(),
@@ -459,7 +476,8 @@ fn a_stale_deadline_never_strikes_the_next_connection() {
                     let listener = listener();
                     for _ in 0..100 {
                         let (old, _peer) = pair_at(&listener);
-                        old.set_deadline(after(Duration::from_micros(dice.below(300)))).unwrap();
+                        old.set_deadline(after(Duration::from_micros(dice.below(300))))
+                            .unwrap();
                         let reader = {
                             let mut old = old.try_clone().unwrap();
                             go(move || old.read(&mut [0; 1]))

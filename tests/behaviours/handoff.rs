@@ -22,8 +22,13 @@ fn goroutines_start_though_all_threads_are_blocked() {
     check(|| {
         const BLOCKED: usize = 12;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..BLOCKED).map(|_| mpsc::channel()).unzip();
-        let blocked: Vec<_> = receivers.into_iter().map(|news| go(move || news.recv_timeout(LIMIT / 2).expect("the news comes"))).collect();
-        join(go(move || senders.iter().for_each(|sender| sender.send(()).unwrap())));
+        let blocked: Vec<_> = receivers
+            .into_iter()
+            .map(|news| go(move || news.recv_timeout(LIMIT / 2).expect("the news comes")))
+            .collect();
+        join(go(move || {
+            senders.iter().for_each(|sender| sender.send(()).unwrap())
+        }));
         blocked.into_iter().for_each(join);
     });
 }
@@ -87,7 +92,8 @@ fn a_goroutine_that_comes_back_from_the_system_does_all_that_others_do() {
             for _ in 0..5 {
                 let (sender, news) = mpsc::channel();
                 let sends = go(move || sender.send(()).unwrap());
-                news.recv_timeout(LIMIT / 2).expect("another goroutine sends");
+                news.recv_timeout(LIMIT / 2)
+                    .expect("another goroutine sends");
                 // Its thread has lost its P by now.
                 assert_eq!(join(go(|| 7)), 7);
                 gopark::go_local(yield_now).join().unwrap();
@@ -215,7 +221,9 @@ fn blocking_work_borrows_returns_and_panics_as_if_it_ran_here() {
             numbers.iter().sum::<i32>()
         });
         assert_eq!((sum, numbers.len()), (10, 4));
-        let panicked = std::panic::catch_unwind(|| gopark::blocking(|| -> () { std::panic::resume_unwind(Box::new(7)) }));
+        let panicked = std::panic::catch_unwind(|| {
+            gopark::blocking(|| -> () { std::panic::resume_unwind(Box::new(7)) })
+        });
         assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&7));
     });
 }
@@ -246,6 +254,13 @@ fn much_blocking_work_is_done_at_once() {
                 go(move || gopark::blocking(|| meet.wait()).is_leader())
             })
             .collect();
-        assert_eq!(workers.into_iter().map(join).filter(|&leader| leader).count(), 1);
+        assert_eq!(
+            workers
+                .into_iter()
+                .map(join)
+                .filter(|&leader| leader)
+                .count(),
+            1
+        );
     });
 }

@@ -35,7 +35,9 @@ fn unstarted_goroutines_are_stolen_while_their_maker_computes() {
                     go(move || _ = ran.fetch_add(1, SeqCst))
                 })
                 .collect();
-            compute_until("others run what this goroutine has made", || ran.load(SeqCst) == count);
+            compute_until("others run what this goroutine has made", || {
+                ran.load(SeqCst) == count
+            });
             goroutines.into_iter().for_each(join);
         }
     });
@@ -71,7 +73,9 @@ fn an_ordinary_thread_gets_its_goroutine_run_while_a_p_computes() {
                 theirs.store(i + 1, SeqCst);
             }
         });
-        compute_until("goroutines of another thread run", || answered.load(SeqCst) == 50);
+        compute_until("goroutines of another thread run", || {
+            answered.load(SeqCst) == 50
+        });
         thread.join().unwrap();
     });
 }

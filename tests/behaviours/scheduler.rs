@@ -16,7 +16,10 @@ use std::time::Duration;
 fn results_come_out_of_join() {
     check(|| {
         assert_eq!(go(|| 6 * 7).join().unwrap(), 42);
-        assert_eq!(go(|| vec!["a".to_string(); 1000]).join().unwrap().concat(), "a".repeat(1000));
+        assert_eq!(
+            go(|| vec!["a".to_string(); 1000]).join().unwrap().concat(),
+            "a".repeat(1000)
+        );
         assert_eq!(go(|| [7u8; 16 * 1024]).join().unwrap(), [7; 16 * 1024]);
         let () = go(|| ()).join().unwrap();
         let borrowed: Box<dyn Fn(i32) -> i32 + Send> = Box::new(|x| x + 1);
@@ -36,9 +39,20 @@ fn a_result_waits_for_whoever_joins_late() {
 #[test]
 fn ordinary_threads_start_and_join_goroutines() {
     check_on_thread(|| {
-        let threads: Vec<_> =
-            (0..4).map(|t| thread::spawn(move || (0..100).map(|i| go(move || t * i)).map(|g| g.join().unwrap()).sum::<usize>())).collect();
-        let sums: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|t| {
+                thread::spawn(move || {
+                    (0..100)
+                        .map(|i| go(move || t * i))
+                        .map(|g| g.join().unwrap())
+                        .sum::<usize>()
+                })
+            })
+            .collect();
+        let sums: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect();
         assert_eq!(sums, [0, 4950, 9900, 14850]);
     });
 }
@@ -49,9 +63,13 @@ fn a_panic_comes_out_of_join_and_ends_only_its_goroutine() {
     struct Payload(Vec<u32>);
 
     check(|| {
-        let others: Vec<_> = (0..10).map(|i| go(move || (0..100).map(|_| yield_now()).count() + i)).collect();
+        let others: Vec<_> = (0..10)
+            .map(|i| go(move || (0..100).map(|_| yield_now()).count() + i))
+            .collect();
         // `resume_unwind` does not print what a `panic!` prints.
-        let failed: Vec<_> = (0..10).map(|i| go(move || -> () { panic::resume_unwind(Box::new(Payload(vec![i; 3]))) })).collect();
+        let failed: Vec<_> = (0..10)
+            .map(|i| go(move || -> () { panic::resume_unwind(Box::new(Payload(vec![i; 3]))) }))
+            .collect();
         for (i, goroutine) in failed.into_iter().enumerate() {
             let payload = goroutine.join().unwrap_err().downcast::<Payload>().unwrap();
             assert_eq!(*payload, Payload(vec![i as u32; 3]));
@@ -59,7 +77,9 @@ fn a_panic_comes_out_of_join_and_ends_only_its_goroutine() {
         for (i, goroutine) in others.into_iter().enumerate() {
             assert_eq!(goroutine.join().unwrap(), 100 + i);
         }
-        let text = go(|| -> () { panic!("a test expects this") }).join().unwrap_err();
+        let text = go(|| -> () { panic!("a test expects this") })
+            .join()
+            .unwrap_err();
         assert_eq!(text.downcast_ref(), Some(&"a test expects this"));
     });
 }
@@ -169,7 +189,10 @@ fn go_local_on_an_ordinary_thread_is_refused() {
         let refused = panic::catch_unwind(|| go_local(|| ()));
         let payload = refused.unwrap_err();
         let text = payload.downcast_ref::<&str>().unwrap();
-        assert!(text.contains("go_local: an ordinary thread runs no goroutines"), "{text}");
+        assert!(
+            text.contains("go_local: an ordinary thread runs no goroutines"),
+            "{text}"
+        );
     });
 }
 
@@ -199,7 +222,10 @@ fn goroutines_that_start_goroutines_all_run() {
     fn tree(depth: u32) -> u64 {
         match depth {
             0 => 1,
-            _ => [go(move || tree(depth - 1)), go(move || tree(depth - 1))].map(join).iter().sum(),
+            _ => [go(move || tree(depth - 1)), go(move || tree(depth - 1))]
+                .map(join)
+                .iter()
+                .sum(),
         }
     }
     check(|| assert_eq!(tree(12), 1 << 12));
@@ -220,7 +246,10 @@ fn yielding_goroutines_take_turns() {
                             turns[me] += 1;
                             [*turns.iter().min().unwrap(), *turns.iter().max().unwrap()]
                         };
-                        assert!(most - least <= 1, "one goroutine has had {most} turns, another {least}");
+                        assert!(
+                            most - least <= 1,
+                            "one goroutine has had {most} turns, another {least}"
+                        );
                         yield_now();
                     }
                 })
@@ -248,7 +277,9 @@ fn a_goroutine_that_yields_for_ever_starves_nobody() {
             join(go(|| gopark::sleep(Duration::from_micros(100))));
         }
         let other_thread = thread::spawn(|| join(go(|| 1)));
-        until("a goroutine from an ordinary thread runs", || other_thread.is_finished());
+        until("a goroutine from an ordinary thread runs", || {
+            other_thread.is_finished()
+        });
         stop.store(true, SeqCst);
         yielders.into_iter().for_each(join);
     });
@@ -257,9 +288,22 @@ fn a_goroutine_that_yields_for_ever_starves_nobody() {
 #[test]
 fn numbers_of_goroutines_are_unique() {
     check_on_thread(|| {
-        let makers: Vec<_> = (0..4).map(|_| go(|| (0..500).map(|_| go(|| ())).map(|g| g.id()).collect::<Vec<_>>())).collect();
+        let makers: Vec<_> = (0..4)
+            .map(|_| {
+                go(|| {
+                    (0..500)
+                        .map(|_| go(|| ()))
+                        .map(|g| g.id())
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
         let mut seen = HashSet::new();
-        for id in makers.into_iter().flat_map(join).chain((0..500).map(|_| go(|| ()).id())) {
+        for id in makers
+            .into_iter()
+            .flat_map(join)
+            .chain((0..500).map(|_| go(|| ()).id()))
+        {
             assert!(seen.insert(id), "two goroutines have the number {id}");
         }
         assert_eq!(seen.len(), 2500);
@@ -307,7 +351,11 @@ fn recursion_within_the_stack_is_fine() {
     /// Uses at least `kib` KiB of stack.
     fn recurse(kib: usize) -> usize {
         let frame = std::hint::black_box([kib; 1024 / size_of::<usize>()]);
-        if kib == 0 { 0 } else { recurse(kib - 1) + usize::from(frame[kib % frame.len()] == kib) }
+        if kib == 0 {
+            0
+        } else {
+            recurse(kib - 1) + usize::from(frame[kib % frame.len()] == kib)
+        }
     }
     check(|| {
         // A frame of the debug profile holds its KiB twice or three times.
@@ -322,6 +370,9 @@ fn recursion_within_the_stack_is_fine() {
 fn a_backtrace_can_be_taken_on_a_goroutine() {
     check(|| {
         let trace = std::backtrace::Backtrace::force_capture().to_string();
-        assert!(trace.contains("a_backtrace_can_be_taken_on_a_goroutine"), "{trace}");
+        assert!(
+            trace.contains("a_backtrace_can_be_taken_on_a_goroutine"),
+            "{trace}"
+        );
     });
 }

@@ -24,7 +24,11 @@ fn data_and_the_end_in_one_edge_are_both_read() {
             let (mut near, mut far) = pair_at(&listener);
             let reader = go(move || {
                 let mut buffer = [0; 4096];
-                [near.read(&mut buffer).unwrap(), near.read(&mut buffer).unwrap(), near.read(&mut buffer).unwrap()]
+                [
+                    near.read(&mut buffer).unwrap(),
+                    near.read(&mut buffer).unwrap(),
+                    near.read(&mut buffer).unwrap(),
+                ]
             });
             if round % 2 == 0 {
                 yield_now();
@@ -66,7 +70,10 @@ fn a_half_closed_connection_still_carries_the_other_direction() {
             far.write_all(b"answer").unwrap();
             assert_eq!(&join(reader).unwrap(), b"answer");
         }
-        assert_eq!(near.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            near.write(b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
         drop(far);
         assert_eq!(near.read(&mut [0; 10]).unwrap(), 0);
     });
@@ -102,9 +109,13 @@ fn a_reset_reaches_a_blocked_reader_and_writer() {
             (0..round).for_each(|_| yield_now());
             far.set_linger(Some(std::time::Duration::ZERO)).unwrap();
             drop(far);
-            let kinds = [join(reader).err(), join(writer).err()].map(|error| error.map(|error| error.kind()));
+            let kinds = [join(reader).err(), join(writer).err()]
+                .map(|error| error.map(|error| error.kind()));
             // The system tells the one that asks first. To the other the connection has just ended.
-            assert!(kinds.contains(&Some(io::ErrorKind::ConnectionReset)), "{kinds:?}");
+            assert!(
+                kinds.contains(&Some(io::ErrorKind::ConnectionReset)),
+                "{kinds:?}"
+            );
         }
     });
 }
@@ -179,7 +190,9 @@ fn what_two_write_all_at_once_does_not_mix() {
         let writers: Vec<_> = (1..=4u8)
             .map(|name| {
                 let near = near.clone();
-                go(move || (0..BLOCKS).for_each(|_| (&*near).write_all(&vec![name; BLOCK]).unwrap()))
+                go(move || {
+                    (0..BLOCKS).for_each(|_| (&*near).write_all(&vec![name; BLOCK]).unwrap())
+                })
             })
             .collect();
         let reader = go(move || read_to_end(&far, 7_000).unwrap());
@@ -187,7 +200,10 @@ fn what_two_write_all_at_once_does_not_mix() {
         near.close().unwrap();
         let all = join(reader);
         assert_eq!(all.len(), 4 * BLOCKS * BLOCK);
-        assert!(all.chunks(BLOCK).all(|block| block.iter().all(|&byte| byte == block[0])));
+        assert!(
+            all.chunks(BLOCK)
+                .all(|block| block.iter().all(|&byte| byte == block[0]))
+        );
     });
 }
 
@@ -227,10 +243,19 @@ fn readers_of_one_connection_take_turns() {
 fn vectors_are_filled_and_emptied_in_order() {
     check(|| {
         let (mut near, mut far) = pair();
-        let n = near.write_vectored(&[IoSlice::new(b"a"), IoSlice::new(b""), IoSlice::new(b"bcd"), IoSlice::new(b"ef")]).unwrap();
+        let n = near
+            .write_vectored(&[
+                IoSlice::new(b"a"),
+                IoSlice::new(b""),
+                IoSlice::new(b"bcd"),
+                IoSlice::new(b"ef"),
+            ])
+            .unwrap();
         assert_eq!(n, 6);
         let (mut first, mut second) = ([0; 2], [0; 10]);
-        let n = far.read_vectored(&mut [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)]).unwrap();
+        let n = far
+            .read_vectored(&mut [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)])
+            .unwrap();
         assert_eq!((n, &first, &second[..4]), (6, b"ab", &b"cdef"[..]));
 
         let sent = pattern(500_000);
@@ -304,7 +329,9 @@ fn hundreds_of_connections_echo_at_once() {
                     let dice = Dice::new(seed);
                     let mut stream = TcpStream::connect(addr).unwrap();
                     for _ in 0..20 {
-                        let message: Vec<u8> = (0..1 + dice.below(5000)).map(|i| (i * seed) as u8).collect();
+                        let message: Vec<u8> = (0..1 + dice.below(5000))
+                            .map(|i| (i * seed) as u8)
+                            .collect();
                         stream.write_all(&message).unwrap();
                         let mut reply = vec![0; message.len()];
                         stream.read_exact(&mut reply).unwrap();
@@ -325,9 +352,14 @@ fn ordinary_threads_serve_and_dial() {
         let listener = listener();
         let addr = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
-            let served: Vec<_> =
-                (0..20).map(|_| listener.accept().unwrap().0).map(|stream| thread::spawn(move || echo(stream).unwrap())).collect();
-            served.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()
+            let served: Vec<_> = (0..20)
+                .map(|_| listener.accept().unwrap().0)
+                .map(|stream| thread::spawn(move || echo(stream).unwrap()))
+                .collect();
+            served
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum::<u64>()
         });
         let clients: Vec<_> = (0..20u8)
             .map(|name| {
@@ -342,10 +374,15 @@ fn ordinary_threads_serve_and_dial() {
                 };
                 // Half of them are goroutines.
                 let goroutine = (name % 2 == 0).then(|| go(client));
-                goroutine.map_or_else(|| thread::spawn(client), |goroutine| thread::spawn(|| join(goroutine)))
+                goroutine.map_or_else(
+                    || thread::spawn(client),
+                    |goroutine| thread::spawn(|| join(goroutine)),
+                )
             })
             .collect();
-        clients.into_iter().for_each(|thread| thread.join().unwrap());
+        clients
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         assert_eq!(server.join().unwrap(), 20 * 50 * 100);
     });
 }
@@ -420,7 +457,9 @@ fn a_queue_of_connections_is_accepted_by_whoever_waits() {
                 })
             })
             .collect();
-        let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| TcpStream::connect(addr).unwrap())
+            .collect();
         for mut client in clients {
             client.write_all(b"x").unwrap();
             client.read_exact(&mut [0]).unwrap();
@@ -428,7 +467,12 @@ fn a_queue_of_connections_is_accepted_by_whoever_waits() {
         listener.close().unwrap();
         let served: Vec<_> = acceptors.into_iter().flat_map(join).collect();
         assert_eq!(served.len(), CLIENTS);
-        assert!(served.into_iter().map(join).all(|echoed| echoed.unwrap() == 1));
+        assert!(
+            served
+                .into_iter()
+                .map(join)
+                .all(|echoed| echoed.unwrap() == 1)
+        );
     });
 }
 
@@ -454,7 +498,10 @@ fn a_refused_connection_is_an_error_at_once() {
         let addr = listener.local_addr().unwrap();
         listener.close().unwrap();
         for _ in 0..20 {
-            assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            assert_eq!(
+                TcpStream::connect(addr).unwrap_err().kind(),
+                io::ErrorKind::ConnectionRefused
+            );
         }
     });
 }
@@ -463,7 +510,12 @@ fn a_refused_connection_is_an_error_at_once() {
 fn readers_written_for_std_work() {
     check(|| {
         let (mut near, far) = pair();
-        let reader = go(move || BufReader::new(far).lines().map(|line| line.unwrap().len()).sum::<usize>());
+        let reader = go(move || {
+            BufReader::new(far)
+                .lines()
+                .map(|line| line.unwrap().len())
+                .sum::<usize>()
+        });
         for line in 0..1000 {
             writeln!(near, "{line}").unwrap();
         }
@@ -476,9 +528,16 @@ fn readers_written_for_std_work() {
 fn what_is_no_socket_fails_and_harms_nobody() {
     check(|| {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        let mut stream = TcpStream::from(std::net::TcpStream::from(std::os::fd::OwnedFd::from(file)));
-        assert_eq!(stream.read(&mut [0; 16]).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
-        assert_eq!(stream.write(b"x").unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+        let mut stream =
+            TcpStream::from(std::net::TcpStream::from(std::os::fd::OwnedFd::from(file)));
+        assert_eq!(
+            stream.read(&mut [0; 16]).unwrap_err().raw_os_error(),
+            Some(libc::ENOTSOCK)
+        );
+        assert_eq!(
+            stream.write(b"x").unwrap_err().raw_os_error(),
+            Some(libc::ENOTSOCK)
+        );
         stream.close().unwrap();
         let (mut near, mut far) = pair();
         near.write_all(b"x").unwrap();
@@ -492,10 +551,22 @@ fn a_duplicate_that_makes_the_file_blocking_blocks_no_thread() {
         let (mut near, mut far) = pair();
         let duplicate = std::net::TcpStream::from(near.as_fd().try_clone_to_owned().unwrap());
         duplicate.set_nonblocking(false).unwrap();
-        near.set_deadline(Some(Instant::now() + Duration::from_millis(20))).unwrap();
-        assert_eq!(near.read(&mut [0; 10]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(near.read_vectored(&mut [IoSliceMut::new(&mut [0; 10])]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(near.write_all(&vec![7; 64 << 20]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        near.set_deadline(Some(Instant::now() + Duration::from_millis(20)))
+            .unwrap();
+        assert_eq!(
+            near.read(&mut [0; 10]).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+        assert_eq!(
+            near.read_vectored(&mut [IoSliceMut::new(&mut [0; 10])])
+                .unwrap_err()
+                .kind(),
+            io::ErrorKind::TimedOut
+        );
+        assert_eq!(
+            near.write_all(&vec![7; 64 << 20]).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
 
         near.set_deadline(None).unwrap();
         let reader = go(move || near.read(&mut [0; 10]).unwrap());

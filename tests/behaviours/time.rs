@@ -70,12 +70,25 @@ fn a_sleep_that_is_over_does_not_even_yield() {
 #[test]
 fn a_far_future_never_comes() {
     check(|| {
-        let far = [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_nanos(u64::MAX), Duration::from_nanos(i64::MAX as u64)];
-        let sleepers: Vec<_> = far.into_iter().map(|duration| go(move || sleep(duration))).collect();
+        let far = [
+            Duration::MAX,
+            Duration::from_secs(u64::MAX),
+            Duration::from_nanos(u64::MAX),
+            Duration::from_nanos(i64::MAX as u64),
+        ];
+        let sleepers: Vec<_> = far
+            .into_iter()
+            .map(|duration| go(move || sleep(duration)))
+            .collect();
         let century = Instant::now() + Duration::from_secs(3_000_000_000);
         let late = go(move || sleep_until(century));
         sleep(Duration::from_millis(20));
-        assert!(sleepers.iter().chain([&late]).all(|sleeper| !sleeper.is_finished()));
+        assert!(
+            sleepers
+                .iter()
+                .chain([&late])
+                .all(|sleeper| !sleeper.is_finished())
+        );
     });
 }
 

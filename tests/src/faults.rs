@@ -35,7 +35,10 @@ impl Tally {
         match outcome {
             Ok(remark) => {
                 self.passed += 1;
-                println!("ok      {name}{}{remark}", if remark.is_empty() { "" } else { ": " });
+                println!(
+                    "ok      {name}{}{remark}",
+                    if remark.is_empty() { "" } else { ": " }
+                );
             }
             Err(reason) => {
                 self.failed += 1;
@@ -53,7 +56,10 @@ impl Tally {
     /// Runs another program of this binary, and counts how it ended. Its last line is the remark; or, after `skip: `, why it cannot be tried.
     pub fn child(&mut self, name: &str, arguments: &[&str]) {
         let mut command = Command::new(THIS_PROGRAM);
-        command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
+        command
+            .args(arguments)
+            .env("RUST_BACKTRACE", "0")
+            .env_remove("GOPARK_MAXPROCS");
         match process::attempt(&mut command) {
             Err(hung) => self.count(name, Err(hung)),
             Ok(ended) => {
@@ -61,7 +67,10 @@ impl Tally {
                 match last.strip_prefix("skip: ") {
                     Some(reason) => self.skip(name, reason),
                     None if ended.status.success() => self.count(name, Ok(last.into())),
-                    None => self.count(name, Err(format!("{}\n{}", ended.status, ended.output.trim_end()))),
+                    None => self.count(
+                        name,
+                        Err(format!("{}\n{}", ended.status, ended.output.trim_end())),
+                    ),
                 }
             }
         }
@@ -85,7 +94,12 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     type Part = (&'static str, fn(&mut Tally));
-    let parts: [Part; 4] = [("limits", real::cases), ("seccomp", seccomp::cases), ("namespaces", network::cases), ("sweep", sweep::cases)];
+    let parts: [Part; 4] = [
+        ("limits", real::cases),
+        ("seccomp", seccomp::cases),
+        ("namespaces", network::cases),
+        ("sweep", sweep::cases),
+    ];
     let mut total = Tally::default();
     for (name, part) in parts {
         if words.is_empty() || words.contains(&name) {
@@ -100,5 +114,9 @@ pub fn main() -> ExitCode {
         println!("{} skipped", total.skipped);
     }
     println!("{} passed, {} failed", total.passed, total.failed);
-    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

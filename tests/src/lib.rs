@@ -17,14 +17,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs, and up to ten times as long under a sanitizer.
-pub const LIMIT: Duration = Duration::from_secs(if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { 300 } else { 120 });
+pub const LIMIT: Duration = Duration::from_secs(
+    if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) {
+        300
+    } else {
+        120
+    },
+);
 
 /// Starts the runtime of this process, if it is not running. `GOPARK_TEST_POLLERS` overrides the number of pollers: `ci/backends.sh` sets it.
 pub fn start(settings: Builder) {
     static START: Once = Once::new();
     START.call_once(|| {
         let settings = match std::env::var("GOPARK_TEST_POLLERS") {
-            Ok(pollers) => settings.pollers(pollers.parse().expect("GOPARK_TEST_POLLERS is a number")),
+            Ok(pollers) => {
+                settings.pollers(pollers.parse().expect("GOPARK_TEST_POLLERS is a number"))
+            }
             Err(_) => settings,
         };
         settings.start().expect("the runtime starts")
@@ -104,7 +112,9 @@ pub fn until_on_thread(what: &str, condition: impl Fn() -> bool) {
 /// Runs `f` in a goroutine of its own, whose panic becomes the caller's.
 #[track_caller]
 pub fn join<T>(goroutine: gopark::JoinHandle<T>) -> T {
-    goroutine.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    goroutine
+        .join()
+        .unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
 /// The files behind the open descriptors below `limit`. Those of `/proc` do not count: sysmon reads one now and then.

@@ -27,13 +27,23 @@ impl Ended {
     /// Fails unless it died of `signal`.
     #[track_caller]
     pub fn assert_killed_by(&self, signal: i32) {
-        assert_eq!(self.status.signal(), Some(signal), "{}\n{}", self.status, self.output);
+        assert_eq!(
+            self.status.signal(),
+            Some(signal),
+            "{}\n{}",
+            self.status,
+            self.output
+        );
     }
 
     /// Fails unless it wrote `text`.
     #[track_caller]
     pub fn assert_said(&self, text: &str) {
-        assert!(self.output.contains(text), "it did not say {text:?}:\n{}", self.output);
+        assert!(
+            self.output.contains(text),
+            "it did not say {text:?}:\n{}",
+            self.output
+        );
     }
 }
 
@@ -52,12 +62,22 @@ pub fn run(command: &mut Command) -> Ended {
 
 /// As [`run`]; what is said of one that hangs is the error.
 pub fn attempt(command: &mut Command) -> Result<Ended, String> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program exists");
-    let outputs: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program exists");
+    let outputs: [Box<dyn Read + Send>; 2] = [
+        Box::new(child.stdout.take().unwrap()),
+        Box::new(child.stderr.take().unwrap()),
+    ];
     let readers = outputs.map(|mut output| {
         thread::spawn(move || {
             let mut bytes = Vec::new();
-            output.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
+            output
+                .read_to_end(&mut bytes)
+                .map(|_| String::from_utf8_lossy(&bytes).into_owned())
         })
     });
     let start = Instant::now();
@@ -72,7 +92,11 @@ pub fn attempt(command: &mut Command) -> Result<Ended, String> {
         child.kill().expect("the child is still there");
         child.wait().expect("a killed child ends");
     }
-    let output = readers.map(|reader| reader.join().unwrap().expect("a pipe can be read")).concat();
-    let status = status.ok_or_else(|| format!("hung: {command:?} has not come to an end in {LIMIT:?}\n{output}"))?;
+    let output = readers
+        .map(|reader| reader.join().unwrap().expect("a pipe can be read"))
+        .concat();
+    let status = status.ok_or_else(|| {
+        format!("hung: {command:?} has not come to an end in {LIMIT:?}\n{output}")
+    })?;
     Ok(Ended { status, output })
 }

@@ -4,7 +4,10 @@
 //! The model is the contract of `Netpoll`. A direction that was armed and is ready must be reported by the next poll; to a poller of edges only if
 //! it has become ready since its last report. What is reported has been true at some time since then, and comes with the token of
 //! that use. When nothing happens, polls fall silent. A wake ends one poll that waits, and none that does not.
-#![allow(unsafe_code, reason = "pipes, and poll(2) as the reference, are libc's")]
+#![allow(
+    unsafe_code,
+    reason = "pipes, and poll(2) as the reference, are libc's"
+)]
 
 use gopark_backends::Poller;
 use gopark_core::os::{Delay, Events, Mode, Nanos, Netpoll, Ready};
@@ -66,9 +69,18 @@ pub fn fuzz(input: &[u8]) {
             risen: [false; 2],
             armed: [false; 2],
         };
-        let mut driver = Driver { poller, ends: [(); 2 * PAIRS].map(|()| none()), uses: 0, wake: false };
+        let mut driver = Driver {
+            poller,
+            ends: [(); 2 * PAIRS].map(|()| none()),
+            uses: 0,
+            wake: false,
+        };
         for &step in input {
-            driver.step(step & 15, usize::from(step >> 4 & 7) % (2 * PAIRS), usize::from(step >> 7));
+            driver.step(
+                step & 15,
+                usize::from(step >> 4 & 7) % (2 * PAIRS),
+                usize::from(step >> 7),
+            );
         }
         driver.settle();
         for at in 0..2 * PAIRS {
@@ -135,7 +147,12 @@ impl Driver<'_> {
     fn unregister(&mut self, at: usize) {
         let end = &mut self.ends[at];
         if end.token.take().is_some() {
-            self.poller.close(end.fd.as_ref().expect("what is registered is open").as_raw_fd());
+            self.poller.close(
+                end.fd
+                    .as_ref()
+                    .expect("what is registered is open")
+                    .as_raw_fd(),
+            );
         }
     }
 
@@ -155,7 +172,9 @@ impl Driver<'_> {
 
     /// Whether bytes were written.
     fn write(&self, at: usize, count: usize) -> bool {
-        let Some(fd) = &self.ends[at].fd else { return false };
+        let Some(fd) = &self.ends[at].fd else {
+            return false;
+        };
         let bytes = [0u8; 1024];
         // SAFETY: `bytes` is readable for `count`, which is at most its length.
         unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), count) > 0 }
@@ -163,7 +182,9 @@ impl Driver<'_> {
 
     /// Whether bytes were read.
     fn read(&self, at: usize, count: usize) -> bool {
-        let Some(fd) = &self.ends[at].fd else { return false };
+        let Some(fd) = &self.ends[at].fd else {
+            return false;
+        };
         let mut bytes = [0u8; 4096];
         // SAFETY: `bytes` is writable for `count`, which is at most its length.
         unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), count) > 0 }
@@ -176,7 +197,8 @@ impl Driver<'_> {
             let news = level - end.level;
             // An end or an error is news for both directions.
             for (risen, bit) in end.risen.iter_mut().zip(BITS) {
-                *risen |= news.contains(bit) || level.contains(bit) && news.intersects(Ready::HANGUP);
+                *risen |=
+                    news.contains(bit) || level.contains(bit) && news.intersects(Ready::HANGUP);
             }
             (end.level, end.been) = (level, end.been | level);
         }
@@ -193,7 +215,10 @@ impl Driver<'_> {
             assert!(rounds < 3, "reports go on though nothing happens");
         }
         for (at, (owed, reported)) in owed.into_iter().zip(reported).enumerate() {
-            assert!(reported.contains(owed), "end {at} is {owed:?}, reported is {reported:?}");
+            assert!(
+                reported.contains(owed),
+                "end {at} is {owed:?}, reported is {reported:?}"
+            );
         }
     }
 
@@ -207,7 +232,11 @@ impl Driver<'_> {
         let before = Instant::now();
         let mut reported = [Ready::empty(); 2 * PAIRS];
         self.poll(Delay::AtMost(LONG), &mut reported);
-        assert!(before.elapsed() < Duration::from_nanos(LONG as u64 / 2), "a poll sleeps over {owed:?}, wake {}", self.wake);
+        assert!(
+            before.elapsed() < Duration::from_nanos(LONG as u64 / 2),
+            "a poll sleeps over {owed:?}, wake {}",
+            self.wake
+        );
         self.wake = false;
     }
 
@@ -217,7 +246,13 @@ impl Driver<'_> {
             let end = &self.ends[at];
             let mut owed = Ready::empty();
             for (side, bit) in BITS.into_iter().enumerate() {
-                owed.set(bit, end.token.is_some() && end.armed[side] && end.level.contains(bit) && (LEVELS || end.risen[side]));
+                owed.set(
+                    bit,
+                    end.token.is_some()
+                        && end.armed[side]
+                        && end.level.contains(bit)
+                        && (LEVELS || end.risen[side]),
+                );
             }
             owed
         })
@@ -229,8 +264,18 @@ impl Driver<'_> {
         self.poller.poll(delay, &mut events);
         for event in &events {
             // A token may come late, when its use is over.
-            assert!((1..=self.uses).contains(&event.token.tag()), "nobody was registered as {:?}", event.token);
-            let Some(at) = self.ends.iter().position(|end| end.token == Some(event.token)) else { continue };
+            assert!(
+                (1..=self.uses).contains(&event.token.tag()),
+                "nobody was registered as {:?}",
+                event.token
+            );
+            let Some(at) = self
+                .ends
+                .iter()
+                .position(|end| end.token == Some(event.token))
+            else {
+                continue;
+            };
             let end = &mut self.ends[at];
             assert!(
                 (end.been | Ready::ERROR).contains(event.ready),
@@ -252,7 +297,11 @@ impl Driver<'_> {
 
 /// What poll(2) says of a descriptor, by the table on [`Ready`].
 fn level(fd: &OwnedFd) -> Ready {
-    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP | libc::POLLPRI, revents: 0 };
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP | libc::POLLPRI,
+        revents: 0,
+    };
     // SAFETY: one writable entry.
     while unsafe { libc::poll(&mut entry, 1, 0) } < 0 {
         // The fuzzer's own alarm interrupts even a call that does not wait.
@@ -262,7 +311,10 @@ fn level(fd: &OwnedFd) -> Ready {
     let has = |bits| entry.revents & bits != 0;
     let ended = has(libc::POLLHUP | libc::POLLERR);
     let mut ready = Ready::empty();
-    ready.set(Ready::READ, ended || has(libc::POLLIN | libc::POLLRDHUP | libc::POLLPRI));
+    ready.set(
+        Ready::READ,
+        ended || has(libc::POLLIN | libc::POLLRDHUP | libc::POLLPRI),
+    );
     ready.set(Ready::WRITE, ended || has(libc::POLLOUT));
     ready.set(Ready::HANGUP, ended || has(libc::POLLRDHUP | libc::POLLPRI));
     ready
@@ -273,7 +325,9 @@ fn socket_pair() -> [OwnedFd; 2] {
     let (a, b) = UnixStream::pair().unwrap();
     [a, b].map(|end| {
         end.set_nonblocking(true).unwrap();
-        socket2::SockRef::from(&end).set_send_buffer_size(4096).unwrap();
+        socket2::SockRef::from(&end)
+            .set_send_buffer_size(4096)
+            .unwrap();
         end.into()
     })
 }
@@ -282,7 +336,12 @@ fn socket_pair() -> [OwnedFd; 2] {
 fn pipe() -> [OwnedFd; 2] {
     let mut fds = [0; 2];
     // SAFETY: `fds` has room for two.
-    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
     // SAFETY: both are new.
     let ends = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     // SAFETY: a system call on a descriptor of ours.

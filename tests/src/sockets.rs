@@ -27,8 +27,12 @@ pub fn pair_at(listener: &TcpListener) -> (TcpStream, TcpStream) {
 pub fn narrow_pair() -> (TcpStream, TcpStream) {
     let (near, far) = pair();
     for stream in [&near, &far] {
-        SockRef::from(stream).set_send_buffer_size(32 << 10).unwrap();
-        SockRef::from(stream).set_recv_buffer_size(32 << 10).unwrap();
+        SockRef::from(stream)
+            .set_send_buffer_size(32 << 10)
+            .unwrap();
+        SockRef::from(stream)
+            .set_recv_buffer_size(32 << 10)
+            .unwrap();
     }
     (near, far)
 }
@@ -43,7 +47,10 @@ pub fn poll_error(error: &io::Error) -> Option<PollError> {
 pub fn assert_timeout<T: std::fmt::Debug>(result: io::Result<T>) {
     let error = result.unwrap_err();
     assert_eq!(poll_error(&error), Some(PollError::Timeout), "{error:?}");
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "i/o timeout"));
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (ErrorKind::TimedOut, "i/o timeout")
+    );
 }
 
 /// Fails unless the operation failed because the socket was closed, in every way that can be asked.
@@ -51,7 +58,13 @@ pub fn assert_timeout<T: std::fmt::Debug>(result: io::Result<T>) {
 pub fn assert_closing<T: std::fmt::Debug>(result: io::Result<T>) {
     let error = result.unwrap_err();
     assert_eq!(poll_error(&error), Some(PollError::Closing), "{error:?}");
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::ConnectionAborted, "use of closed network connection"));
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (
+            ErrorKind::ConnectionAborted,
+            "use of closed network connection"
+        )
+    );
 }
 
 /// `len` bytes in which no two neighbouring blocks are alike.

@@ -51,7 +51,11 @@ impl Default for Watch {
 impl Watch {
     /// A poller that watches nothing.
     pub fn new() -> Self {
-        Watch { poller: Poller::init().unwrap(), latched: RefCell::default(), seen: RefCell::default() }
+        Watch {
+            poller: Poller::init().unwrap(),
+            latched: RefCell::default(),
+            seen: RefCell::default(),
+        }
     }
 
     /// A poller that watches `fd` under tag 1.
@@ -73,7 +77,11 @@ impl Watch {
         for event in &events {
             let tag = event.token.tag();
             assert_eq!(event.token, token(tag), "a token that nobody gave");
-            *self.latched.borrow_mut().entry(tag).or_insert(Ready::empty()) |= event.ready;
+            *self
+                .latched
+                .borrow_mut()
+                .entry(tag)
+                .or_insert(Ready::empty()) |= event.ready;
             // `ERROR` says it of the last event only.
             let mut seen = self.seen.borrow_mut();
             let seen = seen.entry(tag).or_insert(Ready::empty());
@@ -84,7 +92,11 @@ impl Watch {
 
     /// Everything that was reported of `tag`.
     pub fn seen(&self, tag: u32) -> Ready {
-        self.seen.borrow().get(&tag).copied().unwrap_or(Ready::empty())
+        self.seen
+            .borrow()
+            .get(&tag)
+            .copied()
+            .unwrap_or(Ready::empty())
     }
 
     /// Waits until `fd`, watched under `tag`, is reported ready, since the last such wait.
@@ -109,16 +121,30 @@ impl Watch {
 
     /// Forgets readiness reported so far, as an operation does that asks the system now.
     pub fn forget(&self, tag: u32, mode: Mode) {
-        self.latched.borrow_mut().entry(tag).or_insert(Ready::empty()).remove(direction(mode));
+        self.latched
+            .borrow_mut()
+            .entry(tag)
+            .or_insert(Ready::empty())
+            .remove(direction(mode));
     }
 
     fn latched(&self, tag: u32) -> Ready {
-        self.latched.borrow().get(&tag).copied().unwrap_or(Ready::empty())
+        self.latched
+            .borrow()
+            .get(&tag)
+            .copied()
+            .unwrap_or(Ready::empty())
     }
 
     /// Tries `op` until it does not block, waiting each time that it does; readiness from before does not count.
     #[track_caller]
-    pub fn operate<T>(&self, fd: &impl AsRawFd, tag: u32, mode: Mode, mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, Errno> {
+    pub fn operate<T>(
+        &self,
+        fd: &impl AsRawFd,
+        tag: u32,
+        mode: Mode,
+        mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T, Errno> {
         self.forget(tag, mode);
         loop {
             match op(lend(fd)) {
@@ -155,7 +181,9 @@ impl Watch {
             all.extend_from_slice(&buffer[..n]);
             match n {
                 0 => break,
-                _ if n == buffer.len() || self.seen(tag).contains(Ready::HANGUP) => self.forget(tag, Mode::Read),
+                _ if n == buffer.len() || self.seen(tag).contains(Ready::HANGUP) => {
+                    self.forget(tag, Mode::Read)
+                }
                 _ if all.len() < len => self.wait(fd, tag, Mode::Read),
                 _ => {}
             }
@@ -166,8 +194,13 @@ impl Watch {
     /// Fails if the poller reports more than `expected` events from now on, which nobody armed.
     #[track_caller]
     pub fn assert_quiet(&self, expected: usize) {
-        let reported: usize = (0..20).map(|_| self.poll(Delay::None)).sum::<usize>() + self.poll(Delay::AtMost(2_000_000));
-        assert!(reported <= expected, "{reported} events, {:?}", self.seen.borrow());
+        let reported: usize = (0..20).map(|_| self.poll(Delay::None)).sum::<usize>()
+            + self.poll(Delay::AtMost(2_000_000));
+        assert!(
+            reported <= expected,
+            "{reported} events, {:?}",
+            self.seen.borrow()
+        );
     }
 }
 
@@ -188,7 +221,10 @@ pub fn nonblocking<T: AsFd>(fd: T) -> T {
 pub fn pipe() -> (File, File) {
     let mut fds = [0; 2];
     // SAFETY: room for two descriptors.
-    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) }, 0);
+    assert_eq!(
+        unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) },
+        0
+    );
     // SAFETY: both are new and ours.
     let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
     (reader, writer)
@@ -210,7 +246,10 @@ pub fn terminal() -> (File, File) {
     // SAFETY: room for both descriptors; the other arguments may be null. All zeroes is a `termios`, which tcgetattr fills.
     unsafe {
         let null = std::ptr::null_mut();
-        assert_eq!(libc::openpty(master, slave, null, null.cast(), null.cast()), 0);
+        assert_eq!(
+            libc::openpty(master, slave, null, null.cast(), null.cast()),
+            0
+        );
         let mut settings = std::mem::zeroed();
         assert_eq!(libc::tcgetattr(*slave, &mut settings), 0);
         libc::cfmakeraw(&mut settings);
@@ -257,7 +296,10 @@ pub fn interrupt(id: i32) {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = note as *const () as usize;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
+            0
+        );
         libc::syscall(libc::SYS_tgkill, libc::getpid(), id, libc::SIGUSR1);
     }
 }

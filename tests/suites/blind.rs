@@ -12,13 +12,20 @@ use std::process::Command;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_blind");
 
 fn blind(wheres: &[&str]) -> Ended {
-    run(Command::new(PROGRAM).args(wheres).env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0"))
+    run(Command::new(PROGRAM)
+        .args(wheres)
+        .env_remove("GOPARK_REPORTS")
+        .env("RUST_BACKTRACE", "0"))
 }
 
 /// Whether the program could be shown what it was to be shown; says why not.
 fn arranged(ended: &Ended) -> bool {
     ended.assert_success();
-    match ended.output.lines().find(|line| line.starts_with("skipped: ")) {
+    match ended
+        .output
+        .lines()
+        .find(|line| line.starts_with("skipped: "))
+    {
         Some(line) => eprintln!("{line}"),
         None => println!("{}", ended.output),
     }
@@ -46,7 +53,10 @@ fn threads_are_handed_off_in_a_process_that_is_not_dumpable() {
     let folder = std::env::temp_dir().join(format!("gopark-blind-{}", std::process::id()));
     let program = Program::for_everybody(folder);
     let mut command = Command::new(program.0.join("blind"));
-    command.arg("undumpable").env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0");
+    command
+        .arg("undumpable")
+        .env_remove("GOPARK_REPORTS")
+        .env("RUST_BACKTRACE", "0");
     let ended = match is_root() {
         true => run(command.uid(65534).gid(65534).current_dir("/")),
         false => run(&mut command),
@@ -75,7 +85,8 @@ impl Drop for Program {
 }
 
 fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
+    fs::metadata("/proc/self")
+        .is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
 }
 
 #[test]
@@ -84,7 +95,11 @@ fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
     if arranged(&ended) {
         assert_watched(&ended, "in a system call");
         let said = ended.output.lines().filter(|line| line.contains("refuses"));
-        let said: Vec<_> = said.filter(|line| line.contains("without /proc") && line.contains("deadlocks are not noticed")).collect();
+        let said: Vec<_> = said
+            .filter(|line| {
+                line.contains("without /proc") && line.contains("deadlocks are not noticed")
+            })
+            .collect();
         assert_eq!(said.len(), 1, "{}", ended.output);
     }
 }
@@ -93,7 +108,9 @@ fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
 fn a_start_that_takes_the_last_descriptor_says_that_descriptors_are_missing_and_not_proc() {
     let ended = blind(&["no-descriptor"]);
     if arranged(&ended) {
-        ended.assert_said("; without a descriptor to read /proc with (raise `ulimit -n`), threads that block ");
+        ended.assert_said(
+            "; without a descriptor to read /proc with (raise `ulimit -n`), threads that block ",
+        );
         assert!(!ended.output.contains("without /proc"), "{}", ended.output);
     }
 }
@@ -126,7 +143,10 @@ fn a_start_without_membarrier_says_that_nothing_is_handed_off() {
 
 #[test]
 fn a_variable_silences_what_the_program_has_not_asked_for() {
-    let ended = run(Command::new(PROGRAM).args(["no-clock"]).env("GOPARK_REPORTS", "off").env("RUST_BACKTRACE", "0"));
+    let ended = run(Command::new(PROGRAM)
+        .args(["no-clock"])
+        .env("GOPARK_REPORTS", "off")
+        .env("RUST_BACKTRACE", "0"));
     if arranged(&ended) {
         ended.assert_said("a fresh goroutine ran ");
         assert!(!ended.output.contains("gopark: "), "{}", ended.output);

@@ -53,7 +53,10 @@ fn sleep_in(poller: &Arc<Poller>, delay: Delay) -> (thread::JoinHandle<Vec<u32>>
     let poller = poller.clone();
     let sleeper = thread::spawn(move || {
         sender.send(thread_id()).unwrap();
-        poll(&poller, delay).iter().map(|event| event.token.tag()).collect()
+        poll(&poller, delay)
+            .iter()
+            .map(|event| event.token.tag())
+            .collect()
     });
     let id = receiver.recv().unwrap();
     asleep(id);

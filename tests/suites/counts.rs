@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Threads that run goroutines.
 fn threads() -> usize {
-    let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.starts_with("gopark-m")).count()
 }
 
@@ -34,7 +36,11 @@ fn goroutines_that_compute_do_not_get_a_thread_each() {
         computing.into_iter().for_each(join);
     });
     // Two procs with eight beside each. The others are for those that waited for memory when they were looked at, which is no computing.
-    assert!(threads() <= 2 + 16 + 18, "{} threads for two procs", threads());
+    assert!(
+        threads() <= 2 + 16 + 18,
+        "{} threads for two procs",
+        threads()
+    );
 }
 
 #[test]
@@ -59,15 +65,30 @@ fn goroutines_are_counted_from_their_spawn_to_their_return() {
         for _ in 0..1000 {
             drop(go(|| ()));
         }
-        until("detached goroutines have returned", || num_goroutines() == 1);
+        until("detached goroutines have returned", || {
+            num_goroutines() == 1
+        });
 
-        let failing: Vec<_> = (0..100).map(|_| go(|| -> () { std::panic::resume_unwind(Box::new(())) })).collect();
-        failing.into_iter().for_each(|goroutine| goroutine.join().unwrap_err().downcast::<()>().map(drop).unwrap());
+        let failing: Vec<_> = (0..100)
+            .map(|_| go(|| -> () { std::panic::resume_unwind(Box::new(())) }))
+            .collect();
+        failing.into_iter().for_each(|goroutine| {
+            goroutine
+                .join()
+                .unwrap_err()
+                .downcast::<()>()
+                .map(drop)
+                .unwrap()
+        });
         assert_eq!(num_goroutines(), 1);
     });
     assert_eq!(num_goroutines(), 0);
     assert_eq!(gopark::run(num_goroutines), 1);
-    let thread = std::thread::spawn(|| (0..100).map(|_| go(|| gopark::sleep(Duration::from_millis(1)))).for_each(join));
+    let thread = std::thread::spawn(|| {
+        (0..100)
+            .map(|_| go(|| gopark::sleep(Duration::from_millis(1))))
+            .for_each(join)
+    });
     thread.join().unwrap();
     until("all have returned", || num_goroutines() == 0);
 }

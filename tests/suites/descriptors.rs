@@ -1,5 +1,8 @@
 //! Core's own door, `Fd` over real pipes, sockets and eventfds: what the sockets of `gopark::net` stand on, and what they do not show.
-#![allow(unsafe_code, reason = "descriptors are made by libc, and a scheduler has a contract")]
+#![allow(
+    unsafe_code,
+    reason = "descriptors are made by libc, and a scheduler has a contract"
+)]
 
 use gopark_backends::Poller;
 use gopark_backends::linux::{Linux, io};
@@ -37,21 +40,40 @@ fn start(config: Config) -> &'static Sched {
 /// The scheduler of most tests.
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
-    SCHED.get_or_init(|| start(Config { max_threads: 8, ..Config::new(2) }))
+    SCHED.get_or_init(|| {
+        start(Config {
+            max_threads: 8,
+            ..Config::new(2)
+        })
+    })
 }
 
 /// A scheduler with one thread, which nobody disturbs: what runs there and in which order is its own doing.
 fn undisturbed() -> &'static Sched {
-    start(Config { max_threads: 1, sysmon: None, ..Config::new(1) })
+    start(Config {
+        max_threads: 1,
+        sysmon: None,
+        ..Config::new(1)
+    })
 }
 
 /// Core aborts where a panic leaves a goroutine.
-fn go<T: Send + 'static>(sched: &'static Sched, f: impl FnOnce() -> T + Send + 'static) -> Join<thread::Result<T>> {
-    sched.go(|| panic::catch_unwind(AssertUnwindSafe(f)), Location::caller()).unwrap()
+fn go<T: Send + 'static>(
+    sched: &'static Sched,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Join<thread::Result<T>> {
+    sched
+        .go(
+            || panic::catch_unwind(AssertUnwindSafe(f)),
+            Location::caller(),
+        )
+        .unwrap()
 }
 
 fn join<T>(goroutine: Join<thread::Result<T>>) -> T {
-    goroutine.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    goroutine
+        .join()
+        .unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
 /// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
@@ -91,7 +113,9 @@ fn pair(sched: &'static Sched, make: impl FnOnce(*mut i32) -> i32) -> [Arc<Fd>; 
 
 fn pipe_in(sched: &'static Sched) -> [Arc<Fd>; 2] {
     // SAFETY: room for two descriptors.
-    pair(sched, |fds| unsafe { libc::pipe2(fds, libc::O_CLOEXEC | libc::O_NONBLOCK) })
+    pair(sched, |fds| unsafe {
+        libc::pipe2(fds, libc::O_CLOEXEC | libc::O_NONBLOCK)
+    })
 }
 
 /// The reading and the writing end of a pipe.
@@ -102,7 +126,9 @@ fn pipe() -> [Arc<Fd>; 2] {
 fn socket_pair() -> [Arc<Fd>; 2] {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: room for two descriptors.
-    pair(sched(), |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) })
+    pair(sched(), |fds| unsafe {
+        libc::socketpair(libc::AF_UNIX, kind, 0, fds)
+    })
 }
 
 fn file(path: &str) -> Fd {
@@ -114,7 +140,8 @@ fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize, FdError> {
 }
 
 fn write(fd: &Fd, bytes: &[u8]) -> Result<(), FdError> {
-    fd.transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest])).map_err(|(_, error)| error)
+    fd.transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest]))
+        .map_err(|(_, error)| error)
 }
 
 /// Reads until `fd` ends.
@@ -146,7 +173,11 @@ fn what_is_always_ready_is_not_pollable_but_can_be_read() {
         for path in ["/proc/self/exe", "/dev/null", "/dev/zero"] {
             let fd = file(path);
             assert_eq!(fd.register(), Err(NOT_POLLABLE), "{path}");
-            assert_eq!(read(&fd, &mut [0; 4]).unwrap(), if path == "/dev/null" { 0 } else { 4 }, "{path}");
+            assert_eq!(
+                read(&fd, &mut [0; 4]).unwrap(),
+                if path == "/dev/null" { 0 } else { 4 },
+                "{path}"
+            );
         }
         assert_eq!(file("/proc/self").register(), Err(NOT_POLLABLE));
     });
@@ -166,10 +197,21 @@ fn a_bare_error_event_leaves_the_last_word_to_the_system() {
                 tries += 1;
                 // The event comes after the first try, wakes the wait, and stands when the second try has to wait again.
                 drop(reader.take());
-                if tries < 3 { Outcome::<()>::WouldBlock } else { last_word }
+                if tries < 3 {
+                    Outcome::<()>::WouldBlock
+                } else {
+                    last_word
+                }
             });
             assert_eq!(tries, 3);
-            assert_eq!(outcome, Err(if last_word == Outcome::WouldBlock { NOT_POLLABLE } else { FdError::Os(SYSTEM) }));
+            assert_eq!(
+                outcome,
+                Err(if last_word == Outcome::WouldBlock {
+                    NOT_POLLABLE
+                } else {
+                    FdError::Os(SYSTEM)
+                })
+            );
         });
     }
 }
@@ -181,7 +223,9 @@ fn nobody_waits_for_what_is_not_pollable() {
             let fd = Arc::new(file("/dev/null"));
             let waiting = [Mode::Read, Mode::Write].map(|mode| {
                 let fd = fd.clone();
-                go(sched(), move || fd.operate::<()>(mode, |_| Outcome::WouldBlock))
+                go(sched(), move || {
+                    fd.operate::<()>(mode, |_| Outcome::WouldBlock)
+                })
             });
             for goroutine in waiting {
                 assert_eq!(join(goroutine), Err(NOT_POLLABLE));
@@ -195,7 +239,10 @@ fn a_bad_descriptor_is_an_error_of_the_system() {
     check(|| {
         let fd = own(sched(), i32::MAX);
         assert_eq!(fd.register(), Err(FdError::Os(Errno::new(libc::EBADF))));
-        assert_eq!(read(&fd, &mut [0; 4]), Err(FdError::Os(Errno::new(libc::EBADF))));
+        assert_eq!(
+            read(&fd, &mut [0; 4]),
+            Err(FdError::Os(Errno::new(libc::EBADF)))
+        );
     });
 }
 
@@ -203,7 +250,9 @@ fn a_bad_descriptor_is_an_error_of_the_system() {
 fn an_eventfd_wakes_its_reader() {
     check(|| {
         // SAFETY: no memory is passed.
-        let fd = Arc::new(own(sched(), unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }));
+        let fd = Arc::new(own(sched(), unsafe {
+            libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        }));
         for _ in 0..100 {
             let reader = reader(&fd);
             write(&fd, &1u64.to_ne_bytes()).unwrap();
@@ -298,7 +347,9 @@ fn data_and_the_end_in_one_edge_are_both_read() {
                 let [near, far] = make();
                 // The descriptor is registered, and so are the data and the end that come while it waits.
                 let theirs = near.clone();
-                let reader = go(sched(), move || (read(&theirs, &mut [0; 4096]), read(&theirs, &mut [0; 4096])));
+                let reader = go(sched(), move || {
+                    (read(&theirs, &mut [0; 4096]), read(&theirs, &mut [0; 4096]))
+                });
                 sched().yield_now();
                 write(&far, &[7; 10]).unwrap();
                 drop(far);
@@ -318,7 +369,10 @@ fn writing_to_a_pipe_that_nobody_reads_fails() {
         settle();
         drop(reader);
         assert_eq!(join(blocked), Err(FdError::Os(Errno::new(libc::EPIPE))));
-        assert_eq!(write(&writer, b"x"), Err(FdError::Os(Errno::new(libc::EPIPE))));
+        assert_eq!(
+            write(&writer, b"x"),
+            Err(FdError::Os(Errno::new(libc::EPIPE)))
+        );
     });
 }
 
@@ -326,9 +380,16 @@ fn writing_to_a_pipe_that_nobody_reads_fails() {
 fn a_failed_write_says_how_much_was_written() {
     check(|| {
         let [reader, writer] = pipe();
-        writer.set_deadline(Some(Mode::Write), Deadline::At(sched().now() + 5 * MILLISECOND)).unwrap();
+        writer
+            .set_deadline(
+                Some(Mode::Write),
+                Deadline::At(sched().now() + 5 * MILLISECOND),
+            )
+            .unwrap();
         let bytes = vec![7; 1 << 20];
-        let (written, error) = writer.transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest])).unwrap_err();
+        let (written, error) = writer
+            .transfer_all(bytes.len(), |raw, rest| io::write(raw, &bytes[rest]))
+            .unwrap_err();
         assert_eq!(error, TIMEOUT);
         drop(writer);
         assert_eq!(read_to_end(&reader).len(), written);
@@ -364,8 +425,18 @@ fn close_ends_all_who_queue_for_a_side() {
                 .collect();
             settle();
             near.close().unwrap();
-            assert!(readers.into_iter().map(join).all(|result| result == Err(CLOSING)));
-            assert!(threads.into_iter().map(|thread| thread.join().unwrap()).all(|result| result == Err(CLOSING)));
+            assert!(
+                readers
+                    .into_iter()
+                    .map(join)
+                    .all(|result| result == Err(CLOSING))
+            );
+            assert!(
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .all(|result| result == Err(CLOSING))
+            );
             assert_eq!(near.close(), Err(CLOSING));
         }
     });
@@ -375,7 +446,10 @@ fn close_ends_all_who_queue_for_a_side() {
 fn close_returns_when_the_last_user_has_let_go() {
     check(|| {
         let [near, far] = socket_pair();
-        let (entered, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (entered, leave) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let user = {
             let (near, entered, leave) = (near.clone(), entered.clone(), leave.clone());
             go(sched(), move || {
@@ -389,8 +463,13 @@ fn close_returns_when_the_last_user_has_let_go() {
         let closer = go(sched(), move || near.close());
         settle();
         assert!(!closer.is_finished());
-        far.set_deadline(None, Deadline::At(sched().now() + 5 * MILLISECOND)).unwrap();
-        assert_eq!(read(&far, &mut [0; 1]), Err(TIMEOUT), "the descriptor is still open");
+        far.set_deadline(None, Deadline::At(sched().now() + 5 * MILLISECOND))
+            .unwrap();
+        assert_eq!(
+            read(&far, &mut [0; 1]),
+            Err(TIMEOUT),
+            "the descriptor is still open"
+        );
         leave.store(true, SeqCst);
         assert_eq!(join(closer), Ok(()));
         join(user).unwrap();
@@ -413,7 +492,7 @@ fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
     check(|| {
         let [near, far] = socket_pair();
         // SAFETY: that is what it does.
-        let number = unsafe { near.lend(io::close_keeping_number) }.unwrap();
+        let number = unsafe { near.reserve_number(io::close_keeping_number) }.unwrap();
         near.close().unwrap();
         assert_eq!(read(&far, &mut [0; 1]), Ok(0), "the file is closed");
         for _ in 0..10 {
@@ -439,8 +518,12 @@ fn readiness_that_comes_before_the_wait_counts() {
             write(&writer, b"x").unwrap();
             settle();
             // A deadline that passes does not destroy it, once it is moved away.
-            reader.set_deadline(Some(Mode::Read), Deadline::Passed).unwrap();
-            reader.set_deadline(Some(Mode::Read), Deadline::None).unwrap();
+            reader
+                .set_deadline(Some(Mode::Read), Deadline::Passed)
+                .unwrap();
+            reader
+                .set_deadline(Some(Mode::Read), Deadline::None)
+                .unwrap();
             Outcome::WouldBlock
         });
         assert_eq!((read, tries), (Ok(1), 2));
@@ -455,12 +538,15 @@ fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
             let waiting = reader(&near);
             settle();
             // SAFETY: no memory is passed.
-            let duplicate = own(sched(), unsafe { libc::fcntl(near.raw(), libc::F_DUPFD_CLOEXEC, 0) });
+            let duplicate = own(sched(), unsafe {
+                libc::fcntl(near.raw(), libc::F_DUPFD_CLOEXEC, 0)
+            });
             near.close().unwrap();
             assert_eq!(join(waiting), Err(CLOSING));
             // It takes the poll descriptor that was just freed; events of the old registration would reach it.
             let [next, _peer] = socket_pair();
-            next.set_deadline(None, Deadline::At(sched().now() + 3 * MILLISECOND)).unwrap();
+            next.set_deadline(None, Deadline::At(sched().now() + 3 * MILLISECOND))
+                .unwrap();
             let next = reader(&next);
             write(&far, b"for the duplicate").unwrap();
             assert_eq!(join(next), Err(TIMEOUT));
@@ -471,10 +557,17 @@ fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
 
 #[test]
 fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
-    let sched = start(Config { pollers: 1, stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
+    let sched = start(Config {
+        pollers: 1,
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(2)
+    });
     for _ in 0..20 {
         let [reader, _writer] = pipe_in(sched);
-        reader.set_deadline(None, Deadline::At(sched.now() + 3_600_000 * MILLISECOND)).unwrap();
+        reader
+            .set_deadline(None, Deadline::At(sched.now() + 3_600_000 * MILLISECOND))
+            .unwrap();
         let theirs = reader.clone();
         let blocked = go(sched, move || read(&theirs, &mut [0; 1]));
         let start = Instant::now();
@@ -487,43 +580,80 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
         reader.set_deadline(None, Deadline::At(when)).unwrap();
         assert_eq!(join(blocked), Err(TIMEOUT));
         let late = sched.now() - when;
-        assert!((0..60_000 * MILLISECOND).contains(&late), "it came {late} ns after the deadline");
+        assert!(
+            (0..60_000 * MILLISECOND).contains(&late),
+            "it came {late} ns after the deadline"
+        );
     }
 }
 
 #[test]
 fn both_ends_of_every_connection_park_at_once() {
-    let sched = start(Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
+    let sched = start(Config {
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(2)
+    });
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: room for two descriptors.
-    let connection = |_| pair(sched, |fds| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds) });
+    let connection = |_| {
+        pair(sched, |fds| unsafe {
+            libc::socketpair(libc::AF_UNIX, kind, 0, fds)
+        })
+    };
     let ends: Vec<_> = (0..150).flat_map(connection).collect();
-    let readers: Vec<_> = ends.iter().cloned().map(|end| go(sched, move || read(&end, &mut [0; 16]))).collect();
+    let readers: Vec<_> = ends
+        .iter()
+        .cloned()
+        .map(|end| go(sched, move || read(&end, &mut [0; 16])))
+        .collect();
     let start = Instant::now();
     while sched.num_poll_waiters() != ends.len() {
-        assert!(start.elapsed() < LIMIT / 2, "{} of {} wait", sched.num_poll_waiters(), ends.len());
+        assert!(
+            start.elapsed() < LIMIT / 2,
+            "{} of {} wait",
+            sched.num_poll_waiters(),
+            ends.len()
+        );
         thread::yield_now();
     }
     ends.iter().for_each(|end| write(end, b"go on").unwrap());
-    readers.into_iter().for_each(|reader| assert_eq!(join(reader), Ok(5)));
+    readers
+        .into_iter()
+        .for_each(|reader| assert_eq!(join(reader), Ok(5)));
     assert_eq!(sched.num_poll_waiters(), 0);
 }
 
 #[test]
 fn waiters_are_counted_while_they_wait() {
-    let sched = start(Config { pollers: 1, stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) });
+    let sched = start(Config {
+        pollers: 1,
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(2)
+    });
     let pairs: Vec<_> = (0..100).map(|_| pipe_in(sched)).collect();
     let count = move |expected| {
         let start = Instant::now();
         while sched.num_poll_waiters() != expected {
-            assert!(start.elapsed() < LIMIT / 2, "{} waiters instead of {expected}", sched.num_poll_waiters());
+            assert!(
+                start.elapsed() < LIMIT / 2,
+                "{} waiters instead of {expected}",
+                sched.num_poll_waiters()
+            );
             thread::yield_now();
         }
     };
     for round in 0..10 {
         let deadline = |ms: Nanos| Deadline::At(sched.now() + ms * MILLISECOND);
-        pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, Deadline::None).unwrap());
-        let readers: Vec<_> = pairs.iter().map(|[fd, _]| fd.clone()).map(|fd| go(sched, move || read(&fd, &mut [0; 1]))).collect();
+        pairs
+            .iter()
+            .for_each(|[reader, _]| reader.set_deadline(None, Deadline::None).unwrap());
+        let readers: Vec<_> = pairs
+            .iter()
+            .map(|[fd, _]| fd.clone())
+            .map(|fd| go(sched, move || read(&fd, &mut [0; 1])))
+            .collect();
         let thread = {
             let fd = pairs[0][0].clone();
             thread::spawn(move || read(&fd, &mut [0; 1]))
@@ -531,16 +661,26 @@ fn waiters_are_counted_while_they_wait() {
         // The thread queues for the side that a goroutine holds, so it is not in the poller.
         count(100);
         match round % 3 {
-            0 => pairs.iter().for_each(|[_, writer]| write(writer, b"xx").unwrap()),
-            1 => pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, Deadline::Passed).unwrap()),
-            _ => pairs.iter().for_each(|[reader, _]| reader.set_deadline(None, deadline(2)).unwrap()),
+            0 => pairs
+                .iter()
+                .for_each(|[_, writer]| write(writer, b"xx").unwrap()),
+            1 => pairs
+                .iter()
+                .for_each(|[reader, _]| reader.set_deadline(None, Deadline::Passed).unwrap()),
+            _ => pairs
+                .iter()
+                .for_each(|[reader, _]| reader.set_deadline(None, deadline(2)).unwrap()),
         }
         let expected = if round % 3 == 0 { Ok(1) } else { Err(TIMEOUT) };
-        readers.into_iter().for_each(|reader| assert_eq!(join(reader), expected));
+        readers
+            .into_iter()
+            .for_each(|reader| assert_eq!(join(reader), expected));
         assert_eq!(thread.join().unwrap(), expected);
         count(0);
         if round % 3 == 0 {
-            pairs[1..].iter().for_each(|[reader, _]| assert_eq!(read(reader, &mut [0; 2]), Ok(1)));
+            pairs[1..]
+                .iter()
+                .for_each(|[reader, _]| assert_eq!(read(reader, &mut [0; 2]), Ok(1)));
         }
     }
 }
@@ -553,7 +693,8 @@ fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
         let exchanges = Arc::new(AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let player = |mine: &Arc<Sema>, other: &Arc<Sema>| {
-            let (mine, other, exchanges, stop) = (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
+            let (mine, other, exchanges, stop) =
+                (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
             let play = move || {
                 while !stop.load(SeqCst) {
                     mine.acquire();
@@ -570,7 +711,10 @@ fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
             let before = exchanges.load(SeqCst);
             sched.yield_now();
             let between = exchanges.load(SeqCst) - before;
-            assert!(between <= 100, "{between} exchanges between two turns of the third");
+            assert!(
+                between <= 100,
+                "{between} exchanges between two turns of the third"
+            );
         }
         assert!(exchanges.load(SeqCst) > 100, "the two do play");
         stop.store(true, SeqCst);

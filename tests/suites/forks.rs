@@ -24,7 +24,9 @@ fn assert_refused(place: &str, deed: &str) {
 fn assert_aborted(place: &str, deed: &str) {
     let ended = forks(place, deed);
     ended.assert_said("the child: signal: 6 (SIGABRT)");
-    ended.assert_said(&format!("gopark: a goroutine has parked, yielded or returned, but {FORKED}"));
+    ended.assert_said(&format!(
+        "gopark: a goroutine has parked, yielded or returned, but {FORKED}"
+    ));
     ended.assert_said("the parent goes on\n");
 }
 
@@ -38,7 +40,17 @@ fn assert_works(place: &str, deed: &str) {
 
 #[test]
 fn what_needs_the_runtime_is_refused_in_the_child_of_a_thread() {
-    for deed in ["go", "run", "yield", "sleep", "start", "read", "connect", "join", "close-under-a-reader"] {
+    for deed in [
+        "go",
+        "run",
+        "yield",
+        "sleep",
+        "start",
+        "read",
+        "connect",
+        "join",
+        "close-under-a-reader",
+    ] {
         assert_refused("thread", deed);
     }
 }

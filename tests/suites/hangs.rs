@@ -6,7 +6,11 @@ use std::process::Command;
 
 fn hangs(program: &str) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hangs"));
-    run(command.arg(program).env_remove("GOPARK_MAXPROCS").env_remove("GOPARK_REPORTS").env("RUST_BACKTRACE", "0"))
+    run(command
+        .arg(program)
+        .env_remove("GOPARK_MAXPROCS")
+        .env_remove("GOPARK_REPORTS")
+        .env("RUST_BACKTRACE", "0"))
 }
 
 /// Fails unless the program tells that so many wait for a goroutine of this name in a futex.
@@ -16,7 +20,9 @@ fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
     ended.assert_success();
     ended.assert_said("gopark: goroutine ");
     ended.assert_said(&format!("{name}, spawned at tests/src/bin/hangs.rs:"));
-    ended.assert_said(&format!(" ms in system call futex; {waiting} for it\n    hold no std lock over a call of gopark, "));
+    ended.assert_said(&format!(
+        " ms in system call futex; {waiting} for it\n    hold no std lock over a call of gopark, "
+    ));
     ended.assert_said("wait for std locks and channels in gopark::blocking: ");
     ended
 }
@@ -83,8 +89,15 @@ fn a_spawn_site_is_told_once() {
     let ended = hangs("twice");
     ended.assert_success();
     ended.assert_said("done");
-    assert_eq!(ended.output.matches("keeps its thread").count(), 2, "{}", ended.output);
-    ended.assert_said("in system call clock_nanosleep; 1 goroutine waits for it\n    call gopark::sleep\n");
+    assert_eq!(
+        ended.output.matches("keeps its thread").count(),
+        2,
+        "{}",
+        ended.output
+    );
+    ended.assert_said(
+        "in system call clock_nanosleep; 1 goroutine waits for it\n    call gopark::sleep\n",
+    );
 }
 
 #[test]
@@ -105,9 +118,14 @@ fn what_the_documentation_says_works_between_neighbours_does() {
 fn a_dump_says_who_keeps_the_thread_of_one_that_waits_and_where() {
     let ended = hangs("dump");
     ended.assert_success();
-    let (_, kept) = ended.output.split_once("\"neighbour\" [runnable, ").expect(&ended.output);
+    let (_, kept) = ended
+        .output
+        .split_once("\"neighbour\" [runnable, ")
+        .expect(&ended.output);
     let (kept, _) = kept.split_once(']').unwrap();
-    let (_, by) = kept.split_once(", its thread is kept by goroutine ").expect(kept);
+    let (_, by) = kept
+        .split_once(", its thread is kept by goroutine ")
+        .expect(kept);
     assert!(by.ends_with(" \"logger\" in futex"), "{kept}");
 }
 
@@ -119,7 +137,10 @@ fn a_standard_error_that_is_full_keeps_no_thread_from_being_replaced() {
 }
 
 #[test]
-#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a thread that gopark cannot account for")]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
 fn a_deadlock_ends_the_process_though_standard_error_is_full() {
     assert_eq!(hangs("deadlock-with-full-stderr").status.code(), Some(2));
 }

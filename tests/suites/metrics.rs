@@ -35,7 +35,12 @@ fn at_rest() -> bool {
 
 /// `[not started, runnable, running, waiting]`
 fn states(m: &Metrics) -> [u64; 4] {
-    [m.goroutines_not_started, m.goroutines_runnable, m.goroutines_running, m.goroutines_waiting]
+    [
+        m.goroutines_not_started,
+        m.goroutines_runnable,
+        m.goroutines_running,
+        m.goroutines_waiting,
+    ]
 }
 
 #[test]
@@ -43,7 +48,10 @@ fn goroutines_are_counted_by_state() {
     alone(|| {
         let before = metrics();
         assert_eq!((before.goroutines, states(&before)), (1, [0, 0, 1, 0]));
-        let (hold, go_on) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+        let (hold, go_on) = (
+            Arc::new(AtomicBool::new(true)),
+            Arc::new(AtomicBool::new(false)),
+        );
 
         // Both procs are busy: this goroutine's, and that of one which computes.
         let computing = Arc::new(AtomicBool::new(false));
@@ -66,14 +74,23 @@ fn goroutines_are_counted_by_state() {
         let m = metrics();
         assert_eq!(m.goroutines_created, before.goroutines_created + 101);
         // A thread beside the two may have taken over from the one that computes, and started some.
-        assert_eq!((m.goroutines, states(&m).iter().sum::<u64>()), (102, 102), "{m:?}");
-        assert!(m.goroutines_running >= 2 && m.goroutines_waiting <= 100, "{m:?}");
+        assert_eq!(
+            (m.goroutines, states(&m).iter().sum::<u64>()),
+            (102, 102),
+            "{m:?}"
+        );
+        assert!(
+            m.goroutines_running >= 2 && m.goroutines_waiting <= 100,
+            "{m:?}"
+        );
 
         go_on.store(true, SeqCst);
         hold.store(false, SeqCst);
         join(busy);
         others.into_iter().for_each(join);
-        until("all have let go of their threads", || states(&metrics()) == [0, 0, 1, 0]);
+        until("all have let go of their threads", || {
+            states(&metrics()) == [0, 0, 1, 0]
+        });
     });
 }
 
@@ -82,15 +99,23 @@ fn goroutines_that_have_no_turn_yet_are_not_started() {
     alone(|| {
         let before = metrics();
         // They can run nowhere else.
-        let local: Vec<_> = (0..100).map(|_| gopark::go_local(gopark::yield_now)).collect();
+        let local: Vec<_> = (0..100)
+            .map(|_| gopark::go_local(gopark::yield_now))
+            .collect();
         assert_eq!(states(&metrics()), [100, 0, 1, 0]);
         gopark::yield_now();
         // Each has had a turn, and given it up.
         let m = metrics();
         assert_eq!(states(&m), [0, 100, 1, 0]);
-        assert_eq!((m.yields, m.runs, m.parks), (before.yields + 101, before.runs + 101, before.parks));
+        assert_eq!(
+            (m.yields, m.runs, m.parks),
+            (before.yields + 101, before.runs + 101, before.parks)
+        );
         local.into_iter().for_each(join);
-        assert_eq!(metrics().goroutines_created, before.goroutines_created + 100);
+        assert_eq!(
+            metrics().goroutines_created,
+            before.goroutines_created + 100
+        );
     });
 }
 
@@ -98,13 +123,20 @@ fn goroutines_that_have_no_turn_yet_are_not_started() {
 fn sleepers_are_counted(patience: Duration) -> bool {
     let before = metrics();
     let wake_at = Instant::now() + patience;
-    let sleepers: Vec<_> = (0..1000).map(|_| go(move || gopark::sleep_until(wake_at))).collect();
-    until("all have gone to sleep", || metrics().goroutines_not_started == 0 && metrics().goroutines_runnable == 0);
+    let sleepers: Vec<_> = (0..1000)
+        .map(|_| go(move || gopark::sleep_until(wake_at)))
+        .collect();
+    until("all have gone to sleep", || {
+        metrics().goroutines_not_started == 0 && metrics().goroutines_runnable == 0
+    });
     let asleep = metrics();
     let seen = Instant::now() < wake_at;
     if seen {
         // One of them may be about to park.
-        assert!(asleep.goroutines_waiting + asleep.goroutines_running >= 1001, "{asleep:?}");
+        assert!(
+            asleep.goroutines_waiting + asleep.goroutines_running >= 1001,
+            "{asleep:?}"
+        );
         assert_eq!(asleep.timers_armed, before.timers_armed + 1000);
     }
     sleepers.into_iter().for_each(join);
@@ -112,7 +144,10 @@ fn sleepers_are_counted(patience: Duration) -> bool {
     // Whoever waits in `until` sleeps now and then, too.
     assert_eq!(after.timers_armed, before.timers_armed);
     if seen {
-        assert!(after.timers_fired >= before.timers_fired + 1000, "{after:?}");
+        assert!(
+            after.timers_fired >= before.timers_fired + 1000,
+            "{after:?}"
+        );
         assert!(after.parks >= before.parks + 1000, "{after:?}");
         assert!(after.runs >= before.runs + 2000, "{after:?}");
     }
@@ -122,7 +157,10 @@ fn sleepers_are_counted(patience: Duration) -> bool {
 #[test]
 fn sleepers_park_and_have_armed_a_timer_each() {
     alone(|| {
-        let seen = [100, 1000, 10_000].map(Duration::from_millis).into_iter().any(sleepers_are_counted);
+        let seen = [100, 1000, 10_000]
+            .map(Duration::from_millis)
+            .into_iter()
+            .any(sleepers_are_counted);
         assert!(seen, "too slow to be seen");
     });
 }
@@ -137,8 +175,15 @@ fn a_park_is_counted_once() {
                 gopark::sleep(Duration::from_micros(200));
             }
             let after = metrics();
-            assert_eq!((after.yields, after.goroutines_created), (before.yields, before.goroutines_created));
-            let counted = [after.parks - before.parks, after.timers_fired - before.timers_fired, after.runs - before.runs];
+            assert_eq!(
+                (after.yields, after.goroutines_created),
+                (before.yields, before.goroutines_created)
+            );
+            let counted = [
+                after.parks - before.parks,
+                after.timers_fired - before.timers_fired,
+                after.runs - before.runs,
+            ];
             (counted[0] >= 20).then_some(counted)
         });
         assert_eq!(counted, Some([20; 3]));
@@ -150,11 +195,16 @@ fn a_stopped_deadline_is_not_armed() {
     alone(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let before = metrics();
-        listener.set_deadline(Some(Instant::now() + Duration::from_secs(60))).unwrap();
+        listener
+            .set_deadline(Some(Instant::now() + Duration::from_secs(60)))
+            .unwrap();
         assert_eq!(metrics().timers_armed, before.timers_armed + 1);
         listener.set_deadline(None).unwrap();
         let after = metrics();
-        assert_eq!((after.timers_armed, after.timers_fired), (before.timers_armed, before.timers_fired));
+        assert_eq!(
+            (after.timers_armed, after.timers_fired),
+            (before.timers_armed, before.timers_fired)
+        );
     });
 }
 
@@ -184,7 +234,10 @@ fn every_event_of_a_connection_is_counted() {
         join(server);
         until("the client has ended", || client.is_finished());
         let after = metrics();
-        assert!(after.events - before.events >= 50 && after.polls - before.polls >= 50, "{after:?}");
+        assert!(
+            after.events - before.events >= 50 && after.polls - before.polls >= 50,
+            "{after:?}"
+        );
         assert_eq!(after.poll_waiters, 0);
     });
 }
@@ -206,14 +259,21 @@ fn who_is_blocked_without_saying_so_loses_the_proc() {
             })
         };
         let blocked = [block(), block()];
-        until_on_thread("both threads are blocked", || states(&metrics()) == [0, 0, 2, 0]);
+        until_on_thread("both threads are blocked", || {
+            states(&metrics()) == [0, 0, 2, 0]
+        });
         join(go(|| ()));
         let m = metrics();
         assert!(m.handoffs > before.handoffs, "{m:?}");
-        assert!(m.threads > 2 && m.threads_without_proc == m.threads - 2, "{m:?}");
+        assert!(
+            m.threads > 2 && m.threads_without_proc == m.threads - 2,
+            "{m:?}"
+        );
         stop.store(true, SeqCst);
         blocked.into_iter().for_each(join);
-        until_on_thread("all have let go of their threads", || states(&metrics()) == [0; 4]);
+        until_on_thread("all have let go of their threads", || {
+            states(&metrics()) == [0; 4]
+        });
     });
 }
 
@@ -232,7 +292,10 @@ fn blocking_work_parks_its_goroutine_and_has_a_thread_of_a_pool() {
         let after = metrics();
         assert_eq!(after.parks - before.parks, 10);
         assert!((1..=10).contains(&after.pool_threads), "{after:?}");
-        assert!(after.wakes - before.wakes >= 9, "the thread of the pool, or that of the goroutine, slept each time: {after:?}");
+        assert!(
+            after.wakes - before.wakes >= 9,
+            "the thread of the pool, or that of the goroutine, slept each time: {after:?}"
+        );
     });
 }
 
@@ -242,7 +305,9 @@ fn goroutines_of_a_busy_thread_are_stolen() {
         let before = metrics();
         let threads: Vec<_> = (0..100).map(|_| go(thread_id)).collect();
         // This goroutine keeps its thread, so whoever runs them has taken them from it.
-        until_on_thread("the other thread has run them", || threads.iter().all(|goroutine| goroutine.is_finished()));
+        until_on_thread("the other thread has run them", || {
+            threads.iter().all(|goroutine| goroutine.is_finished())
+        });
         let steals = metrics().steals - before.steals;
         assert!((1..=100).contains(&steals), "{steals}");
     });
@@ -255,11 +320,16 @@ fn thread_id() -> thread::ThreadId {
 #[test]
 fn queues_have_a_length() {
     alone(|| {
-        let local: Vec<_> = (0..64).map(|_| gopark::go_local(|| (0..2).for_each(|_| gopark::yield_now()))).collect();
+        let local: Vec<_> = (0..64)
+            .map(|_| gopark::go_local(|| (0..2).for_each(|_| gopark::yield_now())))
+            .collect();
         gopark::yield_now();
         let m = metrics();
         // It is looked at every eight turns. This goroutine was in it, too, and one of the others is not.
-        assert!((56..=65).contains(&m.local_queues.iter().max().copied().unwrap()), "{m:?}");
+        assert!(
+            (56..=65).contains(&m.local_queues.iter().max().copied().unwrap()),
+            "{m:?}"
+        );
         assert_eq!((m.local_queues.len(), m.global_queue), (2, 0));
         local.into_iter().for_each(join);
     });
@@ -280,10 +350,16 @@ fn about_one_turn_in_eight_is_measured() {
             .collect();
         shift.into_iter().for_each(join);
         let after = metrics();
-        let (runs, measured) = (after.runs - before.runs, after.latencies.count() - before.latencies.count());
+        let (runs, measured) = (
+            after.runs - before.runs,
+            after.latencies.count() - before.latencies.count(),
+        );
         assert!(runs >= 8000);
         // An eighth of what each thread counts, and a few of the spawns.
-        assert!((runs / 8 - 20..=runs / 8 + 20).contains(&measured), "{measured} of {runs}");
+        assert!(
+            (runs / 8 - 20..=runs / 8 + 20).contains(&measured),
+            "{measured} of {runs}"
+        );
         let took = after.latencies.sum - before.latencies.sum;
         assert!(took > Duration::ZERO, "{took:?}");
     });
@@ -292,8 +368,14 @@ fn about_one_turn_in_eight_is_measured() {
 #[test]
 fn a_long_wait_for_a_turn_is_in_the_buckets_for_long_ones() {
     alone(|| {
-        let long =
-            |m: &Metrics| m.latencies.buckets.iter().filter(|bucket| bucket.below > Duration::from_millis(6)).map(|b| b.count).sum::<u64>();
+        let long = |m: &Metrics| {
+            m.latencies
+                .buckets
+                .iter()
+                .filter(|bucket| bucket.below > Duration::from_millis(6))
+                .map(|b| b.count)
+                .sum::<u64>()
+        };
         let before = metrics();
         let waiting: Vec<_> = (0..80).map(|_| gopark::go_local(|| ())).collect();
         let since = Instant::now();
@@ -321,11 +403,19 @@ fn stacks_in_use_are_resident() {
                 })
             })
             .collect();
-        until("all have touched their stacks", || metrics().goroutines_not_started == 0);
+        until("all have touched their stacks", || {
+            metrics().goroutines_not_started == 0
+        });
         let after = metrics().stack_bytes.unwrap();
         // An estimate, if earlier tests have left many stacks; and these may be some of them.
-        assert!(after >= before.max(100 * TOUCHED as u64 * 3 / 4), "{before}, then {after}");
-        assert!(after - before <= 100 * (256 << 10), "{before}, then {after}");
+        assert!(
+            after >= before.max(100 * TOUCHED as u64 * 3 / 4),
+            "{before}, then {after}"
+        );
+        assert!(
+            after - before <= 100 * (256 << 10),
+            "{before}, then {after}"
+        );
         go_on.store(true, SeqCst);
         deep.into_iter().for_each(join);
     });
@@ -354,13 +444,34 @@ fn parse(page: &str) -> Families {
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(name, helped, "the help comes first");
             family = name.into();
-            assert!(families.insert(family.clone(), (kind.into(), Vec::new())).is_none(), "{name} comes twice");
+            assert!(
+                families
+                    .insert(family.clone(), (kind.into(), Vec::new()))
+                    .is_none(),
+                "{name} comes twice"
+            );
         } else {
             let sample = sample(line);
-            let (kind, samples) = families.get_mut(&family).expect("a type comes before the samples");
-            let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-            assert!(suffixes.iter().any(|suffix| sample.name == format!("{family}{suffix}")), "{line} is not of {family}");
-            assert!(samples.iter().all(|other| (&other.name, &other.labels) != (&sample.name, &sample.labels)), "{line} comes twice");
+            let (kind, samples) = families
+                .get_mut(&family)
+                .expect("a type comes before the samples");
+            let suffixes: &[&str] = if kind == "histogram" {
+                &["_bucket", "_sum", "_count"]
+            } else {
+                &[""]
+            };
+            assert!(
+                suffixes
+                    .iter()
+                    .any(|suffix| sample.name == format!("{family}{suffix}")),
+                "{line} is not of {family}"
+            );
+            assert!(
+                samples
+                    .iter()
+                    .all(|other| (&other.name, &other.labels) != (&sample.name, &sample.labels)),
+                "{line} comes twice"
+            );
             samples.push(sample);
         }
     }
@@ -370,13 +481,31 @@ fn parse(page: &str) -> Families {
 fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').expect("a sample has a value");
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-    assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
-    let labels = labels.strip_suffix('}').expect("labels end").split(',').filter(|label| !label.is_empty());
+    assert!(
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'),
+        "{line}"
+    );
+    let labels = labels
+        .strip_suffix('}')
+        .expect("labels end")
+        .split(',')
+        .filter(|label| !label.is_empty());
     let label = |label: &str| {
         let (name, value) = label.split_once('=').expect("a label has a value");
-        (name.into(), value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("quotes").into())
+        (
+            name.into(),
+            value
+                .strip_prefix('"')
+                .and_then(|value| value.strip_suffix('"'))
+                .expect("quotes")
+                .into(),
+        )
     };
-    Sample { name: name.into(), labels: labels.map(label).collect(), value: value.parse().expect("a number") }
+    Sample {
+        name: name.into(),
+        labels: labels.map(label).collect(),
+        value: value.parse().expect("a number"),
+    }
 }
 
 /// What the server answers to one request.
@@ -386,7 +515,10 @@ fn request(addr: std::net::SocketAddr, request: &str) -> (String, String) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    assert!(
+        head.contains(&format!("Content-Length: {}", body.len())),
+        "{head}"
+    );
     (head.lines().next().unwrap().into(), body.into())
 }
 
@@ -400,7 +532,11 @@ fn the_example_exports_what_prometheus_can_read() {
         let echo_stops = Arc::new(echo);
         go({
             let echo = echo_stops.try_clone().unwrap();
-            move || example::serve(echo, |stream| std::io::copy(&mut &stream, &mut &stream).map(drop))
+            move || {
+                example::serve(echo, |stream| {
+                    std::io::copy(&mut &stream, &mut &stream).map(drop)
+                })
+            }
         });
         let http_stops = http.try_clone().unwrap();
         go(move || example::serve(http, example::respond));
@@ -413,7 +549,13 @@ fn the_example_exports_what_prometheus_can_read() {
             expect(&families);
             families
         };
-        let value = |families: &Families, name: &str| families[name].1.iter().map(|sample| sample.value).sum::<f64>();
+        let value = |families: &Families, name: &str| {
+            families[name]
+                .1
+                .iter()
+                .map(|sample| sample.value)
+                .sum::<f64>()
+        };
         let first = page(assert_histogram);
         for _ in 0..100 {
             stream.write_all(b"x").unwrap();
@@ -424,13 +566,21 @@ fn the_example_exports_what_prometheus_can_read() {
             assert!(name.ends_with("_total"), "{name}");
             assert!(value(&second, name) >= value(&first, name), "{name}");
         }
-        assert!(value(&second, "gopark_events_total") >= value(&first, "gopark_events_total") + 100.0);
+        assert!(
+            value(&second, "gopark_events_total") >= value(&first, "gopark_events_total") + 100.0
+        );
         // This goroutine and the one that answers, two servers, one connection to the first.
         assert_eq!(value(&second, "gopark_goroutines"), 5.0);
         assert_eq!(value(&second, "gopark_procs"), 2.0);
 
-        assert_eq!(request(addrs[1], "GET / HTTP/1.1").0, "HTTP/1.1 404 Not Found");
-        assert_eq!(request(addrs[1], "POST /metrics HTTP/1.1").0, "HTTP/1.1 405 Method Not Allowed");
+        assert_eq!(
+            request(addrs[1], "GET / HTTP/1.1").0,
+            "HTTP/1.1 404 Not Found"
+        );
+        assert_eq!(
+            request(addrs[1], "POST /metrics HTTP/1.1").0,
+            "HTTP/1.1 405 Method Not Allowed"
+        );
         echo_stops.close().unwrap();
         http_stops.close().unwrap();
         drop(stream);
@@ -440,11 +590,30 @@ fn the_example_exports_what_prometheus_can_read() {
 
 fn assert_histogram(families: &Families) {
     let (_, samples) = &families["gopark_sched_latency_seconds"];
-    let buckets: Vec<_> = samples.iter().filter(|sample| sample.name.ends_with("_bucket")).collect();
-    let bounds: Vec<f64> = buckets.iter().map(|bucket| bucket.labels["le"].parse().expect("+Inf is a number to Rust, too")).collect();
-    assert!(bounds.is_sorted_by(|a, b| a < b) && bounds.last() == Some(&f64::INFINITY), "{bounds:?}");
+    let buckets: Vec<_> = samples
+        .iter()
+        .filter(|sample| sample.name.ends_with("_bucket"))
+        .collect();
+    let bounds: Vec<f64> = buckets
+        .iter()
+        .map(|bucket| {
+            bucket.labels["le"]
+                .parse()
+                .expect("+Inf is a number to Rust, too")
+        })
+        .collect();
+    assert!(
+        bounds.is_sorted_by(|a, b| a < b) && bounds.last() == Some(&f64::INFINITY),
+        "{bounds:?}"
+    );
     assert!(buckets.is_sorted_by(|a, b| a.value <= b.value));
-    let one = |suffix: &str| samples.iter().find(|sample| sample.name.ends_with(suffix)).unwrap().value;
+    let one = |suffix: &str| {
+        samples
+            .iter()
+            .find(|sample| sample.name.ends_with(suffix))
+            .unwrap()
+            .value
+    };
     assert_eq!(buckets.last().unwrap().value, one("_count"));
     assert!(one("_count") > 0.0 && one("_sum") > 0.0);
 }

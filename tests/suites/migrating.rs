@@ -1,5 +1,8 @@
 //! The behaviours in a runtime whose started goroutines move between threads.
-#![allow(unsafe_code, reason = "`migrate` asks for goroutines that stand it, which these do")]
+#![allow(
+    unsafe_code,
+    reason = "`migrate` asks for goroutines that stand it, which these do"
+)]
 
 #[cfg(feature = "backtrace")]
 #[path = "../behaviours/backtraces.rs"]
@@ -67,7 +70,9 @@ fn a_started_goroutine_runs_on_another_thread_while_its_own_is_busy() {
                         yield_now();
                     }
                     let first = here();
-                    gopark_tests::until("a started goroutine has changed its thread", || here() != first);
+                    gopark_tests::until("a started goroutine has changed its thread", || {
+                        here() != first
+                    });
                 })
             })
             .collect();
@@ -87,7 +92,11 @@ fn a_goroutine_that_sleeps_wakes_on_whichever_thread_is_free() {
                 go(move || {
                     for _ in 0..20 {
                         gopark::sleep(std::time::Duration::from_micros(200));
-                        assert_ne!(*computing.lock().unwrap(), Some(here()), "this thread runs another goroutine");
+                        assert_ne!(
+                            *computing.lock().unwrap(),
+                            Some(here()),
+                            "this thread runs another goroutine"
+                        );
                     }
                 })
             })

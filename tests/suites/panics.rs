@@ -5,7 +5,10 @@ use std::process::Command;
 
 fn panics(program: &str, backtrace: Option<&str>) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_panics"));
-    command.arg(program).env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+    command
+        .arg(program)
+        .env_remove("RUST_BACKTRACE")
+        .env_remove("RUST_LIB_BACKTRACE");
     run(match backtrace {
         Some(value) => command.env("RUST_BACKTRACE", value),
         None => &mut command,
@@ -33,8 +36,15 @@ const NOTE: &str = "note: run with `RUST_BACKTRACE=1` environment variable to di
 fn a_panic_names_goroutine_and_spawn_site_in_the_form_of_std() {
     let ended = panics("named", None);
     ended.assert_success();
-    let (id, _) = ended.output.strip_prefix("goroutine ").unwrap().split_once(".\n").unwrap();
-    ended.assert_said(&format!("goroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs:"));
+    let (id, _) = ended
+        .output
+        .strip_prefix("goroutine ")
+        .unwrap()
+        .split_once(".\n")
+        .unwrap();
+    ended.assert_said(&format!(
+        "goroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs:"
+    ));
     let expected = format!(
         "goroutine {id}.\ngoroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs) panicked at tests/src/bin/panics.rs\n\
          there is no column 3\n{NOTE}\n"
@@ -45,7 +55,10 @@ fn a_panic_names_goroutine_and_spawn_site_in_the_form_of_std() {
 #[test]
 fn how_to_get_a_backtrace_is_said_once() {
     let output = said("twice");
-    assert!(output.contains("round 0") && output.contains("round 1"), "{output}");
+    assert!(
+        output.contains("round 0") && output.contains("round 1"),
+        "{output}"
+    );
     assert_eq!(output.matches(NOTE).count(), 1, "{output}");
 }
 
@@ -55,14 +68,26 @@ fn a_short_backtrace_shows_the_calls_of_the_program() {
     ended.assert_success();
     ended.assert_said("stack backtrace:\n");
     ended.assert_said("panics::culprit\n");
-    ended.assert_said("note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.");
-    for noise in ["short_backtrace", "corosensei", "gopark_core", "rust_panic_with_hook", NOTE] {
+    ended.assert_said(
+        "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.",
+    );
+    for noise in [
+        "short_backtrace",
+        "corosensei",
+        "gopark_core",
+        "rust_panic_with_hook",
+        NOTE,
+    ] {
         assert!(!ended.output.contains(noise), "{noise}: {}", ended.output);
     }
     let full = panics("named", Some("full"));
     full.assert_said("panics::culprit");
     full.assert_said("gopark_core");
-    assert!(!panics("named", Some("0")).output.contains("stack backtrace"));
+    assert!(
+        !panics("named", Some("0"))
+            .output
+            .contains("stack backtrace")
+    );
 }
 
 #[test]
@@ -75,24 +100,32 @@ fn a_backtrace_needs_no_more_stack_than_the_panic() {
 #[test]
 fn a_panic_on_a_thread_of_the_pool_names_the_goroutine_that_asked() {
     let output = said("pool");
-    let name =
-        "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked at tests/src/bin/panics.rs\nthere is no column 5\n";
+    let name = "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked at tests/src/bin/panics.rs\nthere is no column 5\n";
     assert!(output.contains(name), "{output}");
     let (_, second) = output.split_once("there is no column 5\n").unwrap();
-    assert!(second.contains("of another") && !second.contains("reader"), "{output}");
+    assert!(
+        second.contains("of another") && !second.contains("reader"),
+        "{output}"
+    );
 }
 
 #[test]
 fn threads_panic_as_ever() {
     let output = said("thread");
-    assert!(output.contains("thread 'an ordinary thread'") && !output.contains("goroutine"), "{output}");
+    assert!(
+        output.contains("thread 'an ordinary thread'") && !output.contains("goroutine"),
+        "{output}"
+    );
 }
 
 #[test]
 fn a_hook_of_the_program_is_left_alone_whenever_it_was_set() {
     for program in ["own-hook", "later-hook"] {
         let output = said(program);
-        assert!(output.starts_with("my own hook: panicked at") && !output.contains("spawned"), "{output}");
+        assert!(
+            output.starts_with("my own hook: panicked at") && !output.contains("spawned"),
+            "{output}"
+        );
     }
 }
 
@@ -103,11 +136,19 @@ fn a_panic_while_panicking_aborts_and_both_are_reported() {
     ended.assert_said("there is no column 8");
     ended.assert_said("there is no column 9");
     // The third is of std: it does not unwind out of a destructor.
-    assert_eq!(ended.output.matches("(spawned at ").count(), 3, "{}", ended.output);
+    assert_eq!(
+        ended.output.matches("(spawned at ").count(),
+        3,
+        "{}",
+        ended.output
+    );
 }
 
 #[test]
 fn a_runtime_that_a_panic_starts_leaves_the_hook_alone() {
     let output = said("started-by-a-panic");
-    assert!(output.contains("in a goroutine") && output.contains("there is no column 10"), "{output}");
+    assert!(
+        output.contains("in a goroutine") && output.contains("there is no column 10"),
+        "{output}"
+    );
 }

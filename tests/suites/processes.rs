@@ -8,7 +8,10 @@ use std::process::Command;
 
 fn alone(program: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alone"));
-    command.arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0");
+    command
+        .arg(program)
+        .env_remove("GOPARK_MAXPROCS")
+        .env("RUST_BACKTRACE", "0");
     command
 }
 
@@ -22,9 +25,14 @@ fn poller(program: &str) -> Command {
 fn an_overflow_names_goroutine_spawn_site_and_size_before_the_process_dies() {
     let ended = run(&mut alone("overflow"));
     ended.assert_killed_by(libc::SIGSEGV);
-    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (_, id) = ended
+        .output
+        .split_once("the doomed one is goroutine ")
+        .unwrap();
     let (id, _) = id.split_once('.').unwrap();
-    ended.assert_said(&format!("gopark: goroutine {id} (spawned at tests/src/bin/alone.rs:"));
+    ended.assert_said(&format!(
+        "gopark: goroutine {id} (spawned at tests/src/bin/alone.rs:"
+    ));
     ended.assert_said(") has overflowed its stack of 128 KiB, of which 94 KiB are usable (Builder::stack_size for all, thread::Builder::stack_size for one)");
 }
 
@@ -46,7 +54,10 @@ fn another_fault_in_a_goroutine_is_not_called_an_overflow() {
 
 /// As profilers do that sample by a signal.
 #[test]
-#[cfg_attr(any(gopark_sanitize = "thread", gopark_sanitize = "address"), ignore = "other code switches there, or a handler has more to do")]
+#[cfg_attr(
+    any(gopark_sanitize = "thread", gopark_sanitize = "address"),
+    ignore = "other code switches there, or a handler has more to do"
+)]
 fn every_instruction_of_a_yield_a_spawn_a_join_and_a_park_can_be_unwound() {
     let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_stepped")));
     ended.assert_success();
@@ -82,7 +93,12 @@ fn a_start_that_the_system_refuses_names_the_limit() {
 
 #[test]
 fn a_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works() {
-    for call in ["io_uring_setup", "io_uring_enter", "epoll_create1", "epoll_pwait2"] {
+    for call in [
+        "io_uring_setup",
+        "io_uring_enter",
+        "epoll_create1",
+        "epoll_pwait2",
+    ] {
         run(poller("forbidden").arg(call)).assert_success();
     }
 }
@@ -105,7 +121,9 @@ fn a_dropped_poller_releases_descriptors_files_and_memory() {
 
 #[track_caller]
 fn schedtrace(value: &str, sysmon: &str) -> Ended {
-    let ended = run(alone("schedtrace").arg(sysmon).env("GOPARK_SCHEDTRACE", value));
+    let ended = run(alone("schedtrace")
+        .arg(sysmon)
+        .env("GOPARK_SCHEDTRACE", value));
     ended.assert_success();
     ended
 }
@@ -116,14 +134,36 @@ fn schedtrace_prints_gos_line_for_as_long_as_the_process_lives() {
     ended.assert_success();
     let mut last = None;
     for line in ended.output.lines() {
-        let millis = line.strip_prefix("SCHED ").and_then(|rest| rest.split_once("ms: ")).expect(line).0;
+        let millis = line
+            .strip_prefix("SCHED ")
+            .and_then(|rest| rest.split_once("ms: "))
+            .expect(line)
+            .0;
         let millis: u64 = millis.parse().expect(line);
         assert!(last.is_none_or(|last| millis > last), "{}", ended.output);
         last = Some(millis);
-        let names: Vec<_> = line.split(' ').filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect();
-        let gos = ["gomaxprocs", "idleprocs", "threads", "spinningthreads", "needspinning", "idlethreads", "runqueue", "schedticks"];
+        let names: Vec<_> = line
+            .split(' ')
+            .filter_map(|word| word.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
+        let gos = [
+            "gomaxprocs",
+            "idleprocs",
+            "threads",
+            "spinningthreads",
+            "needspinning",
+            "idlethreads",
+            "runqueue",
+            "schedticks",
+        ];
         assert_eq!(names, gos, "{line}");
-        assert!(line.contains("gomaxprocs=2 ") && line.contains(" threads=3 ") && line.contains(" runqueue=0 [ 0 0 ] "), "{line}");
+        assert!(
+            line.contains("gomaxprocs=2 ")
+                && line.contains(" threads=3 ")
+                && line.contains(" runqueue=0 [ 0 0 ] "),
+            "{line}"
+        );
     }
     // The last is of 200 ms after the start, when sysmon, which prints them, would sleep if nobody wanted them.
     ended.assert_said(" idleprocs=2 ");
@@ -132,8 +172,9 @@ fn schedtrace_prints_gos_line_for_as_long_as_the_process_lives() {
 #[test]
 fn schedtrace_says_what_is_wrong_with_its_variable() {
     for value in ["often", "-1", "1.5"] {
-        schedtrace(value, "with-sysmon")
-            .assert_said(&format!("InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"));
+        schedtrace(value, "with-sysmon").assert_said(&format!(
+            "InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"
+        ));
     }
     let said = "InvalidInput: GOPARK_SCHEDTRACE: sysmon prints its lines, and Builder::sysmon(false) turns that off";
     schedtrace("1000", "without-sysmon").assert_said(said);
@@ -164,7 +205,11 @@ fn neighbours_go_on_while_a_name_server_is_silent() {
     let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_names")));
     ended.assert_success();
     println!("{}", ended.output);
-    assert!(ended.output.contains("queries answered") || ended.output.contains("skipped"), "{}", ended.output);
+    assert!(
+        ended.output.contains("queries answered") || ended.output.contains("skipped"),
+        "{}",
+        ended.output
+    );
 }
 
 #[test]
@@ -183,21 +228,30 @@ fn assert_refused(settings: Builder, said: &str) {
 #[test]
 fn procs_are_1_to_1024() {
     for n in [0, 1025, usize::MAX] {
-        assert_refused(Builder::new().max_procs(n), &format!("max_procs: {n} is not in 1..=1024"));
+        assert_refused(
+            Builder::new().max_procs(n),
+            &format!("max_procs: {n} is not in 1..=1024"),
+        );
     }
 }
 
 #[test]
 fn pollers_are_1_to_max_procs() {
     for n in [0, 3, usize::MAX] {
-        assert_refused(Builder::new().max_procs(2).pollers(n), &format!("pollers: {n} is not in 1..=2 (max_procs)"));
+        assert_refused(
+            Builder::new().max_procs(2).pollers(n),
+            &format!("pollers: {n} is not in 1..=2 (max_procs)"),
+        );
     }
 }
 
 #[test]
 fn stacks_are_16_kib_to_1_gib() {
     for n in [0, 1, 16 * 1024 - 1, (1 << 30) + 1, usize::MAX] {
-        assert_refused(Builder::new().stack_size(n), &format!("stack_size: {n} bytes is not in 16384..=1073741824"));
+        assert_refused(
+            Builder::new().stack_size(n),
+            &format!("stack_size: {n} bytes is not in 16384..=1073741824"),
+        );
     }
 }
 
@@ -216,18 +270,37 @@ fn the_environment_overrides_the_number_of_procs() {
 
 #[test]
 fn nonsense_in_the_environment_is_refused() {
-    for setting in ["two", "-1", "1.5", " 2", "0", "1025", "99999999999999999999"] {
+    for setting in [
+        "two",
+        "-1",
+        "1.5",
+        " 2",
+        "0",
+        "1025",
+        "99999999999999999999",
+    ] {
         let ended = max_procs(setting);
         assert!(!ended.status.success());
-        ended.assert_said(&format!("GOPARK_MAXPROCS: {setting:?} is not a number from 1 to 1024"));
+        ended.assert_said(&format!(
+            "GOPARK_MAXPROCS: {setting:?} is not a number from 1 to 1024"
+        ));
     }
 }
 
 #[test]
 fn an_empty_variable_counts_as_none() {
     let mut command = alone("max-procs");
-    let variables = ["DUMP", "MAXPROCS", "REPORTS", "SCHEDTRACE", "TRACE", "TRACE_LIMIT"];
-    variables.iter().for_each(|name| _ = command.env(format!("GOPARK_{name}"), ""));
+    let variables = [
+        "DUMP",
+        "MAXPROCS",
+        "REPORTS",
+        "SCHEDTRACE",
+        "TRACE",
+        "TRACE_LIMIT",
+    ];
+    variables
+        .iter()
+        .for_each(|name| _ = command.env(format!("GOPARK_{name}"), ""));
     let unset = run(alone("max-procs").env_remove("GOPARK_MAXPROCS"));
     let ended = run(&mut command);
     ended.assert_success();
@@ -245,7 +318,9 @@ fn a_start_that_fails_panics_where_the_program_calls() {
 
 #[test]
 fn the_default_is_what_affinity_allows() {
-    let one_cpu = run(Command::new("taskset").args(["-c", "0", env!("CARGO_BIN_EXE_alone"), "max-procs"]).env_remove("GOPARK_MAXPROCS"));
+    let one_cpu = run(Command::new("taskset")
+        .args(["-c", "0", env!("CARGO_BIN_EXE_alone"), "max-procs"])
+        .env_remove("GOPARK_MAXPROCS"));
     one_cpu.assert_success();
     assert_eq!(one_cpu.output.trim(), "1");
 }

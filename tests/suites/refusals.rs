@@ -1,10 +1,13 @@
 //! A system that refuses what a scheduler asks for: what is left behind, and whether the next try succeeds.
-#![allow(unsafe_code, reason = "it is an operating system, and starts schedulers over it")]
+#![allow(
+    unsafe_code,
+    reason = "it is an operating system, and starts schedulers over it"
+)]
 
 use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
-use gopark_core::os::{Doing, Errno, Nanos, Netpoll, Os};
+use gopark_core::os::{Errno, Nanos, Netpoll, Os, ThreadState};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_core::stack::Shortage;
 use gopark_tests::{open_files, until_on_thread};
@@ -59,8 +62,14 @@ unsafe impl Os for Refusing {
     }
 
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        if self.threads.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
-            _ = self.crowd.fetch_update(SeqCst, SeqCst, |missing| missing.checked_sub(1));
+        if self
+            .threads
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+            .is_err()
+        {
+            _ = self
+                .crowd
+                .fetch_update(SeqCst, SeqCst, |missing| missing.checked_sub(1));
             until_on_thread("the others ask, too", || self.crowd.load(SeqCst) == 0);
             return Err(NO_THREAD);
         }
@@ -71,7 +80,7 @@ unsafe impl Os for Refusing {
         self.linux.thread()
     }
 
-    fn doing(&self, thread: u32) -> Doing {
+    fn doing(&self, thread: u32) -> ThreadState {
         self.linux.doing(thread)
     }
 
@@ -88,7 +97,11 @@ unsafe impl Os for Refusing {
     }
 
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
-        if self.space.load(SeqCst) { Err(NO_SPACE) } else { self.linux.reserve(len) }
+        if self.space.load(SeqCst) {
+            Err(NO_SPACE)
+        } else {
+            self.linux.reserve(len)
+        }
     }
 
     unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
@@ -129,21 +142,32 @@ fn start(config: Config) -> Result<&'static Sched, StartError> {
 
 /// The threads of schedulers. One that has just ended has no name any more.
 fn threads() -> usize {
-    let names = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.starts_with("gopark-")).count()
 }
 
 #[test]
 fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(4) };
+    let config = Config {
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(4)
+    };
     let count = || (open_files(1024), threads());
     let before = count();
     for threads in [0, 1, 3, 4] {
         SYSTEM.threads.store(threads, SeqCst);
         let error = start(config).err();
         assert_eq!(error, Some(StartError::Thread(threads, NO_THREAD)));
-        assert!(error.unwrap().to_string().ends_with("raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max"));
+        assert!(
+            error
+                .unwrap()
+                .to_string()
+                .ends_with("raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max")
+        );
         until_on_thread("all has been given back", || count() == before);
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);
@@ -154,14 +178,22 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
 #[test]
 fn a_start_without_address_space_leaves_neither_descriptors_nor_threads_and_comes_last() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(4) };
+    let config = Config {
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(4)
+    };
     let count = || (open_files(1024), threads());
     let before = count();
     SYSTEM.space.store(true, SeqCst);
     assert_eq!(start(config).err(), Some(StartError::Stacks(NO_SPACE)));
     until_on_thread("all has been given back", || count() == before);
     SYSTEM.threads.store(4, SeqCst);
-    assert_eq!(start(config).err(), Some(StartError::Thread(4, NO_THREAD)), "nothing may be reserved before what can fail");
+    assert_eq!(
+        start(config).err(),
+        Some(StartError::Thread(4, NO_THREAD)),
+        "nothing may be reserved before what can fail"
+    );
     until_on_thread("all has been given back", || count() == before);
     SYSTEM.threads.store(usize::MAX, SeqCst);
     SYSTEM.space.store(false, SeqCst);
@@ -170,15 +202,22 @@ fn a_start_without_address_space_leaves_neither_descriptors_nor_threads_and_come
 }
 
 #[test]
-fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_never_without_work() {
+fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_never_without_work()
+{
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(2) };
+    let config = Config {
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(2)
+    };
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
     SYSTEM.threads.store(0, SeqCst);
     let computes = move || {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         static STOP: AtomicBool = AtomicBool::new(false);
-        let go = |body: fn(&'static Sched)| drop(sched.go(move || body(sched), Location::caller()).unwrap());
+        let go = |body: fn(&'static Sched)| {
+            drop(sched.go(move || body(sched), Location::caller()).unwrap())
+        };
         for _ in 0..3 {
             go(|sched| {
                 STARTED.fetch_add(1, SeqCst);
@@ -201,15 +240,31 @@ fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_
 fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // Of the largest stacks there are only some thousands.
-    let sched = start(Config { stack_size: 1 << 30, max_threads: 8, ..Config::new(1) }).unwrap_or_else(|error| panic!("{error}"));
+    let sched = start(Config {
+        stack_size: 1 << 30,
+        max_threads: 8,
+        ..Config::new(1)
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
     let refusals = [
-        (&SYSTEM.memory, Shortage::Memory(NO_MEMORY), "memory for more was refused (errno 13; `ulimit -d`"),
-        (&SYSTEM.guards, Shortage::Guard(NO_GUARD), "a guard was refused (errno 12; without MADV_GUARD_INSTALL"),
+        (
+            &SYSTEM.memory,
+            Shortage::Memory(NO_MEMORY),
+            "memory for more was refused (errno 13; `ulimit -d`",
+        ),
+        (
+            &SYSTEM.guards,
+            Shortage::Guard(NO_GUARD),
+            "a guard was refused (errno 12; without MADV_GUARD_INSTALL",
+        ),
     ];
     for (refused, cause, said) in refusals {
         refused.store(true, SeqCst);
         for _ in 0..1000 {
-            let exhausted = sched.go(|| (), Location::caller()).err().expect("a stack that cannot be used is none");
+            let exhausted = sched
+                .go(|| (), Location::caller())
+                .err()
+                .expect("a stack that cannot be used is none");
             assert_eq!(exhausted.cause, cause);
             assert!(exhausted.to_string().contains(said), "{exhausted}");
         }
@@ -222,16 +277,41 @@ fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
 fn blocking_work_is_done_though_all_who_bring_it_are_refused_a_thread_at_once() {
     const TOGETHER: usize = 2;
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = Config { stack_size: 64 * 1024, max_threads: 8, ..Config::new(TOGETHER) };
+    let config = Config {
+        stack_size: 64 * 1024,
+        max_threads: 8,
+        ..Config::new(TOGETHER)
+    };
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
     let pool: &Pool = Box::leak(Box::new(Pool::new(8)));
     SYSTEM.threads.store(0, SeqCst);
     for round in 0..20 {
         SYSTEM.crowd.store(TOGETHER, SeqCst);
-        let calls: Vec<_> = (0..TOGETHER).map(|i| sched.go(move || pool.run(sched, || i), Location::caller()).unwrap()).collect();
-        until_on_thread("all calls return", || calls.iter().all(|call| call.is_finished()));
-        assert_eq!(calls.into_iter().map(|call| call.join()).collect::<Vec<_>>(), [0, 1], "round {round}");
+        let calls: Vec<_> = (0..TOGETHER)
+            .map(|i| {
+                sched
+                    .go(move || pool.run(sched, || i), Location::caller())
+                    .unwrap()
+            })
+            .collect();
+        until_on_thread("all calls return", || {
+            calls.iter().all(|call| call.is_finished())
+        });
+        assert_eq!(
+            calls
+                .into_iter()
+                .map(|call| call.join())
+                .collect::<Vec<_>>(),
+            [0, 1],
+            "round {round}"
+        );
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);
-    assert_eq!(sched.go(move || pool.run(sched, || 7), Location::caller()).unwrap().join(), 7);
+    assert_eq!(
+        sched
+            .go(move || pool.run(sched, || 7), Location::caller())
+            .unwrap()
+            .join(),
+        7
+    );
 }

@@ -7,8 +7,14 @@ use std::process::Command;
 
 /// Reports go to stderr, as they do by default.
 fn alone(program: &str, use_after_return: bool) -> Ended {
-    let options = format!("detect_stack_use_after_return={}", u8::from(use_after_return));
-    run(Command::new(env!("CARGO_BIN_EXE_alone")).arg(program).env_remove("TSAN_OPTIONS").env("ASAN_OPTIONS", options))
+    let options = format!(
+        "detect_stack_use_after_return={}",
+        u8::from(use_after_return)
+    );
+    run(Command::new(env!("CARGO_BIN_EXE_alone"))
+        .arg(program)
+        .env_remove("TSAN_OPTIONS")
+        .env("ASAN_OPTIONS", options))
 }
 
 fn assert_reported(program: &str, report: &str) {
@@ -38,7 +44,10 @@ fn an_overrun_on_the_stack_of_a_goroutine_is_reported() {
 #[cfg(gopark_sanitize = "address")]
 #[test]
 fn the_use_of_a_frame_that_a_goroutine_has_left_is_reported() {
-    assert_reported("use-after-return", "AddressSanitizer: stack-use-after-return");
+    assert_reported(
+        "use-after-return",
+        "AddressSanitizer: stack-use-after-return",
+    );
 }
 
 #[cfg(gopark_sanitize = "address")]

@@ -12,7 +12,10 @@
 //! | `program` | what goroutines and threads do |
 //! | `oracle` | what must hold |
 //! | `scenarios` | bugs that others had |
-#![allow(unsafe_code, reason = "the simulated system promises what a real one does, and its threads are coroutines")]
+#![allow(
+    unsafe_code,
+    reason = "the simulated system promises what a real one does, and its threads are coroutines"
+)]
 
 #[path = "simulation/kernel.rs"]
 mod kernel;
@@ -41,7 +44,11 @@ use system::{SYSTEM, SimPoller};
 const STACK_SIZE: usize = 64 * 1024;
 
 /// What a build that repeats a failure needs besides its seed.
-const REPEAT: &str = if cfg!(steps) { "RUSTFLAGS='--cfg steps' " } else { "" };
+const REPEAT: &str = if cfg!(steps) {
+    "RUSTFLAGS='--cfg steps' "
+} else {
+    ""
+};
 
 /// How a scheduler is arranged.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +62,44 @@ struct Arrangement {
 impl Arrangement {
     fn draw(world: &World) -> Self {
         let procs = 1 + world.dice.below(4) as usize;
-        let pollers = [1, procs, 1 + world.dice.below(procs as u64) as usize][world.dice.below(3) as usize];
-        Arrangement { procs, pollers, migrate: world.dice.below(2) == 0, level: world.dice.below(3) == 0 }
+        let pollers =
+            [1, procs, 1 + world.dice.below(procs as u64) as usize][world.dice.below(3) as usize];
+        Arrangement {
+            procs,
+            pollers,
+            migrate: world.dice.below(2) == 0,
+            level: world.dice.below(3) == 0,
+        }
     }
 }
 
 fn start(world: &World, arrangement: Arrangement) {
-    let Arrangement { procs, pollers, migrate, level } = arrangement;
+    let Arrangement {
+        procs,
+        pollers,
+        migrate,
+        level,
+    } = arrangement;
     world.kernel.borrow_mut().level = level;
-    let (max_threads, sysmon) = (procs + world.dice.below(4) as usize, (world.dice.below(2) == 0).then(Monitor::new));
-    let config = Config { pollers, stack_size: STACK_SIZE, migrate, max_threads, sysmon, ..Config::new(procs) };
+    let (max_threads, sysmon) = (
+        procs + world.dice.below(4) as usize,
+        (world.dice.below(2) == 0).then(Monitor::new),
+    );
+    let config = Config {
+        pollers,
+        stack_size: STACK_SIZE,
+        migrate,
+        max_threads,
+        sysmon,
+        ..Config::new(procs)
+    };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimPoller::init()?)) };
     // SAFETY: all threads of a run are one real thread, so nothing is bound to another.
     let sched = unsafe { Sched::start(&SYSTEM, config, poller) }.expect("nothing is refused");
-    world.sched.set(sched).unwrap_or_else(|_| unreachable!("once for each world"));
+    world
+        .sched
+        .set(sched)
+        .unwrap_or_else(|_| unreachable!("once for each world"));
 }
 
 /// What kind of runs to make of the seeds.
@@ -96,7 +127,14 @@ fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
             (runs.main)(actor);
         }
     });
-    let all_done = || world.oracle.borrow().actors.iter().all(|&doing| doing == Doing::Done);
+    let all_done = || {
+        world
+            .oracle
+            .borrow()
+            .actors
+            .iter()
+            .all(|&doing| doing == Doing::Done)
+    };
     let ended = world.run(all_done, |next| {
         if !world.is_disturbed() {
             let verdict = world.oracle.borrow().at_rest(world, next);
@@ -112,13 +150,25 @@ fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
 }
 
 fn judge_the_end(world: &World, ended: bool) {
-    let (numbers, watched) = (world.kernel.borrow().open_numbers(), world.kernel.borrow().watched());
+    let (numbers, watched) = (
+        world.kernel.borrow().open_numbers(),
+        world.kernel.borrow().watched(),
+    );
     if !ended {
         let oracle = world.oracle.borrow();
-        let left: Vec<_> = oracle.actors.iter().enumerate().filter(|(_, doing)| **doing != Doing::Done).collect();
-        world.fail(format!("lost wake-up: nothing will happen any more, and these have not ended: {left:?}"));
+        let left: Vec<_> = oracle
+            .actors
+            .iter()
+            .enumerate()
+            .filter(|(_, doing)| **doing != Doing::Done)
+            .collect();
+        world.fail(format!(
+            "lost wake-up: nothing will happen any more, and these have not ended: {left:?}"
+        ));
     } else if (numbers, watched) != (0, 0) {
-        world.fail(format!("{numbers} descriptors and {watched} watches are left"));
+        world.fail(format!(
+            "{numbers} descriptors and {watched} watches are left"
+        ));
     }
 }
 
@@ -131,7 +181,9 @@ fn announce_seed_of_panics() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if let Some(seed) = seed_under_way() {
-                eprintln!("simulation: seed {seed} failed: a panic; {REPEAT}GOPARK_SEED={seed} repeats it");
+                eprintln!(
+                    "simulation: seed {seed} failed: a panic; {REPEAT}GOPARK_SEED={seed} repeats it"
+                );
             }
             before(info);
         }));
@@ -160,7 +212,10 @@ fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
         if let Some(why) = first.failure {
             panic!("simulation: seed {seed} failed: {why}; {REPEAT}GOPARK_SEED={seed} repeats it");
         }
-        assert_eq!(first.trace, second.trace, "simulation: seed {seed} does not repeat itself");
+        assert_eq!(
+            first.trace, second.trace,
+            "simulation: seed {seed} does not repeat itself"
+        );
         sum.seeds += 1;
         sum.steps += first.steps + second.steps;
         sum.seconds += (first.time + second.time) as f64 / 1e9;
@@ -171,7 +226,10 @@ fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
 /// The number in an environment variable.
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is not a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}: {text:?} is not a number")),
+    )
 }
 
 /// `GOPARK_SEEDS` of them, from `GOPARK_FIRST_SEED` on.
@@ -179,6 +237,16 @@ fn number(name: &str) -> Option<u64> {
 fn programs_keep_all_rules() {
     let first = number("GOPARK_FIRST_SEED").unwrap_or(0);
     let seeds = number("GOPARK_SEEDS").unwrap_or(1000);
-    let sum = explore(first..first + seeds, Runs { odds: |_| (), arrangement: None, main: program::play });
-    println!("simulation: {} seeds, {} steps, {:.0} simulated seconds", sum.seeds, sum.steps, sum.seconds);
+    let sum = explore(
+        first..first + seeds,
+        Runs {
+            odds: |_| (),
+            arrangement: None,
+            main: program::play,
+        },
+    );
+    println!(
+        "simulation: {} seeds, {} steps, {:.0} simulated seconds",
+        sum.seeds, sum.steps, sum.seconds
+    );
 }

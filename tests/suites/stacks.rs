@@ -11,7 +11,10 @@ use std::process::Command;
 
 fn stacks(program: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stacks"));
-    command.arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0");
+    command
+        .arg(program)
+        .env_remove("GOPARK_MAXPROCS")
+        .env("RUST_BACKTRACE", "0");
     command
 }
 
@@ -39,11 +42,19 @@ fn a_core_file_is_small() {
     let directory = std::env::temp_dir().join(format!("gopark-core-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let ended = run(stacks("crash").current_dir(&directory));
-    let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().metadata().unwrap()).collect();
+    let files: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap())
+        .collect();
     fs::remove_dir_all(&directory).unwrap();
     ended.assert_killed_by(libc::SIGABRT);
     for file in files {
-        assert!(file.size() < 1 << 30, "{} bytes, {} of them on disk", file.size(), file.blocks() * 512);
+        assert!(
+            file.size() < 1 << 30,
+            "{} bytes, {} of them on disk",
+            file.size(),
+            file.blocks() * 512
+        );
     }
 }
 
@@ -87,7 +98,9 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
     }
     let ended = run(stacks("large-frame").arg("64"));
     ended.assert_killed_by(libc::SIGSEGV);
-    ended.assert_said("has overflowed its stack of 256 KiB, of which 190 KiB are usable (Builder::stack_size");
+    ended.assert_said(
+        "has overflowed its stack of 256 KiB, of which 190 KiB are usable (Builder::stack_size",
+    );
     let stepped_over = run(stacks("large-frame").arg("4"));
     stepped_over.assert_success();
     stepped_over.assert_said("it has returned");
@@ -97,10 +110,15 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
 fn an_overflow_on_a_thread_of_the_pool_names_it_and_the_goroutine_that_asked() {
     let ended = run(&mut stacks("overflow-in-pool"));
     ended.assert_killed_by(libc::SIGSEGV);
-    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (_, id) = ended
+        .output
+        .split_once("the doomed one is goroutine ")
+        .unwrap();
     let (id, _) = id.split_once('.').unwrap();
     ended.assert_said("gopark: thread gopark-b1 has overflowed its stack of 2048 KiB in gopark::blocking for goroutine ");
-    ended.assert_said(&format!("goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"));
+    ended.assert_said(&format!(
+        "goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"
+    ));
 }
 
 #[test]
@@ -114,11 +132,17 @@ fn an_overflow_of_another_thread_of_the_runtime_names_it() {
 fn guards_are_at_least_a_byte_and_at_most_a_quarter_of_the_stack() {
     let refused = |settings: Builder, said: &str| {
         let error = settings.start().unwrap_err();
-        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidInput, said));
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::InvalidInput, said)
+        );
     };
     let settings = || Builder::new().stack_size(100 << 10);
     for bytes in [0, (32 << 10) + 1, usize::MAX] {
-        refused(settings().guard_size(bytes), &format!("guard_size: {bytes} bytes is not in 1..=32768 (a quarter of stack_size)"));
+        refused(
+            settings().guard_size(bytes),
+            &format!("guard_size: {bytes} bytes is not in 1..=32768 (a quarter of stack_size)"),
+        );
     }
 }
 
@@ -131,9 +155,14 @@ fn a_hundred_goroutines_have_larger_stacks_and_their_memory_comes_back() {
 fn an_overflow_of_a_larger_stack_names_goroutine_and_size() {
     let ended = run(&mut stacks("deep-overflow"));
     ended.assert_killed_by(libc::SIGSEGV);
-    let (_, id) = ended.output.split_once("the doomed one is goroutine ").unwrap();
+    let (_, id) = ended
+        .output
+        .split_once("the doomed one is goroutine ")
+        .unwrap();
     let (id, _) = id.split_once('.').unwrap();
-    ended.assert_said(&format!("gopark: goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"));
+    ended.assert_said(&format!(
+        "gopark: goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"
+    ));
     ended.assert_said(") has overflowed its stack of 8192 KiB (");
 }
 
@@ -146,7 +175,15 @@ fn what_an_ordinary_stack_has_is_an_ordinary_stack_and_more_a_larger_one() {
 #[test]
 fn running_out_of_larger_stacks_names_the_limit_and_passes() {
     let ended = succeeds("deep-without-room");
-    assert_eq!(ended.output.matches(": OutOfMemory: no stack for another goroutine: ").count(), 3, "{}", ended.output);
+    assert_eq!(
+        ended
+            .output
+            .matches(": OutOfMemory: no stack for another goroutine: ")
+            .count(),
+        3,
+        "{}",
+        ended.output
+    );
     ended.assert_said("have one of 1048576 KiB each, which is all the address space that was reserved (raise `ulimit -v`");
     ended.assert_said("ordinary ones go on");
 }

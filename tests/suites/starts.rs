@@ -1,5 +1,8 @@
 //! How a runtime starts, and what it makes of its environment: the programs of `src/bin/starts.rs`.
-#![allow(unsafe_code, reason = "files get privileges, and FIFOs are made, through libc")]
+#![allow(
+    unsafe_code,
+    reason = "files get privileges, and FIFOs are made, through libc"
+)]
 
 use gopark_tests::process::{Ended, copy_program, run};
 use std::ffi::CString;
@@ -12,15 +15,22 @@ use std::process::Command;
 use std::thread;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_starts");
-const VARIABLES: [&str; 6] =
-    ["GOPARK_DUMP", "GOPARK_MAXPROCS", "GOPARK_REPORTS", "GOPARK_SCHEDTRACE", "GOPARK_TRACE", "GOPARK_TRACE_LIMIT"];
+const VARIABLES: [&str; 6] = [
+    "GOPARK_DUMP",
+    "GOPARK_MAXPROCS",
+    "GOPARK_REPORTS",
+    "GOPARK_SCHEDTRACE",
+    "GOPARK_TRACE",
+    "GOPARK_TRACE_LIMIT",
+];
 
 /// A place for files, which other users reach too and which goes with the test.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("gopark-starts-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("gopark-starts-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         Folder(path)
@@ -39,17 +49,33 @@ impl Drop for Folder {
 
 fn starts(path: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(path);
-    VARIABLES.iter().for_each(|name| _ = command.env_remove(name));
+    VARIABLES
+        .iter()
+        .for_each(|name| _ = command.env_remove(name));
     command.args(args).env("RUST_BACKTRACE", "0");
     command
 }
 
 #[test]
 fn signals_that_cannot_ask_for_a_dump_are_refused_before_anything_runs() {
-    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
     let writes = [libc::SIGPIPE, libc::SIGTTOU, libc::SIGXFSZ];
-    for signal in [libc::SIGKILL, libc::SIGSTOP, 0, -1, 33, 65, 1000].into_iter().chain(faults).chain(writes) {
-        let ended = run(&mut starts(PROGRAM.as_ref(), &["dump-on", &signal.to_string()]));
+    for signal in [libc::SIGKILL, libc::SIGSTOP, 0, -1, 33, 65, 1000]
+        .into_iter()
+        .chain(faults)
+        .chain(writes)
+    {
+        let ended = run(&mut starts(
+            PROGRAM.as_ref(),
+            &["dump-on", &signal.to_string()],
+        ));
         ended.assert_success();
         ended.assert_said("InvalidInput: dump_on: ");
     }
@@ -60,16 +86,24 @@ fn signals_that_cannot_ask_for_a_dump_are_refused_before_anything_runs() {
 #[test]
 fn a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting() {
     let folder = Folder::new("fails-first");
-    for contents in [None, Some("of an earlier process, longer than what will be written\n".repeat(5000))] {
+    for contents in [
+        None,
+        Some("of an earlier process, longer than what will be written\n".repeat(5000)),
+    ] {
         let trace = folder.file("timeline.json");
         if let Some(contents) = &contents {
             fs::write(&trace, contents).unwrap();
         }
-        let ended = run(starts(PROGRAM.as_ref(), &["fails-first"]).env("GOPARK_TRACE", &trace).env("GOPARK_DUMP", "SIGUSR2"));
+        let ended = run(starts(PROGRAM.as_ref(), &["fails-first"])
+            .env("GOPARK_TRACE", &trace)
+            .env("GOPARK_DUMP", "SIGUSR2"));
         ended.assert_success();
         ended.assert_said("ulimit -n");
         let written = fs::read_to_string(&trace).unwrap();
-        assert!(written.starts_with('[') && written.ends_with("]\n") && !written.contains("earlier"), "{written}");
+        assert!(
+            written.starts_with('[') && written.ends_with("]\n") && !written.contains("earlier"),
+            "{written}"
+        );
     }
 }
 
@@ -86,7 +120,13 @@ fn a_variable_turns_dumps_on_without_code() {
         ended.assert_success();
         ended.assert_said("dumped: true");
     }
-    for (value, said) in [("USR3", "GOPARK_DUMP: \"USR3\" is not the name or number of a signal"), ("KILL", "SIGKILL cannot be caught")] {
+    for (value, said) in [
+        (
+            "USR3",
+            "GOPARK_DUMP: \"USR3\" is not the name or number of a signal",
+        ),
+        ("KILL", "SIGKILL cannot be caught"),
+    ] {
         let ended = run(starts(PROGRAM.as_ref(), &["environment"]).env("GOPARK_DUMP", value));
         assert!(!ended.status.success());
         ended.assert_said(said);
@@ -96,13 +136,21 @@ fn a_variable_turns_dumps_on_without_code() {
 #[test]
 fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
     let folder = Folder::new("links");
-    let (target, link, made) = (folder.file("target"), folder.file("link"), folder.file("made"));
+    let (target, link, made) = (
+        folder.file("target"),
+        folder.file("link"),
+        folder.file("made"),
+    );
     fs::write(&target, "precious").unwrap();
     symlink(&target, &link).unwrap();
-    let trace = |path: &Path| run(starts(PROGRAM.as_ref(), &["environment"]).env("GOPARK_TRACE", path));
+    let trace =
+        |path: &Path| run(starts(PROGRAM.as_ref(), &["environment"]).env("GOPARK_TRACE", path));
     let ended = trace(&link);
     assert!(!ended.status.success());
-    ended.assert_said(&format!("GOPARK_TRACE: {}: a symbolic link, which is not followed", link.display()));
+    ended.assert_said(&format!(
+        "GOPARK_TRACE: {}: a symbolic link, which is not followed",
+        link.display()
+    ));
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
 
     trace(&made).assert_success();
@@ -111,7 +159,12 @@ fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
     let fifo = folder.file("fifo");
     let name = CString::new(fifo.to_str().unwrap()).unwrap();
     // SAFETY: `name` is a C string.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::mkfifo(name.as_ptr(), 0o600) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
     let reader = thread::spawn(move || fs::read_to_string(fifo).unwrap());
     trace(&folder.file("fifo")).assert_success();
     assert!(reader.join().unwrap().ends_with("]\n"));
@@ -121,7 +174,10 @@ fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
 fn as_nobody(program: &Path, trace: &Path) -> Ended {
     const NOBODY: u32 = 65534;
     let mut command = starts(program, &["environment"]);
-    command.env("GOPARK_MAXPROCS", "61").env("GOPARK_DUMP", "USR1").env("GOPARK_TRACE", trace);
+    command
+        .env("GOPARK_MAXPROCS", "61")
+        .env("GOPARK_DUMP", "USR1")
+        .env("GOPARK_TRACE", trace);
     run(command.uid(NOBODY).gid(NOBODY).current_dir("/"))
 }
 
@@ -129,17 +185,31 @@ fn as_nobody(program: &Path, trace: &Path) -> Ended {
 fn give_capability(program: &Path) -> io::Result<()> {
     const VERSION_2_EFFECTIVE: u32 = 0x0200_0001;
     const NET_BIND_SERVICE: u32 = 1 << 10;
-    let data: Vec<u8> = [VERSION_2_EFFECTIVE, NET_BIND_SERVICE, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+    let data: Vec<u8> = [VERSION_2_EFFECTIVE, NET_BIND_SERVICE, 0, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
     let path = CString::new(program.to_str().unwrap()).unwrap();
     // SAFETY: two C strings, and as many bytes as is said.
-    match unsafe { libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) } {
+    match unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            c"security.capability".as_ptr(),
+            data.as_ptr().cast(),
+            data.len(),
+            0,
+        )
+    } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
 #[test]
-#[cfg_attr(gopark_sanitize = "address", ignore = "its leak check may not look at a process with privileges")]
+#[cfg_attr(
+    gopark_sanitize = "address",
+    ignore = "its leak check may not look at a process with privileges"
+)]
 fn a_program_with_privileges_takes_no_setting_from_the_environment() {
     // SAFETY: asks for a number.
     if unsafe { libc::geteuid() } != 0 {
@@ -159,7 +229,11 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
     let setuid = |program: &Path| fs::set_permissions(program, Permissions::from_mode(0o4755));
     let setgid = |program: &Path| fs::set_permissions(program, Permissions::from_mode(0o2755));
     type Give<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
-    let kinds: [(&str, Give<'_>); 3] = [("setuid", &setuid), ("setgid", &setgid), ("setcap", &give_capability)];
+    let kinds: [(&str, Give<'_>); 3] = [
+        ("setuid", &setuid),
+        ("setgid", &setgid),
+        ("setcap", &give_capability),
+    ];
     for (kind, give) in kinds {
         let program = folder.file(kind);
         copy_program(PROGRAM.as_ref(), &program);
@@ -170,12 +244,19 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
         }
         let ended = as_nobody(&program, &secret);
         if ended.output.contains("privileged: false") {
-            eprintln!("skipped: {kind}: {} is mounted without privileges for programs", folder.0.display());
+            eprintln!(
+                "skipped: {kind}: {} is mounted without privileges for programs",
+                folder.0.display()
+            );
             continue;
         }
         ended.assert_success();
         ended.assert_said("privileged: true");
-        assert!(!ended.output.contains("procs: 61"), "{kind}: {}", ended.output);
+        assert!(
+            !ended.output.contains("procs: 61"),
+            "{kind}: {}",
+            ended.output
+        );
         ended.assert_said("handler: false");
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret", "{kind}");
     }

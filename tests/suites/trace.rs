@@ -12,7 +12,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("trace-{name}-{}", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("trace-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
@@ -35,20 +36,33 @@ impl Drop for Folder {
 /// The program in `folder`, with a timeline there.
 fn traced(folder: &Folder, procs: u32, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_traced"));
-    command.args(args).current_dir(&folder.0).env("GOPARK_MAXPROCS", procs.to_string()).env("RUST_BACKTRACE", "0");
-    command.env("GOPARK_TRACE", folder.file()).env_remove("GOPARK_TRACE_LIMIT");
+    command
+        .args(args)
+        .current_dir(&folder.0)
+        .env("GOPARK_MAXPROCS", procs.to_string())
+        .env("RUST_BACKTRACE", "0");
+    command
+        .env("GOPARK_TRACE", folder.file())
+        .env_remove("GOPARK_TRACE_LIMIT");
     command
 }
 
 /// Nanoseconds, which the format writes as microseconds.
 fn nanos(event: &Value, key: &str) -> i64 {
-    (event[key].as_f64().unwrap_or_else(|| panic!("no {key} in {event}")) * 1000.0).round() as i64
+    (event[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {key} in {event}"))
+        * 1000.0)
+        .round() as i64
 }
 
 type Row = (u64, u64);
 
 fn row(event: &Value) -> Row {
-    (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap())
+    (
+        event["pid"].as_u64().unwrap(),
+        event["tid"].as_u64().unwrap(),
+    )
 }
 
 #[derive(Debug)]
@@ -75,8 +89,14 @@ struct Timeline {
 impl Timeline {
     #[track_caller]
     fn parse(text: &str) -> Self {
-        let Value::Array(events) = serde_json::from_str(text).expect("well-formed") else { panic!("no array") };
-        let mut slices: Vec<_> = events.iter().filter(|event| event["ph"] == "X").map(slice).collect();
+        let Value::Array(events) = serde_json::from_str(text).expect("well-formed") else {
+            panic!("no array")
+        };
+        let mut slices: Vec<_> = events
+            .iter()
+            .filter(|event| event["ph"] == "X")
+            .map(slice)
+            .collect();
         slices.sort_by_key(|slice| (slice.start, -slice.end));
         Timeline { events, slices }
     }
@@ -86,26 +106,48 @@ impl Timeline {
     }
 
     fn instants(&self, name: &str) -> Vec<&Value> {
-        self.of_kind("i").filter(|event| event["name"] == name).collect()
+        self.of_kind("i")
+            .filter(|event| event["name"] == name)
+            .collect()
     }
 
     fn of_goroutine(&self, id: u64) -> Vec<&Slice> {
-        self.slices.iter().filter(|slice| slice.goroutine() == Some(id)).collect()
+        self.slices
+            .iter()
+            .filter(|slice| slice.goroutine() == Some(id))
+            .collect()
     }
 
     /// The rows that have a name, and those that are used.
     fn check_rows(&self, procs: u64) {
-        let named = self.of_kind("M").filter(|event| event["name"] == "thread_name");
-        let named: BTreeMap<Row, &str> = named.map(|event| (row(event), event["args"]["name"].as_str().unwrap())).collect();
+        let named = self
+            .of_kind("M")
+            .filter(|event| event["name"] == "thread_name");
+        let named: BTreeMap<Row, &str> = named
+            .map(|event| (row(event), event["args"]["name"].as_str().unwrap()))
+            .collect();
         for p in 0..procs {
             assert_eq!(named[&(1, p + 1)], format!("P{p}"));
         }
-        assert_eq!(named.keys().filter(|(pid, _)| *pid == 1).count() as u64, procs);
+        assert_eq!(
+            named.keys().filter(|(pid, _)| *pid == 1).count() as u64,
+            procs
+        );
         for slice in &self.slices {
-            assert!(named.contains_key(&slice.row), "{slice:?} is on a row without a name");
+            assert!(
+                named.contains_key(&slice.row),
+                "{slice:?} is on a row without a name"
+            );
         }
-        for event in self.of_kind("i").chain(self.of_kind("s")).chain(self.of_kind("f")) {
-            assert!(named.contains_key(&row(event)), "{event} is on a row without a name");
+        for event in self
+            .of_kind("i")
+            .chain(self.of_kind("s"))
+            .chain(self.of_kind("f"))
+        {
+            assert!(
+                named.contains_key(&row(event)),
+                "{event} is on a row without a name"
+            );
         }
     }
 
@@ -115,39 +157,80 @@ impl Timeline {
         let mut last_of_goroutine: BTreeMap<u64, &Slice> = BTreeMap::new();
         for slice in &self.slices {
             assert!(slice.start <= slice.end, "{slice:?}");
-            let before = if slice.row.0 == 1 { last_on_row.insert(slice.row, slice) } else { None };
-            assert!(before.is_none_or(|before| before.end <= slice.start), "{before:?} overlaps {slice:?}");
-            let before = slice.goroutine().and_then(|g| last_of_goroutine.insert(g, slice));
-            assert!(before.is_none_or(|before| before.end <= slice.start), "{before:?} overlaps {slice:?}");
+            let before = if slice.row.0 == 1 {
+                last_on_row.insert(slice.row, slice)
+            } else {
+                None
+            };
+            assert!(
+                before.is_none_or(|before| before.end <= slice.start),
+                "{before:?} overlaps {slice:?}"
+            );
+            let before = slice
+                .goroutine()
+                .and_then(|g| last_of_goroutine.insert(g, slice));
+            assert!(
+                before.is_none_or(|before| before.end <= slice.start),
+                "{before:?} overlaps {slice:?}"
+            );
         }
     }
 
     /// Each arrow leads from a slice to the beginning of a later one. At the end of the file the slice of a P may not have come
     /// to its own end.
     fn check_arrows(&self) {
-        let by_id = |ph| self.of_kind(ph).map(|event| (event["id"].as_u64().unwrap(), event)).collect::<BTreeMap<_, _>>();
+        let by_id = |ph| {
+            self.of_kind(ph)
+                .map(|event| (event["id"].as_u64().unwrap(), event))
+                .collect::<BTreeMap<_, _>>()
+        };
         let (starts, ends) = (by_id("s"), by_id("f"));
-        assert!(starts.keys().eq(ends.keys()), "arrows without a beginning or an end");
+        assert!(
+            starts.keys().eq(ends.keys()),
+            "arrows without a beginning or an end"
+        );
         assert_eq!(starts.len(), self.of_kind("s").count());
         assert_eq!(ends.len(), self.of_kind("f").count());
         for (id, start) in &starts {
             let end = ends[id];
             let (left, arrived) = (nanos(start, "ts"), nanos(end, "ts"));
             assert!(left < arrived, "{start} {end}");
-            let mut after = self.slices.iter().filter(|slice| slice.row == row(start) && left <= slice.end);
-            assert!(after.next().map_or(row(start).0 == 1, |slice| slice.start <= left), "{start} begins at no slice");
-            let target =
-                self.slices.iter().find(|slice| slice.row == row(end) && slice.start == arrived).unwrap_or_else(|| panic!("{end}"));
+            let mut after = self
+                .slices
+                .iter()
+                .filter(|slice| slice.row == row(start) && left <= slice.end);
+            assert!(
+                after
+                    .next()
+                    .map_or(row(start).0 == 1, |slice| slice.start <= left),
+                "{start} begins at no slice"
+            );
+            let target = self
+                .slices
+                .iter()
+                .find(|slice| slice.row == row(end) && slice.start == arrived)
+                .unwrap_or_else(|| panic!("{end}"));
             assert_eq!(end["bp"], "e");
-            assert_eq!(nanos(&target.args, "ready_us"), arrived - left, "{target:?}");
+            assert_eq!(
+                nanos(&target.args, "ready_us"),
+                arrived - left,
+                "{target:?}"
+            );
         }
-        let arrived = self.slices.iter().filter(|slice| !slice.args["ready_us"].is_null()).count();
+        let arrived = self
+            .slices
+            .iter()
+            .filter(|slice| !slice.args["ready_us"].is_null())
+            .count();
         assert_eq!(starts.len(), arrived);
     }
 
     fn check_end(&self, why: &str) {
         let end = self.events.last().unwrap();
-        assert_eq!((&end["name"], &end["args"]["why"]), (&Value::from("end of the trace"), &Value::from(why)));
+        assert_eq!(
+            (&end["name"], &end["args"]["why"]),
+            (&Value::from("end of the trace"), &Value::from(why))
+        );
         assert!(end["args"]["lost_records"].is_u64(), "{end}");
     }
 }
@@ -155,27 +238,49 @@ impl Timeline {
 fn slice(event: &Value) -> Slice {
     let start = nanos(event, "ts");
     let name = event["name"].as_str().unwrap().to_string();
-    Slice { row: row(event), start, end: start + nanos(event, "dur"), name, args: event["args"].clone() }
+    Slice {
+        row: row(event),
+        start,
+        end: start + nanos(event, "dur"),
+        name,
+        args: event["args"].clone(),
+    }
 }
 
 /// The numbers that the program printed after `name`.
 fn printed(ended: &Ended, name: &str) -> Vec<u64> {
-    let numbers = ended.output.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok()).collect::<Vec<_>>();
+    let numbers = ended
+        .output
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        .collect::<Vec<_>>();
     assert!(!numbers.is_empty(), "no {name} in\n{}", ended.output);
     numbers
 }
 
 /// Every goroutine was spawned, begins with an arrow, and returned.
 fn check_goroutines(timeline: &Timeline, ended: &Ended) {
-    let spawned: BTreeSet<_> = timeline.instants("spawn").iter().map(|event| event["args"]["goroutine"].as_u64().unwrap()).collect();
-    let seen: BTreeSet<_> = timeline.slices.iter().filter_map(Slice::goroutine).collect();
+    let spawned: BTreeSet<_> = timeline
+        .instants("spawn")
+        .iter()
+        .map(|event| event["args"]["goroutine"].as_u64().unwrap())
+        .collect();
+    let seen: BTreeSet<_> = timeline
+        .slices
+        .iter()
+        .filter_map(Slice::goroutine)
+        .collect();
     assert_eq!(spawned, seen);
     for name in ["acceptor", "server", "client", "occupier", "other"] {
         for id in printed(ended, name) {
             let slices = timeline.of_goroutine(id);
             let (first, last) = (slices.first().expect("it ran"), slices.last().unwrap());
             assert!(!first.args["readied_by"].is_null(), "{first:?}");
-            assert!(["returned", "came back", "still running"].contains(&last.args["end"].as_str().unwrap()), "{last:?}");
+            assert!(
+                ["returned", "came back", "still running"]
+                    .contains(&last.args["end"].as_str().unwrap()),
+                "{last:?}"
+            );
             for slice in &slices {
                 let site = slice.args["site"].as_str().unwrap();
                 let (file, position) = site.split_once(".rs:").unwrap();
@@ -185,12 +290,19 @@ fn check_goroutines(timeline: &Timeline, ended: &Ended) {
                     _ => format!("traced.rs:{}", position.split(':').next().unwrap()),
                 };
                 assert_eq!(slice.name, format!("G{id} {label}"));
-                assert_eq!(slice.args["name"].as_str(), (name == "server").then_some(&*label));
+                assert_eq!(
+                    slice.args["name"].as_str(),
+                    (name == "server").then_some(&*label)
+                );
             }
         }
     }
     for id in printed(ended, "client") {
-        let waits = timeline.of_goroutine(id).iter().filter(|slice| slice.args["end"] == "blocked: IO wait").count();
+        let waits = timeline
+            .of_goroutine(id)
+            .iter()
+            .filter(|slice| slice.args["end"] == "blocked: IO wait")
+            .count();
         assert!(waits > 1, "client {id} has waited {waits} times");
     }
 }
@@ -207,7 +319,12 @@ fn a_timeline_shows_who_ran_where_and_who_woke_whom() {
         timeline.check_arrows();
         timeline.check_end("exit of the process");
         check_goroutines(&timeline, &ended);
-        assert!(timeline.slices.iter().any(|slice| slice.name == "netpoll" && slice.args["woken"].as_u64() > Some(0)));
+        assert!(
+            timeline
+                .slices
+                .iter()
+                .any(|slice| slice.name == "netpoll" && slice.args["woken"].as_u64() > Some(0))
+        );
         assert!(timeline.slices.iter().any(|slice| slice.name == "timers"));
         assert!(!timeline.instants("idle").is_empty());
     }
@@ -220,7 +337,11 @@ fn a_goroutine_that_stays_on_its_thread_is_seen_to() {
     ended.assert_success();
     let timeline = Timeline::parse(&folder.text());
     for id in printed(&ended, "client") {
-        let ms: BTreeSet<_> = timeline.of_goroutine(id).iter().filter_map(|slice| slice.args["m"].as_u64()).collect();
+        let ms: BTreeSet<_> = timeline
+            .of_goroutine(id)
+            .iter()
+            .filter_map(|slice| slice.args["m"].as_u64())
+            .collect();
         assert_eq!(ms.len(), 1, "client {id} has run on {ms:?}");
     }
 }
@@ -231,25 +352,48 @@ fn a_goroutine_that_outstays_its_p_goes_on_on_the_row_of_its_thread() {
     let ended = run(&mut traced(&folder, 1, &["1"]));
     ended.assert_success();
     let timeline = Timeline::parse(&folder.text());
-    let [id] = printed(&ended, "occupier")[..] else { panic!("{}", ended.output) };
+    let [id] = printed(&ended, "occupier")[..] else {
+        panic!("{}", ended.output)
+    };
     let slices = timeline.of_goroutine(id);
-    let lost = slices.iter().position(|slice| slice.args["end"] == "lost its P").expect("its P was taken");
+    let lost = slices
+        .iter()
+        .position(|slice| slice.args["end"] == "lost its P")
+        .expect("its P was taken");
     let (before, after) = (slices[lost], slices[lost + 1]);
-    assert_eq!((before.row, after.row.0, before.end), ((1, 1), 2, after.start));
+    assert_eq!(
+        (before.row, after.row.0, before.end),
+        ((1, 1), 2, after.start)
+    );
     let hand_offs = timeline.instants("hand-off");
-    assert!(hand_offs.iter().any(|event| row(event) == (1, 1) && nanos(event, "ts") == before.end), "{hand_offs:?}");
-    let [other] = printed(&ended, "other")[..] else { panic!("{}", ended.output) };
+    assert!(
+        hand_offs
+            .iter()
+            .any(|event| row(event) == (1, 1) && nanos(event, "ts") == before.end),
+        "{hand_offs:?}"
+    );
+    let [other] = printed(&ended, "other")[..] else {
+        panic!("{}", ended.output)
+    };
     let other = timeline.of_goroutine(other)[0];
-    assert!(after.start <= other.start && other.start <= after.end && other.row == before.row, "{other:?} {after:?}");
+    assert!(
+        after.start <= other.start && other.start <= after.end && other.row == before.row,
+        "{other:?} {after:?}"
+    );
 }
 
 #[test]
 fn a_file_ends_properly_before_it_is_longer_than_its_limit() {
     for limit in [1024, 3000, 20_000] {
         let folder = Folder::new(&format!("limit-{limit}"));
-        run(traced(&folder, 2, &["500"]).env("GOPARK_TRACE_LIMIT", limit.to_string())).assert_success();
+        run(traced(&folder, 2, &["500"]).env("GOPARK_TRACE_LIMIT", limit.to_string()))
+            .assert_success();
         let text = folder.text();
-        assert!(text.len() <= limit, "{} bytes are more than {limit}", text.len());
+        assert!(
+            text.len() <= limit,
+            "{} bytes are more than {limit}",
+            text.len()
+        );
         let timeline = Timeline::parse(&text);
         timeline.check_end(&format!("the limit of {limit} bytes (GOPARK_TRACE_LIMIT)"));
         timeline.check_turns();
@@ -265,7 +409,10 @@ fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
     ended.assert_killed_by(libc::SIGABRT);
     ended.assert_said("gopark-trace");
     let text = folder.text();
-    let complete = format!("{}]", text.trim_end().strip_suffix(',').expect("whole events"));
+    let complete = format!(
+        "{}]",
+        text.trim_end().strip_suffix(',').expect("whole events")
+    );
     let timeline = Timeline::parse(&complete);
     timeline.check_rows(2);
     timeline.check_turns();
@@ -274,11 +421,17 @@ fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
 
 /// The thread that writes the file could wake nobody.
 #[test]
-#[cfg_attr(gopark_sanitize = "thread", ignore = "ThreadSanitizer has a thread that gopark cannot account for")]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
 fn a_deadlock_is_seen_in_spite_of_the_trace() {
     let folder = Folder::new("deadlock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_watched"));
-    let ended = run(command.arg("deadlock").env("GOPARK_TRACE", folder.file()).env("RUST_BACKTRACE", "0"));
+    let ended = run(command
+        .arg("deadlock")
+        .env("GOPARK_TRACE", folder.file())
+        .env("RUST_BACKTRACE", "0"));
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
     ended.assert_said("all goroutines are asleep - deadlock!");
 }
@@ -286,7 +439,10 @@ fn a_deadlock_is_seen_in_spite_of_the_trace() {
 #[test]
 fn without_the_variable_nothing_is_made() {
     let folder = Folder::new("off");
-    for command in [traced(&folder, 2, &["1"]).env_remove("GOPARK_TRACE"), traced(&folder, 2, &["1"]).env("GOPARK_TRACE", "")] {
+    for command in [
+        traced(&folder, 2, &["1"]).env_remove("GOPARK_TRACE"),
+        traced(&folder, 2, &["1"]).env("GOPARK_TRACE", ""),
+    ] {
         let ended = run(command);
         ended.assert_success();
         ended.assert_said("threads: ");
@@ -301,7 +457,10 @@ fn a_file_that_cannot_be_written_is_an_error_of_the_start() {
     let path = folder.0.join("no-such-folder/timeline.json");
     let ended = run(traced(&folder, 2, &["1"]).env("GOPARK_TRACE", &path));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.output);
-    ended.assert_said(&format!("GOPARK_TRACE: {}: No such file or directory", path.display()));
+    ended.assert_said(&format!(
+        "GOPARK_TRACE: {}: No such file or directory",
+        path.display()
+    ));
 }
 
 #[test]

@@ -34,7 +34,10 @@ struct Neighbours {
 
 impl Neighbours {
     fn new() -> Self {
-        let (seen, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (seen, over) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let locks: Vec<_> = (0..3).map(|_| Arc::new(Mutex::new(()))).collect();
         let neighbour = |lock: &Arc<Mutex<()>>| {
             let (seen, over, lock) = (seen.clone(), over.clone(), lock.clone());
@@ -48,7 +51,12 @@ impl Neighbours {
             })
         };
         let goroutines = locks.iter().map(neighbour).collect();
-        Neighbours { seen, locks, over, goroutines }
+        Neighbours {
+            seen,
+            locks,
+            over,
+            goroutines,
+        }
     }
 
     /// How many times they saw a panic.
@@ -100,7 +108,8 @@ fn rounds_seen(make: impl Fn() -> Box<dyn FnOnce()>) -> usize {
 /// A connection whose writing side takes no more, and its peer.
 fn full_pair() -> (TcpStream, TcpStream) {
     let (mut near, far) = narrow_pair();
-    near.set_write_deadline(Some(Instant::now() + Duration::from_millis(5))).unwrap();
+    near.set_write_deadline(Some(Instant::now() + Duration::from_millis(5)))
+        .unwrap();
     while near.write(&[7; 4096]).is_ok() {}
     near.set_write_deadline(None).unwrap();
     (near, far)
@@ -178,7 +187,10 @@ fn work_for_the_pool_and_a_close_under_others_do_not_park_while_unwinding() {
 
 fn assert_unwinding<T: std::fmt::Debug>(result: io::Result<T>) {
     let error = result.unwrap_err();
-    assert_eq!((error.kind(), poll_error(&error)), (ErrorKind::WouldBlock, Some(PollError::Unwinding)));
+    assert_eq!(
+        (error.kind(), poll_error(&error)),
+        (ErrorKind::WouldBlock, Some(PollError::Unwinding))
+    );
 }
 
 #[test]

@@ -4,7 +4,10 @@ use gopark_tests::process::{Ended, run};
 use std::process::Command;
 
 fn watched(program: &str) -> Ended {
-    run(Command::new(env!("CARGO_BIN_EXE_watched")).arg(program).env_remove("GOPARK_MAXPROCS").env("RUST_BACKTRACE", "0"))
+    run(Command::new(env!("CARGO_BIN_EXE_watched"))
+        .arg(program)
+        .env_remove("GOPARK_MAXPROCS")
+        .env("RUST_BACKTRACE", "0"))
 }
 
 #[test]
@@ -78,9 +81,17 @@ fn a_sleep_to_the_end_of_time_is_no_deadlock() {
 fn a_stall_names_the_goroutine_where_it_came_from_what_it_does_and_who_waits() {
     let ended = watched("stall");
     ended.assert_success();
-    let lines: Vec<_> = ended.output.lines().filter(|line| line.starts_with("gopark: goroutine ")).collect();
+    let lines: Vec<_> = ended
+        .output
+        .lines()
+        .filter(|line| line.starts_with("gopark: goroutine "))
+        .collect();
     assert_eq!(lines.len(), 2, "{}", ended.output);
-    let says = |line: &str, words: &[&str]| words.iter().for_each(|word| assert!(line.contains(word), "it does not say {word:?}: {line}"));
+    let says = |line: &str, words: &[&str]| {
+        words
+            .iter()
+            .for_each(|word| assert!(line.contains(word), "it does not say {word:?}: {line}"))
+    };
     says(
         lines[0],
         &[
@@ -89,7 +100,14 @@ fn a_stall_names_the_goroutine_where_it_came_from_what_it_does_and_who_waits() {
             " ms in system call clock_nanosleep; 3 goroutines wait for it",
         ],
     );
-    says(lines[1], &["\"worker\", spawned at tests/src/bin/watched.rs:", "keeps its thread for ", " ms computing"]);
+    says(
+        lines[1],
+        &[
+            "\"worker\", spawned at tests/src/bin/watched.rs:",
+            "keeps its thread for ",
+            " ms computing",
+        ],
+    );
 }
 
 #[test]
@@ -104,7 +122,9 @@ fn a_stall_goes_to_the_programs_own_callback_once() {
 fn goroutines_that_keep_all_threads_are_reported_with_the_limit_and_the_remedy() {
     let ended = watched("no-more-threads");
     ended.assert_success();
-    ended.assert_said("gopark: all 2 threads are kept busy, and no more are allowed (Builder::max_threads)");
+    ended.assert_said(
+        "gopark: all 2 threads are kept busy, and no more are allowed (Builder::max_threads)",
+    );
     ended.assert_said("gopark::blocking");
     ended.assert_said("done");
 }
@@ -116,7 +136,12 @@ fn a_pool_that_is_used_up_is_reported_once_with_the_limit_and_the_remedy() {
     ended.assert_said(
         "gopark: gopark::blocking has 2 threads, all busy for a second, and no more are allowed (Builder::max_threads): 3 calls wait for one",
     );
-    assert_eq!(ended.output.matches("gopark::blocking has").count(), 1, "{}", ended.output);
+    assert_eq!(
+        ended.output.matches("gopark::blocking has").count(),
+        1,
+        "{}",
+        ended.output
+    );
     ended.assert_said("done");
 }
 
@@ -125,7 +150,10 @@ fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
     let ended = watched("leaked");
     ended.assert_success();
     ended.assert_said(" KiB touched\n");
-    let leaked = ended.output.split("\n\n").filter(|entry| entry.contains("[semacquire"));
+    let leaked = ended
+        .output
+        .split("\n\n")
+        .filter(|entry| entry.contains("[semacquire"));
     let from_here = leaked.filter(|entry| entry.contains("created at tests/src/bin/watched.rs:"));
     assert_eq!(from_here.count(), 3, "{}", ended.output);
 }
@@ -134,14 +162,25 @@ fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
 fn a_signal_gets_a_dump_while_every_thread_is_kept_busy() {
     let ended = watched("stuck");
     ended.assert_success();
-    assert_eq!(ended.output.matches("\"busy\" [running, thread ").count(), 2, "{}", ended.output);
+    assert_eq!(
+        ended.output.matches("\"busy\" [running, thread ").count(),
+        2,
+        "{}",
+        ended.output
+    );
     ended.assert_said("[runnable, not started]");
 }
 
 #[test]
 fn a_crowd_that_waits_in_every_way_is_told_apart_and_not_disturbed() {
-    let count = if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) { "500" } else { "5000" };
-    let ended = run(Command::new(env!("CARGO_BIN_EXE_watched")).args(["crowd", count]).env("RUST_BACKTRACE", "0"));
+    let count = if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) {
+        "500"
+    } else {
+        "5000"
+    };
+    let ended = run(Command::new(env!("CARGO_BIN_EXE_watched"))
+        .args(["crowd", count])
+        .env("RUST_BACKTRACE", "0"));
     ended.assert_success();
     ended.assert_said("all have ended");
 }

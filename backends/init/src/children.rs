@@ -1,7 +1,10 @@
 //! Children, and the orphans of others, that end: the first process waits for them, or they stay in the process table.
 //!
 //! `SIGCHLD` is blocked in all threads and comes through a descriptor, so that one goroutine waits for it as others wait for connections.
-#![allow(unsafe_code, reason = "fork, signals; each argues that the memory it passes is valid for the call")]
+#![allow(
+    unsafe_code,
+    reason = "fork, signals; each argues that the memory it passes is valid for the call"
+)]
 
 use crate::system::{check, pid};
 use core::mem::MaybeUninit;
@@ -27,7 +30,8 @@ pub fn adopt() -> Result<i32, Errno> {
         libc::sigemptyset(signals.as_mut_ptr());
         libc::sigaddset(signals.as_mut_ptr(), libc::SIGCHLD);
         libc::sigprocmask(libc::SIG_BLOCK, signals.as_ptr(), ptr::null_mut());
-        check(libc::signalfd(-1, signals.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC).into()).map(|fd| fd as i32)
+        check(libc::signalfd(-1, signals.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC).into())
+            .map(|fd| fd as i32)
     }
 }
 
@@ -45,7 +49,10 @@ pub fn reap(signals: &Fd) {
         };
         // -1 says that there is no child, 0 that none has ended.
         SOME_LEFT.store(last == 0, Ordering::Relaxed);
-        if signals.operate(Mode::Read, |fd| io::read(fd, &mut signal)).is_err() {
+        if signals
+            .operate(Mode::Read, |fd| io::read(fd, &mut signal))
+            .is_err()
+        {
             return;
         }
     }
@@ -60,7 +67,10 @@ pub fn start() -> bool {
             0 => {
                 let parent = pid();
                 if libc::fork() == 0 {
-                    let millisecond = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+                    let millisecond = libc::timespec {
+                        tv_sec: 0,
+                        tv_nsec: 1_000_000,
+                    };
                     while libc::getppid() == parent {
                         libc::nanosleep(&millisecond, ptr::null_mut());
                     }

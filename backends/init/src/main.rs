@@ -14,7 +14,10 @@
 //! The first three are done in their order. In another process than the first it mounts nothing, and ends where it would power off.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code, reason = "the arguments of main, and what goroutines that move ask for")]
+#![allow(
+    unsafe_code,
+    reason = "the arguments of main, and what goroutines that move ask for"
+)]
 
 extern crate alloc;
 
@@ -83,7 +86,13 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         done("mount /proc", system::mount_proc());
         done("bring lo up", network::up(b"lo"));
     }
-    let (mut ports, mut idle) = (Ports { echo: 7, status: 80 }, 30);
+    let (mut ports, mut idle) = (
+        Ports {
+            echo: 7,
+            status: 80,
+        },
+        30,
+    );
     for index in 1..count as usize {
         // SAFETY: the C runtime passes so many strings, which live as long as the process.
         let word = unsafe { CStr::from_ptr(*arguments.add(index)) };
@@ -92,20 +101,34 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
 
     let signals = children::adopt().expect("signalfd");
     let migrate = !has_thread_locals();
-    let config = Config { stack_size: STACK_SIZE, migrate, ..Config::new(affinity()) };
+    let config = Config {
+        stack_size: STACK_SIZE,
+        migrate,
+        ..Config::new(affinity())
+    };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
     };
-    let init = Arc::new(Init { sched, idle: Nanos::from(idle) * SECOND, counts: Counts::default(), off: Sema::new(sched) });
+    let init = Arc::new(Init {
+        sched,
+        idle: Nanos::from(idle) * SECOND,
+        counts: Counts::default(),
+        off: Sema::new(sched),
+    });
 
     let signals = own(sched, signals);
     go(sched, move || children::reap(&signals));
     listen(&init, ports.echo, echo);
     listen(&init, ports.status, status::answer);
-    say(format_args!("init: process {}, echo on port {}, status on port {}", system::pid(), ports.echo, ports.status));
+    say(format_args!(
+        "init: process {}, echo on port {}, status on port {}",
+        system::pid(),
+        ports.echo,
+        ports.status
+    ));
 
     init.off.acquire();
     say(format_args!("init: power off"));
@@ -115,7 +138,13 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
 /// Does what one word of the command line says. The kernel passes words that are not for init, too.
 fn obey(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
     let bytes = word.to_bytes_with_nul();
-    let Some(name) = bytes.split(|&byte| byte == b'=').next().filter(|name| name.len() < bytes.len()) else { return };
+    let Some(name) = bytes
+        .split(|&byte| byte == b'=')
+        .next()
+        .filter(|name| name.len() < bytes.len())
+    else {
+        return;
+    };
     let value = CStr::from_bytes_with_nul(&bytes[name.len() + 1..]).unwrap_or_default();
     let text = value.to_str().unwrap_or_default();
     let what = word.to_str().unwrap_or_default();
@@ -158,7 +187,9 @@ fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdErr
                 Ok((connection, _)) => {
                     let (init, connection) = (init.clone(), own(init.sched, connection));
                     // Without a stack for it, the connection is closed.
-                    let _ = init.sched.go(move || serve(&init, &connection), Location::caller());
+                    let _ = init
+                        .sched
+                        .go(move || serve(&init, &connection), Location::caller());
                 }
                 // Too many are open, say: they wait in the queue until others have ended.
                 Err(_) => init.sched.sleep_until(init.sched.now() + SECOND / 100),
@@ -191,7 +222,9 @@ fn echo(init: &Init, connection: &Fd) -> Result<(), FdError> {
 }
 
 fn send(connection: &Fd, bytes: &[u8]) -> Result<(), FdError> {
-    connection.transfer_all(bytes.len(), |fd, range| io::send(fd, &bytes[range])).map_err(|(_, error)| error)
+    connection
+        .transfer_all(bytes.len(), |fd, range| io::send(fd, &bytes[range]))
+        .map_err(|(_, error)| error)
 }
 
 fn go(sched: &'static Sched, f: impl FnOnce() + Send + 'static) {

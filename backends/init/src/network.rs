@@ -1,5 +1,8 @@
 //! Interfaces: up, with an address, and as bad as a test wants them.
-#![allow(unsafe_code, reason = "ioctl and netlink; each argues that the memory it passes is valid for the call")]
+#![allow(
+    unsafe_code,
+    reason = "ioctl and netlink; each argues that the memory it passes is valid for the call"
+)]
 
 use crate::system::{check, close};
 use core::mem;
@@ -25,7 +28,9 @@ fn request(interface: &[u8]) -> Result<libc::ifreq, Errno> {
 
 fn ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
-    let socket = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())? as i32;
+    let socket = check(
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
+    )? as i32;
     // SAFETY: the codes below read and write a request.
     let result = check(unsafe { libc::ioctl(socket, code, ptr::from_mut(request)) }.into());
     close(socket);
@@ -45,19 +50,32 @@ pub fn up(interface: &[u8]) -> Result<(), Errno> {
 pub fn set_address(text: &str) -> Result<(), Errno> {
     let mut parts = text.split('/');
     let interface = parts.next().unwrap_or_default().as_bytes();
-    let address: Ipv4Addr = parts.next().and_then(|text| text.parse().ok()).ok_or(INVALID)?;
-    let bits: u32 = parts.next().and_then(|text| text.parse().ok()).filter(|bits| *bits <= 32).ok_or(INVALID)?;
+    let address: Ipv4Addr = parts
+        .next()
+        .and_then(|text| text.parse().ok())
+        .ok_or(INVALID)?;
+    let bits: u32 = parts
+        .next()
+        .and_then(|text| text.parse().ok())
+        .filter(|bits| *bits <= 32)
+        .ok_or(INVALID)?;
     let mask = !u32::MAX.checked_shr(bits).unwrap_or(0);
-    for (code, value) in [(libc::SIOCSIFADDR, u32::from(address)), (libc::SIOCSIFNETMASK, mask)] {
+    for (code, value) in [
+        (libc::SIOCSIFADDR, u32::from(address)),
+        (libc::SIOCSIFNETMASK, mask),
+    ] {
         let mut request = request(interface)?;
         let name = libc::sockaddr_in {
             sin_family: libc::AF_INET as libc::sa_family_t,
             sin_port: 0,
-            sin_addr: libc::in_addr { s_addr: value.to_be() },
+            sin_addr: libc::in_addr {
+                s_addr: value.to_be(),
+            },
             sin_zero: [0; 8],
         };
         // SAFETY: both are 16 bytes of integers.
-        request.ifr_ifru.ifru_addr = unsafe { mem::transmute::<libc::sockaddr_in, libc::sockaddr>(name) };
+        request.ifr_ifru.ifru_addr =
+            unsafe { mem::transmute::<libc::sockaddr_in, libc::sockaddr>(name) };
         ioctl(code as _, &mut request)?;
     }
     up(interface)
@@ -108,7 +126,12 @@ const NLM_F_CREATE: libc::c_int = 0x400;
 pub fn set_netem(text: &str) -> Result<(), Errno> {
     let mut parts = text.split('/');
     let interface = parts.next().unwrap_or_default().as_bytes();
-    let mut number = || parts.next().and_then(|text| text.parse::<u32>().ok()).ok_or(INVALID);
+    let mut number = || {
+        parts
+            .next()
+            .and_then(|text| text.parse::<u32>().ok())
+            .ok_or(INVALID)
+    };
     let (delay, loss) = (number()?, number()?.min(100));
     let mut request = request(interface)?;
     ioctl(libc::SIOCGIFINDEX as _, &mut request)?;
@@ -127,7 +150,11 @@ pub fn set_netem(text: &str) -> Result<(), Errno> {
         handle: 0,
         parent: TC_H_ROOT,
         info: 0,
-        kind: Attribute { len: 4 + 6, kind: TCA_KIND, value: *b"netem\0\0\0" },
+        kind: Attribute {
+            len: 4 + 6,
+            kind: TCA_KIND,
+            value: *b"netem\0\0\0",
+        },
         options: Attribute {
             len: size_of::<Attribute<Netem>>() as u16,
             kind: TCA_OPTIONS,
@@ -142,11 +169,25 @@ pub fn set_netem(text: &str) -> Result<(), Errno> {
         },
     };
     // SAFETY: no memory is passed.
-    let socket = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) }.into())? as i32;
+    let socket = check(
+        unsafe {
+            libc::socket(
+                libc::AF_NETLINK,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                libc::NETLINK_ROUTE,
+            )
+        }
+        .into(),
+    )? as i32;
     let mut answer = [0u32; 64];
     // SAFETY: `message` is readable for `len` bytes, and `answer` writable for its length.
     let asked = check(unsafe { libc::send(socket, ptr::from_ref(&message).cast(), len, 0) } as _)
-        .and_then(|_| check(unsafe { libc::recv(socket, answer.as_mut_ptr().cast(), size_of_val(&answer), 0) } as _));
+        .and_then(|_| {
+            check(
+                unsafe { libc::recv(socket, answer.as_mut_ptr().cast(), size_of_val(&answer), 0) }
+                    as _,
+            )
+        });
     close(socket);
     asked?;
     // After its header, the negative number of an error, or 0.

@@ -27,12 +27,16 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
         }
     }
     let mut words = buffer[..len].split(|&byte| byte == b' ');
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     let mut page = Page::new();
     let mut off = false;
     let result = match (method, path) {
         (b"GET", b"/") => {
-            write(init, &mut page).unwrap_or_else(|_| unreachable!("a page has room for all lines"));
+            write(init, &mut page)
+                .unwrap_or_else(|_| unreachable!("a page has room for all lines"));
             "200 OK"
         }
         (b"POST", b"/child") if children::start() => "200 OK",
@@ -46,7 +50,10 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
     };
     let mut head = heapless::String::<160>::new();
     let length = page.len();
-    let _ = write!(head, "HTTP/1.1 {result}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    let _ = write!(
+        head,
+        "HTTP/1.1 {result}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
     send(connection, head.as_bytes())?;
     send(connection, page.as_bytes())?;
     if off {
@@ -61,17 +68,38 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
 fn write(init: &Init, page: &mut Page) -> fmt::Result {
     let (now, relaxed) = (LINUX.now() / 1_000_000, Ordering::Relaxed);
     writeln!(page, "process: {}", system::pid())?;
-    writeln!(page, "seconds since the machine started: {}.{:03}", now / 1000, now % 1000)?;
+    writeln!(
+        page,
+        "seconds since the machine started: {}.{:03}",
+        now / 1000,
+        now % 1000
+    )?;
     writeln!(page, "goroutines: {}", init.sched.num_goroutines())?;
     writeln!(page, "goroutines move: {}", init.sched.config().migrate)?;
-    writeln!(page, "connections served: {}", init.counts.served.load(relaxed))?;
-    writeln!(page, "connections dropped: {}", init.counts.silent.load(relaxed))?;
-    writeln!(page, "KiB of memory: {}", system::resident().unwrap_or_default())?;
+    writeln!(
+        page,
+        "connections served: {}",
+        init.counts.served.load(relaxed)
+    )?;
+    writeln!(
+        page,
+        "connections dropped: {}",
+        init.counts.silent.load(relaxed)
+    )?;
+    writeln!(
+        page,
+        "KiB of memory: {}",
+        system::resident().unwrap_or_default()
+    )?;
     match LINUX.guard_kind() {
         Guards::Lightweight => writeln!(page, "guards: lightweight")?,
         Guards::Mprotect { limit } => writeln!(page, "guards: mprotect, at most {limit}")?,
     }
-    writeln!(page, "children started: {}", children::STARTED.load(relaxed))?;
+    writeln!(
+        page,
+        "children started: {}",
+        children::STARTED.load(relaxed)
+    )?;
     writeln!(page, "processes reaped: {}", children::REAPED.load(relaxed))?;
     writeln!(page, "children left: {}", children::SOME_LEFT.load(relaxed))
 }

@@ -1,5 +1,8 @@
 //! What the first process does to the machine, and what it says.
-#![allow(unsafe_code, reason = "system calls; each argues that the memory it passes is valid for the call")]
+#![allow(
+    unsafe_code,
+    reason = "system calls; each argues that the memory it passes is valid for the call"
+)]
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
@@ -12,7 +15,10 @@ pub fn say(message: fmt::Arguments<'_>) {
     let _ = line.write_fmt(message);
     let _ = line.push('\n');
     // SAFETY: the console stays open.
-    io::write(unsafe { Borrowed::new(libc::STDOUT_FILENO) }, line.as_bytes());
+    io::write(
+        unsafe { Borrowed::new(libc::STDOUT_FILENO) },
+        line.as_bytes(),
+    );
 }
 
 /// A system call's result, -1 being an error. Never inlined, as errno's address belongs to a thread.
@@ -58,15 +64,24 @@ pub fn resident() -> Option<u32> {
     // SAFETY: just opened, and closed below.
     let read = io::read(unsafe { Borrowed::new(file) }, &mut buffer);
     close(file);
-    let Outcome::Done(count) = read else { return None };
+    let Outcome::Done(count) = read else {
+        return None;
+    };
     // The second line: "Rss:  260 kB".
-    let line = buffer[..count].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Rss:"))?;
-    core::str::from_utf8(line.strip_suffix(b"kB")?).ok()?.trim().parse().ok()
+    let line = buffer[..count]
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Rss:"))?;
+    core::str::from_utf8(line.strip_suffix(b"kB")?)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn open(path: &CStr) -> Result<i32, Errno> {
     // SAFETY: a C string.
-    check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }.into()).map(|fd| fd as i32)
+    check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }.into())
+        .map(|fd| fd as i32)
 }
 
 pub fn close(fd: i32) {

@@ -21,7 +21,10 @@ struct Heap {
 unsafe impl Sync for Heap {}
 
 #[global_allocator]
-static HEAP: Heap = Heap { locked: AtomicBool::new(false), lists: UnsafeCell::new([ptr::null_mut(); LISTS]) };
+static HEAP: Heap = Heap {
+    locked: AtomicBool::new(false),
+    lists: UnsafeCell::new([ptr::null_mut(); LISTS]),
+};
 
 // SAFETY: a block is a power of two in size and aligned to it, up to a page, and in nobody's hands while it is in a list.
 unsafe impl GlobalAlloc for Heap {
@@ -80,7 +83,11 @@ fn cut(size: usize) -> *mut u8 {
     let page = map(PAGE);
     if !page.is_null() {
         for offset in (0..PAGE).step_by(size) {
-            let next = if offset + size < PAGE { page.wrapping_add(offset + size) } else { ptr::null_mut() };
+            let next = if offset + size < PAGE {
+                page.wrapping_add(offset + size)
+            } else {
+                ptr::null_mut()
+            };
             // SAFETY: inside the new page, which nobody else knows.
             unsafe { page.add(offset).cast::<*mut u8>().write(next) };
         }
@@ -89,8 +96,15 @@ fn cut(size: usize) -> *mut u8 {
 }
 
 fn map(size: usize) -> *mut u8 {
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
     // SAFETY: the kernel chooses where, so no memory in use is touched.
     let pages = unsafe { libc::mmap(ptr::null_mut(), size, access, kind, -1, 0) };
-    if pages == libc::MAP_FAILED { ptr::null_mut() } else { pages.cast() }
+    if pages == libc::MAP_FAILED {
+        ptr::null_mut()
+    } else {
+        pages.cast()
+    }
 }

@@ -37,12 +37,19 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the C runtime passes so many arguments.
     let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
     let number = |index: usize| number(*arguments.get(index)?);
-    let Some(port) = number(1) else { panic!("usage: minimal-echo PORT [IDLE_SECONDS]") };
+    let Some(port) = number(1) else {
+        panic!("usage: minimal-echo PORT [IDLE_SECONDS]")
+    };
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
     let migrate = !has_thread_locals();
     // Nothing below blocks its thread or computes: there is nothing to watch.
-    let config = Config { stack_size: STACK_SIZE, migrate, sysmon: None, ..Config::new(affinity()) };
+    let config = Config {
+        stack_size: STACK_SIZE,
+        migrate,
+        sysmon: None,
+        ..Config::new(affinity())
+    };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
@@ -51,7 +58,14 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     };
     // SAFETY: the standard output is not closed.
     let stdout = unsafe { Borrowed::new(libc::STDOUT_FILENO) };
-    io::write(stdout, if migrate { b"goroutines move\n" } else { b"goroutines stay\n" });
+    io::write(
+        stdout,
+        if migrate {
+            b"goroutines move\n"
+        } else {
+            b"goroutines stay\n"
+        },
+    );
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
     // As the one type of integer that is formatted here anyway.
     panic!("port {}: {error}", usize::from(port));
@@ -64,7 +78,14 @@ fn number(text: *const c_char) -> Option<u16> {
         // SAFETY: the string ends with a zero, and lives as long as the process.
         match unsafe { *text.add(place) } as u8 {
             0 => break,
-            digit @ b'0'..=b'9' => number = Some(number.unwrap_or(0u16).checked_mul(10)?.checked_add(u16::from(digit - b'0'))?),
+            digit @ b'0'..=b'9' => {
+                number = Some(
+                    number
+                        .unwrap_or(0u16)
+                        .checked_mul(10)?
+                        .checked_add(u16::from(digit - b'0'))?,
+                )
+            }
             _ => return None,
         }
     }
@@ -85,7 +106,9 @@ fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
                 let _ = sched.go(move || echo(&connection, idle), Location::caller());
             }
             // Connections wait in the queue until others have ended.
-            Err(FdError::Os(errno)) if is_shortage(errno) => sched.sleep_until(sched.now() + SECOND / 100),
+            Err(FdError::Os(errno)) if is_shortage(errno) => {
+                sched.sleep_until(sched.now() + SECOND / 100)
+            }
             Err(error) => return error,
         }
     }
@@ -99,7 +122,9 @@ fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
         match connection.transfer(Mode::Read, BUFFER, |fd| io::recv(fd, &mut buffer))? {
             0 => return Ok(()),
             count => connection
-                .transfer_all(count, |fd, range| io::send(fd, buffer.get(range).unwrap_or_default()))
+                .transfer_all(count, |fd, range| {
+                    io::send(fd, buffer.get(range).unwrap_or_default())
+                })
                 .map_err(|(_, error)| error)?,
         }
     }
@@ -111,7 +136,10 @@ fn own(sched: &'static Sched, socket: i32) -> Fd {
 }
 
 fn is_shortage(errno: Errno) -> bool {
-    matches!(errno.raw(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    matches!(
+        errno.raw(),
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM
+    )
 }
 
 #[panic_handler]

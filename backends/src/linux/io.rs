@@ -36,7 +36,13 @@ pub fn write(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
 /// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
 pub unsafe fn readv(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
-    outcome(unsafe { libc::readv(fd.raw(), buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+    outcome(unsafe {
+        libc::readv(
+            fd.raw(),
+            buffers.as_ptr(),
+            buffers.len().min(IOV_MAX) as libc::c_int,
+        )
+    })
 }
 
 /// `writev(2)` of the first 1024 buffers. Raises `SIGPIPE` as [`write()`] does.
@@ -46,7 +52,13 @@ pub unsafe fn readv(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize>
 /// - Each of `buffers` names memory that may be read during the call.
 pub unsafe fn writev(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
-    outcome(unsafe { libc::writev(fd.raw(), buffers.as_ptr(), buffers.len().min(IOV_MAX) as libc::c_int) })
+    outcome(unsafe {
+        libc::writev(
+            fd.raw(),
+            buffers.as_ptr(),
+            buffers.len().min(IOV_MAX) as libc::c_int,
+        )
+    })
 }
 
 /// `recv(2)`: [`read`] for sockets, without the detour through the file layer. Like all that sends and receives here, it does not block even if
@@ -66,7 +78,15 @@ fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome
     let nobody = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: `buffer` is writable for its length; the peer's address is not asked for.
     outcome(unsafe {
-        libc::syscall(libc::SYS_recvfrom, fd.raw(), buffer.as_mut_ptr(), buffer.len(), flags | libc::MSG_DONTWAIT, nobody, nobody)
+        libc::syscall(
+            libc::SYS_recvfrom,
+            fd.raw(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            flags | libc::MSG_DONTWAIT,
+            nobody,
+            nobody,
+        )
     } as isize)
 }
 
@@ -76,7 +96,17 @@ pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     let nobody = ptr::null::<libc::sockaddr>();
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: `buffer` is readable for its length; no address is given.
-    outcome(unsafe { libc::syscall(libc::SYS_sendto, fd.raw(), buffer.as_ptr(), buffer.len(), flags, nobody, 0usize) } as isize)
+    outcome(unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            fd.raw(),
+            buffer.as_ptr(),
+            buffer.len(),
+            flags,
+            nobody,
+            0usize,
+        )
+    } as isize)
 }
 
 /// `sendmsg(2)` of the first 1024 buffers, without `SIGPIPE`: [`writev`] for a stream socket.
@@ -86,7 +116,13 @@ pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
 /// - Each of `buffers` names memory that may be read during the call.
 pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the vector is that of `message`, which is not above its length, and the caller vouches for the buffers.
-    outcome(unsafe { libc::sendmsg(fd.raw(), &message(buffers), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    outcome(unsafe {
+        libc::sendmsg(
+            fd.raw(),
+            &message(buffers),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        )
+    })
 }
 
 /// `recvmsg(2)` into the first 1024 buffers: [`readv`] for a stream socket.
@@ -116,7 +152,14 @@ pub fn accept4(fd: Borrowed<'_>) -> Outcome<(i32, Address)> {
     let mut peer = Address::empty();
     let (name, len) = peer.as_mut_ptr();
     // SAFETY: `name` is writable for `len` bytes.
-    let accepted = unsafe { libc::accept4(fd.raw(), name, len, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+    let accepted = unsafe {
+        libc::accept4(
+            fd.raw(),
+            name,
+            len,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
     match check(accepted as isize) {
         Ok(new) => Outcome::Done((new as i32, peer)),
         Err(errno) if errno.raw() == libc::ECONNABORTED => Outcome::Interrupted,
@@ -132,7 +175,9 @@ pub fn accept4(fd: Borrowed<'_>) -> Outcome<(i32, Address)> {
 pub fn connect(fd: Borrowed<'_>, address: &Address) -> Outcome<()> {
     let (name, len) = address.as_ptr();
     // SAFETY: the address is readable for its length.
-    let Err(errno) = check(unsafe { libc::connect(fd.raw(), name, len) } as isize) else { return Outcome::Done(()) };
+    let Err(errno) = check(unsafe { libc::connect(fd.raw(), name, len) } as isize) else {
+        return Outcome::Done(());
+    };
     match errno.raw() {
         libc::EISCONN => Outcome::Done(()),
         libc::EINPROGRESS | libc::EALREADY | libc::EINTR => Outcome::WouldBlock,
@@ -146,15 +191,30 @@ pub fn take_socket_error(fd: Borrowed<'_>) -> Result<(), Errno> {
     let mut pending: libc::c_int = 0;
     let mut len = size_of_val(&pending) as libc::socklen_t;
     // SAFETY: `pending` is writable for `len` bytes.
-    check(unsafe { libc::getsockopt(fd.raw(), libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut pending).cast(), &mut len) } as isize)?;
-    if pending == 0 { Ok(()) } else { Err(Errno::new(pending)) }
+    check(unsafe {
+        libc::getsockopt(
+            fd.raw(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut pending).cast(),
+            &mut len,
+        )
+    } as isize)?;
+    if pending == 0 {
+        Ok(())
+    } else {
+        Err(Errno::new(pending))
+    }
 }
 
 /// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken
 /// spuriously: one that was registered before its `connect` reports `OUT` and `HUP` at once.
 #[doc(alias = "getpeername")]
 pub fn is_connected(fd: Borrowed<'_>) -> Result<bool, Errno> {
-    let mut address = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let mut address = libc::sockaddr {
+        sa_family: 0,
+        sa_data: [0; 14],
+    };
     let mut len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: `address` is writable for `len` bytes; the kernel cuts a longer address.
     match check(unsafe { libc::getpeername(fd.raw(), &mut address, &mut len) } as isize) {
@@ -171,7 +231,7 @@ pub(crate) fn close(fd: i32) {
 }
 
 /// Releases the file behind `fd`, but keeps the number taken by an inert file, so that whoever still knows the number cannot reach a
-/// stranger's file through it: for [`Fd::lend`](gopark_core::fd::Fd::lend).
+/// stranger's file through it: for [`Fd::reserve_number`](gopark_core::fd::Fd::lend).
 ///
 /// The inert file is an unconnected Unix socket, so that socket calls on the stale number still fail as they do on an unconnected socket.
 /// With the descriptor table full there is no second number to put in place. The connection is then shut down, so that the peer sees
@@ -201,7 +261,13 @@ fn replace(fd: i32, inert: &OwnedFd) -> bool {
 
 fn inert_file() -> Option<OwnedFd> {
     // SAFETY: no memory is passed.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    let socket = unsafe {
+        libc::socket(
+            libc::AF_UNIX,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            0,
+        )
+    };
     // A kernel may come without Unix sockets, and a container without /dev; there is always a root. O_PATH refuses all I/O.
     // SAFETY: the path is a C string.
     let path = || unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
@@ -272,16 +338,31 @@ mod tests {
         let (ours, theirs) = stream_pair();
         let text = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { writev(lend(ours.as_raw_fd()), iovecs(&text)) }, Done(4));
+        assert_eq!(
+            unsafe { writev(lend(ours.as_raw_fd()), iovecs(&text)) },
+            Done(4)
+        );
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&text)) }, Done(4));
+        assert_eq!(
+            unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&text)) },
+            Done(4)
+        );
         let (mut head, mut tail) = ([0u8; 3], [0u8; 8]);
         let buffers = [
-            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
-            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() },
+            libc::iovec {
+                iov_base: head.as_mut_ptr().cast(),
+                iov_len: head.len(),
+            },
+            libc::iovec {
+                iov_base: tail.as_mut_ptr().cast(),
+                iov_len: tail.len(),
+            },
         ];
         // SAFETY: both arrays are ours and not used until the call is over.
-        assert_eq!(unsafe { readv(lend(theirs.as_raw_fd()), &buffers) }, Done(8));
+        assert_eq!(
+            unsafe { readv(lend(theirs.as_raw_fd()), &buffers) },
+            Done(8)
+        );
         assert_eq!((&head, &tail[..5]), (b"abc", &b"dabcd"[..]));
     }
 
@@ -290,9 +371,15 @@ mod tests {
         let (ours, _theirs) = stream_pair();
         let long = [IoSlice::new(b"x"); IOV_MAX + 1];
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { writev(lend(ours.as_raw_fd()), iovecs(&long)) }, Done(IOV_MAX));
+        assert_eq!(
+            unsafe { writev(lend(ours.as_raw_fd()), iovecs(&long)) },
+            Done(IOV_MAX)
+        );
         // SAFETY: the slices are borrowed.
-        assert_eq!(unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&long)) }, Done(IOV_MAX));
+        assert_eq!(
+            unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&long)) },
+            Done(IOV_MAX)
+        );
     }
 
     #[test]
@@ -316,7 +403,8 @@ mod tests {
             // SAFETY: the default action is no function.
             unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
             // SAFETY: the slice is borrowed.
-            let vectored = unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&[IoSlice::new(b"x")])) };
+            let vectored =
+                unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&[IoSlice::new(b"x")])) };
             [send(lend(ours.as_raw_fd()), b"x"), vectored] == [failed(libc::EPIPE); 2]
         });
         assert_eq!(status, 0);
@@ -328,7 +416,9 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         assert!(matches!(accept4(lend(listener.as_raw_fd())), WouldBlock));
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let Done((fd, peer)) = accept4(lend(listener.as_raw_fd())) else { panic!("a connection waits") };
+        let Done((fd, peer)) = accept4(lend(listener.as_raw_fd())) else {
+            panic!("a connection waits")
+        };
         // SAFETY: new, and ours.
         let accepted = unsafe { TcpStream::from_raw_fd(fd) };
         assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
@@ -343,7 +433,11 @@ mod tests {
     }
 
     fn wait_writable(fd: i32) {
-        let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
         // SAFETY: one element.
         assert_eq!(unsafe { libc::poll(&mut poll, 1, -1) }, 1);
     }
@@ -353,24 +447,36 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fd = tcp_socket();
         assert_eq!(is_connected(lend(fd)), Ok(false));
-        assert_eq!(connect(lend(fd), &listener.local_addr().unwrap().into()), WouldBlock);
+        assert_eq!(
+            connect(lend(fd), &listener.local_addr().unwrap().into()),
+            WouldBlock
+        );
         wait_writable(fd);
         assert_eq!(take_socket_error(lend(fd)), Ok(()));
         assert_eq!(is_connected(lend(fd)), Ok(true));
         // The first asks for the outcome, the second finds it taken.
         for _ in 0..2 {
-            assert_eq!(connect(lend(fd), &listener.local_addr().unwrap().into()), Done(()));
+            assert_eq!(
+                connect(lend(fd), &listener.local_addr().unwrap().into()),
+                Done(())
+            );
         }
         close(fd);
     }
 
     #[test]
     fn a_refused_connect_is_an_error_once() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let fd = tcp_socket();
         assert!(matches!(connect(lend(fd), &free.into()), WouldBlock));
         wait_writable(fd);
-        assert_eq!(take_socket_error(lend(fd)), Err(Errno::new(libc::ECONNREFUSED)));
+        assert_eq!(
+            take_socket_error(lend(fd)),
+            Err(Errno::new(libc::ECONNREFUSED))
+        );
         assert_eq!(take_socket_error(lend(fd)), Ok(()));
         assert_eq!(is_connected(lend(fd)), Ok(false));
         close(fd);
@@ -379,7 +485,10 @@ mod tests {
     #[test]
     fn what_is_no_socket_has_no_answer_about_a_peer() {
         let (reader, _writer) = pipe();
-        assert_eq!(is_connected(lend(reader.as_raw_fd())), Err(Errno::new(libc::ENOTSOCK)));
+        assert_eq!(
+            is_connected(lend(reader.as_raw_fd())),
+            Err(Errno::new(libc::ENOTSOCK))
+        );
         assert_eq!(is_connected(lend(-1)), Err(Errno::new(libc::EBADF)));
     }
 
@@ -402,7 +511,10 @@ mod tests {
         let (ours, theirs) = stream_pair();
         let fd = ours.as_raw_fd();
         let status = in_child(|| {
-            let full = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            let full = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
             // SAFETY: `full` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &full) };
             // SAFETY: the child's copy is nobody else's.
@@ -417,9 +529,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         crate::linux::tests::handle_signal(libc::SIGALRM);
         let status = in_child(|| {
-            let millisecond = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+            let millisecond = libc::timeval {
+                tv_sec: 0,
+                tv_usec: 1000,
+            };
             // Again and again: one alarm might come before the accept.
-            let alarms = libc::itimerval { it_interval: millisecond, it_value: millisecond };
+            let alarms = libc::itimerval {
+                it_interval: millisecond,
+                it_value: millisecond,
+            };
             // SAFETY: `alarms` is readable.
             unsafe { libc::setitimer(libc::ITIMER_REAL, &alarms, ptr::null_mut()) };
             matches!(accept4(lend(listener.as_raw_fd())), Interrupted)

@@ -71,9 +71,14 @@ mod tests {
         register_private_expedited().unwrap();
         let [arrived, frequent, rare] = [0; 3].map(|zero| Word(AtomicU32::new(zero)));
         thread::scope(|scope| {
-            let by_frequent = scope.spawn(|| missed(&arrived, &frequent, &rare, || compiler_fence(Ordering::SeqCst)));
+            let by_frequent = scope.spawn(|| {
+                missed(&arrived, &frequent, &rare, || {
+                    compiler_fence(Ordering::SeqCst)
+                })
+            });
             let by_rare = missed(&arrived, &rare, &frequent, || private_expedited().unwrap());
-            let both = core::iter::zip(by_frequent.join().unwrap(), by_rare).filter(|&missed| missed == (true, true));
+            let both = core::iter::zip(by_frequent.join().unwrap(), by_rare)
+                .filter(|&missed| missed == (true, true));
             assert_eq!(both.count(), 0);
         });
     }

@@ -11,7 +11,10 @@
 //! Advice is a hint to some that stand in for a kernel: qemu's user emulation says yes to what it does not know, and does nothing. So the first
 //! guard is tried.
 
-#![allow(unsafe_code, reason = "mmap, madvise and mprotect of memory that this module mapped")]
+#![allow(
+    unsafe_code,
+    reason = "mmap, madvise and mprotect of memory that this module mapped"
+)]
 
 use super::text::number;
 use super::{check, read_file};
@@ -22,8 +25,14 @@ use gopark_core::os::Errno;
 /// Copies this process's memory from `start` on, as another process could: no access of this program's own, which would race with threads that
 /// write there. None if a filter forbids the system call.
 pub(super) fn copy(start: usize, to: &mut [u8]) -> usize {
-    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
-    let remote = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(start), iov_len: to.len() };
+    let local = libc::iovec {
+        iov_base: to.as_mut_ptr().cast(),
+        iov_len: to.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: ptr::with_exposed_provenance_mut(start),
+        iov_len: to.len(),
+    };
     // SAFETY: `local` describes a borrowed slice; the kernel checks the remote range itself.
     check(unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) }).unwrap_or(0)
 }
@@ -65,7 +74,11 @@ pub(super) struct GuardState {
 
 impl GuardState {
     pub(super) const fn new() -> Self {
-        GuardState { limit: AtomicUsize::new(0), installed: AtomicUsize::new(0), tried: AtomicBool::new(false) }
+        GuardState {
+            limit: AtomicUsize::new(0),
+            installed: AtomicUsize::new(0),
+            tried: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn kind(&self) -> Guards {
@@ -79,7 +92,12 @@ impl GuardState {
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            let advise = |advice: libc::c_int| check(unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) } as isize);
+            let advise = |advice: libc::c_int| {
+                check(
+                    unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) }
+                        as isize,
+                )
+            };
             match advise(MADV_GUARD_INSTALL) {
                 Ok(_) if self.tried.load(Ordering::Relaxed) => return Ok(()),
                 Ok(_) if advise(MADV_POPULATE_READ).is_err() => {
@@ -88,16 +106,23 @@ impl GuardState {
                 }
                 // EINVAL also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
                 Err(errno) if errno.raw() != libc::EINVAL => return Err(errno),
-                _ => self.limit.store(guards_max(max_map_count()), Ordering::Relaxed),
+                _ => self
+                    .limit
+                    .store(guards_max(max_map_count()), Ordering::Relaxed),
             }
         }
         self.install_by_mprotect(start, len)
     }
 
     fn install_by_mprotect(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
-        let protected = if self.installed.fetch_add(1, Ordering::Relaxed) < self.limit.load(Ordering::Relaxed) {
+        let protected = if self.installed.fetch_add(1, Ordering::Relaxed)
+            < self.limit.load(Ordering::Relaxed)
+        {
             // SAFETY: the range lies in a reservation whose owner gives up access to it.
-            check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_NONE) } as isize)
+            check(
+                unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_NONE) }
+                    as isize,
+            )
         } else {
             Err(Errno::new(libc::ENOMEM))
         };
@@ -115,7 +140,9 @@ fn guards_max(max_map_count: usize) -> usize {
 
 fn max_map_count() -> usize {
     let mut buffer = [0; 32];
-    read_file(format_args!("/proc/sys/vm/max_map_count"), &mut buffer).and_then(number).map_or(MAX_MAP_COUNT, |count| count as usize)
+    read_file(format_args!("/proc/sys/vm/max_map_count"), &mut buffer)
+        .and_then(number)
+        .map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
 /// A mapping without access: it counts against the limit of address space and no other, and nothing
@@ -147,7 +174,14 @@ fn map(len: usize) -> Result<NonNull<u8>, Errno> {
 /// it becomes one mapping with that.
 pub(super) fn open(start: NonNull<u8>, len: usize) -> Result<(), Errno> {
     // SAFETY: the range lies in a reservation, which code reaches through its owner only.
-    check(unsafe { libc::syscall(libc::SYS_mprotect, start.as_ptr(), len, libc::PROT_READ | libc::PROT_WRITE) } as isize)?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mprotect,
+            start.as_ptr(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+        )
+    } as isize)?;
     // SAFETY: the advice does not change the contents.
     unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, libc::MADV_DODUMP) };
     Ok(())
@@ -170,7 +204,13 @@ pub(super) fn address_space() -> usize {
         Err(_) => all,
         Ok(start) => {
             // SAFETY: mapped above, and nothing uses it.
-            unsafe { libc::syscall(libc::SYS_munmap, start.as_ptr(), locked.next_multiple_of(PAGE_MAX).saturating_add(PAGE_MAX)) };
+            unsafe {
+                libc::syscall(
+                    libc::SYS_munmap,
+                    start.as_ptr(),
+                    locked.next_multiple_of(PAGE_MAX).saturating_add(PAGE_MAX),
+                )
+            };
             all
         }
     }
@@ -180,7 +220,15 @@ pub(super) fn address_space() -> usize {
 fn limit(resource: libc::c_int) -> usize {
     let mut limit = [u64::MAX; 2];
     // SAFETY: the structure is two numbers of 64 bits on every architecture, and is writable.
-    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<u64>(), limit.as_mut_ptr()) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            ptr::null::<u64>(),
+            limit.as_mut_ptr(),
+        )
+    };
     usize::try_from(limit[0]).unwrap_or(usize::MAX)
 }
 
@@ -195,8 +243,19 @@ pub(super) fn resident(start: NonNull<u8>, len: usize) -> Option<usize> {
     for from in (0..len).step_by(batch) {
         let bytes = batch.min(len - from);
         // SAFETY: `pages` has a byte for each page of the range, which is only looked up.
-        check(unsafe { libc::mincore(start.as_ptr().wrapping_add(from).cast(), bytes, pages.as_mut_ptr()) } as isize).ok()?;
-        resident += pages[..bytes.div_ceil(page)].iter().filter(|&&page| page & 1 != 0).count() * page;
+        check(unsafe {
+            libc::mincore(
+                start.as_ptr().wrapping_add(from).cast(),
+                bytes,
+                pages.as_mut_ptr(),
+            )
+        } as isize)
+        .ok()?;
+        resident += pages[..bytes.div_ceil(page)]
+            .iter()
+            .filter(|&&page| page & 1 != 0)
+            .count()
+            * page;
     }
     Some(resident)
 }
@@ -227,7 +286,10 @@ mod tests {
 
     /// A state in which the kernel has refused guard regions.
     fn fallback(limit: usize) -> GuardState {
-        GuardState { limit: AtomicUsize::new(limit), ..GuardState::new() }
+        GuardState {
+            limit: AtomicUsize::new(limit),
+            ..GuardState::new()
+        }
     }
 
     /// Zeroed memory.
@@ -248,7 +310,12 @@ mod tests {
         for state in [GuardState::new(), fallback(1)] {
             let [before, guard, after, ..] = pages(3);
             state.install(guard, PAGE).unwrap();
-            assert_eq!([before, guard, after].map(is_readable), [true, false, true], "{:?}", state.kind());
+            assert_eq!(
+                [before, guard, after].map(is_readable),
+                [true, false, true],
+                "{:?}",
+                state.kind()
+            );
         }
     }
 
@@ -278,10 +345,18 @@ mod tests {
         let [_, guard, ..] = pages(3);
         // Not by libc's `mlock`, which does nothing in a program with a sanitizer.
         // SAFETY: the page is reserved.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_mlock, guard.as_ptr(), PAGE) }, 0);
+        assert_eq!(
+            unsafe { libc::syscall(libc::SYS_mlock, guard.as_ptr(), PAGE) },
+            0
+        );
         state.install(guard, PAGE).unwrap();
         assert!(!is_readable(guard));
-        assert_eq!(state.kind(), Guards::Mprotect { limit: guards_max(max_map_count()) });
+        assert_eq!(
+            state.kind(),
+            Guards::Mprotect {
+                limit: guards_max(max_map_count())
+            }
+        );
     }
 
     #[test]
@@ -302,9 +377,17 @@ mod tests {
             Some((from?..to?).contains(&address))
         };
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = smaps.lines().skip_while(|line| holds_it(line) != Some(true));
+        let mut lines = smaps
+            .lines()
+            .skip_while(|line| holds_it(line) != Some(true));
         let bounds = lines.next().unwrap().into();
-        (bounds, lines.find(|line| line.starts_with("VmFlags:")).unwrap().into())
+        (
+            bounds,
+            lines
+                .find(|line| line.starts_with("VmFlags:"))
+                .unwrap()
+                .into(),
+        )
     }
 
     #[test]
@@ -313,12 +396,25 @@ mod tests {
         let start = reserve(2 * LEN).unwrap();
         assert!(!is_readable(start));
         let (_, flags) = mapping_of(start);
-        assert!(flags.contains(" dd") && !flags.contains(" rd") && !flags.contains(" wr"), "{flags}");
+        assert!(
+            flags.contains(" dd") && !flags.contains(" rd") && !flags.contains(" wr"),
+            "{flags}"
+        );
         open(start, LEN).unwrap();
         // SAFETY: opened above.
-        assert!(unsafe { core::slice::from_raw_parts(start.as_ptr(), LEN) }.iter().all(|&byte| byte == 0));
+        assert!(
+            unsafe { core::slice::from_raw_parts(start.as_ptr(), LEN) }
+                .iter()
+                .all(|&byte| byte == 0)
+        );
         let (_, flags) = mapping_of(start);
-        assert!([" rd", " wr", " nh", " nr"].iter().all(|flag| flags.contains(flag)) && !flags.contains(" dd"), "{flags}");
+        assert!(
+            [" rd", " wr", " nh", " nr"]
+                .iter()
+                .all(|flag| flags.contains(flag))
+                && !flags.contains(" dd"),
+            "{flags}"
+        );
         // SAFETY: inside the reservation.
         assert!(!is_readable(unsafe { start.add(LEN) }));
     }
@@ -337,8 +433,12 @@ mod tests {
             unsafe { part.add(PAGE).write(1) };
         }
         // SAFETY: inside the reservation.
-        let [first, last] = [0, 63].map(|part| mapping_of(unsafe { start.add(part * PART + PAGE) }).0);
-        assert!(first == last || state.kind() != Guards::Lightweight, "{first}\n{last}");
+        let [first, last] =
+            [0, 63].map(|part| mapping_of(unsafe { start.add(part * PART + PAGE) }).0);
+        assert!(
+            first == last || state.kind() != Guards::Lightweight,
+            "{first}\n{last}"
+        );
     }
 
     #[test]
@@ -354,7 +454,10 @@ mod tests {
     #[test]
     fn the_address_space_is_what_its_limit_says_or_that_of_locked_memory() {
         fn set(resource: libc::__rlimit_resource_t, bytes: u64) {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            let limit = libc::rlimit {
+                rlim_cur: bytes,
+                rlim_max: bytes,
+            };
             // SAFETY: the structure is read.
             assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
         }
@@ -369,7 +472,8 @@ mod tests {
             // SAFETY: no memory is passed. Without privileges the limit counts.
             unsafe {
                 libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534);
-                libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) == 0 && address_space() == 4 << 20
+                libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) == 0
+                    && address_space() == 4 << 20
             }
         });
         assert_eq!(status, 0);
@@ -389,11 +493,21 @@ mod tests {
         }
         assert_eq!(resident(start, LEN), Some(3 * PAGE));
         assert_eq!(resident(start, 2 * PAGE), Some(PAGE));
-        assert_eq!(resident(NonNull::new(ptr::without_provenance_mut(PAGE)).unwrap(), PAGE), None, "it is not mapped");
+        assert_eq!(
+            resident(
+                NonNull::new(ptr::without_provenance_mut(PAGE)).unwrap(),
+                PAGE
+            ),
+            None,
+            "it is not mapped"
+        );
     }
 
     #[test]
     fn more_than_the_address_space_is_refused() {
-        assert_eq!(reserve(1 << (usize::BITS - 2)), Err(Errno::new(libc::ENOMEM)));
+        assert_eq!(
+            reserve(1 << (usize::BITS - 2)),
+            Err(Errno::new(libc::ENOMEM))
+        );
     }
 }

@@ -20,7 +20,8 @@ const V1_CPU_MOUNT: &str = "/sys/fs/cgroup/cpu";
 #[doc(alias = "GOMAXPROCS")]
 pub fn available_procs() -> usize {
     let mut buffer = [0; 4096];
-    let quota = read_file(format_args!("/proc/self/cgroup"), &mut buffer).and_then(|text| quota(str::from_utf8(text).ok()?));
+    let quota = read_file(format_args!("/proc/self/cgroup"), &mut buffer)
+        .and_then(|text| quota(str::from_utf8(text).ok()?));
     limited(affinity(), quota)
 }
 
@@ -34,8 +35,19 @@ pub fn affinity() -> usize {
     // For 8192 CPUs, the most that a kernel can be built for. libc's `cpu_set_t` ends at 1024.
     let mut mask = [0u8; 1024];
     // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the calling one.
-    let written = check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len(), mask.as_mut_ptr()) } as isize);
-    let cpus: u32 = mask.iter().take(written.unwrap_or(0)).map(|byte| byte.count_ones()).sum();
+    let written = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            0,
+            mask.len(),
+            mask.as_mut_ptr(),
+        )
+    } as isize);
+    let cpus: u32 = mask
+        .iter()
+        .take(written.unwrap_or(0))
+        .map(|byte| byte.count_ones())
+        .sum();
     (cpus as usize).max(1)
 }
 
@@ -56,8 +68,14 @@ fn quota(membership: &str) -> Option<usize> {
 
 /// In a container, `path` may be one that only the host can see. Those directories are missed, and the walk ends at the mount, which is
 /// the container's own group.
-fn smallest_upwards(mount: &str, path: &str, quota: fn(&str, &str) -> Option<usize>) -> Option<usize> {
-    let parents = core::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent));
+fn smallest_upwards(
+    mount: &str,
+    path: &str,
+    quota: fn(&str, &str) -> Option<usize>,
+) -> Option<usize> {
+    let parents = core::iter::successors(Some(path), |path| {
+        path.rsplit_once('/').map(|(parent, _)| parent)
+    });
     parents.filter_map(|path| quota(mount, path)).min()
 }
 
@@ -82,8 +100,17 @@ fn cpus(quota: &str, period: &str) -> Option<usize> {
     (period != 0).then(|| quota.div_ceil(period))
 }
 
-fn read_group_file<'a>(mount: &str, group: &str, file: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
-    Some(str::from_utf8(read_file(format_args!("{mount}{group}/{file}"), buffer)?).ok()?.trim_end())
+fn read_group_file<'a>(
+    mount: &str,
+    group: &str,
+    file: &str,
+    buffer: &'a mut [u8],
+) -> Option<&'a str> {
+    Some(
+        str::from_utf8(read_file(format_args!("{mount}{group}/{file}"), buffer)?)
+            .ok()?
+            .trim_end(),
+    )
 }
 
 #[cfg(test)]
@@ -94,7 +121,14 @@ mod tests {
 
     #[test]
     fn a_quota_limits_to_two_at_least() {
-        let limited = [(8, None), (8, Some(3)), (8, Some(1)), (8, Some(9)), (1, Some(1))].map(|(cpus, quota)| limited(cpus, quota));
+        let limited = [
+            (8, None),
+            (8, Some(3)),
+            (8, Some(1)),
+            (8, Some(9)),
+            (1, Some(1)),
+        ]
+        .map(|(cpus, quota)| limited(cpus, quota));
         assert_eq!(limited, [8, 3, 2, 8, 1]);
     }
 
@@ -116,8 +150,15 @@ mod tests {
     #[test]
     fn the_affinity_mask_is_the_one_that_proc_shows() {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
-        let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap();
-        let cpus: u32 = mask.chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum();
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed:"))
+            .unwrap();
+        let cpus: u32 = mask
+            .chars()
+            .filter_map(|digit| digit.to_digit(16))
+            .map(u32::count_ones)
+            .sum();
         assert_eq!(affinity(), cpus as usize);
     }
 
@@ -134,16 +175,27 @@ mod tests {
 
     #[test]
     fn the_smallest_quota_on_the_way_up_counts() {
-        let files = [("cpu.max", "max 100000\n"), ("a/cpu.max", "150000 100000\n"), ("a/b/cpu.max", "400000 100000\n")];
+        let files = [
+            ("cpu.max", "max 100000\n"),
+            ("a/cpu.max", "150000 100000\n"),
+            ("a/b/cpu.max", "400000 100000\n"),
+        ];
         let mount = hierarchy("v2", &files);
         let limit = |group| smallest_upwards(mount.to_str().unwrap(), group, v2_quota);
-        assert_eq!(["/", "/a", "/a/b", "/a/b/only/on/the/host"].map(limit), [None, Some(2), Some(2), Some(2)]);
+        assert_eq!(
+            ["/", "/a", "/a/b", "/a/b/only/on/the/host"].map(limit),
+            [None, Some(2), Some(2), Some(2)]
+        );
         fs::remove_dir_all(&mount).unwrap();
     }
 
     #[test]
     fn version_1_keeps_quota_and_period_apart() {
-        let files = [("cpu.cfs_quota_us", "-1\n"), ("a/cpu.cfs_quota_us", "250000\n"), ("a/cpu.cfs_period_us", "100000\n")];
+        let files = [
+            ("cpu.cfs_quota_us", "-1\n"),
+            ("a/cpu.cfs_quota_us", "250000\n"),
+            ("a/cpu.cfs_period_us", "100000\n"),
+        ];
         let mount = hierarchy("v1", &files);
         let limit = |group| smallest_upwards(mount.to_str().unwrap(), group, v1_quota);
         assert_eq!(["/", "/a"].map(limit), [None, Some(3)]);
@@ -152,6 +204,9 @@ mod tests {
 
     #[test]
     fn a_membership_without_cpu_controller_is_no_quota() {
-        assert_eq!(quota("4:memory:/no/such\n3:cpuset:/\n0::/no/such/group\nnonsense\n"), None);
+        assert_eq!(
+            quota("4:memory:/no/such\n3:cpuset:/\n0::/no/such/group\nnonsense\n"),
+            None
+        );
     }
 }

@@ -20,7 +20,10 @@ impl Address {
     /// Room for any address.
     pub(super) fn empty() -> Self {
         // SAFETY: all zeroes is an unspecified address.
-        Address { storage: unsafe { mem::zeroed() }, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+        Address {
+            storage: unsafe { mem::zeroed() },
+            len: size_of::<libc::sockaddr_storage>() as libc::socklen_t,
+        }
     }
 
     pub(super) fn as_ptr(&self) -> (*const libc::sockaddr, libc::socklen_t) {
@@ -37,13 +40,18 @@ impl Address {
         let mut address = Self::empty();
         address.len = size_of::<T>() as libc::socklen_t;
         // SAFETY: there is room, as just asserted; unaligned, so that the alignment does not matter either.
-        unsafe { ptr::from_mut(&mut address.storage).cast::<T>().write_unaligned(name) };
+        unsafe {
+            ptr::from_mut(&mut address.storage)
+                .cast::<T>()
+                .write_unaligned(name)
+        };
         address
     }
 
     /// The name in it, if it is of this family and whole.
     fn name<T: Copy>(&self, family: libc::c_int) -> Option<T> {
-        let fits = libc::c_int::from(self.storage.ss_family) == family && self.len as usize >= size_of::<T>();
+        let fits = libc::c_int::from(self.storage.ss_family) == family
+            && self.len as usize >= size_of::<T>();
         // SAFETY: `from_name` has asserted that the storage is large enough; the types it is called with are integers throughout.
         fits.then(|| unsafe { ptr::from_ref(&self.storage).cast::<T>().read_unaligned() })
     }
@@ -51,11 +59,25 @@ impl Address {
     /// The address and port, if it is of the internet.
     pub fn ip(&self) -> Option<SocketAddr> {
         if let Some(name) = self.name::<libc::sockaddr_in>(libc::AF_INET) {
-            return Some(SocketAddrV4::new(u32::from_be(name.sin_addr.s_addr).into(), u16::from_be(name.sin_port)).into());
+            return Some(
+                SocketAddrV4::new(
+                    u32::from_be(name.sin_addr.s_addr).into(),
+                    u16::from_be(name.sin_port),
+                )
+                .into(),
+            );
         }
         let name = self.name::<libc::sockaddr_in6>(libc::AF_INET6)?;
         let ip = name.sin6_addr.s6_addr.into();
-        Some(SocketAddrV6::new(ip, u16::from_be(name.sin6_port), name.sin6_flowinfo, name.sin6_scope_id).into())
+        Some(
+            SocketAddrV6::new(
+                ip,
+                u16::from_be(name.sin6_port),
+                name.sin6_flowinfo,
+                name.sin6_scope_id,
+            )
+            .into(),
+        )
     }
 }
 
@@ -65,14 +87,18 @@ impl From<SocketAddr> for Address {
             SocketAddr::V4(address) => Address::from_name(libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from(*address.ip()).to_be(),
+                },
                 sin_zero: [0; 8],
             }),
             SocketAddr::V6(address) => Address::from_name(libc::sockaddr_in6 {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: address.port().to_be(),
                 sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.ip().octets(),
+                },
                 sin6_scope_id: address.scope_id(),
             }),
         }
@@ -88,10 +114,20 @@ impl fmt::Debug for Address {
 /// A TCP socket that is non-blocking and closed on exec, for addresses like `ip`.
 #[doc(alias = "SOCK_STREAM")]
 pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
-    let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = if ip.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     // SAFETY: no memory is passed.
-    let made =
-        unsafe { libc::syscall(libc::SYS_socket, family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_socket,
+            family,
+            libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            libc::IPPROTO_TCP,
+        )
+    };
     check(made as isize).map(|fd| fd as i32)
 }
 
@@ -117,7 +153,17 @@ pub fn listen(fd: Borrowed<'_>, backlog: i32) -> Result<(), Errno> {
 pub unsafe fn set_option(fd: Borrowed<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: `value` is readable for `len` bytes, and options that take more look at that first.
-    check(unsafe { libc::syscall(libc::SYS_setsockopt, fd.raw(), level, name, ptr::from_ref(&value), len) } as isize).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_setsockopt,
+            fd.raw(),
+            level,
+            name,
+            ptr::from_ref(&value),
+            len,
+        )
+    } as isize)
+    .map(drop)
 }
 
 /// The socket's own address, with the port that the system has chosen.
@@ -166,7 +212,12 @@ mod tests {
 
     #[test]
     fn addresses_come_back_as_they_went() {
-        for text in ["127.0.0.1:80", "0.0.0.0:0", "[::1]:65535", "[fe80::1%7]:443"] {
+        for text in [
+            "127.0.0.1:80",
+            "0.0.0.0:0",
+            "[::1]:65535",
+            "[fe80::1%7]:443",
+        ] {
             let ip: SocketAddr = text.parse().unwrap();
             assert_eq!(Address::from(ip).ip(), Some(ip));
         }
@@ -188,11 +239,16 @@ mod tests {
             let fd = listener(ip.parse().unwrap(), 1).unwrap();
             let address = local_address(lend(fd)).unwrap().ip().unwrap();
             let client = TcpStream::connect(address).unwrap();
-            let Done((accepted, peer)) = io::accept4(lend(fd)) else { panic!("a connection waits") };
+            let Done((accepted, peer)) = io::accept4(lend(fd)) else {
+                panic!("a connection waits")
+            };
             // SAFETY: new, and ours.
             let accepted = unsafe { TcpStream::from_raw_fd(accepted) };
             assert_eq!(peer.ip(), Some(client.local_addr().unwrap()));
-            assert_eq!(peer_address(lend(accepted.as_raw_fd())).unwrap().ip(), peer.ip());
+            assert_eq!(
+                peer_address(lend(accepted.as_raw_fd())).unwrap().ip(),
+                peer.ip()
+            );
             assert!(accepted.nodelay().unwrap());
             io::close(fd);
         }

@@ -40,7 +40,14 @@ impl Write for Text<'_> {
 /// The decimal number that `text` begins with.
 pub(super) fn number(text: &[u8]) -> Option<u32> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
-    digits.fold(None, |number, digit| Some(number.unwrap_or(0u32).wrapping_mul(10).wrapping_add(u32::from(digit - b'0'))))
+    digits.fold(None, |number, digit| {
+        Some(
+            number
+                .unwrap_or(0u32)
+                .wrapping_mul(10)
+                .wrapping_add(u32::from(digit - b'0')),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -59,7 +66,18 @@ mod tests {
 
     #[test]
     fn a_number_ends_where_its_digits_do() {
-        let numbers = [&b"0"[..], b"4294967295\n", b"281 0x5", b"-1", b"running", b""].map(number);
-        assert_eq!(numbers, [Some(0), Some(u32::MAX), Some(281), None, None, None]);
+        let numbers = [
+            &b"0"[..],
+            b"4294967295\n",
+            b"281 0x5",
+            b"-1",
+            b"running",
+            b"",
+        ]
+        .map(number);
+        assert_eq!(
+            numbers,
+            [Some(0), Some(u32::MAX), Some(281), None, None, None]
+        );
     }
 }

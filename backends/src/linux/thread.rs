@@ -1,6 +1,9 @@
 //! Threads, one for each M.
 
-#![allow(unsafe_code, reason = "pthreads, and the allocation that carries a thread's start")]
+#![allow(
+    unsafe_code,
+    reason = "pthreads, and the allocation that carries a thread's start"
+)]
 
 use super::text::{Text, number};
 use super::{clock, read_file};
@@ -9,7 +12,7 @@ use core::ffi::c_void;
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 use core::ptr;
-use gopark_core::os::{Doing, Errno, Nanos};
+use gopark_core::os::{Errno, Nanos, ThreadState};
 
 /// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
 const STACK_SIZE: usize = 2 << 20;
@@ -32,7 +35,11 @@ pub(super) struct Watch {
     end: fn(),
 }
 
-pub(super) const WATCH: Watch = Watch { guard: set_guard, begin: use_signal_stack, end: give_signal_stack_back };
+pub(super) const WATCH: Watch = Watch {
+    guard: set_guard,
+    begin: use_signal_stack,
+    end: give_signal_stack_back,
+};
 
 /// What a new thread is to do.
 struct Start {
@@ -44,11 +51,23 @@ struct Start {
 }
 
 /// Signals stay as the calling thread has them, which a new thread inherits.
-pub(super) fn spawn(name: fmt::Arguments<'_>, watch: Option<Watch>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
+pub(super) fn spawn(
+    name: fmt::Arguments<'_>,
+    watch: Option<Watch>,
+    entry: fn(usize),
+    arg: usize,
+) -> Result<(), Errno> {
     let mut full = [0; NAME_MAX + 1];
     let mut text = Text::new(&mut full[..NAME_MAX]);
-    let _ = text.write_str("gopark-").and_then(|()| text.write_fmt(name));
-    let start = Box::into_raw(Box::new(Start { name: full, watch, entry, arg }));
+    let _ = text
+        .write_str("gopark-")
+        .and_then(|()| text.write_fmt(name));
+    let start = Box::into_raw(Box::new(Start {
+        name: full,
+        watch,
+        entry,
+        arg,
+    }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
@@ -72,7 +91,12 @@ pub(super) fn spawn(name: fmt::Arguments<'_>, watch: Option<Watch>, entry: fn(us
 
 extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
-    let Start { name, watch, entry, arg } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+    let Start {
+        name,
+        watch,
+        entry,
+        arg,
+    } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr()) };
     // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
@@ -91,22 +115,28 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
 /// `syscall` says `running`, or the number of the system call that the thread sleeps in, or -1 if it
 /// sleeps elsewhere (a page fault). In a process that is not dumpable only root may read it. `stat`,
 /// which says whether the thread sleeps, stays readable there.
-pub(super) fn doing(thread: u32) -> Doing {
+pub(super) fn doing(thread: u32) -> ThreadState {
     let mut buffer = [0; 200];
-    match read_file(format_args!("/proc/self/task/{}/syscall", thread as usize), &mut buffer) {
-        Some([b'r', ..]) => Doing::Running,
-        Some(text @ [_, ..]) => Doing::Blocked(number(text)),
+    match read_file(
+        format_args!("/proc/self/task/{}/syscall", thread as usize),
+        &mut buffer,
+    ) {
+        Some([b'r', ..]) => ThreadState::Running,
+        Some(text @ [_, ..]) => ThreadState::Blocked(number(text)),
         _ => doing_by_state(thread),
     }
 }
 
-fn doing_by_state(thread: u32) -> Doing {
+fn doing_by_state(thread: u32) -> ThreadState {
     let mut buffer = [0; STAT_MAX];
-    let stat = read_file(format_args!("/proc/self/task/{}/stat", thread as usize), &mut buffer);
+    let stat = read_file(
+        format_args!("/proc/self/task/{}/stat", thread as usize),
+        &mut buffer,
+    );
     match stat.and_then(|stat| field_after_name(stat, 0)) {
-        Some(b"S" | b"D") => Doing::Blocked(None),
-        Some(b"R" | b"T" | b"t") => Doing::Running,
-        _ => Doing::Unknown,
+        Some(b"S" | b"D") => ThreadState::Blocked(None),
+        Some(b"R" | b"T" | b"t") => ThreadState::Running,
+        _ => ThreadState::Unknown,
     }
 }
 
@@ -123,7 +153,10 @@ const STAT_MAX: usize = 1024;
 /// A field of a `stat`, counted from the one behind the name. The name stands in brackets, and may
 /// hold anything.
 fn field_after_name(stat: &[u8], index: usize) -> Option<&[u8]> {
-    let fields = stat.rsplit(|&byte| byte == b')').next()?.strip_prefix(b" ")?;
+    let fields = stat
+        .rsplit(|&byte| byte == b')')
+        .next()?
+        .strip_prefix(b" ")?;
     fields.split(|&byte| byte == b' ').nth(index)
 }
 
@@ -162,14 +195,32 @@ fn use_signal_stack() {
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
     let size = least + SIGNAL_STACK;
     // SAFETY: a new mapping, which nothing else uses.
-    let stack =
-        unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    let stack = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
     // Without memory for it, overflows go unreported, and end the process all the same.
     if stack != libc::MAP_FAILED {
         let (bottom, bytes) = own_stack();
         // SAFETY: the mapping is larger, page-aligned, and not yet in use.
-        unsafe { stack.cast::<Owner>().write(Owner { mark: stack.addr() ^ MARK, bottom, size: bytes }) };
-        let stack = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: size };
+        unsafe {
+            stack.cast::<Owner>().write(Owner {
+                mark: stack.addr() ^ MARK,
+                bottom,
+                size: bytes,
+            })
+        };
+        let stack = libc::stack_t {
+            ss_sp: stack,
+            ss_flags: 0,
+            ss_size: size,
+        };
         // SAFETY: the mapping is the size it says, and stays.
         unsafe { libc::sigaltstack(&stack, ptr::null_mut()) };
     }
@@ -209,7 +260,11 @@ fn own_signal_stack() -> Option<(libc::stack_t, Owner)> {
 /// For a thread that ends, and has no signal stack from here on.
 fn give_signal_stack_back() {
     if let Some((stack, _)) = own_signal_stack() {
-        let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        let none = libc::stack_t {
+            ss_sp: ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: 0,
+        };
         // SAFETY: the mapping is the one that `use_signal_stack` made, and of no use once the kernel does not know it.
         unsafe {
             if libc::sigaltstack(&none, ptr::null_mut()) == 0 {
@@ -238,7 +293,11 @@ mod tests {
     fn a_signal_stack_of_others_tells_of_no_overflow_whatever_it_holds() {
         let of_another = || {
             let mut bytes = vec![0xff_u8; 64 << 10];
-            let theirs = libc::stack_t { ss_sp: bytes.as_mut_ptr().cast(), ss_flags: 0, ss_size: bytes.len() };
+            let theirs = libc::stack_t {
+                ss_sp: bytes.as_mut_ptr().cast(),
+                ss_flags: 0,
+                ss_size: bytes.len(),
+            };
             let mut before = MaybeUninit::uninit();
             // SAFETY: `bytes` outlives its use, and `before` is written by the first call.
             unsafe {

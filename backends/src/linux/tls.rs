@@ -18,15 +18,24 @@ pub fn has_thread_locals() -> bool {
 }
 
 /// Ends the search with 1 at an object that has thread-locals.
-unsafe extern "C" fn look(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> libc::c_int {
+unsafe extern "C" fn look(
+    object: *mut libc::dl_phdr_info,
+    _: usize,
+    _: *mut c_void,
+) -> libc::c_int {
     // SAFETY: says what is loaded, for as long as this call lasts.
     let object = unsafe { &*object };
     if object.dlpi_phdr.is_null() {
         return 0;
     }
     // SAFETY: so many headers are there.
-    let headers = unsafe { core::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
-    libc::c_int::from(headers.iter().any(|header| header.p_type == libc::PT_TLS && header.p_memsz != 0))
+    let headers =
+        unsafe { core::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
+    libc::c_int::from(
+        headers
+            .iter()
+            .any(|header| header.p_type == libc::PT_TLS && header.p_memsz != 0),
+    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 
 /// Poll descriptors allocated at once: a page. One in a model.
-const BLOCK: usize = if cfg!(loom) { 1 } else { 4096 / size_of::<PollDesc>() };
+const BLOCK: usize = if cfg!(loom) {
+    1
+} else {
+    4096 / size_of::<PollDesc>()
+};
 
 /// All poll descriptors of a scheduler.
 #[doc(alias = "pollCache")]
@@ -26,7 +30,9 @@ impl Default for PollCache {
 impl PollCache {
     /// An empty cache.
     pub(crate) fn new() -> Self {
-        PollCache { free: Lock::new(None) }
+        PollCache {
+            free: Lock::new(None),
+        }
     }
 
     /// A poll descriptor for `fd`, not yet registered with a poller.
@@ -48,7 +54,7 @@ impl PollCache {
             poller.backend.close(desc.fd());
             poller.watched.fetch_sub(1, Ordering::Relaxed);
         }
-        desc.retire();
+        desc.free();
         self.put(desc);
     }
 
@@ -74,7 +80,9 @@ impl PollCache {
             // SAFETY: the block is leaked, so `this` is where the value stays.
             &*place.write(unsafe { PollDesc::new(this) })
         });
-        let first = descs.next().unwrap_or_else(|| panic!("a block is not empty"));
+        let first = descs
+            .next()
+            .unwrap_or_else(|| panic!("a block is not empty"));
         descs.for_each(|desc| self.put(desc));
         first
     }

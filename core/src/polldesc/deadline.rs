@@ -36,7 +36,11 @@ const PASSED: Nanos = -1;
 
 impl Side {
     pub(super) const fn new() -> Self {
-        Side { when: 0, seq: 0, running: false }
+        Side {
+            when: 0,
+            seq: 0,
+            running: false,
+        }
     }
 
     pub(super) fn open(&mut self) {
@@ -75,7 +79,14 @@ impl Side {
     }
 
     /// Brings the timer in line with `when`, which may have changed; `wanted` says whether this timer is to run at all.
-    fn follow(&mut self, timer: &Timer, heap: &'static Heap, fire: Fire, changed: bool, wanted: bool) -> Option<&'static Heap> {
+    fn follow(
+        &mut self,
+        timer: &Timer,
+        heap: &'static Heap,
+        fire: Fire,
+        changed: bool,
+        wanted: bool,
+    ) -> Option<&'static Heap> {
         let wanted = wanted && self.when > 0;
         if self.running && !changed {
             return None;
@@ -115,7 +126,9 @@ impl PollDesc {
         if state.closing {
             return [None; 2];
         }
-        let Some(deadline) = decide() else { return [None; 2] };
+        let Some(deadline) = decide() else {
+            return [None; 2];
+        };
         let before = (state.read.when, state.write.when);
         if mode != Some(Mode::Write) {
             state.read.set(deadline);
@@ -135,8 +148,17 @@ impl PollDesc {
         let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
         let repaired = paired(before) != paired(after);
         let fire = if paired(after) { fire_both } else { fire_read };
-        let moved_read = state.read.follow(&self.rt, heap, fire, before.0 != after.0 || repaired, true);
-        let moved_write = state.write.follow(&self.wt, heap, fire_write, before.1 != after.1 || repaired, !paired(after));
+        let moved_read =
+            state
+                .read
+                .follow(&self.rt, heap, fire, before.0 != after.0 || repaired, true);
+        let moved_write = state.write.follow(
+            &self.wt,
+            heap,
+            fire_write,
+            before.1 != after.1 || repaired,
+            !paired(after),
+        );
 
         if after.0 < 0 {
             woken.extend(self.slot(Mode::Read).cancel());
@@ -152,13 +174,20 @@ impl PollDesc {
     pub(super) fn expire(&self, seq: u32, read: bool, write: bool, woken: &mut WaiterList) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let current = if read { state.read.seq } else { state.write.seq };
+        let current = if read {
+            state.read.seq
+        } else {
+            state.write.seq
+        };
         if seq != current {
             return;
         }
         for (side, fired) in [(&mut state.read, read), (&mut state.write, write)] {
             if fired {
-                assert!(side.when > 0, "inconsistent deadline: none or passed when its timer fires");
+                assert!(
+                    side.when > 0,
+                    "inconsistent deadline: none or passed when its timer fires"
+                );
                 side.when = PASSED;
             }
         }

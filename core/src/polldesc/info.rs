@@ -44,7 +44,11 @@ impl Info {
     fn update(&self, next: impl Fn(Bits) -> Option<Bits>) {
         // Half of the race between bad news and waiters (`waiter`): this read-modify-write comes before the slot's. Whoever announces itself
         // after that one has acquired this one, and its load of this word sees it.
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| next(Bits::from_bits_retain(word)).map(|bits| bits.bits()));
+        let _ = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
+                next(Bits::from_bits_retain(word)).map(|bits| bits.bits())
+            });
     }
 
     /// Forgets the events of the last use.
@@ -65,7 +69,10 @@ impl Info {
         self.update(|old| {
             let mut new = old;
             new.set(Bits::ERROR, ready.contains(Ready::ERROR));
-            new.set(Bits::HANGUP, old.contains(Bits::HANGUP) || ready.contains(Ready::HANGUP));
+            new.set(
+                Bits::HANGUP,
+                old.contains(Bits::HANGUP) || ready.contains(Ready::HANGUP),
+            );
             (old & Bits::SEQ == seq_bits(seq) && new != old).then_some(new)
         });
     }

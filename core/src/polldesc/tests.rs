@@ -30,8 +30,15 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let poller = Poller { backend: Box::new(Blind), watched: AtomicU32::new(0) };
-        Fixture { cache: PollCache::new(), heap: Box::leak(Box::new(Heap::new(0))), poller: Box::leak(Box::new(poller)) }
+        let poller = Poller {
+            backend: Box::new(Blind),
+            watched: AtomicU32::new(0),
+        };
+        Fixture {
+            cache: PollCache::new(),
+            heap: Box::leak(Box::new(Heap::new(0))),
+            poller: Box::leak(Box::new(poller)),
+        }
     }
 
     fn open(&self) -> &'static PollDesc {
@@ -45,7 +52,7 @@ impl Fixture {
     }
 
     fn close(&self, desc: &'static PollDesc) {
-        desc.evict(&mut WaiterList::new());
+        desc.unblock(&mut WaiterList::new());
         self.cache.close(desc);
     }
 
@@ -86,14 +93,26 @@ fn closing_comes_before_a_deadline_and_that_before_an_error() {
     let fix = Fixture::new();
     let desc = fix.open();
     assert_eq!(desc.may_wait(Mode::Read), Ok(()));
-    deliver(desc, desc.token().tag(), Ready::READ | Ready::WRITE | Ready::ERROR);
+    deliver(
+        desc,
+        desc.token().tag(),
+        Ready::READ | Ready::WRITE | Ready::ERROR,
+    );
     assert_eq!(desc.may_wait(Mode::Read), Err(PollError::NotPollable));
-    assert_eq!(desc.may_try(Mode::Read), Ok(()), "the system knows better what it was");
-    assert_eq!(desc.may_wait(Mode::Write), Ok(()), "a write finds the error itself");
+    assert_eq!(
+        desc.may_try(Mode::Read),
+        Ok(()),
+        "the system knows better what it was"
+    );
+    assert_eq!(
+        desc.may_wait(Mode::Write),
+        Ok(()),
+        "a write finds the error itself"
+    );
     fix.set(desc, Deadline::Passed, None);
     assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout));
     assert_eq!(desc.may_wait(Mode::Write), Err(PollError::Timeout));
-    desc.evict(&mut WaiterList::new());
+    desc.unblock(&mut WaiterList::new());
     assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Closing));
     assert_eq!(desc.may_wait(Mode::Write), Err(PollError::Closing));
 }
@@ -109,7 +128,10 @@ fn an_error_is_forgotten_with_the_next_other_event_a_hangup_is_not() {
     assert!(desc.hung_up());
     fix.close(desc);
     let next = fix.open();
-    assert!(core::ptr::eq(desc, next) && !next.hung_up(), "a new use starts clean");
+    assert!(
+        core::ptr::eq(desc, next) && !next.hung_up(),
+        "a new use starts clean"
+    );
 }
 
 #[test]
@@ -167,7 +189,7 @@ fn closing_wakes_both_directions_and_keeps_readiness() {
     park(desc, Mode::Read);
     deliver(desc, desc.token().tag(), Ready::WRITE);
     let mut woken = WaiterList::new();
-    desc.evict(&mut woken);
+    desc.unblock(&mut woken);
     assert_eq!(count(woken), 1);
     assert!(desc.slot(Mode::Write).is_ready());
 }
@@ -176,8 +198,8 @@ fn closing_wakes_both_directions_and_keeps_readiness() {
 #[should_panic(expected = "already closing")]
 fn a_second_eviction_is_refused() {
     let desc = Fixture::new().open();
-    desc.evict(&mut WaiterList::new());
-    desc.evict(&mut WaiterList::new());
+    desc.unblock(&mut WaiterList::new());
+    desc.unblock(&mut WaiterList::new());
 }
 
 #[test]
@@ -196,10 +218,17 @@ fn a_passed_deadline_wakes_its_direction_at_once_and_stays_passed() {
     assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout));
     assert_eq!(desc.may_wait(Mode::Write), Ok(()));
     deliver(desc, desc.token().tag(), Ready::READ);
-    assert_eq!(desc.may_wait(Mode::Read), Err(PollError::Timeout), "even with data ready");
+    assert_eq!(
+        desc.may_wait(Mode::Read),
+        Err(PollError::Timeout),
+        "even with data ready"
+    );
     fix.set(desc, Deadline::None, Some(Mode::Read));
     assert_eq!(desc.may_wait(Mode::Read), Ok(()));
-    assert!(desc.slot(Mode::Read).is_ready(), "and the readiness is still there");
+    assert!(
+        desc.slot(Mode::Read).is_ready(),
+        "and the readiness is still there"
+    );
 }
 
 #[test]
@@ -287,7 +316,7 @@ fn a_timer_of_an_earlier_use_does_not_strike_the_next() {
 fn a_closing_descriptor_takes_no_deadline() {
     let fix = Fixture::new();
     let desc = fix.open();
-    desc.evict(&mut WaiterList::new());
+    desc.unblock(&mut WaiterList::new());
     fix.set(desc, Deadline::At(100), None);
     assert!(fix.heap.is_empty());
 }
@@ -319,7 +348,10 @@ fn a_failed_registration_wakes_whoever_counted_on_it() {
     let fix = Fixture::new();
     let desc = fix.cache.open(3);
     assert!(desc.join_poller());
-    assert!(!desc.join_poller(), "one registers, the other goes on to wait");
+    assert!(
+        !desc.join_poller(),
+        "one registers, the other goes on to wait"
+    );
     park(desc, Mode::Write);
     let mut woken = WaiterList::new();
     desc.leave_poller(&mut woken);
@@ -332,7 +364,10 @@ fn whoever_comes_during_a_registration_is_woken_when_it_is_done_to_arm_its_direc
     let fix = Fixture::new();
     let desc = fix.cache.open(3);
     assert!(desc.join_poller());
-    assert!(!desc.join_poller() && !desc.join_poller(), "one registers, the others go on to wait");
+    assert!(
+        !desc.join_poller() && !desc.join_poller(),
+        "one registers, the others go on to wait"
+    );
     assert!(desc.poller().is_none(), "nothing can be armed yet");
     park(desc, Mode::Write);
     let mut woken = WaiterList::new();

@@ -29,14 +29,19 @@ impl fmt::Debug for Deadlocks {
 impl Deadlocks {
     /// By counting the threads of the process, as `system` does.
     pub fn new(system: &'static dyn Observe) -> Self {
-        Deadlocks { system, look: Sched::look_for_deadlock }
+        Deadlocks {
+            system,
+            look: Sched::look_for_deadlock,
+        }
     }
 }
 
 impl Sched {
     /// Reports a deadlock if there is one. True if there may be one, as far as is known within. Called by sysmon.
     pub(super) fn doubts(&'static self) -> bool {
-        self.config.deadlocks.is_some_and(|Deadlocks { system, look }| look(self, system))
+        self.config
+            .deadlocks
+            .is_some_and(|Deadlocks { system, look }| look(self, system))
     }
 
     fn look_for_deadlock(&'static self, system: &'static dyn Observe) -> bool {
@@ -50,7 +55,7 @@ impl Sched {
 
     /// Whether a goroutine or a thread waits in this library.
     fn has_sleepers(&self) -> bool {
-        self.num_goroutines() > 0 || self.outside.dormant.load(Ordering::Acquire) > 0
+        self.num_goroutines() > 0 || self.ordinary.dormant.load(Ordering::Acquire) > 0
     }
 
     /// Whether nothing within the scheduler will wake anybody.
@@ -61,7 +66,10 @@ impl Sched {
             && self.ms().all(|m| m.wake.is_asleep())
             && !self.exchange.is_wanted()
             && self.global.is_empty()
-            && self.ps.iter().all(|p| p.ring.is_empty() && p.timers.next().is_none())
+            && self
+                .ps
+                .iter()
+                .all(|p| p.ring.is_empty() && p.timers.next().is_none())
             && self.pool.jobs.load(Ordering::Acquire) == 0
             && self.num_poll_waiters() == 0
             && self.idlers.all_idle(self.config.procs)
@@ -71,7 +79,7 @@ impl Sched {
     /// Whether, besides, no thread of the process is awake that could. Sysmon is one, and asks.
     fn is_dead(&'static self, system: &dyn Observe) -> bool {
         let pool = self.pool.threads.load(Ordering::Acquire);
-        let dormant = self.outside.dormant.load(Ordering::Acquire).max(0) as usize;
+        let dormant = self.ordinary.dormant.load(Ordering::Acquire).max(0) as usize;
         let accounted = self.ms().count() + 1 + pool + dormant + self.trace_readers();
         system.threads() == Some(accounted) && self.has_sleepers() && self.is_still()
     }

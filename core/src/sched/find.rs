@@ -24,11 +24,11 @@ const NEXT_BUDGET: u32 = 16;
 pub(super) const ALLOWANCE: u32 = 64;
 
 /// An absence that costs those who wait for this M: more than the messages of a busy peer take, less than a time slice.
-const LINGER_LONG: Nanos = 500_000;
+const YIELD_LONG: Nanos = 500_000;
 
 /// How many times an M goes to sleep at once after such an absence. Measured: 64 gives the tail latency of not lingering and most of its
 /// cost back, 0 doubles the tail, 16 keeps nearly all of the gain.
-const LINGER_PAUSE: u32 = 16;
+const YIELD_PAUSE: u32 = 16;
 
 /// How often a thief goes round all Ps; Go's number. In the last round it takes what runs next, too.
 const STEAL_ROUNDS: usize = 4;
@@ -55,13 +55,13 @@ impl Sched {
     fn find_one(&'static self, here: &mut Here) -> GRef {
         let g = self.find_runnable(here);
         self.stop_searching(here);
-        let relied_on = here.home(|home| core::mem::take(&mut home.relied_on));
-        if self.stop_spinning(here) || relied_on {
+        let must_wake_another = here.home(|home| core::mem::take(&mut home.must_wake_another));
+        if self.stop_spinning(here) || must_wake_another {
             // There may be more where this came from, and the last one to look has just stopped. If not, whoever comes up for nothing steps aside
-            // (`linger`) and is there for the next event, for which it would else wait until a CPU is free.
-            self.recruit();
+            // (`yield_before_park`) and is there for the next event, for which it would else wait until a CPU is free.
+            self.wake_idle();
         }
-        if relied_on {
+        if must_wake_another {
             self.fill_poller(here.p.poller);
         }
         g
@@ -70,10 +70,13 @@ impl Sched {
     /// Runs a goroutine until it lets go of the M.
     fn execute(&'static self, here: &mut Here, mut g: GRef) {
         if !g.started() {
-            let (slot, stack, anchor) = self.arena.take(g.stack_size(), &mut here.p.slots.lock());
-            g.start(slot, stack, anchor);
+            let (slot, stack, owner) = self.arena.take(g.stack_size(), &mut here.p.slots.lock());
+            g.start(slot, stack, owner);
             if g.home().is_some() {
-                here.m.counts.unstarted.set(here.m.counts.unstarted.get() - 1);
+                here.m
+                    .counts
+                    .unstarted
+                    .set(here.m.counts.unstarted.get() - 1);
             }
             if !self.config.migrate {
                 g.set_home(here.m.index);
@@ -84,9 +87,9 @@ impl Sched {
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
             self.trace_run(here, &g);
-            here.m.lease.leave();
+            here.m.retake.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
-            if !here.m.lease.enter() {
+            if !here.m.retake.enter() {
                 *here = self.come_back(*here, resumed);
                 return;
             }
@@ -146,7 +149,7 @@ impl Sched {
                 *here = self.give_way(*here);
                 continue;
             }
-            if self.linger(here) {
+            if self.yield_before_park(here) {
                 continue;
             }
             match self.run_timers(here) {
@@ -185,7 +188,7 @@ impl Sched {
         let first = self.global.take(&here.p.ring, self.config.procs)?;
         if !here.p.ring.is_empty() {
             // The rest of the batch was in no queue for a moment, when an M that went to sleep may have looked for it.
-            self.recruit();
+            self.wake_idle();
         }
         Some(first)
     }
@@ -254,16 +257,23 @@ impl Sched {
     /// Where Ms and their peers share the CPUs, an M that sleeps as soon as it can is woken for each message; one that steps aside gathers
     /// a batch. With nobody else to run it costs half a microsecond. But whoever runs instead may use up its time slice, so after a long
     /// absence the M sleeps the next few times. A single M has the poller's batches to itself already.
-    fn linger(&'static self, here: &Here) -> bool {
+    fn yield_before_park(&'static self, here: &Here) -> bool {
         if self.stop_spinning(here) {
-            here.home(|home| home.relied_on = true);
+            here.home(|home| home.must_wake_another = true);
         }
-        if self.config.procs == 1 || self.shared(here.p.poller).poller.watched.load(Ordering::Relaxed) == 0 {
+        if self.config.procs == 1
+            || self
+                .shared(here.p.poller)
+                .poller
+                .watched
+                .load(Ordering::Relaxed)
+                == 0
+        {
             return false;
         }
         let due = here.home(|home| {
-            let due = home.no_linger == 0;
-            home.no_linger = home.no_linger.saturating_sub(1);
+            let due = home.skip_yields == 0;
+            home.skip_yields = home.skip_yields.saturating_sub(1);
             due
         });
         if !due {
@@ -271,8 +281,8 @@ impl Sched {
         }
         let start = self.os.now();
         self.os.yield_thread();
-        if self.os.now() - start > LINGER_LONG {
-            here.home(|home| home.no_linger = LINGER_PAUSE);
+        if self.os.now() - start > YIELD_LONG {
+            here.home(|home| home.skip_yields = YIELD_PAUSE);
         }
         self.poll(here, Delay::None)
     }
@@ -289,20 +299,27 @@ impl Sched {
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
         let shared = self.shared(here.p.poller);
-        let asleep = if shared.enter() { Asleep::Poller } else { Asleep::Futex };
+        let asleep = if shared.enter() {
+            Asleep::Poller
+        } else {
+            Asleep::Futex
+        };
         here.publish_queue();
         self.idlers.park();
         let mut spin = false;
         if here.m.wake.prepare(asleep) {
             self.idlers.before_recheck();
             spin = self.work_elsewhere(here);
-            here.home(|home| home.relied_on = false);
+            here.home(|home| home.must_wake_another = false);
             self.trace_idle(here, asleep);
             let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}
                 (Asleep::WithoutP, _) => panic!("it holds a P"),
-                (Asleep::Futex, timeout) => self.os.futex_wait(here.m.wake.futex(), asleep.bits(), timeout),
+                (Asleep::Futex, timeout) => {
+                    self.os
+                        .futex_wait(here.m.wake.futex(), asleep.bits(), timeout)
+                }
                 (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
                 (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),
             }
@@ -319,13 +336,17 @@ impl Sched {
             shared.leave();
             self.fill_poller(here.p.poller);
         } else {
-            here.home(|home| home.relied_on = true);
+            here.home(|home| home.must_wake_another = true);
         }
     }
 
     /// The last look at the queues that others may have filled while this M became idle.
     fn work_elsewhere(&self, here: &Here) -> bool {
-        !self.global.is_empty() || self.ps.iter().any(|p| p.index != here.p.index && self.is_open(p))
+        !self.global.is_empty()
+            || self
+                .ps
+                .iter()
+                .any(|p| p.index != here.p.index && self.is_open(p))
     }
 }
 

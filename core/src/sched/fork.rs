@@ -23,10 +23,14 @@ pub const FORKED: &str = "this process is a fork of the one whose threads run th
 impl Sched {
     /// Says that the calling thread is the only one of a child process, made by fork. Callable in a handler of `pthread_atfork`.
     pub fn forked(&'static self) {
-        static REFUSALS: Refusals = Refusals { panic: || panic!("{FORKED}"), abort };
-        self.forked.store(ptr::from_ref(&REFUSALS).cast_mut(), Ordering::Relaxed);
+        static REFUSALS: Refusals = Refusals {
+            panic: || panic!("{FORKED}"),
+            abort,
+        };
+        self.forked
+            .store(ptr::from_ref(&REFUSALS).cast_mut(), Ordering::Relaxed);
         if let Some(g) = self.current() {
-            self.m_of(g).lease.revoke();
+            self.m_of(g).retake.revoke();
         }
     }
 
@@ -64,5 +68,7 @@ pub(super) struct Refusals {
 }
 
 fn abort(sched: &Sched) -> ! {
-    sched.os.abort(format_args!("gopark: a goroutine has parked, yielded or returned, but {FORKED}"))
+    sched.os.abort(format_args!(
+        "gopark: a goroutine has parked, yielded or returned, but {FORKED}"
+    ))
 }

@@ -25,7 +25,7 @@ use crate::waiter::Waiter;
 use core::ptr;
 
 /// The Ms without a P.
-pub(super) struct Exchange {
+pub(super) struct IdleMs {
     /// How many want one: to look at without the lock.
     wanting: AtomicU32,
     lists: Lock<Lists>,
@@ -93,9 +93,12 @@ fn next(m: &M) -> &mut Option<&'static M> {
     unsafe { &mut *m.link.get() }
 }
 
-impl Exchange {
+impl IdleMs {
     pub(super) fn new() -> Self {
-        Exchange { wanting: AtomicU32::new(0), lists: Lock::new(Lists::default()) }
+        IdleMs {
+            wanting: AtomicU32::new(0),
+            lists: Lock::new(Lists::default()),
+        }
     }
 
     /// Whether some M waits for a P.
@@ -144,7 +147,9 @@ impl Exchange {
 
 impl Sched {
     pub(super) fn m(&self, index: usize) -> &M {
-        self.ms.get(index).unwrap_or_else(|| panic!("an index names an M that was started"))
+        self.ms
+            .get(index)
+            .unwrap_or_else(|| panic!("an index names an M that was started"))
     }
 
     /// Gives an M that is in no list a P that nobody uses.
@@ -166,7 +171,7 @@ impl Sched {
         loop {
             if let Some(p) = m.grant.take() {
                 m.set_p(Some(p));
-                m.lease.renew();
+                m.retake.renew();
                 // SAFETY: this is the M's thread, the grant made it the holder, and code on an M's own stack never parks.
                 return unsafe { Here::new(m, self.p(p)) };
             }
@@ -174,7 +179,8 @@ impl Sched {
                 self.wake_holder();
             }
             if m.wake.prepare(Asleep::WithoutP) {
-                self.os.futex_wait(m.wake.futex(), Asleep::WithoutP.bits(), None);
+                self.os
+                    .futex_wait(m.wake.futex(), Asleep::WithoutP.bits(), None);
             }
             let recruited = m.wake.awake();
             debug_assert!(!recruited, "an M without a P was recruited");
@@ -192,18 +198,21 @@ impl Sched {
     /// Lets an M that wants a P have this one, and waits for another.
     #[cold]
     pub(super) fn give_way(&'static self, here: Here) -> Here {
-        let Some(next) = self.exchange.first_wanting() else { return here };
+        let Some(next) = self.exchange.first_wanting() else {
+            return here;
+        };
         if self.stop_spinning(&here) {
-            self.recruit();
+            self.wake_idle();
         }
         self.trace_gave_way(&here, next);
-        self.let_go(here, |sched| sched.grant(here.p.index, next))
+        self.give_up_p(here, |sched| sched.grant(here.p.index, next))
     }
 
     /// Goes on without a P, as one that wants one or as a spare, until the M is granted one. `meanwhile` is done when it is in a list.
-    fn let_go(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
+    fn give_up_p(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
         let m = here.m;
-        let wants = here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
+        let wants =
+            here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
         m.set_p(None);
         self.exchange.enlist(m, wants);
         meanwhile(self);
@@ -225,7 +234,8 @@ impl Sched {
                 None
             }
             // SAFETY: as in `execute`.
-            Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) } {
+            Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) }
+            {
                 Err(Waiter::G(g)) => Some(g),
                 Ok(()) | Err(Waiter::Thread(_)) => {
                     here.m.counts.parked.bump();
@@ -237,7 +247,7 @@ impl Sched {
             self.count_yield(&g, here.m);
             self.requeue(&here, g);
         }
-        self.let_go(here, |_| ())
+        self.give_up_p(here, |_| ())
     }
 
     /// Queues a goroutine that an M without a P has run.
@@ -246,7 +256,7 @@ impl Sched {
             Some(_) => here.home(|home| home.queue.push_back(g)),
             None => {
                 self.global.push(g);
-                self.recruit();
+                self.wake_idle();
             }
         }
     }
@@ -256,12 +266,17 @@ impl Sched {
     pub(super) fn hand_off(&'static self, p: usize) -> bool {
         let wanting = self.exchange.first_wanting();
         let wanted = wanting.is_some();
-        let Some(next) = wanting.or_else(|| self.exchange.spare()).or_else(|| self.another_m()) else { return false };
+        let Some(next) = wanting
+            .or_else(|| self.exchange.spare())
+            .or_else(|| self.another_m())
+        else {
+            return false;
+        };
         let holder = self.m(self.p(p).holder());
-        if holder.lease.take(|| self.os.barrier()) {
+        if holder.retake.take(|| self.os.barrier()) {
             // SAFETY: it is taken.
             unsafe { self.trace_taken(p, holder, next) };
-            self.tallies.handoffs.bump();
+            self.totals.handoffs.bump();
             self.grant(p, next);
             return true;
         }

@@ -55,7 +55,9 @@ impl Idlers {
     /// Takes the place of the only spinning M, for an M that is about to be recruited.
     pub(crate) fn spin_alone(&self) -> bool {
         let first = |word| (Self::spinning(word) == 0).then_some(word + SPINNING);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, first).is_ok()
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, first)
+            .is_ok()
     }
 
     /// Joins the spinning, unless half of the busy Ms (of `procs` in all) spin already: more would only get in each other's way.
@@ -64,7 +66,9 @@ impl Idlers {
             let busy = (procs as u32).saturating_sub(Self::idle(word));
             (2 * Self::spinning(word) < busy).then_some(word + SPINNING)
         };
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, room).is_ok()
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, room)
+            .is_ok()
     }
 
     /// Joins the spinning in any case, for an M that has seen work.

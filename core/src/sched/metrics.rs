@@ -18,22 +18,28 @@ use crate::m::{Counts, Here, M};
 use crate::metrics::{Latencies, Metrics};
 use crate::os::{Nanos, Observe};
 use crate::p::{Count, P};
-use crate::sync::{Ordering, Tally};
+use crate::sync::{Ordering, UnmodeledCount};
 use crate::waiter::Waiter;
 
 /// What is not counted on the threads of Ms, or by several of them together.
-pub(super) struct Tallies {
-    readied: Tally,
-    wakes: Tally,
+pub(super) struct Totals {
+    readied: UnmodeledCount,
+    wakes: UnmodeledCount,
     /// By sysmon alone, as what follows.
     pub(super) handoffs: Count,
     pub(super) polls: Count,
     pub(super) events: Count,
 }
 
-impl Tallies {
+impl Totals {
     pub(super) fn new() -> Self {
-        Tallies { readied: Tally::new(0), wakes: Tally::new(0), handoffs: Count::new(), polls: Count::new(), events: Count::new() }
+        Totals {
+            readied: UnmodeledCount::new(0),
+            wakes: UnmodeledCount::new(0),
+            handoffs: Count::new(),
+            polls: Count::new(),
+            events: Count::new(),
+        }
     }
 }
 
@@ -43,7 +49,7 @@ impl Sched {
     pub(super) fn count_ready(&self, here: Option<&Here>) {
         match here {
             Some(here) => _ = here.m.counts.readied.bump(),
-            None => _ = self.tallies.readied.fetch_add(1, Ordering::Relaxed),
+            None => _ = self.totals.readied.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -88,7 +94,7 @@ impl Sched {
     }
 
     pub(super) fn count_wake(&self) {
-        self.tallies.wakes.fetch_add(1, Ordering::Relaxed);
+        self.totals.wakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many goroutines wait in the queues of a P and of the M that holds it.
@@ -98,21 +104,23 @@ impl Sched {
 
     /// The figures of now. `system` says how much memory is behind stacks.
     pub fn metrics(&self, system: &dyn Observe) -> Metrics {
-        let tally = |tally: &Tally| tally.load(Ordering::Relaxed);
-        let by_m = |count: fn(&Counts) -> &Count| self.ms().map(|m| count(&m.counts).get()).sum::<u64>();
+        let tally = |tally: &UnmodeledCount| tally.load(Ordering::Relaxed);
+        let by_m =
+            |count: fn(&Counts) -> &Count| self.ms().map(|m| count(&m.counts).get()).sum::<u64>();
         let by_p = |count: fn(&P) -> &Count| self.ps.iter().map(|p| count(p).get()).sum::<u64>();
         // What leads out of a state comes first, so that what happens meanwhile does not make it negative.
         let finished = by_m(|counts| &counts.finished);
         let yields = by_m(|counts| &counts.yielded);
-        let readied = by_m(|counts| &counts.readied) + tally(&self.tallies.readied);
+        let readied = by_m(|counts| &counts.readied) + tally(&self.totals.readied);
         let parks = by_m(|counts| &counts.parked);
         let started = by_m(|counts| &counts.started);
-        let created = by_m(|counts| &counts.spawned) + self.outside.spawned.load(Ordering::Relaxed);
+        let created =
+            by_m(|counts| &counts.spawned) + self.ordinary.spawned.load(Ordering::Relaxed);
         let (idle, spinning) = self.idlers.count();
         let threads = self.ms().count() as u64;
         let goroutines = created.saturating_sub(finished);
         let not_started = created.saturating_sub(started);
-        let running = self.ms().filter(|m| m.lease.is_outside()).count() as u64;
+        let running = self.ms().filter(|m| m.retake.in_goroutine()).count() as u64;
         let waiting = parks.saturating_sub(readied);
         Metrics {
             goroutines,
@@ -132,10 +140,10 @@ impl Sched {
             parks,
             yields,
             steals: by_m(|counts| &counts.steals),
-            handoffs: self.tallies.handoffs.get(),
-            polls: by_p(|p| &p.polls) + self.tallies.polls.get(),
-            events: by_p(|p| &p.events) + self.tallies.events.get(),
-            wakes: tally(&self.tallies.wakes),
+            handoffs: self.totals.handoffs.get(),
+            polls: by_p(|p| &p.polls) + self.totals.polls.get(),
+            events: by_p(|p| &p.events) + self.totals.events.get(),
+            wakes: tally(&self.totals.wakes),
             timers_armed: self.ps.iter().map(|p| p.timers.armed() as u64).sum(),
             timers_fired: self.ps.iter().map(|p| p.timers.fired()).sum(),
             global_queue: self.global.len() as u64,

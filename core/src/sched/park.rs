@@ -46,7 +46,7 @@ impl Sched {
     fn park_as(&'static self, current: Option<&G>, (reason, about): Why, mut park: Park<'_>) {
         match current {
             Some(g) => {
-                g.trail.waits(reason, about, self.lately.get());
+                g.trail.waits(reason, about, self.coarse_clock.get());
                 let request = NonNull::from(&mut park).cast();
                 // SAFETY: `current` found the stack pointer on this goroutine's stack.
                 unsafe { g.suspend(Some(request)) };
@@ -55,7 +55,7 @@ impl Sched {
                 self.forbid_in_fork();
                 let thread = Thread::new();
                 if park(thread.waiter()).is_ok() {
-                    self.outside.dormant.fetch_add(1, Ordering::Relaxed);
+                    self.ordinary.dormant.fetch_add(1, Ordering::Relaxed);
                     thread.block(self.os);
                 }
             }
@@ -63,7 +63,12 @@ impl Sched {
     }
 
     /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
-    pub(crate) fn wait<E>(&'static self, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
+    pub(crate) fn wait<E>(
+        &'static self,
+        slot: &WaitSlot,
+        why: Why,
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> bool {
         let current = self.current();
         if !slot.is_ready() {
             current.inspect(|g| self.stops(g));
@@ -71,7 +76,13 @@ impl Sched {
         self.wait_as(current, slot, why, check)
     }
 
-    fn wait_as<E>(&'static self, current: Option<&G>, slot: &WaitSlot, why: Why, check: impl FnOnce() -> Result<(), E>) -> bool {
+    fn wait_as<E>(
+        &'static self,
+        current: Option<&G>,
+        slot: &WaitSlot,
+        why: Why,
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> bool {
         if slot.announce() == Announced::Ready {
             return true;
         }
@@ -94,7 +105,7 @@ impl Sched {
         // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
         match current {
             Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
-            None => _ = self.outside.poll_waiting.fetch_add(1, Ordering::Relaxed),
+            None => _ = self.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),
         }
         let outcome = loop {
             if self.wait_as(current, slot, why, &check) {
@@ -106,7 +117,7 @@ impl Sched {
         };
         match current {
             Some(g) => _ = self.m_of(g).counts.poll_resumes.bump(),
-            None => _ = self.outside.poll_waiting.fetch_sub(1, Ordering::Relaxed),
+            None => _ = self.ordinary.poll_waiting.fetch_sub(1, Ordering::Relaxed),
         }
         outcome
     }

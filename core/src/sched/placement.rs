@@ -21,28 +21,37 @@ const CANDIDATES: usize = 8;
 
 /// How many goroutines have started on an M and have not returned, as far as another thread can tell.
 fn at_home(m: &M) -> u64 {
-    m.counts.started.get().saturating_sub(m.counts.finished.get())
+    m.counts
+        .started
+        .get()
+        .saturating_sub(m.counts.finished.get())
 }
 
 impl Sched {
     /// Hands back a goroutine that is to run here. `None` if it has not started and was left to another M.
     #[inline]
     pub(super) fn keep(&'static self, here: &Here, g: GRef) -> Option<GRef> {
-        if g.started() { Some(g) } else { self.keep_fresh(here, g) }
+        if g.started() {
+            Some(g)
+        } else {
+            self.keep_fresh(here, g)
+        }
     }
 
     fn keep_fresh(&'static self, here: &Here, g: GRef) -> Option<GRef> {
         if self.config.migrate || self.config.procs == 1 || g.home().is_some() {
             return Some(g);
         }
-        let Some(p) = self.lighter(here) else { return Some(g) };
+        let Some(p) = self.lighter(here) else {
+            return Some(g);
+        };
         if let Err(g) = p.ring.offer(g) {
             return Some(g);
         }
         self.notify(self.m(p.holder()));
         self.idlers.before_recheck();
         if !self.is_searching(p) {
-            self.recruit();
+            self.wake_idle();
         }
         None
     }
@@ -57,7 +66,9 @@ impl Sched {
         let first = here.p.random() as usize % procs;
         let candidates = (first..first + procs.min(CANDIDATES)).map(|p| self.p(p % procs));
         let free = candidates.filter(|p| self.is_searching(p) && p.ring.is_empty());
-        let (fewer, lightest) = free.map(|p| (at_home(self.m(p.holder())), p)).min_by_key(|&(at_home, _)| at_home)?;
+        let (fewer, lightest) = free
+            .map(|p| (at_home(self.m(p.holder())), p))
+            .min_by_key(|&(at_home, _)| at_home)?;
         (fewer + fewer / 8 + 1 < mine).then_some(lightest)
     }
 
@@ -72,7 +83,7 @@ impl Sched {
             here.m.searches.store(false, Ordering::Relaxed);
             self.idlers.before_recheck();
             if !here.p.ring.is_empty() {
-                self.recruit();
+                self.wake_idle();
             }
         }
     }

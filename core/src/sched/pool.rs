@@ -21,7 +21,9 @@ pub(crate) struct PoolCounts {
 impl PoolCounts {
     /// Jobs that no thread has begun, as far as a bystander can tell.
     fn waiting(&self) -> usize {
-        self.jobs.load(Ordering::Relaxed).saturating_sub(self.threads.load(Ordering::Relaxed))
+        self.jobs
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.threads.load(Ordering::Relaxed))
     }
 }
 
@@ -44,16 +46,33 @@ impl Sched {
     /// Reports that jobs have waited for long, once until half of the threads are free again, and that the system refuses threads, once until
     /// it gives one. Called by sysmon.
     pub(super) fn look_at_pool(&'static self, watch: &mut PoolWatch, now: Nanos) {
-        let (waiting, refused) = (self.pool.waiting(), self.pool.refused.load(Ordering::Relaxed));
-        let (jobs, threads) = (self.pool.jobs.load(Ordering::Relaxed), self.pool.threads.load(Ordering::Relaxed));
-        watch.since = if waiting == 0 { None } else { watch.since.or(Some(now)) };
+        let (waiting, refused) = (
+            self.pool.waiting(),
+            self.pool.refused.load(Ordering::Relaxed),
+        );
+        let (jobs, threads) = (
+            self.pool.jobs.load(Ordering::Relaxed),
+            self.pool.threads.load(Ordering::Relaxed),
+        );
+        watch.since = if waiting == 0 {
+            None
+        } else {
+            watch.since.or(Some(now))
+        };
         watch.told_full &= 2 * jobs > threads;
         watch.told_refused &= refused != 0;
         let full = watch.since.is_some_and(|since| now - since >= PATIENCE);
         let refused = (refused != 0).then_some(Errno::new(refused));
         if (full && !watch.told_full) || (refused.is_some() && !watch.told_refused) {
             (watch.told_full, watch.told_refused) = (full, refused.is_some());
-            (self.config.report)(self, Report::PoolFull { threads, waiting, refused });
+            (self.config.report)(
+                self,
+                Report::PoolFull {
+                    threads,
+                    waiting,
+                    refused,
+                },
+            );
         }
     }
 }
@@ -65,7 +84,14 @@ mod tests {
 
     #[test]
     fn calls_that_wait_for_the_pool_are_told_if_there_are_any() {
-        let told = |waiting| Report::PoolFull { threads: 3, waiting, refused: Some(Errno::new(11)) }.to_string();
+        let told = |waiting| {
+            Report::PoolFull {
+                threads: 3,
+                waiting,
+                refused: Some(Errno::new(11)),
+            }
+            .to_string()
+        };
         assert!(!told(0).contains("wait"), "{}", told(0));
         assert!(told(1).ends_with(": 1 call waits for one"));
         assert!(told(2).ends_with(": 2 calls wait for one"));

@@ -36,12 +36,32 @@ pub struct SchedTrace {
 
 impl fmt::Display for SchedTrace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SchedTrace { elapsed, max_procs, idle_procs, threads, spinning_threads, idle_threads, global_queue, .. } = self;
-        write!(f, "SCHED {}ms: gomaxprocs={max_procs} idleprocs={idle_procs} threads={threads} ", elapsed.as_millis())?;
-        write!(f, "spinningthreads={spinning_threads} needspinning=0 idlethreads={idle_threads} runqueue={global_queue} [ ")?;
-        self.local_queues.iter().try_for_each(|len| write!(f, "{len} "))?;
+        let SchedTrace {
+            elapsed,
+            max_procs,
+            idle_procs,
+            threads,
+            spinning_threads,
+            idle_threads,
+            global_queue,
+            ..
+        } = self;
+        write!(
+            f,
+            "SCHED {}ms: gomaxprocs={max_procs} idleprocs={idle_procs} threads={threads} ",
+            elapsed.as_millis()
+        )?;
+        write!(
+            f,
+            "spinningthreads={spinning_threads} needspinning=0 idlethreads={idle_threads} runqueue={global_queue} [ "
+        )?;
+        self.local_queues
+            .iter()
+            .try_for_each(|len| write!(f, "{len} "))?;
         f.write_str("] schedticks=[ ")?;
-        self.ticks.iter().try_for_each(|tick| write!(f, "{tick} "))?;
+        self.ticks
+            .iter()
+            .try_for_each(|tick| write!(f, "{tick} "))?;
         f.write_str("]")
     }
 }
@@ -56,7 +76,10 @@ pub struct Every {
 impl Every {
     /// So often; more than 0.
     pub fn nanos(period: Nanos) -> Self {
-        Every { period, look: Sched::report_trace }
+        Every {
+            period,
+            look: Sched::report_trace,
+        }
     }
 }
 
@@ -70,7 +93,11 @@ pub(super) struct Schedule {
 impl Schedule {
     /// The first line comes at once, as in Go.
     pub(super) fn new(every: Option<Every>, now: Nanos) -> Self {
-        Schedule { every, start: now, next: now }
+        Schedule {
+            every,
+            start: now,
+            next: now,
+        }
     }
 
     /// The time until the next line.
@@ -88,7 +115,9 @@ impl Sched {
     }
 
     fn report_trace(&'static self, schedule: &mut Schedule, now: Nanos) {
-        let Some(Every { period, .. }) = schedule.every.filter(|_| now >= schedule.next) else { return };
+        let Some(Every { period, .. }) = schedule.every.filter(|_| now >= schedule.next) else {
+            return;
+        };
         // One that was missed is not made up for.
         schedule.next += ((now - schedule.next) / period + 1) * period;
         let elapsed = Duration::from_nanos((now - schedule.start) as u64);

@@ -19,7 +19,11 @@ pub struct Shrink {
 impl Shrink {
     /// Those of goroutines that have waited for `after`. Sysmon looks for them every so often.
     pub fn new(after: Nanos, every: Nanos) -> Self {
-        Shrink { after, every, round: Sched::shrink }
+        Shrink {
+            after,
+            every,
+            round: Sched::shrink,
+        }
     }
 }
 
@@ -41,12 +45,12 @@ impl Sched {
         let mut batch = Vec::with_capacity(BATCH);
         let mut more = false;
         self.each_started(false, |g| {
-            let runs = g.trail.runs.count();
+            let runs = g.trail.resumes.count();
             if g.status() != Status::Waiting || g.trail.is_shrunk(runs) {
                 return;
             }
             let traces = g.trail.read();
-            if !g.trail.runs.still(runs) {
+            if !g.trail.resumes.validate(runs) {
                 return;
             }
             if now - traces.since < after {
@@ -54,7 +58,12 @@ impl Sched {
                 return;
             }
             match self.arena.unused_below(traces.place.sp) {
-                Some((start, end)) => batch.push(Candidate { g, runs, start, end }),
+                Some((start, end)) => batch.push(Candidate {
+                    g,
+                    runs,
+                    start,
+                    end,
+                }),
                 None => g.trail.shrinks(runs),
             }
             if batch.len() == BATCH {
@@ -66,15 +75,23 @@ impl Sched {
     }
 
     fn shrink_batch(&'static self, batch: &mut Vec<Candidate>) {
-        batch.iter().for_each(|candidate| candidate.g.trail.runs.hold());
+        batch
+            .iter()
+            .for_each(|candidate| candidate.g.trail.resumes.hold());
         let barrier = !batch.is_empty() && self.os.barrier();
-        for Candidate { g, runs, start, end } in batch.drain(..) {
-            if barrier && g.trail.runs.still(runs) {
+        for Candidate {
+            g,
+            runs,
+            start,
+            end,
+        } in batch.drain(..)
+        {
+            if barrier && g.trail.resumes.validate(runs) {
                 // SAFETY: the goroutine is stopped, and held since before the barrier; what is below its stack pointer means nothing.
                 unsafe { self.arena.discard(start, end) };
                 g.trail.shrinks(runs);
             }
-            g.trail.runs.let_go();
+            g.trail.resumes.release();
         }
     }
 }

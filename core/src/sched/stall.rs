@@ -1,10 +1,10 @@
 //! Stalls: goroutines that keep their threads for longer than the program finds right, or that sit
 //! in the system while others wait.
 
-use super::census::Identity;
+use super::snapshot::Identity;
 use super::{Report, Sched};
 use crate::m::M;
-use crate::os::{Doing, Nanos};
+use crate::os::{Nanos, ThreadState};
 use crate::sync::{AtomicU32, Ordering};
 use alloc::sync::Arc;
 use core::fmt;
@@ -22,7 +22,7 @@ pub struct Stall {
     /// For how long it has not let go, in nanoseconds.
     pub lasts: Nanos,
     /// What its thread does.
-    pub doing: Doing,
+    pub doing: ThreadState,
     /// How many goroutines can run only on that thread, and are ready to. With
     /// [`Stalls::blocked`] and a thread that waits for a lock, also those at home there that join
     /// this goroutine.
@@ -35,12 +35,17 @@ impl fmt::Display for Stall {
         if let Some(name) = &self.name {
             write!(f, " \"{name}\"")?;
         }
-        write!(f, ", spawned at {}, keeps its thread for {} ms ", self.site, self.lasts / 1_000_000)?;
+        write!(
+            f,
+            ", spawned at {}, keeps its thread for {} ms ",
+            self.site,
+            self.lasts / 1_000_000
+        )?;
         match self.doing {
-            Doing::Running => f.write_str("computing")?,
-            Doing::Blocked(Some(number)) => write!(f, "in system call {number}")?,
-            Doing::Blocked(None) => f.write_str("in a system call")?,
-            Doing::Unknown => f.write_str("so far")?,
+            ThreadState::Running => f.write_str("computing")?,
+            ThreadState::Blocked(Some(number)) => write!(f, "in system call {number}")?,
+            ThreadState::Blocked(None) => f.write_str("in a system call")?,
+            ThreadState::Unknown => f.write_str("so far")?,
         }
         match self.waiting {
             0 => Ok(()),
@@ -66,19 +71,27 @@ pub struct Stalls {
 impl Stalls {
     /// Those that have lasted for so long.
     pub fn after(after: Nanos) -> Self {
-        Stalls { after, lock: None, tell: Sched::tell_stall }
+        Stalls {
+            after,
+            lock: None,
+            tell: Sched::tell_stall,
+        }
     }
 
     /// Those that have lasted for so long and are blocked in the system, while goroutines that can run
     /// on that thread only are ready, or, in the system call `lock`, wait for the blocked one's
     /// return.
     pub fn blocked(after: Nanos, lock: u32) -> Self {
-        Stalls { after, lock: Some(lock), tell: Sched::tell_blocked }
+        Stalls {
+            after,
+            lock: Some(lock),
+            tell: Sched::tell_blocked,
+        }
     }
 }
 
 /// An M that has lost its P while it was away, and is not back.
-pub(super) struct Stray {
+pub(super) struct Detached {
     pub(super) m: usize,
     /// Since when its goroutine keeps it.
     pub(super) since: Nanos,
@@ -120,51 +133,95 @@ impl Walks {
 
 /// Whether an M that has lost its P has one again, or waits for one.
 fn is_back(m: &M) -> bool {
-    !m.lease.is_taken() || m.wake.is_asleep()
+    !m.retake.is_taken() || m.wake.is_asleep()
 }
 
 impl Sched {
     /// Whether the M is still away. A goroutine without a P enters the scheduler now and then for a
     /// moment, and goes on: only an M that has a P again, or waits for one, is back.
-    pub(super) fn is_astray(&'static self, stray: &mut Stray, walks: &mut Walks, now: Nanos) -> bool {
-        let m = self.m(stray.m);
+    pub(super) fn is_detached(
+        &'static self,
+        detached: &mut Detached,
+        walks: &mut Walks,
+        now: Nanos,
+    ) -> bool {
+        let m = self.m(detached.m);
         if is_back(m) {
             m.kept.set(0);
             return false;
         }
-        m.kept.set(stray.since);
-        let away = || m.lease.is_taken() && m.lease.is_outside();
+        m.kept.set(detached.since);
+        let away = || m.retake.is_taken() && m.retake.in_goroutine();
         if away() {
-            self.tell_if_due(m, now - stray.since, &mut stray.next_report, walks, &away);
+            self.tell_if_due(
+                m,
+                now - detached.since,
+                &mut detached.next_report,
+                walks,
+                &away,
+            );
         }
         true
     }
 
     /// Reports what runs on `m` once, if that has kept it for too long. `lasts_on` says whether it
     /// still does.
-    pub(super) fn tell_if_due(&'static self, m: &M, lasts: Nanos, next: &mut NextReport, walks: &mut Walks, lasts_on: &dyn Fn() -> bool) {
-        let due = |stalls: &Stalls| lasts >= stalls.after.max(next.0) && walks.allowed(self.os.now());
+    pub(super) fn tell_if_due(
+        &'static self,
+        m: &M,
+        lasts: Nanos,
+        next: &mut NextReport,
+        walks: &mut Walks,
+        lasts_on: &dyn Fn() -> bool,
+    ) {
+        let due =
+            |stalls: &Stalls| lasts >= stalls.after.max(next.0) && walks.allowed(self.os.now());
         if let Some(stalls) = self.config.stalls.filter(due) {
             let told = (stalls.tell)(self, m, lasts, walks, lasts_on);
-            next.0 = if told { Nanos::MAX } else { lasts + lasts.min(LONGEST_PAUSE) };
+            next.0 = if told {
+                Nanos::MAX
+            } else {
+                lasts + lasts.min(LONGEST_PAUSE)
+            };
         }
     }
 
-    fn tell_stall(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, _: &dyn Fn() -> bool) -> bool {
-        if let Some(stall) = self.stall_on(m, lasts, walks, self.os.doing(m.thread.load(Ordering::Relaxed))) {
+    fn tell_stall(
+        &'static self,
+        m: &M,
+        lasts: Nanos,
+        walks: &mut Walks,
+        _: &dyn Fn() -> bool,
+    ) -> bool {
+        if let Some(stall) = self.stall_on(
+            m,
+            lasts,
+            walks,
+            self.os.doing(m.thread.load(Ordering::Relaxed)),
+        ) {
             (self.config.report)(self, Report::Stall(&stall));
         }
         true
     }
 
-    fn tell_blocked(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, lasts_on: &dyn Fn() -> bool) -> bool {
+    fn tell_blocked(
+        &'static self,
+        m: &M,
+        lasts: Nanos,
+        walks: &mut Walks,
+        lasts_on: &dyn Fn() -> bool,
+    ) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
         let doing = match self.os.doing(thread) {
-            Doing::Unknown if self.stands_still(thread) => Doing::Blocked(None),
+            ThreadState::Unknown if self.stands_still(thread) => ThreadState::Blocked(None),
             doing => doing,
         };
-        let blocked = matches!(doing, Doing::Blocked(_));
-        let stall = if blocked { self.stall_on(m, lasts, walks, doing) } else { None };
+        let blocked = matches!(doing, ThreadState::Blocked(_));
+        let stall = if blocked {
+            self.stall_on(m, lasts, walks, doing)
+        } else {
+            None
+        };
         match stall.filter(|stall| stall.waiting > 0 && lasts_on()) {
             Some(stall) => (self.config.report)(self, Report::Stall(&stall)),
             None => return false,
@@ -173,13 +230,26 @@ impl Sched {
     }
 
     /// What runs on `m`, and how many wait for it.
-    fn stall_on(&'static self, m: &M, lasts: Nanos, walks: &mut Walks, doing: Doing) -> Option<Stall> {
+    fn stall_on(
+        &'static self,
+        m: &M,
+        lasts: Nanos,
+        walks: &mut Walks,
+        doing: ThreadState,
+    ) -> Option<Stall> {
         let lock = self.config.stalls.and_then(|stalls| stalls.lock);
-        let locks = lock.is_some_and(|lock| doing == Doing::Blocked(Some(lock)));
+        let locks = lock.is_some_and(|lock| doing == ThreadState::Blocked(Some(lock)));
         let began = self.os.now();
         let (keeper, waiting) = self.walk_home(m, locks);
         walks.ended(began, self.os.now());
-        keeper.map(|Identity { id, name, site }| Stall { id, name, site, lasts, doing, waiting })
+        keeper.map(|Identity { id, name, site }| Stall {
+            id,
+            name,
+            site,
+            lasts,
+            doing,
+            waiting,
+        })
     }
 
     /// Whether a thread uses no CPU for a while. Keeps sysmon as long.
@@ -198,15 +268,15 @@ mod tests {
     #[test]
     fn an_m_without_a_p_is_back_when_it_waits_for_one_and_not_when_it_enters_the_scheduler() {
         let m = M::new(0);
-        m.lease.leave();
-        assert!(m.lease.take(|| true));
+        m.retake.leave();
+        assert!(m.retake.take(|| true));
         assert!(!is_back(&m));
-        assert!(!m.lease.enter());
+        assert!(!m.retake.enter());
         assert!(!is_back(&m), "it goes on without a P");
         assert!(m.wake.prepare(Asleep::WithoutP));
         assert!(is_back(&m));
         assert!(m.wake.notify().is_some());
-        m.lease.renew();
+        m.retake.renew();
         assert!(is_back(&m));
     }
 

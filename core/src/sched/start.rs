@@ -1,5 +1,8 @@
 //! Threads that wait at a gate until there is a scheduler: of those that it starts with, all run or none.
-#![allow(unsafe_code, reason = "a thread's start and the scheduler travel as addresses")]
+#![allow(
+    unsafe_code,
+    reason = "a thread's start and the scheduler travel as addresses"
+)]
 
 use super::{Config, Monitor, Sched, StartError};
 use crate::m::M;
@@ -14,11 +17,11 @@ use core::ptr;
 pub(crate) struct Start {
     os: &'static dyn Os,
     gate: Arc<Gate>,
-    task: Task,
+    role: Role,
 }
 
 #[derive(Clone, Copy)]
-enum Task {
+enum Role {
     /// To be the M of this index.
     M(usize),
     Sysmon(Monitor),
@@ -35,7 +38,10 @@ pub(super) struct Gate {
 
 impl Gate {
     fn new() -> Arc<Self> {
-        Arc::new(Gate { state: AtomicU32::new(SHUT), sched: AtomicPtr::new(ptr::null_mut()) })
+        Arc::new(Gate {
+            state: AtomicU32::new(SHUT),
+            sched: AtomicPtr::new(ptr::null_mut()),
+        })
     }
 
     /// Waits until it is open.
@@ -53,7 +59,10 @@ impl Gate {
     }
 
     fn open(&self, os: &dyn Os, sched: Option<&'static Sched>, threads: usize) {
-        self.sched.store(sched.map_or(ptr::null_mut(), |sched| ptr::from_ref(sched).cast_mut()), Ordering::Relaxed);
+        self.sched.store(
+            sched.map_or(ptr::null_mut(), |sched| ptr::from_ref(sched).cast_mut()),
+            Ordering::Relaxed,
+        );
         self.state.store(OPEN, Ordering::Release);
         for _ in 0..threads {
             os.futex_wake(ptr::from_ref(&self.state).cast());
@@ -64,9 +73,11 @@ impl Gate {
 /// Starts a thread for the M of each P, and for sysmon. All of them, or none.
 pub(super) fn start_threads(os: &'static dyn Os, config: &Config) -> Result<Arc<Gate>, StartError> {
     let gate = Gate::new();
-    let tasks = (0..config.procs).map(Task::M).chain(config.sysmon.map(Task::Sysmon));
-    for (before, task) in tasks.enumerate() {
-        if let Err(errno) = spawn(os, &gate, task) {
+    let tasks = (0..config.procs)
+        .map(Role::M)
+        .chain(config.sysmon.map(Role::Sysmon));
+    for (before, role) in tasks.enumerate() {
+        if let Err(errno) = spawn(os, &gate, role) {
             gate.open(os, None, before);
             return Err(StartError::Thread(before, errno));
         }
@@ -74,12 +85,16 @@ pub(super) fn start_threads(os: &'static dyn Os, config: &Config) -> Result<Arc<
     Ok(gate)
 }
 
-fn spawn(os: &'static dyn Os, gate: &Arc<Gate>, task: Task) -> Result<(), Errno> {
-    let start = Box::into_raw(Box::new(Start { os, gate: gate.clone(), task }));
+fn spawn(os: &'static dyn Os, gate: &Arc<Gate>, role: Role) -> Result<(), Errno> {
+    let start = Box::into_raw(Box::new(Start {
+        os,
+        gate: gate.clone(),
+        role,
+    }));
     let arg = start as usize;
-    let spawned = match task {
-        Task::M(index) => os.spawn(format_args!("m{index}"), run, arg),
-        Task::Sysmon(_) => os.spawn(format_args!("sysmon"), run, arg),
+    let spawned = match role {
+        Role::M(index) => os.spawn(format_args!("m{index}"), run, arg),
+        Role::Sysmon(_) => os.spawn(format_args!("sysmon"), run, arg),
     };
     spawned.inspect_err(|_| {
         // SAFETY: no thread has it.
@@ -91,7 +106,7 @@ impl Sched {
     /// Lets the threads in that it starts with.
     pub(super) fn open(&'static self, gate: &Gate) {
         if self.config.sysmon.is_some() {
-            self.lately.set(self.os.now());
+            self.coarse_clock.set(self.os.now());
         }
         for index in 0..self.config.procs {
             self.grant(index, self.ms.add(index));
@@ -106,9 +121,9 @@ impl Sched {
             return Err(Errno::new(EAGAIN));
         }
         // The slot of a goroutine that has given up its promise and is about to return. The first Ms have theirs in the arena's margin.
-        self.arena.promise(1).map_err(Exhausted::errno)?;
+        self.arena.reserve_stacks(1).map_err(Exhausted::errno)?;
         let gate = Gate::new();
-        spawn(self.os, &gate, Task::M(index)).inspect_err(|_| self.arena.release(1))?;
+        spawn(self.os, &gate, Role::M(index)).inspect_err(|_| self.arena.release(1))?;
         let m = self.ms.add(index);
         gate.open(self.os, Some(self), 1);
         Ok(m)
@@ -120,12 +135,12 @@ const EAGAIN: i32 = 11;
 /// A thread of the scheduler.
 fn run(arg: usize) {
     // SAFETY: `spawn` boxed this for this call.
-    let Start { os, gate, task } = *unsafe { Box::from_raw(arg as *mut Start) };
+    let Start { os, gate, role } = *unsafe { Box::from_raw(arg as *mut Start) };
     let sched = gate.pass(os);
     drop(gate);
-    match (sched, task) {
+    match (sched, role) {
         (None, _) => {}
-        (Some(sched), Task::M(index)) => sched.be_m(sched.m(index)),
-        (Some(sched), Task::Sysmon(monitor)) => monitor.watch(sched),
+        (Some(sched), Role::M(index)) => sched.be_m(sched.m(index)),
+        (Some(sched), Role::Sysmon(monitor)) => monitor.watch(sched),
     }
 }

@@ -17,10 +17,10 @@
 
 use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
-use super::stall::{NextReport, STILL, Stall, Stray, Walks};
+use super::stall::{Detached, NextReport, STILL, Stall, Walks};
 use super::{Sched, SharedPoller, THREAD_LIMITS};
 use crate::m::M;
-use crate::os::{Delay, Doing, Errno, Nanos};
+use crate::os::{Delay, Errno, Nanos, ThreadState};
 use crate::p::P;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::timer::NEVER;
@@ -102,18 +102,33 @@ impl fmt::Display for Report<'_> {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {
                     None => f.write_str("no more are allowed (Builder::max_threads)")?,
-                    Some(errno) => write!(f, "the system refuses another ({errno}; {THREAD_LIMITS})")?,
+                    Some(errno) => {
+                        write!(f, "the system refuses another ({errno}; {THREAD_LIMITS})")?
+                    }
                 }
-                f.write_str(": other goroutines wait; hand what blocks or computes to gopark::blocking")
+                f.write_str(
+                    ": other goroutines wait; hand what blocks or computes to gopark::blocking",
+                )
             }
-            Report::PoolFull { threads, waiting, refused } => {
+            Report::PoolFull {
+                threads,
+                waiting,
+                refused,
+            } => {
                 write!(f, "gopark::blocking has {threads} threads, ")?;
                 match refused {
-                    None => f.write_str("all busy for a second, and no more are allowed (Builder::max_threads)")?,
-                    Some(errno) => write!(f, "and the system refuses another ({errno}; {THREAD_LIMITS})")?,
+                    None => f.write_str(
+                        "all busy for a second, and no more are allowed (Builder::max_threads)",
+                    )?,
+                    Some(errno) => write!(
+                        f,
+                        "and the system refuses another ({errno}; {THREAD_LIMITS})"
+                    )?,
                 }
                 match (threads, waiting) {
-                    (0, _) => f.write_str(": work runs on the threads of the goroutines that call it"),
+                    (0, _) => {
+                        f.write_str(": work runs on the threads of the goroutines that call it")
+                    }
                     (_, 0) => Ok(()),
                     (_, 1) => f.write_str(": 1 call waits for one"),
                     _ => write!(f, ": {waiting} calls wait for one"),
@@ -157,12 +172,16 @@ pub(super) struct Sysmon {
 
 impl Sysmon {
     pub(super) fn new() -> Self {
-        Sysmon { sleep: AtomicU32::new(UP), no_thread: AtomicBool::new(false), asked: AtomicBool::new(false) }
+        Sysmon {
+            sleep: AtomicU32::new(UP),
+            no_thread: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+        }
     }
 }
 
 /// What sysmon saw of a P when it last changed.
-struct Sight {
+struct SysmonTick {
     m: usize,
     tick: u64,
     ran: Nanos,
@@ -178,10 +197,20 @@ struct Sight {
     blind: bool,
 }
 
-impl Sight {
+impl SysmonTick {
     /// What is seen of a P that has just got its M, or whose M has just taken up a goroutine.
     fn new(m: usize, tick: u64, polls: u64, now: Nanos) -> Self {
-        Sight { m, tick, ran: now, clock: None, polls, polled: now, next_report: NextReport::default(), kept: false, blind: false }
+        SysmonTick {
+            m,
+            tick,
+            ran: now,
+            clock: None,
+            polls,
+            polled: now,
+            next_report: NextReport::default(),
+            kept: false,
+            blind: false,
+        }
     }
 }
 
@@ -197,7 +226,12 @@ struct Clock {
 
 impl Clock {
     fn new(time: Nanos, now: Nanos) -> Self {
-        Clock { first: time, since: now, last: time, stands: now }
+        Clock {
+            first: time,
+            since: now,
+            last: time,
+            stands: now,
+        }
     }
 
     fn shows(&mut self, time: Nanos, now: Nanos) {
@@ -209,9 +243,9 @@ impl Clock {
 
 /// What sysmon keeps from look to look.
 struct Watch {
-    sights: Vec<Sight>,
+    sights: Vec<SysmonTick>,
     /// Ms that have lost their P and are not back.
-    strays: Vec<Stray>,
+    detached_ms: Vec<Detached>,
     walks: Walks,
     /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
     shrunk: Nanos,
@@ -229,17 +263,24 @@ struct Pace {
 
 impl Pace {
     fn new() -> Self {
-        Pace { delay: EAGER_DELAY, idle_looks: 0 }
+        Pace {
+            delay: EAGER_DELAY,
+            idle_looks: 0,
+        }
     }
 
-    fn after(&mut self, deed: bool) {
-        if deed {
+    fn after(&mut self, progress: bool) {
+        if progress {
             *self = Pace::new();
             return;
         }
         self.idle_looks = self.idle_looks.saturating_add(1);
         if self.idle_looks > EAGER_LOOKS {
-            let longest = if self.idle_looks > ALERT_LOOKS { CALM_DELAY } else { ALERT_DELAY };
+            let longest = if self.idle_looks > ALERT_LOOKS {
+                CALM_DELAY
+            } else {
+                ALERT_DELAY
+            };
             self.delay = (2 * self.delay).min(longest);
         }
     }
@@ -251,7 +292,7 @@ impl Sched {
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
             // Nobody has kept the time.
-            self.lately.set(self.os.now());
+            self.coarse_clock.set(self.os.now());
             self.sysmon.sleep.swap(UP, Ordering::AcqRel);
             self.wake_one(&self.sysmon.sleep);
         }
@@ -270,7 +311,10 @@ impl Sched {
         self.sysmon.sleep.swap(ASLEEP, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         let asked = self.sysmon.asked.load(Ordering::Relaxed);
-        if !asked && self.idlers.all_idle(self.config.procs) && self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
+        if !asked
+            && self.idlers.all_idle(self.config.procs)
+            && self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP
+        {
             self.os.futex_wait(&self.sysmon.sleep, ASLEEP, limit);
         }
         self.sysmon.sleep.swap(UP, Ordering::AcqRel);
@@ -279,22 +323,37 @@ impl Sched {
     /// What its thread does.
     fn watch(&'static self) -> ! {
         let now = self.os.now();
-        let sight = |_| Sight::new(usize::MAX, 0, 0, now);
-        let sights = self.ps.iter().map(sight).collect();
+        let seen = |_| SysmonTick::new(usize::MAX, 0, 0, now);
+        let sights = self.ps.iter().map(seen).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
-        let (strays, walks, pool) = (Vec::new(), Walks::default(), PoolWatch::default());
-        let mut watch = Watch { sights, strays, walks, shrunk: now, shrinkable: true, trace, pool };
+        let (detached_ms, walks, pool) = (Vec::new(), Walks::default(), PoolWatch::default());
+        let mut watch = Watch {
+            sights,
+            detached_ms,
+            walks,
+            shrunk: now,
+            shrinkable: true,
+            trace,
+            pool,
+        };
         let mut pace = Pace::new();
         let mut quiet_looks = 0;
         let never = AtomicU32::new(0);
         loop {
             self.os.futex_wait(&never, 0, Some(pace.delay));
             let now = self.os.now();
-            self.lately.set(now);
+            self.coarse_clock.set(now);
             self.trace_if_due(&mut watch.trace, now);
             pace.after(self.look(&mut watch, now));
-            quiet_looks = if self.idlers.all_idle(self.config.procs) { quiet_looks + 1 } else { 0 };
-            if quiet_looks >= QUIET_LOOKS && pace.delay >= ALERT_DELAY && watch.strays.is_empty() {
+            quiet_looks = if self.idlers.all_idle(self.config.procs) {
+                quiet_looks + 1
+            } else {
+                0
+            };
+            if quiet_looks >= QUIET_LOOKS
+                && pace.delay >= ALERT_DELAY
+                && watch.detached_ms.is_empty()
+            {
                 self.rest(&watch);
                 quiet_looks = 0;
             }
@@ -306,81 +365,122 @@ impl Sched {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.doubts();
         let again = if doubt { DOUBT } else { NEVER };
-        let round = self.config.shrink.filter(|_| watch.shrinkable).map_or(NEVER, |shrink| shrink.every);
+        let round = self
+            .config
+            .shrink
+            .filter(|_| watch.shrinkable)
+            .map_or(NEVER, |shrink| shrink.every);
         let pool = self.pool_patience().unwrap_or(NEVER);
-        let limit = again.min(round).min(pool).min(watch.trace.until_next(self.os.now()));
+        let limit = again
+            .min(round)
+            .min(pool)
+            .min(watch.trace.until_next(self.os.now()));
         self.sysmon_sleeps((limit != NEVER).then_some(limit));
-        self.lately.set(self.os.now());
+        self.coarse_clock.set(self.os.now());
     }
 
     /// One look at everything. True if there was something to do.
     fn look(&'static self, watch: &mut Watch, now: Nanos) -> bool {
-        let mut deed = false;
-        if self.sysmon.asked.load(Ordering::Relaxed) && self.sysmon.asked.swap(false, Ordering::AcqRel) {
+        let mut progress = false;
+        if self.sysmon.asked.load(Ordering::Relaxed)
+            && self.sysmon.asked.swap(false, Ordering::AcqRel)
+        {
             (self.config.report)(self, Report::Asked);
         }
-        for (p, sight) in self.ps.iter().zip(&mut watch.sights) {
-            deed |= self.look_at(p, sight, &mut watch.strays, &mut watch.walks, now);
+        for (p, seen) in self.ps.iter().zip(&mut watch.sights) {
+            progress |= self.look_at(p, seen, &mut watch.detached_ms, &mut watch.walks, now);
         }
-        if let Some(shrink) = self.config.shrink.filter(|shrink| now - watch.shrunk >= shrink.every) {
+        if let Some(shrink) = self
+            .config
+            .shrink
+            .filter(|shrink| now - watch.shrunk >= shrink.every)
+        {
             watch.shrunk = now;
             watch.shrinkable = (shrink.round)(self, shrink.after, now);
         }
         self.look_at_pool(&mut watch.pool, now);
-        let strayed = watch.strays.len();
-        watch.strays.retain_mut(|stray| self.is_astray(stray, &mut watch.walks, now));
-        deed | (watch.strays.len() < strayed)
+        let detached = watch.detached_ms.len();
+        watch
+            .detached_ms
+            .retain_mut(|detached| self.is_detached(detached, &mut watch.walks, now));
+        progress | (watch.detached_ms.len() < detached)
     }
 
     /// Looks at one P, and helps where it must. True if it did.
-    fn look_at(&'static self, p: &'static P, sight: &mut Sight, strays: &mut Vec<Stray>, walks: &mut Walks, now: Nanos) -> bool {
+    fn look_at(
+        &'static self,
+        p: &'static P,
+        seen: &mut SysmonTick,
+        detached_ms: &mut Vec<Detached>,
+        walks: &mut Walks,
+        now: Nanos,
+    ) -> bool {
         let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
         let asleep = m.wake.asleep();
-        if asleep || tick != sight.tick || m.index != sight.m {
-            if sight.kept {
-                self.m(sight.m).kept.set(0);
+        if asleep || tick != seen.tick || m.index != seen.m {
+            if seen.kept {
+                self.m(seen.m).kept.set(0);
             }
-            let (blind, polls, polled) = (sight.blind, sight.polls, sight.polled);
-            let clock = (blind && !asleep).then(|| Clock::new(self.os.cpu_time(m.thread.load(Ordering::Relaxed)), now));
-            *sight = Sight { clock, blind, polled, ..Sight::new(m.index, tick, polls, now) };
+            let (blind, polls, polled) = (seen.blind, seen.polls, seen.polled);
+            let clock = (blind && !asleep)
+                .then(|| Clock::new(self.os.cpu_time(m.thread.load(Ordering::Relaxed)), now));
+            *seen = SysmonTick {
+                clock,
+                blind,
+                polled,
+                ..SysmonTick::new(m.index, tick, polls, now)
+            };
         }
         if asleep {
-            (sight.polls, sight.polled) = (polls, now);
+            (seen.polls, seen.polled) = (polls, now);
             return false;
         }
-        if polls != sight.polls {
-            (sight.polls, sight.polled) = (polls, now);
+        if polls != seen.polls {
+            (seen.polls, seen.polled) = (polls, now);
         }
-        let ran = now - sight.ran;
+        let ran = now - seen.ran;
         if ran >= SLICE {
             m.allowance.store(0, Ordering::Relaxed);
         }
-        if ran >= SLICE && m.lease.is_outside() {
-            m.kept.set(sight.ran);
-            sight.kept = true;
+        if ran >= SLICE && m.retake.in_goroutine() {
+            m.kept.set(seen.ran);
+            seen.kept = true;
         }
-        if m.lease.is_outside() {
-            let lasts_on = || m.lease.is_outside() && p.tick.get() == tick;
-            self.tell_if_due(m, ran, &mut sight.next_report, walks, &lasts_on);
+        if m.retake.in_goroutine() {
+            let lasts_on = || m.retake.in_goroutine() && p.tick.get() == tick;
+            self.tell_if_due(m, ran, &mut seen.next_report, walks, &lasts_on);
         }
-        if ran >= BLOCKED && m.lease.is_outside() && self.is_needed(p, now) && self.keeps_its_thread(m, sight, strays, now) {
-            let still = sight.blind && sight.clock.as_ref().is_some_and(|clock| now - clock.stands >= STILL);
+        if ran >= BLOCKED
+            && m.retake.in_goroutine()
+            && self.is_needed(p, now)
+            && self.keeps_its_thread(m, seen, detached_ms, now)
+        {
+            let still = seen.blind
+                && seen
+                    .clock
+                    .as_ref()
+                    .is_some_and(|clock| now - clock.stands >= STILL);
             if self.hand_off(p.index) {
-                strays.push(Stray { m: m.index, since: sight.ran, still, next_report: sight.next_report });
+                detached_ms.push(Detached {
+                    m: m.index,
+                    since: seen.ran,
+                    still,
+                    next_report: seen.next_report,
+                });
                 // The stray's, from here on.
-                sight.kept = false;
-                (sight.ran, sight.clock) = (now, None);
+                seen.kept = false;
+                (seen.ran, seen.clock) = (now, None);
                 return true;
             }
         }
-        if ran >= SLICE && m.lease.is_outside() && self.config.procs > 1 {
+        if ran >= SLICE && m.retake.in_goroutine() && self.config.procs > 1 {
             // Not a deed: one that spawns for long would have it all looked at each 20 µs.
             self.empty_ring(p);
         }
-        let polled = now - sight.polled >= SLICE && self.poll_for(p);
+        let polled = now - seen.polled >= SLICE && self.poll_for(p);
         if polled {
-            sight.polled = now;
+            seen.polled = now;
         }
         polled | self.fire_late(p, now)
     }
@@ -391,40 +491,56 @@ impl Sched {
     /// The system says whether the thread is blocked, and its CPU clock whether it computes. If the
     /// system says nothing, the clock tells both: it stands still while the thread is blocked. If
     /// there is no clock either, what runs for a time slice counts as computing.
-    fn keeps_its_thread(&self, m: &M, sight: &mut Sight, strays: &[Stray], now: Nanos) -> bool {
+    fn keeps_its_thread(
+        &self,
+        m: &M,
+        seen: &mut SysmonTick,
+        detached_ms: &[Detached],
+        now: Nanos,
+    ) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
         let doing = self.os.doing(thread);
-        if matches!(doing, Doing::Blocked(_)) {
+        if matches!(doing, ThreadState::Blocked(_)) {
             return true;
         }
-        sight.blind = doing == Doing::Unknown;
+        seen.blind = doing == ThreadState::Unknown;
         let time = self.os.cpu_time(thread);
-        let Some(clock) = &mut sight.clock else {
-            sight.clock = Some(Clock::new(time, now));
+        let Some(clock) = &mut seen.clock else {
+            seen.clock = Some(Clock::new(time, now));
             return false;
         };
         clock.shows(time, now);
-        if sight.blind && time > 0 && now - clock.stands >= STILL {
+        if seen.blind && time > 0 && now - clock.stands >= STILL {
             return true;
         }
-        let computes = if time > 0 { time - clock.first >= COMPUTED - BLOCKED } else { now - clock.since >= SLICE };
-        computes && self.computing(strays) < COMPUTING * self.config.procs
+        let computes = if time > 0 {
+            time - clock.first >= COMPUTED - BLOCKED
+        } else {
+            now - clock.since >= SLICE
+        };
+        computes && self.computing(detached_ms) < COMPUTING * self.config.procs
     }
 
     /// How many Ms compute without a P.
-    fn computing(&self, strays: &[Stray]) -> usize {
-        let computes = |stray: &&Stray| match self.os.doing(self.m(stray.m).thread.load(Ordering::Relaxed)) {
-            Doing::Running => true,
-            Doing::Blocked(_) => false,
-            Doing::Unknown => !stray.still,
+    fn computing(&self, detached_ms: &[Detached]) -> usize {
+        let computes = |detached: &&Detached| match self
+            .os
+            .doing(self.m(detached.m).thread.load(Ordering::Relaxed))
+        {
+            ThreadState::Running => true,
+            ThreadState::Blocked(_) => false,
+            ThreadState::Unknown => !detached.still,
         };
-        strays.iter().filter(computes).count()
+        detached_ms.iter().filter(computes).count()
     }
 
     /// A new M. If there is none to be had, that is worth a report.
     pub(super) fn another_m(&'static self) -> Option<&'static M> {
         let started = self.start_m();
-        let told = self.sysmon.no_thread.swap(started.is_err(), Ordering::Relaxed);
+        let told = self
+            .sysmon
+            .no_thread
+            .swap(started.is_err(), Ordering::Relaxed);
         started
             .inspect_err(|&refused| {
                 let threads = self.ms().count();
@@ -439,7 +555,10 @@ impl Sched {
     /// Whether anything waits for this P.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
-        timer || !p.ring.is_empty() || !self.global.is_empty() || self.shared(p.poller).is_left_alone()
+        timer
+            || !p.ring.is_empty()
+            || !self.global.is_empty()
+            || self.shared(p.poller).is_left_alone()
     }
 
     /// Asks a P's poller in its place.
@@ -448,8 +567,8 @@ impl Sched {
         if !shared.is_left_alone() {
             return false;
         }
-        self.tallies.polls.bump();
-        let woken = shared.poller.poll(Delay::None, &self.tallies.events);
+        self.totals.polls.bump();
+        let woken = shared.poller.poll(Delay::None, &self.totals.events);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any

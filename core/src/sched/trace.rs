@@ -5,7 +5,7 @@ use crate::g::{G, GRef, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
 use crate::sync::Ordering;
-use crate::trace::{Event, Goroutine, Reader, Readied, Row, Running, Source, Stopped, Trace};
+use crate::trace::{Event, Reader, Readied, Row, Running, Source, Stopped, Subject, Trace};
 use crate::waiter::WaiterList;
 use alloc::sync::Arc;
 
@@ -36,7 +36,10 @@ impl Sched {
         let mut first = false;
         let tracing = self.trace.call_once(|| {
             first = true;
-            Tracing { trace: Trace::new(self.config.procs), record: Sched::record }
+            Tracing {
+                trace: Trace::new(self.config.procs),
+                record: Sched::record,
+            }
         });
         first.then(|| Reader::new(&tracing.trace))
     }
@@ -73,13 +76,37 @@ impl Sched {
             Note::Named(here, name) => record(trace, here, now(), Event::Named(name)),
             Note::Spawn(here, g) => self.record_spawn(trace, g, here),
             Note::Batch(here, source, woken) => self.record_batch(trace, source, woken, here),
-            Note::Idle(here, asleep) => record(trace, here, now(), Event::Idle { in_poller: asleep == Asleep::Poller }),
-            Note::GaveWay(here, to) => record(trace, here, now(), Event::GaveWay { from: here.m.index as u32, to: to.index as u32 }),
+            Note::Idle(here, asleep) => record(
+                trace,
+                here,
+                now(),
+                Event::Idle {
+                    in_poller: asleep == Asleep::Poller,
+                },
+            ),
+            Note::GaveWay(here, to) => record(
+                trace,
+                here,
+                now(),
+                Event::GaveWay {
+                    from: here.m.index as u32,
+                    to: to.index as u32,
+                },
+            ),
             Note::Taken(p, from, to) => {
                 let now = now();
                 from.p_taken.store(now, Ordering::Relaxed);
                 // SAFETY: so says the note.
-                unsafe { trace.record_on(p, now, Event::Taken { from: from.index as u32, to: to.index as u32 }) };
+                unsafe {
+                    trace.record_on(
+                        p,
+                        now,
+                        Event::Taken {
+                            from: from.index as u32,
+                            to: to.index as u32,
+                        },
+                    )
+                };
             }
         }
     }
@@ -93,7 +120,10 @@ impl Sched {
     fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
         let (readied, since, m) = (g.origin().take(), self.os.now(), here.m.index as u32);
         let g = goroutine(g);
-        let running = Running { g: g.clone(), since };
+        let running = Running {
+            g: g.clone(),
+            since,
+        };
         drop(here.home(|home| home.running.replace(running)));
         record(trace, here, since, Event::Run { g, m, readied });
     }
@@ -124,7 +154,11 @@ impl Sched {
         let running = here.home(|home| home.running.take());
         // Nothing orders the taker's note: it may be missed, or be that of an earlier time.
         if let Some(Running { g, .. }) = running.filter(|running| taken >= running.since) {
-            trace.record_outside(here.m.thread.load(Ordering::Relaxed), now, Event::Outstayed { g, since: taken });
+            trace.record_outside(
+                here.m.thread.load(Ordering::Relaxed),
+                now,
+                Event::Outstayed { g, since: taken },
+            );
         }
     }
 
@@ -136,20 +170,32 @@ impl Sched {
 
     fn note_origin(&'static self, g: &G, here: Option<&Here>) -> Readied {
         let (row, by) = match here {
-            Some(here) => (Row::P(here.p.index as u32), here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id))),
+            Some(here) => (
+                Row::P(here.p.index as u32),
+                here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id)),
+            ),
             None => match self.current() {
-                Some(g) => (Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)), g.id()),
+                Some(g) => (
+                    Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)),
+                    g.id(),
+                ),
                 None => (Row::Thread(self.os.thread()), 0),
             },
         };
-        let readied = Readied { time: self.os.now(), row, by };
+        let readied = Readied {
+            time: self.os.now(),
+            row,
+            by,
+        };
         g.origin().set(readied);
         readied
     }
 
     /// Gives the calling goroutine a name, in place of any before. False on an ordinary thread.
     pub fn set_name(&'static self, name: Arc<str>) -> bool {
-        let Some(g) = self.current() else { return false };
+        let Some(g) = self.current() else {
+            return false;
+        };
         g.set_name(name.clone());
         if let Some(here) = self.here() {
             self.note(|| Note::Named(&here, name));
@@ -177,19 +223,36 @@ impl Sched {
     #[inline]
     pub(super) fn ready_batch(&'static self, source: Source, woken: WaiterList, here: &Here) {
         match self.tracing() {
-            Some(tracing) if !woken.is_empty() => self.take_note(tracing, Note::Batch(here, source, woken)),
+            Some(tracing) if !woken.is_empty() => {
+                self.take_note(tracing, Note::Batch(here, source, woken))
+            }
             _ => self.ready_all(woken, Some(here)),
         }
     }
 
-    fn record_batch(&'static self, trace: &Trace, source: Source, mut woken: WaiterList, here: &Here) {
+    fn record_batch(
+        &'static self,
+        trace: &Trace,
+        source: Source,
+        mut woken: WaiterList,
+        here: &Here,
+    ) {
         let (since, mut count, mut counted) = (self.os.now(), 0, WaiterList::new());
         while let Some(waiter) = woken.pop() {
             counted.push(waiter);
             count += 1;
         }
         self.ready_all(counted, Some(here));
-        record(trace, here, self.os.now(), Event::Batch { source, count, since });
+        record(
+            trace,
+            here,
+            self.os.now(),
+            Event::Batch {
+                source,
+                count,
+                since,
+            },
+        );
     }
 
     /// Before an M sleeps.
@@ -217,6 +280,10 @@ fn record(trace: &Trace, here: &Here, time: Nanos, event: Event) {
     unsafe { trace.record_on(here.p.index, time, event) };
 }
 
-fn goroutine(g: &G) -> Goroutine {
-    Goroutine { id: g.id(), name: g.name(), site: g.site() }
+fn goroutine(g: &G) -> Subject {
+    Subject {
+        id: g.id(),
+        name: g.name(),
+        site: g.site(),
+    }
 }

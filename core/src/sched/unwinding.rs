@@ -14,7 +14,7 @@
 //! | a join, a sleep, a yield | parks: its caller asked for that |
 //!
 //! The last row makes the neighbours see a panic that is not theirs, and they must not be refused
-//! for it. Each M keeps that in mind: `strayed` is whether its
+//! for it. Each M keeps that in mind: `detached` is whether its
 //! thread was in a panic when a goroutine last stopped there. While it is set, it is unknown
 //! whose panic it is, and all may wait.
 
@@ -26,18 +26,21 @@ impl Sched {
     /// Whether the calling goroutine unwinds, as far as can be told. False on an ordinary thread,
     /// which has no neighbours.
     pub(crate) fn unwinds(&self) -> bool {
-        (self.config.unwinding)() && self.current().is_some_and(|g| !self.m_of(g).strayed.load(Ordering::Relaxed))
+        (self.config.unwinding)()
+            && self
+                .current()
+                .is_some_and(|g| !self.m_of(g).detached.load(Ordering::Relaxed))
     }
 
     /// Whether a goroutine may stop for what can fail; if so, it is about to.
     #[inline]
     pub(crate) fn may_stop(&self, g: &G) -> bool {
         let panics = (self.config.unwinding)();
-        let strayed = &self.m_of(g).strayed;
-        if panics && !strayed.load(Ordering::Relaxed) {
+        let detached = &self.m_of(g).detached;
+        if panics && !detached.load(Ordering::Relaxed) {
             return false;
         }
-        strayed.store(panics, Ordering::Relaxed);
+        detached.store(panics, Ordering::Relaxed);
         true
     }
 
@@ -51,6 +54,8 @@ impl Sched {
 
     /// A goroutine is about to stop, whether it unwinds or not.
     pub(super) fn stops(&self, g: &G) {
-        self.m_of(g).strayed.store((self.config.unwinding)(), Ordering::Relaxed);
+        self.m_of(g)
+            .detached
+            .store((self.config.unwinding)(), Ordering::Relaxed);
     }
 }

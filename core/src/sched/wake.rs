@@ -11,7 +11,7 @@ use core::{iter, ptr};
 
 /// Where among ready goroutines one goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// Before the others: the goroutine that readies it is about to block, and its data is in the cache.
     Next,
     Tail,
@@ -22,7 +22,7 @@ impl Sched {
     #[doc(alias = "goready")]
     pub(crate) fn ready(&'static self, waiter: Waiter) {
         self.measure(&waiter, &mut None);
-        self.place(waiter, self.here().as_deref(), Place::Next);
+        self.enqueue(waiter, self.here().as_deref(), Position::Next);
     }
 
     /// Makes all of a list run again, in its order.
@@ -36,28 +36,33 @@ impl Sched {
         let mut now = None;
         while let Some(waiter) = list.pop() {
             self.measure(&waiter, &mut now);
-            self.place(waiter, here, Place::Tail);
+            self.enqueue(waiter, here, Position::Tail);
         }
     }
 
-    fn place(&'static self, waiter: Waiter, here: Option<&Here>, place: Place) {
+    fn enqueue(&'static self, waiter: Waiter, here: Option<&Here>, position: Position) {
         let g = match waiter {
             Waiter::Thread(thread) => {
                 self.count_wake();
-                self.outside.dormant.fetch_sub(1, Ordering::Relaxed);
+                self.ordinary.dormant.fetch_sub(1, Ordering::Relaxed);
                 return thread.wake(self.os);
             }
             Waiter::G(g) => g,
         };
-        debug_assert_eq!(g.status(), Status::Waiting, "goroutine {} is readied but does not wait", g.id());
+        debug_assert_eq!(
+            g.status(),
+            Status::Waiting,
+            "goroutine {} is readied but does not wait",
+            g.id()
+        );
         g.set_status(Status::Runnable);
         self.trace_ready(&g, here);
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => {
                 here.m.counts.readied.bump();
-                here.home(|home| match place {
-                    Place::Tail => home.queue.push_back(g),
-                    Place::Next => {
+                here.home(|home| match position {
+                    Position::Tail => home.queue.push_back(g),
+                    Position::Next => {
                         if let Some(before) = home.next.replace(g) {
                             home.queue.push_back(before);
                         }
@@ -66,7 +71,7 @@ impl Sched {
             }
             (Some(home), here) => {
                 self.count_ready(here);
-                g.trail.readied(self.lately.get());
+                g.trail.readied(self.coarse_clock.get());
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);
@@ -74,19 +79,19 @@ impl Sched {
             }
             (None, Some(here)) => {
                 self.count_ready(Some(here));
-                let tail = match place {
-                    Place::Tail => Some(g),
-                    Place::Next => here.p.ring.swap_next(g),
+                let tail = match position {
+                    Position::Tail => Some(g),
+                    Position::Next => here.p.ring.swap_next(g),
                 };
                 if let Some(g) = tail {
                     self.push_anywhere(here, g);
                 }
-                self.recruit();
+                self.wake_idle();
             }
             (None, None) => {
                 self.count_ready(None);
                 self.global.push(g);
-                self.recruit();
+                self.wake_idle();
             }
         }
     }
@@ -111,20 +116,21 @@ impl Sched {
     pub(super) fn empty_ring(&self, p: &P) {
         let stuck = p.ring.len();
         if stuck > 0 {
-            self.global.extend(iter::from_fn(|| p.ring.steal_one()).take(stuck));
-            self.recruit();
+            self.global
+                .extend(iter::from_fn(|| p.ring.steal_one()).take(stuck));
+            self.wake_idle();
         }
     }
 
     /// Makes an M look for work again.
     pub(super) fn notify(&self, m: &M) {
         if let Some(asleep) = m.wake.notify() {
-            self.rouse(m, asleep);
+            self.unpark(m, asleep);
         }
     }
 
     /// Ends an M's sleep.
-    fn rouse(&self, m: &M, asleep: Asleep) {
+    fn unpark(&self, m: &M, asleep: Asleep) {
         match asleep {
             Asleep::Futex | Asleep::WithoutP => self.wake_one(m.wake.futex()),
             // An M that is no longer there may hold another P, or none.
@@ -145,11 +151,11 @@ impl Sched {
 
     /// After a goroutine that may run anywhere was queued: wakes one sleeping M to look for it, unless one is looking.
     #[doc(alias = "wakep")]
-    pub(super) fn recruit(&self) {
+    pub(super) fn wake_idle(&self) {
         while self.idlers.after_submit() && self.idlers.spin_alone() {
             for m in self.ms() {
-                if let Some(asleep) = m.wake.recruit() {
-                    return self.rouse(m, asleep);
+                if let Some(asleep) = m.wake.notify_idle() {
+                    return self.unpark(m, asleep);
                 }
             }
             self.idlers.stop_spinning();
@@ -193,7 +199,7 @@ impl Sched {
     pub(crate) fn timers(&'static self) -> &'static Heap {
         match self.here() {
             Some(here) => &here.p.timers,
-            None => &self.p(self.outside.turn(self.ps.len())).timers,
+            None => &self.p(self.ordinary.round_robin(self.ps.len())).timers,
         }
     }
 }

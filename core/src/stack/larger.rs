@@ -5,7 +5,10 @@
 //! without a guard region. A larger stack is promised and opened one at a time, and gives its memory
 //! back when its goroutine has returned.
 
-use super::{Anchor, Arena, CACHE_LINE, COLOURS, Exhausted, RESERVE, SIZE_SHIFT, Shortage, Slot, SlotCache, Stack};
+use super::{
+    Arena, CACHE_LINE, COLOURS, Exhausted, RESERVE, SIZE_SHIFT, Shortage, Slot, SlotCache, Stack,
+    StackOwner,
+};
 use crate::os::{Errno, Observe, Os};
 use crate::sync::{Lock, Once};
 use alloc::boxed::Box;
@@ -33,7 +36,7 @@ struct Larger {
     arenas: [Once<Arena>; SIZES],
     at: fn(&Larger, usize) -> Option<&Arena>,
     of: fn(&Larger, Size) -> &Arena,
-    take: fn(&Larger, Size) -> (Slot, Stack, &Anchor),
+    take: fn(&Larger, Size) -> (Slot, Stack, &StackOwner),
     put: fn(&Larger, Slot),
 }
 
@@ -65,7 +68,13 @@ impl Size {
 
 impl Larger {
     fn new() -> Self {
-        Larger { arenas: core::array::from_fn(|_| Once::new()), at: Larger::at, of: Larger::of, take: Larger::take, put: Larger::put }
+        Larger {
+            arenas: core::array::from_fn(|_| Once::new()),
+            at: Larger::at,
+            of: Larger::of,
+            take: Larger::take,
+            put: Larger::put,
+        }
     }
 
     fn arenas(&self) -> impl Iterator<Item = &Arena> {
@@ -74,7 +83,8 @@ impl Larger {
 
     /// The arena that `address` lies in.
     fn at(&self, address: usize) -> Option<&Arena> {
-        self.arenas().find(|arena| arena.index_of(address).is_some())
+        self.arenas()
+            .find(|arena| arena.index_of(address).is_some())
     }
 
     fn of(&self, size: Size) -> &Arena {
@@ -82,10 +92,10 @@ impl Larger {
         arena.unwrap_or_else(|| panic!("stacks of this size were promised"))
     }
 
-    fn take(&self, size: Size) -> (Slot, Stack, &Anchor) {
+    fn take(&self, size: Size) -> (Slot, Stack, &StackOwner) {
         let arena = self.of(size);
         let slot = arena.take_one();
-        (slot, arena.stack(slot), arena.anchor(slot))
+        (slot, arena.stack(slot), arena.owner(slot))
     }
 
     fn put(&self, slot: Slot) {
@@ -98,8 +108,16 @@ impl Larger {
 
 impl Stacks {
     /// Reserves ordinary stacks, as [`Arena::reserve`] says.
-    pub(crate) fn reserve(os: &'static dyn Os, stack_size: usize, guard: usize, procs: usize) -> Result<Self, Errno> {
-        Ok(Stacks { ordinary: Arena::reserve(os, stack_size, guard, procs)?, larger: Once::new() })
+    pub(crate) fn reserve(
+        os: &'static dyn Os,
+        stack_size: usize,
+        guard: usize,
+        procs: usize,
+    ) -> Result<Self, Errno> {
+        Ok(Stacks {
+            ordinary: Arena::reserve(os, stack_size, guard, procs)?,
+            larger: Once::new(),
+        })
     }
 
     /// Bytes of address space of an ordinary stack.
@@ -110,17 +128,19 @@ impl Stacks {
     /// If `address` is in the guard of a stack: how many bytes that has, and how many of them a
     /// goroutine can use. May be called in a signal handler.
     pub fn overflowed(&self, address: usize) -> Option<(usize, usize)> {
-        let arena = self.arena_at(address).filter(|arena| arena.is_guard(address))?;
+        let arena = self
+            .arena_at(address)
+            .filter(|arena| arena.is_guard(address))?;
         Some((arena.bytes, arena.usable()))
     }
 
     /// The anchor of the stack that `address` lies in. The ordinary arena comes first: this is how a
     /// goroutine is known wherever it parks or wakes others.
     #[inline]
-    pub(crate) fn anchor_at(&self, address: usize) -> Option<&Anchor> {
+    pub(crate) fn anchor_at(&self, address: usize) -> Option<&StackOwner> {
         match self.ordinary.anchor_at(address) {
             None => self.larger_at(address)?.anchor_at(address),
-            anchor => anchor,
+            owner => owner,
         }
     }
 
@@ -131,7 +151,9 @@ impl Stacks {
     }
 
     fn arena_at(&self, address: usize) -> Option<&Arena> {
-        Some(&self.ordinary).filter(|arena| arena.index_of(address).is_some()).or_else(|| self.larger_at(address))
+        Some(&self.ordinary)
+            .filter(|arena| arena.index_of(address).is_some())
+            .or_else(|| self.larger_at(address))
     }
 
     fn arena(&self, size: Size) -> &Arena {
@@ -143,7 +165,12 @@ impl Stacks {
 
     /// Every arena there is.
     fn arenas(&self) -> impl Iterator<Item = &Arena> {
-        core::iter::once(&self.ordinary).chain(self.larger.get().into_iter().flat_map(|larger| larger.arenas()))
+        core::iter::once(&self.ordinary).chain(
+            self.larger
+                .get()
+                .into_iter()
+                .flat_map(|larger| larger.arenas()),
+        )
     }
 
     /// The slots that were ever used, or will be next.
@@ -151,9 +178,9 @@ impl Stacks {
         self.arenas().flat_map(Arena::slots)
     }
 
-    /// As [`Arena::anchor`].
-    pub(crate) fn anchor(&self, slot: Slot) -> &Anchor {
-        self.arena(Size::of(slot)).anchor(slot)
+    /// As [`Arena::owner`].
+    pub(crate) fn owner(&self, slot: Slot) -> &StackOwner {
+        self.arena(Size::of(slot)).owner(slot)
     }
 
     /// As [`Arena::end_of`].
@@ -193,8 +220,8 @@ impl Stacks {
     }
 
     /// Makes sure that `n` more goroutines will find an ordinary stack when they start.
-    pub(crate) fn promise(&self, n: u32) -> Result<(), Exhausted> {
-        self.ordinary.promise(n)
+    pub(crate) fn reserve_stacks(&self, n: u32) -> Result<(), Exhausted> {
+        self.ordinary.reserve_stacks(n)
     }
 
     /// Takes back `n` promises of ordinary stacks.
@@ -207,38 +234,55 @@ impl Stacks {
         if bytes <= self.ordinary.usable() {
             return Size::ORDINARY;
         }
-        let place = bytes.div_ceil(SMALLEST).next_power_of_two().trailing_zeros();
+        let place = bytes
+            .div_ceil(SMALLEST)
+            .next_power_of_two()
+            .trailing_zeros();
         Size(place.min(SIZES as u32 - 1) + 1)
     }
 
     /// Makes sure that one more goroutine will find a stack of `size`, a larger one, when it starts.
-    pub(crate) fn promise_of(&self, size: Size) -> Result<(), Exhausted> {
-        let place = size.place().unwrap_or_else(|| panic!("ordinary stacks are promised in batches"));
+    pub(crate) fn reserve_larger(&self, size: Size) -> Result<(), Exhausted> {
+        let place = size
+            .place()
+            .unwrap_or_else(|| panic!("ordinary stacks are promised in batches"));
         let larger = self.larger.call_once(|| Box::leak(Box::new(Larger::new())));
         let bytes = SMALLEST << place;
         let arena = larger.arenas[place].try_call_once(|| {
             let os = self.ordinary.os;
             // Room for the anchor and the colour, so that the stack is no smaller than was asked for.
             let top = (COLOURS as usize * CACHE_LINE).max(os.page_size());
-            Arena::reserve_slots(os, size, 2 * bytes, bytes - top, 0, 1, (RESERVE / 4).min(os.address_space() / SHARE))
+            Arena::reserve_slots(
+                os,
+                size,
+                2 * bytes,
+                bytes - top,
+                0,
+                1,
+                (RESERVE / 4).min(os.address_space() / SHARE),
+            )
         });
-        let none = |_| Exhausted { goroutines: 0, stack_size: bytes, cause: Shortage::AddressSpace };
+        let none = |_| Exhausted {
+            goroutines: 0,
+            stack_size: bytes,
+            cause: Shortage::AddressSpace,
+        };
         arena.map_err(none)?.promise_from(1, 1)
     }
 
     /// Takes back a promise of a stack of `size`.
-    pub(crate) fn release_of(&self, size: Size) {
+    pub(crate) fn release_larger(&self, size: Size) {
         self.arena(size).release(1);
     }
 
     /// A slot for a goroutine that has a promise of a stack of `size`, and what is in it. An ordinary
     /// one comes from `cache` if there is one.
-    pub(crate) fn take(&self, size: Size, cache: &mut SlotCache) -> (Slot, Stack, &Anchor) {
+    pub(crate) fn take(&self, size: Size, cache: &mut SlotCache) -> (Slot, Stack, &StackOwner) {
         match self.larger.get() {
             Some(larger) if size != Size::ORDINARY => (larger.take)(larger, size),
             _ => {
                 let slot = self.ordinary.take(cache);
-                (slot, self.ordinary.stack(slot), self.ordinary.anchor(slot))
+                (slot, self.ordinary.stack(slot), self.ordinary.owner(slot))
             }
         }
     }

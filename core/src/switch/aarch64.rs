@@ -92,8 +92,20 @@ pub(super) fn start() -> usize {
 ///
 /// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
 /// word.
-pub(super) unsafe fn prepare(base: usize, entry: Entry, argument: NonNull<()>, other: *mut *mut ()) -> *mut () {
-    let words = [0, start() + 4, entry as usize, 0, argument.as_ptr().expose_provenance(), other.expose_provenance()];
+pub(super) unsafe fn prepare(
+    base: usize,
+    entry: Entry,
+    argument: NonNull<()>,
+    other: *mut *mut (),
+) -> *mut () {
+    let words = [
+        0,
+        start() + 4,
+        entry as usize,
+        0,
+        argument.as_ptr().expose_provenance(),
+        other.expose_provenance(),
+    ];
     let sp = (base - size_of_val(&words)) as *mut [usize; 6];
     // SAFETY: the caller's promise.
     unsafe { sp.write(words) };

@@ -38,6 +38,12 @@ macro_rules! begin {
 
 macro_rules! end {
     ($name:literal) => {
-        concat!(".cfi_endproc\n.size ", symbol!($name), ", . - ", symbol!($name), "\n.popsection")
+        concat!(
+            ".cfi_endproc\n.size ",
+            symbol!($name),
+            ", . - ",
+            symbol!($name),
+            "\n.popsection"
+        )
     };
 }

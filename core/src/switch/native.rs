@@ -17,7 +17,9 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) const fn new() -> Self {
-        Context { other: UnsafeCell::new(ptr::null_mut()) }
+        Context {
+            other: UnsafeCell::new(ptr::null_mut()),
+        }
     }
 
     /// Makes the first `resume` call `entry(argument)` on `stack`.
@@ -42,7 +44,11 @@ impl Context {
         // SAFETY: the caller's promise: the word is the stack pointer that `start` or `leave` has
         // stored.
         let word = unsafe { machine::enter(self.other.get()) };
-        if word == RETURNED { Stop::Returned } else { Stop::Suspended(word) }
+        if word == RETURNED {
+            Stop::Returned
+        } else {
+            Stop::Suspended(word)
+        }
     }
 
     /// Lets `resume` return with `word`. Returns when the context is resumed.

@@ -23,7 +23,10 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) const fn new() -> Self {
-        Context { coroutine: UnsafeCell::new(None), yielder: UnsafeCell::new(ptr::null()) }
+        Context {
+            coroutine: UnsafeCell::new(None),
+            yielder: UnsafeCell::new(ptr::null()),
+        }
     }
 
     /// Makes the first `resume` call `entry(argument)` on `stack`.
@@ -56,7 +59,11 @@ impl Context {
     pub(crate) unsafe fn resume(&self) -> Stop {
         // SAFETY: the caller's promise. Inside, only `yielder` is used.
         let coroutine = unsafe { &mut *self.coroutine.get() };
-        match coroutine.as_mut().unwrap_or_else(|| panic!("a context was started before it is resumed")).resume(()) {
+        match coroutine
+            .as_mut()
+            .unwrap_or_else(|| panic!("a context was started before it is resumed"))
+            .resume(())
+        {
             CoroutineResult::Yield(word) => Stop::Suspended(word),
             CoroutineResult::Return(()) => {
                 if let Some(coroutine) = coroutine.take() {

@@ -69,10 +69,21 @@ impl<S: Switch> Coroutine<S> {
             (coroutine.body)(&coroutine.switch);
         }
         let stack: Box<[u128]> = std::vec![0; 8192].into();
-        let coroutine = Box::new(Coroutine { switch: S::new(), body: Box::new(body), stack });
-        let bounds = Stack { base: coroutine.stack().end, limit: coroutine.stack().start };
+        let coroutine = Box::new(Coroutine {
+            switch: S::new(),
+            body: Box::new(body),
+            stack,
+        });
+        let bounds = Stack {
+            base: coroutine.stack().end,
+            limit: coroutine.stack().start,
+        };
         // SAFETY: the box is freed by tests only after the coroutine has returned.
-        unsafe { coroutine.switch.start(bounds, entry::<S>, NonNull::from(&*coroutine).cast()) };
+        unsafe {
+            coroutine
+                .switch
+                .start(bounds, entry::<S>, NonNull::from(&*coroutine).cast())
+        };
         coroutine
     }
 
@@ -147,8 +158,15 @@ impl<S: Switch> World<S> {
                 // SAFETY: this is its stack; words are even.
                 unsafe { switch.suspend(ptr::without_provenance_mut(a as usize & !1)) };
             }
-            let mixed = [a, b, c, d, e, f, g, h, i, j].into_iter().fold(0, |sum: u64, value| sum.rotate_left(7) ^ value);
-            assert_eq!(mixed, black_box(values).into_iter().fold(0, |sum: u64, value| sum.rotate_left(7) ^ value));
+            let mixed = [a, b, c, d, e, f, g, h, i, j]
+                .into_iter()
+                .fold(0, |sum: u64, value| sum.rotate_left(7) ^ value);
+            assert_eq!(
+                mixed,
+                black_box(values)
+                    .into_iter()
+                    .fold(0, |sum: u64, value| sum.rotate_left(7) ^ value)
+            );
             self.note(me, mixed);
         }
     }
@@ -267,9 +285,22 @@ fn registers_that_a_call_keeps_are_kept_on_both_sides() {
 
 // An entry that notes its frame pointer and stack pointer.
 #[cfg(target_arch = "x86_64")]
-global_asm!(begin!("probe"), "mov [rdi], rbp", "mov [rdi + 8], rsp", "ret", end!("probe"));
+global_asm!(
+    begin!("probe"),
+    "mov [rdi], rbp",
+    "mov [rdi + 8], rsp",
+    "ret",
+    end!("probe")
+);
 #[cfg(target_arch = "aarch64")]
-global_asm!(begin!("probe"), "hint #34", "mov x9, sp", "stp x29, x9, [x0]", "ret", end!("probe"));
+global_asm!(
+    begin!("probe"),
+    "hint #34",
+    "mov x9, sp",
+    "stp x29, x9, [x0]",
+    "ret",
+    end!("probe")
+);
 
 #[test]
 fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_pointers() {
@@ -291,16 +322,31 @@ fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_po
     // SAFETY: the entry takes an address of two words. It returns before the stack is freed.
     let stop = unsafe {
         let entry = core::mem::transmute::<usize, Entry>(entry);
-        switch.start(Stack { base: bounds.end as usize, limit: bounds.start as usize }, entry, NonNull::from(&mut noted).cast());
+        switch.start(
+            Stack {
+                base: bounds.end as usize,
+                limit: bounds.start as usize,
+            },
+            entry,
+            NonNull::from(&mut noted).cast(),
+        );
         switch.resume()
     };
     assert_eq!(stop, Stop::Returned);
     let [fp, sp] = black_box(noted);
     assert_eq!(fp, 0);
     // A call pushes its return address on x86-64.
-    let pushed = if cfg!(target_arch = "x86_64") { size_of::<usize>() } else { 0 };
+    let pushed = if cfg!(target_arch = "x86_64") {
+        size_of::<usize>()
+    } else {
+        0
+    };
     assert_eq!((sp + pushed) % 16, 0);
-    assert!(bounds.end as usize - sp <= 64, "{} bytes are used", bounds.end as usize - sp);
+    assert!(
+        bounds.end as usize - sp <= 64,
+        "{} bytes are used",
+        bounds.end as usize - sp
+    );
 }
 
 /// How numbers are rounded: a part of a control word.
@@ -308,7 +354,9 @@ fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_po
 fn rounding() -> [u16; 2] {
     let (mut sse, mut x87) = (0u32, 0u16);
     // SAFETY: stores control words where they fit.
-    unsafe { asm!("stmxcsr [{}]", "fnstcw [{}]", in(reg) &mut sse, in(reg) &mut x87, options(nostack)) };
+    unsafe {
+        asm!("stmxcsr [{}]", "fnstcw [{}]", in(reg) &mut sse, in(reg) &mut x87, options(nostack))
+    };
     [sse as u16 & 0x6000, x87 & 0x0c00]
 }
 
@@ -317,7 +365,9 @@ fn set_rounding([sse, x87]: [u16; 2]) {
     let (sse, x87) = (0x1f80 | u32::from(sse), 0x037f | x87);
     // SAFETY: both are valid control words. No numbers are rounded until the caller has set them
     // back.
-    unsafe { asm!("ldmxcsr [{}]", "fldcw [{}]", in(reg) &sse, in(reg) &x87, options(nostack, readonly)) };
+    unsafe {
+        asm!("ldmxcsr [{}]", "fldcw [{}]", in(reg) &sse, in(reg) &x87, options(nostack, readonly))
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -340,7 +390,10 @@ fn control_words_of_the_floating_point_unit_are_the_threads_and_hold_across_swit
     set_rounding(UP);
     let last = coroutine.resume();
     set_rounding(before);
-    assert_eq!((stop, seen, last), (Stop::Suspended(ptr::null_mut()), DOWN, Stop::Returned));
+    assert_eq!(
+        (stop, seen, last),
+        (Stop::Suspended(ptr::null_mut()), DOWN, Stop::Returned)
+    );
 }
 
 /// Traces by the unwinder that panics use.
@@ -352,7 +405,10 @@ mod traces {
     const DEPTH_MAX: usize = 100;
 
     unsafe extern "C" {
-        fn _Unwind_Backtrace(each: extern "C" fn(*mut c_void, &mut Walk) -> c_int, walk: &mut Walk) -> c_int;
+        fn _Unwind_Backtrace(
+            each: extern "C" fn(*mut c_void, &mut Walk) -> c_int,
+            walk: &mut Walk,
+        ) -> c_int;
         fn _Unwind_GetIP(frame: *mut c_void) -> usize;
     }
 
@@ -370,7 +426,11 @@ mod traces {
         // Beyond the outermost frame comes one without an address.
         walk.outermost = if ip == 0 { walk.outermost } else { ip };
         walk.depth += 1;
-        if walk.depth == DEPTH_MAX { NORMAL_STOP } else { 0 }
+        if walk.depth == DEPTH_MAX {
+            NORMAL_STOP
+        } else {
+            0
+        }
     }
 
     /// The outermost frame's address, 0 if a trace from here does not end.
@@ -378,7 +438,11 @@ mod traces {
         let mut walk = Walk::default();
         // SAFETY: `each` takes what is passed for it.
         unsafe { _Unwind_Backtrace(each, &mut walk) };
-        if walk.depth == DEPTH_MAX { 0 } else { walk.outermost }
+        if walk.depth == DEPTH_MAX {
+            0
+        } else {
+            walk.outermost
+        }
     }
 
     pub(super) fn handle_traps(handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)) {
@@ -398,7 +462,11 @@ mod traces {
         let coroutine = Coroutine::<native::Context>::new(|_| end.set(outermost()));
         assert_eq!(coroutine.resume(), Stop::Returned);
         let start = machine::start();
-        assert!((start..start + 32).contains(&end.get()), "{:#x} is not about {start:#x}", end.get());
+        assert!(
+            (start..start + 32).contains(&end.get()),
+            "{:#x} is not about {start:#x}",
+            end.get()
+        );
     }
 }
 
@@ -415,7 +483,8 @@ mod steps {
 
     /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if
     /// the trace did not end.
-    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
+    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] =
+        [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     /// From which instruction on no more steps are made.
     static END: AtomicUsize = AtomicUsize::new(0);
@@ -423,7 +492,8 @@ mod steps {
     extern "C" fn on_trap(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: a handler with SA_SIGINFO gets the registers of what it interrupts.
         let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-        let [ip, sp] = [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
+        let [ip, sp] =
+            [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
         let step = STEPS.fetch_add(1, Relaxed);
         if ip == END.load(Relaxed) || step >= STEPS_MAX {
             registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
@@ -462,16 +532,24 @@ mod steps {
         let first = start..start + 24;
         let steps = STEPS.load(Relaxed);
         assert!(steps <= STEPS_MAX, "more than {STEPS_MAX} instructions");
-        let seen = SEEN[..steps - 1].iter().map(|step| [0, 1, 2].map(|i| step[i].load(Relaxed)));
+        let seen = SEEN[..steps - 1]
+            .iter()
+            .map(|step| [0, 1, 2].map(|i| step[i].load(Relaxed)));
         let (mut inside, mut outside, mut at_first) = (0, 0, Vec::new());
         for (step, [ip, sp, outermost]) in seen.enumerate() {
             let place = std::format!("step {step} of {steps} at {ip:#x} with its stack at {sp:#x}");
             if coroutine.stack().contains(&sp) {
                 inside += 1;
-                assert!(first.contains(&outermost), "{place}: the trace of a coroutine ends at {outermost:#x}, not in {first:x?}");
+                assert!(
+                    first.contains(&outermost),
+                    "{place}: the trace of a coroutine ends at {outermost:#x}, not in {first:x?}"
+                );
             } else {
                 outside += 1;
-                assert_eq!(outermost, thread, "{place}: the trace of a thread ends elsewhere");
+                assert_eq!(
+                    outermost, thread,
+                    "{place}: the trace of a thread ends elsewhere"
+                );
             }
             if first.contains(&ip) {
                 at_first.push(ip - start);
@@ -513,7 +591,10 @@ mod breakpoints {
     extern "C" fn on_breakpoint(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: a handler with SA_SIGINFO gets the registers of what it interrupts.
         let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext };
-        for (word, value) in SEEN.iter().zip([registers.pc as usize, registers.sp as usize, outermost()]) {
+        for (word, value) in
+            SEEN.iter()
+                .zip([registers.pc as usize, registers.sp as usize, outermost()])
+        {
             word.store(value, Relaxed);
         }
         write(registers.pc as usize, ORIGINAL.load(Relaxed));
@@ -546,13 +627,24 @@ mod breakpoints {
         let first = start..start + 32;
         // How many instructions each has, how many of its first and last ones do not run, and in
         // which of two resumes it runs.
-        for (function, len, skipped, runs) in
-            [(enter, 10, 0, &[0, 1][..]), (leave, 10, 0, &[0, 1]), (start, 4, 1, &[0]), (start + 16, 3, 0, &[1])]
-        {
-            for (place, &run) in (skipped..len).flat_map(|i| runs.iter().map(move |run| (function + 4 * i, run))) {
+        for (function, len, skipped, runs) in [
+            (enter, 10, 0, &[0, 1][..]),
+            (leave, 10, 0, &[0, 1]),
+            (start, 4, 1, &[0]),
+            (start + 16, 3, 0, &[1]),
+        ] {
+            for (place, &run) in
+                (skipped..len).flat_map(|i| runs.iter().map(move |run| (function + 4 * i, run)))
+            {
                 let page = (place & !0xfff) as *mut c_void;
                 // SAFETY: the page stays executable, and its content as it is.
-                let writable = unsafe { libc::mprotect(page, 0x1000, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) };
+                let writable = unsafe {
+                    libc::mprotect(
+                        page,
+                        0x1000,
+                        libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+                    )
+                };
                 assert_eq!(writable, 0);
                 let coroutine = Coroutine::<native::Context>::new(|switch| {
                     // SAFETY: this is its stack.
@@ -565,11 +657,20 @@ mod breakpoints {
                     coroutine.resume();
                 }
                 let [ip, sp, outermost] = [0, 1, 2].map(|i| SEEN[i].load(Relaxed));
-                assert_eq!(ip, place, "{place:#x} does not run, in functions at {enter:#x}, {leave:#x} and {start:#x}");
+                assert_eq!(
+                    ip, place,
+                    "{place:#x} does not run, in functions at {enter:#x}, {leave:#x} and {start:#x}"
+                );
                 if coroutine.stack().contains(&sp) {
-                    assert!(first.contains(&outermost), "{place:#x}, resume {run}: the trace of a coroutine ends at {outermost:#x}");
+                    assert!(
+                        first.contains(&outermost),
+                        "{place:#x}, resume {run}: the trace of a coroutine ends at {outermost:#x}"
+                    );
                 } else {
-                    assert_eq!(outermost, thread, "{place:#x}, resume {run}: the trace of a thread ends elsewhere");
+                    assert_eq!(
+                        outermost, thread,
+                        "{place:#x}, resume {run}: the trace of a thread ends elsewhere"
+                    );
                 }
             }
         }

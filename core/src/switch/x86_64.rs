@@ -73,7 +73,9 @@ global_asm!(
 pub(super) fn start() -> usize {
     let start;
     // SAFETY: computes an address.
-    unsafe { asm!(concat!("lea {}, [rip + ", symbol!("start"), "]"), out(reg) start, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!(concat!("lea {}, [rip + ", symbol!("start"), "]"), out(reg) start, options(nomem, nostack, preserves_flags))
+    };
     start
 }
 
@@ -83,8 +85,19 @@ pub(super) fn start() -> usize {
 ///
 /// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
 /// word.
-pub(super) unsafe fn prepare(base: usize, entry: Entry, argument: NonNull<()>, other: *mut *mut ()) -> *mut () {
-    let words = [entry as usize, 0, start() + 1, argument.as_ptr().expose_provenance(), other.expose_provenance()];
+pub(super) unsafe fn prepare(
+    base: usize,
+    entry: Entry,
+    argument: NonNull<()>,
+    other: *mut *mut (),
+) -> *mut () {
+    let words = [
+        entry as usize,
+        0,
+        start() + 1,
+        argument.as_ptr().expose_provenance(),
+        other.expose_provenance(),
+    ];
     let sp = (base - size_of_val(&words)) as *mut [usize; 5];
     // SAFETY: the caller's promise.
     unsafe { sp.write(words) };

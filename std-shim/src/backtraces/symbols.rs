@@ -52,7 +52,11 @@ impl Symbols {
         for function in &functions[shown(&roles)] {
             out.write_all(function.text.as_bytes())?;
         }
-        if frames.more { out.write_all(b"    ...more frames\n") } else { Ok(()) }
+        if frames.more {
+            out.write_all(b"    ...more frames\n")
+        } else {
+            Ok(())
+        }
     }
 
     /// All functions, the innermost first.
@@ -60,7 +64,11 @@ impl Symbols {
         for ip in &frames.ips {
             self.resolved.entry(*ip).or_insert_with(|| resolve(*ip));
         }
-        frames.ips.iter().flat_map(|ip| &self.resolved[ip]).collect()
+        frames
+            .ips
+            .iter()
+            .flat_map(|ip| &self.resolved[ip])
+            .collect()
     }
 }
 
@@ -70,7 +78,11 @@ fn resolve(ip: usize) -> Box<[Function]> {
     // It expects a return address, and looks at the byte before.
     backtrace::resolve(ip.wrapping_add(1) as *mut c_void, |symbol| {
         let name = symbol.name().map(|name| format!("{name:#}"));
-        functions.push(function(ip, name.as_deref(), symbol.filename().zip(symbol.lineno())));
+        functions.push(function(
+            ip,
+            name.as_deref(),
+            symbol.filename().zip(symbol.lineno()),
+        ));
     });
     if functions.is_empty() {
         functions.push(function(ip, None, None));
@@ -81,10 +93,14 @@ fn resolve(ip: usize) -> Box<[Function]> {
 fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)>) -> Function {
     let mut text = String::from("    ");
     let file = place.map(|(file, _)| file.to_string_lossy());
-    let role = name.map_or(Role::User, |name| role(name, file.as_deref().unwrap_or_default()));
+    let role = name.map_or(Role::User, |name| {
+        role(name, file.as_deref().unwrap_or_default())
+    });
     let name = name.map(without_arguments);
     let written = match (name, place) {
-        (Some(name), Some((file, line))) => writeln!(text, "{name}\n        {}:{line}", file.display()),
+        (Some(name), Some((file, line))) => {
+            writeln!(text, "{name}\n        {}:{line}", file.display())
+        }
         (Some(name), None) => writeln!(text, "{name}"),
         (None, _) => writeln!(text, "{ip:#x}"),
     };
@@ -114,14 +130,23 @@ fn without_arguments(name: &str) -> String {
 
 /// Which functions are shown, from the innermost: without how goroutines park and how they are started.
 fn shown(roles: &[Role]) -> std::ops::Range<usize> {
-    let mut end = roles.iter().position(|role| *role == Role::Entry).unwrap_or(roles.len());
+    let mut end = roles
+        .iter()
+        .position(|role| *role == Role::Entry)
+        .unwrap_or(roles.len());
     if end < roles.len() {
         while end > 0 && matches!(roles[end - 1], Role::Start | Role::Std) {
             end -= 1;
         }
     }
-    let parking = roles[..end].iter().take_while(|role| matches!(role, Role::Gopark | Role::Std)).count();
-    let start = roles[..parking].iter().rposition(|role| *role == Role::Gopark).unwrap_or(0);
+    let parking = roles[..end]
+        .iter()
+        .take_while(|role| matches!(role, Role::Gopark | Role::Std))
+        .count();
+    let start = roles[..parking]
+        .iter()
+        .rposition(|role| *role == Role::Gopark)
+        .unwrap_or(0);
     start..end
 }
 
@@ -135,7 +160,11 @@ fn role(name: &str, file: &str) -> Role {
     let is_closure = name.contains("{{closure}}") || name.contains("{closure#");
     match author(name) {
         _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
-        _ if is_closure && ["gopark::goroutine::catching", "gopark::runtime::run"].iter().any(|start| path.starts_with(start)) => {
+        _ if is_closure
+            && ["gopark::goroutine::catching", "gopark::runtime::run"]
+                .iter()
+                .any(|start| path.starts_with(start)) =>
+        {
             Role::Start
         }
         _ if path.starts_with("gopark::goroutine::__rust_begin_short_backtrace") => Role::Start,
@@ -149,14 +178,20 @@ fn role(name: &str, file: &str) -> Role {
 
 fn role_by_file(name: &str, file: &str) -> Role {
     let in_std = |krate: &str| file.contains(&format!("/library/{krate}/src/"));
-    let gopark = file!().strip_suffix("backtraces/symbols.rs").expect("the name of this file");
-    let core = gopark_core::FILE.strip_suffix("lib.rs").expect("the name of that file");
+    let gopark = file!()
+        .strip_suffix("backtraces/symbols.rs")
+        .expect("the name of this file");
+    let core = gopark_core::FILE
+        .strip_suffix("lib.rs")
+        .expect("the name of that file");
     let below = |sources: &str| file.split_once(sources).map(|(_, file)| file);
     match (below(gopark), below(core)) {
         _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
         (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
-        (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => Role::Start,
+        (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => {
+            Role::Start
+        }
         (Some(_), _) | (_, Some(_)) => Role::Gopark,
         // What is in assembly has no file.
         _ if name.starts_with("gopark_core_") || file.contains("/corosensei-") => Role::Gopark,
@@ -166,10 +201,15 @@ fn role_by_file(name: &str, file: &str) -> Role {
 
 /// The crate that wrote a function. In `<Type as Trait>::f` that is the trait's or else the type's: whichever is not the standard library.
 fn author(name: &str) -> Option<&str> {
-    let Some(implementation) = name.strip_prefix('<') else { return root(name) };
+    let Some(implementation) = name.strip_prefix('<') else {
+        return root(name);
+    };
     let (of, as_what) = split_as(implementation);
     let trait_root = as_what.and_then(root);
-    trait_root.filter(|krate| !STD.contains(krate)).or_else(|| root(of)).or(trait_root)
+    trait_root
+        .filter(|krate| !STD.contains(krate))
+        .or_else(|| root(of))
+        .or(trait_root)
 }
 
 /// `Type` and `Trait` of `Type as Trait>::f`.
@@ -182,7 +222,10 @@ fn split_as(implementation: &str) -> (&str, Option<&str>) {
             '>' if depth == 0 => return (&implementation[..at], None),
             '>' => depth -= 1,
             ' ' if depth == 0 && implementation[at..].starts_with(" as ") => {
-                return (&implementation[..at], Some(&implementation[at + " as ".len()..]));
+                return (
+                    &implementation[..at],
+                    Some(&implementation[at + " as ".len()..]),
+                );
             }
             _ => {}
         }
@@ -193,7 +236,10 @@ fn split_as(implementation: &str) -> (&str, Option<&str>) {
 /// The crate that a path begins with.
 fn root(path: &str) -> Option<&str> {
     let mut path = path;
-    while let Some(rest) = ["<", "&", "(", "[", "*const ", "*mut ", "mut ", "dyn "].iter().find_map(|prefix| path.strip_prefix(prefix)) {
+    while let Some(rest) = ["<", "&", "(", "[", "*const ", "*mut ", "mut ", "dyn "]
+        .iter()
+        .find_map(|prefix| path.strip_prefix(prefix))
+    {
         path = rest;
     }
     let end = path.find(|c: char| !c.is_alphanumeric() && c != '_')?;
@@ -207,9 +253,18 @@ mod tests {
     #[test]
     fn a_name_is_shown_without_type_arguments() {
         for (name, short) in [
-            ("gopark::goroutine::blocking::<usize, server::main::{closure#0}>", "gopark::goroutine::blocking"),
-            ("core::ptr::drop_in_place<alloc::vec::Vec<u8>>", "core::ptr::drop_in_place"),
-            ("<alloc::vec::Vec<u8> as core::io::Write>::write_fmt::<fn() -> u8>", "<alloc::vec::Vec<u8> as core::io::Write>::write_fmt"),
+            (
+                "gopark::goroutine::blocking::<usize, server::main::{closure#0}>",
+                "gopark::goroutine::blocking",
+            ),
+            (
+                "core::ptr::drop_in_place<alloc::vec::Vec<u8>>",
+                "core::ptr::drop_in_place",
+            ),
+            (
+                "<alloc::vec::Vec<u8> as core::io::Write>::write_fmt::<fn() -> u8>",
+                "<alloc::vec::Vec<u8> as core::io::Write>::write_fmt",
+            ),
             ("server::Pool<T>::get", "server::Pool::get"),
             ("main", "main"),
         ] {
@@ -220,27 +275,63 @@ mod tests {
     #[test]
     fn the_author_of_a_function_is_told_by_its_name() {
         for (name, role) in [
-            ("gopark_core::sched::park::<impl gopark_core::sched::Sched>::park_as", Role::Gopark),
-            ("<gopark::net::tcp_stream::TcpStream as std::io::Read>::read", Role::Gopark),
-            ("<&gopark::net::tcp_stream::TcpStream as std::io::Write>::write", Role::Gopark),
-            ("<gopark::net::tcp_stream::TcpStream as server::Framed>::frame", Role::User),
+            (
+                "gopark_core::sched::park::<impl gopark_core::sched::Sched>::park_as",
+                Role::Gopark,
+            ),
+            (
+                "<gopark::net::tcp_stream::TcpStream as std::io::Read>::read",
+                Role::Gopark,
+            ),
+            (
+                "<&gopark::net::tcp_stream::TcpStream as std::io::Write>::write",
+                Role::Gopark,
+            ),
+            (
+                "<gopark::net::tcp_stream::TcpStream as server::Framed>::frame",
+                Role::User,
+            ),
             ("<server::Conn as std::io::Read>::read", Role::User),
-            ("<alloc::vec::Vec<<server::A as gopark::B>::C> as core::iter::IntoIterator>::into_iter", Role::Std),
-            ("<F as core::ops::function::FnOnce<Args>>::call_once", Role::Std),
-            ("<fn() -> server::A as core::ops::function::FnOnce<()>>::call_once", Role::Std),
+            (
+                "<alloc::vec::Vec<<server::A as gopark::B>::C> as core::iter::IntoIterator>::into_iter",
+                Role::Std,
+            ),
+            (
+                "<F as core::ops::function::FnOnce<Args>>::call_once",
+                Role::Std,
+            ),
+            (
+                "<fn() -> server::A as core::ops::function::FnOnce<()>>::call_once",
+                Role::Std,
+            ),
             ("std::io::default_read_exact", Role::Std),
-            ("core::ptr::drop_in_place<gopark::net::tcp_stream::TcpStream>", Role::Std),
+            (
+                "core::ptr::drop_in_place<gopark::net::tcp_stream::TcpStream>",
+                Role::Std,
+            ),
             ("__rust_try", Role::Std),
-            ("corosensei::coroutine::Yielder<Input,Yield>::suspend", Role::Gopark),
+            (
+                "corosensei::coroutine::Yielder<Input,Yield>::suspend",
+                Role::Gopark,
+            ),
             ("gopark_tests::behaviour", Role::User),
             ("server::main::{{closure}}", Role::User),
             ("main", Role::User),
             ("gopark_core::join::Task<F,R>::run", Role::Entry),
-            ("<gopark_core::join::Task<server::main::{closure#0}, ()>>::run", Role::Entry),
+            (
+                "<gopark_core::join::Task<server::main::{closure#0}, ()>>::run",
+                Role::Entry,
+            ),
             ("gopark_core::join::Join<R>::join", Role::Gopark),
             ("gopark::goroutine::catching::{{closure}}", Role::Start),
-            ("gopark::goroutine::__rust_begin_short_backtrace::<server::main::{closure#0}, ()>", Role::Start),
-            ("gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}", Role::Start),
+            (
+                "gopark::goroutine::__rust_begin_short_backtrace::<server::main::{closure#0}, ()>",
+                Role::Start,
+            ),
+            (
+                "gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}",
+                Role::Start,
+            ),
             ("gopark::runtime::run", Role::Gopark),
         ] {
             assert_eq!(super::role(name, ""), role, "{name}");
@@ -253,18 +344,58 @@ mod tests {
         let core = |file| format!("/home/x/{}", gopark_core::FILE.replace("lib.rs", file));
         for (name, file, role) in [
             ("park_as", core("sched/park.rs"), Role::Gopark),
-            ("run<server::main::{closure_env#0}, ()>", core("join.rs"), Role::Entry),
+            (
+                "run<server::main::{closure_env#0}, ()>",
+                core("join.rs"),
+                Role::Entry,
+            ),
             ("join<()>", core("join.rs"), Role::Gopark),
             ("read", gopark("net/tcp_stream.rs"), Role::Gopark),
-            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("goroutine.rs"), Role::Start),
-            ("{closure#0}<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Start),
-            ("__rust_begin_short_backtrace<server::main::{closure_env#0}, ()>", gopark("goroutine.rs"), Role::Start),
-            ("run<(), server::main::{closure_env#0}>", gopark("runtime.rs"), Role::Gopark),
-            ("coroutine_func<()>", "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(), Role::Gopark),
-            ("gopark_core_0_1_0_switch_start", String::new(), Role::Gopark),
-            ("catch_unwind<()>", "/rustc/0123/library/std/src/panic.rs".into(), Role::Std),
-            ("call_once<()>", "/rustc/0123/library/core/src/ops/function.rs".into(), Role::Std),
-            ("{closure#0}", "/home/x/server/src/main.rs".into(), Role::User),
+            (
+                "{closure#0}<(), server::main::{closure_env#0}>",
+                gopark("goroutine.rs"),
+                Role::Start,
+            ),
+            (
+                "{closure#0}<(), server::main::{closure_env#0}>",
+                gopark("runtime.rs"),
+                Role::Start,
+            ),
+            (
+                "__rust_begin_short_backtrace<server::main::{closure_env#0}, ()>",
+                gopark("goroutine.rs"),
+                Role::Start,
+            ),
+            (
+                "run<(), server::main::{closure_env#0}>",
+                gopark("runtime.rs"),
+                Role::Gopark,
+            ),
+            (
+                "coroutine_func<()>",
+                "/home/x/.cargo/registry/src/y/corosensei-0.3.4/src/coroutine.rs".into(),
+                Role::Gopark,
+            ),
+            (
+                "gopark_core_0_1_0_switch_start",
+                String::new(),
+                Role::Gopark,
+            ),
+            (
+                "catch_unwind<()>",
+                "/rustc/0123/library/std/src/panic.rs".into(),
+                Role::Std,
+            ),
+            (
+                "call_once<()>",
+                "/rustc/0123/library/core/src/ops/function.rs".into(),
+                Role::Std,
+            ),
+            (
+                "{closure#0}",
+                "/home/x/server/src/main.rs".into(),
+                Role::User,
+            ),
             ("main", String::new(), Role::User),
         ] {
             assert_eq!(super::role(name, &file), role, "{name} in {file}");
@@ -275,9 +406,17 @@ mod tests {
     fn what_is_shown_begins_with_gopark_and_ends_with_the_goroutine() {
         use Role::*;
         for (roles, range) in [
-            (&[Gopark, Gopark, User, User, Std, Start, Std, Entry, Std, Gopark][..], 1..4),
+            (
+                &[
+                    Gopark, Gopark, User, User, Std, Start, Std, Entry, Std, Gopark,
+                ][..],
+                1..4,
+            ),
             // read_exact of a TcpStream.
-            (&[Gopark, Std, Gopark, Gopark, Std, User, Start, Entry], 3..6),
+            (
+                &[Gopark, Std, Gopark, Gopark, Std, User, Start, Entry],
+                3..6,
+            ),
             // All of the goroutine's code was inlined, and nobody knows.
             (&[Gopark, Gopark, Entry, Gopark], 1..2),
             // It parks in a callback of the standard library, called by gopark, called by it.
@@ -300,6 +439,9 @@ mod tests {
         frames.more = true;
         let mut text = Vec::new();
         Symbols::default().write(&frames, &mut text).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "    0x10\n    ...more frames\n");
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "    0x10\n    ...more frames\n"
+        );
     }
 }

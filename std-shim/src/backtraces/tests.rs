@@ -1,5 +1,8 @@
 //! Backtraces of coroutines that have suspended themselves some calls deep, and of what is no stack at all.
-#![allow(unsafe_code, reason = "registers are read, and stacks are made and copied")]
+#![allow(
+    unsafe_code,
+    reason = "registers are read, and stacks are made and copied"
+)]
 
 use super::Backtraces;
 use super::symbols::Symbols;
@@ -8,7 +11,7 @@ use crate::runtime::LINUX;
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use gopark_core::os::Observe;
-use gopark_core::sched::{Place, Stopped};
+use gopark_core::sched::{Place, StackCopy};
 use libc::{c_int, c_void};
 use std::arch::asm;
 use std::hint::black_box;
@@ -59,8 +62,11 @@ struct Parked {
 }
 
 impl Parked {
-    fn stopped(&self) -> Stopped<'_> {
-        Stopped { place: self.place, bytes: &self.bytes }
+    fn stopped(&self) -> StackCopy<'_> {
+        StackCopy {
+            place: self.place,
+            bytes: &self.bytes,
+        }
     }
 }
 
@@ -104,12 +110,20 @@ fn parked(depth: usize) -> Parked {
     let base = memory.base().get();
     // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has returned.
     let mut coroutine = unsafe {
-        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| recursive(park, Vec::new(), depth))
+        Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| {
+            recursive(park, Vec::new(), depth)
+        })
     };
-    let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else { panic!("it parks") };
+    let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else {
+        panic!("it parks")
+    };
     let bytes = copy(place, base);
     assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
-    Parked { place, bytes, lines }
+    Parked {
+        place,
+        bytes,
+        lines,
+    }
 }
 
 /// The stack of a suspended coroutine, from where it is to its base.
@@ -118,7 +132,9 @@ fn copy(place: Place, base: usize) -> Vec<u8> {
     // The system does not mind what a sanitizer has put between variables. An emulator's may be unable to.
     if LINUX.copy(place.sp, &mut bytes) < bytes.len() {
         // SAFETY: that much is in use, and does not change while the coroutine is suspended.
-        bytes.copy_from_slice(unsafe { std::slice::from_raw_parts(place.sp as *const u8, base - place.sp) });
+        bytes.copy_from_slice(unsafe {
+            std::slice::from_raw_parts(place.sp as *const u8, base - place.sp)
+        });
     }
     bytes
 }
@@ -126,7 +142,11 @@ fn copy(place: Place, base: usize) -> Vec<u8> {
 /// The lines of all functions: these here are gopark's as well, and would be left out.
 fn text(parked: &Parked) -> String {
     let frames = Unwinder::new().frames(&parked.stopped());
-    Symbols::default().functions(&frames).iter().map(|function| function.text.as_str()).collect()
+    Symbols::default()
+        .functions(&frames)
+        .iter()
+        .map(|function| function.text.as_str())
+        .collect()
 }
 
 #[test]
@@ -136,20 +156,41 @@ fn functions_are_named_with_the_lines_of_their_calls() {
     let mut lines = text.lines();
     // `registers` is inlined into `deepest`, whose frames begin there.
     let (_, mut lines) = (lines.next(), lines.skip(1));
-    let names = ["deepest", "inlined", "middle", "recursive", "recursive", "recursive"];
+    let names = [
+        "deepest",
+        "inlined",
+        "middle",
+        "recursive",
+        "recursive",
+        "recursive",
+    ];
     let calls: Vec<_> = parked.lines.iter().copied().rev().collect();
     // The last call of `recursive` is in another arm.
-    let calls: Vec<_> = calls.iter().enumerate().map(|(i, line)| if i == 3 { line + 1 } else { *line }).collect();
+    let calls: Vec<_> = calls
+        .iter()
+        .enumerate()
+        .map(|(i, line)| if i == 3 { line + 1 } else { *line })
+        .collect();
     for (name, call) in names.into_iter().zip(calls) {
         let named = lines.next().unwrap();
         assert!(
-            [format!("    {name}"), format!("    gopark::backtraces::tests::{name}")].contains(&named.into()),
+            [
+                format!("    {name}"),
+                format!("    gopark::backtraces::tests::{name}")
+            ]
+            .contains(&named.into()),
             "{named} is not {name}: {text}"
         );
         let place = lines.next().unwrap();
-        assert!(place.starts_with("        ") && place.ends_with(&format!("{}:{call}", file!())), "{place} is not line {call}: {text}");
+        assert!(
+            place.starts_with("        ") && place.ends_with(&format!("{}:{call}", file!())),
+            "{place} is not line {call}: {text}"
+        );
     }
-    assert!(lines.next().is_some_and(|name| name.contains("closure")), "{text}");
+    assert!(
+        lines.next().is_some_and(|name| name.contains("closure")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -167,7 +208,9 @@ fn a_deep_stack_is_cut_and_says_so() {
     let frames = Unwinder::new().frames(&parked.stopped());
     assert_eq!((frames.ips.len(), frames.more), (MAX_FRAMES, true));
     let mut text = Vec::new();
-    Backtraces::new().write(&parked.stopped(), &mut text).unwrap();
+    Backtraces::new()
+        .write(&parked.stopped(), &mut text)
+        .unwrap();
     assert!(text.ends_with(b"\n    ...more frames\n"));
 }
 
@@ -178,9 +221,15 @@ fn of_a_torn_copy_the_inner_frames_are_told() {
     let whole = unwinder.frames(&parked.stopped());
     let mut told = Vec::new();
     for len in 0..=parked.bytes.len() {
-        let torn = Stopped { bytes: &parked.bytes[..len], ..parked.stopped() };
+        let torn = StackCopy {
+            bytes: &parked.bytes[..len],
+            ..parked.stopped()
+        };
         let frames = unwinder.frames(&torn);
-        assert!(whole.ips.starts_with(&frames.ips), "{len} bytes: {frames:x?} is not the beginning of {whole:x?}");
+        assert!(
+            whole.ips.starts_with(&frames.ips),
+            "{len} bytes: {frames:x?} is not the beginning of {whole:x?}"
+        );
         told.push(frames.ips.len());
     }
     assert!(told.is_sorted(), "{told:?}");
@@ -198,7 +247,10 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
 }
 
 #[test]
-#[cfg_attr(any(gopark_sanitize = "thread", gopark_sanitize = "address"), ignore = "sanitizers have a qsort of their own")]
+#[cfg_attr(
+    any(gopark_sanitize = "thread", gopark_sanitize = "address"),
+    ignore = "sanitizers have a qsort of their own"
+)]
 fn a_stack_leads_through_a_library() {
     static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
 
@@ -215,11 +267,18 @@ fn a_stack_leads_through_a_library() {
         // SAFETY: so many elements of that size. `compare` does not unwind.
         unsafe { libc::qsort(two.as_mut_ptr().cast(), 2, size_of::<i32>(), Some(compare)) };
     });
-    let CoroutineResult::Yield(place) = coroutine.resume(()) else { panic!("it parks") };
-    let parked = Parked { place, bytes: copy(place, base), lines: Vec::new() };
+    let CoroutineResult::Yield(place) = coroutine.resume(()) else {
+        panic!("it parks")
+    };
+    let parked = Parked {
+        place,
+        bytes: copy(place, base),
+        lines: Vec::new(),
+    };
     assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
     let text = text(&parked);
-    let [compare, qsort, closure] = ["compare\n", "qsort", "closure"].map(|name| text.find(name).expect(&text));
+    let [compare, qsort, closure] =
+        ["compare\n", "qsort", "closure"].map(|name| text.find(name).expect(&text));
     assert!(compare < qsort && qsort < closure, "{text}");
 }
 
@@ -232,14 +291,30 @@ fn libraries_may_come_and_go() {
     assert!(!library.is_null(), "libresolv.so.2 belongs to glibc");
     // SAFETY: the library is open.
     let ip = unsafe { libc::dlsym(library, c"ns_sprintrr".as_ptr()) } as usize;
-    let stack = Stopped { place: Place { ip, sp: 0x1000, fp: 0 }, bytes: &[0; 64] };
+    let stack = StackCopy {
+        place: Place {
+            ip,
+            sp: 0x1000,
+            fp: 0,
+        },
+        bytes: &[0; 64],
+    };
     assert_eq!(unwinder.frames(&stack).ips[..], [ip]);
     // SAFETY: nothing of it is in use.
     unsafe { libc::dlclose(library) };
     // Its tables are read again for another instruction.
-    let next = Stopped { place: Place { ip: ip + 1, ..stack.place }, ..stack };
+    let next = StackCopy {
+        place: Place {
+            ip: ip + 1,
+            ..stack.place
+        },
+        ..stack
+    };
     assert_eq!(unwinder.frames(&next).ips[..], [ip + 1]);
-    assert!(Unwinder::new().frames(&next).ips.is_empty(), "it is not loaded any more");
+    assert!(
+        Unwinder::new().frames(&next).ips.is_empty(),
+        "it is not loaded any more"
+    );
 }
 
 /// A xorshift generator.
@@ -265,7 +340,9 @@ impl Random {
             2 => usize::MAX - self.below(32),
             3 => parked.place.sp + self.below(parked.bytes.len() + 64),
             4 => code[self.below(code.len())],
-            _ => code[self.below(code.len())].wrapping_add(self.below(1 << 16)).wrapping_sub(1 << 15),
+            _ => code[self.below(code.len())]
+                .wrapping_add(self.below(1 << 16))
+                .wrapping_sub(1 << 15),
         }
     }
 }
@@ -277,7 +354,11 @@ fn what_is_no_stack_has_some_frames_or_none() {
     let mut unwinder = Unwinder::new();
     let mut code: Vec<_> = unwinder.frames(&parked.stopped()).ips.into_iter().collect();
     // Functions of libraries, with tables of their own.
-    code.extend([libc::malloc as *const () as usize, libc::qsort as *const () as usize, libc::dl_iterate_phdr as *const () as usize]);
+    code.extend([
+        libc::malloc as *const () as usize,
+        libc::qsort as *const () as usize,
+        libc::dl_iterate_phdr as *const () as usize,
+    ]);
     let mut most = 0;
     for seed in 1..=seeds {
         let random = &mut Random(seed);
@@ -291,13 +372,28 @@ fn what_is_no_stack_has_some_frames_or_none() {
             bytes[at..at + 8].copy_from_slice(&random.word(&parked, &code).to_ne_bytes());
         }
         if random.below(4) == 0 {
-            bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
+            bytes
+                .iter_mut()
+                .for_each(|byte| *byte = random.next() as u8);
         }
         bytes.truncate(random.below(2 * bytes.len()));
-        let mut register = |real: usize| if random.below(2) == 0 { real } else { random.word(&parked, &code) };
+        let mut register = |real: usize| {
+            if random.below(2) == 0 {
+                real
+            } else {
+                random.word(&parked, &code)
+            }
+        };
         let Place { ip, sp, fp } = parked.place;
-        let place = Place { ip: register(ip), sp: register(sp), fp: register(fp) };
-        let stack = Stopped { place, bytes: &bytes };
+        let place = Place {
+            ip: register(ip),
+            sp: register(sp),
+            fp: register(fp),
+        };
+        let stack = StackCopy {
+            place,
+            bytes: &bytes,
+        };
         let Frames { ips, more } = unwinder.frames(&stack);
         assert!(!more || ips.len() == MAX_FRAMES, "seed {seed}");
         assert!(ips.iter().all(|ip| *ip != 0), "seed {seed}");

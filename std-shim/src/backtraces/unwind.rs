@@ -4,11 +4,17 @@
 //! Nothing of a live stack is read, so a goroutine that is resumed meanwhile is not disturbed, and stale or torn bytes cost wrong frames at
 //! worst. The unwind tables are copied, too: a module may be unloaded at any time, and while `dl_iterate_phdr` calls back is the only time
 //! that it may not.
-#![allow(unsafe_code, reason = "unwind tables are found by address, as the loader names them")]
+#![allow(
+    unsafe_code,
+    reason = "unwind tables are found by address, as the loader names them"
+)]
 
 use framehop::Unwinder as _;
-use framehop::{CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module, UnwindRegsNative, UnwinderNative};
-use gopark_core::sched::Stopped;
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module,
+    UnwindRegsNative, UnwinderNative,
+};
+use gopark_core::sched::StackCopy;
 use heapless::Vec as Bounded;
 use libc::{Elf64_Phdr, PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_LOAD, c_int, c_void, dl_phdr_info};
 use std::ops::Range;
@@ -18,9 +24,16 @@ use std::slice;
 pub(crate) const MAX_FRAMES: usize = 64;
 
 /// The word at an address of a stack.
-fn word(stack: &Stopped<'_>, address: u64) -> Result<u64, ()> {
-    let offset = usize::try_from(address).ok().and_then(|address| address.checked_sub(stack.place.sp)).ok_or(())?;
-    let bytes = stack.bytes.get(offset..).and_then(|rest| rest.first_chunk()).ok_or(())?;
+fn word(stack: &StackCopy<'_>, address: u64) -> Result<u64, ()> {
+    let offset = usize::try_from(address)
+        .ok()
+        .and_then(|address| address.checked_sub(stack.place.sp))
+        .ok_or(())?;
+    let bytes = stack
+        .bytes
+        .get(offset..)
+        .and_then(|rest| rest.first_chunk())
+        .ok_or(())?;
     Ok(u64::from_ne_bytes(*bytes))
 }
 
@@ -42,11 +55,14 @@ pub(crate) struct Unwinder {
 impl Unwinder {
     /// One that knows the modules loaded now.
     pub(crate) fn new() -> Self {
-        Unwinder { modules: Modules::loaded(), cache: CacheNative::new() }
+        Unwinder {
+            modules: Modules::loaded(),
+            cache: CacheNative::new(),
+        }
     }
 
     /// The frames of `stack`, as far as its bytes and the modules' tables tell.
-    pub(crate) fn frames(&mut self, stack: &Stopped<'_>) -> Frames {
+    pub(crate) fn frames(&mut self, stack: &StackCopy<'_>) -> Frames {
         let mut frames = Frames::default();
         let mut registers = registers(stack);
         let mut address = FrameAddress::from_instruction_pointer(stack.place.ip as u64);
@@ -60,10 +76,20 @@ impl Unwinder {
                 frames.more = true;
                 break;
             }
-            let next = self.modules.tables.unwind_frame(address, &mut registers, &mut self.cache, &mut |address| word(stack, address));
+            let next = self.modules.tables.unwind_frame(
+                address,
+                &mut registers,
+                &mut self.cache,
+                &mut |address| word(stack, address),
+            );
             // The first frame of another library's coroutine takes the base for its caller's stack, which it is not.
             let on_this_stack = registers.sp() < base;
-            match next.ok().flatten().filter(|_| on_this_stack).and_then(FrameAddress::from_return_address) {
+            match next
+                .ok()
+                .flatten()
+                .filter(|_| on_this_stack)
+                .and_then(FrameAddress::from_return_address)
+            {
                 Some(caller) => address = caller,
                 None => break,
             }
@@ -77,7 +103,12 @@ impl Unwinder {
             return true;
         }
         match self.modules.reloaded() {
-            Some(modules) => *self = Unwinder { modules, cache: CacheNative::new() },
+            Some(modules) => {
+                *self = Unwinder {
+                    modules,
+                    cache: CacheNative::new(),
+                }
+            }
             None => return false,
         }
         self.modules.has_code(address)
@@ -85,14 +116,18 @@ impl Unwinder {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn registers(stack: &Stopped<'_>) -> UnwindRegsNative {
-    UnwindRegsNative::new(stack.place.ip as u64, stack.place.sp as u64, stack.place.fp as u64)
+fn registers(stack: &StackCopy<'_>) -> UnwindRegsNative {
+    UnwindRegsNative::new(
+        stack.place.ip as u64,
+        stack.place.sp as u64,
+        stack.place.fp as u64,
+    )
 }
 
 /// The link register is not among them: a function that has suspended itself has saved it. Return addresses may be signed, and addresses
 /// of user space have 48 bits.
 #[cfg(target_arch = "aarch64")]
-fn registers(stack: &Stopped<'_>) -> UnwindRegsNative {
+fn registers(stack: &StackCopy<'_>) -> UnwindRegsNative {
     let mask = framehop::aarch64::PtrAuthMask(u64::MAX >> 16);
     UnwindRegsNative::new_with_ptr_auth_mask(mask, 0, stack.place.sp as u64, stack.place.fp as u64)
 }
@@ -118,7 +153,14 @@ impl Modules {
     }
 
     fn unless(known: Option<Changes>) -> Option<Self> {
-        let mut look = (Modules { tables: UnwinderNative::new(), code: Vec::new(), changes: None }, known);
+        let mut look = (
+            Modules {
+                tables: UnwinderNative::new(),
+                code: Vec::new(),
+                changes: None,
+            },
+            known,
+        );
         // SAFETY: `add` is called during this call only, with the address of `look`, which nobody else uses meanwhile.
         unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut look).cast()) };
         let (mut modules, known) = look;
@@ -128,14 +170,22 @@ impl Modules {
 
     fn has_code(&self, address: usize) -> bool {
         let after = self.code.partition_point(|range| range.start <= address);
-        self.code[..after].last().is_some_and(|range| address < range.end)
+        self.code[..after]
+            .last()
+            .is_some_and(|range| address < range.end)
     }
 
     fn add(&mut self, module: &Segments<'_>) {
-        self.code.extend(module.loaded().filter(|(_, flags)| flags & PF_X != 0).map(|(range, _)| range));
-        let (Some(start), Some(end)) =
-            (module.loaded().map(|(range, _)| range.start).min(), module.loaded().map(|(range, _)| range.end).max())
-        else {
+        self.code.extend(
+            module
+                .loaded()
+                .filter(|(_, flags)| flags & PF_X != 0)
+                .map(|(range, _)| range),
+        );
+        let (Some(start), Some(end)) = (
+            module.loaded().map(|(range, _)| range.start).min(),
+            module.loaded().map(|(range, _)| range.end).max(),
+        ) else {
             return;
         };
         let (header, frames) = module.tables().unzip();
@@ -148,14 +198,20 @@ impl Modules {
             eh_frame: frames.map(|frames| frames.bytes.to_vec()),
             ..Default::default()
         };
-        self.tables.add_module(Module::new(String::new(), start as u64..end as u64, start as u64, info));
+        self.tables.add_module(Module::new(
+            String::new(),
+            start as u64..end as u64,
+            start as u64,
+            info,
+        ));
     }
 }
 
 /// Stops at the first module if all are known.
 unsafe extern "C" fn add(info: *mut dl_phdr_info, _size: usize, look: *mut c_void) -> c_int {
     // SAFETY: the loader passes a module's description, and on what `unless` gave it.
-    let (info, (modules, known)) = unsafe { (&*info, &mut *look.cast::<(Modules, Option<Changes>)>()) };
+    let (info, (modules, known)) =
+        unsafe { (&*info, &mut *look.cast::<(Modules, Option<Changes>)>()) };
     modules.changes = Some((info.dlpi_adds, info.dlpi_subs));
     if modules.changes == *known {
         return 1;
@@ -163,7 +219,10 @@ unsafe extern "C" fn add(info: *mut dl_phdr_info, _size: usize, look: *mut c_voi
     if !info.dlpi_phdr.is_null() {
         // SAFETY: the loader describes a module that stays loaded during the call by a table of so many headers.
         let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-        modules.add(&Segments { bias: info.dlpi_addr as usize, headers });
+        modules.add(&Segments {
+            bias: info.dlpi_addr as usize,
+            headers,
+        });
     }
     0
 }
@@ -177,17 +236,25 @@ struct Segments<'a> {
 impl<'a> Segments<'a> {
     /// Where segments are in memory, and what one may do there.
     fn loaded(&self) -> impl Iterator<Item = (Range<usize>, u32)> + '_ {
-        let loaded = self.headers.iter().filter(|header| header.p_type == PT_LOAD);
+        let loaded = self
+            .headers
+            .iter()
+            .filter(|header| header.p_type == PT_LOAD);
         loaded.map(|header| {
             let start = self.bias.wrapping_add(header.p_vaddr as usize);
-            (start..start.saturating_add(header.p_filesz as usize), header.p_flags)
+            (
+                start..start.saturating_add(header.p_filesz as usize),
+                header.p_flags,
+            )
         })
     }
 
     /// The constant bytes from `address` to the end of the segment.
     fn constants(&self, address: usize) -> Option<&'a [u8]> {
         let constant = |flags: u32| flags & (PF_R | PF_W) == PF_R;
-        let (segment, _) = self.loaded().find(|(range, flags)| constant(*flags) && range.contains(&address))?;
+        let (segment, _) = self
+            .loaded()
+            .find(|(range, flags)| constant(*flags) && range.contains(&address))?;
         // SAFETY: a segment without the right to write is mapped from a file and not written to for as long as the module is loaded.
         Some(unsafe { slice::from_raw_parts(address as *const u8, segment.end - address) })
     }
@@ -197,12 +264,23 @@ impl<'a> Segments<'a> {
     fn tables(&self) -> Option<(Table<'a>, Table<'a>)> {
         /// DW_EH_PE_pcrel | DW_EH_PE_sdata4: a signed distance of 32 bits. All linkers write this.
         const RELATIVE: u8 = 0x1b;
-        let header = self.headers.iter().find(|header| header.p_type == PT_GNU_EH_FRAME)?;
+        let header = self
+            .headers
+            .iter()
+            .find(|header| header.p_type == PT_GNU_EH_FRAME)?;
         let address = self.bias.wrapping_add(header.p_vaddr as usize);
         let bytes = self.constants(address)?.get(..header.p_memsz as usize)?;
-        let [1, RELATIVE, _, _, a, b, c, d, ..] = *bytes else { return None };
+        let [1, RELATIVE, _, _, a, b, c, d, ..] = *bytes else {
+            return None;
+        };
         let frames = (address + 4).wrapping_add_signed(i32::from_ne_bytes([a, b, c, d]) as isize);
-        Some((Table { address, bytes }, Table { address: frames, bytes: self.constants(frames)? }))
+        Some((
+            Table { address, bytes },
+            Table {
+                address: frames,
+                bytes: self.constants(frames)?,
+            },
+        ))
     }
 }
 

@@ -32,7 +32,11 @@ fn dial_once(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream> {
 /// A socket with the options of a connection. Never inlined, for the reason of [`Socket::with`].
 #[inline(never)]
 fn unconnected(addr: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     set_connection_options(&SockRef::from(&socket))?;
     Ok(socket.into())
 }
@@ -47,16 +51,27 @@ pub(super) fn set_connection_options(socket: &SockRef<'_>) -> Result<()> {
 /// As [`set_connection_options`], for a socket made elsewhere: keep-alive that is on has been chosen there.
 pub(super) fn adopt_options(socket: &SockRef<'_>) -> Result<()> {
     socket.set_tcp_nodelay(true)?;
-    if socket.keepalive()? { Ok(()) } else { set_keep_alive(socket) }
+    if socket.keepalive()? {
+        Ok(())
+    } else {
+        set_keep_alive(socket)
+    }
 }
 
 fn set_keep_alive(socket: &SockRef<'_>) -> Result<()> {
     const INTERVAL: Duration = Duration::from_secs(15);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(INTERVAL).with_interval(INTERVAL).with_retries(9))
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(INTERVAL)
+            .with_interval(INTERVAL)
+            .with_retries(9),
+    )
 }
 
 #[doc(alias = "selfConnect")]
 pub(super) fn is_its_own_peer(stream: &TcpStream, dialled: SocketAddr) -> bool {
     // The port comes first because it decides nearly always.
-    stream.local_addr().is_ok_and(|local| local.port() == dialled.port() && stream.peer_addr().is_ok_and(|peer| peer == local))
+    stream.local_addr().is_ok_and(|local| {
+        local.port() == dialled.port() && stream.peer_addr().is_ok_and(|peer| peer == local)
+    })
 }

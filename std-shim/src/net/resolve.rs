@@ -4,7 +4,10 @@
 //! It says neither whether a look-up is needed nor whether the value may be used on another thread. What it is implemented for is known,
 //! though: of the types of `std`, only text, and a pair of text and port, can need a look-up, and these may cross threads. They are told by their
 //! type, and everything else is asked where it is: the other types of `std` have their addresses at hand.
-#![allow(unsafe_code, reason = "types are compared and cast without regard to lifetimes")]
+#![allow(
+    unsafe_code,
+    reason = "types are compared and cast without regard to lifetimes"
+)]
 
 use super::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::any::TypeId;
@@ -39,7 +42,9 @@ impl Text<'_> {
 
 /// Looks up what `addrs` names, while the calling goroutine is parked. `None` if no look-up is needed, as far as the type tells.
 pub(super) fn look_up<A: ToSocketAddrs>(addrs: &A) -> Option<Result<vec::IntoIter<SocketAddr>>> {
-    text_of(addrs).filter(|text| !text.needs_no_look_up()).map(Text::look_up)
+    text_of(addrs)
+        .filter(|text| !text.needs_no_look_up())
+        .map(Text::look_up)
 }
 
 fn text_of<A>(addrs: &A) -> Option<Text<'_>> {
@@ -96,7 +101,8 @@ fn id_of<T>() -> TypeId {
     let phantom = PhantomData::<T>;
     let identity: &dyn Identity = &phantom;
     // SAFETY: only the bound changes, which the method needs to name a `TypeId`. It uses no value of the type.
-    let identity = unsafe { std::mem::transmute::<&dyn Identity, &(dyn Identity + 'static)>(identity) };
+    let identity =
+        unsafe { std::mem::transmute::<&dyn Identity, &(dyn Identity + 'static)>(identity) };
     identity.id()
 }
 
@@ -109,12 +115,23 @@ mod tests {
     fn text_is_told_by_its_type_whatever_its_lifetime() {
         let owned = String::from("name:80");
         let text = owned.as_str();
-        for found in [text_of(&text), text_of(&&text), text_of(&&owned), text_of(&owned.clone()), text_of(&"name:80")] {
+        for found in [
+            text_of(&text),
+            text_of(&&text),
+            text_of(&&owned),
+            text_of(&owned.clone()),
+            text_of(&"name:80"),
+        ] {
             assert_eq!(found, Some(Text::Whole("name:80")));
         }
         let host = &text[..4];
         let pair = (String::from("name"), 80_u16);
-        for found in [text_of(&(host, 80_u16)), text_of(&&(host, 80_u16)), text_of(&pair), text_of(&&pair)] {
+        for found in [
+            text_of(&(host, 80_u16)),
+            text_of(&&(host, 80_u16)),
+            text_of(&pair),
+            text_of(&&pair),
+        ] {
             assert_eq!(found, Some(Text::Host("name", 80)));
         }
     }
@@ -130,7 +147,10 @@ mod tests {
         // The layout of a `(&str, u16)`, and another type.
         struct Foreign<'a>(&'a str, u16);
         let foreign = Foreign("name", 80);
-        assert_eq!((text_of(&foreign), foreign.0, foreign.1), (None, "name", 80));
+        assert_eq!(
+            (text_of(&foreign), foreign.0, foreign.1),
+            (None, "name", 80)
+        );
     }
 
     #[test]
@@ -148,7 +168,10 @@ mod tests {
         for text in ["name", "name:port", "name:65536", ""] {
             let error = look_up(&text).unwrap().unwrap_err();
             let expected = text.to_socket_addrs().unwrap_err();
-            assert_eq!((error.kind(), error.to_string()), (expected.kind(), expected.to_string()));
+            assert_eq!(
+                (error.kind(), error.to_string()),
+                (expected.kind(), expected.to_string())
+            );
         }
     }
 }

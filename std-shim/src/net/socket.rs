@@ -2,7 +2,10 @@
 //!
 //! Inside an operation that may park, only `gopark_backends::linux::io` makes system calls. It reports an error by value; `std` and
 //! `socket2` read errno, whose address a compiler may keep over a park that comes back on another thread (`Socket::with` says more).
-#![allow(unsafe_code, reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls")]
+#![allow(
+    unsafe_code,
+    reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls"
+)]
 
 use crate::error::io_error;
 use crate::runtime::{deadline, duration_nanos, sched};
@@ -39,7 +42,9 @@ impl Socket {
 
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize> {
         let len = buffer.len().min(MAX_RW);
-        self.0.transfer(Mode::Read, len, |fd| sys::recv(fd, &mut buffer[..len])).map_err(io_error)
+        self.0
+            .transfer(Mode::Read, len, |fd| sys::recv(fd, &mut buffer[..len]))
+            .map_err(io_error)
     }
 
     pub(super) fn read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
@@ -49,18 +54,28 @@ impl Socket {
         }
         let buffers = &mut buffers[range];
         // SAFETY: std gives an IoSliceMut the layout of an iovec.
-        let vector = unsafe { slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len()) };
+        let vector = unsafe {
+            slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len())
+        };
         // SAFETY: the buffers are mutably borrowed until this function returns.
-        self.0.transfer(Mode::Read, len, |fd| unsafe { sys::recv_vectored(fd, vector) }).map_err(io_error)
+        self.0
+            .transfer(Mode::Read, len, |fd| unsafe {
+                sys::recv_vectored(fd, vector)
+            })
+            .map_err(io_error)
     }
 
     pub(super) fn peek(&self, buffer: &mut [u8]) -> Result<usize> {
-        self.0.operate(Mode::Read, |fd| sys::recv_peek(fd, buffer)).map_err(io_error)
+        self.0
+            .operate(Mode::Read, |fd| sys::recv_peek(fd, buffer))
+            .map_err(io_error)
     }
 
     pub(super) fn write(&self, buffer: &[u8]) -> Result<usize> {
         let buffer = &buffer[..buffer.len().min(MAX_RW)];
-        self.0.transfer(Mode::Write, buffer.len(), |fd| sys::send(fd, buffer)).map_err(io_error)
+        self.0
+            .transfer(Mode::Write, buffer.len(), |fd| sys::send(fd, buffer))
+            .map_err(io_error)
     }
 
     pub(super) fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> Result<usize> {
@@ -70,13 +85,20 @@ impl Socket {
         }
         let buffers = &buffers[range];
         // SAFETY: std gives an IoSlice the layout of an iovec.
-        let vector = unsafe { slice::from_raw_parts(buffers.as_ptr().cast::<libc::iovec>(), buffers.len()) };
+        let vector =
+            unsafe { slice::from_raw_parts(buffers.as_ptr().cast::<libc::iovec>(), buffers.len()) };
         // SAFETY: the buffers are borrowed until this function returns.
-        self.0.transfer(Mode::Write, len, |fd| unsafe { sys::send_vectored(fd, vector) }).map_err(io_error)
+        self.0
+            .transfer(Mode::Write, len, |fd| unsafe {
+                sys::send_vectored(fd, vector)
+            })
+            .map_err(io_error)
     }
 
     pub(super) fn write_all(&self, buffer: &[u8]) -> Result<()> {
-        self.0.transfer_all(buffer.len(), |fd, range| sys::send(fd, &buffer[range])).map_err(|(_, error)| io_error(error))
+        self.0
+            .transfer_all(buffer.len(), |fd, range| sys::send(fd, &buffer[range]))
+            .map_err(|(_, error)| io_error(error))
     }
 
     /// A connection from a listener's queue, and the address that the system reported for its peer.
@@ -88,7 +110,11 @@ impl Socket {
 
     /// Connects, which may take until `until`.
     pub(super) fn connect(&self, address: &Address, until: Option<Instant>) -> Result<()> {
-        let connected = match self.0.with(|fd| sys::connect(fd, address)).map_err(io_error)? {
+        let connected = match self
+            .0
+            .with(|fd| sys::connect(fd, address))
+            .map_err(io_error)?
+        {
             Outcome::Done(()) => return Ok(()),
             Outcome::Failed(errno) => Err(FdError::Os(errno)),
             // It goes on by itself, and is not to be begun again.
@@ -123,8 +149,15 @@ impl Socket {
         self.address(socket::peer_address)
     }
 
-    fn address(&self, ask: fn(Borrowed<'_>) -> std::result::Result<Address, Errno>) -> Result<SocketAddr> {
-        ip(&self.0.with(ask).and_then(|asked| asked.map_err(FdError::Os)).map_err(io_error)?)
+    fn address(
+        &self,
+        ask: fn(Borrowed<'_>) -> std::result::Result<Address, Errno>,
+    ) -> Result<SocketAddr> {
+        ip(&self
+            .0
+            .with(ask)
+            .and_then(|asked| asked.map_err(FdError::Os))
+            .map_err(io_error)?)
     }
 
     pub(super) fn set_deadline(&self, mode: Option<Mode>, until: Option<Instant>) -> Result<()> {
@@ -154,7 +187,7 @@ impl Socket {
     /// If the socket was closed: there is no descriptor left to borrow.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: that is what it does.
-        match unsafe { self.0.lend(sys::close_keeping_number) } {
+        match unsafe { self.0.reserve_number(sys::close_keeping_number) } {
             // SAFETY: a lent number stays taken until the Fd is dropped, and a handle of it is borrowed.
             Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
             Err(error) => panic!("as_fd: {error}"),
@@ -167,7 +200,12 @@ impl Socket {
 
     /// The descriptor in blocking mode, outside the runtime.
     pub(super) fn into_blocking(self) -> Result<OwnedFd> {
-        let shared = |_| Error::new(ErrorKind::ResourceBusy, "the socket has other handles, from try_clone");
+        let shared = |_| {
+            Error::new(
+                ErrorKind::ResourceBusy,
+                "the socket has other handles, from try_clone",
+            )
+        };
         let fd = Arc::try_unwrap(self.0).map_err(shared)?;
         let raw = fd.into_raw().map_err(io_error)?;
         // SAFETY: `into_raw` has given the descriptor up to us.
@@ -191,19 +229,31 @@ fn finished(fd: Borrowed<'_>) -> Outcome<()> {
 ///
 /// The length is exact, since a transfer of less tells `Fd` that the system has no more, or takes no more, for now.
 fn one_call<B: Deref<Target = [u8]>>(buffers: &[B]) -> (Range<usize>, usize) {
-    let start = buffers.iter().take_while(|buffer| buffer.is_empty()).count();
+    let start = buffers
+        .iter()
+        .take_while(|buffer| buffer.is_empty())
+        .count();
     let mut len = 0;
     let fits = |buffer: &&B| {
         let fits = buffer.len() <= MAX_RW - len;
         len += if fits { buffer.len() } else { 0 };
         fits
     };
-    let count = buffers[start..].iter().take(IOV_MAX).take_while(fits).count();
+    let count = buffers[start..]
+        .iter()
+        .take(IOV_MAX)
+        .take_while(fits)
+        .count();
     (start..start + count, len)
 }
 
 pub(super) fn ip(address: &Address) -> Result<SocketAddr> {
-    address.ip().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the socket's address is not an IP address"))
+    address.ip().ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            "the socket's address is not an IP address",
+        )
+    })
 }
 
 pub(super) fn zero_duration() -> Error {
@@ -234,7 +284,11 @@ mod tests {
     fn a_vectored_call_stays_below_the_limit() {
         // Zeroed pages that are never touched.
         let large = vec![0; MAX_RW + 1];
-        let slices = |lens: &[usize]| lens.iter().map(|&len| IoSlice::new(&large[..len])).collect::<Vec<_>>();
+        let slices = |lens: &[usize]| {
+            lens.iter()
+                .map(|&len| IoSlice::new(&large[..len]))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(one_call(&slices(&[1, MAX_RW, 1])), (0..1, 1));
         assert_eq!(one_call(&slices(&[MAX_RW, 1])), (0..1, MAX_RW));
         assert_eq!(one_call(&slices(&[0, MAX_RW + 1, 1])), (1..1, 0));

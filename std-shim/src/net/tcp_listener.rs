@@ -78,7 +78,12 @@ impl TcpListener {
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
         // A start that fails panics at the caller.
         sched();
-        each_address(addr, |addr| Ok(TcpListener { socket: Socket::new(listening(addr)?), adopted: false }))
+        each_address(addr, |addr| {
+            Ok(TcpListener {
+                socket: Socket::new(listening(addr)?),
+                adopted: false,
+            })
+        })
     }
 
     /// Waits for a connection. Returns it with its peer's address.
@@ -117,7 +122,8 @@ impl TcpListener {
     /// lose the connection: what is no TCP socket works without these options.
     #[cold]
     fn hand_down_options(&self, stream: &TcpStream) {
-        let small_writes_go_out = |socket: &Socket| socket.with(|socket| socket.tcp_nodelay()).unwrap_or(false);
+        let small_writes_go_out =
+            |socket: &Socket| socket.with(|socket| socket.tcp_nodelay()).unwrap_or(false);
         if small_writes_go_out(&self.socket) && !small_writes_go_out(&stream.0) {
             let _ = stream.0.with(|socket| adopt_options(&socket));
         }
@@ -145,7 +151,10 @@ impl TcpListener {
     /// # }
     /// ```
     pub fn incoming(&self) -> Incoming<'_> {
-        Incoming { listener: self, pause: Duration::ZERO }
+        Incoming {
+            listener: self,
+            pause: Duration::ZERO,
+        }
     }
 
     /// The address it listens on: `getsockname(2)`.
@@ -170,7 +179,10 @@ impl TcpListener {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn try_clone(&self) -> Result<TcpListener> {
-        Ok(TcpListener { socket: self.socket.clone(), adopted: self.adopted })
+        Ok(TcpListener {
+            socket: self.socket.clone(),
+            adopted: self.adopted,
+        })
     }
 
     /// Sets the time after which `accept` fails, `None` for never. It holds for calls under way and for all later ones, until it is changed.
@@ -275,7 +287,11 @@ impl TcpListener {
 }
 
 fn listening(addr: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     // Linux copies these to the sockets it accepts: no call for each of them.
     set_connection_options(&SockRef::from(&socket))?;
@@ -310,7 +326,10 @@ impl From<net::TcpListener> for TcpListener {
         // Refused only for what is no open file or no TCP socket, and those refuse to accept as well.
         let _ = listener.set_nonblocking(true);
         let _ = adopt_options(&SockRef::from(&listener));
-        TcpListener { socket: Socket::new(listener.into()), adopted: true }
+        TcpListener {
+            socket: Socket::new(listener.into()),
+            adopted: true,
+        }
     }
 }
 
@@ -355,7 +374,9 @@ impl Iterator for Incoming<'_> {
         let accepted = self.listener.accept().map(|(stream, _)| stream);
         self.pause = match &accepted {
             Err(error) if poll_error(error) == Some(PollError::Closing) => return None,
-            Err(error) if error.raw_os_error().is_some() => (self.pause * 2).clamp(PAUSE.start, PAUSE.end),
+            Err(error) if error.raw_os_error().is_some() => {
+                (self.pause * 2).clamp(PAUSE.start, PAUSE.end)
+            }
             _ => Duration::ZERO,
         };
         Some(accepted)

@@ -38,8 +38,14 @@ fn everywhere(test: fn()) {
 fn assert_options_of_go(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
-    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+    assert_eq!(
+        socket.tcp_keepalive_time().unwrap(),
+        Duration::from_secs(15)
+    );
+    assert_eq!(
+        socket.tcp_keepalive_interval().unwrap(),
+        Duration::from_secs(15)
+    );
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
     assert!(socket.nonblocking().unwrap());
 }
@@ -97,7 +103,10 @@ fn incoming_ends_when_the_listener_is_closed_and_yields_a_passed_deadline() {
         listener.set_deadline(Some(Instant::now())).unwrap();
         let mut incoming = listener.incoming();
         for _ in 0..3 {
-            assert_eq!(incoming.next().unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+            assert_eq!(
+                incoming.next().unwrap().unwrap_err().kind(),
+                ErrorKind::TimedOut
+            );
         }
         listener.set_deadline(None).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -118,7 +127,15 @@ fn a_listener_queues_as_much_as_the_system_allows() {
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: `info` is writable for `len` bytes.
-    let result = unsafe { libc::getsockopt(listener.as_raw_fd(), libc::SOL_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len) };
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut len,
+        )
+    };
     assert_eq!(result, 0);
     // Of a listener, `tcpi_sacked` is its backlog.
     assert_eq!(info.tcpi_sacked.to_string(), limit.trim());
@@ -186,7 +203,13 @@ fn what_write_all_writes_stays_together() {
         });
         let mut received = vec![0; 2 * LEN];
         server.read_exact(&mut received).unwrap();
-        assert_eq!(received.chunk_by(|a, b| a == b).map(<[u8]>::len).collect::<Vec<_>>(), [LEN, LEN]);
+        assert_eq!(
+            received
+                .chunk_by(|a, b| a == b)
+                .map(<[u8]>::len)
+                .collect::<Vec<_>>(),
+            [LEN, LEN]
+        );
         for writer in writers {
             writer.join().unwrap();
         }
@@ -214,12 +237,20 @@ fn of_timeout_and_deadline_the_later_set_counts() {
         for _ in 0..2 {
             let start = Instant::now();
             let error = server.read(&mut [0]).unwrap_err();
-            assert_eq!((error.kind(), poll_error(&error)), (ErrorKind::TimedOut, Some(PollError::Timeout)));
+            assert_eq!(
+                (error.kind(), poll_error(&error)),
+                (ErrorKind::TimedOut, Some(PollError::Timeout))
+            );
             assert!(start.elapsed() >= SHORT);
         }
-        server.set_read_deadline(Some(Instant::now() - SHORT)).unwrap();
+        server
+            .set_read_deadline(Some(Instant::now() - SHORT))
+            .unwrap();
         let error = server.read(&mut [0]).unwrap_err();
-        assert_eq!((error.kind(), server.read_timeout().unwrap()), (ErrorKind::TimedOut, None));
+        assert_eq!(
+            (error.kind(), server.read_timeout().unwrap()),
+            (ErrorKind::TimedOut, None)
+        );
         server.set_read_timeout(None).unwrap();
         server.set_write_timeout(Some(Duration::MAX)).unwrap();
         assert_eq!(server.write(b"x").unwrap(), 1);
@@ -232,7 +263,9 @@ fn a_connect_nobody_answers_times_out() {
     everywhere(|| {
         // A queue for one connection; the system drops what comes when it is full.
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let addr = listener.local_addr().unwrap().as_socket().unwrap();
         let _queued = TcpStream::connect(addr).unwrap();
@@ -240,7 +273,12 @@ fn a_connect_nobody_answers_times_out() {
         let error = TcpStream::connect_timeout(&addr, SHORT).unwrap_err();
         assert_eq!(poll_error(&error), Some(PollError::Timeout));
         assert!((SHORT..LONG).contains(&start.elapsed()));
-        assert_eq!(TcpStream::connect_timeout(&addr, Duration::ZERO).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            TcpStream::connect_timeout(&addr, Duration::ZERO)
+                .unwrap_err()
+                .kind(),
+            ErrorKind::InvalidInput
+        );
     });
 }
 
@@ -248,7 +286,8 @@ fn a_connect_nobody_answers_times_out() {
 fn a_connect_timeout_ends_with_the_connect() {
     crate::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect_timeout(&listener.local_addr().unwrap(), SHORT).unwrap();
+        let mut client =
+            TcpStream::connect_timeout(&listener.local_addr().unwrap(), SHORT).unwrap();
         crate::sleep(2 * SHORT);
         client.write_all(b"x").unwrap();
     });
@@ -257,19 +296,30 @@ fn a_connect_timeout_ends_with_the_connect() {
 #[test]
 fn a_refused_address_makes_way_for_the_next() {
     everywhere(|| {
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(TcpStream::connect(closed).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        assert_eq!(
+            TcpStream::connect(closed).unwrap_err().kind(),
+            ErrorKind::ConnectionRefused
+        );
         let open = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(&[closed, open.local_addr().unwrap()][..]).unwrap();
         assert_eq!(client.peer_addr().unwrap(), open.local_addr().unwrap());
-        assert_eq!(TcpStream::connect(&[][..]).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            TcpStream::connect(&[][..]).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
     });
 }
 
 #[test]
 fn a_connection_to_itself_is_recognised() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     let addr = socket.local_addr().unwrap();
     socket.connect(&addr).unwrap();
     let stream = TcpStream::from(net::TcpStream::from(socket));
@@ -293,8 +343,14 @@ fn closing_wakes_readers_and_acceptors_and_frees_the_port() {
         for acceptor in acceptors {
             assert_eq!(acceptor.join().unwrap(), Some(PollError::Closing));
         }
-        assert_eq!(poll_error(&listener.close().unwrap_err()), Some(PollError::Closing));
-        assert_eq!(poll_error(&listener.local_addr().unwrap_err()), Some(PollError::Closing));
+        assert_eq!(
+            poll_error(&listener.close().unwrap_err()),
+            Some(PollError::Closing)
+        );
+        assert_eq!(
+            poll_error(&listener.local_addr().unwrap_err()),
+            Some(PollError::Closing)
+        );
     });
 }
 
@@ -304,7 +360,10 @@ fn a_borrowed_descriptor_outlives_the_connection_and_is_nobodys() {
     let borrowed = client.as_fd();
     client.close().unwrap();
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
-    assert_eq!(SockRef::from(&borrowed).peer_addr().unwrap_err().kind(), ErrorKind::NotConnected);
+    assert_eq!(
+        SockRef::from(&borrowed).peer_addr().unwrap_err().kind(),
+        ErrorKind::NotConnected
+    );
     let other = fs::File::open("/proc/self/stat").unwrap();
     assert_ne!(other.as_raw_fd(), borrowed.as_raw_fd());
     assert!(panic::catch_unwind(AssertUnwindSafe(|| client.as_fd().as_raw_fd())).is_err());
@@ -315,7 +374,10 @@ fn into_std_blocks_and_needs_the_only_handle() {
     crate::run(|| {
         let (client, server) = pair();
         let other = client.try_clone().unwrap();
-        assert_eq!(client.into_std().unwrap_err().kind(), ErrorKind::ResourceBusy);
+        assert_eq!(
+            client.into_std().unwrap_err().kind(),
+            ErrorKind::ResourceBusy
+        );
         let mut client = other.into_std().unwrap();
         assert!(!SockRef::from(&client).nonblocking().unwrap());
         let writer = crate::go(move || {
@@ -335,11 +397,21 @@ fn into_std_blocks_and_needs_the_only_handle() {
 #[test]
 fn debug_shows_addresses_and_descriptor_as_std_does() {
     let (client, server) = pair();
-    let (addr, peer, fd) = (client.local_addr().unwrap(), server.local_addr().unwrap(), client.as_raw_fd());
-    assert_eq!(format!("{client:?}"), format!("TcpStream {{ addr: {addr}, peer: {peer}, fd: {fd} }}"));
+    let (addr, peer, fd) = (
+        client.local_addr().unwrap(),
+        server.local_addr().unwrap(),
+        client.as_raw_fd(),
+    );
+    assert_eq!(
+        format!("{client:?}"),
+        format!("TcpStream {{ addr: {addr}, peer: {peer}, fd: {fd} }}")
+    );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (addr, fd) = (listener.local_addr().unwrap(), listener.as_raw_fd());
-    assert_eq!(format!("{listener:?}"), format!("TcpListener {{ addr: {addr}, fd: {fd} }}"));
+    assert_eq!(
+        format!("{listener:?}"),
+        format!("TcpListener {{ addr: {addr}, fd: {fd} }}")
+    );
 }
 
 /// Runs in a process of its own, since the limit is the process's.
@@ -348,8 +420,16 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
     const CHILD: &str = "GOPARK_TEST_NO_DESCRIPTORS";
     if env::var_os(CHILD).is_none() {
         let name = "net::tests::a_connection_without_a_descriptor_stays_in_the_queue";
-        let child = Command::new(env::current_exe().unwrap()).args(["--exact", name]).env(CHILD, "1").output().unwrap();
-        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(
+            child.status.success(),
+            "{}",
+            String::from_utf8_lossy(&child.stdout)
+        );
         return;
     }
     // The files that sysmon reads have numbers, which come and go.
@@ -369,12 +449,17 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
         let _third = TcpStream::connect(addr).unwrap();
         let hogs: Vec<fs::File> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
         for _ in 0..3 {
-            assert_eq!(listener.accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+            assert_eq!(
+                listener.accept().unwrap_err().raw_os_error(),
+                Some(libc::EMFILE)
+            );
         }
         // `incoming` comes back with the error less and less often.
         let start = Instant::now();
-        let errors =
-            listener.incoming().take(4).filter(|item| item.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE)));
+        let errors = listener.incoming().take(4).filter(|item| {
+            item.as_ref()
+                .is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE))
+        });
         assert_eq!(errors.count(), 4);
         assert!(start.elapsed() >= Duration::from_millis(5 + 10 + 20));
         drop((first, second, hogs));

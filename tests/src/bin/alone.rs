@@ -1,6 +1,9 @@
 //! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name, and
 //! `suites/sanitizers.rs` those that a sanitizer must find fault with.
-#![allow(unsafe_code, reason = "limits are set, and faults provoked, through libc and raw pointers")]
+#![allow(
+    unsafe_code,
+    reason = "limits are set, and faults provoked, through libc and raw pointers"
+)]
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go, try_go};
@@ -65,11 +68,17 @@ fn schedtrace() {
 fn schedtrace_lines() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    assert_eq!(
+        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
+        libc::STDERR_FILENO
+    );
     Builder::new().max_procs(2).start().unwrap();
     for line in BufReader::new(reader).lines().map(Result::unwrap) {
         println!("{line}");
-        let (millis, _) = line.strip_prefix("SCHED ").and_then(|line| line.split_once("ms")).unwrap();
+        let (millis, _) = line
+            .strip_prefix("SCHED ")
+            .and_then(|line| line.split_once("ms"))
+            .unwrap();
         if millis.parse::<u64>().unwrap() >= 200 {
             return;
         }
@@ -77,7 +86,11 @@ fn schedtrace_lines() {
 }
 
 fn overflow() {
-    Builder::new().max_procs(2).stack_size(100_000).start().unwrap();
+    Builder::new()
+        .max_procs(2)
+        .stack_size(100_000)
+        .start()
+        .unwrap();
     gopark::run(|| {
         let bystanders: Vec<_> = (0..100)
             .map(|_| {
@@ -100,7 +113,10 @@ fn overflow() {
 
 fn overflow_of_a_thread() {
     gopark::run(|| join(go(|| ())));
-    let thread = thread::Builder::new().name("an ordinary thread".into()).spawn(|| recurse(0)).unwrap();
+    let thread = thread::Builder::new()
+        .name("an ordinary thread".into())
+        .spawn(|| recurse(0))
+        .unwrap();
     thread.join().unwrap();
 }
 
@@ -115,7 +131,9 @@ fn null_pointer() {
 /// Until all Ms but the caller's have nothing to do.
 fn until_others_sleep() {
     let procs = gopark::max_procs() as u64;
-    until("the others sleep", || gopark::metrics().procs_idle == procs - 1);
+    until("the others sleep", || {
+        gopark::metrics().procs_idle == procs - 1
+    });
 }
 
 /// Goroutines that block their thread are made beside two that are at home on one thread and wait for each other.
@@ -162,9 +180,17 @@ fn panic_without_join() {
 }
 
 fn limit(resource: libc::__rlimit_resource_t, value: u64) {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    let limit = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::setrlimit(resource, &limit) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
 }
 
 /// Spawns until there is no stack left, three times.
@@ -179,14 +205,25 @@ fn address_space() {
             let (goroutines, error) = spawn_all(&release);
             assert_eq!(error.kind(), io::ErrorKind::OutOfMemory, "{error}");
             let text = error.to_string();
-            assert!(text.contains("ulimit -v") && text.contains("256 KiB") && text.contains("stack_size"), "{text}");
-            assert!(std::panic::catch_unwind(|| go(|| ())).is_err(), "go panics where try_go fails");
+            assert!(
+                text.contains("ulimit -v")
+                    && text.contains("256 KiB")
+                    && text.contains("stack_size"),
+                "{text}"
+            );
+            assert!(
+                std::panic::catch_unwind(|| go(|| ())).is_err(),
+                "go panics where try_go fails"
+            );
             counts.push(goroutines.len());
             release.store(true, SeqCst);
             goroutines.into_iter().for_each(join);
         }
         println!("{counts:?}");
-        assert!(counts[0] > 1000 && counts.iter().all(|count| count.abs_diff(counts[0]) < 200), "{counts:?}");
+        assert!(
+            counts[0] > 1000 && counts.iter().all(|count| count.abs_diff(counts[0]) < 200),
+            "{counts:?}"
+        );
         assert_eq!(join(bystander), 1000);
         assert_eq!(join(go(|| "still here")), "still here");
     });
@@ -229,9 +266,13 @@ fn descriptors() {
     gopark::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| TcpStream::connect(addr).unwrap())
+            .collect();
         let mut files = take_all_descriptors();
-        let refused = |result: io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        let refused = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE))
+        };
         for _ in 0..3 {
             refused(listener.accept().map(drop));
             refused(TcpStream::connect(addr).map(drop));
@@ -266,9 +307,15 @@ fn wake_without_descriptor(listener: &TcpListener) {
     until("it is parked", || gopark::metrics().goroutines_waiting == 1);
     let files = take_all_descriptors();
     socket.connect(&addr.into()).unwrap();
-    assert_eq!(join(acceptor).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(
+        join(acceptor).unwrap_err().raw_os_error(),
+        Some(libc::EMFILE)
+    );
     drop(files);
-    assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap().as_socket().unwrap());
+    assert_eq!(
+        listener.accept().unwrap().1,
+        socket.local_addr().unwrap().as_socket().unwrap()
+    );
 }
 
 fn start_without_descriptors() {
@@ -366,12 +413,16 @@ fn overrun() {
         let array = black_box([7_u8; 32]);
         gopark::yield_now();
         // SAFETY: none; the fault is what this program is for.
-        println!("{}", unsafe { array.as_ptr().add(black_box(array.len())).read_volatile() });
+        println!("{}", unsafe {
+            array.as_ptr().add(black_box(array.len())).read_volatile()
+        });
     });
 }
 
 fn leak() {
-    gopark::run(|| (0..100).for_each(|_| join(go(|| std::mem::forget(black_box(Box::new([7_u64; 100])))))));
+    gopark::run(|| {
+        (0..100).for_each(|_| join(go(|| std::mem::forget(black_box(Box::new([7_u64; 100]))))))
+    });
 }
 
 /// Returns while memory is known to nobody but a goroutine that is parked.

@@ -1,6 +1,9 @@
 //! Goroutines that keep their threads where the system shows and allows little: `suites/blind.rs` runs
 //! `blind WHERE`, and reads after how long a fresh goroutine has run.
-#![allow(unsafe_code, reason = "what the system shows is taken away through libc")]
+#![allow(
+    unsafe_code,
+    reason = "what the system shows is taken away through libc"
+)]
 
 use gopark::{Builder, go};
 use gopark_tests::join;
@@ -38,7 +41,9 @@ fn main() {
     }
     let blocked = median((0..9).map(|_| after_blocking()).collect());
     let computing = median((0..9).map(|_| after_computing()).collect());
-    println!("a fresh goroutine ran {blocked:?} after one blocked, and {computing:?} after one computed");
+    println!(
+        "a fresh goroutine ran {blocked:?} after one blocked, and {computing:?} after one computed"
+    );
     stall();
 }
 
@@ -50,15 +55,26 @@ fn median(mut times: Vec<Duration>) -> Duration {
 /// Raises the limit of descriptors until the runtime can start: then none is left.
 fn start_with_the_last_descriptor() {
     let allow = |descriptors| {
-        let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 64 };
+        let limit = libc::rlimit {
+            rlim_cur: descriptors,
+            rlim_max: 64,
+        };
         // SAFETY: the limit is valid.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0, "{}", io::Error::last_os_error());
+        assert_eq!(
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) },
+            0,
+            "{}",
+            io::Error::last_os_error()
+        );
     };
     let started = (3..64).find(|&descriptors| {
         allow(descriptors);
         Builder::new().max_procs(1).start().is_ok()
     });
-    println!("started with {} descriptors", started.expect("64 are enough"));
+    println!(
+        "started with {} descriptors",
+        started.expect("64 are enough")
+    );
 }
 
 /// In a process that is not dumpable, an ordinary user cannot read which calls its own threads are in.
@@ -67,18 +83,36 @@ fn hide_calls() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    match fs::read("/proc/self/task/self/syscall").or_else(|_| fs::read("/proc/thread-self/syscall")) {
-        Ok(_) => Err(io::Error::other("the calls can be read in spite of that: by root, say")),
+    match fs::read("/proc/self/task/self/syscall")
+        .or_else(|_| fs::read("/proc/thread-self/syscall"))
+    {
+        Ok(_) => Err(io::Error::other(
+            "the calls can be read in spite of that: by root, say",
+        )),
         Err(_) => Ok(()),
     }
 }
 
 /// In a namespace of its own, an empty file system takes the place of `/proc`.
 fn hide_proc() -> io::Result<()> {
-    let checked = |result: i32| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let checked = |result: i32| {
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     let mount = |source: &CStr, target: &CStr, kind: &CStr, flags| {
         // SAFETY: three C strings, and no data.
-        checked(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, ptr::null()) })
+        checked(unsafe {
+            libc::mount(
+                source.as_ptr(),
+                target.as_ptr(),
+                kind.as_ptr(),
+                flags,
+                ptr::null(),
+            )
+        })
     };
     // SAFETY: no memory is passed.
     checked(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -92,22 +126,54 @@ const SIGN: u32 = 1 << 31;
 /// From now on a system call fails: always, or if its first argument has this bit.
 fn forbid(number: libc::c_long, bit: Option<u32>) -> io::Result<()> {
     const FIRST_ARGUMENT: u32 = 16;
-    let step = |code: u32, value: u32, if_so: u8, if_not: u8| libc::sock_filter { code: code as u16, jt: if_so, jf: if_not, k: value };
+    let step = |code: u32, value: u32, if_so: u8, if_not: u8| libc::sock_filter {
+        code: code as u16,
+        jt: if_so,
+        jf: if_not,
+        k: value,
+    };
     let mut filter = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32, 0, 3),
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, if bit.is_some() { FIRST_ARGUMENT } else { 0 }, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, bit.unwrap_or(u32::MAX), 0, 1),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            number as u32,
+            0,
+            3,
+        ),
+        step(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            if bit.is_some() { FIRST_ARGUMENT } else { 0 },
+            0,
+            0,
+        ),
+        step(
+            libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
+            bit.unwrap_or(u32::MAX),
+            0,
+            1,
+        ),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+            0,
+            0,
+        ),
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
     // SAFETY: the filter is readable for its length, and the kernel copies it.
     let done = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
     };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// How long a fresh goroutine took to run, and so to release the one that blocks the only thread.

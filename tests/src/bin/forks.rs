@@ -1,5 +1,8 @@
 //! Programs that fork, for `suites/forks.rs`. A child that hangs is killed by its alarm, and the parent says how it ended.
-#![allow(unsafe_code, reason = "fork, exec and what goes with them are calls of libc")]
+#![allow(
+    unsafe_code,
+    reason = "fork, exec and what goes with them are calls of libc"
+)]
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go};
@@ -17,7 +20,10 @@ const HUNG: u32 = 20;
 
 fn main() {
     let mut arguments = env::args().skip(1);
-    let (place, deed) = (arguments.next().expect("where to fork"), arguments.next().expect("what to do in the child"));
+    let (place, deed) = (
+        arguments.next().expect("where to fork"),
+        arguments.next().expect("what to do in the child"),
+    );
     if place == "before-the-start" {
         return before_the_start();
     }
@@ -36,7 +42,9 @@ fn fork_and_do(deed: &str) {
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
     // It joins a poller, and nothing waits for it when the process forks.
-    listener.set_deadline(Some(Instant::now() + Duration::from_millis(5))).unwrap();
+    listener
+        .set_deadline(Some(Instant::now() + Duration::from_millis(5)))
+        .unwrap();
     listener.accept().unwrap_err();
     listener.set_deadline(None).unwrap();
     let waiting = {
@@ -46,8 +54,15 @@ fn fork_and_do(deed: &str) {
             server.read_exact(&mut bytes).map(|()| bytes)
         })
     };
-    until("the reader is parked in a poller", || gopark::metrics().goroutines_waiting > 0);
-    let inherited = Inherited { client: client.try_clone().unwrap(), server, listener, waiting };
+    until("the reader is parked in a poller", || {
+        gopark::metrics().goroutines_waiting > 0
+    });
+    let inherited = Inherited {
+        client: client.try_clone().unwrap(),
+        server,
+        listener,
+        waiting,
+    };
     match fork() {
         None => return child(deed, inherited),
         Some(pid) => println!("the child: {}", gopark::blocking(|| wait(pid))),
@@ -57,7 +72,9 @@ fn fork_and_do(deed: &str) {
     let listener = inherited.listener;
     let addr = listener.local_addr().unwrap();
     let acceptor = go(move || listener.accept().map(drop));
-    until("the acceptor is parked in a poller", || gopark::metrics().goroutines_waiting > 0);
+    until("the acceptor is parked in a poller", || {
+        gopark::metrics().goroutines_waiting > 0
+    });
     TcpStream::connect(addr).unwrap();
     join(acceptor).unwrap();
     println!("the parent goes on");
@@ -72,7 +89,12 @@ struct Inherited {
 
 /// Does `deed`, which is to fail if it needs what only the parent has. Does not return, except for `return`.
 fn child(deed: &str, inherited: Inherited) {
-    let Inherited { client, server, listener, waiting } = inherited;
+    let Inherited {
+        client,
+        server,
+        listener,
+        waiting,
+    } = inherited;
     let deed = || match deed {
         "go" => _ = go(|| ()),
         "run" => gopark::run(|| ()),
@@ -117,7 +139,10 @@ fn command() {
     unsafe { forked.pre_exec(|| Ok(())) };
     for command in [plain.arg("hello"), forked.arg("hello")] {
         let output = gopark::blocking(|| command.output()).unwrap();
-        assert!(output.status.success() && output.stdout == b"hello\n", "{output:?}");
+        assert!(
+            output.status.success() && output.stdout == b"hello\n",
+            "{output:?}"
+        );
     }
     println!("the parent goes on");
 }
@@ -131,7 +156,9 @@ fn fork() -> Option<i32> {
             unsafe { libc::alarm(HUNG) };
             None
         }
-        pid => Some(pid).filter(|&pid| pid > 0).or_else(|| panic!("fork: {}", io::Error::last_os_error())),
+        pid => Some(pid)
+            .filter(|&pid| pid > 0)
+            .or_else(|| panic!("fork: {}", io::Error::last_os_error())),
     }
 }
 

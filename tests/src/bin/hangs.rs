@@ -1,6 +1,9 @@
 //! Programs that hang because a goroutine waits for what a neighbour on its own thread holds, and
 //! what gopark says of them unasked: `suites/hangs.rs` runs them by name and reads that.
-#![allow(unsafe_code, reason = "standard error is read, and the process ended, through libc")]
+#![allow(
+    unsafe_code,
+    reason = "standard error is read, and the process ended, through libc"
+)]
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, go, go_local, set_name, sleep, yield_now};
@@ -48,11 +51,17 @@ fn main() {
 fn hangs(procs: usize, lines: usize, main: fn()) {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    assert_eq!(
+        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
+        libc::STDERR_FILENO
+    );
     // Started before, with settings of its own, or here.
     let _ = Builder::new().max_procs(procs).start();
     thread::spawn(move || gopark::run(main));
-    let mut told = BufReader::new(reader).lines().map_while(io::Result::ok).skip_while(|line| !line.contains("keeps its thread"));
+    let mut told = BufReader::new(reader)
+        .lines()
+        .map_while(io::Result::ok)
+        .skip_while(|line| !line.contains("keeps its thread"));
     for _ in 0..lines {
         // What is wrong, and what to do.
         told.by_ref().take(2).for_each(|line| println!("{line}"));
@@ -134,7 +143,8 @@ fn once_lock() {
         7
     };
     let both = [(); 2].map(|()| go(move || *ONCE.get_or_init(init)));
-    both.into_iter().for_each(|goroutine| assert_eq!(join(goroutine), 7));
+    both.into_iter()
+        .for_each(|goroutine| assert_eq!(join(goroutine), 7));
 }
 
 fn lazy_lock() {
@@ -143,7 +153,8 @@ fn lazy_lock() {
         7
     });
     let both = [(); 2].map(|()| go(|| *LAZY));
-    both.into_iter().for_each(|goroutine| assert_eq!(join(goroutine), 7));
+    both.into_iter()
+        .for_each(|goroutine| assert_eq!(join(goroutine), 7));
 }
 
 /// The main goroutine waits for news of one that has not even started.
@@ -195,7 +206,9 @@ fn every_thread() {
                 set_name("waits");
                 drop(lock.lock().unwrap());
             });
-            until("it has the lock, which it never gets", || waits.is_finished());
+            until("it has the lock, which it never gets", || {
+                waits.is_finished()
+            });
         }));
     }
     sleep(Duration::from_secs(1000));
@@ -331,7 +344,9 @@ fn dump() {
     until("the dump no longer says so", || {
         let mut bytes = Vec::new();
         gopark::dump(&mut bytes).unwrap();
-        !String::from_utf8(bytes).unwrap().contains("its thread is kept by")
+        !String::from_utf8(bytes)
+            .unwrap()
+            .contains("its thread is kept by")
     });
 }
 
@@ -342,7 +357,10 @@ fn fill_stderr() -> UnixStream {
     while stderr.write(&[b'x'; 4096]).is_ok() {}
     stderr.set_nonblocking(false).unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    assert_eq!(
+        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
+        libc::STDERR_FILENO
+    );
     reader
 }
 
@@ -357,7 +375,9 @@ fn full_stderr() {
     }));
     until("it is reported", || {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        let names = tasks.map(|task| {
+            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+        });
         names.into_iter().any(|name| name == "gopark-report\n")
     });
     for _ in 0..3 {

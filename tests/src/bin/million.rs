@@ -44,13 +44,19 @@ fn memory() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let kib = |key: &str| {
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
     };
     (kib("VmRSS:") + kib("VmPTE:")) * 1024
 }
 
 fn main() {
-    let count: usize = std::env::args().nth(1).map_or(1_000_000, |count| count.parse().expect("a number of goroutines"));
+    let count: usize = std::env::args().nth(1).map_or(1_000_000, |count| {
+        count.parse().expect("a number of goroutines")
+    });
     gopark::run(move || {
         let mut goroutines = Vec::with_capacity(count);
         let before = memory();
@@ -68,17 +74,28 @@ fn main() {
         });
         let spawned = started.elapsed();
         let each = (memory() - before) / count;
-        let mappings = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let mappings = fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .count();
         let alive = gopark::num_goroutines();
         assert!(Instant::now() < end(), "they woke before all were counted");
 
         gopark::sleep_until(end());
         let waking = Instant::now();
         goroutines.into_iter().for_each(join);
-        println!("{count} goroutines asleep after {spawned:.1?}: {each} B each, resident and page tables; {mappings} mappings");
-        println!("all woken and joined {:.1?} after the end of their sleep", waking.elapsed());
+        println!(
+            "{count} goroutines asleep after {spawned:.1?}: {each} B each, resident and page tables; {mappings} mappings"
+        );
+        println!(
+            "all woken and joined {:.1?} after the end of their sleep",
+            waking.elapsed()
+        );
         assert_eq!((alive, gopark::num_goroutines()), (count + 1, 1));
         assert!(each <= BYTES_MAX, "{each} B each are more than {BYTES_MAX}");
-        assert!(mappings < MAPPINGS_MAX, "{mappings} mappings are not fewer than {MAPPINGS_MAX}");
+        assert!(
+            mappings < MAPPINGS_MAX,
+            "{mappings} mappings are not fewer than {MAPPINGS_MAX}"
+        );
     });
 }

@@ -1,6 +1,9 @@
 //! A process with a name server of its own, which answers only when it has seen that the asker's neighbours go on. `suites/processes.rs`
 //! runs it.
-#![allow(unsafe_code, reason = "files of /etc are replaced, for this process, through libc")]
+#![allow(
+    unsafe_code,
+    reason = "files of /etc are replaced, for this process, through libc"
+)]
 
 use gopark::Builder;
 use gopark::net::{TcpListener, TcpStream};
@@ -38,15 +41,24 @@ fn main() {
         let addr = listener.local_addr().unwrap();
         TcpStream::connect(addr.to_string()).unwrap();
         TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
-        assert_eq!(gopark::metrics().pool_threads, 0, "an address in digits is parsed on the spot");
+        assert_eq!(
+            gopark::metrics().pool_threads,
+            0,
+            "an address in digits is parsed on the spot"
+        );
 
-        let peer = |what: &str, stream: io::Result<TcpStream>| assert_eq!(stream.expect(what).peer_addr().unwrap(), addr);
+        let peer = |what: &str, stream: io::Result<TcpStream>| {
+            assert_eq!(stream.expect(what).peer_addr().unwrap(), addr)
+        };
         let text = format!("text.test:{}", addr.port());
         peer("a str", TcpStream::connect(text.as_str()));
         peer("a String behind a reference", TcpStream::connect(&text));
         peer("a String", TcpStream::connect(text));
         peer("a pair", TcpStream::connect(("pair.test", addr.port())));
-        peer("a pair with a String", TcpStream::connect((String::from("owned.test"), addr.port())));
+        peer(
+            "a pair with a String",
+            TcpStream::connect((String::from("owned.test"), addr.port())),
+        );
         let bound = TcpListener::bind("listener.test:0").expect("a listener");
         assert!(bound.local_addr().unwrap().ip().is_loopback());
         println!("{} queries answered", SEEN.load(SeqCst));
@@ -59,8 +71,19 @@ fn become_lonely() -> io::Result<()> {
     // SAFETY: only this thread exists, and none of its memory is passed.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     // SAFETY: strings that end with 0, or null where the call takes none.
-    check(unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), libc::MS_REC | libc::MS_PRIVATE, ptr::null()) })?;
-    replace("/etc/resolv.conf", &format!("nameserver {SERVER}\noptions timeout:3 attempts:1\n"))?;
+    check(unsafe {
+        libc::mount(
+            ptr::null(),
+            c"/".as_ptr(),
+            ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            ptr::null(),
+        )
+    })?;
+    replace(
+        "/etc/resolv.conf",
+        &format!("nameserver {SERVER}\noptions timeout:3 attempts:1\n"),
+    )?;
     if fs::exists("/etc/nsswitch.conf")? {
         replace("/etc/nsswitch.conf", "hosts: dns\n")?;
     }
@@ -72,13 +95,25 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
     fs::write(&file, text)?;
     let (source, target) = (CString::new(file.to_str().unwrap())?, CString::new(path)?);
     // SAFETY: strings that end with 0, or null where the call takes none.
-    let mounted = check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null()) });
+    let mounted = check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            ptr::null(),
+            libc::MS_BIND,
+            ptr::null(),
+        )
+    });
     fs::remove_file(file)?;
     mounted
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Every name has the address 127.0.0.1 and no other.
@@ -87,7 +122,9 @@ fn serve(socket: &UdpSocket) {
     loop {
         let (len, asker) = socket.recv_from(&mut query).unwrap();
         let asked = ASKED.fetch_add(1, SeqCst) + 1;
-        until_on_thread("the neighbour sees the query", || SEEN.load(SeqCst) >= asked);
+        until_on_thread("the neighbour sees the query", || {
+            SEEN.load(SeqCst) >= asked
+        });
         socket.send_to(&answer(&query[..len]), asker).unwrap();
     }
 }
@@ -100,10 +137,32 @@ fn answer(query: &[u8]) -> Vec<u8> {
     let question = &query[HEADER..HEADER + name_len + 4];
     let is_address = question[name_len..].starts_with(&ADDRESS);
     // The query's number; a response without error; one question, perhaps one answer, nothing else.
-    let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_address), 0, 0, 0, 0], question].concat();
+    let mut answer = [
+        &query[..2],
+        &[0x81, 0x80, 0, 1, 0, u8::from(is_address), 0, 0, 0, 0],
+        question,
+    ]
+    .concat();
     if is_address {
         // The name at the start of the question, an address of the internet, which lives for 0 seconds, of 4 bytes.
-        answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1]);
+        answer.extend([
+            0xc0,
+            HEADER as u8,
+            0,
+            1,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            4,
+            127,
+            0,
+            0,
+            1,
+        ]);
     }
     answer
 }

@@ -8,7 +8,9 @@ fn main() {
     let program = env::args().nth(1).expect("the name of a program");
     match program.as_str() {
         "named" => named(),
-        "twice" => (0..2).for_each(|round| _ = go(move || panic!("round {round}")).join().unwrap_err()),
+        "twice" => {
+            (0..2).for_each(|round| _ = go(move || panic!("round {round}")).join().unwrap_err())
+        }
         "small-stack" => small_stack(),
         "pool" => pool(),
         "thread" => thread(),
@@ -52,7 +54,10 @@ fn pool() {
 
 fn thread() {
     gopark::run(|| ());
-    let thread = thread::Builder::new().name("an ordinary thread".into()).spawn(|| culprit(6)).unwrap();
+    let thread = thread::Builder::new()
+        .name("an ordinary thread".into())
+        .spawn(|| culprit(6))
+        .unwrap();
     thread.join().unwrap_err();
 }
 

@@ -88,7 +88,9 @@ fn stuck_thread() {
     release.write_all(b"x").unwrap();
     opener.join().unwrap();
     let theirs = nonblocking(theirs);
-    until_on_thread("the peer sees the end", || io::read(lend(&theirs), &mut [0; 8]) == Outcome::Done(0));
+    until_on_thread("the peer sees the end", || {
+        io::read(lend(&theirs), &mut [0; 8]) == Outcome::Done(0)
+    });
     assert!(poll(&poller, Delay::AtMost(1)).is_empty());
 }
 
@@ -109,7 +111,12 @@ fn sleep_until_readable(stuck: &UnixStream) {
 /// Drops a poller that watches something.
 fn dropped() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let mapped = || fs::read_to_string("/proc/self/maps").unwrap().matches("anon_inode:").count();
+    let mapped = || {
+        fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .matches("anon_inode:")
+            .count()
+    };
     let before = (open(), mapped());
     let (ours, mut theirs) = pair();
     let poller = Poller::init().unwrap();
@@ -127,7 +134,10 @@ fn forbidden(name: &str) {
     let (call, needed) = match name {
         "io_uring_setup" => (libc::SYS_io_uring_setup, cfg!(feature = "io-uring")),
         "io_uring_enter" => (libc::SYS_io_uring_enter, cfg!(feature = "io-uring")),
-        "epoll_create1" => (libc::SYS_epoll_create1, cfg!(any(feature = "epoll", feature = "epoll-level"))),
+        "epoll_create1" => (
+            libc::SYS_epoll_create1,
+            cfg!(any(feature = "epoll", feature = "epoll-level")),
+        ),
         "epoll_pwait2" => (libc::SYS_epoll_pwait2, false),
         _ => panic!("no filter for {name}"),
     };
@@ -136,7 +146,10 @@ fn forbidden(name: &str) {
     if needed {
         let error = started.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.to_string().starts_with("no poller: ") && error.to_string().contains("forbids"), "{error}");
+        assert!(
+            error.to_string().starts_with("no poller: ") && error.to_string().contains("forbids"),
+            "{error}"
+        );
         println!("{error}");
         return;
     }
@@ -158,16 +171,28 @@ fn forbidden(name: &str) {
 
 /// From now on this process gets `EPERM` from system call `number`.
 fn forbid(number: u32) {
-    let step =
-        |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter { code: code as u16, jt: if_equal, jf: if_not, k: value };
+    let step = |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter {
+        code: code as u16,
+        jt: if_equal,
+        jf: if_not,
+        k: value,
+    };
     let mut filter = [
         // The number is the first field of what a filter reads.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+            0,
+            0,
+        ),
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
     // SAFETY: the filter is readable for its length, and the kernel copies it.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);

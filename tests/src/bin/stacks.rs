@@ -1,6 +1,9 @@
 //! Programs about the memory of stacks, each of which needs a process of its own:
 //! `suites/stacks.rs` runs them by name.
-#![allow(unsafe_code, reason = "limits are set, memory is locked and faults are provoked through libc")]
+#![allow(
+    unsafe_code,
+    reason = "limits are set, memory is locked and faults are provoked through libc"
+)]
 
 use gopark::{Builder, go, try_go};
 use gopark_tests::{join, until, until_on_thread};
@@ -56,9 +59,17 @@ fn crowd(count: usize) {
 }
 
 fn limit(resource: libc::__rlimit_resource_t, value: u64) {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    let limit = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::setrlimit(resource, &limit) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
 }
 
 /// Prints the bytes of the mappings that tools would write into a core dump: private, anonymous,
@@ -69,7 +80,10 @@ fn dumped() {
     let mut dumped = 0;
     let (mut size, mut is_memory) = (0, false);
     for line in smaps.lines() {
-        if let Some((bounds, rest)) = line.split_once(' ').filter(|(bounds, _)| bounds.contains('-')) {
+        if let Some((bounds, rest)) = line
+            .split_once(' ')
+            .filter(|(bounds, _)| bounds.contains('-'))
+        {
             let (from, to) = bounds.split_once('-').unwrap();
             let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).unwrap());
             size = to - from;
@@ -84,7 +98,11 @@ fn dumped() {
 
 /// More free stacks in the end than there was room for in the list of them at first.
 fn small_crowd() {
-    Builder::new().max_procs(1).stack_size(16 << 10).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .stack_size(16 << 10)
+        .start()
+        .unwrap();
     crowd(17_000);
     crowd(17_000);
 }
@@ -137,18 +155,30 @@ fn lock_memory() {
 /// KiB of the kind that `/proc/self/status` calls `key`.
 fn status(key: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    status.lines().find_map(|line| line.strip_prefix(key)).and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap()
 }
 
 fn locked_before() {
     lock_memory();
-    Builder::new().max_procs(1).stack_size(64 << 10).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .stack_size(64 << 10)
+        .start()
+        .unwrap();
     work();
     println!("{} KiB resident", status("VmRSS:"));
 }
 
 fn locked_after() {
-    Builder::new().max_procs(1).stack_size(64 << 10).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .stack_size(64 << 10)
+        .start()
+        .unwrap();
     work();
     lock_memory();
     work();
@@ -161,19 +191,41 @@ fn little_locked() {
     // SAFETY: no memory is passed. It fails for those that are ordinary users anyway.
     unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
     // SAFETY: the same. What is mapped from here on counts.
-    assert_eq!(unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
     // libc keeps the stack of the thread that ends for the next one.
-    let error = Builder::new().max_procs(1).sysmon(false).start().unwrap_err();
+    let error = Builder::new()
+        .max_procs(1)
+        .sysmon(false)
+        .start()
+        .unwrap_err();
     println!("{error}");
-    until_on_thread("its threads have ended", || fs::read_dir("/proc/self/task").unwrap().count() == 1);
-    Builder::new().max_procs(1).sysmon(false).stack_size(16 << 10).start().unwrap();
+    until_on_thread("its threads have ended", || {
+        fs::read_dir("/proc/self/task").unwrap().count() == 1
+    });
+    Builder::new()
+        .max_procs(1)
+        .sysmon(false)
+        .stack_size(16 << 10)
+        .start()
+        .unwrap();
     gopark::run(|| join(go(|| println!("small stacks are no trouble"))));
 }
 
 /// Whatever the system counts: run by hand, `docs/stacks.md` says how.
 fn strict() {
     work();
-    println!("{} KiB of address space, {}", status("VmSize:"), fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap().trim());
+    println!(
+        "{} KiB of address space, {}",
+        status("VmSize:"),
+        fs::read_to_string("/proc/sys/vm/overcommit_memory")
+            .unwrap()
+            .trim()
+    );
 }
 
 /// Never ends, and needs more stack with each call.
@@ -217,8 +269,17 @@ fn go_down(end: usize) {
 /// With a guard of so many KiB.
 fn large_frame() {
     const STACK: usize = 256 << 10;
-    let guard = std::env::args().nth(2).and_then(|guard| guard.parse::<usize>().ok()).expect("a guard") << 10;
-    Builder::new().max_procs(1).stack_size(STACK).guard_size(guard).start().unwrap();
+    let guard = std::env::args()
+        .nth(2)
+        .and_then(|guard| guard.parse::<usize>().ok())
+        .expect("a guard")
+        << 10;
+    Builder::new()
+        .max_procs(1)
+        .stack_size(STACK)
+        .guard_size(guard)
+        .start()
+        .unwrap();
     gopark::run(move || {
         let top = black_box(0u8);
         go_down(std::ptr::from_ref(&top).addr() - (STACK - guard) + (12 << 10));
@@ -238,7 +299,11 @@ fn overflow_in_pool() {
 }
 
 fn overflow_of_sysmon() {
-    Builder::new().stall_after(Duration::from_millis(10)).on_stall(|_| _ = black_box(recurse(0))).start().unwrap();
+    Builder::new()
+        .stall_after(Duration::from_millis(10))
+        .on_stall(|_| _ = black_box(recurse(0)))
+        .start()
+        .unwrap();
     gopark::run(|| std::thread::sleep(Duration::from_secs(10)));
 }
 
@@ -259,7 +324,9 @@ fn dig(bytes: usize) {
 }
 
 fn larger() -> gopark::thread::Builder {
-    gopark::thread::Builder::new().name("deep".into()).stack_size(8 << 20)
+    gopark::thread::Builder::new()
+        .name("deep".into())
+        .stack_size(8 << 20)
 }
 
 /// A hundred goroutines with six MiB of stack in use at once.
@@ -290,8 +357,13 @@ fn deep() {
         let known = gopark::metrics().stack_bytes.expect("Linux says") / 1024;
         release.store(true, SeqCst);
         goroutines.into_iter().for_each(join);
-        assert!(during - before > 600 << 10 && known > 600 << 10, "{before} {during} {known} KiB");
-        until("all memory has been given back", || status("VmRSS:") < before + (50 << 10));
+        assert!(
+            during - before > 600 << 10 && known > 600 << 10,
+            "{before} {during} {known} KiB"
+        );
+        until("all memory has been given back", || {
+            status("VmRSS:") < before + (50 << 10)
+        });
     });
 }
 
@@ -307,20 +379,45 @@ fn deep_overflow() {
 fn deep_beside_small() {
     Builder::new().max_procs(1).start().unwrap();
     gopark::run(|| {
-        let mappings = || fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let mappings = || {
+            fs::read_to_string("/proc/self/maps")
+                .unwrap()
+                .lines()
+                .count()
+        };
         join(go(|| ()));
         let before = mappings();
         for bytes in [0, 1, 190 << 10] {
-            join(gopark::thread::Builder::new().stack_size(bytes).spawn(|| dig(180 << 10)).unwrap());
+            join(
+                gopark::thread::Builder::new()
+                    .stack_size(bytes)
+                    .spawn(|| dig(180 << 10))
+                    .unwrap(),
+            );
         }
         assert_eq!(mappings(), before);
-        for bytes in [191 << 10, 256 << 10, 1 << 20, (1 << 20) + 1, 3 << 20, 1 << 30] {
+        for bytes in [
+            191 << 10,
+            256 << 10,
+            1 << 20,
+            (1 << 20) + 1,
+            3 << 20,
+            1 << 30,
+        ] {
             // Of the largest, a part will do.
             let used = (bytes - (8 << 10)).min(50 << 20);
-            join(gopark::thread::Builder::new().stack_size(bytes).spawn(move || dig(used)).unwrap());
+            join(
+                gopark::thread::Builder::new()
+                    .stack_size(bytes)
+                    .spawn(move || dig(used))
+                    .unwrap(),
+            );
         }
         assert!(mappings() > before);
-        let error = gopark::thread::Builder::new().stack_size((1 << 30) + 1).spawn(|| ()).unwrap_err();
+        let error = gopark::thread::Builder::new()
+            .stack_size((1 << 30) + 1)
+            .spawn(|| ())
+            .unwrap_err();
         println!("{:?}: {error}", error.kind());
     });
 }
@@ -332,7 +429,9 @@ fn deep_without_room() {
     gopark::run(|| {
         let spawn = |release: &Arc<AtomicBool>| {
             let release = release.clone();
-            gopark::thread::Builder::new().stack_size(1 << 30).spawn(move || until("it is released", || release.load(SeqCst)))
+            gopark::thread::Builder::new()
+                .stack_size(1 << 30)
+                .spawn(move || until("it is released", || release.load(SeqCst)))
         };
         for _ in 0..3 {
             let release = Arc::new(AtomicBool::new(false));
@@ -360,7 +459,12 @@ fn deep_in_four_sizes() {
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
         for bytes in [1 << 20, 2 << 20, 4 << 20, 8 << 20] {
-            let deep = || gopark::thread::Builder::new().stack_size(bytes).spawn(move || dig(bytes - (8 << 10))).unwrap();
+            let deep = || {
+                gopark::thread::Builder::new()
+                    .stack_size(bytes)
+                    .spawn(move || dig(bytes - (8 << 10)))
+                    .unwrap()
+            };
             [deep(), deep()].into_iter().for_each(join);
         }
         let mut heap = Vec::<u8>::new();
@@ -384,12 +488,21 @@ fn wild() {
     unsafe { libc::signal(libc::SIGSEGV, handler as *const () as libc::sighandler_t) };
     work();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let ends = maps.lines().filter(|line| line.contains(" ---p ")).map(|line| {
-        let (from, to) = line.split(' ').next().and_then(|bounds| bounds.split_once('-')).unwrap();
-        let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).unwrap());
-        (to - from, to)
-    });
+    let ends = maps
+        .lines()
+        .filter(|line| line.contains(" ---p "))
+        .map(|line| {
+            let (from, to) = line
+                .split(' ')
+                .next()
+                .and_then(|bounds| bounds.split_once('-'))
+                .unwrap();
+            let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).unwrap());
+            (to - from, to)
+        });
     let (_, end) = ends.max().expect("the reservation");
     // SAFETY: none; the fault is what this program is for.
-    println!("{}", unsafe { std::ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile() });
+    println!("{}", unsafe {
+        std::ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile()
+    });
 }

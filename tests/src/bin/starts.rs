@@ -1,6 +1,9 @@
 //! How a runtime starts, and what it makes of its environment: `suites/starts.rs` runs these
 //! programs by name.
-#![allow(unsafe_code, reason = "limits, signals and privileges are asked for through libc")]
+#![allow(
+    unsafe_code,
+    reason = "limits, signals and privileges are asked for through libc"
+)]
 
 use gopark::{Builder, go};
 use gopark_tests::{join, until, until_on_thread};
@@ -17,7 +20,12 @@ use std::time::Duration;
 fn main() {
     let program = std::env::args().nth(1).expect("the name of a program");
     match program.as_str() {
-        "dump-on" => dump_on(std::env::args().nth(2).and_then(|signal| signal.parse().ok()).expect("a signal")),
+        "dump-on" => dump_on(
+            std::env::args()
+                .nth(2)
+                .and_then(|signal| signal.parse().ok())
+                .expect("a signal"),
+        ),
         "fails-first" => fails_first(),
         "fails-often" => fails_often(),
         "environment" => environment(),
@@ -29,10 +37,18 @@ fn main() {
 /// A start that is refused a signal, and one that is not.
 fn dump_on(signal: i32) {
     let before = threads();
-    let error = Builder::new().max_procs(1).dump_on(signal).start().unwrap_err();
+    let error = Builder::new()
+        .max_procs(1)
+        .dump_on(signal)
+        .start()
+        .unwrap_err();
     println!("{:?}: {error}", error.kind());
     assert_eq!(threads(), before, "no scheduler runs");
-    Builder::new().max_procs(1).dump_on(libc::SIGUSR1).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .dump_on(libc::SIGUSR1)
+        .start()
+        .unwrap();
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
 }
 
@@ -69,16 +85,33 @@ fn fails_first() {
     let (before, threads_before) = (fs::read(&trace).ok(), threads());
     let called = |_: &gopark::Stall| panic!("the callback of a start that failed");
     let most = limit_descriptors(20);
-    let refused = Builder::new().max_procs(64).dump_on(libc::SIGUSR1).on_stall(called).start();
+    let refused = Builder::new()
+        .max_procs(64)
+        .dump_on(libc::SIGUSR1)
+        .on_stall(called)
+        .start();
     println!("{}", refused.unwrap_err());
-    assert_eq!((disposition(libc::SIGUSR1), disposition(libc::SIGUSR2)), (libc::SIG_DFL, libc::SIG_DFL), "no handler stays");
-    assert_eq!(fs::read(&trace).ok(), before, "no file is made, and none is changed");
+    assert_eq!(
+        (disposition(libc::SIGUSR1), disposition(libc::SIGUSR2)),
+        (libc::SIG_DFL, libc::SIG_DFL),
+        "no handler stays"
+    );
+    assert_eq!(
+        fs::read(&trace).ok(),
+        before,
+        "no file is made, and none is changed"
+    );
     until_on_thread("its threads have ended", || threads() == threads_before);
 
     limit_descriptors(most);
     static TOLD: AtomicBool = AtomicBool::new(false);
     let tell = |_: &gopark::Stall| TOLD.store(true, SeqCst);
-    Builder::new().max_procs(1).stall_after(Duration::from_millis(1)).on_stall(tell).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .stall_after(Duration::from_millis(1))
+        .on_stall(tell)
+        .start()
+        .unwrap();
     assert_ne!(disposition(libc::SIGUSR2), libc::SIG_DFL);
     gopark::run(|| {
         // Without parking: it keeps its thread until that is told.
@@ -90,9 +123,17 @@ fn fails_first() {
 
 /// Starts that lack descriptors, and one that does not, in four gigabytes of address space.
 fn fails_often() {
-    let limit = libc::rlimit { rlim_cur: 4 << 30, rlim_max: 4 << 30 };
+    let limit = libc::rlimit {
+        rlim_cur: 4 << 30,
+        rlim_max: 4 << 30,
+    };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0, "{}", io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) },
+        0,
+        "{}",
+        io::Error::last_os_error()
+    );
     let most = limit_descriptors(20);
     for _ in 0..200 {
         let error = Builder::new().max_procs(64).start().unwrap_err();
@@ -102,15 +143,25 @@ fn fails_often() {
     let mut sizes = Vec::new();
     for _ in 0..100 {
         // The least number of such stacks takes more than there is.
-        let error = Builder::new().max_procs(1).stack_size(1 << 30).start().unwrap_err();
+        let error = Builder::new()
+            .max_procs(1)
+            .stack_size(1 << 30)
+            .start()
+            .unwrap_err();
         assert!(error.to_string().contains("ulimit -v"), "{error}");
         until_on_thread("its threads have ended", || threads() == 1);
         sizes.push(address_space());
     }
     // A start that lost address space would lose it every time. glibc keeps the stacks of threads that
     // ended, and maps another when more threads of one start are alive at once than in all before.
-    let grown = sizes[9..].windows(2).filter(|pair| pair[1] > pair[0]).count();
-    assert!(grown <= 4, "grew {grown} times; KiB of address space: {sizes:?}");
+    let grown = sizes[9..]
+        .windows(2)
+        .filter(|pair| pair[1] > pair[0])
+        .count();
+    assert!(
+        grown <= 4,
+        "grew {grown} times; KiB of address space: {sizes:?}"
+    );
     Builder::new().max_procs(2).start().unwrap();
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
 }
@@ -118,14 +169,20 @@ fn fails_often() {
 /// KiB that this process has mapped.
 fn address_space() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmSize:"))
+        .unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 /// What counts of the environment, and whether the kernel calls the process privileged.
 fn environment() {
     // SAFETY: asks for a number.
-    println!("privileged: {}", unsafe { libc::getauxval(libc::AT_SECURE) } != 0);
+    println!(
+        "privileged: {}",
+        unsafe { libc::getauxval(libc::AT_SECURE) } != 0
+    );
     println!("procs: {}", gopark::max_procs());
     println!("handler: {}", disposition(libc::SIGUSR1) != libc::SIG_DFL);
 }
@@ -134,7 +191,10 @@ fn environment() {
 fn dumped() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+    assert_eq!(
+        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
+        libc::STDERR_FILENO
+    );
     let _sleeper = go(|| {
         gopark::set_name("sleeper");
         gopark::sleep(Duration::from_secs(1000));
@@ -142,6 +202,9 @@ fn dumped() {
     until("it sleeps", || gopark::metrics().goroutines_waiting == 1);
     // SAFETY: no memory is passed.
     assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
-    let found = BufReader::new(reader).lines().map_while(io::Result::ok).any(|line| line.contains("\"sleeper\" [sleep"));
+    let found = BufReader::new(reader)
+        .lines()
+        .map_while(io::Result::ok)
+        .any(|line| line.contains("\"sleeper\" [sleep"));
     println!("dumped: {found}");
 }

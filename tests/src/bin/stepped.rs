@@ -3,11 +3,16 @@
 //! the stack begins that it was taken on: a goroutine's, or its M's.
 //!
 //! It prints how many instructions it was, and how many were on goroutines.
-#![allow(unsafe_code, reason = "a handler of the signal that the trap flag raises reads registers, and unwinds")]
+#![allow(
+    unsafe_code,
+    reason = "a handler of the signal that the trap flag raises reads registers, and unwinds"
+)]
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
 fn main() {
-    println!("skip: only x86-64 has the trap flag, and only glibc's threads end where they can be unwound to");
+    println!(
+        "skip: only x86-64 has the trap flag, and only glibc's threads end where they can be unwound to"
+    );
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
@@ -31,12 +36,16 @@ mod stepped {
 
     /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if
     /// the trace did not end.
-    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] = [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
+    static SEEN: [[AtomicUsize; 3]; STEPS_MAX] =
+        [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
 
     unsafe extern "C" {
-        fn _Unwind_Backtrace(each: extern "C" fn(*mut c_void, &mut Walk) -> c_int, walk: &mut Walk) -> c_int;
+        fn _Unwind_Backtrace(
+            each: extern "C" fn(*mut c_void, &mut Walk) -> c_int,
+            walk: &mut Walk,
+        ) -> c_int;
         fn _Unwind_GetIP(frame: *mut c_void) -> usize;
     }
 
@@ -54,14 +63,22 @@ mod stepped {
         // Beyond the outermost frame comes one without an address.
         walk.outermost = if ip == 0 { walk.outermost } else { ip };
         walk.depth += 1;
-        if walk.depth == DEPTH_MAX { NORMAL_STOP } else { 0 }
+        if walk.depth == DEPTH_MAX {
+            NORMAL_STOP
+        } else {
+            0
+        }
     }
 
     fn outermost() -> usize {
         let mut walk = Walk::default();
         // SAFETY: `each` takes what is passed for it.
         unsafe { _Unwind_Backtrace(each, &mut walk) };
-        if walk.depth == DEPTH_MAX { 0 } else { walk.outermost }
+        if walk.depth == DEPTH_MAX {
+            0
+        } else {
+            walk.outermost
+        }
     }
 
     extern "C" fn on_trap(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
@@ -72,7 +89,8 @@ mod stepped {
             registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
             return;
         }
-        let [ip, sp] = [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
+        let [ip, sp] =
+            [libc::REG_RIP, libc::REG_RSP].map(|register| registers[register as usize] as usize);
         for (word, value) in SEEN[step].iter().zip([ip, sp, outermost()]) {
             word.store(value, Relaxed);
         }
@@ -85,8 +103,14 @@ mod stepped {
         // SAFETY: the attributes are initialised by the first call, and destroyed once.
         unsafe {
             let mut attributes = mem::zeroed();
-            assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &mut attributes), 0);
-            assert_eq!(libc::pthread_attr_getstack(&attributes, &mut start, &mut size), 0);
+            assert_eq!(
+                libc::pthread_getattr_np(libc::pthread_self(), &mut attributes),
+                0
+            );
+            assert_eq!(
+                libc::pthread_attr_getstack(&attributes, &mut start, &mut size),
+                0
+            );
             libc::pthread_attr_destroy(&mut attributes);
         }
         start as usize..start as usize + size
@@ -119,7 +143,11 @@ mod stepped {
             assert_eq!(libc::sigaction(libc::SIGTRAP, &action, ptr::null_mut()), 0);
         }
         let end_of_threads = thread::spawn(outermost).join().unwrap();
-        gopark::Builder::new().max_procs(1).sysmon(false).start().unwrap();
+        gopark::Builder::new()
+            .max_procs(1)
+            .sysmon(false)
+            .start()
+            .unwrap();
         let (end, stack) = gopark::run(|| {
             // What is done once is not of interest.
             program();
@@ -140,17 +168,29 @@ mod stepped {
             }
             let place = format!("step {step} of {steps} at {ip:#x} with its stack at {sp:#x}");
             if stack.contains(&sp) {
-                assert_eq!(outermost, end_of_threads, "{place}: the trace of an M ends elsewhere than a thread's");
+                assert_eq!(
+                    outermost, end_of_threads,
+                    "{place}: the trace of an M ends elsewhere than a thread's"
+                );
             } else {
                 // The first function of goroutines is short.
-                assert!(outermost.abs_diff(end) < 20, "{place}: the trace of a goroutine ends at {outermost:#x}, not about {end:#x}");
+                assert!(
+                    outermost.abs_diff(end) < 20,
+                    "{place}: the trace of a goroutine ends at {outermost:#x}, not about {end:#x}"
+                );
                 inside += 1;
                 ends.insert(outermost);
             }
         }
         // Before, in and behind the call of the goroutine's function.
-        assert!(ends.len() > 3, "the beginning and the end of a goroutine were not seen: {ends:x?}");
-        assert!(inside > 300 && steps - inside > 300, "{inside} of {steps} steps on goroutines");
+        assert!(
+            ends.len() > 3,
+            "the beginning and the end of a goroutine were not seen: {ends:x?}"
+        );
+        assert!(
+            inside > 300 && steps - inside > 300,
+            "{inside} of {steps} steps on goroutines"
+        );
         println!("{steps} instructions, {inside} on goroutines");
     }
 }

@@ -2,7 +2,10 @@
 //! close under each other's hands. Every byte is checked, and in the end every goroutine and descriptor is gone.
 //!
 //! `cargo run --release -p gopark-tests --bin stress -- SECONDS [migrate]`
-#![allow(unsafe_code, reason = "`migrate` asks for goroutines that stand it, which these do")]
+#![allow(
+    unsafe_code,
+    reason = "`migrate` asks for goroutines that stand it, which these do"
+)]
 
 use gopark::net::{Shutdown, TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, PollError, go, go_local, num_goroutines, yield_now};
@@ -27,18 +30,30 @@ struct Act {
 
 impl Act {
     const fn new(name: &'static str, perform: fn(&Dice)) -> Self {
-        Act { name, perform, done: AtomicU64::new(0) }
+        Act {
+            name,
+            perform,
+            done: AtomicU64::new(0),
+        }
     }
 }
 
-static ACTS: [Act; 4] = [Act::new("streams", stream), Act::new("closes", close), Act::new("listeners", listen), Act::new("trees", tree)];
+static ACTS: [Act; 4] = [
+    Act::new("streams", stream),
+    Act::new("closes", close),
+    Act::new("listeners", listen),
+    Act::new("trees", tree),
+];
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static TIMEOUTS: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     let mut args = env::args().skip(1);
-    let seconds = args.next().and_then(|seconds| seconds.parse().ok()).expect("a number of seconds");
+    let seconds = args
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .expect("a number of seconds");
     let mut settings = Builder::new().max_procs(3);
     settings = match args.next().as_deref() {
         None => settings.pollers(2),
@@ -70,7 +85,11 @@ fn main() {
     for act in &ACTS {
         print!("{} {}, ", act.done.load(Relaxed), act.name);
     }
-    println!("{} bytes checked, {} timeouts in {seconds} s", BYTES.load(Relaxed), TIMEOUTS.load(Relaxed));
+    println!(
+        "{} bytes checked, {} timeouts in {seconds} s",
+        BYTES.load(Relaxed),
+        TIMEOUTS.load(Relaxed)
+    );
 }
 
 /// The life of a goroutine or a thread.
@@ -101,7 +120,9 @@ fn aside(dice: &Dice, f: impl FnOnce(Dice) + Send + 'static) -> JoinHandle<()> {
             while !thread.is_finished() {
                 gopark::sleep(Duration::from_micros(500));
             }
-            thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+            thread
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic));
         }),
         _ => go(move || f(dice)),
     }
@@ -118,7 +139,8 @@ fn pause(dice: &Dice) {
 /// A moment close enough to now that either side of it may come first; sometimes none, sometimes past.
 fn deadline(dice: &Dice) -> Option<Instant> {
     let micros = dice.below(600);
-    (micros < 500).then(|| Instant::now() + Duration::from_micros(micros) - Duration::from_micros(50))
+    (micros < 500)
+        .then(|| Instant::now() + Duration::from_micros(micros) - Duration::from_micros(50))
 }
 
 /// What is in a stream at an offset.
@@ -167,7 +189,10 @@ fn write(mut to: TcpStream, seed: u64, len: usize, dice: &Dice) {
     }
     to.shutdown(Shutdown::Write).unwrap();
     // The other end resets when it has all.
-    assert_eq!(to.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        to.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
 }
 
 /// Makes a close a reset, which unlike an orderly end does not keep the port for a minute: there are 28 000.
@@ -184,7 +209,13 @@ fn read(mut from: TcpStream, seed: u64, len: usize, dice: &Dice) {
             Some(0) => break,
             Some(n) => {
                 let expected = |i| byte(seed, received + i);
-                assert!(buffer[..n].iter().enumerate().all(|(i, &byte)| byte == expected(i)), "wrong bytes at {received}..+{n}");
+                assert!(
+                    buffer[..n]
+                        .iter()
+                        .enumerate()
+                        .all(|(i, &byte)| byte == expected(i)),
+                    "wrong bytes at {received}..+{n}"
+                );
                 received += n;
             }
         }
@@ -290,7 +321,10 @@ fn accept(listener: &TcpListener, dice: &Dice) {
 fn tree(dice: &Dice) {
     let depth = 1 + dice.below(6);
     let seed = dice.below(u64::MAX);
-    assert_eq!(join(go(move || leaves(depth, &Dice::new(seed)))), 1 << depth);
+    assert_eq!(
+        join(go(move || leaves(depth, &Dice::new(seed)))),
+        1 << depth
+    );
 }
 
 fn leaves(depth: u64, dice: &Dice) -> u64 {

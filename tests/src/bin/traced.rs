@@ -15,7 +15,10 @@ const CLIENTS: usize = 3;
 
 fn main() -> io::Result<()> {
     let mut args = std::env::args().skip(1);
-    let rounds = args.next().and_then(|rounds| rounds.parse().ok()).expect("how many rounds");
+    let rounds = args
+        .next()
+        .and_then(|rounds| rounds.parse().ok())
+        .expect("how many rounds");
     let extra = args.next();
     let settings = match extra.as_deref() {
         // SAFETY: no goroutine here keeps anything that is bound to a thread.
@@ -33,7 +36,9 @@ fn main() -> io::Result<()> {
     let dies = extra.as_deref() == Some("abort");
     if dies {
         let path = std::env::var("GOPARK_TRACE").expect("a trace is wanted");
-        until("the timeline grows", || fs::read(&path).is_ok_and(|text| text.len() > 5000 && text.ends_with(b"\n")));
+        until("the timeline grows", || {
+            fs::read(&path).is_ok_and(|text| text.len() > 5000 && text.ends_with(b"\n"))
+        });
     }
     println!("threads: {}", threads().join(", "));
     if dies { std::process::abort() } else { Ok(()) }
@@ -41,7 +46,16 @@ fn main() -> io::Result<()> {
 
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").expect("there is a /proc");
-    tasks.filter_map(|task| Some(fs::read_to_string(task.ok()?.path().join("comm")).ok()?.trim_end().into())).collect()
+    tasks
+        .filter_map(|task| {
+            Some(
+                fs::read_to_string(task.ok()?.path().join("comm"))
+                    .ok()?
+                    .trim_end()
+                    .into(),
+            )
+        })
+        .collect()
 }
 
 fn named<T>(name: &str, goroutine: JoinHandle<T>) -> JoinHandle<T> {
@@ -55,11 +69,15 @@ fn talk(rounds: usize) -> io::Result<()> {
     let acceptor = named(
         "acceptor",
         go(move || -> io::Result<()> {
-            let servers = (0..CLIENTS).map(|_| Ok(named("server", go_echo(listener.accept()?.0)))).collect::<io::Result<Vec<_>>>()?;
+            let servers = (0..CLIENTS)
+                .map(|_| Ok(named("server", go_echo(listener.accept()?.0))))
+                .collect::<io::Result<Vec<_>>>()?;
             servers.into_iter().try_for_each(join)
         }),
     );
-    let clients: Vec<_> = (0..CLIENTS).map(|_| named("client", go(move || call(addr, rounds)))).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| named("client", go(move || call(addr, rounds))))
+        .collect();
     clients.into_iter().try_for_each(join)?;
     join(acceptor)
 }

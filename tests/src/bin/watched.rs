@@ -32,7 +32,11 @@ fn main() {
         "stuck" => stuck(),
         "shrinks" => shrinks(),
         "shrinks-at-all-times" => shrinks_at_all_times(std::env::args().nth(2).is_some()),
-        "crowd" => crowd(std::env::args().nth(2).map_or(100_000, |count| count.parse().expect("a number"))),
+        "crowd" => crowd(
+            std::env::args()
+                .nth(2)
+                .map_or(100_000, |count| count.parse().expect("a number")),
+        ),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -95,7 +99,9 @@ fn asleep() {
     gopark::run(|| sleep(Duration::from_millis(300)));
     gopark::run(|| gopark::blocking(|| thread::sleep(Duration::from_millis(300))));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_deadline(Some(Instant::now() + Duration::from_millis(300))).unwrap();
+    listener
+        .set_deadline(Some(Instant::now() + Duration::from_millis(300)))
+        .unwrap();
     assert!(listener.accept().is_err());
     gopark::run(|| thread::sleep(Duration::from_millis(300)));
     println!("awake");
@@ -109,7 +115,11 @@ fn asleep_for_ever() {
 }
 
 fn stall() {
-    Builder::new().max_procs(2).stall_after(Duration::from_millis(60)).start().unwrap();
+    Builder::new()
+        .max_procs(2)
+        .stall_after(Duration::from_millis(60))
+        .start()
+        .unwrap();
     gopark::run(|| {
         let sleeper = go(|| {
             set_name("sleeper");
@@ -135,7 +145,12 @@ fn stall_callback() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let on_stall = move |stall: &gopark::Stall| tell.lock().unwrap().send(stall.clone()).unwrap();
-    Builder::new().max_procs(1).stall_after(Duration::from_millis(30)).on_stall(on_stall).start().unwrap();
+    Builder::new()
+        .max_procs(1)
+        .stall_after(Duration::from_millis(30))
+        .on_stall(on_stall)
+        .start()
+        .unwrap();
     let id = gopark::run(|| {
         let slow = go(|| thread::sleep(Duration::from_millis(100)));
         let id = slow.id();
@@ -143,8 +158,14 @@ fn stall_callback() {
         id
     });
     let stall = told.recv().unwrap();
-    assert_eq!((stall.id(), stall.name(), stall.system_call().is_some()), (id, None, true));
-    assert!(stall.site().file().ends_with("watched.rs") && stall.lasts() >= Duration::from_millis(30), "{stall}");
+    assert_eq!(
+        (stall.id(), stall.name(), stall.system_call().is_some()),
+        (id, None, true)
+    );
+    assert!(
+        stall.site().file().ends_with("watched.rs") && stall.lasts() >= Duration::from_millis(30),
+        "{stall}"
+    );
     println!("told once: {}", told.try_recv().is_err());
 }
 
@@ -163,7 +184,8 @@ fn no_more_threads() {
 fn pool_used_up() {
     Builder::new().max_procs(1).max_threads(2).start().unwrap();
     gopark::run(|| {
-        let calls = [(); 5].map(|()| go(|| gopark::blocking(|| thread::sleep(Duration::from_millis(1500)))));
+        let calls = [(); 5]
+            .map(|()| go(|| gopark::blocking(|| thread::sleep(Duration::from_millis(1500)))));
         calls.into_iter().for_each(join);
     });
     println!("done");
@@ -189,7 +211,12 @@ fn dumped() -> String {
 
 /// Every thread is kept busy, and a signal comes.
 fn stuck() {
-    Builder::new().max_procs(2).max_threads(2).dump_on(libc::SIGUSR1).start().unwrap();
+    Builder::new()
+        .max_procs(2)
+        .max_threads(2)
+        .dump_on(libc::SIGUSR1)
+        .start()
+        .unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let running = Arc::new(AtomicUsize::new(0));
     let busy = [(); 2].map(|()| {
@@ -219,7 +246,10 @@ fn deep<T>(frames: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
         0 => f(),
         _ => deep(frames - 1, mark, f),
     };
-    assert!(black_box(frame).iter().all(|&byte| byte == mark), "a stack has lost what was on it");
+    assert!(
+        black_box(frame).iter().all(|&byte| byte == mark),
+        "a stack has lost what was on it"
+    );
     result
 }
 
@@ -237,7 +267,11 @@ fn shrinks() {
     const DEEP: usize = 45;
     // What two Ps keep for themselves, and as much again for all else.
     const CACHED: usize = 128 + 128;
-    Builder::new().max_procs(2).shrink_stacks(Duration::from_millis(20), Duration::from_millis(10)).start().unwrap();
+    Builder::new()
+        .max_procs(2)
+        .shrink_stacks(Duration::from_millis(20), Duration::from_millis(10))
+        .start()
+        .unwrap();
     let permit = Arc::new(Sema::new(gopark::scheduler()));
     let before = resident();
     let ready = Arc::new(AtomicUsize::new(0));
@@ -253,18 +287,30 @@ fn shrinks() {
             })
         })
         .collect();
-    until("all have been deep down", || ready.load(SeqCst) == GOROUTINES);
-    until("what they touched is given back", || resident() < before + GOROUTINES * 50 * 1024);
+    until("all have been deep down", || {
+        ready.load(SeqCst) == GOROUTINES
+    });
+    until("what they touched is given back", || {
+        resident() < before + GOROUTINES * 50 * 1024
+    });
     permit.release(GOROUTINES as u32);
     waiting.into_iter().for_each(join);
-    until("free stacks are given back", || resident() < before + CACHED * 120 * 1024);
+    until("free stacks are given back", || {
+        resident() < before + CACHED * 120 * 1024
+    });
 }
 
 /// Goroutines that come and go while their stacks shrink all the time.
 fn shrinks_at_all_times(migrate: bool) {
-    let settings = Builder::new().max_procs(2).shrink_stacks(Duration::from_nanos(1), Duration::from_nanos(1));
+    let settings = Builder::new()
+        .max_procs(2)
+        .shrink_stacks(Duration::from_nanos(1), Duration::from_nanos(1));
     // SAFETY: goroutines here keep nothing that is bound to a thread.
-    let settings = if migrate { unsafe { settings.migrate() } } else { settings };
+    let settings = if migrate {
+        unsafe { settings.migrate() }
+    } else {
+        settings
+    };
     settings.start().unwrap();
     let goroutines: Vec<_> = (0..100u64)
         .map(|seed| {
@@ -284,11 +330,17 @@ fn shrinks_at_all_times(migrate: bool) {
 fn crowd(count: usize) {
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
-        let (sleepers, joiners, readers, writers, blocked) = (count * 2 / 5, count / 5, count / 250, 20, count / 50);
+        let (sleepers, joiners, readers, writers, blocked) =
+            (count * 2 / 5, count / 5, count / 250, 20, count / 50);
         let queued = count - sleepers - joiners - readers - writers - blocked;
         let end = Instant::now() + Duration::from_secs(10);
-        let mut sleeping: Vec<_> = (0..sleepers).map(|_| go(move || gopark::sleep_until(end))).collect();
-        let mut waiting: Vec<JoinHandle<()>> = sleeping.drain(..joiners).map(|sleeper| go(move || join(sleeper))).collect();
+        let mut sleeping: Vec<_> = (0..sleepers)
+            .map(|_| go(move || gopark::sleep_until(end)))
+            .collect();
+        let mut waiting: Vec<JoinHandle<()>> = sleeping
+            .drain(..joiners)
+            .map(|sleeper| go(move || join(sleeper)))
+            .collect();
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peers = Vec::new();
@@ -313,9 +365,16 @@ fn crowd(count: usize) {
             let permit = permit.clone();
             waiting.push(go(move || wait_for(&permit)));
         }
-        let expected =
-            [("sleep", sleepers), ("join", joiners), ("IO wait", readers + writers), ("blocking", blocked), ("semacquire", queued)];
-        let expected: BTreeMap<_, _> = expected.map(|(reason, count)| (reason.to_owned(), count)).into();
+        let expected = [
+            ("sleep", sleepers),
+            ("join", joiners),
+            ("IO wait", readers + writers),
+            ("blocking", blocked),
+            ("semacquire", queued),
+        ];
+        let expected: BTreeMap<_, _> = expected
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .into();
         let mut dump = (Duration::ZERO, String::new());
         until("all wait", || {
             let start = Instant::now();
@@ -323,7 +382,11 @@ fn crowd(count: usize) {
             dump = (start.elapsed(), text);
             states(&dump.1) == expected
         });
-        println!("{count} goroutines dumped in {} ms, {} bytes", dump.0.as_millis(), dump.1.len());
+        println!(
+            "{count} goroutines dumped in {} ms, {} bytes",
+            dump.0.as_millis(),
+            dump.1.len()
+        );
 
         drop((peers, shut));
         permit.release(count as u32);
@@ -335,7 +398,10 @@ fn crowd(count: usize) {
 /// How many goroutines of a dump, this one left out, are in each state.
 fn states(dump: &str) -> BTreeMap<String, usize> {
     let mut states = BTreeMap::new();
-    for line in dump.lines().filter(|line| line.starts_with("goroutine ") && !line.contains("[running")) {
+    for line in dump
+        .lines()
+        .filter(|line| line.starts_with("goroutine ") && !line.contains("[running"))
+    {
         let state = line.split_once('[').unwrap().1;
         let state = state.split_once([',', ']']).unwrap().0;
         *states.entry(state.to_owned()).or_default() += 1;

@@ -17,10 +17,16 @@ const SLACK: Duration = Duration::from_millis(500);
 /// Runs all programs.
 pub fn cases(tally: &mut Tally) {
     tally.child("a SYN that nobody answers", &["network", "black-hole"]);
-    tally.child("a connection refused by a reset, and by ICMP", &["network", "refused"]);
+    tally.child(
+        "a connection refused by a reset, and by ICMP",
+        &["network", "refused"],
+    );
     tally.child("a tenth of all packets lost", &["network", "loss"]);
     tally.child("a slow line with a queue", &["network", "slow"]);
-    tally.child("a link that goes down in the middle of a transfer", &["network", "link"]);
+    tally.child(
+        "a link that goes down in the middle of a transfer",
+        &["network", "link"],
+    );
 }
 
 /// Runs one.
@@ -48,7 +54,10 @@ pub fn main(program: &str) -> ExitCode {
 fn enter() -> Result<(), String> {
     // SAFETY: takes flags.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(format!("no network namespace: {}", io::Error::last_os_error()));
+        return Err(format!(
+            "no network namespace: {}",
+            io::Error::last_os_error()
+        ));
     }
     try_command("ip link set lo mtu 1500 gso_max_segs 1 up")?;
     try_command("nft add table inet faults")?;
@@ -59,8 +68,18 @@ fn enter() -> Result<(), String> {
 
 fn try_command(line: &str) -> Result<(), String> {
     let mut words = line.split(' ');
-    let output = Command::new(words.next().expect("a program")).args(words).output().map_err(|error| format!("{line}: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim())) }
+    let output = Command::new(words.next().expect("a program"))
+        .args(words)
+        .output()
+        .map_err(|error| format!("{line}: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))
+    }
 }
 
 fn command(line: &str) {
@@ -79,7 +98,10 @@ fn addr(port: u16) -> SocketAddr {
 /// Fails unless `start` was `time` ago, and not much more. How much more.
 #[track_caller]
 fn assert_elapsed(start: Instant, time: Duration) -> Duration {
-    let late = start.elapsed().checked_sub(time).expect("not before its time");
+    let late = start
+        .elapsed()
+        .checked_sub(time)
+        .expect("not before its time");
     assert!(late < SLACK, "{late:?} late");
     late
 }
@@ -113,7 +135,13 @@ fn refused() -> String {
     for port in [9004, 9005] {
         let start = Instant::now();
         let error = TcpStream::connect_timeout(&addr(port), Duration::from_secs(10)).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable), "{error}");
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable
+            ),
+            "{error}"
+        );
         assert!(start.elapsed() < Duration::from_secs(1), "at once");
         said.push(error.to_string());
     }
@@ -154,10 +182,17 @@ fn transfers(n: usize, len: usize) -> Duration {
 fn loss() -> String {
     rule("numgen random mod 100 < 10 counter drop");
     let elapsed = transfers(8, 100_000);
-    let listing = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    let listing = Command::new("nft")
+        .args(["list", "ruleset"])
+        .output()
+        .unwrap();
     let listing = String::from_utf8_lossy(&listing.stdout);
-    let lost = listing.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<usize>().ok());
-    let lost = lost.filter(|lost| *lost > 50).unwrap_or_else(|| panic!("no packets are lost:\n{listing}"));
+    let lost = listing
+        .split_once("counter packets ")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse::<usize>().ok());
+    let lost = lost
+        .filter(|lost| *lost > 50)
+        .unwrap_or_else(|| panic!("no packets are lost:\n{listing}"));
     format!("8 transfers of 100 kB there and back in {elapsed:.1?}, {lost} packets lost")
 }
 
@@ -166,9 +201,14 @@ fn slow() -> String {
     command("tc qdisc add dev lo root tbf rate 8mbit burst 10kb latency 50ms");
     let elapsed = transfers(4, 100_000);
     // 800 kB with their acknowledgements, at 1 MB a second.
-    assert!(elapsed > Duration::from_millis(500), "the line is not slow: {elapsed:?}");
+    assert!(
+        elapsed > Duration::from_millis(500),
+        "the line is not slow: {elapsed:?}"
+    );
     let late = interrupted(|| {});
-    format!("4 transfers of 100 kB there and back in {elapsed:.1?}; a deadline in between {late:.1?} late")
+    format!(
+        "4 transfers of 100 kB there and back in {elapsed:.1?}; a deadline in between {late:.1?} late"
+    )
 }
 
 fn link() -> String {

@@ -1,7 +1,10 @@
 //! Faults that the system itself brings about: a limit that is reached, peers that are killed or reset, descriptors that others hold.
 //!
 //! Each is a program of its own, which fails by a panic. Its last line says what it has seen.
-#![allow(unsafe_code, reason = "limits and timers are set, and CPU time is read, through libc")]
+#![allow(
+    unsafe_code,
+    reason = "limits and timers are set, and CPU time is read, through libc"
+)]
 
 use super::{THIS_PROGRAM, Tally, seccomp};
 use crate::{join, open_files, until};
@@ -20,11 +23,20 @@ use std::time::{Duration, Instant};
 /// Runs all programs that are cases.
 pub fn cases(tally: &mut Tally) {
     tally.child("no descriptors left, under a flood", &["real", "flood"]);
-    tally.child("peers killed in the middle of a message", &["real", "killed"]);
+    tally.child(
+        "peers killed in the middle of a message",
+        &["real", "killed"],
+    );
     tally.child("connections reset by the thousand", &["real", "resets"]);
-    tally.child("a descriptor that lives on in a dup after close", &["real", "dup"]);
+    tally.child(
+        "a descriptor that lives on in a dup after close",
+        &["real", "dup"],
+    );
     tally.child("short sleeps under a 1 kHz signal", &["real", "ticks"]);
-    tally.child("short sleeps under a 1 kHz signal, without epoll_pwait2", &["real", "ticks", "no-epoll-pwait2"]);
+    tally.child(
+        "short sleeps under a 1 kHz signal, without epoll_pwait2",
+        &["real", "ticks", "no-epoll-pwait2"],
+    );
 }
 
 /// Runs one, or a child of one.
@@ -44,7 +56,11 @@ pub fn main(program: &str, rest: &[&str]) -> ExitCode {
 
 fn child(program: &str, addr: SocketAddr) -> Child {
     let mut command = Command::new(THIS_PROGRAM);
-    command.args(["real", program, &addr.to_string()]).stdin(Stdio::null()).spawn().unwrap()
+    command
+        .args(["real", program, &addr.to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// User and system time of this process.
@@ -55,7 +71,9 @@ fn cpu_time() -> Duration {
         assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &mut usage), 0);
         usage
     };
-    let time = |time: libc::timeval| Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64);
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
@@ -93,7 +111,9 @@ fn echo(mut stream: TcpStream) {
 }
 
 fn chat(mut stream: TcpStream, over: &AtomicBool) -> usize {
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     let mut turns = 0;
     while !over.load(SeqCst) {
         let message = [turns as u8; 64];
@@ -111,14 +131,19 @@ const FLOOD: usize = 300;
 
 /// More clients than there are descriptors: each is served when others have gone, and waiting for that costs little.
 fn flood() -> String {
-    let limit = libc::rlimit { rlim_cur: open_files(1024).len() as u64 + 20, rlim_max: 1024 };
+    let limit = libc::rlimit {
+        rlim_cur: open_files(1024).len() as u64 + 20,
+        rlim_max: 1024,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut clients = child("flood-clients", listener.local_addr().unwrap());
     // SAFETY: a valid structure, read during the call.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
     let (start, cpu) = (Instant::now(), cpu_time());
     let (mut served, mut refused) = (Vec::new(), 0);
-    listener.set_deadline(Some(start + Duration::from_secs(30))).unwrap();
+    listener
+        .set_deadline(Some(start + Duration::from_secs(30)))
+        .unwrap();
     while served.len() < FLOOD {
         match listener.accept() {
             Ok((stream, _)) => served.push(go(move || {
@@ -154,7 +179,9 @@ fn flood_clients(addr: SocketAddr) {
         })
     });
     let clients: Vec<_> = clients.collect::<io::Result<_>>().unwrap();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    clients
+        .into_iter()
+        .for_each(|client| client.join().unwrap());
 }
 
 /// Peers that die with half a message sent, and with an answer that they do not read under way.
@@ -165,13 +192,23 @@ fn killed() -> String {
     for peer in 0..PEERS {
         let mut process = child("half-client", listener.local_addr().unwrap());
         let mut stream = listener.accept().unwrap().0;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         stream.read_exact(&mut [0; 100]).unwrap();
         let answering = (peer % 2 == 0).then(|| {
             let mut stream = stream.try_clone().unwrap();
-            go(move || stream.write_all(&vec![7; 16 << 20]).map_err(|error| error.kind()))
+            go(move || {
+                stream
+                    .write_all(&vec![7; 16 << 20])
+                    .map_err(|error| error.kind())
+            })
         });
-        let reading = go(move || stream.read_exact(&mut [0; 100]).map_err(|error| error.kind()));
+        let reading = go(move || {
+            stream
+                .read_exact(&mut [0; 100])
+                .map_err(|error| error.kind())
+        });
         gopark::sleep(Duration::from_millis(peer as u64 % 5));
         process.kill().unwrap();
         process.wait().unwrap();
@@ -182,7 +219,13 @@ fn killed() -> String {
         }
         if let Some(answering) = answering {
             let error = join(answering).unwrap_err();
-            assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error:?}");
+            assert!(
+                matches!(
+                    error,
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                ),
+                "{error:?}"
+            );
         }
     }
     format!("{PEERS} killed: {ends} ends, {resets} resets")
@@ -229,13 +272,17 @@ fn resets() -> String {
                     stream.read_exact(&mut [0; 4096]).unwrap();
                 }
             }
-            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         }
     });
     until("the storm is over", || storm.is_finished());
     storm.join().unwrap();
     // Goroutines of the bystanders, of the acceptor, and this one.
-    until("everybody has seen the reset", || gopark::num_goroutines() == 2 * 4 + 2);
+    until("everybody has seen the reset", || {
+        gopark::num_goroutines() == 2 * 4 + 2
+    });
     listener.close().unwrap();
     join(acceptor);
     let handled = handled.load(SeqCst);
@@ -281,17 +328,33 @@ fn ticks(profile: &[&str]) {
     extern "C" fn nothing(_: i32) {}
     profile.iter().for_each(|name| seccomp::enter(name));
     Builder::new().max_procs(2).start().unwrap();
-    let tick = libc::timeval { tv_sec: 0, tv_usec: 1000 };
-    let ticks = libc::itimerval { it_interval: tick, it_value: tick };
+    let tick = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 1000,
+    };
+    let ticks = libc::itimerval {
+        it_interval: tick,
+        it_value: tick,
+    };
     // SAFETY: all zeroes is an action with an empty mask and no flags, so that calls are interrupted; the handler does nothing.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
-        assert_eq!(libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()), 0);
-        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &ticks, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()),
+            0
+        );
+        assert_eq!(
+            libc::setitimer(libc::ITIMER_REAL, &ticks, std::ptr::null_mut()),
+            0
+        );
     }
     let worst = gopark::run(|| {
-        let sleeps = [300, 700, 2500, 20_000].into_iter().cycle().map(Duration::from_micros).take(100);
+        let sleeps = [300, 700, 2500, 20_000]
+            .into_iter()
+            .cycle()
+            .map(Duration::from_micros)
+            .take(100);
         sleeps.map(sleep_once).max().unwrap_or_default()
     });
     let start = (Instant::now(), cpu_time());
@@ -305,7 +368,10 @@ fn ticks(profile: &[&str]) {
 fn sleep_once(time: Duration) -> Duration {
     let start = Instant::now();
     gopark::sleep(time);
-    let late = start.elapsed().checked_sub(time).expect("a sleep is not too short");
+    let late = start
+        .elapsed()
+        .checked_sub(time)
+        .expect("a sleep is not too short");
     // One that begins anew at each tick never ends; a machine with other work may take a while.
     assert!(late < Duration::from_secs(5), "{late:?}");
     late

@@ -1,5 +1,8 @@
 //! Kernels and containers that lack a system call, played by a filter that the subject installs on itself.
-#![allow(unsafe_code, reason = "a filter is installed through prctl, and tried by a raw system call")]
+#![allow(
+    unsafe_code,
+    reason = "a filter is installed through prctl, and tried by a raw system call"
+)]
 
 use super::{THIS_PROGRAM, Tally};
 use crate::process;
@@ -31,7 +34,11 @@ enum Outcome {
 use Outcome::{NoStart, Survives};
 
 const fn all(call: libc::c_long, errno: i32) -> Refused {
-    Refused { call, third: None, errno }
+    Refused {
+        call,
+        third: None,
+        errno,
+    }
 }
 
 const MADV_GUARD_INSTALL: u32 = 102;
@@ -39,51 +46,150 @@ const MADV_GUARD_INSTALL: u32 = 102;
 const NO_POLLER: &str = "no poller: raise `ulimit -n`, or the system forbids this kind";
 
 fn profiles() -> Vec<Profile> {
-    let profile = |name, calls, outcome| Profile { name, calls, outcome };
-    let io_uring = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    let profile = |name, calls, outcome| Profile {
+        name,
+        calls,
+        outcome,
+    };
+    let io_uring = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
     let poller = std::any::type_name::<gopark_backends::Poller>();
-    let needs = |word: &str| if poller.contains(word) { NoStart(NO_POLLER) } else { Survives };
+    let needs = |word: &str| {
+        if poller.contains(word) {
+            NoStart(NO_POLLER)
+        } else {
+            Survives
+        }
+    };
     vec![
-        profile("no-io-uring", io_uring.map(|call| all(call, libc::ENOSYS)).into(), needs("Uring")),
-        profile("forbidden-io-uring", io_uring.map(|call| all(call, libc::EPERM)).into(), needs("Uring")),
-        profile("no-epoll", vec![all(libc::SYS_epoll_create1, libc::ENOSYS)], needs("Epoll")),
+        profile(
+            "no-io-uring",
+            io_uring.map(|call| all(call, libc::ENOSYS)).into(),
+            needs("Uring"),
+        ),
+        profile(
+            "forbidden-io-uring",
+            io_uring.map(|call| all(call, libc::EPERM)).into(),
+            needs("Uring"),
+        ),
+        profile(
+            "no-epoll",
+            vec![all(libc::SYS_epoll_create1, libc::ENOSYS)],
+            needs("Epoll"),
+        ),
         profile(
             "no-eventfd",
             vec![all(libc::SYS_eventfd2, libc::ENOSYS)],
-            if poller.contains("Uring") { Survives } else { NoStart(NO_POLLER) },
+            if poller.contains("Uring") {
+                Survives
+            } else {
+                NoStart(NO_POLLER)
+            },
         ),
-        profile("no-epoll-pwait2", vec![all(libc::SYS_epoll_pwait2, libc::ENOSYS)], Survives),
-        profile("forbidden-epoll-pwait2", vec![all(libc::SYS_epoll_pwait2, libc::EPERM)], Survives),
-        profile("no-membarrier", vec![all(libc::SYS_membarrier, libc::ENOSYS)], Survives),
-        profile("forbidden-membarrier", vec![all(libc::SYS_membarrier, libc::EPERM)], Survives),
         profile(
-            "no-guard-regions",
-            vec![Refused { call: libc::SYS_madvise, third: Some(MADV_GUARD_INSTALL), errno: libc::EINVAL }],
+            "no-epoll-pwait2",
+            vec![all(libc::SYS_epoll_pwait2, libc::ENOSYS)],
             Survives,
         ),
-        profile("no-clone3", vec![all(libc::SYS_clone3, libc::ENOSYS)], Survives),
-        profile("forbidden-prctl", vec![all(libc::SYS_prctl, libc::EPERM)], Survives),
-        profile("forbidden-affinity", vec![all(libc::SYS_sched_getaffinity, libc::EPERM)], Survives),
-        profile("forbidden-sigaltstack", vec![all(libc::SYS_sigaltstack, libc::EPERM)], Survives),
-        profile("forbidden-sched-yield", vec![all(libc::SYS_sched_yield, libc::EPERM)], Survives),
-        profile("no-threads", vec![all(libc::SYS_clone3, libc::EPERM), all(libc::SYS_clone, libc::EAGAIN)], NoStart("no thread after 0")),
+        profile(
+            "forbidden-epoll-pwait2",
+            vec![all(libc::SYS_epoll_pwait2, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "no-membarrier",
+            vec![all(libc::SYS_membarrier, libc::ENOSYS)],
+            Survives,
+        ),
+        profile(
+            "forbidden-membarrier",
+            vec![all(libc::SYS_membarrier, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "no-guard-regions",
+            vec![Refused {
+                call: libc::SYS_madvise,
+                third: Some(MADV_GUARD_INSTALL),
+                errno: libc::EINVAL,
+            }],
+            Survives,
+        ),
+        profile(
+            "no-clone3",
+            vec![all(libc::SYS_clone3, libc::ENOSYS)],
+            Survives,
+        ),
+        profile(
+            "forbidden-prctl",
+            vec![all(libc::SYS_prctl, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "forbidden-affinity",
+            vec![all(libc::SYS_sched_getaffinity, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "forbidden-sigaltstack",
+            vec![all(libc::SYS_sigaltstack, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "forbidden-sched-yield",
+            vec![all(libc::SYS_sched_yield, libc::EPERM)],
+            Survives,
+        ),
+        profile(
+            "no-threads",
+            vec![
+                all(libc::SYS_clone3, libc::EPERM),
+                all(libc::SYS_clone, libc::EAGAIN),
+            ],
+            NoStart("no thread after 0"),
+        ),
     ]
 }
 
 /// Puts this process under the profile `name`, and shows that it is.
 pub fn enter(name: &str) {
     let profiles = profiles();
-    let profile = profiles.iter().find(|profile| profile.name == name).expect("the name of a profile");
+    let profile = profiles
+        .iter()
+        .find(|profile| profile.name == name)
+        .expect("the name of a profile");
     if let Err(error) = install(&profile.calls) {
         println!("skip: no seccomp filter: {error}");
         std::process::exit(0);
     }
-    for refused in profile.calls.iter().filter(|refused| refused.call != libc::SYS_prctl) {
+    for refused in profile
+        .calls
+        .iter()
+        .filter(|refused| refused.call != libc::SYS_prctl)
+    {
         let nowhere = 0usize;
         // SAFETY: the filter refuses the call; otherwise these arguments would make it fail or do nothing.
-        let result = unsafe { libc::syscall(refused.call, nowhere, nowhere, refused.third.unwrap_or(u32::MAX), nowhere, nowhere, nowhere) };
+        let result = unsafe {
+            libc::syscall(
+                refused.call,
+                nowhere,
+                nowhere,
+                refused.third.unwrap_or(u32::MAX),
+                nowhere,
+                nowhere,
+                nowhere,
+            )
+        };
         let errno = io::Error::last_os_error().raw_os_error();
-        assert_eq!((result, errno), (-1, Some(refused.errno)), "system call {}", refused.call);
+        assert_eq!(
+            (result, errno),
+            (-1, Some(refused.errno)),
+            "system call {}",
+            refused.call
+        );
     }
 }
 
@@ -94,7 +200,12 @@ fn install(calls: &[Refused]) -> io::Result<()> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, skip_unless| libc::sock_filter { code, jt: 0, jf: skip_unless, k };
+    let step = |code, k, skip_unless| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: skip_unless,
+        k,
+    };
     let mut program = Vec::new();
     for refused in calls {
         let answer = step(RETURN, libc::SECCOMP_RET_ERRNO | refused.errno as u32, 0);
@@ -109,13 +220,24 @@ fn install(calls: &[Refused]) -> io::Result<()> {
         program.push(answer);
     }
     program.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0));
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: the filter is readable, and the kernel copies it.
     let installed = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ) == 0
     };
-    if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if installed {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Runs the subject under each profile.
@@ -124,7 +246,9 @@ pub fn cases(tally: &mut Tally) {
         for arrangement in ["one", "two", "shared"] {
             let name = format!("{} {arrangement}", profile.name);
             let mut command = Command::new(THIS_PROGRAM);
-            command.args(["subject", arrangement, profile.name]).env("RUST_BACKTRACE", "0");
+            command
+                .args(["subject", arrangement, profile.name])
+                .env("RUST_BACKTRACE", "0");
             // What the start says of a refusal is for the suite `blind`.
             command.env("GOPARK_REPORTS", "off");
             let ended = match process::attempt(&mut command) {
@@ -142,14 +266,23 @@ pub fn cases(tally: &mut Tally) {
                 && match profile.outcome {
                     Survives => ended.output == "survived\n",
                     NoStart(text) => {
-                        ended.output.contains(text) && ended.output.ends_with("no start\n") && !ended.output.contains("broken")
+                        ended.output.contains(text)
+                            && ended.output.ends_with("no start\n")
+                            && !ended.output.contains("broken")
                     }
                 };
             let remark = match profile.outcome {
                 Survives => String::new(),
                 NoStart(_) => ended.output.lines().next().unwrap_or_default().into(),
             };
-            tally.count(&name, if as_it_must { Ok(remark) } else { Err(format!("{}\n{}", ended.status, ended.output)) });
+            tally.count(
+                &name,
+                if as_it_must {
+                    Ok(remark)
+                } else {
+                    Err(format!("{}\n{}", ended.status, ended.output))
+                },
+            );
         }
     }
 }

@@ -7,7 +7,10 @@
 //! | `survived` | the end was reached, and a round went by without trouble |
 //!
 //! Its goroutines hand results over by `join` alone: a lock of std could lose its own wake-up when a futex call fails.
-#![allow(unsafe_code, reason = "descriptors are counted, the process stops itself, and limits are set through libc")]
+#![allow(
+    unsafe_code,
+    reason = "descriptors are counted, the process stops itself, and limits are set through libc"
+)]
 
 use super::seccomp;
 use crate::open_files;
@@ -79,11 +82,16 @@ fn start(arrangement: &str) -> bool {
     for _ in 0..TRIES {
         match builder.clone().start() {
             Ok(()) => return true,
-            Err(error) => tell(&Trouble { what: "start", error }),
+            Err(error) => tell(&Trouble {
+                what: "start",
+                error,
+            }),
         }
         let after = open_files(256);
         if after != before {
-            say(&format!("broken: a failed start has left {before:?} open as {after:?}"));
+            say(&format!(
+                "broken: a failed start has left {before:?} open as {after:?}"
+            ));
         }
     }
     say("no start");
@@ -107,7 +115,10 @@ fn live() {
         say(&format!("broken: {before:?} have become {after:?}"));
     }
     if gopark::num_goroutines() != 0 {
-        say(&format!("broken: {} goroutines are lost", gopark::num_goroutines()));
+        say(&format!(
+            "broken: {} goroutines are lost",
+            gopark::num_goroutines()
+        ));
     }
     if clean {
         say("survived");
@@ -125,14 +136,20 @@ fn settle() {
 /// Connections between goroutines.
 fn round() -> Troubles {
     let mut troubles = Troubles::new();
-    let Some((listener, addr, server)) = serve(&mut troubles) else { return troubles };
-    let clients: Vec<_> = (0..CLIENTS).filter_map(|n| spawn(&mut troubles, move || client(addr, n))).collect();
+    let Some((listener, addr, server)) = serve(&mut troubles) else {
+        return troubles;
+    };
+    let clients: Vec<_> = (0..CLIENTS)
+        .filter_map(|n| spawn(&mut troubles, move || client(addr, n)))
+        .collect();
     let start = Instant::now();
     gopark::sleep(Duration::from_micros(300));
     if start.elapsed() < Duration::from_micros(300) {
         say("broken: a sleep was too short");
     }
-    clients.into_iter().for_each(|client| collect(&mut troubles, client));
+    clients
+        .into_iter()
+        .for_each(|client| collect(&mut troubles, client));
     note(&mut troubles, "close", listener.close());
     collect(&mut troubles, server);
     troubles
@@ -140,7 +157,9 @@ fn round() -> Troubles {
 
 /// A connection from an ordinary thread.
 fn outside(troubles: &mut Troubles) {
-    let Some((listener, addr, server)) = serve(troubles) else { return };
+    let Some((listener, addr, server)) = serve(troubles) else {
+        return;
+    };
     troubles.extend(client(addr, CLIENTS));
     note(troubles, "close", listener.close());
     collect(troubles, server);
@@ -149,7 +168,9 @@ fn outside(troubles: &mut Troubles) {
 fn serve(troubles: &mut Troubles) -> Option<(TcpListener, SocketAddr, JoinHandle<Troubles>)> {
     let listener = insist(troubles, "bind", || TcpListener::bind("127.0.0.1:0"))?;
     // Connections have it from their listener.
-    insist(troubles, "buffer", || SockRef::from(&listener).set_send_buffer_size(16 << 10))?;
+    insist(troubles, "buffer", || {
+        SockRef::from(&listener).set_send_buffer_size(16 << 10)
+    })?;
     let addr = insist(troubles, "local_addr", || listener.local_addr())?;
     let acceptor = listener.try_clone().expect("a handle costs nothing");
     let server = spawn_once(troubles, move || accept(acceptor))?;
@@ -164,7 +185,10 @@ fn accept(listener: TcpListener) -> Troubles {
             Ok((stream, _)) => connections.extend(spawn_once(&mut troubles, move || echo(stream))),
             Err(error) if poll_error(&error) == Some(PollError::Closing) => break,
             Err(error) => {
-                troubles.push(Trouble { what: "accept", error });
+                troubles.push(Trouble {
+                    what: "accept",
+                    error,
+                });
                 if troubles.len() > CLIENTS * TRIES {
                     break;
                 }
@@ -172,7 +196,9 @@ fn accept(listener: TcpListener) -> Troubles {
             }
         }
     }
-    connections.into_iter().for_each(|connection| collect(&mut troubles, connection));
+    connections
+        .into_iter()
+        .for_each(|connection| collect(&mut troubles, connection));
     troubles
 }
 
@@ -186,7 +212,9 @@ fn echo(mut stream: TcpStream) -> Troubles {
             match stream.read_exact(&mut message) {
                 Ok(()) if message[0] == b'L' => stream.write_all(&vec![b'L'; LARGE])?,
                 Ok(()) => stream.write_all(&message)?,
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return stream.shutdown(Shutdown::Write),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return stream.shutdown(Shutdown::Write);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -198,7 +226,9 @@ fn echo(mut stream: TcpStream) -> Troubles {
 
 fn client(addr: SocketAddr, n: usize) -> Troubles {
     let mut troubles = Troubles::new();
-    if let Some(stream) = insist(&mut troubles, "dial", || TcpStream::connect_timeout(&addr, DIAL_LIMIT)) {
+    if let Some(stream) = insist(&mut troubles, "dial", || {
+        TcpStream::connect_timeout(&addr, DIAL_LIMIT)
+    }) {
         let talked = talk(stream, n);
         note(&mut troubles, "talk", talked);
     }
@@ -210,7 +240,9 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
     let nothing = |stream: &mut TcpStream| {
         stream.set_read_deadline(Some(Instant::now() + Duration::from_micros(500)))?;
         match stream.read(&mut [0]) {
-            Err(error) if poll_error(&error) == Some(PollError::Timeout) => stream.set_read_deadline(None),
+            Err(error) if poll_error(&error) == Some(PollError::Timeout) => {
+                stream.set_read_deadline(None)
+            }
             Err(error) => Err(error),
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => Err(io::Error::other(format!("{n} bytes that nobody sent"))),
@@ -222,16 +254,29 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
         let (head, tail) = message.split_at(turn + 1);
         match turn {
             0 => stream.write_all(&message)?,
-            _ => whole(stream.write_vectored(&[IoSlice::new(head), IoSlice::new(tail)])?, MESSAGE)?,
+            _ => whole(
+                stream.write_vectored(&[IoSlice::new(head), IoSlice::new(tail)])?,
+                MESSAGE,
+            )?,
         }
         stream.peek(&mut [0])?;
         let mut answer = [0; MESSAGE];
         let (head, tail) = answer.split_at_mut(turn + 1);
         match turn {
-            0 => whole(stream.read_vectored(&mut [IoSliceMut::new(head), IoSliceMut::new(tail)])?, MESSAGE)?,
+            0 => whole(
+                stream.read_vectored(&mut [IoSliceMut::new(head), IoSliceMut::new(tail)])?,
+                MESSAGE,
+            )?,
             _ => stream.read_exact(&mut answer)?,
         }
-        whole(answer.iter().zip(message).filter(|(a, b)| **a == *b).count(), MESSAGE)?;
+        whole(
+            answer
+                .iter()
+                .zip(message)
+                .filter(|(a, b)| **a == *b)
+                .count(),
+            MESSAGE,
+        )?;
         gopark::sleep(Duration::from_micros(100 * n as u64));
     }
     stream.write_all(&[b'L'; MESSAGE])?;
@@ -250,14 +295,22 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
 }
 
 fn whole(n: usize, len: usize) -> io::Result<()> {
-    if n == len { Ok(()) } else { Err(io::Error::other(format!("{n} bytes of {len}"))) }
+    if n == len {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{n} bytes of {len}")))
+    }
 }
 
 fn note(troubles: &mut Troubles, what: &'static str, result: io::Result<()>) {
     troubles.extend(result.err().map(|error| Trouble { what, error }));
 }
 
-fn insist<T>(troubles: &mut Troubles, what: &'static str, mut f: impl FnMut() -> io::Result<T>) -> Option<T> {
+fn insist<T>(
+    troubles: &mut Troubles,
+    what: &'static str,
+    mut f: impl FnMut() -> io::Result<T>,
+) -> Option<T> {
     for _ in 0..TRIES {
         match f() {
             Ok(value) => return Some(value),
@@ -267,20 +320,31 @@ fn insist<T>(troubles: &mut Troubles, what: &'static str, mut f: impl FnMut() ->
     None
 }
 
-fn spawn<T: Send + 'static>(troubles: &mut Troubles, f: impl FnOnce() -> T + Clone + Send + 'static) -> Option<JoinHandle<T>> {
+fn spawn<T: Send + 'static>(
+    troubles: &mut Troubles,
+    f: impl FnOnce() -> T + Clone + Send + 'static,
+) -> Option<JoinHandle<T>> {
     insist(troubles, "go", || try_go(f.clone()))
 }
 
 /// What `f` owns is dropped if there is no goroutine for it.
-fn spawn_once<T: Send + 'static>(troubles: &mut Troubles, f: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
-    try_go(f).map_err(|error| troubles.push(Trouble { what: "go", error })).ok()
+fn spawn_once<T: Send + 'static>(
+    troubles: &mut Troubles,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Option<JoinHandle<T>> {
+    try_go(f)
+        .map_err(|error| troubles.push(Trouble { what: "go", error }))
+        .ok()
 }
 
 fn collect(troubles: &mut Troubles, goroutine: JoinHandle<Troubles>) {
     match goroutine.join() {
         Ok(more) => troubles.extend(more),
         Err(payload) => {
-            let text = payload.downcast_ref::<String>().cloned().unwrap_or_default();
+            let text = payload
+                .downcast_ref::<String>()
+                .cloned()
+                .unwrap_or_default();
             say(&format!("broken: a goroutine has panicked: {text}"));
         }
     }

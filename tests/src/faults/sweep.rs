@@ -11,7 +11,10 @@
 //! - it has as many descriptors as before, and no goroutine is left.
 //!
 //! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
-#![allow(unsafe_code, reason = "children are stopped, continued and killed through libc")]
+#![allow(
+    unsafe_code,
+    reason = "children are stopped, continued and killed through libc"
+)]
 
 use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
 use super::{THIS_PROGRAM, Tally};
@@ -28,10 +31,24 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// How the runtime is started, and the calls that are different for it; none: all.
-const ARRANGEMENTS: [(&str, &[&str]); 5] = [("one", &[]), ("two", &[]), ("shared", SLEEP), ("migrating", SLEEP), ("default", PROCS)];
+const ARRANGEMENTS: [(&str, &[&str]); 5] = [
+    ("one", &[]),
+    ("two", &[]),
+    ("shared", SLEEP),
+    ("migrating", SLEEP),
+    ("default", PROCS),
+];
 
 /// What Ms sleep and wake each other with, who share a poller here.
-const SLEEP: &[&str] = &["futex", "epoll_wait", "epoll_pwait2", "ppoll", "read", "write", "sched_yield"];
+const SLEEP: &[&str] = &[
+    "futex",
+    "epoll_wait",
+    "epoll_pwait2",
+    "ppoll",
+    "read",
+    "write",
+    "sched_yield",
+];
 
 /// How the number of Ps is found, if nobody sets it.
 const PROCS: &[&str] = &["sched_getaffinity", "openat", "read"];
@@ -71,7 +88,10 @@ pub fn cases(tally: &mut Tally) {
     let all = std::env::var("FAULTS").is_ok_and(|value| value == "all");
     let only = std::env::var("FAULTS_CALLS").unwrap_or_default();
     let only: Vec<_> = only.split(' ').filter(|call| !call.is_empty()).collect();
-    let mut points: Vec<_> = ARRANGEMENTS.iter().flat_map(|&(arrangement, calls)| points(arrangement, calls, all)).collect();
+    let mut points: Vec<_> = ARRANGEMENTS
+        .iter()
+        .flat_map(|&(arrangement, calls)| points(arrangement, calls, all))
+        .collect();
     points.retain(|point| only.is_empty() || only.contains(&point.row.call));
     println!("{} points", points.len());
     let queue = Mutex::new(points.into_iter());
@@ -81,9 +101,12 @@ pub fn cases(tally: &mut Tally) {
         for worker in 0..workers {
             let (queue, results) = (&queue, &results);
             scope.spawn(move || {
-                let log = std::env::temp_dir().join(format!("gopark-faults-{}-{worker}", std::process::id()));
+                let log = std::env::temp_dir()
+                    .join(format!("gopark-faults-{}-{worker}", std::process::id()));
                 loop {
-                    let Some(point) = queue.lock().unwrap().next() else { break };
+                    let Some(point) = queue.lock().unwrap().next() else {
+                        break;
+                    };
                     let start = Instant::now();
                     let ended = point.run(&log);
                     let verdict = point.judge(&ended);
@@ -94,18 +117,29 @@ pub fn cases(tally: &mut Tally) {
                     row.died += usize::from(ended.status.is_none_or(|status| !status.success()));
                     if let Err(reason) = verdict {
                         row.failed += 1;
-                        println!("FAILED  {} ({:?}): {reason}\n{}", point.name(), start.elapsed(), ended.output.trim_end());
+                        println!(
+                            "FAILED  {} ({:?}): {reason}\n{}",
+                            point.name(),
+                            start.elapsed(),
+                            ended.output.trim_end()
+                        );
                     }
                 }
                 let _ = fs::remove_file(log);
             });
         }
     });
-    println!("{:20} {:>7} {:>7} {:>7} {:>7}", "system call", "points", "struck", "died", "failed");
+    println!(
+        "{:20} {:>7} {:>7} {:>7} {:>7}",
+        "system call", "points", "struck", "died", "failed"
+    );
     let results = results.into_inner().unwrap();
     let struck: usize = results.values().map(|row| row.struck).sum();
     for (call, row) in results {
-        println!("{call:20} {:7} {:7} {:7} {:7}", row.points, row.struck, row.died, row.failed);
+        println!(
+            "{call:20} {:7} {:7} {:7} {:7}",
+            row.points, row.struck, row.died, row.failed
+        );
         tally.failed += row.failed;
         tally.passed += row.struck - row.failed.min(row.struck);
     }
@@ -114,9 +148,14 @@ pub fn cases(tally: &mut Tally) {
 
 /// Why this machine cannot inject faults.
 fn traceable() -> Result<(), String> {
-    let mut sleeper = Command::new("sleep").arg("60").spawn().map_err(|error| format!("sleep: {error}"))?;
+    let mut sleeper = Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .map_err(|error| format!("sleep: {error}"))?;
     let mut command = Command::new("strace");
-    let command = command.args(["-o", "/dev/null", "-p", &sleeper.id().to_string()]).stderr(Stdio::piped());
+    let command = command
+        .args(["-o", "/dev/null", "-p", &sleeper.id().to_string()])
+        .stderr(Stdio::piped());
     let said = command.spawn().and_then(|mut strace| {
         let mut line = String::new();
         BufReader::new(strace.stderr.take().expect("piped")).read_line(&mut line)?;
@@ -137,27 +176,58 @@ fn traceable() -> Result<(), String> {
 fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     let log = std::env::temp_dir().join(format!("gopark-faults-{}-calls", std::process::id()));
     let trace = subject(arrangement, &log, &["-e", "trace=all"]);
-    assert!(trace.status.is_some_and(|status| status.success()) && trace.output.contains("survived"), "without faults: {}", trace.output);
+    assert!(
+        trace.status.is_some_and(|status| status.success()) && trace.output.contains("survived"),
+        "without faults: {}",
+        trace.output
+    );
     let mut counts = BTreeMap::<(String, String), usize>::new();
-    for line in fs::read_to_string(&log).expect("strace has written it").lines() {
-        let Some((thread, rest)) = line.split_once(' ') else { continue };
-        let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
-        *counts.entry((call.to_string(), thread.to_string())).or_default() += 1;
+    for line in fs::read_to_string(&log)
+        .expect("strace has written it")
+        .lines()
+    {
+        let Some((thread, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((call, _)) = rest.trim_start().split_once('(') else {
+            continue;
+        };
+        *counts
+            .entry((call.to_string(), thread.to_string()))
+            .or_default() += 1;
     }
     let _ = fs::remove_file(log);
     let mut points = Vec::new();
     let level = if reports_state() { LEVEL_ROWS } else { &[] };
-    for row in ROWS.iter().chain(level).filter(|row| all || calls.is_empty() || calls.contains(&row.call)) {
-        let most = counts.iter().filter(|((call, _), _)| call == row.call).map(|(_, n)| *n).max().unwrap_or(0);
+    for row in ROWS
+        .iter()
+        .chain(level)
+        .filter(|row| all || calls.is_empty() || calls.contains(&row.call))
+    {
+        let most = counts
+            .iter()
+            .filter(|((call, _), _)| call == row.call)
+            .map(|(_, n)| *n)
+            .max()
+            .unwrap_or(0);
         for &error in row.errors {
-            let mut push = |when: String| points.push(Point { arrangement, row, error, when });
+            let mut push = |when: String| {
+                points.push(Point {
+                    arrangement,
+                    row,
+                    error,
+                    when,
+                })
+            };
             let mut k = 1;
             while k <= most {
                 push(k.to_string());
                 k += if all || k < 3 { 1 } else { 3 * k };
             }
             match error.0 {
-                "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => push("1+2".into()),
+                "EINTR" | "ECONNABORTED" if most > 0 && row.expected == Expected::Absorbed => {
+                    push("1+2".into())
+                }
                 "EMFILE" | "EPERM" if most > 0 && row.call == "accept4" => push("4..12+4".into()),
                 _ => {}
             }
@@ -174,20 +244,32 @@ fn reports_state() -> bool {
 
 impl Point {
     fn name(&self) -> String {
-        format!("{} {} {} when={}", self.arrangement, self.row.call, self.error.0, self.when)
+        format!(
+            "{} {} {} when={}",
+            self.arrangement, self.row.call, self.error.0, self.when
+        )
     }
 
     fn run(&self, log: &Path) -> Ended {
         let trace = format!("trace={}", self.row.call);
-        let inject = format!("inject={}:error={}:when={}", self.row.call, self.error.0, self.when);
+        let inject = format!(
+            "inject={}:error={}:when={}",
+            self.row.call, self.error.0, self.when
+        );
         subject(self.arrangement, log, &["-e", &trace, "-e", &inject])
     }
 
     fn judge(&self, ended: &Ended) -> Result<(), String> {
-        let Some(status) = ended.status else { return Err("it hangs".into()) };
+        let Some(status) = ended.status else {
+            return Err("it hangs".into());
+        };
         let expected = self.row.expected;
         if ended.hits == 0 {
-            return if status.success() { Ok(()) } else { Err(format!("{status}, without a fault")) };
+            return if status.success() {
+                Ok(())
+            } else {
+                Err(format!("{status}, without a fault"))
+            };
         }
         if !status.success() {
             let said = |text: &str| ended.output.contains(text);
@@ -207,26 +289,45 @@ impl Point {
         if !ended.output.contains("survived") {
             return Err("not survived".into());
         }
-        for line in ended.output.lines().filter(|line| line.starts_with("broken")) {
+        for line in ended
+            .output
+            .lines()
+            .filter(|line| line.starts_with("broken"))
+        {
             if expected != Expected::Leaks || !line.contains(" have become ") {
                 return Err(line.into());
             }
         }
-        let troubles: Vec<_> = ended.output.lines().filter(|line| line.starts_with("trouble")).collect();
-        let (named, other): (Vec<_>, Vec<_>) = troubles.iter().copied().partition(|line| self.names(line));
+        let troubles: Vec<_> = ended
+            .output
+            .lines()
+            .filter(|line| line.starts_with("trouble"))
+            .collect();
+        let (named, other): (Vec<_>, Vec<_>) =
+            troubles.iter().copied().partition(|line| self.names(line));
         if expected == Expected::Absorbed && !troubles.is_empty() {
             return Err(format!("{} operations have failed", troubles.len()));
         }
         if expected == Expected::ReportedOrLate
             && troubles.len() <= ended.hits
-            && other.iter().all(|line| *line == "trouble dial: i/o timeout")
+            && other
+                .iter()
+                .all(|line| *line == "trouble dial: i/o timeout")
         {
             return Ok(());
         }
         // What a peer sees may have the same name.
-        let ends = if named.iter().any(|line| follows(line)) { 2 } else { 1 };
+        let ends = if named.iter().any(|line| follows(line)) {
+            2
+        } else {
+            1
+        };
         if named.len() > ends * ended.hits {
-            return Err(format!("{} operations have failed by {} faults", named.len(), ended.hits));
+            return Err(format!(
+                "{} operations have failed by {} faults",
+                named.len(),
+                ended.hits
+            ));
         }
         match other.iter().find(|line| !follows(line)) {
             Some(line) => Err(format!("no fault explains: {line}")),
@@ -252,25 +353,51 @@ impl Point {
 
 /// What the peer of a connection sees that was given up.
 fn follows(trouble: &str) -> bool {
-    ["talk: ", "serve: "].iter().any(|end| trouble.contains(end))
-        && ["unexpected end of file", "failed to fill whole buffer", "reset by peer", "Broken pipe", "not connected", "bytes of "]
-            .iter()
-            .any(|end| trouble.contains(end))
+    ["talk: ", "serve: "]
+        .iter()
+        .any(|end| trouble.contains(end))
+        && [
+            "unexpected end of file",
+            "failed to fill whole buffer",
+            "reset by peer",
+            "Broken pipe",
+            "not connected",
+            "bytes of ",
+        ]
+        .iter()
+        .any(|end| trouble.contains(end))
 }
 
 /// Runs the subject under strace.
 fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
     let mut command = Command::new(THIS_PROGRAM);
-    command.args(["subject", arrangement, "stop"]).env("RUST_BACKTRACE", "0").env_remove("GOPARK_MAXPROCS");
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is this program");
+    command
+        .args(["subject", arrangement, "stop"])
+        .env("RUST_BACKTRACE", "0")
+        .env_remove("GOPARK_MAXPROCS");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it is this program");
     let pid = child.id() as i32;
     let mut stopped = 0;
     // SAFETY: `stopped` is writable. The child is only looked at: std reaps it.
     unsafe { libc::waitpid(pid, &mut stopped, libc::WUNTRACED) };
-    assert!(libc::WIFSTOPPED(stopped), "the subject stops itself: {stopped:#x}");
+    assert!(
+        libc::WIFSTOPPED(stopped),
+        "the subject stops itself: {stopped:#x}"
+    );
     let id = pid.to_string();
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-p", &id, "-o"]).arg(log).args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    strace
+        .args(["-f", "-p", &id, "-o"])
+        .arg(log)
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut strace = strace.spawn().expect("it was there before");
     let mut notes = BufReader::new(strace.stderr.take().expect("piped"));
     let mut attached = String::new();
@@ -282,10 +409,22 @@ fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
     thread::spawn(move || notes.read_to_string(&mut String::new()));
     let _ = strace.wait();
     let mut output = String::new();
-    let _ = child.stdout.take().expect("piped").read_to_string(&mut output);
-    let _ = child.stderr.take().expect("piped").read_to_string(&mut output);
+    let _ = child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut output);
+    let _ = child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut output);
     let hits = fs::read_to_string(log).map_or(0, |text| text.matches("(INJECTED)").count());
-    Ended { status, output, hits }
+    Ended {
+        status,
+        output,
+        hits,
+    }
 }
 
 /// Waits for the end of `child`; kills it if that does not come.

@@ -89,14 +89,24 @@ fn a_reset_ends_both_directions() {
             watch.poller.arm(ours.as_raw_fd(), token(1), mode);
         }
         watch.poll(Delay::None);
-        SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&theirs)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
         drop(theirs);
         if waits_for_reader {
-            assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Err(Errno::new(libc::ECONNRESET)));
+            assert_eq!(
+                watch.read(&ours, 1, &mut [0; 8]),
+                Err(Errno::new(libc::ECONNRESET))
+            );
             watch.wait(&ours, 1, Mode::Write);
         } else {
-            let error = watch.operate(&ours, 1, Mode::Write, |fd| io::send(fd, b"x")).unwrap_err();
-            assert!([libc::ECONNRESET, libc::EPIPE].contains(&error.raw()), "{error}");
+            let error = watch
+                .operate(&ours, 1, Mode::Write, |fd| io::send(fd, b"x"))
+                .unwrap_err();
+            assert!(
+                [libc::ECONNRESET, libc::EPIPE].contains(&error.raw()),
+                "{error}"
+            );
             watch.wait(&ours, 1, Mode::Read);
         }
         assert!(watch.seen(1).contains(Ready::HANGUP));
@@ -140,7 +150,11 @@ fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
         stop();
         watch.wait_armed(1, Mode::Read);
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
-        assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1), "the other half works on");
+        assert_eq!(
+            io::write(lend(&ours), b"x"),
+            Outcome::Done(1),
+            "the other half works on"
+        );
     };
     let (ours, _theirs) = unix_pair();
     check(&ours, &|| ours.shutdown(Shutdown::Read).unwrap());
@@ -160,7 +174,10 @@ fn both_halves_may_end_one_after_the_other() {
         assert!(watch.seen(1).contains(Ready::HANGUP), "{:?}", watch.seen(1));
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
         watch.wait(&ours, 1, Mode::Write);
-        assert_eq!(io::send(lend(&ours), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+        assert_eq!(
+            io::send(lend(&ours), b"x"),
+            Outcome::Failed(Errno::new(libc::EPIPE))
+        );
     };
     let in_order = |ours_first: bool, ours: &dyn Fn(), theirs: &dyn Fn()| match ours_first {
         true => (ours(), theirs()),
@@ -169,10 +186,14 @@ fn both_halves_may_end_one_after_the_other() {
     for ours_first in [true, false] {
         let (ours, theirs) = unix_pair();
         let stop = |stream: &UnixStream| stream.shutdown(Shutdown::Write).unwrap();
-        check(&ours, &|| _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs)));
+        check(&ours, &|| {
+            _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs))
+        });
         let (ours, theirs) = tcp_pair();
         let stop = |stream: &TcpStream| stream.shutdown(Shutdown::Write).unwrap();
-        check(&ours, &|| _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs)));
+        check(&ours, &|| {
+            _ = in_order(ours_first, &|| stop(&ours), &|| stop(&theirs))
+        });
     }
 }
 
@@ -185,7 +206,11 @@ fn a_full_pipe_without_reader_is_nothing_but_an_error() {
     watch.assert_quiet(0);
     drop(reader);
     watch.wait_armed(1, Mode::Write);
-    assert!(watch.seen(1).contains(Ready::ERROR | Ready::HANGUP), "{:?}", watch.seen(1));
+    assert!(
+        watch.seen(1).contains(Ready::ERROR | Ready::HANGUP),
+        "{:?}",
+        watch.seen(1)
+    );
 }
 
 #[test]
@@ -204,7 +229,10 @@ fn an_urgent_mark_hides_no_data() {
         let watch = Watch::of(&ours);
         theirs.write_all(b"ab").unwrap();
         // SAFETY: one readable byte.
-        assert_eq!(unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+        assert_eq!(
+            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) },
+            1
+        );
         theirs.write_all(b"cd").unwrap();
         // All edges have been reported by then. The first read stops at the mark; nothing else will come.
         watch.wait(&ours, 1, Mode::Read);
@@ -224,9 +252,16 @@ fn a_refused_datagram_is_reported_and_the_socket_goes_on() {
     let watch = Watch::of(&ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     ours.send(b"x").unwrap();
-    assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Err(Errno::new(libc::ECONNREFUSED)));
+    assert_eq!(
+        watch.read(&ours, 1, &mut [0; 8]),
+        Err(Errno::new(libc::ECONNREFUSED))
+    );
     let theirs = UdpSocket::bind(address).unwrap();
     theirs.send_to(b"abc", ours.local_addr().unwrap()).unwrap();
     assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(3));
-    assert!(!watch.seen(1).contains(Ready::ERROR), "it can be waited for: {:?}", watch.seen(1));
+    assert!(
+        !watch.seen(1).contains(Ready::ERROR),
+        "it can be waited for: {:?}",
+        watch.seen(1)
+    );
 }

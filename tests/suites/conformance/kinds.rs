@@ -15,13 +15,16 @@ fn connections_and_connects_are_reported() {
     let listener = nonblocking(TcpListener::bind("127.0.0.1:0").unwrap());
     let watch = Watch::of(&listener);
     for tag in 2..50 {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
         // It goes on by itself; how it ends is asked below.
         let _ = socket.connect(&listener.local_addr().unwrap().into());
         watch.open(&socket, tag);
         watch.wait(&socket, tag, Mode::Write);
-        watch.operate(&listener, 1, Mode::Read, |_| accept(&listener)).unwrap();
+        watch
+            .operate(&listener, 1, Mode::Read, |_| accept(&listener))
+            .unwrap();
         assert_eq!(io::is_connected(lend(&socket)), Ok(true));
         watch.poller.close(socket.as_raw_fd());
     }
@@ -37,13 +40,19 @@ fn accept(listener: &TcpListener) -> Outcome<OwnedFd> {
 
 #[test]
 fn a_refused_connect_is_reported() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
     let _ = socket.connect(&address.into());
     let watch = Watch::of(&socket);
     watch.wait(&socket, 1, Mode::Write);
-    assert_eq!(io::take_socket_error(lend(&socket)), Err(Errno::new(libc::ECONNREFUSED)));
+    assert_eq!(
+        io::take_socket_error(lend(&socket)),
+        Err(Errno::new(libc::ECONNREFUSED))
+    );
 }
 
 #[test]
@@ -82,8 +91,13 @@ fn datagrams_are_reported() {
     for len in [0, 1, 100] {
         theirs.send(&[7; 100][..len]).unwrap();
         assert_eq!(watch.read(&ours, 1, &mut [0; 200]), Ok(len));
-        udp[1].send_to(&[7; 100][..len], udp[0].local_addr().unwrap()).unwrap();
-        assert_eq!(watch.operate(&udp[0], 2, Mode::Read, |fd| io::read(fd, &mut [0; 200])), Ok(len));
+        udp[1]
+            .send_to(&[7; 100][..len], udp[0].local_addr().unwrap())
+            .unwrap();
+        assert_eq!(
+            watch.operate(&udp[0], 2, Mode::Read, |fd| io::read(fd, &mut [0; 200])),
+            Ok(len)
+        );
     }
     while theirs.set_nonblocking(true).is_ok() && theirs.send(&[0; 100]).is_ok() {}
     watch.open(&theirs, 3);
@@ -134,7 +148,10 @@ fn terminals_are_reported_and_hang_up() {
     watch.poller.arm(master.as_raw_fd(), token(1), Mode::Read);
     drop(slave);
     watch.wait_armed(1, Mode::Read);
-    assert_eq!(watch.read(&master, 1, &mut [0; 3]), Err(Errno::new(libc::EIO)));
+    assert_eq!(
+        watch.read(&master, 1, &mut [0; 3]),
+        Err(Errno::new(libc::EIO))
+    );
 }
 
 #[test]
@@ -142,7 +159,11 @@ fn what_is_always_ready_cannot_be_polled() {
     let poller = poller();
     for path in ["/proc/self/exe", "/proc/self", "/dev/null", "/dev/zero"] {
         let file = File::open(path).unwrap();
-        assert_eq!(poller.open(file.as_raw_fd(), token(1)), Err(Errno::new(libc::EPERM)), "{path}");
+        assert_eq!(
+            poller.open(file.as_raw_fd(), token(1)),
+            Err(Errno::new(libc::EPERM)),
+            "{path}"
+        );
         assert!(poll(&poller, Delay::None).is_empty());
     }
 }

@@ -12,7 +12,10 @@ use std::thread;
 
 #[test]
 fn of_thousands_those_that_are_ready_are_reported() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is writable, then readable.
     unsafe {
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
@@ -31,14 +34,21 @@ fn of_thousands_those_that_are_ready_are_reported() {
     for round in 0..3 {
         let chosen = |tag: u32| tag % 7 == round;
         for (tag, fd) in (0..).zip(&fds).filter(|&(tag, _)| chosen(tag)) {
-            assert_eq!(io::write(lend(fd), &1u64.to_ne_bytes()), Outcome::Done(8), "tag {tag}");
+            assert_eq!(
+                io::write(lend(fd), &1u64.to_ne_bytes()),
+                Outcome::Done(8),
+                "tag {tag}"
+            );
         }
         for (tag, fd) in (0..).zip(&fds).filter(|&(tag, _)| chosen(tag)) {
             watch.wait_armed(tag, Mode::Read);
             assert_eq!(io::read(lend(fd), &mut [0; 8]), Outcome::Done(8));
         }
         for tag in (0..count as u32).filter(|&tag| tag % 7 > round) {
-            assert!(!watch.seen(tag).contains(Ready::READ), "tag {tag} is not ready");
+            assert!(
+                !watch.seen(tag).contains(Ready::READ),
+                "tag {tag} is not ready"
+            );
         }
     }
     // All at once, more than the queue of a ring holds: silk #80.
@@ -128,7 +138,11 @@ fn a_number_can_be_opened_again_at_once() {
             theirs.write_all(b"x").unwrap();
             if tag % 3 == 1 {
                 watch.wait_armed(tag, Mode::Read);
-                assert!(!watch.seen(tag).intersects(Ready::HANGUP | Ready::ERROR), "of the last use: {:?}", watch.seen(tag));
+                assert!(
+                    !watch.seen(tag).intersects(Ready::HANGUP | Ready::ERROR),
+                    "of the last use: {:?}",
+                    watch.seen(tag)
+                );
             }
         }
         watch.poller.close(number.as_raw_fd());
@@ -147,7 +161,8 @@ fn a_number_is_reused_while_others_poll() {
         thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
                 for event in poll(&poller, delay) {
-                    reported[event.token.tag() as usize].fetch_or(u32::from(event.ready.bits()), Ordering::SeqCst);
+                    reported[event.token.tag() as usize]
+                        .fetch_or(u32::from(event.ready.bits()), Ordering::SeqCst);
                 }
                 if delay == Delay::None {
                     thread::yield_now();
@@ -169,11 +184,17 @@ fn a_number_is_reused_while_others_poll() {
         } else {
             theirs.write_all(b"x").unwrap();
             gopark_tests::until_on_thread("the data is reported", || ready().contains(Ready::READ));
-            assert!(!ready().intersects(Ready::HANGUP | Ready::ERROR), "of the last use: {:?}", ready());
+            assert!(
+                !ready().intersects(Ready::HANGUP | Ready::ERROR),
+                "of the last use: {:?}",
+                ready()
+            );
         }
         poller.close(number.as_raw_fd());
     }
     stop.store(true, Ordering::SeqCst);
     poller.wake();
-    pollers.into_iter().for_each(|poller| poller.join().unwrap());
+    pollers
+        .into_iter()
+        .for_each(|poller| poller.join().unwrap());
 }

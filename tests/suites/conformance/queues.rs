@@ -23,7 +23,17 @@ fn sched() -> &'static Sched {
     SCHED.get_or_init(|| {
         let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: it does not migrate goroutines.
-        unsafe { Sched::start(&LINUX, Config { max_threads: 8, ..Config::new(2) }, poller) }.unwrap()
+        unsafe {
+            Sched::start(
+                &LINUX,
+                Config {
+                    max_threads: 8,
+                    ..Config::new(2)
+                },
+                poller,
+            )
+        }
+        .unwrap()
     })
 }
 
@@ -35,7 +45,15 @@ fn own(socket: impl IntoRawFd) -> Fd {
 fn set(socket: &impl AsRawFd, level: i32, name: i32, value: i32) {
     let len = size_of_val(&value) as libc::socklen_t;
     // SAFETY: `value` is readable for `len` bytes.
-    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            len,
+        )
+    };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
@@ -48,8 +66,15 @@ fn udp_pair() -> (UdpSocket, UdpSocket) {
 
 /// Has the kernel note in the error queue when each packet was sent.
 fn stamp_sent(socket: &impl AsRawFd) {
-    let stamps = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_OPT_TSONLY;
-    set(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, stamps as i32);
+    let stamps = libc::SOF_TIMESTAMPING_TX_SOFTWARE
+        | libc::SOF_TIMESTAMPING_SOFTWARE
+        | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+    set(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_TIMESTAMPING,
+        stamps as i32,
+    );
 }
 
 /// Takes one entry of the error queue.
@@ -60,7 +85,13 @@ fn take_entry(fd: Borrowed<'_>) -> Outcome<()> {
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: the control bytes are writable for their length.
-    match unsafe { libc::recvmsg(fd.raw(), &mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) } {
+    match unsafe {
+        libc::recvmsg(
+            fd.raw(),
+            &mut message,
+            libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+        )
+    } {
         0.. => Outcome::Done(()),
         _ => match std::io::Error::last_os_error().raw_os_error().unwrap() {
             libc::EAGAIN => Outcome::WouldBlock,
@@ -108,7 +139,9 @@ fn data_is_read_beside_timestamps_that_nobody_fetches() {
     stamp_sent(&ours);
     ours.send(b"stamped").unwrap();
     theirs.recv(&mut [0; 16]).unwrap();
-    check(read_late(own(ours), || assert_eq!(theirs.send(b"data").unwrap(), 4)));
+    check(read_late(own(ours), || {
+        assert_eq!(theirs.send(b"data").unwrap(), 4)
+    }));
 }
 
 #[test]
@@ -122,7 +155,9 @@ fn an_error_that_a_peer_has_sent_is_reported_once_and_data_comes_after_it() {
     let refused = ours.operate(Mode::Read, |lent| io::recv(lent, &mut [0; 64]));
     assert_eq!(refused, Err(FdError::Os(Errno::new(libc::ECONNREFUSED))));
     let theirs = UdpSocket::bind(address).unwrap();
-    check(read_late(ours, || assert_eq!(theirs.send_to(b"data", peer).unwrap(), 4)));
+    check(read_late(ours, || {
+        assert_eq!(theirs.send_to(b"data", peer).unwrap(), 4)
+    }));
 }
 
 #[test]
@@ -133,7 +168,14 @@ fn a_stream_is_read_while_its_zero_copy_sends_are_not_acknowledged_to_it() {
     set(&ours, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
     let bytes = vec![7u8; 1 << 16];
     // SAFETY: `bytes` is readable, and not changed.
-    let sent = unsafe { libc::send(ours.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_ZEROCOPY) };
+    let sent = unsafe {
+        libc::send(
+            ours.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_ZEROCOPY,
+        )
+    };
     assert!(sent > 0);
     std::io::Read::read_exact(&mut theirs, &mut vec![0; sent as usize]).unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -174,7 +216,9 @@ fn a_poller_with_an_error_that_nobody_fetches_lets_its_thread_sleep() {
     let waits = |limit: Nanos| {
         let (end, mut polls) = (now() + limit, 0);
         while now() < end {
-            watch.poller.arm(ours.as_raw_fd(), gopark_tests::watch::token(1), Mode::Read);
+            watch
+                .poller
+                .arm(ours.as_raw_fd(), gopark_tests::watch::token(1), Mode::Read);
             watch.poll(gopark_core::os::Delay::AtMost((end - now()).max(1)));
             polls += 1;
         }
@@ -187,7 +231,10 @@ fn a_poller_with_an_error_that_nobody_fetches_lets_its_thread_sleep() {
     assert_eq!(watch.read(&ours, 1, &mut [0; 16]), Ok(4));
     assert!(now() - start < SECOND);
     // Once the entry is fetched, the level is gone.
-    assert_eq!(take_entry(gopark_tests::watch::lend(&ours)), Outcome::Done(()));
+    assert_eq!(
+        take_entry(gopark_tests::watch::lend(&ours)),
+        Outcome::Done(())
+    );
     assert!(waits(100 * MILLISECOND) <= 15);
     theirs.send(b"more").unwrap();
     assert_eq!(watch.read(&ours, 1, &mut [0; 16]), Ok(4));

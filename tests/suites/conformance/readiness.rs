@@ -103,7 +103,11 @@ fn tokens_of_every_value_come_back() {
             let mut reported = Vec::new();
             while reported.is_empty() {
                 watch.poller.arm(fd.as_raw_fd(), token, Mode::Write);
-                reported.extend(poll(&watch.poller, Delay::Forever).iter().map(|event| event.token));
+                reported.extend(
+                    poll(&watch.poller, Delay::Forever)
+                        .iter()
+                        .map(|event| event.token),
+                );
             }
             assert_eq!(reported, [token]);
         }
@@ -124,7 +128,9 @@ fn a_direction_that_fires_leaves_the_other_armed() {
         // Whatever is still under way from before.
         watch.poll(Delay::None);
         watch.forget(1, Mode::Write);
-        let drain = |theirs: &UnixStream| while let Outcome::Done(1..) = io::read(lend(theirs), &mut [0; 65536]) {};
+        let drain = |theirs: &UnixStream| {
+            while let Outcome::Done(1..) = io::read(lend(theirs), &mut [0; 65536]) {}
+        };
         if round % 2 == 0 {
             drain(&theirs);
             watch.wait_armed(1, Mode::Write);
@@ -168,7 +174,13 @@ fn an_idle_descriptor_is_not_reported() {
     let watch = Watch::of(&ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     watch.assert_quiet(1);
-    assert!(!watch.seen(1).intersects(Ready::READ | Ready::ERROR | Ready::HANGUP), "{:?}", watch.seen(1));
+    assert!(
+        !watch
+            .seen(1)
+            .intersects(Ready::READ | Ready::ERROR | Ready::HANGUP),
+        "{:?}",
+        watch.seen(1)
+    );
 }
 
 #[test]

@@ -4,7 +4,9 @@ use super::{MILLISECOND, SECOND, now, poller, sleep_in, unix_pair};
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Errno, Mode, Nanos, Netpoll, Outcome};
 use gopark_tests::LIMIT;
-use gopark_tests::watch::{INTERRUPTS, Watch, asleep, interrupt, lend, nonblocking, pipe, poll, thread_id, token};
+use gopark_tests::watch::{
+    INTERRUPTS, Watch, asleep, interrupt, lend, nonblocking, pipe, poll, thread_id, token,
+};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,10 +57,17 @@ fn what_is_closed_while_a_thread_polls_is_released_at_once() {
         poller.close(ours.as_raw_fd());
         drop(ours);
         let theirs = nonblocking(theirs);
-        assert_eq!(io::read(lend(&theirs), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+        assert_eq!(
+            io::read(lend(&theirs), &mut [0; 8]),
+            Outcome::Done(0),
+            "the peer sees the end"
+        );
         poller.close(reader.as_raw_fd());
         drop(reader);
-        assert_eq!(io::write(lend(&writer), b"x"), Outcome::Failed(Errno::new(libc::EPIPE)));
+        assert_eq!(
+            io::write(lend(&writer), b"x"),
+            Outcome::Failed(Errno::new(libc::EPIPE))
+        );
         poller.wake();
         assert_eq!(sleeper.join().unwrap(), []);
     }
@@ -93,7 +102,11 @@ fn what_another_thread_opened_is_released_when_it_is_closed() {
         gopark_tests::until_on_thread("it is opened", || opened.load(Ordering::SeqCst) == round);
         poller.close(ours.as_raw_fd());
         drop(ours);
-        assert_eq!(io::read(lend(&theirs), &mut [0; 8]), Outcome::Done(0), "the peer sees the end");
+        assert_eq!(
+            io::read(lend(&theirs), &mut [0; 8]),
+            Outcome::Done(0),
+            "the peer sees the end"
+        );
     }
     drop(to_open);
     opener.join().unwrap();
@@ -105,7 +118,8 @@ fn a_port_is_free_when_its_listener_is_closed() {
     let (sleeper, _) = sleep_in(&poller, Delay::Forever);
     let mut address = "127.0.0.1:0".parse().unwrap();
     for _ in 0..200 {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&socket2::SockAddr::from(address)).unwrap();
         socket.listen(1).unwrap();
         address = socket.local_addr().unwrap().as_socket().unwrap();
@@ -163,7 +177,10 @@ fn wakes_that_nobody_took_count_as_one() {
     assert!(poll(&poller, Delay::Forever).is_empty());
     let start = now();
     poll(&poller, Delay::AtMost(2 * MILLISECOND));
-    assert!(now() - start >= 2 * MILLISECOND, "a second wake was pending");
+    assert!(
+        now() - start >= 2 * MILLISECOND,
+        "a second wake was pending"
+    );
 }
 
 #[test]
@@ -200,7 +217,10 @@ fn no_wake_is_lost_in_a_storm() {
         })
         .collect();
     // Relaxed is enough: who returns has acquired what the wakers wrote.
-    while asked.iter().any(|asked| asked.load(Ordering::Relaxed) < WAKES) {
+    while asked
+        .iter()
+        .any(|asked| asked.load(Ordering::Relaxed) < WAKES)
+    {
         assert!(poll(&poller, Delay::Forever).is_empty());
     }
     wakers.into_iter().for_each(|waker| waker.join().unwrap());
@@ -232,7 +252,9 @@ fn a_wake_reaches_the_sleeper_while_others_look() {
     for round in 1..=ROUNDS {
         asked.store(round, Ordering::SeqCst);
         poller.wake();
-        gopark_tests::until_on_thread("the sleeper has seen it", || taken.load(Ordering::SeqCst) == round);
+        gopark_tests::until_on_thread("the sleeper has seen it", || {
+            taken.load(Ordering::SeqCst) == round
+        });
     }
     sleeper.join().unwrap();
     looker.join().unwrap();
@@ -264,7 +286,13 @@ fn a_short_delay_is_not_rounded_up_to_a_millisecond() {
 #[test]
 fn a_long_delay_is_no_short_one() {
     let poller = poller();
-    for limit in [(1 << 31) * MILLISECOND, (1 << 32) * MILLISECOND + 1, 1_000_000_000 * SECOND, Nanos::MAX - 1, Nanos::MAX] {
+    for limit in [
+        (1 << 31) * MILLISECOND,
+        (1 << 32) * MILLISECOND + 1,
+        1_000_000_000 * SECOND,
+        Nanos::MAX - 1,
+        Nanos::MAX,
+    ] {
         let (sleeper, id) = sleep_in(&poller, Delay::AtMost(limit));
         thread::sleep(Duration::from_millis(2));
         asleep(id);
@@ -303,7 +331,10 @@ fn signals_do_not_keep_a_timed_poll_from_ending() {
     while !sleeper.is_finished() {
         interrupt(id);
         thread::sleep(Duration::from_micros(300));
-        assert!(now() - start < LIMIT.as_nanos() as Nanos / 2, "it does not end");
+        assert!(
+            now() - start < LIMIT.as_nanos() as Nanos / 2,
+            "it does not end"
+        );
     }
     sleeper.join().unwrap();
 }
@@ -314,7 +345,9 @@ fn a_signal_does_not_end_an_endless_poll() {
     let (sleeper, id) = sleep_in(&poller, Delay::Forever);
     let before = INTERRUPTS.load(Ordering::SeqCst);
     interrupt(id);
-    gopark_tests::until_on_thread("the handler has run", || INTERRUPTS.load(Ordering::SeqCst) > before);
+    gopark_tests::until_on_thread("the handler has run", || {
+        INTERRUPTS.load(Ordering::SeqCst) > before
+    });
     asleep(id);
     assert!(!sleeper.is_finished(), "the signal ended the poll");
     poller.wake();

@@ -102,11 +102,20 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn new() -> Self {
-        Kernel { files: Vec::new(), numbers: Vec::new(), packets: BTreeMap::new(), packet: 0, pollers: Vec::new(), level: false }
+        Kernel {
+            files: Vec::new(),
+            numbers: Vec::new(),
+            packets: BTreeMap::new(),
+            packet: 0,
+            pollers: Vec::new(),
+            level: false,
+        }
     }
 
     pub(crate) fn next_hour(&self) -> Nanos {
-        self.packets.first_key_value().map_or(FAR, |((hour, _), _)| *hour)
+        self.packets
+            .first_key_value()
+            .map_or(FAR, |((hour, _), _)| *hour)
     }
 
     /// Brings the packets that are due.
@@ -128,7 +137,8 @@ impl Kernel {
         // Packets do not overtake each other.
         file.last_arrival = file.last_arrival.max(world.now() + travel);
         self.packet += 1;
-        self.packets.insert((file.last_arrival, self.packet), (to, packet));
+        self.packets
+            .insert((file.last_arrival, self.packet), (to, packet));
     }
 
     fn arrive(&mut self, world: &World, to: FileId, packet: Packet) {
@@ -139,7 +149,9 @@ impl Kernel {
                     let client = self.files[server].peer.expect("made with it");
                     self.send(world, client, Packet::Refused);
                 }
-                (Packet::Bytes(_) | Packet::Urgent, Some(peer)) | (Packet::Accepted(peer), _) => self.send(world, peer, Packet::Reset),
+                (Packet::Bytes(_) | Packet::Urgent, Some(peer)) | (Packet::Accepted(peer), _) => {
+                    self.send(world, peer, Packet::Reset)
+                }
                 _ => {}
             }
             return;
@@ -164,7 +176,9 @@ impl Kernel {
     /// Something about a file has changed.
     fn edge(&mut self, world: &World, id: FileId) {
         let ready = self.files[id].readiness();
-        let Some(watch) = &self.files[id].watch else { return };
+        let Some(watch) = &self.files[id].watch else {
+            return;
+        };
         let poller = watch.poller;
         if watch.reports(ready, self.pollers[poller].asks).is_empty() {
             return;
@@ -207,10 +221,14 @@ impl Kernel {
 
     /// The lowest free number, as everywhere.
     fn number(&mut self, file: FileId) -> i32 {
-        let place = self.numbers.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.numbers.push(None);
-            self.numbers.len() - 1
-        });
+        let place = self
+            .numbers
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.numbers.push(None);
+                self.numbers.len() - 1
+            });
         self.numbers[place] = Some(file);
         self.files[file].numbers += 1;
         place as i32 + 3
@@ -241,7 +259,11 @@ impl Kernel {
 
     /// Whether a direction could make progress.
     pub(crate) fn could(&self, file: FileId, mode: Mode) -> bool {
-        let bit = if mode == Mode::Read { Ready::READ } else { Ready::WRITE };
+        let bit = if mode == Mode::Read {
+            Ready::READ
+        } else {
+            Ready::WRITE
+        };
         self.files[file].readiness().contains(bit)
     }
 
@@ -249,13 +271,19 @@ impl Kernel {
     pub(crate) fn unfetched(&self) -> Option<usize> {
         let reports = |id: &FileId, poller: &Poller| {
             let file = &self.files[*id];
-            file.watch.as_ref().is_some_and(|watch| !watch.reports(file.readiness(), poller.asks).is_empty())
+            file.watch
+                .as_ref()
+                .is_some_and(|watch| !watch.reports(file.readiness(), poller.asks).is_empty())
         };
-        self.pollers.iter().position(|poller| poller.ready.iter().any(|id| reports(id, poller)))
+        self.pollers
+            .iter()
+            .position(|poller| poller.ready.iter().any(|id| reports(id, poller)))
     }
 
     fn drop_number(&mut self, world: &World, number: i32) {
-        let Some(id) = self.named(number) else { return world.fail(format!("close of {number}, which is not open")) };
+        let Some(id) = self.named(number) else {
+            return world.fail(format!("close of {number}, which is not open"));
+        };
         self.numbers[number as usize - 3] = None;
         self.files[id].numbers -= 1;
         if self.files[id].numbers > 0 {
@@ -358,11 +386,22 @@ impl Watch {
 /// What the simulated poller does in the kernel.
 impl Kernel {
     pub(crate) fn add_poller(&mut self) -> usize {
-        self.pollers.push(Poller { asks: self.level, ready: VecDeque::new(), wake: false, stale: Vec::new() });
+        self.pollers.push(Poller {
+            asks: self.level,
+            ready: VecDeque::new(),
+            wake: false,
+            stale: Vec::new(),
+        });
         self.pollers.len() - 1
     }
 
-    pub(crate) fn watch(&mut self, world: &World, poller: usize, number: i32, token: TaggedPtr) -> Result<(), Errno> {
+    pub(crate) fn watch(
+        &mut self,
+        world: &World,
+        poller: usize,
+        number: i32,
+        token: TaggedPtr,
+    ) -> Result<(), Errno> {
         let Some(id) = self.named(number) else {
             world.fail(format!("{number} is watched, which is not open"));
             return Ok(());
@@ -374,23 +413,44 @@ impl Kernel {
         if self.files[id].watch.is_some() {
             world.fail(format!("{number} is watched twice"));
         }
-        self.files[id].watch = Some(Watch { poller, token, armed: Ready::empty(), enabled: true });
+        self.files[id].watch = Some(Watch {
+            poller,
+            token,
+            armed: Ready::empty(),
+            enabled: true,
+        });
         self.edge(world, id);
         Ok(())
     }
 
     pub(crate) fn forget(&mut self, poller: usize, number: i32) {
         if let Some(id) = self.named(number) {
-            if self.files[id].watch.as_ref().is_some_and(|watch| watch.poller == poller) {
+            if self.files[id]
+                .watch
+                .as_ref()
+                .is_some_and(|watch| watch.poller == poller)
+            {
                 self.unwatch(id);
             }
         }
     }
 
     pub(crate) fn arm(&mut self, world: &World, number: i32, token: TaggedPtr, mode: Mode) {
-        let Some(id) = self.named(number).filter(|_| self.level) else { return };
-        let Some(watch) = self.files[id].watch.as_mut().filter(|watch| watch.token == token) else { return };
-        let bit = if mode == Mode::Read { Ready::READ } else { Ready::WRITE };
+        let Some(id) = self.named(number).filter(|_| self.level) else {
+            return;
+        };
+        let Some(watch) = self.files[id]
+            .watch
+            .as_mut()
+            .filter(|watch| watch.token == token)
+        else {
+            return;
+        };
+        let bit = if mode == Mode::Read {
+            Ready::READ
+        } else {
+            Ready::WRITE
+        };
         if !watch.armed.contains(bit) {
             watch.armed |= bit;
             watch.enabled = true;
@@ -400,19 +460,35 @@ impl Kernel {
 
     /// Fetches events, and adds what a kernel may add.
     pub(crate) fn fetch(&mut self, world: &World, poller: usize, waits: bool, events: &mut Events) {
-        let some = |count: usize| if world.one_in(world.odds.late) { world.dice.below(count as u64 + 1) as usize } else { count };
+        let some = |count: usize| {
+            if world.one_in(world.odds.late) {
+                world.dice.below(count as u64 + 1) as usize
+            } else {
+                count
+            }
+        };
         let count = self.pollers[poller].ready.len();
         let mut count = some(count).max(usize::from(waits && count > 0));
         while count > 0 && !events.is_full() {
-            let Some(id) = self.pollers[poller].ready.pop_front() else { break };
+            let Some(id) = self.pollers[poller].ready.pop_front() else {
+                break;
+            };
             let (asks, file) = (self.pollers[poller].asks, &mut self.files[id]);
-            let (ready, watch) = (file.readiness(), file.watch.as_mut().expect("a listed file is watched"));
+            let (ready, watch) = (
+                file.readiness(),
+                file.watch.as_mut().expect("a listed file is watched"),
+            );
             let reported = watch.reports(ready, asks);
             if reported.is_empty() {
                 continue;
             }
             count -= 1;
-            events.push(Event { token: watch.token, ready: reported }).expect("room was checked");
+            events
+                .push(Event {
+                    token: watch.token,
+                    ready: reported,
+                })
+                .expect("room was checked");
             world.note("event", [id as u64, reported.bits().into()]);
             file.told_error |= reported.contains(Ready::ERROR);
             if asks {
@@ -434,24 +510,42 @@ impl Kernel {
             .filter(|file| file.kind != Kind::Broken)
             .filter_map(|file| file.watch.as_ref())
             .filter(|watch| watch.poller == poller);
-        let tokens: Vec<TaggedPtr> = live.map(|watch| watch.token).chain(self.pollers[poller].stale.iter().copied()).collect();
+        let tokens: Vec<TaggedPtr> = live
+            .map(|watch| watch.token)
+            .chain(self.pollers[poller].stale.iter().copied())
+            .collect();
         if tokens.is_empty() {
             return;
         }
         let stale_from = tokens.len() - self.pollers[poller].stale.len();
         let chosen = world.dice.below(tokens.len() as u64) as usize;
-        let some = [Ready::READ, Ready::WRITE, Ready::READ | Ready::WRITE, Ready::READ | Ready::WRITE | Ready::HANGUP | Ready::ERROR];
+        let some = [
+            Ready::READ,
+            Ready::WRITE,
+            Ready::READ | Ready::WRITE,
+            Ready::READ | Ready::WRITE | Ready::HANGUP | Ready::ERROR,
+        ];
         // A live descriptor's error would be a fact; a dead one's is a lie that must not reach the next use.
         let kinds = if chosen < stale_from { 3 } else { 4 };
         let ready = some[world.dice.below(kinds) as usize];
         world.note("invented", [chosen as u64, ready.bits().into()]);
-        events.push(Event { token: tokens[chosen], ready }).expect("room was checked");
+        events
+            .push(Event {
+                token: tokens[chosen],
+                ready,
+            })
+            .expect("room was checked");
     }
 }
 
 /// System calls. Each is a step before and after.
 impl Kernel {
-    fn call<T>(what: &'static str, file: FileId, number: i32, f: impl FnOnce(&mut Kernel, &World) -> Outcome<T>) -> Outcome<T> {
+    fn call<T>(
+        what: &'static str,
+        file: FileId,
+        number: i32,
+        f: impl FnOnce(&mut Kernel, &World) -> Outcome<T>,
+    ) -> Outcome<T> {
         let world = world();
         world.step(what, [file as u64, number as u64]);
         if world.one_in(world.odds.interrupt) {
@@ -466,7 +560,9 @@ impl Kernel {
             }
         };
         let Some(outcome) = outcome else {
-            world.fail(format!("{what} on descriptor {number}, which is no longer file {file}"));
+            world.fail(format!(
+                "{what} on descriptor {number}, which is no longer file {file}"
+            ));
             return Outcome::Failed(Errno::new(9));
         };
         world.step("returns", [file as u64, 0]);
@@ -582,13 +678,15 @@ impl Kernel {
 
     /// Whether a connect has come to an end: `SO_ERROR`, then whether there is a peer.
     pub(crate) fn connected(file: FileId, number: i32) -> Outcome<()> {
-        Self::call("connected", file, number, |kernel, _| match kernel.files[file].kind {
-            Kind::Stream => Outcome::Done(()),
-            Kind::Refused => Outcome::Failed(Errno::new(ECONNREFUSED)),
-            _ => match kernel.files[file].error.take() {
-                Some(error) => Outcome::Failed(Errno::new(error)),
-                None => Outcome::WouldBlock,
-            },
+        Self::call("connected", file, number, |kernel, _| {
+            match kernel.files[file].kind {
+                Kind::Stream => Outcome::Done(()),
+                Kind::Refused => Outcome::Failed(Errno::new(ECONNREFUSED)),
+                _ => match kernel.files[file].error.take() {
+                    Some(error) => Outcome::Failed(Errno::new(error)),
+                    None => Outcome::WouldBlock,
+                },
+            }
         })
     }
 

@@ -105,7 +105,13 @@ impl Odds {
             late: pick(&[2, 8, NEVER]),
             refuse: pick(&[4, 32, NEVER, NEVER]),
             latency: pick(&[1, 20_000, 300_000, 5_000_000]),
-            sight: [Sight::Full, Sight::Full, Sight::States, Sight::Clocks, Sight::Nothing][dice.below(5) as usize],
+            sight: [
+                Sight::Full,
+                Sight::Full,
+                Sight::States,
+                Sight::Clocks,
+                Sight::Nothing,
+            ][dice.below(5) as usize],
         }
     }
 }
@@ -148,7 +154,8 @@ pub(crate) fn world() -> &'static World {
 /// The seed of the run under way, for a panic hook.
 pub(crate) fn seed_under_way() -> Option<u64> {
     // SAFETY: as in `world`.
-    unsafe { WORLD.get().as_ref() }.map(|world| world.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
+    unsafe { WORLD.get().as_ref() }
+        .map(|world| world.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
 }
 
 /// What a run came to.
@@ -196,10 +203,17 @@ impl World {
             trace: self.trace.get(),
             steps: self.steps.get(),
             time: self.now() - self.started,
-            log: self.log.as_ref().map_or_else(Vec::new, |log| log.borrow().clone()),
+            log: self
+                .log
+                .as_ref()
+                .map_or_else(Vec::new, |log| log.borrow().clone()),
         };
         for thread in self.threads.borrow().iter() {
-            let mut coroutine = thread.coroutine.borrow_mut().take().expect("a thread is not resumed");
+            let mut coroutine = thread
+                .coroutine
+                .borrow_mut()
+                .take()
+                .expect("a thread is not resumed");
             if verdict.failure.is_none() {
                 // SAFETY: after a run that succeeded, only Ms are not done. What their stacks own is the batch of an unfinished poll: plain data.
                 unsafe { coroutine.force_reset() };
@@ -233,13 +247,22 @@ impl World {
     pub(crate) fn note(&self, what: &'static str, details: [u64; 2]) {
         let who = self.current.get().map_or(99, |thread| thread as u64);
         let mut hash = self.trace.get();
-        let name = what.bytes().fold(0, |name: u64, byte| name << 5 ^ name >> 59 ^ u64::from(byte));
+        let name = what.bytes().fold(0, |name: u64, byte| {
+            name << 5 ^ name >> 59 ^ u64::from(byte)
+        });
         for part in [who, name, details[0], details[1], self.now() as u64] {
-            hash = (hash ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            hash = (hash ^ part)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29);
         }
         self.trace.set(hash);
         if let Some(log) = &self.log {
-            log.borrow_mut().push(format!("{:>12} thread {who}: {what} {} {}", self.now() - self.started, details[0], details[1]));
+            log.borrow_mut().push(format!(
+                "{:>12} thread {who}: {what} {} {}",
+                self.now() - self.started,
+                details[0],
+                details[1]
+            ));
         }
     }
 
@@ -258,7 +281,8 @@ impl World {
     /// A system call begins or ends: time passes, and the dice may give the computer to somebody else.
     pub(crate) fn step(&self, what: &'static str, details: [u64; 2]) {
         self.steps.set(self.steps.get() + 1);
-        self.now.set(self.now().saturating_add(self.dice.below(400) as Nanos));
+        self.now
+            .set(self.now().saturating_add(self.dice.below(400) as Nanos));
         self.note(what, details);
         if self.steps() > STEPS_MAX {
             return self.fail(format!("no end after {STEPS_MAX} steps"));
@@ -278,7 +302,9 @@ impl World {
     #[cfg(steps)]
     pub(crate) fn touch() {
         // SAFETY: as in `world`.
-        let Some(world) = (unsafe { WORLD.get().as_ref() }) else { return };
+        let Some(world) = (unsafe { WORLD.get().as_ref() }) else {
+            return;
+        };
         if world.current.get().is_some() && world.one_in(world.odds.touch) {
             world.step("touch", [0; 2]);
         }
@@ -286,7 +312,9 @@ impl World {
 
     /// The current thread goes into `state` and comes back when it is `Ready` and chosen.
     pub(crate) fn switch(&self, state: State) {
-        let Some(current) = self.current.get() else { return };
+        let Some(current) = self.current.get() else {
+            return;
+        };
         let thread = self.threads.borrow()[current].clone();
         thread.state.set(state);
         // SAFETY: the thread's first instructions stored it, and it lives on that thread's stack, which is in use: this is the thread.
@@ -313,12 +341,17 @@ impl World {
     }
 
     pub(crate) fn any_state(&self, matches: impl Fn(State) -> bool) -> bool {
-        self.threads.borrow().iter().any(|thread| matches(thread.state.get()))
+        self.threads
+            .borrow()
+            .iter()
+            .any(|thread| matches(thread.state.get()))
     }
 
     /// Starts a thread.
     pub(crate) fn spawn(&self, body: impl FnOnce() + 'static) -> usize {
-        let stack = STACKS.with_borrow_mut(Vec::pop).unwrap_or_else(ThreadStack::new);
+        let stack = STACKS
+            .with_borrow_mut(Vec::pop)
+            .unwrap_or_else(ThreadStack::new);
         let thread = Rc::new(Thread {
             coroutine: RefCell::new(None),
             yielder: Cell::new(ptr::null()),
@@ -365,7 +398,12 @@ impl World {
         let thread = self.threads.borrow()[index].clone();
         thread.state.set(State::Ready);
         self.current.set(Some(index));
-        let result = thread.coroutine.borrow_mut().as_mut().expect("not resumed twice").resume(());
+        let result = thread
+            .coroutine
+            .borrow_mut()
+            .as_mut()
+            .expect("not resumed twice")
+            .resume(());
         if let CoroutineResult::Return(()) = result {
             thread.state.set(State::Done);
         }
@@ -381,7 +419,12 @@ impl World {
             match thread.state.get() {
                 State::Ready => ready |= 1 << index,
                 State::Yields => polite |= 1 << index,
-                State::Stalled(until) | State::Busy(until) | State::Futex { until, .. } | State::Poll { until, .. } if until <= now => {
+                State::Stalled(until)
+                | State::Busy(until)
+                | State::Futex { until, .. }
+                | State::Poll { until, .. }
+                    if until <= now =>
+                {
                     ready |= 1 << index;
                 }
                 _ => {}
@@ -405,7 +448,9 @@ impl World {
         if self.one_in(self.odds.rerank) {
             threads[self.draw(ready)].rank.set(self.dice.below(1000));
         }
-        (0..threads.len()).filter(|index| ready >> index & 1 == 1).max_by_key(|&index| threads[index].rank.get())
+        (0..threads.len())
+            .filter(|index| ready >> index & 1 == 1)
+            .max_by_key(|&index| threads[index].rank.get())
     }
 
     /// One of the bits of `set`.
@@ -420,10 +465,16 @@ impl World {
     fn next_hour(&self) -> Nanos {
         let threads = self.threads.borrow();
         let hours = threads.iter().map(|thread| match thread.state.get() {
-            State::Stalled(until) | State::Busy(until) | State::Futex { until, .. } | State::Poll { until, .. } => until,
+            State::Stalled(until)
+            | State::Busy(until)
+            | State::Futex { until, .. }
+            | State::Poll { until, .. } => until,
             _ => FAR,
         });
-        hours.chain([self.kernel.borrow().next_hour()]).min().expect("one at least")
+        hours
+            .chain([self.kernel.borrow().next_hour()])
+            .min()
+            .expect("one at least")
     }
 
     /// Whether somebody is merely kept from running.
@@ -433,7 +484,11 @@ impl World {
 
     /// How many compute.
     pub(crate) fn busy(&self) -> usize {
-        self.threads.borrow().iter().filter(|thread| matches!(thread.state.get(), State::Busy(_))).count()
+        self.threads
+            .borrow()
+            .iter()
+            .filter(|thread| matches!(thread.state.get(), State::Busy(_)))
+            .count()
     }
 
     /// Address space that this run alone has. What an earlier run opened there is open, and zeroed.
@@ -442,7 +497,8 @@ impl World {
         RESERVED.with_borrow_mut(|reserved| match reserved.get(turn) {
             Some(&(start, size)) if size == len => {
                 // SAFETY: a mapping of this process. The run that had it is over.
-                let done = unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
+                let done =
+                    unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
                 assert_eq!(done, 0, "madvise");
                 start
             }
@@ -474,7 +530,11 @@ fn map(len: usize, access: libc::c_int) -> NonNull<u8> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
-    assert!(start != libc::MAP_FAILED, "mmap of {len} bytes: {}", std::io::Error::last_os_error());
+    assert!(
+        start != libc::MAP_FAILED,
+        "mmap of {len} bytes: {}",
+        std::io::Error::last_os_error()
+    );
     NonNull::new(start.cast()).expect("not null")
 }
 

@@ -101,34 +101,54 @@ impl Oracle {
     }
 
     pub(crate) fn begin(&mut self, world: &World) -> Call {
-        Call { begin: self.stamp(world) }
+        Call {
+            begin: self.stamp(world),
+        }
     }
 
     /// Until when a setting may have been in force: until the end of a later one of the same direction.
     fn replaced(&self, socket: usize, setting: &Setting, mode: Mode) -> u64 {
-        let concerns = |other: &&Setting| other.mode.is_none_or(|m| m == mode) && other.begin > setting.end;
-        self.sockets[socket].settings.iter().filter(concerns).map(|other| other.end).min().unwrap_or(UNDER_WAY)
+        let concerns =
+            |other: &&Setting| other.mode.is_none_or(|m| m == mode) && other.begin > setting.end;
+        self.sockets[socket]
+            .settings
+            .iter()
+            .filter(concerns)
+            .map(|other| other.end)
+            .min()
+            .unwrap_or(UNDER_WAY)
     }
 
     /// Whether a timeout between two stamps has a deadline to refer to.
     fn may_time_out(&self, socket: usize, mode: Mode, begin: u64, end: u64) -> bool {
-        self.sockets[socket].settings.iter().filter(|setting| setting.mode.is_none_or(|m| m == mode)).any(|setting| {
-            let last = self.replaced(socket, setting, mode).min(end);
-            let in_force = setting.begin <= end && last >= begin;
-            let passed = match setting.deadline {
-                Deadline::None => false,
-                Deadline::Passed => true,
-                Deadline::At(when) => when <= self.time(last),
-            };
-            in_force && passed
-        })
+        self.sockets[socket]
+            .settings
+            .iter()
+            .filter(|setting| setting.mode.is_none_or(|m| m == mode))
+            .any(|setting| {
+                let last = self.replaced(socket, setting, mode).min(end);
+                let in_force = setting.begin <= end && last >= begin;
+                let passed = match setting.deadline {
+                    Deadline::None => false,
+                    Deadline::Passed => true,
+                    Deadline::At(when) => when <= self.time(last),
+                };
+                in_force && passed
+            })
     }
 
     /// Whether a deadline that was in force for the whole of a call had passed before it began, beyond doubt.
     fn must_fail(&self, socket: usize, mode: Mode, begin: u64) -> bool {
-        let settings = self.sockets[socket].settings.iter().filter(|setting| setting.mode.is_none_or(|m| m == mode));
-        let Some(last) = settings.clone().max_by_key(|setting| setting.begin) else { return false };
-        let alone = settings.filter(|setting| setting.begin != last.begin).all(|setting| setting.end < last.begin);
+        let settings = self.sockets[socket]
+            .settings
+            .iter()
+            .filter(|setting| setting.mode.is_none_or(|m| m == mode));
+        let Some(last) = settings.clone().max_by_key(|setting| setting.begin) else {
+            return false;
+        };
+        let alone = settings
+            .filter(|setting| setting.begin != last.begin)
+            .all(|setting| setting.end < last.begin);
         alone && last.end < begin && last.deadline == Deadline::Passed
     }
 
@@ -144,49 +164,92 @@ impl Oracle {
         let end = self.stamp(world);
         let state = &self.sockets[socket];
         let closing_began = state.close.is_some_and(|(begin, _)| begin <= end);
-        let closed_before = state.close.is_some_and(|(_, close_end)| close_end < call.begin);
+        let closed_before = state
+            .close
+            .is_some_and(|(_, close_end)| close_end < call.begin);
         match result {
-            Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!("socket {socket} says closing, and nobody closes it")),
+            Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!(
+                "socket {socket} says closing, and nobody closes it"
+            )),
             Err(FdError::Poll(PollError::Closing)) => Ok(()),
-            Err(FdError::Poll(PollError::NotPollable)) if !world.kernel.borrow().files[self.files[socket]].told_error => {
+            Err(FdError::Poll(PollError::NotPollable))
+                if !world.kernel.borrow().files[self.files[socket]].told_error =>
+            {
                 Err(format!("socket {socket} says not pollable, and is"))
             }
-            Err(FdError::Os(errno)) if errno.raw() == ENOMEM && !world.kernel.borrow().files[self.files[socket]].refused => {
-                Err(format!("socket {socket} says that the system refused it, which did not"))
+            Err(FdError::Os(errno))
+                if errno.raw() == ENOMEM
+                    && !world.kernel.borrow().files[self.files[socket]].refused =>
+            {
+                Err(format!(
+                    "socket {socket} says that the system refused it, which did not"
+                ))
             }
-            _ if closed_before => Err(format!("an operation on socket {socket} did not say closing after the close")),
-            Err(FdError::Poll(PollError::Timeout)) => match self.may_time_out(socket, mode, call.begin, end) {
-                true => Ok(()),
-                false => Err(format!("socket {socket} timed out in direction {mode:?} without a deadline that has passed")),
-            },
-            _ if self.must_fail(socket, mode, call.begin) => {
-                Err(format!("socket {socket} went on in direction {mode:?} though its deadline had passed before"))
+            _ if closed_before => Err(format!(
+                "an operation on socket {socket} did not say closing after the close"
+            )),
+            Err(FdError::Poll(PollError::Timeout)) => {
+                match self.may_time_out(socket, mode, call.begin, end) {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "socket {socket} timed out in direction {mode:?} without a deadline that has passed"
+                    )),
+                }
             }
+            _ if self.must_fail(socket, mode, call.begin) => Err(format!(
+                "socket {socket} went on in direction {mode:?} though its deadline had passed before"
+            )),
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn set_begins(&mut self, world: &World, socket: usize, mode: Option<Mode>, deadline: Deadline) -> usize {
+    pub(crate) fn set_begins(
+        &mut self,
+        world: &World,
+        socket: usize,
+        mode: Option<Mode>,
+        deadline: Deadline,
+    ) -> usize {
         let begin = self.stamp(world);
-        self.sockets[socket].settings.push(Setting { deadline, mode, begin, end: UNDER_WAY });
+        self.sockets[socket].settings.push(Setting {
+            deadline,
+            mode,
+            begin,
+            end: UNDER_WAY,
+        });
         self.sockets[socket].settings.len() - 1
     }
 
-    pub(crate) fn set_ends(&mut self, world: &World, socket: usize, setting: usize, refused: bool) -> Result<(), String> {
+    pub(crate) fn set_ends(
+        &mut self,
+        world: &World,
+        socket: usize,
+        setting: usize,
+        refused: bool,
+    ) -> Result<(), String> {
         let end = self.stamp(world);
         let state = &mut self.sockets[socket];
         let begin = state.settings[setting].begin;
         if refused {
             // It has changed nothing: as if it had begun and ended before all others.
-            state.settings[setting] = Setting { deadline: Deadline::None, mode: None, begin: 0, end: 0 };
+            state.settings[setting] = Setting {
+                deadline: Deadline::None,
+                mode: None,
+                begin: 0,
+                end: 0,
+            };
             return match state.close {
                 Some((close, _)) if close <= end => Ok(()),
-                _ => Err(format!("a deadline of socket {socket} was refused, and nobody closes it")),
+                _ => Err(format!(
+                    "a deadline of socket {socket} was refused, and nobody closes it"
+                )),
             };
         }
         state.settings[setting].end = end;
         match state.close {
-            Some((_, close_end)) if close_end < begin => Err(format!("a deadline of socket {socket} was set after the close")),
+            Some((_, close_end)) if close_end < begin => Err(format!(
+                "a deadline of socket {socket} was set after the close"
+            )),
             _ => Ok(()),
         }
     }
@@ -196,7 +259,12 @@ impl Oracle {
         self.sockets[socket].close.get_or_insert((begin, UNDER_WAY));
     }
 
-    pub(crate) fn close_ends(&mut self, world: &World, socket: usize, closed: bool) -> Result<(), String> {
+    pub(crate) fn close_ends(
+        &mut self,
+        world: &World,
+        socket: usize,
+        closed: bool,
+    ) -> Result<(), String> {
         let end = self.stamp(world);
         let state = &mut self.sockets[socket];
         if !closed {
@@ -205,7 +273,11 @@ impl Oracle {
         state.closes += 1;
         let (begin, first_end) = state.close.expect("it began");
         state.close = Some((begin, first_end.min(end)));
-        if state.closes > 1 { Err(format!("socket {socket} was closed twice")) } else { Ok(()) }
+        if state.closes > 1 {
+            Err(format!("socket {socket} was closed twice"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Nobody can run, and the clock is about to jump to `next`: who sleeps that must not?
@@ -215,17 +287,28 @@ impl Oracle {
         let busy = computing > 0;
         let mut waits = BTreeSet::new();
         for (actor, &doing) in self.actors.iter().enumerate() {
-            let wrong = |why: &str| Err(format!("nobody runs, and actor {actor}, {doing:?}, {why}"));
+            let wrong =
+                |why: &str| Err(format!("nobody runs, and actor {actor}, {doing:?}, {why}"));
             match doing {
                 // While one M computes, those at home there wait for it; those that may run anywhere do not.
-                Doing::New if self.goroutine[actor] && computing < config.procs => return wrong("could start: it lies in a queue"),
+                Doing::New if self.goroutine[actor] && computing < config.procs => {
+                    return wrong("could start: it lies in a queue");
+                }
                 _ if busy => {}
                 Doing::New | Doing::Running => return wrong("could run: it lies in a queue"),
-                Doing::Sleep(when) if when <= world.now() - SLACK => return wrong("has slept long enough"),
+                Doing::Sleep(when) if when <= world.now() - SLACK => {
+                    return wrong("has slept long enough");
+                }
                 Doing::Sleep(when) if when < next - SLACK => return wrong("would oversleep"),
-                Doing::Join(other) if self.actors[other] == Doing::Done => return wrong("waits for one who has ended"),
-                Doing::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => return wrong("could have a permit"),
-                Doing::Close(socket) if !waits_on(&self.actors, socket) => return wrong("waits for nobody to let go"),
+                Doing::Join(other) if self.actors[other] == Doing::Done => {
+                    return wrong("waits for one who has ended");
+                }
+                Doing::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => {
+                    return wrong("could have a permit");
+                }
+                Doing::Close(socket) if !waits_on(&self.actors, socket) => {
+                    return wrong("waits for nobody to let go");
+                }
                 Doing::Wait(socket, mode) => {
                     if let Err(why) = self.may_wait(world, socket, mode, next) {
                         return wrong(&why);
@@ -239,22 +322,44 @@ impl Oracle {
             return Ok(());
         }
         if let Some(poller) = world.kernel.borrow().unfetched() {
-            return Err(format!("nobody runs, and poller {poller} has events that nobody waits for"));
+            return Err(format!(
+                "nobody runs, and poller {poller} has events that nobody waits for"
+            ));
         }
         if sched.num_poll_waiters() != waits.len() {
-            return Err(format!("{} are counted as waiting in pollers, and {waits:?} do", sched.num_poll_waiters()));
+            return Err(format!(
+                "{} are counted as waiting in pollers, and {waits:?} do",
+                sched.num_poll_waiters()
+            ));
         }
-        let alive = self.actors.iter().zip(&self.goroutine).filter(|&(&doing, &goroutine)| goroutine && doing != Doing::Done).count();
+        let alive = self
+            .actors
+            .iter()
+            .zip(&self.goroutine)
+            .filter(|&(&doing, &goroutine)| goroutine && doing != Doing::Done)
+            .count();
         if sched.num_goroutines() != alive {
-            return Err(format!("{} goroutines are counted, and {alive} have not ended", sched.num_goroutines()));
+            return Err(format!(
+                "{} goroutines are counted, and {alive} have not ended",
+                sched.num_goroutines()
+            ));
         }
         match sched.num_idle() {
             (idle, 0) if idle == config.procs => Ok(()),
-            (idle, spinning) => Err(format!("all {} Ms sleep, {idle} are counted so, and {spinning} as spinning", config.procs)),
+            (idle, spinning) => Err(format!(
+                "all {} Ms sleep, {idle} are counted so, and {spinning} as spinning",
+                config.procs
+            )),
         }
     }
 
-    fn may_wait(&self, world: &World, socket: usize, mode: Mode, next: Nanos) -> Result<(), String> {
+    fn may_wait(
+        &self,
+        world: &World,
+        socket: usize,
+        mode: Mode,
+        next: Nanos,
+    ) -> Result<(), String> {
         let state = &self.sockets[socket];
         if state.close.is_some() {
             return Err("waits on a descriptor that is closing".into());
@@ -262,10 +367,17 @@ impl Oracle {
         if world.kernel.borrow().could(self.files[socket], mode) {
             return Err("waits for what is there".into());
         }
-        let settings = state.settings.iter().filter(|setting| setting.mode.is_none_or(|m| m == mode));
-        let Some(last) = settings.clone().max_by_key(|setting| setting.begin) else { return Ok(()) };
+        let settings = state
+            .settings
+            .iter()
+            .filter(|setting| setting.mode.is_none_or(|m| m == mode));
+        let Some(last) = settings.clone().max_by_key(|setting| setting.begin) else {
+            return Ok(());
+        };
         // Of two that were set at the same time, either may hold.
-        let candidates: Vec<_> = settings.filter(|setting| setting.end >= last.begin).collect();
+        let candidates: Vec<_> = settings
+            .filter(|setting| setting.end >= last.begin)
+            .collect();
         let hour = |setting: &&Setting| match setting.deadline {
             Deadline::None => Nanos::MAX,
             Deadline::Passed => Nanos::MIN,
@@ -280,5 +392,7 @@ impl Oracle {
 }
 
 fn waits_on(actors: &[Doing], socket: usize) -> bool {
-    actors.iter().any(|doing| matches!(doing, Doing::Wait(s, _) if *s == socket))
+    actors
+        .iter()
+        .any(|doing| matches!(doing, Doing::Wait(s, _) if *s == socket))
 }

@@ -53,7 +53,13 @@ impl Socket {
         oracle.sockets.push(SocketState::default());
         let id = oracle.files.len() - 1;
         drop(oracle);
-        Arc::new(Socket { fd, file, id, readers: AtomicUsize::new(readers), writers: AtomicUsize::new(writers) })
+        Arc::new(Socket {
+            fd,
+            file,
+            id,
+            readers: AtomicUsize::new(readers),
+            writers: AtomicUsize::new(writers),
+        })
     }
 }
 
@@ -80,7 +86,9 @@ impl Actor {
             actor.set(Doing::Done);
             actor.0
         };
-        let join = sched().go(body, Location::caller()).expect("there is room for all goroutines of a program");
+        let join = sched()
+            .go(body, Location::caller())
+            .expect("there is room for all goroutines of a program");
         (actor, join)
     }
 
@@ -128,7 +136,11 @@ impl Actor {
         let when = world().now() + nanos as Nanos;
         self.doing(Doing::Sleep(when), || sched().sleep_until(when));
         if world().now() < when {
-            world().fail(format!("actor {} woke {} ns early", self.0, when - world().now()));
+            world().fail(format!(
+                "actor {} woke {} ns early",
+                self.0,
+                when - world().now()
+            ));
         }
     }
 
@@ -136,13 +148,21 @@ impl Actor {
         world().switch(State::Busy(world().now() + nanos as Nanos));
     }
 
-    fn operate<T>(self, socket: &Socket, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
+    fn operate<T>(
+        self,
+        socket: &Socket,
+        mode: Mode,
+        f: impl FnOnce() -> Result<T, FdError>,
+    ) -> Result<T, FdError> {
         let world = world();
         // An operation that fails at once calls no system, and whoever repeats it must not stop the clock.
         world.step("operation", [socket.id as u64, mode as u64]);
         let call = world.oracle.borrow_mut().begin(world);
         let result = self.doing(Doing::Wait(socket.id, mode), f);
-        let verdict = world.oracle.borrow_mut().end(world, socket.id, mode, call, &result);
+        let verdict = world
+            .oracle
+            .borrow_mut()
+            .end(world, socket.id, mode, call, &result);
         judge(verdict);
         let code = match &result {
             Ok(_) => 0,
@@ -165,7 +185,10 @@ impl Actor {
             })
         });
         if *result.as_ref().unwrap_or(&0) != took {
-            world().fail(format!("a read of socket {} took {took} bytes and says {result:?}", socket.id));
+            world().fail(format!(
+                "a read of socket {} took {took} bytes and says {result:?}",
+                socket.id
+            ));
         }
         result
     }
@@ -177,7 +200,9 @@ impl Actor {
             let sent = socket.fd.transfer_all(len, |number, range| {
                 mixed |= world().kernel.borrow_mut().part(socket.file, message, put);
                 if range.start != put || range.end != len {
-                    world().fail(format!("of {len} bytes {put} are written, and {range:?} come next"));
+                    world().fail(format!(
+                        "of {len} bytes {put} are written, and {range:?} come next"
+                    ));
                 }
                 let outcome = Kernel::write(socket.file, number.raw(), range.len());
                 if let Outcome::Done(n) = outcome {
@@ -194,27 +219,60 @@ impl Actor {
             })
         });
         if result.is_ok() && (put != len || mixed) {
-            world().fail(format!("a write of {len} bytes to socket {} has put {put}; mixed with another: {mixed}", socket.id));
+            world().fail(format!(
+                "a write of {len} bytes to socket {} has put {put}; mixed with another: {mixed}",
+                socket.id
+            ));
         }
         result
     }
 
     pub(crate) fn connect(self, socket: &Socket) -> Result<(), FdError> {
-        self.operate(socket, Mode::Write, || socket.fd.connect(|number| Kernel::connected(socket.file, number.raw())))
+        self.operate(socket, Mode::Write, || {
+            socket
+                .fd
+                .connect(|number| Kernel::connected(socket.file, number.raw()))
+        })
     }
 
     pub(crate) fn accept(self, socket: &Socket) -> Result<(FileId, i32), FdError> {
-        self.operate(socket, Mode::Read, || socket.fd.accept(|number| Kernel::accept(socket.file, number.raw())))
+        self.operate(socket, Mode::Read, || {
+            socket
+                .fd
+                .accept(|number| Kernel::accept(socket.file, number.raw()))
+        })
     }
 
-    pub(crate) fn set_deadline(self, socket: &Socket, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
+    pub(crate) fn set_deadline(
+        self,
+        socket: &Socket,
+        mode: Option<Mode>,
+        deadline: Deadline,
+    ) -> Result<(), FdError> {
         let world = world();
         world.step("set_deadline", [socket.id as u64, 0]);
-        let setting = world.oracle.borrow_mut().set_begins(world, socket.id, mode, deadline);
-        let when = if let Deadline::At(when) = deadline { when } else { 0 };
-        world.note("deadline", [socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64), when as u64]);
+        let setting = world
+            .oracle
+            .borrow_mut()
+            .set_begins(world, socket.id, mode, deadline);
+        let when = if let Deadline::At(when) = deadline {
+            when
+        } else {
+            0
+        };
+        world.note(
+            "deadline",
+            [
+                socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64),
+                when as u64,
+            ],
+        );
         let result = socket.fd.set_deadline(mode, deadline);
-        let verdict = world.oracle.borrow_mut().set_ends(world, socket.id, setting, result.is_err());
+        let verdict =
+            world
+                .oracle
+                .borrow_mut()
+                .set_ends(world, socket.id, setting, result.is_err());
         judge(verdict);
         result
     }
@@ -222,14 +280,21 @@ impl Actor {
     pub(crate) fn close(self, socket: &Socket) -> bool {
         let world = world();
         world.oracle.borrow_mut().close_begins(world, socket.id);
-        let closed = self.doing(Doing::Close(socket.id), || socket.fd.close()).is_ok();
-        let verdict = world.oracle.borrow_mut().close_ends(world, socket.id, closed);
+        let closed = self
+            .doing(Doing::Close(socket.id), || socket.fd.close())
+            .is_ok();
+        let verdict = world
+            .oracle
+            .borrow_mut()
+            .close_ends(world, socket.id, closed);
         judge(verdict);
         closed
     }
 
     pub(crate) fn shutdown(self, socket: &Socket) {
-        let _ = socket.fd.with(|number| Kernel::shutdown(socket.file, number.raw()));
+        let _ = socket
+            .fd
+            .with(|number| Kernel::shutdown(socket.file, number.raw()));
     }
 }
 
@@ -243,7 +308,10 @@ impl Semaphore {
     pub(crate) fn new() -> Arc<Self> {
         let permits = &mut world().oracle.borrow_mut().permits;
         permits.push((0, 0));
-        Arc::new(Semaphore { sema: Sema::new(sched()), id: permits.len() - 1 })
+        Arc::new(Semaphore {
+            sema: Sema::new(sched()),
+            id: permits.len() - 1,
+        })
     }
 
     pub(crate) fn give(&self, n: usize) {
@@ -313,7 +381,9 @@ fn draw_deadline() -> Deadline {
         0 | 1 => Deadline::None,
         2 => Deadline::Passed,
         3 => Deadline::At(Nanos::MAX),
-        _ => Deadline::At(world().now() + below([1000, 100_000, 3_000_000][below(3) as usize]) as Nanos),
+        _ => Deadline::At(
+            world().now() + below([1000, 100_000, 3_000_000][below(3) as usize]) as Nanos,
+        ),
     }
 }
 
@@ -437,7 +507,9 @@ fn draw() -> Vec<Body> {
     if below(3) == 0 {
         let dialers = 1 + below(4);
         let listener = Socket::new(Kernel::create(Kind::Listener), dialers as usize, 0);
-        for f in std::iter::once(accepter as fn(Actor, &Socket)).chain((0..dialers).map(|_| dialer as fn(Actor, &Socket))) {
+        for f in std::iter::once(accepter as fn(Actor, &Socket))
+            .chain((0..dialers).map(|_| dialer as fn(Actor, &Socket)))
+        {
             let listener = listener.clone();
             parts.push(Box::new(move |actor| f(actor, &listener)));
         }
@@ -449,7 +521,9 @@ fn draw() -> Vec<Body> {
     for _ in 0..below(3) {
         let (semaphore, n) = (Semaphore::new(), 1 + below(5) as usize);
         let takes = semaphore.clone();
-        parts.push(Box::new(move |actor| (0..n).for_each(|_| actor.take(&takes))));
+        parts.push(Box::new(move |actor| {
+            (0..n).for_each(|_| actor.take(&takes))
+        }));
         parts.push(Box::new(move |actor| {
             for _ in 0..n {
                 linger(actor);
@@ -466,7 +540,11 @@ fn draw() -> Vec<Body> {
         }));
     }
     (0..below(3)).for_each(|_| parts.push(Box::new(|actor| spawner(actor, 2))));
-    (0..below(2)).for_each(|_| parts.push(Box::new(|actor: Actor| (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000))))));
+    (0..below(2)).for_each(|_| {
+        parts.push(Box::new(|actor: Actor| {
+            (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000)))
+        }))
+    });
     parts
 }
 
@@ -486,5 +564,7 @@ pub(crate) fn play(actor: Actor) {
         }
     }
     joins.into_iter().for_each(|join| actor.join(join));
-    threads.into_iter().for_each(|(_, ended)| actor.take(&ended));
+    threads
+        .into_iter()
+        .for_each(|(_, ended)| actor.take(&ended));
 }

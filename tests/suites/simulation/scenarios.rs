@@ -16,11 +16,25 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 const SEEDS: u64 = 150;
 
 fn check(odds: fn(&mut Odds), main: fn(Actor)) {
-    explore(0..SEEDS, Runs { odds, arrangement: None, main });
+    explore(
+        0..SEEDS,
+        Runs {
+            odds,
+            arrangement: None,
+            main,
+        },
+    );
 }
 
 fn check_on(arrangement: Arrangement, main: fn(Actor)) {
-    explore(0..SEEDS, Runs { odds: |_| (), arrangement: Some(arrangement), main });
+    explore(
+        0..SEEDS,
+        Runs {
+            odds: |_| (),
+            arrangement: Some(arrangement),
+            main,
+        },
+    );
 }
 
 fn as_drawn(_: &mut Odds) {}
@@ -58,14 +72,19 @@ fn a_dial_on_a_recycled_descriptor_waits_for_its_own_connect() {
         for _ in 0..4 {
             let [a, b] = pair(64);
             let other = b.clone();
-            let waits = Actor::go(move |actor| must(actor.read(&other, 8) == Err(CLOSING), "nothing was written"));
+            let waits = Actor::go(move |actor| {
+                must(actor.read(&other, 8) == Err(CLOSING), "nothing was written")
+            });
             actor.sleep(below(20_000));
             actor.close(&b);
             let socket = Socket::new(Kernel::create(Kind::Unconnected), 9, 9);
             must(socket.fd.register().is_ok(), "nothing is refused");
             Kernel::connect(socket.file, listener.file);
             let connected = actor.connect(&socket).is_ok();
-            must(connected == (world().kernel.borrow().files[socket.file].kind == Kind::Stream), "the dial says what the kernel says");
+            must(
+                connected == (world().kernel.borrow().files[socket.file].kind == Kind::Stream),
+                "the dial says what the kernel says",
+            );
             actor.join(waits);
             drop(a);
         }
@@ -81,7 +100,10 @@ fn a_dead_devices_error_does_not_reach_the_next_use() {
             for _ in 0..4 {
                 let device = Socket::new(Kernel::create(Kind::Broken), 9, 0);
                 let result = read(actor, &device, 8);
-                must(result == Err(FdError::Poll(PollError::NotPollable)), "a dead device is not pollable");
+                must(
+                    result == Err(FdError::Poll(PollError::NotPollable)),
+                    "a dead device is not pollable",
+                );
                 actor.close(&device);
                 let [a, b] = pair(16);
                 let sender = Actor::go(move |actor| {
@@ -92,7 +114,9 @@ fn a_dead_devices_error_does_not_reach_the_next_use() {
                 while got < 40 {
                     match read(actor, &a, 16) {
                         Ok(n @ 1..) => got += n,
-                        other => return world().fail(format!("a pipe after a dead device: {other:?}")),
+                        other => {
+                            return world().fail(format!("a pipe after a dead device: {other:?}"));
+                        }
                     }
                 }
                 actor.join(sender);
@@ -128,7 +152,9 @@ fn a_reader_that_parks_while_another_closes_is_told() {
         for _ in 0..8 {
             let [a, _b] = pair(16);
             let other = a.clone();
-            let waits = Actor::go(move |actor| must(read(actor, &other, 8) == Err(CLOSING), "it was closed"));
+            let waits = Actor::go(move |actor| {
+                must(read(actor, &other, 8) == Err(CLOSING), "it was closed")
+            });
             (0..below(4)).for_each(|_| yield_now());
             actor.close(&a);
             actor.join(waits);
@@ -166,8 +192,10 @@ fn a_wake_from_outside_reaches_the_sleeper_of_a_busy_poller() {
         |actor| {
             let semaphore = Semaphore::new();
             let [a, b] = pair(4);
-            let echo =
-                [Actor::go(move |actor| writer(actor, &a)), Actor::go(move |actor| _ = (0..9).find(|_| read(actor, &b, 4).is_err()))];
+            let echo = [
+                Actor::go(move |actor| writer(actor, &a)),
+                Actor::go(move |actor| _ = (0..9).find(|_| read(actor, &b, 4).is_err())),
+            ];
             let takes = semaphore.clone();
             let taker = Actor::go(move |actor| (0..10).for_each(|_| actor.take(&takes)));
             let (_, ended) = Actor::thread(move |actor| {
@@ -193,11 +221,17 @@ fn an_earlier_timer_of_another_thread_is_noticed() {
             let [a, _b] = pair(4);
             for after in [9_000_000, 6_000_000, 3_000_000, 1_000_000, 20_000] {
                 let _ = actor.set_deadline(&a, None, Deadline::At(world().now() + after));
-                let _ = actor.set_deadline(&a, Some(Mode::Read), Deadline::At(world().now() + after / 2));
+                let _ = actor.set_deadline(
+                    &a,
+                    Some(Mode::Read),
+                    Deadline::At(world().now() + after / 2),
+                );
                 must(read(actor, &a, 4) == Err(TIMEOUT), "nothing was written");
             }
         });
-        (0..3).map(|_| Actor::go(|actor| actor.sleep(below(5_000_000)))).for_each(|sleeper| actor.join(sleeper));
+        (0..3)
+            .map(|_| Actor::go(|actor| actor.sleep(below(5_000_000))))
+            .for_each(|sleeper| actor.join(sleeper));
         actor.take(&ended);
         actor.join(far);
     });
@@ -211,7 +245,10 @@ fn an_interrupted_sleep_ends_at_its_hour() {
         for nanos in [1, 300, 300_000, 40_000_000] {
             let start = world().now();
             actor.sleep(nanos);
-            must(world().now() - start < nanos as Nanos + 200_000 + SLACK, "it slept longer");
+            must(
+                world().now() - start < nanos as Nanos + 200_000 + SLACK,
+                "it slept longer",
+            );
         }
     });
 }
@@ -224,14 +261,23 @@ fn times_at_both_ends_of_the_range_mean_what_they_say() {
         for never in [Nanos::MAX, Nanos::MAX - 1, Nanos::MAX / 2] {
             let _ = actor.set_deadline(&a, None, Deadline::At(never));
             let other = a.clone();
-            let waits = Actor::go(move |actor| must(read(actor, &other, 1) == Ok(1), "the deadline is far"));
+            let waits = Actor::go(move |actor| {
+                must(read(actor, &other, 1) == Ok(1), "the deadline is far")
+            });
             actor.sleep(1_000_000_000_000_000_000);
             while actor.write(&b, 1).is_err() {}
             actor.join(waits);
         }
-        for passed in [Deadline::Passed, Deadline::At(1), Deadline::At(world().now())] {
+        for passed in [
+            Deadline::Passed,
+            Deadline::At(1),
+            Deadline::At(world().now()),
+        ] {
             let _ = actor.set_deadline(&a, None, passed);
-            must(read(actor, &a, 1) == Err(TIMEOUT), "the deadline has passed");
+            must(
+                read(actor, &a, 1) == Err(TIMEOUT),
+                "the deadline has passed",
+            );
         }
     });
 }
@@ -248,7 +294,10 @@ fn a_storm_of_deadlines_disturbs_no_other_timer() {
                 Actor::go(move |actor| {
                     for _ in 0..30 {
                         let mode = [Some(Mode::Read), Some(Mode::Write), None][below(3) as usize];
-                        let deadline = [Deadline::None, Deadline::At(world().now() + below(100_000) as Nanos)][below(2) as usize];
+                        let deadline = [
+                            Deadline::None,
+                            Deadline::At(world().now() + below(100_000) as Nanos),
+                        ][below(2) as usize];
                         let _ = actor.set_deadline(&socket, mode, deadline);
                         if below(3) == 0 {
                             yield_now();
@@ -257,8 +306,13 @@ fn a_storm_of_deadlines_disturbs_no_other_timer() {
                 })
             })
             .collect();
-        let sleepers: Vec<_> = (0..5).map(|_| Actor::go(|actor| actor.sleep(below(100_000)))).collect();
-        movers.into_iter().chain(sleepers).for_each(|part| actor.join(part));
+        let sleepers: Vec<_> = (0..5)
+            .map(|_| Actor::go(|actor| actor.sleep(below(100_000))))
+            .collect();
+        movers
+            .into_iter()
+            .chain(sleepers)
+            .for_each(|part| actor.join(part));
     });
 }
 
@@ -266,23 +320,36 @@ fn a_storm_of_deadlines_disturbs_no_other_timer() {
 /// spawned by one that then computes must be started by another thread.
 #[test]
 fn a_goroutine_does_not_wait_for_the_one_that_spawned_it() {
-    check_on(Arrangement { procs: 2, pollers: 2, migrate: false, level: false }, |actor| {
-        for _ in 0..6 {
-            let spawner = Actor::go(|actor| {
-                let child = Actor::go(|_| ());
-                actor.compute(400_000);
-                actor.join(child);
-            });
-            actor.join(spawner);
-        }
-    });
+    check_on(
+        Arrangement {
+            procs: 2,
+            pollers: 2,
+            migrate: false,
+            level: false,
+        },
+        |actor| {
+            for _ in 0..6 {
+                let spawner = Actor::go(|actor| {
+                    let child = Actor::go(|_| ());
+                    actor.compute(400_000);
+                    actor.join(child);
+                });
+                actor.join(spawner);
+            }
+        },
+    );
 }
 
 /// Whatever the system says of a thread that is blocked or computes, another one runs what waits for
 /// its P.
 #[test]
 fn a_thread_is_replaced_though_the_system_says_little_of_it() {
-    let one_proc = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
+    let one_proc = Arrangement {
+        procs: 1,
+        pollers: 1,
+        migrate: false,
+        level: false,
+    };
     let sights: [fn(&mut Odds); 4] = [
         |odds| odds.sight = Sight::Full,
         |odds| odds.sight = Sight::States,
@@ -290,7 +357,14 @@ fn a_thread_is_replaced_though_the_system_says_little_of_it() {
         |odds| odds.sight = Sight::Nothing,
     ];
     for odds in sights {
-        explore(0..SEEDS / 2, Runs { odds, arrangement: Some(one_proc), main: a_thread_is_replaced });
+        explore(
+            0..SEEDS / 2,
+            Runs {
+                odds,
+                arrangement: Some(one_proc),
+                main: a_thread_is_replaced,
+            },
+        );
     }
 }
 
@@ -313,14 +387,24 @@ fn a_thread_is_replaced(actor: Actor) {
 /// 17, tokio #8372 and #8373: the count of idle threads and the threads that are idle drift apart. The oracle compares them at each rest.
 #[test]
 fn idle_threads_are_counted_right_after_every_burst() {
-    check_on(Arrangement { procs: 4, pollers: 1, migrate: true, level: false }, |actor| {
-        for _ in 0..5 {
-            let burst: Vec<_> = (0..8).map(|_| Actor::go(|_| (0..below(5)).for_each(|_| yield_now()))).collect();
-            actor.sleep(below(60_000));
-            burst.into_iter().for_each(|part| actor.join(part));
-            actor.sleep(200_000);
-        }
-    });
+    check_on(
+        Arrangement {
+            procs: 4,
+            pollers: 1,
+            migrate: true,
+            level: false,
+        },
+        |actor| {
+            for _ in 0..5 {
+                let burst: Vec<_> = (0..8)
+                    .map(|_| Actor::go(|_| (0..below(5)).for_each(|_| yield_now())))
+                    .collect();
+                actor.sleep(below(60_000));
+                burst.into_iter().for_each(|part| actor.join(part));
+                actor.sleep(200_000);
+            }
+        },
+    );
 }
 
 /// 18, compio #948, and 29, glommio #552: of two wakers one relies on the other, who has not yet woken; the sleeper has looked already.
@@ -354,7 +438,12 @@ fn goroutines_readied_by_several_threads_at_once_all_run() {
 /// 19, CVE-2021-32810: an element of a queue is taken twice while thieves are at it and the queue overflows.
 #[test]
 fn each_of_many_goroutines_runs_once() {
-    let arrangement = Arrangement { procs: 3, pollers: 1, migrate: true, level: false };
+    let arrangement = Arrangement {
+        procs: 3,
+        pollers: 1,
+        migrate: true,
+        level: false,
+    };
     explore(
         0..8,
         Runs {
@@ -388,7 +477,10 @@ fn a_closed_descriptor_is_silent_though_its_file_lives_on() {
         let waits = Actor::go(move |actor| _ = read(actor, &other, 4));
         actor.sleep(below(20_000));
         actor.close(&b);
-        must(!world().kernel.borrow().files[b.file].is_watched(), "nobody watches a closed descriptor");
+        must(
+            !world().kernel.borrow().files[b.file].is_watched(),
+            "nobody watches a closed descriptor",
+        );
         let _ = actor.write(&a, 4);
         actor.join(waits);
         Kernel::close(number);
@@ -418,7 +510,10 @@ fn an_accept_after_one_that_found_no_number_serves_the_queue() {
                     drop(Socket::new(connection, 9, 9));
                     served += 1;
                 }
-                Err(FdError::Os(errno)) => must([EMFILE, crate::kernel::ENOMEM].contains(&errno.raw()), "those two are refused"),
+                Err(FdError::Os(errno)) => must(
+                    [EMFILE, crate::kernel::ENOMEM].contains(&errno.raw()),
+                    "those two are refused",
+                ),
                 Err(error) => world().fail(format!("accept says {error}")),
             }
         }
@@ -464,15 +559,25 @@ fn a_descriptor_that_is_writable_before_it_connects_does_not_end_the_dial() {
         actor.sleep(below(2_000));
         Kernel::connect_for_sure(socket.file, listener.file);
         must(actor.connect(&socket) == Ok(()), "the listener listens");
-        must(world().kernel.borrow().files[socket.file].kind == Kind::Stream, "the dial ends when it is connected");
+        must(
+            world().kernel.borrow().files[socket.file].kind == Kind::Stream,
+            "the dial ends when it is connected",
+        );
     });
 }
 
 /// 31, golang/go #51651: descriptors starve while goroutines stay runnable.
 #[test]
 fn a_reader_is_served_while_others_never_rest() {
-    let arrangement = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
-    let prompt = |odds: &mut Odds| (odds.latency, odds.late, odds.refuse, odds.spurious) = (1, NEVER, NEVER, NEVER);
+    let arrangement = Arrangement {
+        procs: 1,
+        pollers: 1,
+        migrate: false,
+        level: false,
+    };
+    let prompt = |odds: &mut Odds| {
+        (odds.latency, odds.late, odds.refuse, odds.spurious) = (1, NEVER, NEVER, NEVER)
+    };
     let main = |actor: Actor| {
         let [a, b] = pair(16);
         let written = Arc::new(AtomicUsize::new(0));
@@ -501,16 +606,31 @@ fn a_reader_is_served_while_others_never_rest() {
         must(actor.write(&a, 4) == Ok(()), "there is room");
         // The reader may have been served already.
         written.fetch_max(1, SeqCst);
-        restless.into_iter().chain([reads]).for_each(|part| actor.join(part));
+        restless
+            .into_iter()
+            .chain([reads])
+            .for_each(|part| actor.join(part));
     };
-    explore(0..SEEDS, Runs { odds: prompt, arrangement: Some(arrangement), main });
+    explore(
+        0..SEEDS,
+        Runs {
+            odds: prompt,
+            arrangement: Some(arrangement),
+            main,
+        },
+    );
 }
 
 /// gopark's own: a P whose goroutines never rest took one at a time from the global queue, in one schedule of 61.
 #[test]
 fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
     const BURST: usize = 100;
-    let arrangement = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
+    let arrangement = Arrangement {
+        procs: 1,
+        pollers: 1,
+        migrate: false,
+        level: false,
+    };
     let main = |actor: Actor| {
         let (spawned, started) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let restless: Vec<_> = (0..3)
@@ -521,7 +641,10 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
                     while started.load(SeqCst) < BURST && !world().failed() {
                         turns += spawned.load(SeqCst);
                         // The ring, which gets a share in one schedule of 61, is served as often as the home queue.
-                        must(turns <= BURST + 2 * 61, "a burst of fresh goroutines has not started in time");
+                        must(
+                            turns <= BURST + 2 * 61,
+                            "a burst of fresh goroutines has not started in time",
+                        );
                         yield_now();
                     }
                 })
@@ -538,7 +661,14 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
         restless.into_iter().for_each(|part| actor.join(part));
         actor.take(&ended);
     };
-    explore(0..SEEDS, Runs { odds: as_drawn, arrangement: Some(arrangement), main });
+    explore(
+        0..SEEDS,
+        Runs {
+            odds: as_drawn,
+            arrangement: Some(arrangement),
+            main,
+        },
+    );
 }
 
 /// gopark's own: an acceptor accepted 64 connections in each round of all others, however many these were.
@@ -546,10 +676,21 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
 fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
     const NEIGHBOURS: usize = 400;
     const CONNECTIONS: usize = NEIGHBOURS / 4;
-    let arrangement = Arrangement { procs: 1, pollers: 1, migrate: false, level: false };
-    let prompt = |odds: &mut Odds| (odds.latency, odds.stall, odds.refuse, odds.interrupt) = (1, NEVER, NEVER, NEVER);
+    let arrangement = Arrangement {
+        procs: 1,
+        pollers: 1,
+        migrate: false,
+        level: false,
+    };
+    let prompt = |odds: &mut Odds| {
+        (odds.latency, odds.stall, odds.refuse, odds.interrupt) = (1, NEVER, NEVER, NEVER)
+    };
     let main = |actor: Actor| {
-        let (started, turns, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (started, turns, stop) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let neighbours: Vec<_> = (0..NEIGHBOURS)
             .map(|_| {
                 let (started, turns, stop) = (started.clone(), turns.clone(), stop.clone());
@@ -563,22 +704,43 @@ fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
             })
             .collect();
         let listener = Socket::new(Kernel::create(Kind::Listener), 9, 0);
-        let clients: Vec<_> = (0..CONNECTIONS).map(|_| Socket::new(Kernel::create(Kind::Unconnected), 9, 9)).collect();
-        clients.iter().for_each(|client| Kernel::connect_for_sure(client.file, listener.file));
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| Socket::new(Kernel::create(Kind::Unconnected), 9, 9))
+            .collect();
+        clients
+            .iter()
+            .for_each(|client| Kernel::connect_for_sure(client.file, listener.file));
         let accepts = Actor::go(move |actor| {
             while started.load(SeqCst) < NEIGHBOURS {
                 yield_now();
             }
             let before = turns.load(SeqCst);
             for _ in 0..CONNECTIONS {
-                drop(actor.accept(&listener).map(|connection| Socket::new(connection, 9, 9)));
+                drop(
+                    actor
+                        .accept(&listener)
+                        .map(|connection| Socket::new(connection, 9, 9)),
+                );
             }
-            must(turns.load(SeqCst) == before, "the acceptor waited for a round of all others");
+            must(
+                turns.load(SeqCst) == before,
+                "the acceptor waited for a round of all others",
+            );
             stop.store(1, SeqCst);
         });
-        neighbours.into_iter().chain([accepts]).for_each(|part| actor.join(part));
+        neighbours
+            .into_iter()
+            .chain([accepts])
+            .for_each(|part| actor.join(part));
     };
-    explore(0..SEEDS / 10, Runs { odds: prompt, arrangement: Some(arrangement), main });
+    explore(
+        0..SEEDS / 10,
+        Runs {
+            odds: prompt,
+            arrangement: Some(arrangement),
+            main,
+        },
+    );
 }
 
 /// 32, golang/go #21856 and #24455: close returns before the system has released the number, or a reader holds on to it.
@@ -588,10 +750,14 @@ fn a_close_returns_when_the_number_is_free() {
         for _ in 0..6 {
             let [a, _b] = pair(16);
             let number = a.fd.raw();
-            let readers = [a.clone(), a.clone()].map(|socket| Actor::go(move |actor| reader(actor, &socket)));
+            let readers =
+                [a.clone(), a.clone()].map(|socket| Actor::go(move |actor| reader(actor, &socket)));
             actor.sleep(below(10_000));
             if actor.close(&a) {
-                must(!world().kernel.borrow().names(number, a.file), "the number is free");
+                must(
+                    !world().kernel.borrow().names(number, a.file),
+                    "the number is free",
+                );
             }
             readers.into_iter().for_each(|reader| actor.join(reader));
         }
@@ -602,46 +768,68 @@ fn a_close_returns_when_the_number_is_free() {
 /// wait: a reader for bytes, a writer for room.
 #[test]
 fn a_direction_that_waits_while_the_other_registers_is_armed() {
-    check_on(Arrangement { procs: 2, pollers: 1, migrate: false, level: true }, |actor| {
-        for _ in 0..4 {
-            let [a, b] = pair(8);
-            let other = a.clone();
-            let reads = Actor::go(move |actor| while read(actor, &other, 4) != Ok(0) {});
-            let writes = Actor::go(move |actor| while actor.write(&a, 30).is_err() {});
-            let peer = Actor::go(move |actor| {
-                actor.sleep(100_000);
-                while actor.write(&b, 4).is_err() {}
-                let mut got = 0;
-                while got < 30 {
-                    got += read(actor, &b, 30).unwrap_or(0);
-                }
-                actor.shutdown(&b);
-            });
-            [reads, writes, peer].into_iter().for_each(|part| actor.join(part));
-        }
-    });
+    check_on(
+        Arrangement {
+            procs: 2,
+            pollers: 1,
+            migrate: false,
+            level: true,
+        },
+        |actor| {
+            for _ in 0..4 {
+                let [a, b] = pair(8);
+                let other = a.clone();
+                let reads = Actor::go(move |actor| while read(actor, &other, 4) != Ok(0) {});
+                let writes = Actor::go(move |actor| while actor.write(&a, 30).is_err() {});
+                let peer = Actor::go(move |actor| {
+                    actor.sleep(100_000);
+                    while actor.write(&b, 4).is_err() {}
+                    let mut got = 0;
+                    while got < 30 {
+                        got += read(actor, &b, 30).unwrap_or(0);
+                    }
+                    actor.shutdown(&b);
+                });
+                [reads, writes, peer]
+                    .into_iter()
+                    .for_each(|part| actor.join(part));
+            }
+        },
+    );
 }
 
 /// gopark's own: the two timers of a descriptor lay in the heaps of two threads, and only one of them was told of an earlier time.
 #[test]
 fn both_directions_deadlines_are_kept_by_whoever_sleeps_for_them() {
-    check_on(Arrangement { procs: 2, pollers: 1, migrate: false, level: false }, |actor| {
-        // Timers that an ordinary thread arms go to each heap in turn.
-        let (_, ended) = Actor::thread(|actor| {
-            let [a, _b] = pair(1);
-            for _ in 0..4 {
-                let now = world().now();
-                let set = |mode, after| _ = actor.set_deadline(&a, mode, Deadline::At(now + after));
-                set(Some(Mode::Read), 9_000_000);
-                set(Some(Mode::Write), 8_000_000);
-                set(None, 2_000_000);
-                set(Some(Mode::Read), 1_000_000);
-                let writes = a.clone();
-                let (_, ended) = Actor::thread(move |actor| while actor.write(&writes, 9) != Err(TIMEOUT) {});
-                while read(actor, &a, 1) != Err(TIMEOUT) {}
-                actor.take(&ended);
-            }
-        });
-        actor.take(&ended);
-    });
+    check_on(
+        Arrangement {
+            procs: 2,
+            pollers: 1,
+            migrate: false,
+            level: false,
+        },
+        |actor| {
+            // Timers that an ordinary thread arms go to each heap in turn.
+            let (_, ended) = Actor::thread(|actor| {
+                let [a, _b] = pair(1);
+                for _ in 0..4 {
+                    let now = world().now();
+                    let set =
+                        |mode, after| _ = actor.set_deadline(&a, mode, Deadline::At(now + after));
+                    set(Some(Mode::Read), 9_000_000);
+                    set(Some(Mode::Write), 8_000_000);
+                    set(None, 2_000_000);
+                    set(Some(Mode::Read), 1_000_000);
+                    let writes = a.clone();
+                    let (_, ended) =
+                        Actor::thread(
+                            move |actor| while actor.write(&writes, 9) != Err(TIMEOUT) {},
+                        );
+                    while read(actor, &a, 1) != Err(TIMEOUT) {}
+                    actor.take(&ended);
+                }
+            });
+            actor.take(&ended);
+        },
+    );
 }

@@ -2,7 +2,7 @@
 
 use crate::kernel::Kernel;
 use crate::machine::{FAR, Sight, State, world};
-use gopark_core::os::{Delay, Doing, Errno, Events, Mode, Nanos, Netpoll, Os};
+use gopark_core::os::{Delay, Errno, Events, Mode, Nanos, Netpoll, Os, ThreadState};
 use gopark_core::tagptr::TaggedPtr;
 use std::fmt;
 use std::ptr::NonNull;
@@ -28,18 +28,28 @@ unsafe impl Os for System {
         let world = world();
         // From the entry on: the caller has just looked at the clock.
         let until = timeout.map_or(FAR, |timeout| world.now().saturating_add(timeout));
-        world.step("futex_wait", [expected.into(), timeout.map_or(0, |timeout| timeout as u64)]);
-        if word.load(Ordering::Relaxed) != expected || world.one_in(world.odds.interrupt.saturating_mul(4)) {
+        world.step(
+            "futex_wait",
+            [expected.into(), timeout.map_or(0, |timeout| timeout as u64)],
+        );
+        if word.load(Ordering::Relaxed) != expected
+            || world.one_in(world.odds.interrupt.saturating_mul(4))
+        {
             return;
         }
-        world.switch(State::Futex { word: std::ptr::from_ref(word) as usize, until });
+        world.switch(State::Futex {
+            word: std::ptr::from_ref(word) as usize,
+            until,
+        });
         world.note("futex_wait ends", [0; 2]);
     }
 
     fn futex_wake(&self, word: *const AtomicU32) {
         let world = world();
         world.step("futex_wake", [0; 2]);
-        world.wake_where(|state| matches!(state, State::Futex { word: w, .. } if w == word as usize));
+        world.wake_where(
+            |state| matches!(state, State::Futex { word: w, .. } if w == word as usize),
+        );
         world.step("futex_wake ends", [0; 2]);
     }
 
@@ -54,16 +64,16 @@ unsafe impl Os for System {
         world().current() as u32
     }
 
-    fn doing(&self, thread: u32) -> Doing {
+    fn doing(&self, thread: u32) -> ThreadState {
         world().step("doing", [thread.into(), 0]);
         if matches!(world().odds.sight, Sight::Clocks | Sight::Nothing) {
-            return Doing::Unknown;
+            return ThreadState::Unknown;
         }
         match world().state(thread as usize) {
-            State::Futex { .. } | State::Poll { .. } => Doing::Blocked(Some(0)),
+            State::Futex { .. } | State::Poll { .. } => ThreadState::Blocked(Some(0)),
             // Blocked in a call of its own, for all that the scheduler can see.
-            State::Busy(until) if until % 2 == 0 => Doing::Blocked(Some(1)),
-            _ => Doing::Running,
+            State::Busy(until) if until % 2 == 0 => ThreadState::Blocked(Some(1)),
+            _ => ThreadState::Running,
         }
     }
 
@@ -170,14 +180,20 @@ unsafe impl Netpoll for SimPoller {
                 kernel.fetch(world, self.0, waits, events);
                 waits && std::mem::take(&mut kernel.pollers[self.0].wake)
             };
-            let interrupted = matches!(delay, Delay::AtMost(_)) && world.one_in(world.odds.interrupt.saturating_mul(4));
+            let interrupted = matches!(delay, Delay::AtMost(_))
+                && world.one_in(world.odds.interrupt.saturating_mul(4));
             if !waits || woken || interrupted || !events.is_empty() || world.now() >= until {
                 break;
             }
-            if world.any_state(|state| matches!(state, State::Poll { poller, .. } if poller == self.0)) {
+            if world
+                .any_state(|state| matches!(state, State::Poll { poller, .. } if poller == self.0))
+            {
                 world.fail(format!("two threads sleep in poller {}", self.0));
             }
-            world.switch(State::Poll { poller: self.0, until });
+            world.switch(State::Poll {
+                poller: self.0,
+                until,
+            });
         }
         world.step("poll ends", [self.0 as u64, events.len() as u64]);
     }

@@ -1,13 +1,13 @@
 //! The census: who the goroutines are, what each does, and where on its stack it stopped. It holds nobody up.
 //!
-//! A goroutine that has started is found by the anchor of its stack, which is pinned while somebody looks (`stack::Anchor`). What it left before it
+//! A goroutine that has started is found by the anchor of its stack, which is pinned while somebody looks (`stack::StackOwner`). What it left before it
 //! stopped is read under a sequence lock (`trail`), and so is its stack, which the system copies: it may run again at any time. One that has
 //! not started is found in a queue; it is taken out, and put back at the end of the global queue.
 
 use super::Sched;
 use crate::g::{G, Pinned, Status};
 use crate::m::M;
-use crate::os::{Doing, Mode, Nanos, Observe};
+use crate::os::{Mode, Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
 use crate::sync::Ordering;
 use crate::trail::{Place, Reason, Traces};
@@ -35,7 +35,7 @@ pub struct Goroutine<'a> {
     /// stacks are not wanted, or if it ran or has not started.
     pub touched: Option<u64>,
     /// Where it had stopped. `None` if it ran or has not started, or if the system does not copy stacks.
-    pub stopped: Option<Stopped<'a>>,
+    pub stopped: Option<StackCopy<'a>>,
 }
 
 /// What tells a goroutine from others, as reports say it: `goroutine 7 "importer" (spawned at src/main.rs:20:5)`.
@@ -71,7 +71,7 @@ pub enum State {
         /// Its thread, by the system's name for it.
         thread: u32,
         /// What that does.
-        doing: Doing,
+        doing: ThreadState,
     },
     /// It waits for something else.
     Waiting {
@@ -90,7 +90,7 @@ pub struct Behind {
     /// The name it was given.
     pub name: Option<Arc<str>>,
     /// What its thread does.
-    pub doing: Doing,
+    pub doing: ThreadState,
     /// Since when it keeps the other one waiting. As exact as sysmon looks: 10 milliseconds.
     pub since: Nanos,
 }
@@ -139,7 +139,7 @@ impl fmt::Display for Wait {
 
 /// The stack of a goroutine that has stopped: a copy, from which a debugger's unwinder can tell its callers.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopped<'a> {
+pub struct StackCopy<'a> {
     /// Where, and the registers that say so.
     pub place: Place,
     /// What is in memory from `place.sp` up to the end of the stack.
@@ -151,7 +151,11 @@ const LOOKS: usize = 4;
 
 impl G {
     pub(super) fn identity(&self) -> Identity {
-        Identity { id: self.id(), name: self.name(), site: self.site() }
+        Identity {
+            id: self.id(),
+            name: self.name(),
+            site: self.site(),
+        }
     }
 }
 
@@ -165,22 +169,28 @@ impl Sched {
     ///
     /// The stacks of those that have stopped are copied where `stacks` says who can. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy
     /// thread, are in no queue that others may look into; they are missing.
-    pub fn census(&'static self, stacks: Option<&dyn Observe>, mut see: impl FnMut(&Goroutine<'_>)) {
+    pub fn snapshot(
+        &'static self,
+        stacks: Option<&dyn Observe>,
+        mut see: impl FnMut(&Goroutine<'_>),
+    ) {
         let mut memory = Vec::new();
         let keepers = self.keepers();
-        self.each_started(true, |g| see(&self.look_at_g(&g, &keepers, stacks, &mut memory)));
+        self.each_started(true, |g| {
+            see(&self.look_at_g(&g, &keepers, stacks, &mut memory))
+        });
         self.unstarted().iter().for_each(see);
     }
 
     /// Calls `f` for each goroutine that has started and not returned. Those that somebody else looks at are skipped, or `all` waits for him.
     pub(super) fn each_started(&'static self, all: bool, mut f: impl FnMut(Pinned)) {
         for slot in self.arena.slots() {
-            let anchor = self.arena.anchor(slot);
+            let owner = self.arena.owner(slot);
             loop {
                 // SAFETY: `GRef::start` is the only one that binds the anchors of the arena.
-                match unsafe { Pinned::new(anchor) } {
+                match unsafe { Pinned::new(owner) } {
                     Some(g) => break f(g),
-                    None if all && anchor.is_pinned() => self.os.yield_thread(),
+                    None if all && owner.is_pinned() => self.os.yield_thread(),
                     None => break,
                 }
             }
@@ -189,14 +199,22 @@ impl Sched {
 
     /// The goroutines that have kept their Ms for long, by the index of the M.
     fn keepers(&'static self) -> Vec<(usize, Behind)> {
-        let kept = |m: &M| m.kept.get() > 0 && m.lease.is_outside();
+        let kept = |m: &M| m.kept.get() > 0 && m.retake.in_goroutine();
         let mut keepers = Vec::new();
         if self.ms().any(kept) {
             self.each_started(true, |g| {
                 if g.status() == Status::Running && kept(self.m_of(&g)) {
                     let m = self.m_of(&g);
                     let doing = self.os.doing(m.thread.load(Ordering::Relaxed));
-                    keepers.push((m.index, Behind { id: g.id(), name: g.name(), doing, since: m.kept.get() }));
+                    keepers.push((
+                        m.index,
+                        Behind {
+                            id: g.id(),
+                            name: g.name(),
+                            doing,
+                            since: m.kept.get(),
+                        },
+                    ));
                 }
             });
         }
@@ -211,18 +229,44 @@ impl Sched {
         memory: &'a mut Vec<u8>,
     ) -> Goroutine<'a> {
         let (state, place) = self.state_of(g, stacks, memory);
-        let stopped = place.filter(|_| !memory.is_empty()).map(|place| Stopped { place, bytes: memory });
-        let stack = place.map_or(0, |place| self.arena.end_of(place.sp).map_or(0, |end| end - place.sp));
-        let touched = place.zip(stacks).and_then(|(place, system)| self.arena.resident_at(place.sp, system));
-        let keeper = keepers.iter().find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
-        let behind = keeper.map(|(_, keeper)| Behind { since: keeper.since.max(g.trail.read().since), ..keeper.clone() });
-        Goroutine { id: g.id(), name: g.name(), site: g.site(), state, behind, stack, touched, stopped }
+        let stopped = place.filter(|_| !memory.is_empty()).map(|place| StackCopy {
+            place,
+            bytes: memory,
+        });
+        let stack = place.map_or(0, |place| {
+            self.arena.end_of(place.sp).map_or(0, |end| end - place.sp)
+        });
+        let touched = place
+            .zip(stacks)
+            .and_then(|(place, system)| self.arena.resident_at(place.sp, system));
+        let keeper = keepers
+            .iter()
+            .find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
+        let behind = keeper.map(|(_, keeper)| Behind {
+            since: keeper.since.max(g.trail.read().since),
+            ..keeper.clone()
+        });
+        Goroutine {
+            id: g.id(),
+            name: g.name(),
+            site: g.site(),
+            state,
+            behind,
+            stack,
+            touched,
+            stopped,
+        }
     }
 
     /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
-    fn state_of(&'static self, g: &G, stacks: Option<&dyn Observe>, memory: &mut Vec<u8>) -> (State, Option<Place>) {
+    fn state_of(
+        &'static self,
+        g: &G,
+        stacks: Option<&dyn Observe>,
+        memory: &mut Vec<u8>,
+    ) -> (State, Option<Place>) {
         for _ in 0..LOOKS {
-            let runs = g.trail.runs.count();
+            let runs = g.trail.resumes.count();
             let status = g.status();
             if matches!(status, Status::Running | Status::Dead) {
                 break;
@@ -231,8 +275,12 @@ impl Sched {
             if let Some(system) = stacks {
                 self.copy_stack(system, traces.place.sp, memory);
             }
-            if g.trail.runs.still(runs) {
-                let state = if status == Status::Waiting { self.waiting(&traces) } else { State::Runnable };
+            if g.trail.resumes.validate(runs) {
+                let state = if status == Status::Waiting {
+                    self.waiting(&traces)
+                } else {
+                    State::Runnable
+                };
                 return (state, Some(traces.place));
             }
         }
@@ -245,31 +293,48 @@ impl Sched {
             Some(m) => m.thread.load(Ordering::Relaxed),
             None => 0,
         };
-        State::Running { thread, doing: self.os.doing(thread) }
+        State::Running {
+            thread,
+            doing: self.os.doing(thread),
+        }
     }
 
     /// What a goroutine waits for that has left these traces, which hold together.
     fn waiting(&self, traces: &Traces) -> State {
         let io = |mode| {
             // SAFETY: with this reason comes the address of a PollDesc, and those are never freed.
-            let desc = unsafe { &*core::ptr::with_exposed_provenance::<PollDesc>(traces.about as usize) };
-            Wait::Io { fd: desc.fd(), mode, deadline: desc.deadline(mode) }
+            let desc =
+                unsafe { &*core::ptr::with_exposed_provenance::<PollDesc>(traces.about as usize) };
+            Wait::Io {
+                fd: desc.fd(),
+                mode,
+                deadline: desc.deadline(mode),
+            }
         };
         let wait = match traces.reason {
             Reason::Read => io(Mode::Read),
             Reason::Write => io(Mode::Write),
-            Reason::Sleep => Wait::Sleep { until: traces.about },
-            Reason::Join => Wait::Join { id: traces.about as u64 },
+            Reason::Sleep => Wait::Sleep {
+                until: traces.about,
+            },
+            Reason::Join => Wait::Join {
+                id: traces.about as u64,
+            },
             Reason::Sema => Wait::Semaphore,
             Reason::Blocking => Wait::Blocking,
         };
-        State::Waiting { wait, since: (traces.since > 0).then_some(traces.since) }
+        State::Waiting {
+            wait,
+            since: (traces.since > 0).then_some(traces.since),
+        }
     }
 
     /// Copies a stack from `sp` on; nothing if it is none, or if the system copies less.
     fn copy_stack(&self, system: &dyn Observe, sp: usize, memory: &mut Vec<u8>) {
         memory.clear();
-        let Some(end) = self.arena.end_of(sp) else { return };
+        let Some(end) = self.arena.end_of(sp) else {
+            return;
+        };
         memory.resize(end - sp, 0);
         if system.copy(sp, memory) < end - sp {
             memory.clear();
@@ -280,7 +345,10 @@ impl Sched {
         let mut found = Vec::new();
         let mut global = self.global.take_all();
         let global = core::iter::from_fn(|| global.pop_front());
-        let rings = self.ps.iter().flat_map(|p| core::iter::from_fn(|| p.ring.steal_one()));
+        let rings = self
+            .ps
+            .iter()
+            .flat_map(|p| core::iter::from_fn(|| p.ring.steal_one()));
         let all = global.chain(rings).inspect(|g| {
             // In a migrating scheduler started ones are in the same queues, and are found by their anchors.
             if !g.started() {
@@ -299,7 +367,7 @@ impl Sched {
         let all: Vec<_> = all.collect();
         if !all.is_empty() {
             self.global.extend(all.into_iter());
-            self.recruit();
+            self.wake_idle();
         }
         found
     }
@@ -314,14 +382,21 @@ impl Sched {
             Status::Running if is_on(&g, m) => keeper = Some(g.identity()),
             Status::Runnable if g.home() == Some(m.index) => count += 1,
             Status::Waiting if joiners && g.home() == Some(m.index) => {
-                if let State::Waiting { wait: Wait::Join { id }, .. } = self.state_of(&g, None, &mut Vec::new()).0 {
+                if let State::Waiting {
+                    wait: Wait::Join { id },
+                    ..
+                } = self.state_of(&g, None, &mut Vec::new()).0
+                {
                     joined.push(id);
                 }
             }
             _ => {}
         });
         let id = keeper.as_ref().map(|keeper| keeper.id);
-        let joiners = joined.into_iter().filter(|&joined| Some(joined) == id).count();
+        let joiners = joined
+            .into_iter()
+            .filter(|&joined| Some(joined) == id)
+            .count();
         (keeper, count + joiners)
     }
 }

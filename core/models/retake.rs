@@ -1,36 +1,39 @@
 //! Models of the lease: an M that visits the scheduler, against the taker of its P. `Mail` is the P: loom calls it a race if two use it at once,
 //! or one after the other with nothing in between.
 
-use super::Lease;
+use super::Retake;
 use crate::models::{Immortal, Mail, check};
 use crate::sync::{Ordering, fence};
 use loom::thread;
 
 struct Leased {
-    lease: Lease,
+    retake: Retake,
     p: Mail,
 }
 
 impl Leased {
     /// An M that runs a goroutine.
     fn new() -> Immortal<Self> {
-        let leased = Leased { lease: Lease::new(), p: Mail::new() };
-        leased.lease.leave();
+        let leased = Leased {
+            retake: Retake::new(),
+            p: Mail::new(),
+        };
+        leased.retake.leave();
         Immortal::new(leased)
     }
 
     /// A goroutine that visits the scheduler. Whether its M still had the P.
     fn visit(&self, value: u32) -> bool {
-        let held = self.lease.enter();
+        let held = self.retake.enter();
         if held {
             self.p.put(value);
         }
-        self.lease.leave();
+        self.retake.leave();
         held
     }
 
     fn take(&self) -> bool {
-        self.lease.take(|| {
+        self.retake.take(|| {
             fence(Ordering::SeqCst);
             true
         })
@@ -62,7 +65,10 @@ fn a_p_that_was_kept_once_can_be_taken_later() {
         }
         let held = m.join().unwrap();
         assert!(taken || held, "neither has it");
-        assert!(taken || leased.take(), "it is outside, and nobody has answered");
+        assert!(
+            taken || leased.take(),
+            "it is outside, and nobody has answered"
+        );
     });
 }
 
@@ -75,7 +81,7 @@ fn an_m_that_lost_its_p_does_not_use_it_until_it_has_another() {
         let m = thread::spawn(|| leased.visit(1) || leased.visit(1));
         leased.p.put(2);
         assert!(!m.join().unwrap());
-        leased.lease.renew();
+        leased.retake.renew();
         assert!(leased.visit(3));
     });
 }
