@@ -1,0 +1,105 @@
+//! The rows of modules, and which module may import which.
+
+use crate::source::Source;
+
+/// The names that follow `root::` in the sources: `a` and `b` for `root::a::x` and `root::{a, b::y}`.
+pub(crate) fn imports(source: &Source, root: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let prefix = format!("{root}::");
+    for line in source.library_lines() {
+        for (at, _) in line.code.match_indices(&prefix) {
+            if line.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+                continue;
+            }
+            let rest = &line.code[at + prefix.len()..];
+            for name in first_names(rest) {
+                found.push((line.number, name));
+            }
+        }
+    }
+    found
+}
+
+pub(crate) fn first_names(rest: &str) -> Vec<String> {
+    let name = |text: &str| {
+        text.trim_start()
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
+    let Some(group) = rest.strip_prefix('{') else {
+        return vec![name(rest)];
+    };
+    let mut depth = 0;
+    let mut names = vec![name(group)];
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// The rows of `core/src/lib.rs`: a module imports the rows above its own, and in its row what stands to the left.
+pub(crate) const ROWS: [&[&str]; 6] = [
+    &["tagptr", "steps", "os", "sync"],
+    &[
+        "stack", "switch", "fiber", "trail", "trace", "g", "waiter", "runq", "timer", "retake",
+    ],
+    &["p", "polldesc", "metrics", "m"],
+    &["sched"],
+    &["sema", "netpoll", "join", "sleep", "blocking"],
+    &["fdmutex", "fd"],
+];
+
+pub(crate) fn core_module(source: &Source) -> Option<&str> {
+    let path = source.path.strip_prefix("core/src/")?.strip_suffix(".rs")?;
+    (path != "lib").then(|| path.split('/').next().unwrap())
+}
+
+pub(crate) fn imports_go_up(source: &Source) -> Vec<String> {
+    let Some(module) = core_module(source) else {
+        return Vec::new();
+    };
+    let place = |name: &str| {
+        ROWS.iter()
+            .flat_map(|row| row.iter())
+            .position(|module| *module == name)
+    };
+    let Some(own) = place(module) else {
+        return vec![format!("module {module} stands in no row")];
+    };
+    let wrong = |name: &str| name != module && place(name).is_none_or(|place| place >= own);
+    let found = imports(source, "crate")
+        .into_iter()
+        .filter(|(_, name)| wrong(name));
+    found
+        .map(|(line, name)| {
+            format!("line {line}: {module} imports {name}, which is not above it or to its left")
+        })
+        .collect()
+}
+/// The modules in the rows of a table in Markdown whose first column counts from 0, by row.
+pub(crate) fn rows_of_table(text: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<_> = line.trim_start_matches("//!").trim().split('|').collect();
+        let [_, row, modules, ..] = cells[..] else {
+            return None;
+        };
+        row.trim().parse::<usize>().ok()?;
+        let mut names: Vec<_> = modules
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(String::from)
+            .collect();
+        names.sort();
+        Some(names)
+    });
+    rows.collect()
+}

@@ -1,0 +1,176 @@
+//! What the rules read: the files of the repository, their lines, and the code in a line.
+
+use std::fs;
+use std::path::Path;
+
+/// A file of the repository: its path from the root, and its text.
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) text: String,
+    pub(crate) may_be_unsafe: bool,
+}
+
+/// A line of code, comments and the contents of strings left out.
+pub(crate) struct Line<'a> {
+    pub(crate) number: usize,
+    pub(crate) code: String,
+    pub(crate) raw: &'a str,
+}
+
+impl Source {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        Source {
+            path: path.into(),
+            text: text.into(),
+            may_be_unsafe: opts_in(text),
+        }
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Line<'_>> {
+        self.text
+            .lines()
+            .enumerate()
+            .map(|(i, raw)| Line {
+                number: i + 1,
+                code: code_of(raw),
+                raw,
+            })
+            .collect()
+    }
+
+    /// The lines that are not for unit tests only.
+    pub(crate) fn library_lines(&self) -> Vec<Line<'_>> {
+        let mut lines = self.lines();
+        if self.path.ends_with("/tests.rs") {
+            lines.clear();
+        }
+        while let Some(start) = lines
+            .iter()
+            .position(|line| line.code.trim_start().starts_with("#[cfg(test)]"))
+        {
+            let len = item_len(&lines[start + 1..]);
+            lines.drain(start..=start + len);
+        }
+        lines
+    }
+
+    pub(crate) fn is_library(&self) -> bool {
+        ["core/src/", "backends/src/", "std-shim/src/"]
+            .iter()
+            .any(|folder| self.path.starts_with(folder))
+    }
+}
+
+/// How many lines the item at the start of `lines` takes. In formatted code it ends at the first closing brace that stands as far to the
+/// left as it does.
+pub(crate) fn item_len(lines: &[Line<'_>]) -> usize {
+    let Some(first) = lines.first() else { return 0 };
+    let indent = first.raw.len() - first.raw.trim_start().len();
+    let end = format!("{}}}", " ".repeat(indent));
+    if first.code.trim_end().ends_with(['}', ';']) {
+        return 1;
+    }
+    lines
+        .iter()
+        .position(|line| line.raw.trim_end() == end)
+        .map_or(lines.len(), |end| end + 1)
+}
+
+/// `line` without its comment, and with empty strings. Good enough for formatted code without strings of several lines.
+pub(crate) fn code_of(line: &str) -> String {
+    let mut code = String::new();
+    let mut chars = line.chars().peekable();
+    let mut in_string = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => _ = chars.next(),
+            '\'' if !in_string && chars.peek() == Some(&'"') => _ = (chars.next(), chars.next()),
+            '"' => in_string = !in_string,
+            '/' if !in_string && chars.peek() == Some(&'/') => return code,
+            _ if in_string => {}
+            _ => code.push(c),
+        }
+    }
+    code
+}
+
+/// Whether `code` has `word` with nothing of an identifier around it.
+pub(crate) fn has_word(code: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word)
+        .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
+}
+/// Whether a file opts in to unsafe code, and says why. What it says holds for the files of its folder.
+pub(crate) fn opts_in(text: &str) -> bool {
+    let text: String = text.split_whitespace().collect();
+    text.contains("#![allow(unsafe_code,reason=")
+}
+pub(crate) type Rule = fn(&Source) -> Vec<String>;
+
+pub(crate) fn check(rule: Rule) {
+    let violations: Vec<_> = sources()
+        .iter()
+        .flat_map(|source| {
+            rule(source)
+                .into_iter()
+                .map(|violation| format!("{}: {violation}", source.path))
+        })
+        .collect();
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All sources of the repository.
+pub(crate) fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    for package in [
+        "core",
+        "backends",
+        "std-shim",
+        "tests",
+        "backends/minimal-echo",
+        "backends/init",
+    ] {
+        for folder in ["src", "fuzz", "examples", "benches", "suites", "behaviours"] {
+            collect(&format!("{package}/{folder}"), &mut found);
+        }
+    }
+    let leave: Vec<_> = found
+        .iter()
+        .filter(|source| source.may_be_unsafe)
+        .map(|source| source.path.replace(".rs", "/"))
+        .collect();
+    for source in &mut found {
+        // The program without std is no member of the workspace, whose lints it would have to be excepted from.
+        source.may_be_unsafe |= source.path.starts_with("backends/minimal-echo/")
+            || leave.iter().any(|folder| source.path.starts_with(folder));
+    }
+    assert!(
+        found.len() > 30,
+        "only {} sources found from {}",
+        found.len(),
+        root().display()
+    );
+    found
+}
+
+pub(crate) fn collect(folder: &str, found: &mut Vec<Source>) {
+    let Ok(entries) = fs::read_dir(root().join(folder)) else {
+        return;
+    };
+    for entry in entries {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            collect(&path, found);
+        } else if path.ends_with(".rs") {
+            found.push(Source::new(
+                &path,
+                &fs::read_to_string(entry.path()).unwrap(),
+            ));
+        }
+    }
+}
