@@ -14,7 +14,7 @@ mod source;
 mod tree;
 
 use mutants::{Mutant, killer_exists, mutants};
-use rows::{ROWS, core_module, imports_go_up, rows_of_table};
+use rows::{ROWS, TABLES, imports_go_up, rows_of_table};
 use rules::{
     atomics_come_from_sync, backends_know_the_contract_only, core_names_no_system, files_are_short,
     files_begin_with_their_purpose, functions_are_short, internals_are_not_public,
@@ -28,20 +28,23 @@ use std::process::Command;
 use tree::{ROOT_FILES, folders_are_one_level_deep, is_named};
 
 #[test]
-fn modules_of_core_import_upwards_and_leftwards_only() {
+fn modules_import_the_rows_above_and_what_stands_to_their_left() {
     check(imports_go_up);
 }
 
 #[test]
 fn every_module_of_the_rows_exists() {
     let sources = sources();
-    for module in ROWS.iter().flat_map(|row| row.iter()) {
-        assert!(
-            sources
-                .iter()
-                .any(|source| core_module(source) == Some(module)),
-            "{module} is in a row but not in core/src"
-        );
+    for table in TABLES {
+        for module in table.rows.iter().flat_map(|row| row.iter()) {
+            assert!(
+                sources
+                    .iter()
+                    .any(|source| table.module(source) == Some(module)),
+                "{module} is in a row but not in {}",
+                table.folder
+            );
+        }
     }
 }
 

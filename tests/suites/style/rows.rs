@@ -45,7 +45,26 @@ pub(crate) fn first_names(rest: &str) -> Vec<String> {
     names
 }
 
-/// The rows of `core/src/lib.rs`: a module imports the rows above its own, and in its row what stands to the left.
+/// Modules in rows. A module imports the rows above its own, and in its row what stands to its left.
+pub(crate) struct Table {
+    /// Where the files of the modules are. Files in a module's folder belong to the module.
+    pub(crate) folder: &'static str,
+    /// What an import of a module begins with.
+    root: &'static str,
+    /// Whether modules also import items of the root itself, which stand in no row.
+    root_has_items: bool,
+    /// The rows, the lowest layer first.
+    pub(crate) rows: &'static [&'static [&'static str]],
+}
+
+pub(crate) const TABLES: [Table; 1] = [Table {
+    folder: "core/src/",
+    root: "crate",
+    root_has_items: false,
+    rows: &ROWS,
+}];
+
+/// The rows of `core/src/lib.rs`.
 pub(crate) const ROWS: [&[&str]; 6] = [
     &["tagptr", "steps", "os", "sync"],
     &[
@@ -57,33 +76,49 @@ pub(crate) const ROWS: [&[&str]; 6] = [
     &["fdmutex", "fd"],
 ];
 
-pub(crate) fn core_module(source: &Source) -> Option<&str> {
-    let path = source.path.strip_prefix("core/src/")?.strip_suffix(".rs")?;
-    (path != "lib").then(|| path.split('/').next().unwrap())
+impl Table {
+    /// The module that `source` belongs to, if its table is this one.
+    pub(crate) fn module<'a>(&self, source: &'a Source) -> Option<&'a str> {
+        let path = source.path.strip_prefix(self.folder)?.strip_suffix(".rs")?;
+        (path != "lib").then(|| path.split('/').next().unwrap())
+    }
+
+    /// How many modules come before the module `name`.
+    fn position(&self, name: &str) -> Option<usize> {
+        let mut modules = self.rows.iter().flat_map(|row| row.iter());
+        modules.position(|module| *module == name)
+    }
+
+    fn violations(&self, source: &Source) -> Vec<String> {
+        let Some(module) = self.module(source) else {
+            return Vec::new();
+        };
+        let Some(own) = self.position(module) else {
+            return vec![format!("module {module} stands in no row")];
+        };
+        let wrong = |name: &str| match self.position(name) {
+            Some(position) => position >= own && name != module,
+            None => !self.root_has_items,
+        };
+        imports(source, self.root)
+            .into_iter()
+            .filter(|(_, name)| wrong(name))
+            .map(|(line, name)| {
+                format!(
+                    "line {line}: {module} imports {name}, which is not above it or to its left"
+                )
+            })
+            .collect()
+    }
 }
 
 pub(crate) fn imports_go_up(source: &Source) -> Vec<String> {
-    let Some(module) = core_module(source) else {
-        return Vec::new();
-    };
-    let place = |name: &str| {
-        ROWS.iter()
-            .flat_map(|row| row.iter())
-            .position(|module| *module == name)
-    };
-    let Some(own) = place(module) else {
-        return vec![format!("module {module} stands in no row")];
-    };
-    let wrong = |name: &str| name != module && place(name).is_none_or(|place| place >= own);
-    let found = imports(source, "crate")
-        .into_iter()
-        .filter(|(_, name)| wrong(name));
-    found
-        .map(|(line, name)| {
-            format!("line {line}: {module} imports {name}, which is not above it or to its left")
-        })
+    TABLES
+        .iter()
+        .flat_map(|table| table.violations(source))
         .collect()
 }
+
 /// The modules in the rows of a table in Markdown whose first column counts from 0, by row.
 pub(crate) fn rows_of_table(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter_map(|line| {
