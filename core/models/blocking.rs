@@ -1,5 +1,6 @@
 //! Models of the pool: pushers whose threads the system refuses, beside others that count on these threads, and threads of the pool that go to
 //! sleep while a job comes. A job that is lost shows as a pusher that waits for ever.
+#![allow(unsafe_code, reason = "a model runs the jobs of the pool itself")]
 
 use super::{Job, Pool};
 use crate::models::{Immortal, World, check};

@@ -1,5 +1,9 @@
 //! Models of Fd: reads that skip a system call, and a close. The kernel is a thread with a socket buffer of its own, whose edges reach the
 //! poll descriptor in the order in which the buffer changes, or later.
+#![allow(
+    unsafe_code,
+    reason = "a model opens and frees descriptors as a port does, by number"
+)]
 
 use super::{Fd, FdError};
 use crate::models::{Immortal, World, check};

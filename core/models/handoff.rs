@@ -1,5 +1,9 @@
 //! Models of the hand-off: an M whose P is taken while it comes back, one that wants a P while the holder goes to sleep, and what must
 //! find the M that holds a P now.
+#![allow(
+    unsafe_code,
+    reason = "a model's threads play Ms, and its timers find by pointer what they wake"
+)]
 
 use crate::m::{Here, M};
 use crate::models::{Immortal, Mail, World, check, finish, goroutine, parked};

@@ -1,5 +1,9 @@
 //! Models of Ms that go to sleep while others have work for them: the wake word with the inbox, the counts of idle and spinning Ms, shared
 //! pollers, and timers armed from outside. A model's threads are the Ms and run the scheduler's own search and sleep.
+#![allow(
+    unsafe_code,
+    reason = "the timers and the poller of a model are woken as those of the scheduler are"
+)]
 
 use super::Sched;
 use crate::m::Here;

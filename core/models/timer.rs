@@ -1,4 +1,5 @@
 //! Models of timers: whoever arms, moves and stops one, against the owner of the heap, who fires what is due.
+#![allow(unsafe_code, reason = "a timer finds by pointer what it fires for")]
 
 use super::{Heap, Timer};
 use crate::models::{Immortal, Mail, check};

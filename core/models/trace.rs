@@ -1,5 +1,9 @@
 //! Models of a trace's ring: the writer against the reader. A ring holds two here, so that it turns; each slot has a mail that loom calls a race
 //! if writer and reader use it with nothing in between.
+#![allow(
+    unsafe_code,
+    reason = "the ring leaves it to its users that one thread writes and one reads"
+)]
 
 use super::Ring;
 use crate::models::{Immortal, Mail, check};

@@ -4,6 +4,10 @@
 
 #[path = "style/mutants.rs"]
 mod mutants;
+#[path = "style/names.rs"]
+mod names;
+#[path = "style/prose.rs"]
+mod prose;
 #[path = "style/rows.rs"]
 mod rows;
 #[path = "style/rules.rs"]
@@ -12,8 +16,12 @@ mod rules;
 mod source;
 #[path = "style/tree.rs"]
 mod tree;
+#[path = "style/words.rs"]
+mod words;
 
 use mutants::{Mutant, killer_exists, mutants};
+use names::homonyms;
+use prose::{is_read, lines_are_narrow, paths_exist};
 use rows::{ROWS, TABLES, imports_go_up, rows_of_table};
 use rules::{
     atomics_come_from_sync, backends_know_the_contract_only, core_names_no_system, files_are_short,
@@ -21,11 +29,12 @@ use rules::{
     libraries_do_not_print, nothing_is_left_to_do, one_place_reads_the_environment,
     safe_functions_take_no_descriptor_numbers, unsafe_files_say_why,
 };
-use source::{Rule, Source, check, root, sources};
+use source::{Rule, Source, check, check_in, root, sources, texts};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use tree::{ROOT_FILES, folders_are_one_level_deep, is_named};
+use words::words_are_plain;
 
 #[test]
 fn modules_import_the_rows_above_and_what_stands_to_their_left() {
@@ -96,10 +105,6 @@ fn the_root_holds_the_files_that_are_listed_and_no_others() {
 #[test]
 fn each_mutant_changes_what_stands_in_the_code_once_and_has_a_killer() {
     let sources = sources();
-    let models = fs::read_dir(root().join("core/models"))
-        .unwrap()
-        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
-    let models: Vec<_> = models.collect();
     let mutants = mutants(&fs::read_to_string(root().join("ci/mutants.txt")).unwrap());
     assert!(
         mutants.len() >= 169,
@@ -122,7 +127,7 @@ fn each_mutant_changes_what_stands_in_the_code_once_and_has_a_killer() {
                 ));
             }
         }
-        if changes.is_empty() || !killer_exists(killer, &sources, &models) {
+        if changes.is_empty() || !killer_exists(killer, sources) {
             wrong.push(format!(
                 "\"{name}\": it changes nothing, or there is no test {killer:?}"
             ));
@@ -131,8 +136,7 @@ fn each_mutant_changes_what_stands_in_the_code_once_and_has_a_killer() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
     assert!(!killer_exists(
         &("loom".into(), "models::no_such_test".into()),
-        &sources,
-        &models
+        sources
     ));
 }
 
@@ -203,31 +207,73 @@ fn folders_are_one_level_deep_and_have_no_mod_rs() {
 
 #[test]
 fn no_file_is_an_orphan() {
-    let sources = sources();
-    let orphans: Vec<_> = sources
+    let orphans: Vec<_> = sources()
         .iter()
-        .filter(|source| !is_named(source, &sources))
+        .filter(|source| !is_named(source, sources()))
         .map(|source| &source.path)
         .collect();
-    assert!(orphans.is_empty(), "nobody names {orphans:?}");
+    assert!(orphans.is_empty(), "no file declares {orphans:?}");
 
-    let mut sources = sources;
-    sources.push(Source::new("core/src/sched/nobody.rs", ""));
-    sources.push(Source::new("core/fuzz/nobody.rs", ""));
-    sources.push(Source::new("tests/behaviours/nobody.rs", ""));
-    assert!(
-        sources
-            .iter()
-            .rev()
-            .take(3)
-            .all(|orphan| !is_named(orphan, &sources))
+    for path in [
+        "core/src/sched/absent.rs",
+        "core/fuzz/absent.rs",
+        "core/models/absent.rs",
+        "fuzz/fuzz_targets/absent.rs",
+        "tests/behaviours/absent.rs",
+        "tests/suites/absent.rs",
+        "tests/suites/style/absent.rs",
+    ] {
+        assert!(!is_named(&Source::new(path, ""), sources()), "{path}");
+    }
+}
+
+/// The texts that the rules for texts apply to: Rust, scripts, settings and prose.
+fn all_texts() -> impl Iterator<Item = &'static Source> {
+    let all = sources().iter().chain(texts());
+    all.filter(|source| is_read(source))
+}
+
+#[test]
+fn lines_fit_into_a_hundred_columns() {
+    check_in(all_texts(), lines_are_narrow);
+}
+
+#[test]
+fn words_that_hide_the_actor_are_not_used() {
+    check_in(all_texts(), words_are_plain);
+}
+
+#[test]
+fn paths_named_in_comments_and_documentation_exist() {
+    check_in(sources().iter().chain(texts()), paths_exist);
+}
+
+#[test]
+fn no_two_public_types_share_a_name() {
+    let found = homonyms(sources());
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+
+    let twins = [
+        Source::new("core/src/g.rs", "pub struct Twin;"),
+        Source::new("std-shim/src/net.rs", "pub enum Twin {"),
+        Source::new("backends/src/poll.rs", "pub(crate) struct Twin;"),
+        Source::new("std-shim/src/error.rs", "pub use gopark_core::g::Twin;"),
+    ];
+    assert_eq!(
+        homonyms(&twins),
+        ["Twin is declared in core/src/g.rs:1 and std-shim/src/net.rs:1"]
     );
 }
 
 /// A rule, the path of a source and a text that breaks the rule once.
 type Sample<'a> = (Rule, &'a str, &'a str);
 
-const SAMPLES: [Sample<'_>; 18] = [
+const SAMPLES: [Sample<'_>; 19] = [
+    (
+        paths_exist,
+        "core/src/g.rs",
+        "x(); // see core/src/absent.rs",
+    ),
     (imports_go_up, "core/src/g.rs", "use crate::sched::Sched;"),
     (
         imports_go_up,
@@ -300,12 +346,18 @@ fn every_rule_has_something_to_find() {
         "        x();\n".repeat(69)
     );
     let unfinished = format!("// {}DO: more", "TO");
-    let sizes: [Sample<'_>; 3] = [
+    let wide = format!("let s = \"{}\";", "x".repeat(90));
+    let riddle = format!("/// For {}ever waits.", "who");
+    let broken_riddle = format!("/// There is no\n/// {} here.", "one");
+    let made: [Sample<'_>; 6] = [
+        (lines_are_narrow, "ci/loom.sh", &wide),
+        (words_are_plain, "core/src/g.rs", &riddle),
+        (words_are_plain, "docs/fork.md", &broken_riddle),
         (files_are_short, "core/src/g.rs", &long_file),
         (functions_are_short, "core/src/g.rs", &long_function),
         (nothing_is_left_to_do, "tests/src/lib.rs", &unfinished),
     ];
-    for (rule, path, text) in SAMPLES.into_iter().chain(sizes) {
+    for (rule, path, text) in SAMPLES.into_iter().chain(made) {
         assert_eq!(rule(&Source::new(path, text)).len(), 1, "in {path}: {text}");
     }
 }
@@ -313,9 +365,9 @@ fn every_rule_has_something_to_find() {
 #[test]
 fn no_rule_finds_what_is_not_there() {
     let innocent = "//! x\n#![allow(unsafe_code, reason = \"x\")]\nuse crate::{os::Os, sync};\n// std::vec, libc, println!\nlet s = \"std::libc\";\n\
-                    pub struct Group;\npub(crate) struct G;\npub unsafe fn f(fd: i32) {}\nconst NOT_A_FN: u8 = b'\"';\n#[cfg(test)]\nmod tests {\n    use std::vec::Vec;\n}\n";
+                    pub struct Group;\npub(crate) struct G;\npub unsafe fn f(fd: i32) {}\n// See core/src/os.rs, fuzz/corpus/NAME.hex and core/*/x.rs.\n// It has no. One is enough.\nconst NOT_A_FN: u8 = b'\"';\n#[cfg(test)]\nmod tests {\n    use std::vec::Vec;\n}\n";
     let source = Source::new("core/src/g.rs", innocent);
-    let rules: [Rule; 13] = [
+    let rules: [Rule; 16] = [
         imports_go_up,
         backends_know_the_contract_only,
         core_names_no_system,
@@ -329,6 +381,9 @@ fn no_rule_finds_what_is_not_there() {
         internals_are_not_public,
         safe_functions_take_no_descriptor_numbers,
         folders_are_one_level_deep,
+        lines_are_narrow,
+        words_are_plain,
+        paths_exist,
     ];
     for rule in rules {
         assert_eq!(rule(&source), [""; 0]);

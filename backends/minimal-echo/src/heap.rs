@@ -1,6 +1,7 @@
 //! An allocator for `alloc`: a free list for each power of two, filled a page at a time; what is larger has pages of its own.
 //!
 //! libc's costs a static program 7 KB. Pages of small blocks are never given back: the memory of a server is what its busiest hour took.
+#![allow(unsafe_code, reason = "an allocator hands out memory by address")]
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;

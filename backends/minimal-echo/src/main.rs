@@ -3,6 +3,7 @@
 //! ```text
 //! minimal-echo PORT [IDLE_SECONDS]
 //! ```
+#![allow(unsafe_code, reason = "the entry point and the arguments are as C passes them")]
 #![no_std]
 #![no_main]
 

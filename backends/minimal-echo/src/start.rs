@@ -1,5 +1,6 @@
 //! Where the kernel enters the program, in place of the C compiler's start files: with the system's libc these bring 700 bytes along, for
 //! constructors and destructors that only C has.
+#![allow(unsafe_code, reason = "it names libc's entry point")]
 
 use core::arch::global_asm;
 use core::ffi::c_int;

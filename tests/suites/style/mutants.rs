@@ -47,15 +47,10 @@ pub(crate) fn mutants(text: &str) -> Vec<Mutant> {
 }
 
 /// Whether a source that `suite` runs has the function, or the fuzz target, that `test` names.
-pub(crate) fn killer_exists(
-    (suite, test): &(String, String),
-    sources: &[Source],
-    models: &[String],
-) -> bool {
+pub(crate) fn killer_exists((suite, test): &(String, String), sources: &[Source]) -> bool {
     if suite == "fuzz" {
         return root().join(format!("fuzz/fuzz_targets/{test}.rs")).exists();
     }
     let function = format!("fn {}(", test.rsplit("::").next().unwrap());
     sources.iter().any(|source| source.text.contains(&function))
-        || models.iter().any(|text| text.contains(&function))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A file of the repository: its path from the root, and its text.
 pub(crate) struct Source {
@@ -100,16 +101,24 @@ pub(crate) fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word)
         .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
 }
+
 /// Whether a file opts in to unsafe code, and says why. What it says holds for the files of its folder.
 pub(crate) fn opts_in(text: &str) -> bool {
     let text: String = text.split_whitespace().collect();
     text.contains("#![allow(unsafe_code,reason=")
 }
+
 pub(crate) type Rule = fn(&Source) -> Vec<String>;
 
+/// Fails with what `rule` finds in the Rust files.
 pub(crate) fn check(rule: Rule) {
-    let violations: Vec<_> = sources()
-        .iter()
+    check_in(sources(), rule);
+}
+
+/// Fails with what `rule` finds in `sources`.
+pub(crate) fn check_in<'a>(sources: impl IntoIterator<Item = &'a Source>, rule: Rule) {
+    let violations: Vec<_> = sources
+        .into_iter()
         .flat_map(|source| {
             rule(source)
                 .into_iter()
@@ -123,54 +132,49 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// All sources of the repository.
-pub(crate) fn sources() -> Vec<Source> {
-    let mut found = Vec::new();
-    for package in [
-        "core",
-        "backends",
-        "std-shim",
-        "tests",
-        "backends/minimal-echo",
-        "backends/init",
-    ] {
-        for folder in ["src", "fuzz", "examples", "benches", "suites", "behaviours"] {
-            collect(&format!("{package}/{folder}"), &mut found);
+/// All Rust files of the repository.
+pub(crate) fn sources() -> &'static [Source] {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(|| {
+        let mut found = Vec::new();
+        collect("", &[".rs"], &mut found);
+        let opted_in: Vec<_> = found
+            .iter()
+            .filter(|source| source.may_be_unsafe)
+            .map(|source| source.path.replace(".rs", "/"))
+            .collect();
+        for source in &mut found {
+            source.may_be_unsafe |= opted_in.iter().any(|path| source.path.starts_with(path));
         }
-    }
-    let leave: Vec<_> = found
-        .iter()
-        .filter(|source| source.may_be_unsafe)
-        .map(|source| source.path.replace(".rs", "/"))
-        .collect();
-    for source in &mut found {
-        // The program without std is no member of the workspace, whose lints it would have to be excepted from.
-        source.may_be_unsafe |= source.path.starts_with("backends/minimal-echo/")
-            || leave.iter().any(|folder| source.path.starts_with(folder));
-    }
-    assert!(
-        found.len() > 30,
-        "only {} sources found from {}",
-        found.len(),
-        root().display()
-    );
-    found
+        assert!(found.len() > 200, "only {} sources found", found.len());
+        found
+    })
 }
 
-pub(crate) fn collect(folder: &str, found: &mut Vec<Source>) {
-    let Ok(entries) = fs::read_dir(root().join(folder)) else {
-        return;
-    };
-    for entry in entries {
+/// The other files of the repository that are written by hand: scripts, settings and prose.
+pub(crate) fn texts() -> &'static [Source] {
+    static TEXTS: OnceLock<Vec<Source>> = OnceLock::new();
+    TEXTS.get_or_init(|| {
+        let mut found = Vec::new();
+        collect("", &[".md", ".sh", ".py", ".toml", ".ci/run"], &mut found);
+        assert!(found.len() > 30, "only {} texts found", found.len());
+        found
+    })
+}
+
+/// Reads the files below `folder` whose path ends with one of `ends`, except what git and cargo make.
+fn collect(folder: &str, ends: &[&str], found: &mut Vec<Source>) {
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();
-        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        let name = entry.file_name().into_string().unwrap();
+        let path = format!("{folder}{name}");
         if entry.file_type().unwrap().is_dir() {
-            collect(&path, found);
-        } else if path.ends_with(".rs") {
-            found.push(Source::new(
-                &path,
-                &fs::read_to_string(entry.path()).unwrap(),
-            ));
+            if ![".git", "target"].contains(&name.as_str()) {
+                collect(&format!("{path}/"), ends, found);
+            }
+        } else if ends.iter().any(|end| path.ends_with(end)) {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            found.push(Source::new(&path, &text));
         }
     }
 }

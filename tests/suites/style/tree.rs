@@ -17,6 +17,7 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
     }
     found
 }
+
 /// What stands in the root of the repository, and nothing else.
 pub(crate) const ROOT_FILES: [&str; 16] = [
     ".ci",
@@ -36,57 +37,49 @@ pub(crate) const ROOT_FILES: [&str; 16] = [
     "std-shim",
     "tests",
 ];
-/// Where cargo or a `mod` line would have to name the file.
+/// Whether cargo, a `mod` line or a `#[path]` names the file.
 pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
-    let path = source.path.as_str();
-    let text_of = |path: &str| {
-        sources
-            .iter()
-            .find(|source| source.path == path)
-            .map(|source| source.text.as_str())
-    };
-    let (folder, file) = path.rsplit_once('/').unwrap();
+    let (folder, file) = source.path.rsplit_once('/').unwrap();
     let name = file.strip_suffix(".rs").unwrap();
-    if folder == "tests/suites" {
-        return fs::read_to_string(root().join("tests/Cargo.toml"))
-            .unwrap()
-            .contains(&format!("path = \"suites/{file}\""));
-    }
-    if folder == "tests/behaviours" {
-        let include = format!("#[path = \"../behaviours/{file}\"]");
-        return sources
-            .iter()
-            .any(|suite| suite.path.starts_with("tests/suites/") && suite.text.contains(&include));
-    }
-    if folder == "core/fuzz" {
-        let include = format!("#[path = \"../fuzz/{file}\"]");
-        let names_it = |source: &Source| {
-            source.path.starts_with("core/src/") && source.text.contains(&include)
-        };
-        let declares_it = |source: &Source| {
-            source.path == "core/fuzz/targets.rs"
-                && source.text.lines().any(|line| declares(line, name))
-        };
-        return sources
-            .iter()
-            .any(|source| names_it(source) || declares_it(source));
-    }
-    if folder.ends_with("/bin")
-        || folder.ends_with("/examples")
-        || folder.ends_with("/benches")
-        || ["lib", "main"].contains(&name)
-    {
-        return true;
-    }
-    let parents = if folder.ends_with("/src") {
-        [format!("{folder}/lib.rs"), format!("{folder}/main.rs")]
-    } else {
-        [format!("{folder}.rs"), String::new()]
+    let declared_in = |parent: &str| {
+        let mut parents = sources.iter().filter(|source| source.path == parent);
+        parents.any(|parent| parent.text.lines().any(|line| declares(line, name)))
     };
-    parents
-        .iter()
-        .filter_map(|parent| text_of(parent))
-        .any(|text| text.lines().any(|line| declares(line, name)))
+    let included_below = |folder: &str, path: &str| {
+        let mut includers = sources
+            .iter()
+            .filter(|source| source.path.starts_with(folder));
+        includers.any(|source| source.text.contains(&format!("{path}/{file}\"]")))
+    };
+    let in_manifest = |manifest: &str, path: &str| {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        text.contains(&format!("path = \"{path}/{file}\""))
+    };
+    match folder {
+        "tests/suites" => in_manifest("tests/Cargo.toml", "suites"),
+        "fuzz/fuzz_targets" => in_manifest("fuzz/Cargo.toml", "fuzz_targets"),
+        "tests/behaviours" => {
+            included_below("tests/suites/", "\"../behaviours")
+                || declared_in("tests/behaviours/behaviours.rs")
+        }
+        "core/models" => {
+            included_below("core/src/", "../models") || declared_in("core/models/system.rs")
+        }
+        "core/fuzz" => {
+            included_below("core/src/", "\"../fuzz") || declared_in("core/fuzz/targets.rs")
+        }
+        _ if ["lib", "main", "build"].contains(&name) => true,
+        _ if ["/bin", "/examples", "/benches", "core/tests"]
+            .iter()
+            .any(|end| folder.ends_with(end)) =>
+        {
+            true
+        }
+        _ if folder.ends_with("/src") => {
+            declared_in(&format!("{folder}/lib.rs")) || declared_in(&format!("{folder}/main.rs"))
+        }
+        _ => declared_in(&format!("{folder}.rs")),
+    }
 }
 
 pub(crate) fn declares(line: &str, name: &str) -> bool {

@@ -1,0 +1,43 @@
+//! The rule that one name is one thing.
+
+use crate::source::Source;
+use std::collections::BTreeMap;
+
+/// Public types of two files that share a name, for a reason.
+const SHARED: [(&str, &str); 1] = [(
+    "Builder",
+    "`gopark::thread` has the names of `std::thread`, so that a program can change between them",
+)];
+
+/// The names that two public types of the libraries have.
+pub(crate) fn homonyms(sources: &[Source]) -> Vec<String> {
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.is_library()) {
+        for line in source.library_lines() {
+            if let Some(name) = public_type(line.raw) {
+                let place = format!("{}:{}", source.path, line.number);
+                places.entry(name).or_default().push(place);
+            }
+        }
+    }
+    places
+        .into_iter()
+        .filter(|(name, places)| {
+            places.len() > 1 && SHARED.iter().all(|(shared, _)| shared != name)
+        })
+        .map(|(name, places)| format!("{name} is declared in {}", places.join(" and ")))
+        .collect()
+}
+
+/// The name of the public type that `line` begins to declare.
+fn public_type(line: &str) -> Option<&str> {
+    let item = line.trim_start().strip_prefix("pub ")?;
+    let item = item.strip_prefix("unsafe ").unwrap_or(item);
+    let (kind, rest) = item.split_once(' ')?;
+    let name = rest
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()?;
+    ["struct", "enum", "union", "trait", "type"]
+        .contains(&kind)
+        .then_some(name)
+}

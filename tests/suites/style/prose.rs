@@ -1,0 +1,74 @@
+//! The rules for every text: how wide its lines are, and that the files it names exist.
+
+use crate::source::{Source, root};
+
+/// Paths whose texts are not checked yet.
+const UNREAD: [&str; 10] = [
+    "CHANGELOG.md",
+    "README.md",
+    "backends/",
+    "ci/",
+    "core/",
+    "docs/",
+    "fuzz/",
+    "std-shim/",
+    "tests/",
+    ".ci/",
+];
+
+/// Whether the rules for texts apply to `source`.
+pub(crate) fn is_read(source: &Source) -> bool {
+    !UNREAD.iter().any(|path| source.path.starts_with(path))
+}
+
+/// Columns of a line. Two files then fit side by side on a screen, and so do both sides of a diff.
+const COLUMNS_MAX: usize = 100;
+
+pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
+    let is_markdown = source.path.ends_with(".md");
+    // Markdown has no way to break a row of a table or a link.
+    let breaks = |line: &str| !(is_markdown && (line.starts_with('|') || line.contains("://")));
+    let lines = source.text.lines().enumerate();
+    lines
+        .map(|(i, line)| (i + 1, line.chars().count(), line))
+        .filter(|(_, columns, line)| *columns > COLUMNS_MAX && breaks(line))
+        .map(|(number, columns, _)| format!("line {number}: {columns} columns"))
+        .collect()
+}
+
+/// Folders at the root, one of which a path in prose begins with.
+const FOLDERS: [&str; 7] = [
+    "backends/",
+    "ci/",
+    "core/",
+    "docs/",
+    "fuzz/",
+    "std-shim/",
+    "tests/",
+];
+
+pub(crate) fn paths_exist(source: &Source) -> Vec<String> {
+    let is_markdown = source.path.ends_with(".md");
+    let mut found = Vec::new();
+    for (i, line) in source.text.lines().enumerate() {
+        let comment = line.find("//").map_or("", |at| &line[at..]);
+        let prose = if is_markdown { line } else { comment };
+        for path in paths(prose) {
+            if !root().join(path).exists() {
+                found.push(format!("line {}: there is no {path}", i + 1));
+            }
+        }
+    }
+    found
+}
+
+/// The paths from the root of the repository that `prose` names. One with a word in capitals is a pattern.
+fn paths(prose: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_alphanumeric() || "/._-*".contains(c);
+    let words = prose.split(move |c| !is_part(c));
+    let words = words.map(|word| word.trim_end_matches(['.', '/']));
+    words.filter(|word| {
+        FOLDERS.iter().any(|folder| word.starts_with(folder))
+            && !word.contains(|c: char| c.is_uppercase() || c == '*')
+    })
+}
