@@ -1,9 +1,12 @@
-//! What a sanitizer is told of a goroutine, whose stack it would else take for a part of the thread. Nothing, unless the crate is built
-//! with `--cfg gopark_sanitize="thread"` or `"address"` and the sanitizer of that name (`ci/sanitizers.sh`).
+//! Fiber: what a sanitizer is told about a goroutine, whose stack it would otherwise take for part
+//! of the thread's. It is empty unless the crate is built with `--cfg gopark_sanitize="thread"` or
+//! `"address"` and the sanitizer of that name (`ci/sanitizers.sh`).
 //!
-//! - ThreadSanitizer orders memory accesses by the thread that makes them, and keeps a call stack of each. A goroutine is a fiber of its
-//!   own to it. Both switches, into the goroutine and back, are announced by the M: a call that a fiber has entered, it also leaves.
-//! - AddressSanitizer learns of switches from corosensei, which `switch` takes for it. Its leak check must also look for pointers on the stacks of parked goroutines.
+//! - ThreadSanitizer orders memory accesses by thread and keeps a call stack of each thread. A
+//!   goroutine is a fiber to it. The M announces both switches, into the goroutine and back,
+//!   because a fiber must leave every call that it has entered.
+//! - AddressSanitizer learns of switches from corosensei, which `switch` uses under it. Its leak
+//!   check must also look for pointers on the stacks of parked goroutines.
 #![allow(unsafe_code, reason = "calls into a sanitizer's runtime")]
 
 cfg_if::cfg_if! {
@@ -28,10 +31,10 @@ cfg_if::cfg_if! {
 
             pub(crate) fn run<R>(&self, resume: impl FnOnce() -> R) -> R {
                 let thread = __tsan_get_current_fiber();
-                // SAFETY: the fiber exists, and runs on no other thread, since the G has one GRef.
+                // SAFETY: the fiber exists. No other thread runs it, since the G has one GRef.
                 unsafe { __tsan_switch_to_fiber(self.0, 0) };
                 let result = resume();
-                // SAFETY: the fiber of this thread, left above.
+                // SAFETY: it is this thread's own fiber, which it left above.
                 unsafe { __tsan_switch_to_fiber(thread, 0) };
                 result
             }
@@ -59,7 +62,10 @@ cfg_if::cfg_if! {
 
         impl Fiber {
             pub(crate) fn new(stack: &Stack) -> Self {
-                let fiber = Fiber { start: stack.limit as *const c_void, size: stack.base - stack.limit };
+                let fiber = Fiber {
+                    start: stack.limit as *const c_void,
+                    size: stack.base - stack.limit,
+                };
                 __lsan_register_root_region(fiber.start, fiber.size);
                 fiber
             }

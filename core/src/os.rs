@@ -1,18 +1,21 @@
-//! The contract of a port: what the scheduler asks of an operating system ([`Os`]) and of a readiness poller ([`Netpoll`]).
+//! The contract of a port: what the scheduler asks of an operating system ([`Os`]) and of a
+//! readiness poller ([`Netpoll`]).
 //!
-//! Core makes no system call. A port supplies one `Os` (threads, a futex, a clock, address space) and one `Netpoll` type; the
-//! scheduler owns the pollers and is the only caller of both. Everything that crosses this boundary is plain data: a
-//! descriptor number, a [`TaggedPtr`] that the backend stores and hands back, never a reference into core.
+//! Core makes no system call. A port supplies one `Os` (threads, a futex, a clock, address space)
+//! and one or more `Netpoll` types. The scheduler owns the pollers and is the only caller of both
+//! traits. Only plain data crosses this boundary: a descriptor number, and a [`TaggedPtr`] that the
+//! poller stores and hands back. No reference into core does.
 //!
 //! | a port gives | Linux | used for |
 //! |---|---|---|
 //! | `now` | `clock_gettime(CLOCK_MONOTONIC)` | timers, deadlines |
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
-//! | `spawn` | `pthread_create` | one thread for each M, sysmon, threads for work that blocks |
-//! | `thread`, `doing`, `cpu_time`, `barrier` | `gettid`, `/proc`, CPU clocks, `membarrier` | threads that do not come back |
-//! | `reserve`, `open`, `guard`, `discard`, `address_space` | `mmap`, `mprotect`, `madvise`, `getrlimit` | goroutine stacks |
-//! | `Netpoll` | `epoll(7)` | descriptors |
-//! | [`Observe`] | `/proc`, `process_vm_readv`, `mincore` | deadlocks, dumps, metrics; may be missing |
+//! | `spawn` | `pthread_create` | a thread for each M, sysmon, the pool of `blocking` |
+//! | `thread`, `doing`, `cpu_time` | `gettid`, `/proc`, CPU clocks | finding Ms that are blocked |
+//! | `barrier` | `membarrier(2)` | retaking the P of a blocked M |
+//! | `reserve`, `open`, `guard`, `discard` | `mmap`, `mprotect`, `madvise` | goroutine stacks |
+//! | `Netpoll` | `epoll(7)` | readiness of descriptors |
+//! | [`Observe`] | `/proc`, `process_vm_readv`, `mincore` | deadlocks, dumps, metrics; optional |
 #![allow(unsafe_code, reason = "both traits promise what safe code relies on")]
 
 use crate::tagptr::TaggedPtr;
@@ -30,7 +33,8 @@ use loom::sync::atomic::AtomicU32;
 pub struct Errno(NonZeroI32);
 
 impl Errno {
-    /// The error with number `raw`, which is positive (`EPERM` is 1). Zero, which no failed call reports, counts as `EIO`.
+    /// The error with number `raw`, which is positive (`EPERM` is 1). A `raw` of zero, which no
+    /// failed call reports, becomes `EIO`.
     pub const fn new(raw: i32) -> Self {
         const EIO: NonZeroI32 = NonZeroI32::new(5).unwrap();
         match NonZeroI32::new(raw) {
@@ -47,7 +51,8 @@ impl Errno {
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As a `usize`, whose formatting every panic message about an index brings along.
+        // Formatted as a `usize`: the index panics of core already link that formatter, so it costs
+        // a small program nothing.
         write!(f, "errno {}", self.raw().unsigned_abs() as usize)
     }
 }
@@ -60,18 +65,19 @@ impl fmt::Display for Errno {
 
 impl core::error::Error for Errno {}
 
-/// Nanoseconds on the monotonic clock. Positive, so that zero can mean "none" and a negative value "passed".
+/// Nanoseconds on the monotonic clock, always positive. So 0 can mean "none", and a negative value
+/// "passed".
 pub type Nanos = i64;
 
-/// What a thread is doing, as far as the system tells.
+/// What a thread is doing, as the system reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ThreadState {
-    /// It runs, or would if a CPU were free.
+    /// Running, or ready to run when a CPU is free.
     Running,
-    /// It waits in the system: inside the call of this number. `None` if the system does not say
-    /// which, or it waits elsewhere, as for a page.
+    /// Blocked in the kernel, in the system call of this number. `None` if the system does not
+    /// report the number, or if the thread waits outside a call (on a page fault).
     Blocked(Option<u32>),
-    /// The system does not say.
+    /// The system does not report it.
     Unknown,
 }
 
@@ -79,28 +85,32 @@ pub enum ThreadState {
 ///
 /// # Safety
 ///
-/// An implementor promises what safe code then relies on:
+/// An implementor promises the following, on which safe code relies:
 ///
 /// - `now` never goes back and is positive;
-/// - `futex_wait` returns only after a wake, a timeout, a changed word, or spuriously, and `futex_wake` wakes a thread that sleeps on that word;
-/// - `reserve` returns address space that is page-aligned, and no one else's for the rest of the
+/// - `futex_wait` returns only after a wake, a timeout, a changed word, or spuriously, and
+///   `futex_wake` wakes a thread that sleeps on that word;
+/// - `reserve` returns page-aligned address space that nothing else uses for the rest of the
 ///   process;
 /// - after `open(p, len)` succeeded, that range of a reservation is readable and writable, and was
 ///   zeroed when it was first opened;
 /// - after `guard(p, len)` succeeded, every access to that range faults;
 /// - `spawn` runs `entry(arg)` exactly once, on a new thread;
-/// - if `barrier` returns true, every thread of the process has passed a full memory barrier since the call began.
+/// - if `barrier` returns true, every thread of the process has passed a full memory barrier since
+///   the call began.
 pub unsafe trait Os: Sync {
-    /// The monotonic clock.
+    /// The time on the monotonic clock.
     #[doc(alias = "nanotime")]
     fn now(&self) -> Nanos;
 
-    /// Sleeps while `*word == expected`, at most `timeout` nanoseconds (`None`: no limit). May return early without a reason.
+    /// Sleeps while `*word == expected`, at most `timeout` nanoseconds (`None`: no limit). May
+    /// return spuriously.
     #[doc(alias = "futexsleep")]
     fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>);
 
-    /// Wakes one thread that sleeps on `word`. The word may be gone by the time of the call (its owner saw the new value and went
-    /// on), so the address is only a name here and is never read.
+    /// Wakes one thread that sleeps on `word`. The word may be freed by the time of the call, since
+    /// its owner may have seen the new value and gone on: the address identifies the sleepers and
+    /// is never read.
     #[doc(alias = "futexwakeup")]
     fn futex_wake(&self, word: *const AtomicU32);
 
@@ -108,37 +118,37 @@ pub unsafe trait Os: Sync {
     #[doc(alias = "newosproc")]
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno>;
 
-    /// A name for the calling thread, for [`doing`](Self::doing).
+    /// The system's number for the calling thread, which [`doing`](Self::doing) and
+    /// [`cpu_time`](Self::cpu_time) take.
     fn thread(&self) -> u32;
 
-    /// What a thread of this process is doing.
+    /// The state of a thread of this process.
     fn doing(&self, thread: u32) -> ThreadState;
 
-    /// How many nanoseconds a thread of this process has run on a CPU. 0 if the system does not say.
+    /// How many nanoseconds a thread of this process has run on a CPU. 0 if the system does not
+    /// report it.
     fn cpu_time(&self, thread: u32) -> Nanos;
 
-    /// Has every running thread of the process pass a memory barrier before it returns. False if the system cannot do that; it can always or never.
+    /// Makes every running thread of the process pass a memory barrier, then returns true. False if
+    /// the system cannot; the answer is the same for the life of the process.
     fn barrier(&self) -> bool;
 
-    /// Lets another thread of this CPU run.
+    /// Yields the CPU to another thread.
     #[doc(alias = "osyield")]
     fn yield_thread(&self);
 
-    /// Reserves `len` bytes of address space for stacks. Until a part is [opened](Self::open), it
-    /// should count against no limit but that of address space, and stand in no core dump.
+    /// Reserves `len` bytes of address space for stacks. A part that is not yet [open](Self::open)
+    /// should count only against the limit on address space and appear in no core dump.
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno>;
 
     /// Makes `len` bytes at `start`, page-aligned, readable and writable. Pages are committed on
-    /// first touch and never merged into huge pages. What is open already keeps its contents. A
-    /// scheduler opens neighbours one after another, which should remain one mapping.
-    ///
-    /// # Safety
-    ///
-    /// The bytes lie in a reservation, and no guard is among them.
+    /// first touch and never merged into huge pages. Bytes that are already open keep their
+    /// contents. The scheduler opens neighbouring ranges one after another; they should remain one
+    /// mapping.
     unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
-    /// How many bytes of address space the process may have in all. `usize::MAX` if there is no
-    /// limit. The scheduler leaves most of them to the program.
+    /// The limit on the address space of the process in bytes, or `usize::MAX` if there is none.
+    /// The scheduler leaves most of it to the program.
     fn address_space(&self) -> usize {
         usize::MAX
     }
@@ -150,24 +160,25 @@ pub unsafe trait Os: Sync {
     /// The bytes lie in a reservation, are open, and no code uses them.
     unsafe fn guard(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
-    /// Gives the memory behind `len` bytes at `start`, page-aligned, back to the system. They read as zeros afterwards, or as before if the system
-    /// does not do that.
+    /// Returns the memory behind `len` bytes at `start`, page-aligned, to the system. The bytes
+    /// then read as zeros, or as before if the system cannot do this.
     ///
     /// # Safety
     ///
-    /// The bytes lie in a reservation, and nobody uses them meanwhile, nor relies on what was in them.
+    /// The bytes lie in a reservation. No code uses them during the call, or relies on their
+    /// contents afterwards.
     unsafe fn discard(&self, _start: NonNull<u8>, _len: usize) {}
 
-    /// Closes descriptor `fd`. Errors are ignored: the number is released whatever `close(2)` says.
+    /// Closes descriptor `fd`. Errors are ignored: `close(2)` releases the number even if it fails.
     ///
     /// # Safety
     ///
-    /// The caller owns `fd`, and nobody uses it afterwards.
+    /// The caller owns `fd`, and no code uses it afterwards.
     unsafe fn close(&self, fd: i32);
 
-    /// Whether `fd` is a socket. A poller may report an error of one that no operation meets: what
-    /// lies in the socket's error queue (timestamps, completions of zero-copy sends). Readiness will
-    /// come all the same. Of anything else, such an error is the last that is heard.
+    /// Whether `fd` is a socket. The error queue of a socket (timestamps, completions of zero-copy
+    /// sends) makes a poller report an error that no operation meets, and readiness still follows.
+    /// On any other file, such an error is the last event.
     fn is_socket(&self, _fd: Borrowed<'_>) -> bool {
         false
     }
@@ -175,36 +186,41 @@ pub unsafe trait Os: Sync {
     /// The size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;
 
-    /// Prints `message` where an operator sees it and ends the process. For broken invariants only.
+    /// Prints `message` for the operator and ends the process. Called for broken invariants only.
     fn abort(&self, message: fmt::Arguments<'_>) -> !;
 }
 
-/// What the system says of a process to those who watch it. The scheduler runs without it: whoever asks for what needs it brings it along.
+/// What diagnostics ask of the system: deadlock detection, dumps and metrics. The scheduler runs
+/// without it; a feature that needs an `Observe` is given one.
 pub trait Observe: Sync {
-    /// How many threads the process has. `None` if the system does not say: then no deadlock is found.
+    /// How many threads the process has. `None` if the system does not report it, which disables
+    /// deadlock detection.
     fn threads(&self) -> Option<usize>;
 
-    /// Copies memory of this process that other threads may be writing to, from `start` on. How many bytes it could: none if the system does
-    /// not do that.
+    /// Copies memory of this process from address `start` to `to`, while other threads may write to
+    /// it. Returns the number of bytes copied, 0 if the system cannot do this.
     fn copy(&self, start: usize, to: &mut [u8]) -> usize;
 
-    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them. `None` if the system does not say.
+    /// How many of `len` bytes at `start`, which lie in a reservation, have memory behind them.
+    /// `None` if the system does not report it.
     fn resident(&self, start: NonNull<u8>, len: usize) -> Option<usize>;
 }
 
-/// An open descriptor that is lent: its number, which means this descriptor for as long as `'fd` lasts.
+/// A borrowed descriptor: a number that means this open descriptor for as long as `'fd` lasts.
 ///
-/// It is std's `BorrowedFd` for programs without std. An operation of [`Fd`](crate::fd::Fd) gets one, and may use it while the operation lasts.
+/// It is std's `BorrowedFd` for programs without std. Each operation of [`Fd`](crate::fd::Fd) gets
+/// one, valid during the operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Borrowed<'fd>(i32, PhantomData<&'fd ()>);
 
 impl Borrowed<'_> {
-    /// Lends descriptor `raw`.
+    /// Borrows descriptor `raw`.
     ///
     /// # Safety
     ///
-    /// Its owner permits what the holder does with it, and does not close it while the value is in use.
+    /// The owner of `raw` permits what the holder does with it, and does not close it while the
+    /// value is in use.
     #[inline]
     pub const unsafe fn new(raw: i32) -> Self {
         Borrowed(raw, PhantomData)
@@ -217,14 +233,14 @@ impl Borrowed<'_> {
     }
 }
 
-/// What one non-blocking system call did.
+/// The outcome of one non-blocking system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome<T> {
     /// It finished.
     Done(T),
     /// `EAGAIN`: the descriptor is not ready.
     WouldBlock,
-    /// `EINTR`: a signal came first; nothing happened.
+    /// `EINTR`: a signal interrupted the call before it did anything.
     Interrupted,
     /// Any other error.
     Failed(Errno),
@@ -233,48 +249,53 @@ pub enum Outcome<T> {
 /// The direction of an operation, and of readiness.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Mode {
-    /// Data, a connection or an end of stream can be read.
+    /// Reading: data, a connection or an end of stream.
     Read,
-    /// Room for data, or the outcome of a connect.
+    /// Writing: room for data, or the outcome of a connect.
     Write,
 }
 
 bitflags::bitflags! {
-    /// What a poller says about one descriptor.
+    /// What a poller reports about one descriptor.
     ///
-    /// `READ` and `WRITE` wake the waiters of that direction; the other bits qualify them. A backend maps its own events:
+    /// `READ` and `WRITE` wake the waiters of that direction; the other bits qualify them. A
+    /// backend maps its own events:
     ///
     /// | epoll | bits |
     /// |---|---|
     /// | `IN` | `READ` |
     /// | `RDHUP` | `READ`, `HANGUP` |
-    /// | `PRI` | `READ`, `HANGUP` (data stops at an urgent mark: a short read no longer means "empty") |
+    /// | `PRI` | `READ`, `HANGUP`: a read stops at the urgent mark, short but not "empty" |
     /// | `OUT` | `WRITE` |
     /// | `HUP` | `READ`, `WRITE`, `HANGUP` |
-    /// | `ERR` | `READ`, `WRITE`, `HANGUP`; `ERROR` as well if `ERR` is all there is |
+    /// | `ERR` | `READ`, `WRITE`, `HANGUP`; also `ERROR` if `ERR` is the only event |
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Ready: u8 {
         /// Readable.
         const READ = 1;
         /// Writable.
         const WRITE = 2;
-        /// Nothing but an error condition: a descriptor that is no socket cannot be polled usefully.
+        /// The event is an error condition only. Unless the descriptor is a socket, no further
+        /// event need follow.
         const ERROR = 4;
-        /// An end or an error was seen. It stays seen until the descriptor is closed.
+        /// The poller saw an end of stream or an error. Core keeps this until the descriptor is
+        /// closed.
         const HANGUP = 8;
     }
 }
 
-/// One readiness event: the token the descriptor was opened with, and what it is ready for.
+/// A readiness event: the token of the descriptor, and what it is ready for.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
-    /// The token given to [`Netpoll::open`]. It is a claim, not a reference: core compares its tag before it believes it.
+    /// The token given to [`Netpoll::open`]. It is a claim, not a reference: core compares its tag
+    /// with the descriptor's before it uses it.
     pub token: TaggedPtr,
-    /// What happened.
+    /// What the descriptor is ready for.
     pub ready: Ready,
 }
 
-/// How many events one [`Netpoll::poll`] hands over at most; further ones stay in the kernel for the next call. Go's number.
+/// How many events one [`Netpoll::poll`] returns at most; the kernel keeps the others for the next
+/// call. Go's number.
 pub const EVENT_BATCH: usize = 128;
 
 /// A batch of events.
@@ -283,7 +304,7 @@ pub type Events = heapless::Vec<Event, EVENT_BATCH>;
 /// How long a poll may wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Delay {
-    /// Not at all. Such a poll leaves a pending wake in place for the thread that sleeps.
+    /// It returns at once, and leaves a pending wake for the thread that waits.
     None,
     /// At most this many nanoseconds; more than zero.
     AtMost(Nanos),
@@ -291,47 +312,56 @@ pub enum Delay {
     Forever,
 }
 
-/// A readiness poller, such as an epoll instance.
+/// A readiness poller, such as an epoll instance. The names are those of Go's `netpollinit` …
+/// `netpollBreak`.
 ///
-/// Its methods take numbers and are safe to call: a poller asks when a descriptor is ready, but neither reads, writes nor closes it. With a number that is not
-/// the caller's, it reports the readiness of a stranger's file or fails.
+/// Only one thread at a time calls `poll` with a delay. `poll` without a delay and all other
+/// methods may run on any thread, concurrently with that.
 ///
-/// The names are those of Go's `netpollinit` … `netpollBreak`. One thread at a time calls `poll` with a delay; `poll` without one, and
-/// all other methods, may run on any thread at the same time.
+/// Its methods take descriptor numbers and are safe to call: a poller neither reads, writes nor
+/// closes a descriptor. Given a number that the caller does not own, it fails or reports the
+/// readiness of an unrelated file.
 ///
 /// # Safety
 ///
-/// The tokens in events are tokens that `open` was given, for core takes them for addresses. A token may come late: after `close`, too.
+/// Every token in an event is one that `open` was given, since core uses it as an address. A token
+/// may arrive late, even after `close`.
 pub unsafe trait Netpoll: Send + Sync {
-    /// Creates a poller with its own wake-up descriptor.
+    /// Creates a poller and its wake-up descriptor.
     #[doc(alias = "netpollinit")]
     fn init() -> Result<Self, Errno>
     where
         Self: Sized;
 
-    /// Starts watching `fd` in both directions until [`close`](Self::close); events carry `token`. Readiness that exists now is reported too.
-    /// `EPERM` means that this kind of file is always ready and cannot be polled.
+    /// Starts watching `fd` in both directions until [`close`](Self::close); events carry `token`.
+    /// Readiness that exists already is reported too. `EPERM` means that this kind of file is
+    /// always ready and cannot be polled.
     #[doc(alias = "netpollopen")]
     fn open(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno>;
 
-    /// Stops watching `fd`, before it is closed. Events already fetched may still arrive; their token is stale by then.
+    /// Stops watching `fd`, before it is closed. Events that were already fetched may still arrive;
+    /// core drops them by their stale tag.
     #[doc(alias = "netpollclose")]
     fn close(&self, fd: i32);
 
-    /// Asks for the next readiness of `fd` in direction `mode`. Called before every wait. Edge-triggered backends need nothing here.
+    /// Asks for the next readiness of `fd` in direction `mode`. The scheduler calls it before every
+    /// wait. Edge-triggered backends do nothing here.
     #[doc(alias = "netpollarm")]
     fn arm(&self, _fd: i32, _token: TaggedPtr, _mode: Mode) {}
 
     /// Collects ready descriptors into `events`, which is empty on entry.
     ///
-    /// - A delay is rounded so that the call never returns early for lack of resolution, except that an interrupting signal may end a timed wait
-    ///   (the caller computes the rest anew); it never ends a `Delay::None` or `Delay::Forever` call.
-    /// - [`wake`](Self::wake) ends a waiting call, now or next time, once. A `Delay::None` call does not consume it.
+    /// - A timed call rounds its delay up, so that it does not return early for lack of resolution.
+    ///   A signal may end it early; the caller then computes the remaining time. A signal never
+    ///   ends a `Delay::None` or `Delay::Forever` call.
+    /// - One [`wake`](Self::wake) ends the call that waits, or the next one that would. A
+    ///   `Delay::None` call does not consume it.
     #[doc(alias = "netpoll")]
     fn poll(&self, delay: Delay, events: &mut Events);
 
-    /// Makes the waiting `poll`, or the next one that would wait, return. Wakes that nobody has consumed yet count as one. What a thread wrote
-    /// before a `wake` is visible after the `poll` that returns because of it.
+    /// Makes the waiting `poll`, or the next one that would wait, return. Wakes that no `poll` has
+    /// consumed yet count once. What a thread wrote before `wake` is visible after the `poll` that
+    /// returns because of it.
     #[doc(alias = "netpollBreak")]
     fn wake(&self);
 }

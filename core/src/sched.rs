@@ -397,7 +397,7 @@ impl Sched {
     pub(crate) fn current(&self) -> Option<&G> {
         let g = self
             .arena
-            .anchor_at(stack::stack_pointer())?
+            .owner_at(stack::stack_pointer())?
             .current()
             .cast::<G>();
         // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
@@ -411,14 +411,7 @@ impl Sched {
     /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
     pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
         // SAFETY: the caller's promise.
-        unsafe {
-            self.arena
-                .anchor_at(address)?
-                .current()
-                .cast::<G>()
-                .as_ref()
-        }
-        .map(G::identity)
+        unsafe { self.arena.owner_at(address)?.current().cast::<G>().as_ref() }.map(G::identity)
     }
 
     /// The Ms started until now.

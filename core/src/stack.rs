@@ -1,33 +1,37 @@
-//! Goroutine stacks: equal slots of one reservation.
+//! Goroutine stacks: equal slots of one address range.
 //!
-//! One mapping, reserved at start and never returned, is cut into slots of a power of two bytes. It
-//! is reserved without access, so that neither a core dump nor `mlockall` nor the commit limit
-//! knows of slots that no goroutine has had. The part that is open grows from the start of the
-//! mapping, a batch of slots at a time, and stays one mapping. A slot, from low to high addresses:
+//! Goal: many stacks that cost address space only, grow by page faults, and fault on overflow.
 //!
-//! ```text
-//! | guard | ........ grows down ........ <- base | anchor | colour |
-//! ```
-//!
-//! - The *guard* faults, so an overflow ends in SIGSEGV and not in the neighbour's data. Code of C
-//!   does not touch each page of a large frame, so the guard is larger than most frames.
-//! - The *anchor* holds the G that runs here. Masking the stack pointer finds it: the current goroutine is known without a
-//!   thread-local, whose address a compiler may keep across a park, and without `std`.
-//! - The *colour* shifts each slot's top by another number of cache lines. Equal page offsets would share one L1 set: a switch among
-//!   a hundred goroutines then costs four times as much.
-//!
-//! Pages are committed on first touch; that is the growth from one page to the limit.
-//!
-//! A goroutine gets a slot when it first runs, so a thousand goroutines that run one after another share one warm stack. The slot is
-//! promised when the goroutine is made, so that running out is an error of the spawn and never of the first run:
+//! The range is reserved at start without access and never unmapped. It is cut into slots of a
+//! power of two bytes. A core dump, `mlockall` and the commit limit do not count slots that no
+//! goroutine has used. The open part grows from the low end, a batch of slots at a time, and stays
+//! one mapping. The kernel commits a page on first touch: that grows a stack from one page to its
+//! limit. A slot, from low to high addresses:
 //!
 //! ```text
-//! slots in use <= promised,   promised + margin <= prepared <= capacity
+//! | guard | ........ grows down ........ <- base | owner | colour |
 //! ```
 //!
-//! where *prepared* slots are open and have their guard, and *margin* is what can be held back: by
-//! a P its cache, and the slot of a goroutine that has
-//! given up its promise and is about to return; by sysmon those that it is giving back to the system.
+//! - The *guard* faults, so an overflow ends in SIGSEGV and not in the next slot. C code does not
+//!   touch every page of a large frame, so the guard is larger than most frames.
+//! - The *owner* words ([`StackOwner`]) hold the address of the G that runs here. The stack pointer
+//!   leads to them by arithmetic, so the current goroutine is found without a thread-local, whose
+//!   address a compiler may keep across a park, and without `std`.
+//! - The *colour* shifts the top of each slot by a different number of cache lines. Equal page
+//!   offsets would share one L1 set: a switch among a hundred goroutines then costs four times as
+//!   much.
+//!
+//! A goroutine gets a slot when it first runs, so a thousand goroutines that run one after another
+//! share one warm stack. The spawn reserves that slot, so running out is an error of the spawn and
+//! never of the first run:
+//!
+//! ```text
+//! slots in use <= reserved,   reserved + slack <= prepared <= capacity
+//! ```
+//!
+//! A *prepared* slot is open and has its guard. *Slack* covers slots that are free but not in the
+//! shared list: those in the cache of each P, that of a goroutine which has released its
+//! reservation and is about to return, and those whose memory sysmon is returning to the system.
 #![allow(unsafe_code, reason = "anchors and slots are found by address")]
 
 mod larger;
@@ -40,25 +44,25 @@ use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-/// The least stack size in bytes: room for a guard, a panic message and a few frames.
+/// The smallest stack size in bytes: room for a guard, a panic message and a few frames.
 pub const MIN_STACK: usize = 16 * 1024;
 
-/// The largest stack size in bytes, Go's maximum rounded to a power of two.
+/// The largest stack size in bytes: Go's maximum, rounded to a power of two.
 pub const MAX_STACK: usize = 1 << 30;
 
-/// Bytes below each stack that fault, if a quarter of the stack is no less. Debian's glibc has
-/// frames of 8 KiB (name lookups), 14 (`strtold`) and 33 (`vfwprintf`) that touch none of the pages
-/// between.
+/// Bytes of guard below each stack, or a quarter of the stack if that is less. Debian's glibc has
+/// frames of 8 KiB (name lookups), 14 KiB (`strtold`) and 33 KiB (`vfwprintf`) that touch none of
+/// the pages in between.
 pub const GUARD: usize = 64 * 1024;
 
-/// Free slots one P keeps for itself.
+/// How many free slots a P's cache holds.
 pub(crate) const CACHE: usize = 64;
 
-/// Slots moved between a P and the arena at once, and prepared at once. In a model few.
+/// How many slots move between a P and the arena at once, and are prepared at once. Few under loom.
 const BATCH: u32 = if cfg!(loom) { 2 } else { CACHE as u32 / 2 };
 
-/// How much address space to ask for at most; halved until the system agrees. Four of the 128 TiB
-/// that x86-64 has. In a model little, since what is not stacks is real memory there.
+/// How many bytes of address space to ask for; halved until the system agrees. 4 of the 128 TiB
+/// that x86-64 has. Little under loom, whose system backs it with real memory.
 const RESERVE: usize = if cfg!(loom) {
     1 << 22
 } else if usize::BITS == 64 {
@@ -67,78 +71,82 @@ const RESERVE: usize = if cfg!(loom) {
     1 << 29
 };
 
-/// Of a limited address space the ordinary stacks take one part in so many: the rest is for the
-/// program's heap, threads and libraries, and for larger stacks.
+/// Ordinary stacks take this fraction of a limited address space. The rest is for the program's
+/// heap, threads and libraries, and for larger stacks.
 const SHARE: usize = 4;
 
 const ENOMEM: Errno = Errno::new(12);
 
-/// Fewer slots than this beside the margin are not worth starting with.
+/// A scheduler does not start with fewer slots than this beyond the slack.
 const MIN_SLOTS: usize = 64;
 
-/// Indices of free slots for which memory is opened at once: 64 KiB, a multiple of every page size
-/// in use.
+/// How many entries of the list of free slots are opened at once: 64 KiB of them, a multiple of
+/// every page size in use.
 const INDICES: u32 = 16 * 1024;
 
-/// Cache lines over which tops are spread: half a page, so that a small goroutine still fits into one.
+/// How many cache lines the tops are spread over: half a page, so that a small goroutine still fits
+/// into one page.
 const COLOURS: u32 = 32;
 const CACHE_LINE: usize = 64;
-const ANCHOR: usize = size_of::<StackOwner>();
+const OWNER_SIZE: usize = size_of::<StackOwner>();
 
-/// What stands at the top of a stack: whose it is, once for the goroutine itself and once for those who watch.
+/// The words at the top of a stack that name its G: `current` for the goroutine itself, `listed`
+/// for watchers (dumps, deadlock detection) on other threads.
 ///
-/// The goroutine may return at any time, and its G be freed. So a watcher pins it first, and of the two, whoever comes last frees it:
+/// The race: a watcher reads the G while the goroutine returns and the scheduler frees it. So the
+/// watcher first pins the G. Of the two, the one that changes `listed` last frees the G:
 ///
-/// | `listed` | by | means |
+/// | `listed` | by | meaning |
 /// |---|---|---|
-/// | null → G | `bind` | it has started |
-/// | G → G + `PIN` | a watcher, in `pin` | it is not to be freed |
-/// | G → null | `unbind` | it has returned; the scheduler frees it |
-/// | G + `PIN` → null | `unbind` | it has returned; the watcher frees it |
-/// | G + `PIN` → G | the watcher, in `unpin` | nobody looks any more. If that fails, it has returned |
+/// | null → G | the M, in `bind` | the goroutine has started |
+/// | G → G + `PIN` | a watcher, in `pin` | the G must not be freed |
+/// | G → null | the M, in `unbind` | the goroutine has returned; the M frees the G |
+/// | G + `PIN` → null | the M, in `unbind` | the goroutine has returned; the watcher frees the G |
+/// | G + `PIN` → G | the watcher, in `unpin` | unpinned; if it fails, the goroutine has returned |
 ///
-/// The address cannot be another goroutine's meanwhile: the watcher has not freed this one.
+/// The address cannot become another goroutine's in between, since the watcher has not freed it.
 #[repr(C, align(16))]
 pub(crate) struct StackOwner {
     current: AtomicPtr<()>,
     listed: AtomicPtr<()>,
 }
 
-/// A G's alignment leaves this bit.
+/// The alignment of a G leaves this bit free.
 const PIN: usize = 1;
 
 impl StackOwner {
-    /// The goroutine whose stack it is, if there is one. To be believed only on that stack.
+    /// The goroutine on this stack, or null. Only code on this stack may rely on it.
     #[inline]
     pub(crate) fn current(&self) -> *mut () {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Release: what the G was made of comes before a watcher's look.
+    /// Publishes the goroutine that starts on this stack.
     pub(crate) fn bind(&self, g: NonNull<()>) {
         self.current.store(g.as_ptr(), Ordering::Relaxed);
         self.listed.store(g.as_ptr(), Ordering::Release);
     }
 
-    /// True if the G is the caller's to free.
+    /// Withdraws the goroutine, which has returned. True if the caller must free the G.
     #[must_use]
     pub(crate) fn unbind(&self) -> bool {
         self.listed.swap(ptr::null_mut(), Ordering::AcqRel).addr() & PIN == 0
     }
 
-    /// The goroutine, which is now pinned. `None` if there is none, or another watcher was first.
+    /// Pins the goroutine and returns it. `None` if there is none, or another watcher has pinned
+    /// it.
     pub(crate) fn pin(&self) -> Option<NonNull<()>> {
-        let free = |g: *mut ()| {
+        let pinned = |g: *mut ()| {
             (!g.is_null() && g.addr() & PIN == 0).then(|| g.map_addr(|address| address | PIN))
         };
         NonNull::new(
             self.listed
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, free)
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, pinned)
                 .ok()?,
         )
     }
 
-    /// False if the G is the caller's to free.
+    /// Unpins the goroutine. False if it has returned: the caller must free the G.
     #[must_use]
     pub(crate) fn unpin(&self, g: NonNull<()>) -> bool {
         let pinned = g.as_ptr().map_addr(|address| address | PIN);
@@ -147,36 +155,36 @@ impl StackOwner {
             .is_ok()
     }
 
-    /// Whether somebody looks at it.
+    /// Whether a watcher has pinned the goroutine.
     pub(crate) fn is_pinned(&self) -> bool {
         self.listed.load(Ordering::Relaxed).addr() & PIN != 0
     }
 }
 
-/// No stack for another goroutine. Its text names the limit that was hit.
+/// There is no stack for another goroutine. `Display` names the limit that was hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
-    /// How many goroutines have one.
+    /// How many goroutines have a stack of this size.
     pub goroutines: u32,
-    /// Bytes of address space each.
+    /// The size of each in bytes.
     pub stack_size: usize,
-    /// What there was no more of.
+    /// What ran out.
     pub cause: Shortage,
 }
 
-/// What a stack could not get.
+/// What a new stack could not get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// Address space: all that could be reserved is in use.
+    /// Address space: every reserved slot is in use.
     AddressSpace,
-    /// Access to its memory, and what the system said.
+    /// Memory, and the system's error.
     Memory(Errno),
-    /// A guard below it, and what the system said.
+    /// A guard, and the system's error.
     Guard(Errno),
 }
 
 impl Exhausted {
-    /// What the system said, or would have said.
+    /// The system's error, or `ENOMEM` if the arena itself is full.
     pub fn errno(self) -> Errno {
         match self.cause {
             Shortage::AddressSpace => ENOMEM,
@@ -198,14 +206,23 @@ impl fmt::Display for Exhausted {
             stack_size / 1024
         )?;
         match cause {
-            Shortage::AddressSpace => {
-                f.write_str("which is all the address space that was reserved (raise `ulimit -v` or lower Builder::stack_size)")
-            }
+            Shortage::AddressSpace => f.write_str(
+                "which is all the address space that was reserved \
+                     (raise `ulimit -v` or lower Builder::stack_size)",
+            ),
             Shortage::Memory(errno) => {
-                write!(f, "and memory for more was refused ({errno}; `ulimit -d` and vm.overcommit_memory=2 limit it)")
+                write!(
+                    f,
+                    "and memory for more was refused \
+                     ({errno}; `ulimit -d` and vm.overcommit_memory=2 limit it)"
+                )
             }
             Shortage::Guard(errno) => {
-                write!(f, "and a guard was refused ({errno}; without MADV_GUARD_INSTALL, Linux 6.13, vm.max_map_count is the limit)")
+                write!(
+                    f,
+                    "and a guard was refused ({errno}; without MADV_GUARD_INSTALL, \
+                     Linux 6.13, vm.max_map_count is the limit)"
+                )
             }
         }
     }
@@ -217,43 +234,46 @@ impl core::error::Error for Exhausted {}
 pub(crate) struct Arena {
     os: &'static dyn Os,
     size: Size,
-    /// The size of its stacks, as settings and reports have it.
+    /// The stack size in bytes that settings and reports show.
     bytes: usize,
     base: usize,
     /// log2 of the slot size.
     shift: u32,
-    /// Bytes at the low end of each slot that fault: guarded in ordinary ones, never opened in larger.
+    /// Bytes at the low end of each slot that fault: a guard in ordinary slots, never opened in
+    /// larger ones.
     guard: usize,
     capacity: u32,
     slack: u32,
-    /// Set while a thread prepares slots. Others that need some wait for it.
+    /// Set while a thread prepares slots. A thread that needs more waits until it is clear.
     growing: AtomicBool,
-    /// Slots below this index are open and have their guard. Written by the thread that set `growing`.
+    /// Slots below this index are open and have their guard. Written by the thread that set
+    /// `growing`.
     prepared: AtomicU32,
-    promised: AtomicU32,
+    reserved: AtomicU32,
     indices: NonNull<u32>,
     free: Lock<FreeSlots>,
 }
 
-// SAFETY: `indices` is where a reservation lies. What is there is reached through `free` only.
+// SAFETY: `indices` is the address of a reservation, and only the holder of the lock of `free`
+// accesses what is there.
 unsafe impl Send for Arena {}
 // SAFETY: the same.
 unsafe impl Sync for Arena {}
 
-/// A stack of slot indices in reserved memory of its own, so that pushing never allocates.
+/// A LIFO list of slot indices in reserved memory of its own, so that `push` never allocates.
 struct FreeSlots {
     indices: NonNull<u32>,
     len: usize,
-    /// The first so many have no memory behind them.
+    /// The first so many entries name slots without memory behind them.
     clean: usize,
 }
 
-// SAFETY: the indices are reached only through this value, which the lock guards.
+// SAFETY: the indices are reached only through this value, which is behind a lock.
 unsafe impl Send for FreeSlots {}
 
 impl Arena {
-    /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps, the lowest
-    /// `guard` bytes of each (whole pages) without access.
+    /// Reserves an arena of slots of `stack_size` bytes (a power of two) for `procs` Ps. The lowest
+    /// `guard` bytes of each slot (whole pages) have no access.
     pub(crate) fn reserve(
         os: &'static dyn Os,
         stack_size: usize,
@@ -272,7 +292,7 @@ impl Arena {
         )
     }
 
-    /// Reserves at least `slots` slots, in at most `most` bytes unless that many take more.
+    /// Reserves at least `slots` slots, and as many as fit into `most` bytes.
     fn reserve_slots(
         os: &'static dyn Os,
         size: Size,
@@ -312,7 +332,7 @@ impl Arena {
             slack: slack as u32,
             growing: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
-            promised: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
             indices,
             free: Lock::new(FreeSlots {
                 indices,
@@ -322,12 +342,12 @@ impl Arena {
         })
     }
 
-    /// Bytes of address space of one stack.
+    /// The size of a slot in bytes.
     pub(crate) fn stack_size(&self) -> usize {
         1 << self.shift
     }
 
-    /// The slot that `address` lies in, if it lies in the arena.
+    /// The slot that `address` lies in. `None` outside the arena.
     #[inline]
     pub(crate) fn slot_of(&self, address: usize) -> Option<Slot> {
         self.index_of(address).map(|index| self.slot(index))
@@ -344,47 +364,47 @@ impl Arena {
         Slot(self.size.number() << SIZE_SHIFT | index)
     }
 
-    /// How many bytes of each stack a goroutine can use.
+    /// How many bytes of a stack a goroutine can use.
     fn usable(&self) -> usize {
         self.stack_size() - self.guard - COLOURS as usize * CACHE_LINE
     }
 
-    /// Whether `address` is in the guard of a slot that is open.
+    /// Whether `address` lies in the guard of an open slot.
     pub(crate) fn is_guard(&self, address: usize) -> bool {
         let within = address.wrapping_sub(self.base) & (self.stack_size() - 1);
         let opened = |index| index < self.prepared.load(Ordering::Acquire);
         self.index_of(address).is_some_and(opened) && within < self.guard
     }
 
-    /// The words at the top of a slot that name its G. Any thread may read them, a signal handler too.
+    /// The owner words of a slot. Any thread may read them, even in a signal handler.
     #[inline]
     pub(crate) fn owner(&self, slot: Slot) -> &StackOwner {
-        self.anchor_of(slot.index())
+        self.owner_of(slot.index())
     }
 
-    /// The anchor of the stack that `address` lies in, if it lies in the arena.
+    /// The owner words of the stack that `address` lies in. `None` outside the arena.
     #[inline]
-    pub(crate) fn anchor_at(&self, address: usize) -> Option<&StackOwner> {
-        self.index_of(address).map(|index| self.anchor_of(index))
+    pub(crate) fn owner_at(&self, address: usize) -> Option<&StackOwner> {
+        self.index_of(address).map(|index| self.owner_of(index))
     }
 
     #[inline]
-    fn anchor_of(&self, index: u32) -> &StackOwner {
-        // SAFETY: the address lies inside a slot of the reservation, and above its guard. What reads
-        // it runs there or has the number of a slot that was opened: zeroed then, and open for ever.
-        // The anchor is only ever accessed as this type, and is aligned, since slots are and colours
-        // are whole cache lines.
+    fn owner_of(&self, index: u32) -> &StackOwner {
+        // SAFETY: the address lies in a slot of the reservation, above its guard. The caller runs
+        // on that stack or has the number of a prepared slot, so the memory is open, zeroed at
+        // first, and never closed. It is accessed as this type only. It is aligned, because slots
+        // are and colours are whole cache lines.
         unsafe { &*(self.top(index) as *const StackOwner) }
     }
 
-    /// The end of the stack that `address` lies in.
+    /// The upper end of the stack that `address` lies in. `None` outside every stack.
     pub(crate) fn end_of(&self, address: usize) -> Option<usize> {
         self.index_of(address)
             .map(|index| self.top(index))
             .filter(|&end| address <= end)
     }
 
-    /// The slots that were ever used, or will be next.
+    /// All prepared slots: those that were ever used, and those that are next.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
         (0..self.prepared.load(Ordering::Acquire)).map(|index| self.slot(index))
     }
@@ -392,7 +412,7 @@ impl Arena {
     #[inline]
     fn top(&self, index: u32) -> usize {
         let colour = (index % COLOURS) as usize * CACHE_LINE;
-        self.base + ((index as usize + 1) << self.shift) - colour - ANCHOR
+        self.base + ((index as usize + 1) << self.shift) - colour - OWNER_SIZE
     }
 
     /// The usable part of a slot.
@@ -403,7 +423,8 @@ impl Arena {
         }
     }
 
-    /// Bytes of memory behind all stacks. `None` if the system does not say. Of many stacks it looks at some, spread over all.
+    /// Bytes of memory behind all stacks, estimated from a sample spread over all slots. `None` if
+    /// the system does not report it.
     pub(crate) fn resident(&self, system: &dyn Observe) -> Option<u64> {
         const SAMPLE: u64 = 256;
         let slots = u64::from(self.prepared.load(Ordering::Acquire));
@@ -411,14 +432,16 @@ impl Arena {
         let seen = (0..sample)
             .map(|i| self.resident_in(self.slot((i * slots / sample) as u32), system))
             .sum::<Option<u64>>()?;
-        // Without stacks the system is asked, too, whether it would say.
+        // Asks once more, so that an arena without stacks also returns `None` where the system does
+        // not report it.
         system
             .resident(NonNull::dangling(), 0)
             .map(|_| seen * slots / sample.max(1))
     }
 
-    /// Bytes of memory behind one stack: as deep as whoever had it since it was last given back has been. It is touched from its top down, so behind
-    /// a long stretch without memory there is no more.
+    /// Bytes of memory behind one stack: the deepest use since its memory was last returned to the
+    /// system. A goroutine touches its stack from the top down, so the count ends at the first long
+    /// stretch without memory.
     pub(crate) fn resident_in(&self, slot: Slot, system: &dyn Observe) -> Option<u64> {
         let stretch = (64 * self.os.page_size()).min(self.stack_size());
         let mut seen = 0;
@@ -434,28 +457,29 @@ impl Arena {
         Some(seen)
     }
 
-    /// Makes sure that `n` more goroutines will find a slot when they start.
+    /// Reserves stacks for `n` more goroutines, which then find a slot when they start.
     pub(crate) fn reserve_stacks(&self, n: u32) -> Result<(), Exhausted> {
-        self.promise_from(n, BATCH)
+        self.reserve_in_batches(n, BATCH)
     }
 
-    /// Prepares so many slots at once: [`BATCH`] ordinary ones, or one larger.
-    fn promise_from(&self, n: u32, batch: u32) -> Result<(), Exhausted> {
-        let promised = self.promised.fetch_add(n, Ordering::Relaxed) + n;
-        while self.prepared.load(Ordering::Relaxed) < promised + self.slack {
+    /// Reserves `n` stacks. Prepares slots `batch` at a time: [`BATCH`] ordinary ones, or one
+    /// larger.
+    fn reserve_in_batches(&self, n: u32, batch: u32) -> Result<(), Exhausted> {
+        let reserved = self.reserved.fetch_add(n, Ordering::Relaxed) + n;
+        while self.prepared.load(Ordering::Relaxed) < reserved + self.slack {
             if self
                 .growing
                 .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
                 .is_err()
             {
-                // For some microseconds, unless the other thread has lost its CPU.
+                // The other thread takes some microseconds, unless it has lost its CPU.
                 self.os.yield_thread();
                 continue;
             }
             let prepared = self.prepare(batch);
             self.growing.store(false, Ordering::Release);
             prepared.map_err(|cause| {
-                let before = self.promised.fetch_sub(n, Ordering::Relaxed);
+                let before = self.reserved.fetch_sub(n, Ordering::Relaxed);
                 Exhausted {
                     goroutines: before - n,
                     stack_size: self.bytes,
@@ -466,12 +490,12 @@ impl Arena {
         Ok(())
     }
 
-    /// Takes back `n` promises.
+    /// Releases `n` reservations.
     pub(crate) fn release(&self, n: u32) {
-        self.promised.fetch_sub(n, Ordering::Relaxed);
+        self.reserved.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Prepares the next slots. The caller has set `growing`.
+    /// Prepares the next `batch` slots. The caller has set `growing`.
     fn prepare(&self, batch: u32) -> Result<(), Shortage> {
         let first = self.prepared.load(Ordering::Relaxed);
         if first + batch > self.capacity {
@@ -480,19 +504,20 @@ impl Arena {
         self.open(first, batch).map_err(Shortage::Memory)?;
         for index in first..first + batch {
             if batch == BATCH {
-                // SAFETY: the lowest pages of an open slot that no goroutine has yet.
+                // SAFETY: these are the lowest pages of an open slot that no goroutine has had.
                 unsafe { self.os.guard(self.address(index), self.guard) }
                     .map_err(Shortage::Guard)?;
             }
             self.free.lock().push(index);
-            // Release: a watcher that reads the number reads the anchors of so many slots.
+            // Release pairs with the Acquire in `slots`: a watcher reads the owner words of the
+            // slots that it counts.
             self.prepared.store(index + 1, Ordering::Release);
         }
         Ok(())
     }
 
-    /// Opens the batch of slots from `first` on, and before that memory for the indices of as many
-    /// slots as lie below its end. A part may be open already, from a time when a guard was refused.
+    /// Opens `batch` slots from `first` on and, where a new part of the list of free slots begins,
+    /// that part. Some may be open already, if their guard was refused before.
     fn open(&self, first: u32, batch: u32) -> Result<(), Errno> {
         let part = (first + batch - 1) / INDICES;
         if first
@@ -507,9 +532,9 @@ impl Arena {
                 )
             }?;
         }
-        // What is below a larger stack stays closed.
+        // The lower half of a larger slot stays closed.
         let closed = if batch == BATCH { 0 } else { self.guard };
-        // SAFETY: slots of the reservation, of which no goroutine has one.
+        // SAFETY: the slots lie in the reservation, and no goroutine has one of them.
         unsafe {
             self.os.open(
                 self.address(first).add(closed),
@@ -518,21 +543,21 @@ impl Arena {
         }
     }
 
-    /// Where a slot begins.
+    /// The lowest address of a slot.
     fn address(&self, index: u32) -> NonNull<u8> {
         // SAFETY: an address inside the reservation is not null.
         unsafe { NonNull::new_unchecked((self.base + ((index as usize) << self.shift)) as *mut u8) }
     }
 
-    /// A slot for a goroutine that has a promise, from `cache` or else from the arena.
+    /// Takes a slot for a goroutine that has reserved one, from `cache` or else from the arena.
     pub(crate) fn take(&self, cache: &mut SlotCache) -> Slot {
         if let Some(index) = cache.pop() {
             return self.slot(index);
         }
         let mut free = self.free.lock();
-        let index = free
-            .pop()
-            .unwrap_or_else(|| panic!("stack arena: more goroutines started than promised"));
+        let index = free.pop().unwrap_or_else(|| {
+            panic!("stack arena: more goroutines started than have reserved a stack")
+        });
         for _ in 1..BATCH {
             let Some(index) = free.pop() else { break };
             cache
@@ -542,29 +567,27 @@ impl Arena {
         self.slot(index)
     }
 
-    /// A slot for a goroutine that has a promise.
+    /// Takes a slot for a goroutine that has reserved one, without a cache.
     fn take_one(&self) -> Slot {
-        self.slot(
-            self.free
-                .lock()
-                .pop()
-                .unwrap_or_else(|| panic!("stack arena: more goroutines started than promised")),
-        )
+        self.slot(self.free.lock().pop().unwrap_or_else(|| {
+            panic!("stack arena: more goroutines started than have reserved a stack")
+        }))
     }
 
-    /// As [`put`](Self::put), without a cache.
+    /// Takes back a slot of a goroutine that has returned, without a cache.
     pub(crate) fn give_back(&self, slot: Slot) {
         self.free.lock().push(slot.index());
     }
 
-    /// Gives the memory of a slot back to the system. Its goroutine has returned.
+    /// Returns the memory of a slot to the system. Its goroutine has returned.
     fn discard_slot(&self, slot: Slot) {
         let start = self.bottom(slot.index());
-        // SAFETY: all of the slot above its guard, which has no owner. Zero is an unbound anchor.
+        // SAFETY: the bytes are the slot above its guard, and no goroutine has the slot. Zero is
+        // what unbound owner words hold.
         unsafe { self.discard(start, start + self.stack_size() - self.guard) };
     }
 
-    /// Gives the memory of free slots back to the system, but for those that Ps keep for themselves.
+    /// Returns the memory of free slots to the system, except those in the caches of Ps.
     pub(crate) fn discard_free(&self) {
         loop {
             let mut batch = heapless::Vec::<u32, { BATCH as usize }>::new();
@@ -583,11 +606,13 @@ impl Arena {
         }
     }
 
-    /// What lies below the part in use of a stack that has stopped at `sp`: from here to there. Empty, or whole pages.
+    /// The unused part of a stack whose goroutine has stopped at `sp`, as whole pages: its start
+    /// and its end. `None` if it is empty.
     pub(crate) fn unused_below(&self, sp: usize) -> Option<(usize, usize)> {
         let page = self.os.page_size();
         let start = self.bottom(self.index_of(sp)?);
-        // A goroutine stops a little below where it says that it does: the switch to its M is still to come.
+        // A goroutine stops a little below the `sp` that it notes, since the switch to its M is
+        // still to come: leave one page.
         let end = (sp & !(page - 1)) - page;
         (start < end).then_some((start, end))
     }
@@ -597,9 +622,11 @@ impl Arena {
         self.base + ((index as usize) << self.shift) + self.guard
     }
 
+    /// Returns the memory between two addresses to the system.
+    ///
     /// # Safety
     ///
-    /// The addresses are those of whole pages of one slot, and nobody relies on what is there.
+    /// They bound whole pages of one slot, and no code relies on what is there.
     pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
         let pointer = NonNull::new(start as *mut u8)
             .unwrap_or_else(|| panic!("a slot is not at address zero"));
@@ -607,7 +634,7 @@ impl Arena {
         unsafe { self.os.discard(pointer, end - start) };
     }
 
-    /// Gives back the slot of a goroutine that has ended.
+    /// Takes back the slot of a goroutine that has returned.
     pub(crate) fn put(&self, cache: &mut SlotCache, slot: Slot) {
         if cache.is_full() {
             let mut free = self.free.lock();
@@ -627,7 +654,8 @@ impl Arena {
 
 impl FreeSlots {
     fn push(&mut self, index: u32) {
-        // SAFETY: every index is in the list at most once, so that `len` stays below the capacity the memory was reserved for.
+        // SAFETY: every index is in the list at most once, so `len` stays below the capacity that
+        // the memory was reserved for.
         unsafe { self.indices.add(self.len).write(index) };
         self.len += 1;
     }
@@ -660,14 +688,15 @@ impl FreeSlots {
     }
 }
 
-/// Free slots of one P, last used first: their pages are warm.
+/// Free slots of one P, used last in, first out: their pages are warm.
 pub(crate) type SlotCache = heapless::Vec<u32, CACHE>;
 
-/// The number of a slot: which size, and which slot of that size.
+/// The number of a slot: its size and its index among the slots of that size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot(pub(crate) u32);
 
-/// Where the number of the size is. Below are the numbers of as many slots as the smallest stacks have.
+/// The bit from which the size is stored. The bits below are enough for the slots of the smallest
+/// stacks.
 const SIZE_SHIFT: u32 = 28;
 const _: () = assert!(RESERVE / MIN_STACK <= 1 << SIZE_SHIFT);
 
@@ -678,11 +707,12 @@ impl Slot {
     }
 }
 
-/// The bounds of one goroutine's stack, both 16-aligned: page, anchor and colour sizes are multiples.
+/// The bounds of a goroutine's stack, both 16-aligned: pages, owner words and colours are multiples
+/// of 16.
 pub(crate) struct Stack {
     /// The upper end.
     pub(crate) base: usize,
-    /// The lower end, below which is the guard.
+    /// The lower end. The guard is below.
     #[cfg_attr(
         any(loom, not(test)),
         allow(dead_code, reason = "sanitizers and corosensei ask for it")
@@ -690,26 +720,42 @@ pub(crate) struct Stack {
     pub(crate) limit: usize,
 }
 
-/// The stack pointer of the caller, roughly.
+/// The approximate stack pointer of the caller.
 #[inline(always)]
 pub(crate) fn stack_pointer() -> usize {
+    #[allow(
+        unused_imports,
+        reason = "other architectures take the address of a local"
+    )]
+    use core::arch::asm;
+
     let sp: usize;
     cfg_if::cfg_if! {
         if #[cfg(target_arch = "x86_64")] {
             // SAFETY: reads a register.
-            unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags));
+            }
         } else if #[cfg(target_arch = "x86")] {
             // SAFETY: reads a register.
-            unsafe { core::arch::asm!("mov {}, esp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mov {}, esp", out(reg) sp, options(nomem, nostack, preserves_flags));
+            }
         } else if #[cfg(any(target_arch = "aarch64", target_arch = "arm"))] {
             // SAFETY: reads a register.
-            unsafe { core::arch::asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags));
+            }
         } else if #[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))] {
             // SAFETY: reads a register.
-            unsafe { core::arch::asm!("mv {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mv {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags));
+            }
         } else if #[cfg(target_arch = "loongarch64")] {
             // SAFETY: reads a register.
-            unsafe { core::arch::asm!("move {}, $sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("move {}, $sp", out(reg) sp, options(nomem, nostack, preserves_flags));
+            }
         } else {
             let here = 0u8;
             sp = core::hint::black_box(&raw const here) as usize;

@@ -1,15 +1,18 @@
-//! Atomics that let a simulation in between: under `--cfg steps`, every access first calls a function that may run other threads.
+//! Atomics that a simulation can interrupt: under `--cfg steps`, each access first calls a function
+//! that may run other simulated threads.
 //!
-//! A simulated computer whose threads are coroutines of one real thread can take turns only where it is called. System calls are enough
-//! to show most races, but not those whose windows have none; with these in place of the compiler's atomics (`sync`), windows open at every
-//! access to a shared word. The orders are passed on and mean nothing: one thread sees one order. For the others there is loom.
+//! The threads of a simulated computer are coroutines of one real thread, so they can only switch
+//! inside a call. System calls are enough to show most races, but not those whose window contains
+//! none. With these types in place of the compiler's atomics (`sync`), a window opens at every
+//! access to a shared word. The orderings are passed on but have no effect, since one thread sees
+//! one order; loom checks those.
 
 use core::ops::Deref;
 use core::sync::atomic::{self, Ordering};
 
 static STEP: spin::Once<fn()> = spin::Once::new();
 
-/// Has `step` called before every access. The first call counts.
+/// Makes every access call `step` first. Only the first call has an effect.
 pub fn set(step: fn()) {
     STEP.call_once(|| step);
 }
@@ -27,7 +30,7 @@ pub(crate) fn fence(order: Ordering) {
 
 macro_rules! stepping {
     ($name:ident $(<$type:ident>)?, $value:ty) => {
-        /// As core's atomic of this name, with a step before each access.
+        /// Core's atomic of the same name, with a step before each access.
         #[derive(Default)]
         #[repr(transparent)]
         pub struct $name$(<$type>)?(atomic::$name$(<$type>)?);
@@ -61,23 +64,35 @@ macro_rules! stepping {
                 self.0.swap(value, order)
             }
 
-            pub(crate) fn compare_exchange(&self, old: $value, new: $value, done: Ordering, not: Ordering) -> Result<$value, $value> {
+            pub(crate) fn compare_exchange(
+                &self,
+                old: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
                 step();
-                self.0.compare_exchange(old, new, done, not)
+                self.0.compare_exchange(old, new, success, failure)
             }
 
-            pub(crate) fn compare_exchange_weak(&self, old: $value, new: $value, done: Ordering, not: Ordering) -> Result<$value, $value> {
-                self.compare_exchange(old, new, done, not)
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                old: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(old, new, success, failure)
             }
 
             pub(crate) fn fetch_update(
                 &self,
-                done: Ordering,
-                not: Ordering,
+                success: Ordering,
+                failure: Ordering,
                 next: impl FnMut($value) -> Option<$value>,
             ) -> Result<$value, $value> {
                 step();
-                self.0.fetch_update(done, not, next)
+                self.0.fetch_update(success, failure, next)
             }
         }
     };

@@ -1,15 +1,19 @@
-//! Atomics, cells and the one lock: the only module that names them, so that a model checker can take their place.
+//! Atomics, cells and the one lock. Every other module takes them from here, so that a model
+//! checker can replace them.
 //!
-//! [`Lock`] is for a few instructions: never held across a park, a system call or a callback. A waiter spins briefly and then yields
-//! its thread, since the holder may have been descheduled. Lock order, outermost first; nothing else nests:
+//! [`Lock`] is a spin lock for a few instructions: a thread never holds it across a park, a system
+//! call or a callback. A waiter spins briefly, then yields its thread, because the holder may have
+//! lost its CPU. Lock order, outermost first; no other locks nest:
 //!
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! ```
 //!
-//! Under `--cfg loom` the atomics and the lock are loom's, and the models of `core/models` run this crate's own code on them. Constructors
-//! of what holds an atomic are not `const` for that reason. Cells stay the compiler's: each belongs to the thread of one M or to the
-//! holder of one `GRef`, and models bring cells of their own to see whether a hand-over orders what was written before it.
+//! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this
+//! crate's own code on them. Loom's constructors are not `const`, so neither are those of types
+//! that hold an atomic. Cells stay the compiler's: each belongs to one M's thread or to the holder
+//! of one `GRef`. The models use cells of their own to check that a hand-over orders what was
+//! written before it.
 
 #![allow(unsafe_code, reason = "the operating system is kept as an address")]
 
@@ -20,7 +24,7 @@ pub(crate) use crate::steps::{
 };
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
-/// For figures that nobody decides by: as a model's atomic, they would only be more orders to explore.
+/// Statistics only; excluded from loom to keep the state space small.
 pub(crate) use core::sync::atomic::AtomicU64 as UnmodeledCount;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
@@ -38,13 +42,14 @@ pub(crate) use loom::sync::atomic::{
 };
 pub(crate) use spin::Once;
 
-/// The machine's own atomics, in a model as well: for words that only tell somebody something, and by which nothing is decided.
+/// Atomics that loom does not model: diagnostics read these words, and no decision depends on them.
 pub(crate) mod unmodeled {
     pub(crate) use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 }
 
-/// The cheap half of a pair of barriers: the other half is [`Os::barrier`], which has all threads pass a memory barrier. So this one only has
-/// to keep the compiler from moving accesses. In a model, where nobody can be made to pass a barrier, it is one itself.
+/// The cheap half of an asymmetric barrier. [`Os::barrier`] is the other half: it makes all threads
+/// pass a memory barrier, so this half only stops the compiler from moving accesses. Loom has no
+/// such call, so there it is a real fence.
 #[inline(always)]
 pub(crate) fn light_barrier() {
     #[cfg(not(loom))]
@@ -53,12 +58,13 @@ pub(crate) fn light_barrier() {
     fence(Ordering::SeqCst);
 }
 
-/// What yields the thread of a waiter that spun in vain, once a scheduler has started.
+/// The operating system of the first scheduler's start on, null before: `Lock` yields threads
+/// through it.
 static OS: unmodeled::AtomicPtr<&'static dyn Os> = unmodeled::AtomicPtr::new(core::ptr::null_mut());
 
-/// Names the operating system whose `yield_thread` lock waiters call.
+/// Sets the operating system whose `yield_thread` lock waiters call.
 pub(crate) fn set_os(os: &'static &'static dyn Os) {
-    // In a model an operating system lives as long as one execution.
+    // In a model, the operating system lives only as long as one execution.
     if !cfg!(loom) {
         OS.store(core::ptr::from_ref(os).cast_mut(), Ordering::Release);
     }
@@ -69,7 +75,7 @@ fn os() -> Option<&'static dyn Os> {
     unsafe { OS.load(Ordering::Acquire).as_ref() }.copied()
 }
 
-/// Lets another thread of this CPU run.
+/// Yields the CPU to another thread.
 #[cold]
 pub(crate) fn yield_thread() {
     match os() {
@@ -78,7 +84,8 @@ pub(crate) fn yield_thread() {
     }
 }
 
-/// Ends the process over a word that no sequence of legal steps leads to: going on would corrupt more.
+/// Ends the process because a word has a value that no sequence of legal steps produces. Running on
+/// would corrupt more.
 #[cold]
 pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
     match os() {
@@ -89,13 +96,14 @@ pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
 
 #[cfg(not(loom))]
 mod lock {
-    /// A spin lock around `T`.
+    /// A spin lock that owns a `T`.
     pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
 
     /// Proof that the lock is held.
     pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
-    /// How often a waiter tries before it yields its thread. A critical section is tens of nanoseconds; this is about a microsecond.
+    /// How many times a waiter tries before it yields its thread: about a microsecond, where a
+    /// critical section takes tens of nanoseconds.
     const SPINS: u32 = 100;
 
     impl<T> Lock<T> {
@@ -104,7 +112,7 @@ mod lock {
             Lock(spin::mutex::SpinMutex::new(value))
         }
 
-        /// Waits for the lock.
+        /// Spins until the lock is free, then takes it.
         #[inline]
         pub(crate) fn lock(&self) -> Guard<'_, T> {
             match self.0.try_lock() {
@@ -130,7 +138,7 @@ mod lock {
 
 #[cfg(loom)]
 mod lock {
-    /// The model checker's mutex, which blocks in place of spinning.
+    /// Loom's mutex, which blocks instead of spinning.
     pub(crate) struct Lock<T>(loom::sync::Mutex<T>);
 
     /// Proof that the lock is held.

@@ -1,19 +1,20 @@
-//! A pointer and a sequence number in 64 bits, for the kernel to keep.
+//! A pointer and a sequence number packed into 64 bits, for the kernel to keep.
 //!
 //! ```text
 //! 64-bit:  63 ........ 24 | 23 ...... 0          32-bit:  63 .... 32 | 31 .... 0
 //!          address >> 8     tag                           address      tag
 //! ```
 //!
-//! On 64-bit Linux user addresses have 48 bits at most (nobody asks for more) and the pointee is aligned to 256 bytes, so that its
-//! low 8 bits are zero: 40 bits of address, 24 of tag.
+//! A user address of 64-bit Linux has at most 48 bits unless a program asks `mmap` for a higher
+//! one, which gopark does not. The pointee is aligned to 256 bytes, so the low 8 bits are zero.
+//! That leaves 40 bits of address and 24 of tag.
 
 use core::fmt;
 
-/// The alignment of what a [`TaggedPtr`] points to.
+/// The alignment in bytes of what a [`TaggedPtr`] points to.
 pub const ALIGN: usize = 256;
 
-/// How many bits of tag survive packing.
+/// The width of the tag in bits.
 pub const TAG_BITS: u32 = if usize::BITS == 64 { 24 } else { 32 };
 
 const ADDR_SHIFT: u32 = if usize::BITS == 64 {
@@ -28,10 +29,11 @@ const ADDR_SHIFT: u32 = if usize::BITS == 64 {
 pub struct TaggedPtr(u64);
 
 impl TaggedPtr {
-    /// Address null, tag 0: what a backend gives its own wake-up descriptor, since no descriptor of core has it.
+    /// Address null, tag 0: the token of a backend's own wake-up descriptor. No descriptor of core
+    /// has it.
     pub const NULL: Self = TaggedPtr(0);
 
-    /// Packs both. Higher bits of `tag` are dropped.
+    /// Packs an address and a tag. Bits of `tag` above [`TAG_BITS`] are dropped.
     ///
     /// # Panics
     ///
@@ -40,13 +42,13 @@ impl TaggedPtr {
     pub fn pack(addr: usize, tag: u32) -> Self {
         assert!(
             addr % ALIGN == 0,
-            "tagged pointer: an address is not aligned"
+            "tagged pointer: the address is not aligned to 256 bytes"
         );
         let packed =
             TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
         assert!(
             packed.addr() == addr,
-            "tagged pointer: an address does not fit"
+            "tagged pointer: the address does not fit into 48 bits"
         );
         packed
     }
@@ -63,12 +65,12 @@ impl TaggedPtr {
         self.0 as u32 & Self::TAG_MASK
     }
 
-    /// The word as the kernel stores it.
+    /// The packed word, which the kernel stores.
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// Takes back what [`to_bits`](Self::to_bits) gave.
+    /// Rebuilds the value from [`to_bits`](Self::to_bits).
     pub const fn from_bits(bits: u64) -> Self {
         TaggedPtr(bits)
     }

@@ -1,32 +1,36 @@
-//! Who waits, and the word that everybody meets at.
+//! Waiters, and the word on which one of them waits.
 //!
-//! A [`Waiter`] is a parked goroutine or a blocked ordinary thread, in one word. A [`WaitSlot`] is Go's `rg`/`wg`: a binary semaphore
-//! for one waiter, on which readiness latches. Poll descriptors, joins and sleeps all wait on one.
+//! A [`Waiter`] is a parked goroutine or a blocked ordinary thread, in one word. A [`WaitSlot`] is
+//! Go's `rg`/`wg`: a binary semaphore for one waiter, on which readiness latches. Poll descriptors,
+//! joins and sleeps each wait on one.
+//!
+//! The rule: the waiter announces itself, looks for a reason not to wait (a published error), and
+//! only then parks. The other side publishes the reason, and only then looks for a waiter.
 //!
 //! ```text
 //!             announce                 commit
 //!   NIL ──────────────────▶ WAIT ──────────────────▶ waiter
 //!    ▲ │                     │ │                       │ │
-//!    │ │ notify       cancel │ │ notify         cancel │ │ notify: hands the waiter out
+//!    │ │ notify       cancel │ │ notify         cancel │ │ notify: returns the waiter
 //!    │ ▼                     │ ▼                       │ ▼
 //!    │ READY ◀───────────────┼─┴───────────────────────┼─┘
 //!    │   │ announce, settle  │                         │
-//!    └───┴───────────────────┴─────────────────────────┘   cancel: hands the waiter out
+//!    └───┴───────────────────┴─────────────────────────┘   cancel: returns the waiter
 //! ```
 //!
-//! | step | who | from → to |
+//! | method | caller | from → to |
 //! |---|---|---|
-//! | `announce` | the waiter | READY → NIL: goes on at once. NIL → WAIT |
-//! | `commit` | the waiter's M, once the waiter no longer runs | WAIT → waiter; anything else: the park is off |
-//! | `settle` | the waiter, running again | any but a waiter → NIL; was it READY? |
-//! | `notify` | whoever has good news | any → READY |
-//! | `cancel` | a deadline or a close | WAIT, waiter → NIL; NIL and READY stay: readiness is never destroyed by bad news |
+//! | `announce` | the waiter | NIL → WAIT: look, then park. READY → NIL: go on at once |
+//! | `commit` | the waiter's M, once the waiter has stopped | WAIT → waiter, else the park fails |
+//! | `settle` | the waiter, running again | NIL, WAIT, READY → NIL; returns whether it was READY |
+//! | `notify` | the poller, a returning goroutine, a timer | any → READY |
+//! | `cancel` | a deadline or a close | WAIT, waiter → NIL; readiness (READY) is never destroyed |
 //! | `reset` | the waiter, before an operation | NIL, READY → NIL |
 //!
-//! The race that makes it hard: the waiter looks for a reason not to wait (a published error), then parks; the other side publishes
-//! the reason, then looks for a waiter. Each writes one word and reads the other's. Both `announce` and `cancel` are read-modify-writes of
-//! this word, whatever they find, so one comes after the other: a later `cancel` finds the waiter, a later `announce` has acquired the
-//! reason, and the look that follows sees it.
+//! The race: each side writes one word and then reads the other's, so a lost order would park a
+//! waiter that no event wakes. `announce` and `cancel` are read-modify-writes of this slot even if
+//! they change nothing, so one of them comes first. A later `cancel` finds the waiter. A later
+//! `announce` synchronizes with the `cancel`, so the look that follows it sees the reason.
 #![allow(unsafe_code, reason = "a waiter is stored as an address")]
 
 use crate::g::{G, GRef};
@@ -34,10 +38,10 @@ use crate::os::Os;
 use crate::sync::{self, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
 
-/// A parked goroutine or a blocked thread. Whoever holds it must make it run again.
-#[must_use = "a dropped waiter sleeps for ever"]
+/// A parked goroutine or a blocked thread. Its holder must make it run again.
+#[must_use = "a dropped waiter never runs again"]
 pub(crate) enum Waiter {
-    /// A goroutine, in status waiting.
+    /// A goroutine, whose status is waiting.
     G(GRef),
     /// An ordinary thread.
     Thread(Blocked),
@@ -46,10 +50,11 @@ pub(crate) enum Waiter {
 /// The right to wake one blocked thread, once.
 pub(crate) struct Blocked(NonNull<Thread>);
 
-// SAFETY: `Thread` consists of atomics, and it stays alive until the holder of the `Blocked` has woken it.
+// SAFETY: `Thread` consists of atomics, and stays alive until the holder of the `Blocked` has woken
+// it.
 unsafe impl Send for Blocked {}
 
-/// Tells a thread from a goroutine in a word. Both are aligned to more than this.
+/// Tags the word of a thread. Both types are aligned to more than this.
 const THREAD: usize = 0b1000;
 
 static_assertions::const_assert!(align_of::<G>() > THREAD && align_of::<Thread>() > THREAD);
@@ -62,12 +67,14 @@ impl Waiter {
         }
     }
 
+    /// Takes back what `into_word` gave.
+    ///
     /// # Safety
     ///
     /// `word` came from `into_word` and is used once.
     unsafe fn from_word(word: usize) -> Self {
         let pointer = NonNull::new((word & !THREAD) as *mut ())
-            .unwrap_or_else(|| panic!("a waiter's word is not null"));
+            .unwrap_or_else(|| panic!("the word of a waiter is null"));
         if word & THREAD == 0 {
             // SAFETY: `into_word` gave up the only GRef.
             Waiter::G(unsafe { GRef::from_raw(pointer.cast()) })
@@ -85,7 +92,7 @@ impl Waiter {
     }
 }
 
-/// An ordinary thread that blocks. It lives on that thread's stack.
+/// The state of an ordinary thread that blocks, on that thread's stack.
 #[repr(align(16))]
 pub(crate) struct Thread {
     link: AtomicUsize,
@@ -100,14 +107,14 @@ impl Thread {
         }
     }
 
-    /// The right to wake this thread, which must then `block` if somebody took it.
+    /// The waiter for this thread. The thread must `block` if another thread has taken the waiter.
     pub(crate) fn waiter(&self) -> Waiter {
         Waiter::Thread(Blocked(NonNull::from(self)))
     }
 
-    /// Sleeps until it is woken.
+    /// Sleeps until `wake` is called.
     pub(crate) fn block(&self, os: &dyn Os) {
-        // Acquire pairs with the Release in `wake`: what the waker did before is seen.
+        // Acquire pairs with the Release in `wake`: the thread sees what its waker wrote before.
         while self.woken.load(Ordering::Acquire) == 0 {
             os.futex_wait(&self.woken, 0, None);
         }
@@ -115,9 +122,10 @@ impl Thread {
 }
 
 impl Blocked {
-    /// Lets the thread run again.
+    /// Makes the thread run again.
     pub(crate) fn wake(self, os: &dyn Os) {
-        // SAFETY: the thread sleeps until it sees this store, so its `Thread` is alive up to the store, and not touched after it.
+        // SAFETY: the thread's `Thread` stays alive until it sees the store below, and this
+        // function does not read it after the store.
         let woken = unsafe { &raw const (*self.0.as_ptr()).woken };
         // SAFETY: as above.
         unsafe { &*woken }.store(1, Ordering::Release);
@@ -129,7 +137,7 @@ const NIL: usize = 0;
 const READY: usize = 1;
 const WAIT: usize = 2;
 
-/// A word on which one goroutine or thread waits.
+/// A word on which one goroutine or thread waits. See the module's head.
 #[doc(alias = "rg")]
 #[doc(alias = "wg")]
 pub(crate) struct WaitSlot(AtomicUsize);
@@ -138,9 +146,9 @@ pub(crate) struct WaitSlot(AtomicUsize);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) enum Announced {
-    /// Readiness was latched, and is consumed: do not wait.
+    /// Readiness was latched and is consumed: do not wait.
     Ready,
-    /// The slot expects a waiter: look for a reason not to wait, then park with `commit`, then `settle`.
+    /// The slot expects a waiter: look for a reason not to wait, then `commit`, then `settle`.
     Waiting,
 }
 
@@ -156,19 +164,20 @@ impl WaitSlot {
         WaitSlot(AtomicUsize::new(NIL))
     }
 
-    /// Says that a waiter is coming.
+    /// Announces a waiter, or consumes latched readiness.
     ///
     /// # Panics
     ///
-    /// If another one is there ("double wait"): the caller did not hold the lock of this direction.
+    /// If another waiter is there ("double wait"): the caller did not hold the lock of this
+    /// direction.
     pub(crate) fn announce(&self) -> Announced {
-        // SeqCst: half of the race in the module's head.
+        // SeqCst: the waiter's half of the race in the module's head. `cancel` is the other.
         let seen = self
             .0
             .compare_exchange(NIL, WAIT, Ordering::SeqCst, Ordering::SeqCst);
         match seen {
             Ok(_) => Announced::Waiting,
-            // Only the waiter takes READY away; the swap acquires what came with it.
+            // Only the waiter takes READY away. The swap acquires what the notifier wrote.
             Err(READY) => {
                 self.0.swap(NIL, Ordering::SeqCst);
                 Announced::Ready
@@ -177,9 +186,10 @@ impl WaitSlot {
         }
     }
 
-    /// Stores the waiter, who no longer runs. Handed back if news came first: it must run again at once.
+    /// Stores the waiter, which has stopped running. Gives it back if a `notify` or `cancel` came
+    /// first: it must run again at once.
     ///
-    /// After success the waiter may already be running elsewhere, and this slot may be gone.
+    /// After success the waiter may already run elsewhere, and this slot may be freed.
     pub(crate) fn commit(&self, waiter: Waiter) -> Result<(), Waiter> {
         let word = waiter.into_word();
         match self
@@ -192,7 +202,7 @@ impl WaitSlot {
         }
     }
 
-    /// Ends a wait. Whether there was good news: readiness that came while a deadline woke the waiter counts.
+    /// Ends a wait. True if the slot was notified, even if a deadline woke the waiter first.
     pub(crate) fn settle(&self) -> bool {
         match self.0.swap(NIL, Ordering::SeqCst) {
             READY => true,
@@ -203,29 +213,31 @@ impl WaitSlot {
         }
     }
 
-    /// Good news: latches readiness and hands out the waiter, if one is parked.
+    /// Latches readiness and returns the waiter, if one is parked.
     #[doc(alias = "netpollunblock")]
     pub(crate) fn notify(&self) -> Option<Waiter> {
         Self::parked(self.0.swap(READY, Ordering::SeqCst))
     }
 
-    /// Bad news: hands out the waiter, if one is parked, and stops one that is about to.
+    /// Returns the waiter, if one is parked, and makes the `commit` of an announced one fail.
     pub(crate) fn cancel(&self) -> Option<Waiter> {
-        // A read-modify-write even where nothing changes: whoever announces itself after it has acquired the reason.
+        // An RMW even if the value is unchanged: it synchronizes with a later `announce`, which
+        // then sees the published error.
         let next = |word| Some(if word == READY { READY } else { NIL });
         self.0
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
             .map_or(None, Self::parked)
     }
 
-    /// Forgets latched readiness, before an operation that will ask the system itself.
+    /// Forgets latched readiness, before an operation that asks the system itself.
     ///
     /// # Panics
     ///
-    /// If somebody waits here: the caller did not hold the lock of this direction.
+    /// If a waiter is there: the caller did not hold the lock of this direction.
     #[inline]
     pub(crate) fn reset(&self) {
-        // Usually there is nothing to forget. Readiness that this load misses and that stays is one useless try later on, no more.
+        // There is usually nothing to forget. If this load misses a READY, that one stays latched
+        // and costs one useless try later.
         if self.0.load(Ordering::Relaxed) == NIL {
             return;
         }
@@ -241,12 +253,12 @@ impl WaitSlot {
     }
 
     fn parked(word: usize) -> Option<Waiter> {
-        // SAFETY: the word was swapped out, so nobody else gets this waiter.
+        // SAFETY: the caller swapped the word out, so it alone has this waiter.
         (word > WAIT).then(|| unsafe { Waiter::from_word(word) })
     }
 }
 
-/// A FIFO list of waiters, linked through themselves: no allocation.
+/// A FIFO list of waiters, linked through the waiters themselves, so that it never allocates.
 #[derive(Default)]
 pub(crate) struct WaiterList {
     head: usize,
@@ -259,33 +271,33 @@ impl WaiterList {
         WaiterList { head: 0, tail: 0 }
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.head == 0
     }
 
-    /// Appends one.
+    /// Appends a waiter.
     pub(crate) fn push(&mut self, waiter: Waiter) {
         waiter.link().store(0, Ordering::Relaxed);
         let word = waiter.into_word();
         if self.head == 0 {
             self.head = word;
         } else {
-            // SAFETY: the tail's waiter is owned by this list, and only looked at.
+            // SAFETY: the list owns the tail's waiter. `ManuallyDrop` keeps it.
             let tail = core::mem::ManuallyDrop::new(unsafe { Waiter::from_word(self.tail) });
             tail.link().store(word, Ordering::Relaxed);
         }
         self.tail = word;
     }
 
-    /// Appends one, if there is one.
+    /// Appends a waiter, if there is one.
     pub(crate) fn extend(&mut self, waiter: Option<Waiter>) {
         if let Some(waiter) = waiter {
             self.push(waiter);
         }
     }
 
-    /// Takes the first.
+    /// Takes the first waiter.
     pub(crate) fn pop(&mut self) -> Option<Waiter> {
         if self.head == 0 {
             return None;
@@ -310,7 +322,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// Names a waiter that is never woken in these tests.
+    /// A thread that is never woken, and the word of its waiter.
     fn thread() -> (&'static Thread, usize) {
         let thread: &'static Thread = std::boxed::Box::leak(std::boxed::Box::new(Thread::new()));
         (thread, thread.waiter().into_word())
@@ -329,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn news_between_announce_and_commit_calls_the_park_off() {
+    fn a_notify_or_cancel_between_announce_and_commit_makes_the_park_fail() {
         let (thread, _) = thread();
         for good in [true, false] {
             let slot = WaitSlot::new();
@@ -341,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_waiter_is_handed_out_once() {
+    fn a_parked_waiter_is_returned_once() {
         let (thread, expected) = thread();
         for good in [true, false] {
             let slot = WaitSlot::new();
@@ -357,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_news_never_destroys_readiness() {
+    fn a_cancel_never_destroys_readiness() {
         let slot = WaitSlot::new();
         assert!(slot.notify().is_none());
         assert!(slot.cancel().is_none());
@@ -365,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_after_bad_news_still_counts() {
+    fn readiness_after_a_cancel_still_counts() {
         let (thread, expected) = thread();
         let slot = WaitSlot::new();
         assert_eq!(slot.announce(), Announced::Waiting);
@@ -377,7 +389,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "double wait")]
-    fn a_second_waiter_is_refused() {
+    fn a_second_waiter_panics() {
         let slot = WaitSlot::new();
         assert_eq!(slot.announce(), Announced::Waiting);
         let _ = slot.announce();
@@ -385,7 +397,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "reset while a goroutine waits")]
-    fn a_reset_under_a_waiter_is_refused() {
+    fn a_reset_under_a_waiter_panics() {
         let slot = WaitSlot::new();
         assert_eq!(slot.announce(), Announced::Waiting);
         slot.reset();

@@ -1,9 +1,10 @@
-//! Stacks of several sizes: ordinary ones, and larger ones for the few goroutines that ask for them.
+//! Stacks of several sizes: ordinary ones, and larger ones for the few goroutines that ask for
+//! them.
 //!
-//! Each larger size, a power of two, has an arena of its own, reserved when a goroutine first asks for
-//! that size. Of a slot there, the upper half is the stack, and the lower half stays closed: a guard
-//! without a guard region. A larger stack is promised and opened one at a time, and gives its memory
-//! back when its goroutine has returned.
+//! Each larger size, a power of two, has an arena of its own, reserved when a goroutine first asks
+//! for that size. The upper half of a slot there is the stack. The lower half is never opened and
+//! so serves as the guard. Larger stacks are reserved and opened one at a time, and return their
+//! memory to the system when their goroutine has returned.
 
 use super::{
     Arena, CACHE_LINE, COLOURS, Exhausted, RESERVE, SIZE_SHIFT, Shortage, Slot, SlotCache, Stack,
@@ -13,25 +14,26 @@ use crate::os::{Errno, Observe, Os};
 use crate::sync::{Lock, Once};
 use alloc::boxed::Box;
 
-/// The smallest size of a larger stack. Fewer sizes are fewer places to look for a stack.
+/// The smallest size of a larger stack in bytes. Each smaller size would be one more arena to
+/// search for an address.
 const SMALLEST: usize = 1 << 20;
 
-/// 1 MiB to 1 GiB, which is [`MAX_STACK`](super::MAX_STACK).
+/// How many larger sizes there are: 1 MiB to 1 GiB, which is [`MAX_STACK`](super::MAX_STACK).
 const SIZES: usize = 11;
 
-/// Of a limited address space each size takes one part in so many, or one stack if that is more.
-/// Eleven such parts and the quarter of the ordinary ones leave the program two fifths.
+/// Each size takes this fraction of a limited address space, or one stack if that is more. Eleven
+/// such parts and the quarter of the ordinary stacks leave the program two fifths.
 const SHARE: usize = 32;
 
 /// All stacks of a scheduler.
 pub struct Stacks {
     ordinary: Arena,
-    /// There once a goroutine has asked for one.
+    /// Set when a goroutine first asks for a larger stack.
     larger: Once<&'static Larger>,
 }
 
-/// An arena for each size that was asked for, smallest first, and what is done with them: a program that
-/// never asks is linked without.
+/// The arenas of the larger sizes, smallest first, each reserved on first use. Function pointers
+/// lead to their code, so that a program that never asks for one links none of it.
 struct Larger {
     arenas: [Once<Arena>; SIZES],
     at: fn(&Larger, usize) -> Option<&Arena>,
@@ -60,7 +62,7 @@ impl Size {
         Size(slot.0 >> SIZE_SHIFT)
     }
 
-    /// Its place among the larger ones. `None` for ordinary stacks.
+    /// The index among the larger sizes. `None` for ordinary stacks.
     fn place(self) -> Option<usize> {
         (self.0 as usize).checked_sub(1)
     }
@@ -89,7 +91,7 @@ impl Larger {
 
     fn of(&self, size: Size) -> &Arena {
         let arena = size.place().and_then(|place| self.arenas.get(place)?.get());
-        arena.unwrap_or_else(|| panic!("stacks of this size were promised"))
+        arena.unwrap_or_else(|| panic!("no stack of this size was ever reserved"))
     }
 
     fn take(&self, size: Size) -> (Slot, Stack, &StackOwner) {
@@ -107,7 +109,7 @@ impl Larger {
 }
 
 impl Stacks {
-    /// Reserves ordinary stacks, as [`Arena::reserve`] says.
+    /// Reserves the arena of ordinary stacks. See [`Arena::reserve`].
     pub(crate) fn reserve(
         os: &'static dyn Os,
         stack_size: usize,
@@ -120,13 +122,13 @@ impl Stacks {
         })
     }
 
-    /// Bytes of address space of an ordinary stack.
+    /// The size of an ordinary stack in bytes.
     pub fn stack_size(&self) -> usize {
         self.ordinary.stack_size()
     }
 
-    /// If `address` is in the guard of a stack: how many bytes that has, and how many of them a
-    /// goroutine can use. May be called in a signal handler.
+    /// If `address` lies in the guard of a stack: the size of that stack, and how many bytes of it
+    /// a goroutine can use. A signal handler may call this.
     pub fn overflowed(&self, address: usize) -> Option<(usize, usize)> {
         let arena = self
             .arena_at(address)
@@ -134,12 +136,12 @@ impl Stacks {
         Some((arena.bytes, arena.usable()))
     }
 
-    /// The anchor of the stack that `address` lies in. The ordinary arena comes first: this is how a
-    /// goroutine is known wherever it parks or wakes others.
+    /// The owner words of the stack that `address` lies in. It looks in the ordinary arena first,
+    /// since every park and every wake-up calls it.
     #[inline]
-    pub(crate) fn anchor_at(&self, address: usize) -> Option<&StackOwner> {
-        match self.ordinary.anchor_at(address) {
-            None => self.larger_at(address)?.anchor_at(address),
+    pub(crate) fn owner_at(&self, address: usize) -> Option<&StackOwner> {
+        match self.ordinary.owner_at(address) {
+            None => self.larger_at(address)?.owner_at(address),
             owner => owner,
         }
     }
@@ -163,7 +165,6 @@ impl Stacks {
         }
     }
 
-    /// Every arena there is.
     fn arenas(&self) -> impl Iterator<Item = &Arena> {
         core::iter::once(&self.ordinary).chain(
             self.larger
@@ -173,38 +174,38 @@ impl Stacks {
         )
     }
 
-    /// The slots that were ever used, or will be next.
+    /// All prepared slots.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.arenas().flat_map(Arena::slots)
     }
 
-    /// As [`Arena::owner`].
+    /// See [`Arena::owner`].
     pub(crate) fn owner(&self, slot: Slot) -> &StackOwner {
         self.arena(Size::of(slot)).owner(slot)
     }
 
-    /// As [`Arena::end_of`].
+    /// See [`Arena::end_of`].
     pub(crate) fn end_of(&self, address: usize) -> Option<usize> {
         self.arena_at(address)?.end_of(address)
     }
 
-    /// As [`Arena::resident`].
+    /// See [`Arena::resident`].
     pub(crate) fn resident(&self, system: &dyn Observe) -> Option<u64> {
         self.arenas().map(|arena| arena.resident(system)).sum()
     }
 
-    /// As [`Arena::resident_in`], for the stack that `address` lies in.
+    /// See [`Arena::resident_in`], for the stack that `address` lies in.
     pub(crate) fn resident_at(&self, address: usize, system: &dyn Observe) -> Option<u64> {
         let arena = self.arena_at(address)?;
         arena.resident_in(arena.slot_of(address)?, system)
     }
 
-    /// As [`Arena::unused_below`].
+    /// See [`Arena::unused_below`].
     pub(crate) fn unused_below(&self, sp: usize) -> Option<(usize, usize)> {
         self.arena_at(sp)?.unused_below(sp)
     }
 
-    /// As [`Arena::discard`].
+    /// See [`Arena::discard`].
     ///
     /// # Safety
     ///
@@ -214,22 +215,23 @@ impl Stacks {
         unsafe { self.ordinary.discard(start, end) };
     }
 
-    /// As [`Arena::discard_free`]. Free larger stacks have no memory.
+    /// See [`Arena::discard_free`]. Free larger stacks have no memory.
     pub(crate) fn discard_free(&self) {
         self.ordinary.discard_free();
     }
 
-    /// Makes sure that `n` more goroutines will find an ordinary stack when they start.
+    /// Reserves ordinary stacks for `n` more goroutines.
     pub(crate) fn reserve_stacks(&self, n: u32) -> Result<(), Exhausted> {
         self.ordinary.reserve_stacks(n)
     }
 
-    /// Takes back `n` promises of ordinary stacks.
+    /// Releases `n` reservations of ordinary stacks.
     pub(crate) fn release(&self, n: u32) {
         self.ordinary.release(n);
     }
 
-    /// The size of the stacks that have at least `bytes` for a goroutine to use; the largest for more.
+    /// The smallest size with at least `bytes` for a goroutine to use, or the largest size if none
+    /// has that many.
     pub(crate) fn size_for(&self, bytes: usize) -> Size {
         if bytes <= self.ordinary.usable() {
             return Size::ORDINARY;
@@ -241,16 +243,17 @@ impl Stacks {
         Size(place.min(SIZES as u32 - 1) + 1)
     }
 
-    /// Makes sure that one more goroutine will find a stack of `size`, a larger one, when it starts.
+    /// Reserves one larger stack of `size`.
     pub(crate) fn reserve_larger(&self, size: Size) -> Result<(), Exhausted> {
         let place = size
             .place()
-            .unwrap_or_else(|| panic!("ordinary stacks are promised in batches"));
+            .unwrap_or_else(|| panic!("an ordinary stack is not reserved alone"));
         let larger = self.larger.call_once(|| Box::leak(Box::new(Larger::new())));
         let bytes = SMALLEST << place;
         let arena = larger.arenas[place].try_call_once(|| {
             let os = self.ordinary.os;
-            // Room for the anchor and the colour, so that the stack is no smaller than was asked for.
+            // Room for the owner words and the colour, so that the stack is no smaller than
+            // requested.
             let top = (COLOURS as usize * CACHE_LINE).max(os.page_size());
             Arena::reserve_slots(
                 os,
@@ -267,16 +270,16 @@ impl Stacks {
             stack_size: bytes,
             cause: Shortage::AddressSpace,
         };
-        arena.map_err(none)?.promise_from(1, 1)
+        arena.map_err(none)?.reserve_in_batches(1, 1)
     }
 
-    /// Takes back a promise of a stack of `size`.
+    /// Releases the reservation of a stack of `size`.
     pub(crate) fn release_larger(&self, size: Size) {
         self.arena(size).release(1);
     }
 
-    /// A slot for a goroutine that has a promise of a stack of `size`, and what is in it. An ordinary
-    /// one comes from `cache` if there is one.
+    /// Takes a slot for a goroutine that has reserved a stack of `size`. Returns the slot, its
+    /// stack and its owner words. An ordinary one comes from `cache`, or else from the arena.
     pub(crate) fn take(&self, size: Size, cache: &mut SlotCache) -> (Slot, Stack, &StackOwner) {
         match self.larger.get() {
             Some(larger) if size != Size::ORDINARY => (larger.take)(larger, size),
@@ -287,8 +290,9 @@ impl Stacks {
         }
     }
 
-    /// Gives back the slot of a goroutine that has ended, an ordinary one to `cache`. Without the lock of that the memory of a larger one
-    /// goes back to the system, which takes long for a gigabyte.
+    /// Takes back the slot of a goroutine that has returned. An ordinary one goes to `cache`. A
+    /// larger one is returned without taking the lock of `cache`, since unmapping a gigabyte takes
+    /// long.
     pub(crate) fn put(&self, cache: &Lock<SlotCache>, slot: Slot) {
         match self.larger.get() {
             Some(larger) if Size::of(slot) != Size::ORDINARY => (larger.put)(larger, slot),
@@ -296,7 +300,7 @@ impl Stacks {
         }
     }
 
-    /// As [`put`](Self::put), without a cache.
+    /// Takes back the slot of a goroutine that has returned, without a cache.
     pub(crate) fn give_back(&self, slot: Slot) {
         match self.larger.get() {
             Some(larger) if Size::of(slot) != Size::ORDINARY => (larger.put)(larger, slot),

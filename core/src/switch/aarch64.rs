@@ -1,9 +1,9 @@
 //! The switch of aarch64, AAPCS.
 //!
-//! A stack that is not running:
+//! A stack that does not run:
 //!
 //! ```text
-//!   a goroutine that has not run              a goroutine or an M that was left
+//!   a goroutine that has not started          a goroutine or an M that was left
 //!
 //! | the context            |  <- base - 8   |                        |
 //! | the entry's argument   |                ~          ...           ~
@@ -13,13 +13,13 @@
 //! | 0                      |  x29           | x29                    |  <- the stack pointer
 //! ```
 //!
-//! `enter` and `leave` are one function twice: they store three registers, exchange the stack
-//! pointer for the word at x0, and load from the other stack what stands there in the same way. So
-//! the CFI that describes the one stack before the exchange describes the other behind it. The
-//! remaining registers are the compiler's to save, if it has anything in them.
+//! `enter` and `leave` are the same code at two places. It stores three registers, exchanges the
+//! stack pointer for the word at x0, and loads the same three from the other stack. Both stacks
+//! have the same layout, so the CFI before the exchange also describes the other stack after it.
+//! The compiler saves the remaining registers, if it uses them.
 //!
-//! `hint #36` (BTI j) stands where `br` leads, `hint #34` (BTI c) where a linker's veneer may.
-//! Other processors skip them.
+//! `hint #36` (BTI j) stands where `br` jumps to, `hint #34` (BTI c) where a linker's veneer may.
+//! Processors without BTI skip them.
 
 use super::Entry;
 use core::arch::{asm, global_asm};
@@ -55,9 +55,8 @@ macro_rules! exchange {
 exchange!("enter");
 exchange!("leave");
 
-// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for
-// a return address in the function that the byte before it belongs to, so the first one points
-// behind the `nop`.
+// Where a goroutine begins and ends, with the stack pointer at its argument. An unwinder looks up
+// the byte before a return address, so the first return address points behind the `nop`.
 global_asm!(
     begin!("start"),
     ".cfi_undefined x30",
@@ -86,11 +85,11 @@ pub(super) fn start() -> usize {
     start
 }
 
-/// Lays out a stack for its first `enter`. The stack pointer to enter it with.
+/// Lays out a stack for its first `enter`. Returns the stack pointer to enter it with.
 ///
 /// # Safety
 ///
-/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
+/// `base` is the 16-aligned upper end of a stack that nothing else uses. `other` is the context's
 /// word.
 pub(super) unsafe fn prepare(
     base: usize,
@@ -112,7 +111,7 @@ pub(super) unsafe fn prepare(
     sp.cast()
 }
 
-/// Leaves the M's stack for the goroutine's, and returns the word that the goroutine leaves with.
+/// Switches from the M's stack to the goroutine's. Returns the word that the goroutine leaves with.
 ///
 /// # Safety
 ///
@@ -120,20 +119,22 @@ pub(super) unsafe fn prepare(
 #[inline(always)]
 pub(super) unsafe fn enter(other: *mut *mut ()) -> *mut () {
     let word;
-    // SAFETY: a call that keeps x19, x29 and the platform's x18. All other registers are outputs.
+    // SAFETY: the call keeps x19, x29 and the platform's x18. All other registers are outputs.
     unsafe {
         asm!(
             concat!("bl ", symbol!("enter")),
             "hint #36",
             inlateout("x0") other => _, lateout("x1") word,
-            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
-            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+            lateout("x20") _, lateout("x21") _, lateout("x22") _,
+            lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _,
+            clobber_abi("C"),
         );
     }
     word
 }
 
-/// Leaves the goroutine's stack for its M's, with `word`.
+/// Switches from the goroutine's stack to its M's, with `word`.
 ///
 /// # Safety
 ///
@@ -146,8 +147,10 @@ pub(super) unsafe fn leave(other: *mut *mut (), word: *mut ()) {
             concat!("bl ", symbol!("leave")),
             "hint #36",
             inlateout("x0") other => _, inlateout("x1") word => _,
-            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
-            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+            lateout("x20") _, lateout("x21") _, lateout("x22") _,
+            lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _,
+            clobber_abi("C"),
         );
     }
 }

@@ -1,6 +1,7 @@
-//! What functions in assembly begin and end with.
+//! The directives around each function in assembly: symbol, section, CFI.
 
-/// A symbol of this version of the crate. Several versions may be linked into one program.
+/// A symbol that names this version of the crate, since several versions may be linked into one
+/// program.
 macro_rules! symbol {
     ($name:literal) => {
         concat!(
@@ -16,8 +17,8 @@ macro_rules! symbol {
     };
 }
 
-/// Begins a function in assembly: in a section of its own, hidden from other modules, and the same
-/// as any copy that is linked too.
+/// Begins a function in assembly: in its own section, hidden from other modules, and weak, so that
+/// a linker merges copies of it.
 macro_rules! begin {
     ($name:literal) => {
         concat!(

@@ -1,17 +1,17 @@
-//! A context is one word: the stack pointer of the side that does not run.
+//! A context in assembly is one word: the stack pointer of the side that does not run.
 
 use super::{Entry, Stop, machine};
 use crate::stack::Stack;
 use crate::sync::UnsafeCell;
 use core::ptr::{self, NonNull};
 
-/// What the assembly hands to the M when the entry has returned. No address of a request.
+/// The word that the assembly gives the M when the entry has returned. No request has this address.
 const RETURNED: *mut () = ptr::without_provenance_mut(1);
 
 /// See the module `switch`.
 pub(crate) struct Context {
-    /// The stack pointer of the goroutine while it does not run, of its M while it does. Each
-    /// switch exchanges it.
+    /// The stack pointer of the goroutine while its M runs, and of the M while the goroutine runs.
+    /// Each switch exchanges it.
     other: UnsafeCell<*mut ()>,
 }
 
@@ -41,7 +41,7 @@ impl Context {
     /// It was started, has not returned, and runs nowhere.
     #[inline(always)]
     pub(crate) unsafe fn resume(&self) -> Stop {
-        // SAFETY: the caller's promise: the word is the stack pointer that `start` or `leave` has
+        // SAFETY: the caller's promise. The word is the stack pointer that `start` or `leave` has
         // stored.
         let word = unsafe { machine::enter(self.other.get()) };
         if word == RETURNED {
@@ -59,7 +59,7 @@ impl Context {
     #[inline(always)]
     pub(crate) unsafe fn suspend(&self, word: *mut ()) {
         debug_assert!(word != RETURNED, "the word of a context that has returned");
-        // SAFETY: the caller's promise: the context runs, so the word is the stack pointer that
+        // SAFETY: the caller's promise. The context runs, so the word is the stack pointer that
         // `enter` has stored.
         unsafe { machine::leave(self.other.get(), word) };
     }

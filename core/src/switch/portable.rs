@@ -1,4 +1,4 @@
-//! A context by corosensei.
+//! A context on top of corosensei.
 
 use super::{Entry, Stop};
 use crate::stack::Stack;
@@ -15,9 +15,10 @@ type Body = Coroutine<(), Word, (), Stack>;
 
 /// See the module `switch`.
 pub(crate) struct Context {
-    /// Taken apart by hand when it has returned. One that has not cannot be dropped.
+    /// Set from `start` to the return. It is then taken apart by hand: corosensei would unwind the
+    /// stack of a coroutine that is dropped before it has returned.
     coroutine: UnsafeCell<Option<ManuallyDrop<Body>>>,
-    /// Where the context suspends itself. Its first instructions set it.
+    /// What the context suspends itself through. Set by its first instructions, on its own stack.
     yielder: UnsafeCell<*const Yielder<(), Word>>,
 }
 
@@ -82,14 +83,14 @@ impl Context {
     #[inline(always)]
     pub(crate) unsafe fn suspend(&self, word: *mut ()) {
         // SAFETY: the context's first instructions stored its yielder, which lives as long as its
-        // stack is in use: now.
+        // stack is in use. The caller runs on that stack.
         unsafe { &**self.yielder.get() }.suspend(word);
     }
 }
 
-// SAFETY: base and limit are 16-aligned (page, anchor and colour sizes are multiples), the memory
-// between them is mapped read-write for ever, a guard lies below the limit, and the slot has one
-// owner.
+// SAFETY: base and limit are 16-aligned (pages, owner words and colours are multiples of 16). The
+// memory between them stays readable and writable for the rest of the process. A guard lies below
+// the limit, and the slot has one owner.
 unsafe impl corosensei::stack::Stack for Stack {
     fn base(&self) -> StackPointer {
         StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is not at address zero"))

@@ -1,5 +1,5 @@
-//! Both implementations do the same, and of the one in assembly: what it keeps, and that it can be
-//! unwound at every instruction.
+//! Tests of the switch: that both implementations behave alike, that the one in assembly keeps the
+//! registers it must, and that it can be unwound at each of its instructions.
 
 use super::{Entry, Stop, machine, native, portable};
 use crate::stack::Stack;
@@ -11,13 +11,13 @@ use std::boxed::Box;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
-/// One test at a time: one of them plants breakpoints.
+/// Runs one test at a time, since one of them plants breakpoints in the code of the switch.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What both implementations offer.
+/// The methods of both implementations.
 trait Switch: Sized + 'static {
     fn new() -> Self;
     unsafe fn start(&self, stack: Stack, entry: Entry, argument: NonNull<()>);
@@ -53,7 +53,7 @@ macro_rules! is_a_switch {
 is_a_switch!(native::Context);
 is_a_switch!(portable::Context);
 
-/// A context with a stack, on which `body(self)` runs.
+/// A context and its stack, on which `body(self)` runs.
 #[repr(C)]
 struct Coroutine<S> {
     switch: S,
@@ -93,7 +93,7 @@ impl<S: Switch> Coroutine<S> {
     }
 
     fn resume(&self) -> Stop {
-        // SAFETY: tests resume what has not returned and does not run.
+        // SAFETY: tests resume only a coroutine that has not returned and does not run.
         unsafe { self.switch.resume() }
     }
 }
@@ -115,18 +115,18 @@ impl Random {
 /// Coroutines that resume each other and suspend themselves at random.
 struct World<S: 'static> {
     coroutines: RefCell<Vec<&'static Coroutine<S>>>,
-    /// Those that neither run nor have returned.
+    /// The coroutines that neither run nor have returned.
     idle: RefCell<Vec<usize>>,
     random: Random,
     trace: RefCell<Vec<(usize, u64)>>,
 }
 
 impl<S: Switch> World<S> {
-    fn note(&self, who: usize, what: u64) {
-        self.trace.borrow_mut().push((who, what));
+    fn note(&self, coroutine: usize, event: u64) {
+        self.trace.borrow_mut().push((coroutine, event));
     }
 
-    /// Resumes one of the coroutines, if one is idle.
+    /// Resumes an idle coroutine, if there is one.
     fn resume_one(&self, by: usize) {
         let which = {
             let mut idle = self.idle.borrow_mut();
@@ -147,15 +147,15 @@ impl<S: Switch> World<S> {
         }
     }
 
-    /// What each coroutine does. Its variables are many enough to be in all registers.
-    fn act(&self, me: usize, switch: &S) {
+    /// What each coroutine runs. It has enough variables to fill all registers.
+    fn run(&self, me: usize, switch: &S) {
         for _ in 0..self.random.next() % 8 {
             let values = [0; 10].map(|_| black_box(self.random.next()));
             let [a, b, c, d, e, f, g, h, i, j] = values;
             if self.random.next() % 3 == 0 {
                 self.resume_one(me);
             } else {
-                // SAFETY: this is its stack; words are even.
+                // SAFETY: this is its stack, and an even word is not 1.
                 unsafe { switch.suspend(ptr::without_provenance_mut(a as usize & !1)) };
             }
             let mixed = [a, b, c, d, e, f, g, h, i, j]
@@ -181,7 +181,7 @@ fn trace_of<S: Switch>(seed: u64) -> Vec<(usize, u64)> {
         trace: RefCell::new(Vec::new()),
     }));
     for me in 0..COROUTINES {
-        let coroutine = Coroutine::new(move |switch| world.act(me, switch));
+        let coroutine = Coroutine::new(move |switch| world.run(me, switch));
         world.coroutines.borrow_mut().push(Box::leak(coroutine));
     }
     while !world.idle.borrow().is_empty() {
@@ -208,8 +208,7 @@ fn random_programs_go_the_same_way_with_both_switches() {
     assert!(longest > 50, "no program does much: {longest}");
 }
 
-/// Enters with marks in the registers that the switch keeps, and returns what is there when it
-/// comes back.
+/// Enters with marks in the registers that the switch keeps. Returns what they hold afterwards.
 fn enter_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
     // The word is the context's only field.
     let other = ptr::from_ref(switch).cast_mut();
@@ -222,7 +221,8 @@ fn enter_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
             concat!("call ", symbol!("enter")),
             "mov r8, rbx", "mov r9, rbp", "pop rbp", "pop rbx",
             inlateout("rdi") other => _, inlateout("r8") first, inlateout("r9") second,
-            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            clobber_abi("sysv64"),
         );
     }
     #[cfg(target_arch = "aarch64")]
@@ -233,14 +233,16 @@ fn enter_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
             concat!("bl ", symbol!("enter")), "hint #36",
             "mov x1, x19", "mov x2, x29", "ldp x19, x29, [sp], #16",
             inlateout("x0") other => _, inlateout("x1") first, inlateout("x2") second,
-            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
-            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+            lateout("x20") _, lateout("x21") _, lateout("x22") _,
+            lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _,
+            clobber_abi("C"),
         );
     }
     [first, second]
 }
 
-/// Leaves in the same way.
+/// As `enter_with_marks`, but leaves.
 fn leave_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
     let other = ptr::from_ref(switch).cast_mut();
     let [mut first, mut second] = marks;
@@ -251,8 +253,10 @@ fn leave_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
             "push rbx", "push rbp", "mov rbx, r8", "mov rbp, r9",
             concat!("call ", symbol!("leave")),
             "mov r8, rbx", "mov r9, rbp", "pop rbp", "pop rbx",
-            inlateout("rdi") other => _, inlateout("rsi") 0usize => _, inlateout("r8") first, inlateout("r9") second,
-            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+            inlateout("rdi") other => _, inlateout("rsi") 0usize => _,
+            inlateout("r8") first, inlateout("r9") second,
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            clobber_abi("sysv64"),
         );
     }
     #[cfg(target_arch = "aarch64")]
@@ -262,9 +266,12 @@ fn leave_with_marks(switch: &native::Context, marks: [usize; 2]) -> [usize; 2] {
             "stp x19, x29, [sp, #-16]!", "mov x19, x2", "mov x29, x3",
             concat!("bl ", symbol!("leave")), "hint #36",
             "mov x2, x19", "mov x3, x29", "ldp x19, x29, [sp], #16",
-            inlateout("x0") other => _, inlateout("x1") 0usize => _, inlateout("x2") first, inlateout("x3") second,
-            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _, lateout("x24") _, lateout("x25") _,
-            lateout("x26") _, lateout("x27") _, lateout("x28") _, clobber_abi("C"),
+            inlateout("x0") other => _, inlateout("x1") 0usize => _,
+            inlateout("x2") first, inlateout("x3") second,
+            lateout("x20") _, lateout("x21") _, lateout("x22") _,
+            lateout("x23") _, lateout("x24") _, lateout("x25") _,
+            lateout("x26") _, lateout("x27") _, lateout("x28") _,
+            clobber_abi("C"),
         );
     }
     [first, second]
@@ -314,7 +321,11 @@ fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_po
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
     unsafe {
-        asm!(concat!("adrp {0}, ", symbol!("probe")), concat!("add {0}, {0}, :lo12:", symbol!("probe")), out(reg) entry)
+        asm!(
+            concat!("adrp {0}, ", symbol!("probe")),
+            concat!("add {0}, {0}, :lo12:", symbol!("probe")),
+            out(reg) entry
+        )
     };
     let (switch, mut noted) = (native::Context::new(), [1usize; 2]);
     let stack = std::vec![0u128; 1024];
@@ -349,7 +360,7 @@ fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_po
     );
 }
 
-/// How numbers are rounded: a part of a control word.
+/// The rounding modes in the control words of the floating point unit.
 #[cfg(target_arch = "x86_64")]
 fn rounding() -> [u16; 2] {
     let (mut sse, mut x87) = (0u32, 0u16);
@@ -363,8 +374,7 @@ fn rounding() -> [u16; 2] {
 #[cfg(target_arch = "x86_64")]
 fn set_rounding([sse, x87]: [u16; 2]) {
     let (sse, x87) = (0x1f80 | u32::from(sse), 0x037f | x87);
-    // SAFETY: both are valid control words. No numbers are rounded until the caller has set them
-    // back.
+    // SAFETY: both are valid control words. The caller sets them back before it rounds any number.
     unsafe {
         asm!("ldmxcsr [{}]", "fldcw [{}]", in(reg) &sse, in(reg) &x87, options(nostack, readonly))
     };
@@ -423,7 +433,7 @@ mod traces {
         const NORMAL_STOP: c_int = 4;
         // SAFETY: the unwinder passes a frame.
         let ip = unsafe { _Unwind_GetIP(frame) };
-        // Beyond the outermost frame comes one without an address.
+        // The walk ends with a frame that has no address.
         walk.outermost = if ip == 0 { walk.outermost } else { ip };
         walk.depth += 1;
         if walk.depth == DEPTH_MAX {
@@ -433,7 +443,7 @@ mod traces {
         }
     }
 
-    /// The outermost frame's address, 0 if a trace from here does not end.
+    /// The address of the outermost frame, or 0 if a trace from here does not end.
     pub(super) fn outermost() -> usize {
         let mut walk = Walk::default();
         // SAFETY: `each` takes what is passed for it.
@@ -561,7 +571,7 @@ mod steps {
     }
 }
 
-/// Unwinds at every instruction of the assembly, each of which is replaced by a breakpoint in turn.
+/// Unwinds at every instruction of the assembly. A breakpoint replaces each of them in turn.
 #[cfg(all(target_arch = "aarch64", target_os = "linux", target_env = "gnu"))]
 mod breakpoints {
     use super::traces::{handle_traps, outermost};
@@ -571,13 +581,13 @@ mod breakpoints {
 
     const BREAKPOINT: u32 = 0xd420_0000;
 
-    /// What a breakpoint stands in place of.
+    /// The instruction that the breakpoint has replaced.
     static ORIGINAL: AtomicU32 = AtomicU32::new(0);
     /// At the last breakpoint: the instruction, the stack pointer, and the outermost frame's
     /// address.
     static SEEN: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
-    /// Puts `instruction` at `place`. Returns what was there.
+    /// Writes `instruction` at `place`. Returns the one that was there.
     fn write(place: usize, instruction: u32) -> u32 {
         let instructions = place as *mut u32;
         // SAFETY: the page was made writable, and no other thread runs this code.
@@ -610,8 +620,10 @@ mod breakpoints {
         // SAFETY: computes addresses.
         unsafe {
             asm!(
-                concat!("adrp {0}, ", symbol!("enter")), concat!("add {0}, {0}, :lo12:", symbol!("enter")),
-                concat!("adrp {1}, ", symbol!("leave")), concat!("add {1}, {1}, :lo12:", symbol!("leave")),
+                concat!("adrp {0}, ", symbol!("enter")),
+                concat!("add {0}, {0}, :lo12:", symbol!("enter")),
+                concat!("adrp {1}, ", symbol!("leave")),
+                concat!("add {1}, {1}, :lo12:", symbol!("leave")),
                 out(reg) enter, out(reg) leave,
             )
         };
@@ -625,8 +637,8 @@ mod breakpoints {
         let [enter, leave, start] = functions();
         handle_traps(on_breakpoint);
         let first = start..start + 32;
-        // How many instructions each has, how many of its first and last ones do not run, and in
-        // which of two resumes it runs.
+        // For each function: the number of its instructions, how many at each end do not run, and
+        // in which of two resumes it runs.
         for (function, len, skipped, runs) in [
             (enter, 10, 0, &[0, 1][..]),
             (leave, 10, 0, &[0, 1]),

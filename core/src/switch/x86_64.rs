@@ -1,9 +1,9 @@
 //! The switch of x86-64, System V.
 //!
-//! A stack that is not running:
+//! A stack that does not run:
 //!
 //! ```text
-//!   a goroutine that has not run              a goroutine or an M that was left
+//!   a goroutine that has not started          a goroutine or an M that was left
 //!
 //! | the context            |  <- base - 8   |                        |
 //! | the entry's argument   |                ~          ...           ~
@@ -12,10 +12,10 @@
 //! | the entry              |  rbx           | rbx                    |  <- the stack pointer
 //! ```
 //!
-//! `enter` and `leave` are one function twice: they push two registers, exchange the stack pointer
-//! for the word at rdi, and pop from the other stack what stands there in the same way. So the CFI
-//! that describes the one stack before the exchange describes the other behind it. The remaining
-//! registers are the compiler's to save, if it has anything in them.
+//! `enter` and `leave` are the same code at two places. It pushes two registers, exchanges the
+//! stack pointer for the word at rdi, and pops the same two from the other stack. Both stacks have
+//! the same layout, so the CFI before the exchange also describes the other stack after it. The
+//! compiler saves the remaining registers, if it uses them.
 
 use super::Entry;
 use core::arch::{asm, global_asm};
@@ -40,8 +40,8 @@ macro_rules! exchange {
             "pop rbp",
             ".cfi_adjust_cfa_offset -8",
             ".cfi_restore rbp",
-            // The word that was popped stays readable below the stack pointer: signal handlers
-            // respect the red zone.
+            // The popped word stays readable below the stack pointer: signal handlers respect the
+            // red zone.
             "pop rcx",
             ".cfi_adjust_cfa_offset -8",
             "jmp rcx",
@@ -53,9 +53,8 @@ macro_rules! exchange {
 exchange!("enter");
 exchange!("leave");
 
-// Where a goroutine begins and ends, with its stack pointer at the argument. An unwinder looks for
-// a return address in the function that the byte before it belongs to, so the first one points
-// behind the `nop`.
+// Where a goroutine begins and ends, with the stack pointer at its argument. An unwinder looks up
+// the byte before a return address, so the first return address points behind the `nop`.
 global_asm!(
     begin!("start"),
     ".cfi_undefined rip",
@@ -74,16 +73,19 @@ pub(super) fn start() -> usize {
     let start;
     // SAFETY: computes an address.
     unsafe {
-        asm!(concat!("lea {}, [rip + ", symbol!("start"), "]"), out(reg) start, options(nomem, nostack, preserves_flags))
-    };
+        asm!(
+            concat!("lea {}, [rip + ", symbol!("start"), "]"),
+            out(reg) start, options(nomem, nostack, preserves_flags)
+        );
+    }
     start
 }
 
-/// Lays out a stack for its first `enter`. The stack pointer to enter it with.
+/// Lays out a stack for its first `enter`. Returns the stack pointer to enter it with.
 ///
 /// # Safety
 ///
-/// `base` is the upper end of a stack, 16-aligned, that nothing else uses. `other` is the context's
+/// `base` is the 16-aligned upper end of a stack that nothing else uses. `other` is the context's
 /// word.
 pub(super) unsafe fn prepare(
     base: usize,
@@ -104,7 +106,7 @@ pub(super) unsafe fn prepare(
     sp.cast()
 }
 
-/// Leaves the M's stack for the goroutine's, and returns the word that the goroutine leaves with.
+/// Switches from the M's stack to the goroutine's. Returns the word that the goroutine leaves with.
 ///
 /// # Safety
 ///
@@ -112,18 +114,19 @@ pub(super) unsafe fn prepare(
 #[inline(always)]
 pub(super) unsafe fn enter(other: *mut *mut ()) -> *mut () {
     let word;
-    // SAFETY: a call that keeps rbx and rbp. All other registers are outputs.
+    // SAFETY: the call keeps rbx and rbp. All other registers are outputs.
     unsafe {
         asm!(
             concat!("call ", symbol!("enter")),
             inlateout("rdi") other => _, lateout("rsi") word,
-            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            clobber_abi("sysv64"),
         );
     }
     word
 }
 
-/// Leaves the goroutine's stack for its M's, with `word`.
+/// Switches from the goroutine's stack to its M's, with `word`.
 ///
 /// # Safety
 ///
@@ -135,7 +138,8 @@ pub(super) unsafe fn leave(other: *mut *mut (), word: *mut ()) {
         asm!(
             concat!("call ", symbol!("leave")),
             inlateout("rdi") other => _, inlateout("rsi") word => _,
-            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _, clobber_abi("sysv64"),
+            lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
+            clobber_abi("sysv64"),
         );
     }
 }
