@@ -12,7 +12,7 @@
 use crate::os::Errno;
 use crate::sched::Sched;
 use crate::sync::{AtomicU32, Lock, Ordering};
-use crate::trail::Reason;
+use crate::wait_info::Wait;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -150,7 +150,7 @@ impl Pool {
         // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
         while !sched.wait(
             unsafe { &(*task.as_ptr()).done },
-            (Reason::Blocking, 0),
+            Wait::Blocking.encode(),
             || Ok::<_, ()>(()),
         ) {}
         // SAFETY: nobody touches the task any more.

@@ -24,7 +24,7 @@ use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
 use crate::trace::Origin;
-use crate::trail::{Place, Trail};
+use crate::wait_info::{Place, WaitInfo};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::panic::Location;
@@ -88,7 +88,7 @@ pub(crate) struct G {
     slot: AtomicU32,
     /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
     turn: AtomicI64,
-    pub(crate) trail: Trail,
+    pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
     extra: Once<Box<Extra>>,
@@ -115,7 +115,7 @@ impl G {
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(UNSTARTED),
             turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
-            trail: Trail::new(),
+            wait_info: WaitInfo::new(),
             site,
             id,
             extra: Once::new(),
@@ -159,7 +159,7 @@ impl G {
 
     /// What it is doing now. Only a hint, unless the caller runs on it.
     pub(crate) fn status(&self) -> Status {
-        match self.trail.status.load(Ordering::Acquire) {
+        match self.wait_info.status.load(Ordering::Acquire) {
             0 => Status::Runnable,
             1 => Status::Running,
             2 => Status::Waiting,
@@ -169,7 +169,7 @@ impl G {
 
     /// Release: what the goroutine wrote before is seen by whoever sees that it waits.
     pub(crate) fn set_status(&self, status: Status) {
-        self.trail.status.store(status as u8, Ordering::Release);
+        self.wait_info.status.store(status as u8, Ordering::Release);
     }
 
     /// Whether to look at the clock for [`waits_since`](Self::waits_since), now that the goroutine is about to be queued.
@@ -221,7 +221,7 @@ impl G {
     /// The caller runs on this goroutine's stack, and no foreign stack lies in between.
     #[inline]
     pub(crate) unsafe fn suspend(&self, request: Request) {
-        self.trail.stops(Place::here());
+        self.wait_info.set_place(Place::here());
         // SAFETY: the caller's promise. A request is an address of something aligned.
         unsafe {
             self.context
@@ -325,7 +325,7 @@ impl GRef {
     pub(crate) fn resume(self, m: NonNull<()>) -> Resumed {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
-        self.trail.resumes.begin(crate::sync::yield_thread);
+        self.wait_info.resumes.begin(crate::sync::yield_thread);
         // SAFETY: as in `start`; the goroutine itself does not touch it.
         let running = unsafe { (*self.running.get()).as_ref() };
         let Running { fiber, owner } = running

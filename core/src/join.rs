@@ -20,7 +20,7 @@ use crate::g::{G, GRef, VTable};
 use crate::sched::Sched;
 use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
-use crate::trail::Reason;
+use crate::wait_info::Wait;
 use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -161,7 +161,7 @@ impl<R> Join<R> {
         let head = self.head();
         while !head
             .sched
-            .wait(&head.done, (Reason::Join, head.g.id() as i64), || {
+            .wait(&head.done, Wait::Join(self.id()).encode(), || {
                 Ok::<_, ()>(())
             })
         {}

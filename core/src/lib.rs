@@ -6,7 +6,7 @@
 //! | row | modules | what they are |
 //! |---|---|---|
 //! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
-//! | 1 | `g`, `waiter`, [`stack`], `switch`, `fiber`, `trail`, [`trace`], `runq`, `timer`, `retake` | one word or one plain structure each |
+//! | 1 | `g`, `waiter`, [`stack`], `switch`, `fiber`, `wait_info`, [`trace`], `runq`, `timer`, `retake` | one word or one plain structure each |
 //! | 2 | `p`, [`polldesc`], [`metrics`], `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], `netpoll`, [`blocking`] | what a goroutine blocks on |
@@ -67,7 +67,7 @@ pub mod stack;
 mod switch;
 mod timer;
 pub mod trace;
-mod trail;
+mod wait_info;
 mod waiter;
 
 mod m;

@@ -10,8 +10,8 @@
 
 use crate::os::{Errno, Mode};
 use crate::polldesc::{Deadline, PollDesc, PollError};
-use crate::sched::{Sched, Why};
-use crate::trail::Reason;
+use crate::sched::Sched;
+use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::WaiterList;
 
 /// Why a descriptor could not be registered with a poller.
@@ -26,13 +26,11 @@ pub(crate) enum RegisterError {
 /// `EPERM`: `epoll_ctl` says it of files that are always ready.
 const EPERM: i32 = 1;
 
-/// For those who watch: the address stays a `PollDesc`'s for ever.
-fn why(desc: &'static PollDesc, mode: Mode) -> Why {
-    let reason = match mode {
-        Mode::Read => Reason::Read,
-        Mode::Write => Reason::Write,
-    };
-    (reason, core::ptr::from_ref(desc).expose_provenance() as i64)
+fn wait_for(desc: &'static PollDesc, mode: Mode) -> WaitWords {
+    match mode {
+        Mode::Read => Wait::Read(desc.expose_address()).encode(),
+        Mode::Write => Wait::Write(desc.expose_address()).encode(),
+    }
 }
 
 impl Sched {
@@ -94,7 +92,7 @@ impl Sched {
             return Err(PollError::Unwinding);
         }
         desc.arm(mode);
-        self.wait_in_poller(current, desc.slot(mode), why(desc, mode), || {
+        self.wait_in_poller(current, desc.slot(mode), wait_for(desc, mode), || {
             desc.may_wait(mode)
         })
     }

@@ -198,6 +198,21 @@ impl PollDesc {
         )
     }
 
+    /// Its address, for [`at`](Self::at).
+    pub(crate) fn expose_address(&'static self) -> usize {
+        ptr::from_ref(self).expose_provenance()
+    }
+
+    /// The PollDesc at `address`.
+    ///
+    /// # Safety
+    ///
+    /// `address` came from [`expose_address`](Self::expose_address).
+    pub(crate) unsafe fn at(address: usize) -> &'static PollDesc {
+        // SAFETY: the caller's promise; a PollDesc is never freed.
+        unsafe { &*ptr::with_exposed_provenance(address) }
+    }
+
     pub(crate) fn poller(&self) -> Option<&Poller> {
         let poller = self.poller.load(Ordering::Acquire);
         if poller == JOINING || poller == AWAITED {
@@ -318,7 +333,7 @@ impl PollDesc {
         );
     }
 
-    /// When operations in direction `mode` give up, for those who watch: `None` if never, or if they did.
+    /// When operations in direction `mode` give up. `None`: never, or they already do. For watchers.
     pub(crate) fn deadline(&self, mode: Mode) -> Option<Nanos> {
         let state = self.state.lock();
         match mode {

@@ -61,13 +61,12 @@ mod models;
 #[cfg(all(test, loom))]
 pub(crate) use start::Start;
 
-pub use crate::trail::Place;
+pub use crate::wait_info::{Descriptor, Place, Wait};
 pub use deadlock::Deadlocks;
 pub use fork::FORKED;
-pub(crate) use park::Why;
 pub use schedtrace::{Every, SchedTrace};
 pub use shrink::Shrink;
-pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State, Wait};
+pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State};
 pub use stall::{Stall, Stalls};
 pub use sysmon::{Monitor, Report};
 

@@ -2,7 +2,7 @@
 
 use crate::sched::Sched;
 use crate::sync::Lock;
-use crate::trail::Reason;
+use crate::wait_info::Wait;
 use crate::waiter::{Waiter, WaiterList};
 
 /// A semaphore that starts without permits.
@@ -57,7 +57,7 @@ impl Permits {
         if self.try_acquire() {
             return;
         }
-        sched.park((Reason::Sema, 0), &mut |waiter: Waiter| {
+        sched.park(Wait::Semaphore.encode(), &mut |waiter: Waiter| {
             let mut state = self.0.lock();
             match state.permits.checked_sub(1) {
                 Some(rest) => {

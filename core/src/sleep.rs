@@ -5,7 +5,7 @@ use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::sync::AtomicU32;
 use crate::timer::Timer;
-use crate::trail::Reason;
+use crate::wait_info::Wait;
 use crate::waiter::{WaitSlot, WaiterList};
 use core::ptr::NonNull;
 
@@ -28,7 +28,7 @@ impl Sched {
         if let Some(heap) = moved {
             self.look_again(heap);
         }
-        while !self.wait(&slot, (Reason::Sleep, when), || Ok::<_, ()>(())) {}
+        while !self.wait(&slot, Wait::Sleep(when).encode(), || Ok::<_, ()>(())) {}
     }
 
     fn sleep_thread(&self, when: Nanos) {

@@ -2,8 +2,8 @@
 
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, sched};
-use gopark_core::os::{Mode, Nanos, ThreadState};
-use gopark_core::sched::{Behind, Goroutine, Sched, State, Wait};
+use gopark_core::os::{Nanos, ThreadState};
+use gopark_core::sched::{Behind, Descriptor, Goroutine, Sched, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
@@ -185,17 +185,24 @@ impl fmt::Display for Entry<'_> {
 impl Entry<'_> {
     fn write_object(&self, f: &mut fmt::Formatter<'_>, wait: &Wait) -> fmt::Result {
         match *wait {
-            Wait::Io { fd, mode, deadline } => {
-                let mode = if mode == Mode::Read { "read" } else { "write" };
-                write!(f, ", fd {fd} {mode}")?;
-                deadline.map_or(Ok(()), |when| {
-                    write!(f, ", deadline in {}", Span(when - self.now))
-                })
-            }
-            Wait::Sleep { until } => write!(f, ", until in {}", Span(until - self.now)),
-            Wait::Join { id } => write!(f, ", goroutine {id}"),
-            Wait::Semaphore | Wait::Blocking => Ok(()),
+            Wait::Read(descriptor) => self.write_descriptor(f, "read", descriptor),
+            Wait::Write(descriptor) => self.write_descriptor(f, "write", descriptor),
+            Wait::Sleep(until) => write!(f, ", until in {}", Span(until - self.now)),
+            Wait::Join(id) => write!(f, ", goroutine {id}"),
+            _ => Ok(()),
         }
+    }
+
+    fn write_descriptor(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        mode: &str,
+        Descriptor { fd, deadline }: Descriptor,
+    ) -> fmt::Result {
+        write!(f, ", fd {fd} {mode}")?;
+        deadline.map_or(Ok(()), |when| {
+            write!(f, ", deadline in {}", Span(when - self.now))
+        })
     }
 }
 

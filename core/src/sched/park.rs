@@ -7,7 +7,7 @@
 use super::Sched;
 use crate::g::G;
 use crate::sync::Ordering;
-use crate::trail::Reason;
+use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::ptr::NonNull;
 
@@ -16,9 +16,6 @@ use core::ptr::NonNull;
 /// Once the waiter is stored, the goroutine may run again elsewhere and the commit's captures may be gone: storing it is the
 /// commit's last act.
 pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
-
-/// Why somebody parks, for those who watch.
-pub(crate) type Why = (Reason, i64);
 
 /// Runs the commit of a goroutine that has just been suspended.
 ///
@@ -35,18 +32,18 @@ pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Wai
 impl Sched {
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
     #[doc(alias = "gopark")]
-    pub(crate) fn park(&'static self, why: Why, park: Park<'_>) {
+    pub(crate) fn park(&'static self, wait: WaitWords, park: Park<'_>) {
         let current = self.current();
         current.inspect(|g| self.stops(g));
-        self.park_as(current, why, park);
+        self.park_as(current, wait, park);
     }
 
     /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
     #[inline(never)]
-    fn park_as(&'static self, current: Option<&G>, (reason, about): Why, mut park: Park<'_>) {
+    fn park_as(&'static self, current: Option<&G>, wait: WaitWords, mut park: Park<'_>) {
         match current {
             Some(g) => {
-                g.trail.waits(reason, about, self.coarse_clock.get());
+                g.wait_info.set_wait(wait, self.coarse_clock.get());
                 let request = NonNull::from(&mut park).cast();
                 // SAFETY: `current` found the stack pointer on this goroutine's stack.
                 unsafe { g.suspend(Some(request)) };
@@ -66,28 +63,28 @@ impl Sched {
     pub(crate) fn wait<E>(
         &'static self,
         slot: &WaitSlot,
-        why: Why,
+        wait: WaitWords,
         check: impl FnOnce() -> Result<(), E>,
     ) -> bool {
         let current = self.current();
         if !slot.is_ready() {
             current.inspect(|g| self.stops(g));
         }
-        self.wait_as(current, slot, why, check)
+        self.wait_as(current, slot, wait, check)
     }
 
     fn wait_as<E>(
         &'static self,
         current: Option<&G>,
         slot: &WaitSlot,
-        why: Why,
+        wait: WaitWords,
         check: impl FnOnce() -> Result<(), E>,
     ) -> bool {
         if slot.announce() == Announced::Ready {
             return true;
         }
         if check().is_ok() {
-            self.park_as(current, why, &mut |waiter| slot.commit(waiter));
+            self.park_as(current, wait, &mut |waiter| slot.commit(waiter));
         }
         slot.settle()
     }
@@ -99,7 +96,7 @@ impl Sched {
         &'static self,
         current: Option<&G>,
         slot: &WaitSlot,
-        why: Why,
+        wait: WaitWords,
         check: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
@@ -108,7 +105,7 @@ impl Sched {
             None => _ = self.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),
         }
         let outcome = loop {
-            if self.wait_as(current, slot, why, &check) {
+            if self.wait_as(current, slot, wait, &check) {
                 break Ok(());
             }
             if let Err(error) = check() {

@@ -1,7 +1,7 @@
 //! Stacks that give their memory back: what goroutines have touched once, deep down, and not used for long.
 //!
 //! Go copies a stack to a smaller one. Here the pages below the stack pointer of a goroutine that waits go back to the system, and come again
-//! when it needs them. Meanwhile the goroutine must not go on: it is held (`trail::Runs`), a few at a time.
+//! when it needs them. Meanwhile the goroutine must not go on: it is held (`wait_info::ResumeSeq`), a few at a time.
 
 use super::Sched;
 use crate::g::{Pinned, Status};
@@ -45,26 +45,26 @@ impl Sched {
         let mut batch = Vec::with_capacity(BATCH);
         let mut more = false;
         self.each_started(false, |g| {
-            let runs = g.trail.resumes.count();
-            if g.status() != Status::Waiting || g.trail.is_shrunk(runs) {
+            let runs = g.wait_info.resumes.count();
+            if g.status() != Status::Waiting || g.wait_info.is_shrunk(runs) {
                 return;
             }
-            let traces = g.trail.read();
-            if !g.trail.resumes.validate(runs) {
+            let stop = g.wait_info.read();
+            if !g.wait_info.resumes.validate(runs) {
                 return;
             }
-            if now - traces.since < after {
+            if now - stop.since < after {
                 more = true;
                 return;
             }
-            match self.arena.unused_below(traces.place.sp) {
+            match self.arena.unused_below(stop.place.sp) {
                 Some((start, end)) => batch.push(Candidate {
                     g,
                     runs,
                     start,
                     end,
                 }),
-                None => g.trail.shrinks(runs),
+                None => g.wait_info.set_shrunk(runs),
             }
             if batch.len() == BATCH {
                 self.shrink_batch(&mut batch);
@@ -77,7 +77,7 @@ impl Sched {
     fn shrink_batch(&'static self, batch: &mut Vec<Candidate>) {
         batch
             .iter()
-            .for_each(|candidate| candidate.g.trail.resumes.hold());
+            .for_each(|candidate| candidate.g.wait_info.resumes.hold());
         let barrier = !batch.is_empty() && self.os.barrier();
         for Candidate {
             g,
@@ -86,12 +86,12 @@ impl Sched {
             end,
         } in batch.drain(..)
         {
-            if barrier && g.trail.resumes.validate(runs) {
+            if barrier && g.wait_info.resumes.validate(runs) {
                 // SAFETY: the goroutine is stopped, and held since before the barrier; what is below its stack pointer means nothing.
                 unsafe { self.arena.discard(start, end) };
-                g.trail.shrinks(runs);
+                g.wait_info.set_shrunk(runs);
             }
-            g.trail.resumes.release();
+            g.wait_info.resumes.release();
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The census: who the goroutines are, what each does, and where on its stack it stopped. It holds nobody up.
 //!
 //! A goroutine that has started is found by the anchor of its stack, which is pinned while somebody looks (`stack::StackOwner`). What it left before it
-//! stopped is read under a sequence lock (`trail`), and so is its stack, which the system copies: it may run again at any time. One that has
+//! stopped is read under a sequence lock (`wait_info`), and so is its stack, which the system copies: it may run again at any time. One that has
 //! not started is found in a queue; it is taken out, and put back at the end of the global queue.
 
 use super::Sched;
 use crate::g::{G, Pinned, Status};
 use crate::m::M;
-use crate::os::{Mode, Nanos, Observe, ThreadState};
+use crate::os::{Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
 use crate::sync::Ordering;
-use crate::trail::{Place, Reason, Traces};
+use crate::wait_info::{Descriptor, LastStop, Place, Wait};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -93,48 +93,6 @@ pub struct Behind {
     pub doing: ThreadState,
     /// Since when it keeps the other one waiting. As exact as sysmon looks: 10 milliseconds.
     pub since: Nanos,
-}
-
-/// What a goroutine waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wait {
-    /// A descriptor.
-    Io {
-        /// Which.
-        fd: i32,
-        /// In which direction.
-        mode: Mode,
-        /// Until when at most.
-        deadline: Option<Nanos>,
-    },
-    /// A time.
-    Sleep {
-        /// Which.
-        until: Nanos,
-    },
-    /// Another goroutine's return.
-    Join {
-        /// Its number.
-        id: u64,
-    },
-    /// A permit of a semaphore, such as the one behind a descriptor's lock.
-    Semaphore,
-    /// Work of its own on another thread.
-    Blocking,
-}
-
-impl fmt::Display for Wait {
-    /// Go's words where Go has some.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self {
-            Wait::Io { .. } => Reason::Read,
-            Wait::Sleep { .. } => Reason::Sleep,
-            Wait::Join { .. } => Reason::Join,
-            Wait::Semaphore => Reason::Sema,
-            Wait::Blocking => Reason::Blocking,
-        };
-        f.write_str(reason.words())
-    }
 }
 
 /// The stack of a goroutine that has stopped: a copy, from which a debugger's unwinder can tell its callers.
@@ -243,7 +201,7 @@ impl Sched {
             .iter()
             .find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
         let behind = keeper.map(|(_, keeper)| Behind {
-            since: keeper.since.max(g.trail.read().since),
+            since: keeper.since.max(g.wait_info.read().since),
             ..keeper.clone()
         });
         Goroutine {
@@ -266,22 +224,22 @@ impl Sched {
         memory: &mut Vec<u8>,
     ) -> (State, Option<Place>) {
         for _ in 0..LOOKS {
-            let runs = g.trail.resumes.count();
+            let runs = g.wait_info.resumes.count();
             let status = g.status();
             if matches!(status, Status::Running | Status::Dead) {
                 break;
             }
-            let traces = g.trail.read();
+            let stop = g.wait_info.read();
             if let Some(system) = stacks {
-                self.copy_stack(system, traces.place.sp, memory);
+                self.copy_stack(system, stop.place.sp, memory);
             }
-            if g.trail.resumes.validate(runs) {
+            if g.wait_info.resumes.validate(runs) {
                 let state = if status == Status::Waiting {
-                    self.waiting(&traces)
+                    Self::waiting(&stop)
                 } else {
                     State::Runnable
                 };
-                return (state, Some(traces.place));
+                return (state, Some(stop.place));
             }
         }
         memory.clear();
@@ -299,33 +257,19 @@ impl Sched {
         }
     }
 
-    /// What a goroutine waits for that has left these traces, which hold together.
-    fn waiting(&self, traces: &Traces) -> State {
-        let io = |mode| {
-            // SAFETY: with this reason comes the address of a PollDesc, and those are never freed.
-            let desc =
-                unsafe { &*core::ptr::with_exposed_provenance::<PollDesc>(traces.about as usize) };
-            Wait::Io {
+    /// What a goroutine waits for, by what it left when it stopped. The caller has validated that.
+    fn waiting(stop: &LastStop) -> State {
+        let wait = Wait::decode(stop.wait, |address, mode| {
+            // SAFETY: `netpoll` encodes addresses of poll descriptors only.
+            let desc = unsafe { PollDesc::at(address) };
+            Descriptor {
                 fd: desc.fd(),
-                mode,
                 deadline: desc.deadline(mode),
             }
-        };
-        let wait = match traces.reason {
-            Reason::Read => io(Mode::Read),
-            Reason::Write => io(Mode::Write),
-            Reason::Sleep => Wait::Sleep {
-                until: traces.about,
-            },
-            Reason::Join => Wait::Join {
-                id: traces.about as u64,
-            },
-            Reason::Sema => Wait::Semaphore,
-            Reason::Blocking => Wait::Blocking,
-        };
+        });
         State::Waiting {
             wait,
-            since: (traces.since > 0).then_some(traces.since),
+            since: (stop.since > 0).then_some(stop.since),
         }
     }
 
@@ -383,7 +327,7 @@ impl Sched {
             Status::Runnable if g.home() == Some(m.index) => count += 1,
             Status::Waiting if joiners && g.home() == Some(m.index) => {
                 if let State::Waiting {
-                    wait: Wait::Join { id },
+                    wait: Wait::Join(id),
                     ..
                 } = self.state_of(&g, None, &mut Vec::new()).0
                 {

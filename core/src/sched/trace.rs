@@ -6,6 +6,7 @@ use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
 use crate::sync::Ordering;
 use crate::trace::{Event, Reader, Readied, Row, Running, Source, Stopped, Subject, Trace};
+use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use alloc::sync::Arc;
 
@@ -136,7 +137,9 @@ impl Sched {
 
     fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
         let stopped = match resumed {
-            Resumed::Parked(g, _) => Stopped::Blocked(g.trail.read().reason.words()),
+            Resumed::Parked(g, _) => {
+                Stopped::Blocked(Wait::decode(g.wait_info.read().wait, |_, _| ()).reason())
+            }
             Resumed::Yielded(_) => Stopped::Yielded,
             Resumed::Dead(_) => Stopped::Returned,
         };

@@ -71,7 +71,7 @@ impl Sched {
             }
             (Some(home), here) => {
                 self.count_ready(here);
-                g.trail.readied(self.coarse_clock.get());
+                g.wait_info.set_runnable(self.coarse_clock.get());
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);

@@ -68,7 +68,16 @@ pub(crate) const TABLES: [Table; 1] = [Table {
 pub(crate) const ROWS: [&[&str]; 6] = [
     &["tagptr", "steps", "os", "sync"],
     &[
-        "stack", "switch", "fiber", "trail", "trace", "g", "waiter", "runq", "timer", "retake",
+        "stack",
+        "switch",
+        "fiber",
+        "wait_info",
+        "trace",
+        "g",
+        "waiter",
+        "runq",
+        "timer",
+        "retake",
     ],
     &["p", "polldesc", "metrics", "m"],
     &["sched"],
