@@ -1,10 +1,13 @@
 //! The edge-triggered epoll poller.
 //!
-//! Goal: no system call for a wait but the waiting itself. A descriptor is added once, for both directions, and from then on every
-//! change of its readiness arrives as one event, whoever waits; the waiter words of core latch it.
+//! Goal: a wait costs no system call except the sleep itself. `open` adds a descriptor once, for
+//! both directions. From then on the kernel reports each change of readiness as one event, whether
+//! or not a goroutine waits; the waiter words in core latch it.
 //!
-//! Refused: level-triggered or one-shot registration, which costs an `epoll_ctl` for each wait that the latch makes unnecessary
-//! (feature `epoll-level` has it).
+//! Refused: level-triggered or one-shot registration (feature `epoll-level`). It needs an
+//! `epoll_ctl` for each wait, which the latch makes unnecessary.
+//!
+//! Source: epoll(7), "Level-triggered and edge-triggered"; Go `src/runtime/netpoll_epoll.go`.
 
 #![allow(unsafe_code, reason = "it promises that tokens are genuine")]
 
@@ -15,18 +18,19 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
-/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
-/// ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor. That happens when
+/// other code has closed it; no descriptor would become ready again.
 ///
 /// # Panics
 ///
-/// `poll`, if its batch is not empty and overflows.
+/// `poll` panics if its batch is not empty on entry and overflows.
 pub struct Epoll(Instance);
 
-/// One event for each change.
+/// One event for each change of readiness.
 const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 
-// SAFETY: the kernel gives back the word that a descriptor was added with, and only `open` adds one.
+// SAFETY: the kernel returns the word that a descriptor was added with, and only `open` adds
+// descriptors, with their tokens.
 unsafe impl Netpoll for Epoll {
     fn init() -> Result<Self, Errno> {
         Instance::new().map(Epoll)
@@ -53,7 +57,7 @@ unsafe impl Netpoll for Epoll {
                     token,
                     ready: mask.ready(),
                 })
-                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
+                .unwrap_or_else(|_| panic!("poll needs an empty batch of events"));
         });
     }
 
@@ -73,7 +77,7 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn a_change_is_reported_once_and_unasked() {
+    fn each_change_is_reported_once_without_arming() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let poller = Epoll::init().unwrap();
         poller

@@ -1,33 +1,35 @@
-//! The level-triggered epoll poller: one-shot registrations that a wait arms.
+//! The level-triggered epoll poller: one-shot registrations that each wait arms.
 //!
-//! Goal: the arm path of [`Netpoll`], on a kernel that reports levels. It is what a port to a system without edge-triggering looks like, it
-//! needs none of the promises of edges, and it reports data that a reader left behind.
+//! Goal: the arm path of [`Netpoll`] on a kernel that reports levels. A port to a system without
+//! edge-triggering looks like this poller. It also reports data that a reader left behind.
 //!
-//! Refused: plain level-triggering, which would report a descriptor over and over until somebody reads; one registration for each
-//! direction, which epoll does not have.
+//! Refused: plain level-triggering, which reports a descriptor again and again until it is read;
+//! one registration for each direction, which epoll does not have.
 //!
-//! The rule: `EPOLLONESHOT` lets one event through and then disarms the descriptor, in both directions. So the directions that are armed are
-//! kept here, and a delivery re-arms those that did not fire. It never re-arms what fired: nobody has read yet, so the level
-//! still holds, and the poller would spin.
+//! The rule: `EPOLLONESHOT` lets one event through and then disarms the descriptor in both
+//! directions (epoll_ctl(2)). So this poller records which directions are armed, and a delivery
+//! re-arms those that did not fire. It does not re-arm the direction that fired: the reader has not
+//! read yet, the level still holds, and the poller would spin.
 //!
-//! | step | directions | system call |
+//! | step | armed directions | system call |
 //! |---|---|---|
-//! | `open` | none | ADD, for nothing but hang-ups and errors |
-//! | `arm`, armed already | same | none |
-//! | `arm`, not armed | and this one | MOD, which also reports what is ready now |
-//! | a delivery | less what fired | MOD, if any are left |
-//! | a socket's error and nothing else | all, by edges | MOD; no further one |
-//! | a MOD fails | none | none: the next poll reports them ready, so that who waits finds out |
-//! | an event of an earlier use of the number | same | none |
+//! | `open` | none | ADD, for hang-ups and errors only |
+//! | `arm`, already armed | unchanged | none |
+//! | `arm`, not yet armed | plus this one | MOD, which also reports present readiness |
+//! | a delivery | minus those that fired | MOD, if any are left |
+//! | an event that is only a socket's error | all, by edges | MOD; none after it |
+//! | a MOD fails | none | none: the next poll reports them ready; the waiters see the error |
+//! | an event of an earlier use of the number | unchanged | none |
 //! | `close` | slot emptied | DEL |
 //!
-//! An entry in the error queue of a socket is a level that stays until it is fetched, and the
-//! kernel reports it to every waiter for data. Each wait would be over at once, and the waiter would
-//! spin. So after an event of a socket that is nothing but an error, the socket is watched by edges,
-//! for both directions and until it is closed: what comes after is reported once.
+//! An entry in a socket's error queue is a level that stays until it is fetched, and the kernel
+//! reports it to every wait for data. Each wait would end at once, and the waiter would spin. So
+//! after an event that consists of an error alone, this poller watches the socket by edges, in both
+//! directions, until it is closed: the kernel then reports each later change once.
 //!
-//! The hard race is the number: a poll fetches an event of descriptor 7, another thread closes 7 and opens a new 7, and the poll re-arms.
-//! Therefore the look at the slot and the MOD that follows from it are one step, under a lock that `open` and `close` take as well.
+//! The race is on the descriptor number: a poll fetches an event of descriptor 7, another thread
+//! closes 7 and opens a new 7, and the poll re-arms. Therefore the lookup of the slot and the MOD
+//! after it are one step under a lock, which `open` and `close` take as well.
 
 #![allow(unsafe_code, reason = "it promises that tokens are genuine")]
 
@@ -40,33 +42,34 @@ use alloc::vec::Vec;
 use gopark_core::os::{Delay, Errno, Event, Events, Mode, Netpoll, Ready};
 use gopark_core::tagptr::TaggedPtr;
 
-/// An epoll instance, the eventfd that wakes it, and who waits for what.
+/// An epoll instance, the eventfd that wakes it, and the directions that waiters have armed.
 ///
-/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
-/// ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor. That happens when
+/// other code has closed it; no descriptor would become ready again.
 ///
 /// # Panics
 ///
-/// `poll`, if its batch is not empty and overflows.
+/// `poll` panics if its batch is not empty on entry and overflows.
 pub struct EpollLevel {
     instance: Instance,
+    /// The open descriptors. Held across each `epoll_ctl`, so that table and kernel agree.
     armed: Lock<Table<Watched>>,
-    /// Directions that could not be armed, for the next poll. Locked after `armed`.
-    refused: Lock<Vec<Event>>,
+    /// Directions that could not be armed; the next poll reports them. Locked after `armed`.
+    unarmed: Lock<Vec<Event>>,
 }
 
 /// An open descriptor.
 struct Watched {
-    /// The directions that are armed: `READ`, `WRITE`, both or none.
+    /// The directions that the kernel is asked for.
     armed: Ready,
-    /// Every change is reported, whatever is armed.
+    /// The kernel reports every change, whatever is armed.
     by_edges: bool,
 }
 
-/// Disarmed by the first event.
+/// The first event disarms the descriptor.
 const ONESHOT: Mask = Mask::from_bits_retain(libc::EPOLLONESHOT as u32);
 
-/// One event for each change.
+/// One event for each change of readiness.
 const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 
 // SAFETY: events carry the token of their slot, which `open` put there.
@@ -75,7 +78,7 @@ unsafe impl Netpoll for EpollLevel {
         Ok(EpollLevel {
             instance: Instance::new()?,
             armed: Lock::new(Table::new()),
-            refused: Lock::new(Vec::new()),
+            unarmed: Lock::new(Vec::new()),
         })
     }
 
@@ -126,7 +129,7 @@ unsafe impl Netpoll for EpollLevel {
             if !slot.state.by_edges && is_queued_error(slot.key.fd(), mask) {
                 self.watch_by_edges(slot);
             } else if !slot.state.armed.is_empty() && !slot.state.by_edges {
-                // The event has disarmed these, too.
+                // One-shot: the event has disarmed these directions as well.
                 self.rearm(slot);
             }
             events
@@ -134,14 +137,14 @@ unsafe impl Netpoll for EpollLevel {
                     token: slot.token,
                     ready,
                 })
-                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
+                .unwrap_or_else(|_| panic!("poll needs an empty batch of events"));
         });
-        let mut refused = self.refused.lock();
+        let mut unarmed = self.unarmed.lock();
         while !events.is_full() {
-            let Some(event) = refused.pop() else { break };
+            let Some(event) = unarmed.pop() else { break };
             let _ = events.push(event);
         }
-        if !refused.is_empty() {
+        if !unarmed.is_empty() {
             self.instance.wake();
         }
     }
@@ -152,7 +155,8 @@ unsafe impl Netpoll for EpollLevel {
 }
 
 impl EpollLevel {
-    /// If it fails, the file was closed behind our back, and the next wait finds out.
+    /// Watches `slot` by edges until it is closed. A failed MOD means that other code has closed
+    /// the file; the next wait then fails.
     fn watch_by_edges(&self, slot: &mut Slot<Watched>) {
         let modified = self.instance.control(
             libc::EPOLL_CTL_MOD,
@@ -163,15 +167,17 @@ impl EpollLevel {
         slot.state.by_edges = modified.is_ok();
     }
 
+    /// Asks the kernel for the armed directions. If it refuses, reports them ready.
     fn rearm(&self, slot: &mut Slot<Watched>) {
         let interest = levels(slot.state.armed) | ONESHOT;
         let modified =
             self.instance
                 .control(libc::EPOLL_CTL_MOD, slot.key.fd(), interest, slot.key.0);
         if modified.is_err() {
-            // The file was closed behind our back. Nobody would hear of it again.
+            // Other code has closed the file, so no event will come. The waiters must see the
+            // error.
             let ready = core::mem::replace(&mut slot.state.armed, Ready::empty());
-            self.refused.lock().push(Event {
+            self.unarmed.lock().push(Event {
                 token: slot.token,
                 ready,
             });
@@ -195,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_reported_that_was_not_armed_and_nothing_twice() {
+    fn only_armed_directions_are_reported_and_each_once() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (fd, token) = (ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1));
         let poller = EpollLevel::init().unwrap();
@@ -214,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_armed_is_woken_to_find_out() {
+    fn a_direction_that_cannot_be_armed_is_reported_ready() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (fd, token) = (ours.as_raw_fd(), TaggedPtr::pack(ALIGN, 1));
         let poller = EpollLevel::init().unwrap();
         poller.open(fd, token).unwrap();
-        // As if a stranger had closed the file: the number is registered no more.
+        // As if other code had closed the file: the number is not registered.
         poller.instance.delete(fd);
         for (mode, ready) in [(Mode::Read, Ready::READ), (Mode::Write, Ready::WRITE)] {
             poller.arm(fd, token, mode);

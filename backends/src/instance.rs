@@ -1,10 +1,11 @@
-//! Instance: an epoll descriptor with its wake-up, and how to wait in it. The edge-triggered and the level-triggered poller stand on it.
+//! Instance: an epoll descriptor with its wake-up, and the wait in it. Both epoll pollers use it.
 //!
-//! Refused: a `timerfd` for delays below a millisecond, where `epoll_pwait2` needs no second descriptor.
+//! Refused: a `timerfd` for delays below a millisecond. `epoll_pwait2` (Linux 5.11, epoll_wait(2))
+//! takes nanoseconds and needs no second descriptor.
 
 #![allow(unsafe_code, reason = "the epoll system calls")]
 
-use crate::linux::{OwnedFd, check, refused};
+use crate::linux::{OwnedFd, check, retry_or_abort};
 use crate::mask::Mask;
 use crate::wakeup::WakeUp;
 use core::mem::MaybeUninit;
@@ -16,17 +17,18 @@ use gopark_core::tagptr::TaggedPtr;
 
 /// An epoll instance and the eventfd that wakes it.
 ///
-/// `poll` and `wake` abort the process if the kernel refuses either descriptor: somebody else closed it, and nothing would ever become
-/// ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either descriptor. That happens when
+/// other code has closed it; no descriptor would become ready again.
 pub(crate) struct Instance {
     epfd: OwnedFd,
-    /// Registered level-triggered under [`WAKEUP`]: it shows in every poll until a waiting one drains it.
+    /// Registered level-triggered under [`WAKEUP`]: every poll sees it until a waiting poll drains
+    /// it.
     wakeup: WakeUp,
     /// The kernel (before 5.11) or a seccomp filter has refused `epoll_pwait2`.
     no_pwait2: AtomicBool,
 }
 
-/// The word of the wake-up descriptor: no token and no key is zero.
+/// The word of the wake-up descriptor. No token and no key is zero.
 const WAKEUP: u64 = TaggedPtr::NULL.to_bits();
 
 type Buffer = [MaybeUninit<libc::epoll_event>; EVENT_BATCH];
@@ -47,13 +49,14 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Removes `fd`. The call fails only if `fd` is not registered, and then nothing is left to do.
     pub(crate) fn delete(&self, fd: i32) {
-        // Fails only for a descriptor that is not registered, and then nothing is left to do.
         // SAFETY: the kernel reads no event for a DEL.
         unsafe { libc::epoll_ctl(self.epfd.0, libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
     }
 
-    /// Adds or modifies `fd`: both look at its readiness anew. `poll` gives back `word`, which must not be zero.
+    /// Adds or modifies `fd`. Either makes the kernel look at its readiness anew. `poll` reports
+    /// `word`, which must not be zero.
     pub(crate) fn control(
         &self,
         operation: i32,
@@ -69,10 +72,11 @@ impl Instance {
         check(unsafe { libc::epoll_ctl(self.epfd.0, operation, fd, &mut event) } as isize).map(drop)
     }
 
-    /// Waits as [`Netpoll::poll`](gopark_core::os::Netpoll::poll) does, and hands over what the kernel reports: [`EVENT_BATCH`] events at most.
+    /// Waits as [`Netpoll::poll`](gopark_core::os::Netpoll::poll) does, and passes each event to
+    /// `report`: at most [`EVENT_BATCH`].
     pub(crate) fn poll(&self, delay: Delay, mut report: impl FnMut(u64, Mask)) {
         let mut buffer = [const { MaybeUninit::uninit() }; EVENT_BATCH];
-        // `epoll_event` is packed on x86-64: its fields are copied, never borrowed.
+        // `epoll_event` is packed on x86-64, so its fields are copied and not borrowed.
         for &libc::epoll_event {
             events: mask,
             u64: word,
@@ -90,9 +94,9 @@ impl Instance {
         self.wakeup.request();
     }
 
-    /// The events that the kernel wrote to the front of `buffer`.
+    /// Waits, and returns the events that the kernel wrote to the front of `buffer`.
     fn wait<'a>(&self, delay: Delay, buffer: &'a mut Buffer) -> &'a [libc::epoll_event] {
-        let mut refusals = 0;
+        let mut failures = 0;
         let count = loop {
             let waited = match delay {
                 Delay::None => self.epoll_wait(buffer, 0),
@@ -101,16 +105,18 @@ impl Instance {
             };
             match (waited, delay) {
                 (Ok(count), _) => break count,
-                // The rest of the delay is not known here.
+                // The time left is not known here; the caller computes the delay anew.
                 (Err(INTERRUPTED), Delay::AtMost(_)) => break 0,
                 (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => refused(format_args!("epoll_wait"), errno, &mut refusals),
+                (Err(errno), _) => retry_or_abort(format_args!("epoll_wait"), errno, &mut failures),
             }
         };
-        // SAFETY: the kernel initialised these, at most all.
+        // SAFETY: the kernel has written `count` events, which is at most the length of `buffer`.
         unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), count) }
     }
 
+    /// Waits at most `limit`: in nanoseconds, or in milliseconds rounded up if `epoll_pwait2` is
+    /// refused.
     fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
         if !self.no_pwait2.load(Ordering::Relaxed) {
             match self.epoll_pwait2(buffer, limit) {
@@ -136,10 +142,11 @@ impl Instance {
     }
 
     fn epoll_pwait2(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
-        // The kernel's own layout, also where libc's `timespec` has 32-bit fields.
+        // The kernel's own layout. libc's `timespec` has 32-bit fields on some architectures.
         let timeout: [i64; 2] = [limit / 1_000_000_000, limit % 1_000_000_000];
         let no_sigmask = ptr::null::<libc::sigset_t>();
-        // SAFETY: as for `epoll_wait`; `timeout` is what a `__kernel_timespec` is, and the null mask leaves signals as they are.
+        // SAFETY: as in `epoll_wait`; `timeout` has the layout of `__kernel_timespec`, and a null
+        // mask leaves the blocked signals as they are.
         check(unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
@@ -154,7 +161,8 @@ impl Instance {
     }
 }
 
-/// Go's cap, eleven days and a half: the caller computes its next timer anew anyway.
+/// Milliseconds. Go's cap, eleven and a half days: the caller computes its next timer anew in any
+/// case.
 const MILLIS_MAX: i64 = 1_000_000_000;
 
 fn millis_rounded_up(limit: Nanos) -> i32 {
@@ -169,7 +177,7 @@ mod tests {
     use gopark_core::os::Os;
 
     #[test]
-    fn without_pwait2_a_timed_poll_is_not_early_either() {
+    fn without_epoll_pwait2_a_timed_poll_never_returns_early() {
         let instance = Instance::new().unwrap();
         instance.no_pwait2.store(true, Ordering::Relaxed);
         for limit in [1, 50_000, 1_000_000, 1_000_001, 2_500_000] {

@@ -1,43 +1,60 @@
 //! The io_uring poller: one multishot poll for each descriptor, edge-triggered.
 //!
-//! Goal: readiness without a system call to fetch it. The kernel writes events into a queue in shared memory; only sleeping needs a call.
+//! Goal: no system call to fetch events. The kernel writes them into a queue in shared memory; only
+//! sleeping needs a call.
 //!
-//! Refused: a one-shot poll for each wait, which costs a submission where an edge costs nothing; an eventfd as wake-up, since its poll would
-//! run on the thread that made the ring and interrupt that, where a submission of nothing completes at once; `IORING_SETUP_DEFER_TASKRUN`,
-//! which wants all submissions from one thread.
+//! Refused:
+//!
+//! - a one-shot poll for each wait: it costs a submission, where an edge costs nothing;
+//! - an eventfd as wake-up: its poll would run on the thread that created the ring, and interrupt
+//!   it. A submission of a no-op completes at once;
+//! - `IORING_SETUP_DEFER_TASKRUN`: it wants all submissions from one thread.
 //!
 //! What differs from epoll:
 //!
-//! - A poll may end by itself (its completion lacks `F_MORE`): the queue was full, or the thread that submitted it has ended. It is submitted
-//!   again, which reports what is ready by then ([`State::rearm`]).
-//! - The kernel often reports what the waker said instead of what holds: every message on a socket as perhaps urgent, the end of a terminal as
-//!   data, an error without what else is there. Core takes ends and errors at their word, so a batch is looked up ([`look_up`]).
-//! - The kernel runs a poll's work on the thread that submitted it, and interrupts that thread for it. A system call so interrupted goes on by
-//!   itself, but for the few that Linux never restarts (`epoll_wait`, socket calls with a timeout option), which fail with `EINTR`.
-//! - A read that is interrupted so at an urgent mark says `EAGAIN`, though there is data behind the mark, and no edge follows. So a descriptor
-//!   that has shown a mark is looked at before each wait (`arm`).
+//! - A poll may end by itself: its completion lacks `F_MORE`, because the queue was full or the
+//!   thread that submitted it has exited. The poller submits it again, which also reports what is
+//!   ready by then ([`State::rearm`]).
+//! - The kernel often reports the key of the wake-up, and not what is ready: each message on a
+//!   socket as possibly urgent, the end of a terminal as data, an error without the other bits.
+//!   Core relies on exact ends and errors, so the poller asks poll(2) about each batch
+//!   ([`recheck`]).
+//! - The kernel runs the work of a poll on the thread that submitted it, and interrupts that
+//!   thread. Most interrupted system calls restart. Those that Linux never restarts fail with
+//!   `EINTR`: `epoll_wait`, and socket calls with a timeout option (signal(7)).
+//! - A read that is interrupted so at an urgent mark fails with `EAGAIN`, though there is data
+//!   behind the mark, and no edge follows. So `arm` looks at a descriptor that has shown a mark
+//!   before each wait.
 //!
-//! The first hard race is the wake-up. Any thread consumes completions, also the one of a wake-up that was meant for the sleeper:
+//! The first race is the wake-up. Any thread may consume completions, including the completion of a
+//! no-op (a *kick*) that was meant for the sleeper:
 //!
-//! | `requested` | completion of a kick | state | who leaves it |
+//! | `requested` | kick completion | state | left by |
 //! |---|---|---|---|
-//! | false | none | nobody asked | a waker: swaps in true |
+//! | false | none | no wake requested | a waker: swaps in true |
 //! | true | none | a waker is about to kick | that waker |
-//! | true | in the queue | a wake-up is pending | a waiting poll: swaps in false. A poll without delay that consumes the kick kicks again if somebody waits |
-//! | false | in the queue | the waiting poll looked at `requested` first | any poll: consumes it; the sleeper sleeps again |
+//! | true | in the queue | a wake is pending | a waiting poll: swaps in false |
+//! | false | in the queue | the waiting poll saw `requested` first | any poll: consumes the kick |
 //!
-//! A poll looks at `requested` and says that it waits under one lock, and that lock is what the other takes to consume. So a kick that comes after
-//! the look is in the queue when the sleeper enters the kernel, or is repeated.
+//! In the third state a poll without delay may consume the kick; it then kicks again if a poll
+//! waits. In the last state the sleeper wakes once too often and sleeps again.
 //!
-//! The second is `close`: the kernel holds the file until the poll has ended, on the thread that submitted it. `close` waits for the last
-//! completion, and then for the release that follows it ([`Ring::settle`]).
+//! A poll reads `requested` and sets `waiting` under one lock, and every consumer takes that lock.
+//! So a kick that arrives after the read is in the queue when the sleeper enters the kernel, or is
+//! repeated.
+//!
+//! The second race is `close`. The kernel holds the file until the poll has ended, on the thread
+//! that submitted it. `close` waits for the last completion, and then for the release that follows
+//! it ([`Ring::wait_for_release`]).
+//!
+//! Source: io_uring_enter(2); Linux `io_uring/poll.c`.
 
 #![allow(
     unsafe_code,
     reason = "it promises that tokens are genuine, and asks poll(2) what holds"
 )]
 
-use crate::linux::{Linux, check, refused};
+use crate::linux::{Linux, check, retry_or_abort};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
 use crate::pollable::check_pollable;
@@ -50,59 +67,63 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use gopark_core::os::{Delay, EVENT_BATCH, Errno, Event, Events, Mode, Nanos, Netpoll, Os};
 use gopark_core::tagptr::TaggedPtr;
 
-/// An io_uring instance and what it watches.
+/// An io_uring instance and the descriptors that it watches.
 ///
-/// All but `init` and `open` abort the process if the kernel refuses the ring: somebody else closed it, or the kernel has lost completions
-/// for want of memory (`EBADR`), and nobody knows whose.
+/// All methods except `init` and `open` abort the process if the kernel refuses the ring. That
+/// happens when other code has closed it, or when the kernel has lost completions for lack of
+/// memory (`EBADR`) and does not say which.
 ///
 /// # Panics
 ///
-/// `poll`, if its batch is not empty and overflows.
+/// `poll` panics if its batch is not empty on entry and overflows.
 pub struct IoUring {
     ring: Ring,
     state: Lock<State>,
-    /// Whether a wake has been asked for and not consumed. Swapped by both sides, so that the poll that takes a wake acquires what each
-    /// waker wrote before.
+    /// Whether a wake has been requested and not yet consumed. Both sides swap it with acquire and
+    /// release, so that the poll that takes a wake sees what each waker wrote before.
     requested: AtomicBool,
-    /// Some descriptor has shown an urgent mark.
+    /// Set once a descriptor has shown an urgent mark.
     urgent: AtomicBool,
 }
 
+// Descriptors and completions, all under one lock.
 struct State {
     completions: Completions,
     table: Table<Watched>,
-    /// Who has reports that no poll has handed over.
+    /// Descriptors with reports that no poll has delivered.
     reported: VecDeque<Key>,
     /// Open descriptors whose poll has ended by itself.
     ended: Vec<Key>,
-    /// Descriptors that are being closed, and whose last completion has not been consumed.
+    /// Descriptors in `close`, whose last completion has not been consumed.
     closing: Vec<Key>,
-    /// A poll sleeps, or is about to.
+    /// Whether a poll sleeps or is about to.
     waiting: bool,
 }
 
 /// An open descriptor.
 struct Watched {
-    /// A poll was submitted, and its last completion not consumed.
+    /// Whether a poll was submitted and its last completion has not been consumed.
     submitted: bool,
-    /// What the kernel has reported and no poll has handed over.
+    /// What the kernel has reported and no poll has delivered.
     reports: Mask,
-    /// It has shown an urgent mark.
+    /// Whether it has shown an urgent mark.
     urgent: bool,
 }
 
-/// The words of submissions that are not polls. A key is larger.
+/// The words of submissions that are not polls. Every key is larger.
 const KICK: u64 = 0;
 const CANCEL: u64 = 1;
 
-/// Completions that fit in the queue: 64 KiB. If more descriptors become ready at once, their polls end and are submitted again.
+/// Completions that the queue holds: 64 KiB. If more descriptors become ready at once, their polls
+/// end and are submitted again.
 const COMPLETIONS: u32 = 4096;
 
-/// How long `close` waits for the end of a poll before it leaves the file to the kernel. The poll ends on the thread that submitted it: at
-/// once if that is the caller, else as soon as that thread gets a CPU. One that a debugger has stopped would take for ever.
-const PATIENCE: Nanos = 1_000_000_000;
+/// Nanoseconds. How long `close` waits for the end of a poll before it leaves the file to the
+/// kernel. The poll ends on the thread that submitted it: at once if that is the caller, else as
+/// soon as that thread gets a CPU. The limit is for a thread that a debugger has stopped.
+const CLOSE_TIMEOUT: Nanos = 1_000_000_000;
 
-/// How long to sleep while polls are left to submit again.
+/// Nanoseconds. The longest sleep while the kernel has refused to take polls again.
 const RETRY: Nanos = 1_000_000;
 
 const INTERRUPTED: i32 = libc::EINTR;
@@ -148,22 +169,23 @@ unsafe impl Netpoll for IoUring {
         }
         state.closing.push(slot.key);
         drop(state);
-        self.insist(self.ring.cancel(slot.key.0, CANCEL));
-        let end = Linux::new().now() + PATIENCE;
+        self.submit_until_accepted(self.ring.cancel(slot.key.0, CANCEL));
+        let end = Linux::new().now() + CLOSE_TIMEOUT;
         while !self.has_ended(slot.key) && Linux::new().now() < end {
             Linux::new().yield_thread();
         }
         self.state.lock().closing.retain(|&key| key != slot.key);
-        self.ring.settle();
+        self.ring.wait_for_release();
     }
 
-    /// Looks again at a descriptor that has shown an urgent mark: see the top of this file.
+    /// Looks at a descriptor that has shown an urgent mark: see the head of this file.
     fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
-        // Relaxed is enough: who waits after an urgent mark was reported has been woken for it.
+        // Relaxed is enough: a goroutine that waits after a reported mark was woken for that
+        // report.
         if mode == Mode::Read && self.urgent.load(Ordering::Relaxed) {
             let mut state = self.state.lock();
-            state.look_again(fd, token);
-            self.pass_on(state, false);
+            state.recheck_urgent(fd, token);
+            self.unlock_and_rewake(state, false);
         }
     }
 
@@ -172,21 +194,21 @@ unsafe impl Netpoll for IoUring {
             Delay::AtMost(limit) => Linux::new().now().saturating_add(limit),
             Delay::None | Delay::Forever => Nanos::MAX,
         };
-        let mut over = false;
-        let mut refusals = 0;
+        let mut timed_out = false;
+        let mut failures = 0;
         loop {
             let mut state = self.state.lock();
             state.waiting &= delay == Delay::None;
             let kicked = state.drain(&self.ring);
             state.rearm(&self.ring, |key| self.watch(key));
-            if state.hand_over(events) {
+            if state.deliver(events) {
                 self.urgent.store(true, Ordering::Relaxed);
             }
             if delay == Delay::None {
-                return self.pass_on(state, kicked);
+                return self.unlock_and_rewake(state, kicked);
             }
             let woken = self.requested.swap(false, Ordering::AcqRel);
-            if woken || over || !events.is_empty() {
+            if woken || timed_out || !events.is_empty() {
                 return;
             }
             state.waiting = true;
@@ -196,21 +218,21 @@ unsafe impl Netpoll for IoUring {
                 Some(RETRY)
             };
             drop(state);
-            let rest = if delay == Delay::Forever {
+            let remaining = if delay == Delay::Forever {
                 None
             } else {
                 Some((end - Linux::new().now()).max(1))
             };
-            let limit = [rest, retry].into_iter().flatten().min();
+            let limit = [remaining, retry].into_iter().flatten().min();
             match self.ring.wait(limit).map_err(Errno::raw) {
                 Ok(()) | Err(libc::EAGAIN | libc::EBUSY) => {}
-                Err(libc::ETIME) => over = Linux::new().now() >= end,
-                // The rest of the delay is not known here.
-                Err(INTERRUPTED) => over = delay != Delay::Forever,
-                Err(errno) => refused(
+                Err(libc::ETIME) => timed_out = Linux::new().now() >= end,
+                // The time left is not known here; the caller computes the delay anew.
+                Err(INTERRUPTED) => timed_out = delay != Delay::Forever,
+                Err(errno) => retry_or_abort(
                     format_args!("io_uring_enter"),
                     Errno::new(errno),
-                    &mut refusals,
+                    &mut failures,
                 ),
             }
         }
@@ -246,8 +268,9 @@ impl IoUring {
         self.ring.watch(key.fd(), Mask::all().bits(), key.0)
     }
 
-    /// Unlocks, and ends the sleep of a poll that what was just consumed was for: a kick, or reports that are left.
-    fn pass_on(&self, state: Guard<'_, State>, kicked: bool) {
+    /// Unlocks. Wakes a waiting poll if the caller has just consumed something that was meant for
+    /// it: a kick, or completions with reports.
+    fn unlock_and_rewake(&self, state: Guard<'_, State>, kicked: bool) {
         let missed = state.waiting && (kicked || !state.reported.is_empty());
         drop(state);
         if missed {
@@ -255,23 +278,24 @@ impl IoUring {
         }
     }
 
-    /// Ends the sleep of whoever sleeps.
+    /// Ends the sleep of the poll that waits.
     fn kick(&self) {
-        self.insist(self.ring.nothing(KICK));
+        self.submit_until_accepted(self.ring.no_op(KICK));
     }
 
-    /// Submits what must not fail: again, until the kernel has memory for it.
-    fn insist(&self, submission: Submission) {
-        let mut refusals = 0;
+    /// Submits until the kernel accepts. For submissions that must not fail; `ENOMEM` passes.
+    fn submit_until_accepted(&self, submission: Submission) {
+        let mut failures = 0;
         while let Err(errno) = self.submit(submission) {
             match errno.raw() {
                 libc::ENOMEM => Linux::new().yield_thread(),
-                _ => refused(format_args!("io_uring_enter"), errno, &mut refusals),
+                _ => retry_or_abort(format_args!("io_uring_enter"), errno, &mut failures),
             }
         }
     }
 
-    /// Older kernels refuse submissions while completions do not fit in the queue: then some are consumed first.
+    /// Submits once. Older kernels refuse with `EBUSY` while completions do not fit in the queue;
+    /// then it consumes some and tries again.
     fn submit(&self, submission: Submission) -> Result<(), Errno> {
         loop {
             match self.ring.submit(submission) {
@@ -282,30 +306,31 @@ impl IoUring {
         }
     }
 
-    /// Whether the last completion of the poll of `key`, which is being closed, has been consumed.
+    /// Whether the last completion of the poll of `key`, a descriptor in `close`, has been
+    /// consumed.
     fn has_ended(&self, key: Key) -> bool {
         self.consume(|state| !state.closing.contains(&key))
     }
 
-    /// Consumes all completions, and looks at the state then.
+    /// Consumes all completions and returns what `look` sees in the state then.
     fn consume<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         let mut state = self.state.lock();
         let kicked = state.drain(&self.ring);
         let seen = look(&state);
-        self.pass_on(state, kicked);
+        self.unlock_and_rewake(state, kicked);
         seen
     }
 }
 
 impl State {
-    /// Consumes all completions. True if one of them was a kick.
+    /// Consumes all completions. Returns true if one of them was a kick.
     fn drain(&mut self, ring: &Ring) -> bool {
         let mut kicked = false;
         loop {
             match ring.next(&mut self.completions) {
                 Some(Completion { word: KICK, .. }) => kicked = true,
                 Some(Completion { word: CANCEL, .. }) => {}
-                Some(completion) => self.note(
+                Some(completion) => self.record(
                     Key(completion.word),
                     completion.result,
                     completion.is_last(),
@@ -316,8 +341,8 @@ impl State {
         }
     }
 
-    /// Takes note of a completion of the poll of `key`.
-    fn note(&mut self, key: Key, result: i32, last: bool) {
+    /// Records a completion of the poll of `key`.
+    fn record(&mut self, key: Key, result: i32, last: bool) {
         if last {
             self.closing.retain(|&closing| closing != key);
         }
@@ -328,7 +353,8 @@ impl State {
         let (report, again) = match -result {
             ..=0 => (Mask::from_bits_retain(result as u32), true),
             libc::ECANCELED | libc::ENOMEM => (Mask::empty(), true),
-            // Whoever waits asks the system, which says what is wrong with the file. A poll would only fail again.
+            // The waiter's next call says what is wrong with the file. Another poll would fail
+            // again.
             _ => (Mask::HUP, false),
         };
         if last && again {
@@ -340,8 +366,9 @@ impl State {
         slot.state.reports |= report;
     }
 
-    /// Turns reports into events, as many as fit. True if a descriptor that has shown an urgent mark is among them.
-    fn hand_over(&mut self, events: &mut Events) -> bool {
+    /// Turns reports into events, as many as fit. Returns true if one of the descriptors has shown
+    /// an urgent mark.
+    fn deliver(&mut self, events: &mut Events) -> bool {
         let mut reports = Reports::new();
         while !reports.is_full() {
             let Some(key) = self.reported.pop_front() else {
@@ -351,10 +378,13 @@ impl State {
                 let _ = reports.push((key, mem::replace(&mut slot.state.reports, Mask::empty())));
             }
         }
-        look_up(&mut reports);
+        recheck(&mut reports);
         let mut urgent = false;
         for (key, mask) in reports {
-            let slot = self.table.get(key).expect("it was there just now");
+            let slot = self
+                .table
+                .get(key)
+                .expect("reports are of open descriptors");
             slot.state.urgent |= mask.contains(Mask::PRI);
             urgent |= slot.state.urgent;
             events
@@ -362,13 +392,13 @@ impl State {
                     token: slot.token,
                     ready: mask.ready(),
                 })
-                .unwrap_or_else(|_| panic!("a batch is empty on entry"));
+                .unwrap_or_else(|_| panic!("poll needs an empty batch of events"));
         }
         urgent
     }
 
-    /// Reports a descriptor that has shown an urgent mark, if there is something to read.
-    fn look_again(&mut self, fd: i32, token: TaggedPtr) {
+    /// Reports a descriptor that has shown an urgent mark, if there is data to read.
+    fn recheck_urgent(&mut self, fd: i32, token: TaggedPtr) {
         let Some(slot) = self
             .table
             .at(fd)
@@ -386,10 +416,12 @@ impl State {
         }
     }
 
-    /// Submits polls again that have ended by themselves. Those that cannot be stay for the next time.
+    /// Submits again the polls that have ended by themselves. Those that the kernel refuses stay
+    /// for the next time.
     ///
-    /// It happens under the lock, so that `close` finds either the poll or nothing to end. Each reports at once what is ready: of those whose
-    /// reports do not fit in the queue the polls end again, of the others not, so that they get fewer every time.
+    /// It runs under the lock, so that `close` finds either a submitted poll or none. Each poll
+    /// reports at once what is ready. Polls whose reports overflow the queue end again and the
+    /// others do not, so fewer are left each time.
     fn rearm(&mut self, ring: &Ring, watch: impl Fn(Key) -> Submission) {
         for key in mem::take(&mut self.ended) {
             let submitted = ring.submit(watch(key)).is_ok();
@@ -403,7 +435,7 @@ impl State {
     }
 }
 
-/// A question for `poll(2)`. Nothing is asked of a negative descriptor.
+/// An entry for poll(2), which skips a negative descriptor.
 fn entry(fd: i32, events: Mask) -> libc::pollfd {
     libc::pollfd {
         fd,
@@ -412,43 +444,42 @@ fn entry(fd: i32, events: Mask) -> libc::pollfd {
     }
 }
 
-/// What the kernel has reported of open descriptors.
+/// Open descriptors and what the kernel has reported about them.
 type Reports = heapless::Vec<(Key, Mask), EVENT_BATCH>;
 
-/// Adds what holds to what was reported, and takes away what was only said: with one `poll(2)` for all of them.
+/// Replaces what the kernel reported by what holds now, with one poll(2) for the whole batch.
 ///
-/// Nothing is asked about writability alone, nor about an end, which only a look at the file reports.
-fn look_up(reports: &mut Reports) {
+/// It does not ask about writability alone, nor about an end, which the kernel reports exactly.
+fn recheck(reports: &mut Reports) {
     let ended = Mask::HUP | Mask::RDHUP;
-    let doubtful =
+    let needs_recheck =
         |mask: Mask| mask.intersects(Mask::IN | Mask::PRI | Mask::ERR) && !mask.intersects(ended);
-    let asked =
-        |&(key, mask): &(Key, Mask)| entry(if doubtful(mask) { key.fd() } else { -1 }, Mask::all());
+    let asked = |&(key, mask): &(Key, Mask)| {
+        entry(if needs_recheck(mask) { key.fd() } else { -1 }, Mask::all())
+    };
     let mut entries: heapless::Vec<libc::pollfd, EVENT_BATCH> = reports.iter().map(asked).collect();
     if entries.iter().all(|entry| entry.fd < 0) {
         return;
     }
-    let looked = loop {
+    let rechecked = loop {
+        let len = entries.len() as libc::nfds_t;
         // SAFETY: `entries` is writable for its length.
-        match check(
-            unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } as isize,
-        )
-        .map_err(Errno::raw)
-        {
+        let ready = unsafe { libc::poll(entries.as_mut_ptr(), len, 0) };
+        match check(ready as isize).map_err(Errno::raw) {
             Err(INTERRUPTED) => {}
-            // If it fails for want of memory, nothing more is known than what was reported.
-            looked => break looked.is_ok(),
+            // If it fails for lack of memory, the reports stand as they are.
+            rechecked => break rechecked.is_ok(),
         }
     };
     for ((_, mask), entry) in reports
         .iter_mut()
         .zip(&entries)
-        .filter(|(_, entry)| looked && entry.fd >= 0)
+        .filter(|(_, entry)| rechecked && entry.fd >= 0)
     {
         *mask -= Mask::PRI | Mask::ERR;
         *mask |= Mask::from_bits_truncate(u32::from(entry.revents as u16));
         if mask.is_empty() {
-            // An error that somebody has taken meanwhile.
+            // Another thread has fetched the error since.
             *mask = Mask::ERR | Mask::HUP;
         }
     }
@@ -469,7 +500,7 @@ mod tests {
         TaggedPtr::pack(ALIGN, tag)
     }
 
-    /// Asked for by name, to find out whether the system allows it.
+    /// `ci/backends.sh` runs this test by name to find out whether the system permits io_uring.
     #[test]
     fn a_ring_can_be_made() {
         IoUring::init().unwrap();
@@ -491,9 +522,10 @@ mod tests {
             let mut readable = vec![false; pairs.len()];
             let end = Linux::new().now() + 10_000_000_000;
             while readable.contains(&false) {
-                assert!(Linux::new().now() < end, "lost");
+                assert!(Linux::new().now() < end, "readiness was lost");
                 let mut events = Events::new();
-                // Both ways: a poll that sleeps has the kernel move completions into the queue, one that only looks does so itself.
+                // A poll that sleeps makes the kernel move completions into the queue; a poll that
+                // only looks moves them itself.
                 poller.poll(
                     if round % 2 == 0 {
                         Delay::None
@@ -510,7 +542,7 @@ mod tests {
             while reported(&poller, Delay::AtMost(1_000_000)) {
                 assert!(
                     polls.next().is_some(),
-                    "polls end and are submitted for ever"
+                    "polls end and are submitted again without end"
                 );
             }
         }
@@ -536,18 +568,18 @@ mod tests {
         };
         theirs.write_all(b"ab").unwrap();
         // SAFETY: one readable byte.
-        assert_eq!(
-            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) },
-            1
-        );
+        let sent =
+            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(sent, 1);
         theirs.write_all(b"cd").unwrap();
         assert!(readable());
         while readable() {}
-        // The first read stops at the mark. Say that the second was interrupted there.
+        // The first read stops at the mark. Each `arm` below stands for a read that was interrupted
+        // there.
         assert_eq!(ours.read(&mut [0; 8]).unwrap(), 2);
         for _ in 0..3 {
             poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
-            assert!(readable(), "lost");
+            assert!(readable(), "readiness was lost");
         }
         assert_eq!(ours.read(&mut [0; 8]).unwrap(), 2);
         poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
@@ -555,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_gets_through_a_queue_that_overflows() {
+    fn a_wake_survives_an_overflow_of_the_queue() {
         let poller = IoUring::with_completions(8).unwrap();
         for _ in 0..50 {
             poller.kick();

@@ -1,4 +1,5 @@
-//! What pollers ask the kernel for that are told levels: nothing but what somebody waits for.
+//! Interest masks of the level-triggered pollers: they ask the kernel only for what a goroutine
+//! waits for.
 
 #![allow(unsafe_code, reason = "the poller lends what it watches")]
 
@@ -6,7 +7,7 @@ use crate::linux::Linux;
 use crate::mask::Mask;
 use gopark_core::os::{Borrowed, Mode, Os, Ready};
 
-/// One direction, as the bit it has in [`Ready`].
+/// The bit of `mode` in [`Ready`].
 pub(crate) fn direction(mode: Mode) -> Ready {
     match mode {
         Mode::Read => Ready::READ,
@@ -14,10 +15,11 @@ pub(crate) fn direction(mode: Mode) -> Ready {
     }
 }
 
-/// What to watch for while somebody waits in `directions`.
+/// The events to ask for while goroutines wait in `directions`.
 ///
-/// `PRI` is not in it: it makes a short read at an urgent mark known as such, but here data behind the mark is reported to the next
-/// wait anyway. And it would be reported to a peeking goroutine over and over.
+/// Without `PRI`. It would tell core that data stops at an urgent mark, so that a short read proves
+/// nothing; but a level-triggered poller reports the data behind the mark to the next wait anyway.
+/// And while a goroutine peeks at the data, `PRI` would be reported again and again.
 pub(crate) fn levels(directions: Ready) -> Mask {
     let mut mask = Mask::empty();
     mask.set(Mask::IN | Mask::RDHUP, directions.contains(Ready::READ));
@@ -25,9 +27,9 @@ pub(crate) fn levels(directions: Ready) -> Mask {
     mask
 }
 
-/// Whether an event of `fd`, which the poller watches, says that an error lies in a socket's error
-/// queue. It will say so again until the error is fetched.
+/// Whether `mask`, an event of `fd`, is an entry in a socket's error queue and nothing else. The
+/// kernel reports it again until it is fetched.
 pub(crate) fn is_queued_error(fd: i32, mask: Mask) -> bool {
-    // SAFETY: what is watched is open. The call changes nothing.
+    // SAFETY: `fd` is open, since a poller watches it until `close`. The call changes nothing.
     mask == Mask::ERR && Linux::new().is_socket(unsafe { Borrowed::new(fd) })
 }

@@ -1,7 +1,8 @@
 //! [`Linux`]: the operating system under a scheduler.
 //!
-//! Calls that libc adds nothing to mostly go through `syscall`: one symbol for all, where each function of libc costs a dynamic program 86 bytes,
-//! and a static one the function.
+//! Calls for which libc adds nothing mostly go through `syscall`, one symbol for all. Each libc
+//! function costs a dynamic program 86 bytes, and a static program the function itself
+//! (`docs/minimal.md`).
 
 #![allow(
     unsafe_code,
@@ -32,10 +33,11 @@ use text::Text;
 
 /// The Linux system calls behind [`Os`].
 ///
-/// One process needs one, since it counts the memory mappings that guards have cost: `static LINUX: Linux = Linux::new();`
+/// A process needs one, as a static, because it counts the memory mappings that guards have used
+/// up.
 pub struct Linux {
     guards: GuardState,
-    watch: Option<thread::Watch>,
+    signal_stacks: Option<thread::SignalStacks>,
     address_space: Option<fn() -> usize>,
 }
 
@@ -44,26 +46,26 @@ impl Linux {
     pub const fn new() -> Self {
         Linux {
             guards: GuardState::new(),
-            watch: None,
+            signal_stacks: None,
             address_space: None,
         }
     }
 
-    /// Gives each thread that it starts a stack for signal handlers, for the life of the process: a
-    /// goroutine that has overflowed its stack has no room for the handler that is to report it.
-    /// The threads themselves get a guard that C code does not step over, and [`overflowed`] knows
-    /// it.
+    /// Gives each thread that it starts an alternate stack for signal handlers (sigaltstack(2)). A
+    /// goroutine that has overflowed its stack has no room left for the handler that reports it.
+    /// The threads' own stacks get a guard that is larger than the frames of C code, and
+    /// [`overflowed`] recognises it.
     #[doc(alias = "sigaltstack")]
     pub const fn with_signal_stacks(self) -> Self {
         Linux {
-            watch: Some(thread::WATCH),
+            signal_stacks: Some(thread::SIGNAL_STACKS),
             ..self
         }
     }
 
-    /// Asks for the limit of the process's address space (RLIMIT_AS, and RLIMIT_MEMLOCK after
-    /// `mlockall(MCL_FUTURE)`), so that stacks leave most of it to the program. Without this they
-    /// take the half that they get.
+    /// Asks for the limit of the process's address space, so that stacks leave most of it to the
+    /// program: RLIMIT_AS, and RLIMIT_MEMLOCK after `mlockall(MCL_FUTURE)`. Without this call,
+    /// stacks take half of what they can get.
     #[doc(alias = "getrlimit")]
     pub const fn with_limits(self) -> Self {
         Linux {
@@ -72,8 +74,8 @@ impl Linux {
         }
     }
 
-    /// How stacks are guarded, as far as the guards installed until now show. It names the limit behind an `ENOMEM` of
-    /// [`guard`](Os::guard).
+    /// How stacks are guarded, judging by the guards that were installed so far. It names the limit
+    /// behind an `ENOMEM` from [`guard`](Os::guard).
     pub fn guard_kind(&self) -> Guards {
         self.guards.kind()
     }
@@ -86,25 +88,25 @@ impl Default for Linux {
 }
 
 // SAFETY:
-// - `now`: CLOCK_MONOTONIC never goes back, and it started at zero when the machine did;
+// - `now`: CLOCK_MONOTONIC never goes back, and it starts at zero when the machine does;
 // - `futex_wait` and `futex_wake` are the system calls of that name on the word's own address;
-// - `reserve`: the kernel chooses a range that is free, and nothing here unmaps one;
-// - `open`: anonymous mappings are zeroed pages, and nothing here takes the access away but a
-//   guard;
+// - `reserve`: the kernel chooses a free range, and nothing here unmaps one;
+// - `open`: an anonymous mapping consists of zeroed pages, and only a guard takes access away;
 // - `guard`: a guard region and PROT_NONE both fault on every access, and nothing here lifts them;
 // - `spawn`: pthread_create starts the thread once or fails;
-// - `barrier`: what membarrier does.
+// - `barrier`: this is what membarrier(2) promises.
 unsafe impl Os for Linux {
     fn now(&self) -> Nanos {
-        // Cannot fail: the clock exists.
+        // Cannot fail: every Linux has this clock.
         clock(libc::CLOCK_MONOTONIC)
     }
 
     fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
-        let limit = timeout.map(longs);
+        let limit = timeout.map(timespec_longs);
         let limit = limit.as_ref().map_or(ptr::null(), |limit| limit.as_ptr());
-        // Every outcome is a reason to look at the word again.
-        // SAFETY: `word` is borrowed for the call, and `limit` is null or points to two longs that outlive it.
+        // The result is ignored: the caller looks at the word again in any case.
+        // SAFETY: `word` is borrowed for the call, and `limit` is null or points to two longs that
+        // outlive it.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -118,8 +120,8 @@ unsafe impl Os for Linux {
 
     fn futex_wake(&self, word: *const AtomicU32) {
         let threads: libc::c_int = 1;
-        let mut refusals = 0;
-        // SAFETY: a private wake uses the address as a key and does not read it.
+        let mut failures = 0;
+        // SAFETY: the kernel uses the address of a private wake as a key and does not read it.
         let wake = || unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -129,12 +131,12 @@ unsafe impl Os for Linux {
             )
         };
         while let Err(errno) = check(wake() as isize) {
-            refused(format_args!("futex"), errno, &mut refusals);
+            retry_or_abort(format_args!("futex"), errno, &mut failures);
         }
     }
 
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno> {
-        thread::spawn(name, self.watch, entry, arg)
+        thread::spawn(name, self.signal_stacks, entry, arg)
     }
 
     fn thread(&self) -> u32 {
@@ -176,7 +178,8 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn discard(&self, start: NonNull<u8>, len: usize) {
-        // SAFETY: a range of a private anonymous mapping whose content nobody relies on, says the caller. If it fails, the memory stays.
+        // SAFETY: the caller promises that the range is private anonymous memory with contents that
+        // are no longer needed. If the call fails, the memory stays.
         unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, libc::MADV_DONTNEED) };
     }
 
@@ -207,9 +210,9 @@ unsafe impl Os for Linux {
     fn abort(&self, message: fmt::Arguments<'_>) -> ! {
         let mut buffer = [0; LINE_MAX];
         let mut line = Text::new(&mut buffer);
-        // Of what is too long, the beginning is worth printing.
+        // If the message is too long, its beginning is printed.
         let _ = line.write_fmt(message);
-        // SAFETY: by convention everyone's, for as long as the process lives.
+        // SAFETY: the standard error belongs to the whole process by convention, and stays open.
         io::write(
             unsafe { Borrowed::new(libc::STDERR_FILENO) },
             line.as_line(),
@@ -233,9 +236,10 @@ impl Observe for Linux {
     }
 }
 
-/// What a panic handler does without std: says where and why, and ends the process.
+/// A panic handler for programs without std: prints location and message, and aborts the process.
 ///
-/// A `PanicInfo` could be printed as it is, but would bring along how text is padded and cut, a kilobyte that nobody else asks for.
+/// It does not print the `PanicInfo` itself: that links `str` padding and truncation, which is a
+/// kilobyte.
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
     struct Verbatim<'a>(&'a str);
 
@@ -255,7 +259,7 @@ pub fn panicked(info: &PanicInfo<'_>) -> ! {
     ))
 }
 
-/// What a clock shows, or 0 if there is no such clock.
+/// The time of a clock, or 0 if the clock does not exist.
 fn clock(clock: libc::clockid_t) -> Nanos {
     let mut time = libc::timespec {
         tv_sec: 0,
@@ -266,8 +270,9 @@ fn clock(clock: libc::clockid_t) -> Nanos {
     time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
 }
 
-/// A delay as the futex call takes it: as two longs on every architecture, also where libc's `timespec` is wider.
-fn longs(limit: Nanos) -> [libc::c_long; 2] {
+/// A delay as futex(2) takes it: two longs on every architecture, even where libc's `timespec` is
+/// wider.
+fn timespec_longs(limit: Nanos) -> [libc::c_long; 2] {
     let limit = limit.max(0);
     let seconds = (limit / 1_000_000_000).min(libc::c_long::MAX as Nanos);
     [
@@ -276,32 +281,36 @@ fn longs(limit: Nanos) -> [libc::c_long; 2] {
     ]
 }
 
-/// The longest message that [`Os::abort`] prints whole. One `write` of that size is not torn by other threads' output.
+/// Bytes. The longest message that [`Os::abort`] prints whole. It is at most `PIPE_BUF` (4096), so
+/// a `write` to a pipe is not interleaved with other threads' output (pipe(7)).
 const LINE_MAX: usize = 512;
 
 /// The error of the system call that has just failed on this thread.
 ///
-/// Never inlined, and the only code here that names errno: errno is a thread-local, and a retry loop may park between two failures
-/// and go on under another thread. The compiler, which knows nothing of that, must not get to keep errno's address in the loop.
+/// Never inlined, and the only place here that reads errno. errno is a thread-local, and a retry
+/// loop may park between two failures and resume on another thread. If this were inlined, the
+/// compiler could keep errno's address across the park.
 #[inline(never)]
 fn errno() -> Errno {
     // SAFETY: libc gives every thread an errno at this address.
     Errno::new(unsafe { *libc::__errno_location() })
 }
 
-/// A system call's result, -1 being an error.
+/// The result of a system call; -1 means an error.
 pub(crate) fn check(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
 }
 
-/// For a call that does not fail and has, `times` in a row, without which somebody would sleep for ever: returns to try again, or aborts.
+/// For a call that must not fail, because a thread would then sleep without end. `times` counts its
+/// failures in a row. Sleeps for a millisecond and returns, for the caller to try again, or aborts.
 ///
-/// An abort and no panic, which would end the goroutine that happens to make the call, while others wait for what never comes.
-/// `EBADF`, `EFAULT` and `EINVAL` will not pass: a stranger has closed a poller's descriptor, or overwritten its number. `EBADR` is
-/// io_uring's for completions that are lost. Errors that the manual pages do not list come from what stands between the kernel and the
-/// program, such as a filter, and may pass; the rest in between keeps the CPU free.
+/// It does not panic: that would end the goroutine that happens to make the call, while others wait
+/// for a wake that never comes. `EBADF`, `EFAULT` and `EINVAL` are permanent: other code has closed
+/// a poller's descriptor, or overwritten its number. `EBADR` is io_uring's error for lost
+/// completions. Errors that the manual pages do not list come from a filter between program and
+/// kernel, and may pass. The sleep keeps the CPU free.
 #[cold]
-pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
+pub(crate) fn retry_or_abort(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
     const TRIES: u32 = 100;
     *times += 1;
     if matches!(
@@ -309,10 +318,12 @@ pub(crate) fn refused(call: fmt::Arguments<'_>, errno: Errno, times: &mut u32) {
         libc::EBADF | libc::EFAULT | libc::EINVAL | libc::EBADR
     ) || *times == TRIES
     {
-        Linux::new().abort(format_args!("gopark: {call} has failed: {errno}"));
+        Linux::new().abort(format_args!(
+            "gopark: {call} has failed: {errno} (descriptor closed, or forbidden by seccomp?)"
+        ));
     }
-    let millisecond = longs(1_000_000);
-    // Not in a futex, which may be the call that is refused.
+    let millisecond = timespec_longs(1_000_000);
+    // Not a futex wait: futex may be the call that fails.
     // SAFETY: two longs are readable, and the rest of the time is not asked for.
     unsafe {
         libc::syscall(
@@ -345,13 +356,13 @@ impl Drop for OwnedFd {
     }
 }
 
-/// Of what this module reads. The directory of a control group is what may be long.
+/// Bytes of the paths that this module reads. The directory of a control group may be long.
 const PATH_MAX: usize = 1024;
 
-/// As much of a small file as `buffer` holds; `None` if it cannot be read.
+/// Reads a small file into `buffer`. `None` if it cannot be read or does not fit.
 fn read_file<'a>(path: fmt::Arguments<'_>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let mut name = [0; PATH_MAX];
-    // The last byte stays zero.
+    // The last byte stays zero and ends the C string.
     Text::new(&mut name[..PATH_MAX - 1]).write_fmt(path).ok()?;
     // SAFETY: `name` is a C string.
     let file = OwnedFd(
@@ -404,19 +415,21 @@ pub(crate) mod tests {
         (reader, writer)
     }
 
-    /// Lends a descriptor that the test owns, or a number that is none.
+    /// Lends a descriptor that the test owns, or a number that is not a descriptor.
     pub(crate) fn lend(fd: i32) -> Borrowed<'static> {
         // SAFETY: no test here uses it after it has closed the descriptor.
         unsafe { Borrowed::new(fd) }
     }
 
-    /// The wait status of a forked child that exits with 0 if `passed` holds there. For what would disturb the other tests.
+    /// Runs `passed` in a forked child and returns its wait status: 0 if `passed` returns true. For
+    /// tests that would disturb the others.
     pub(crate) fn in_child(passed: impl FnOnce() -> bool) -> i32 {
-        // SAFETY: the child makes system calls and allocates, which libc allows it, and ends without running exit handlers.
+        // SAFETY: the child makes system calls, allocates, which libc permits here, and exits
+        // without running exit handlers.
         match unsafe { libc::fork() } {
             0 => {
-                // A panic must not leave: it would end this test in the child, which then exits
-                // with 0.
+                // Without this, a panic would end the test in the child, which would then exit with
+                // 0.
                 let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(passed));
                 let status = if matches!(passed, Ok(true)) { 0 } else { 1 };
                 // SAFETY: ends the process.
@@ -459,7 +472,7 @@ pub(crate) mod tests {
     /// Makes `signal` interrupt system calls.
     pub(crate) fn handle_signal(signal: i32) {
         extern "C" fn nothing(_: i32) {}
-        // SAFETY: all zeroes is an action with an empty mask and no flags; the handler does nothing.
+        // SAFETY: all zeroes is an action with no mask and no flags; the handler does nothing.
         unsafe {
             let mut action: libc::sigaction = core::mem::zeroed();
             action.sa_sigaction = nothing as *const () as usize;
@@ -497,7 +510,7 @@ pub(crate) mod tests {
         let os = Linux::new();
         let word = AtomicU32::new(0);
         let start = os.now();
-        // A spurious return is allowed, so the deadline is the loop's.
+        // A spurious return is allowed, so the loop checks the deadline.
         while os.now() < start + MILLISECOND {
             os.futex_wait(&word, 0, Some(start + MILLISECOND - os.now()));
         }
@@ -560,10 +573,10 @@ pub(crate) mod tests {
                 rlim_cur: 0,
                 rlim_max: 0,
             };
-            // Root is not bound by RLIMIT_NPROC, but everybody is by RLIMIT_AS.
+            // RLIMIT_AS, because root is exempt from RLIMIT_NPROC.
             // SAFETY: `none` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_AS, &none) };
-            // The first may get stacks that libc has kept.
+            // The first threads may get stacks that libc has cached.
             (0..1000).any(|_| {
                 Linux::new()
                     .spawn(format_args!("m0"), |_| thread::park(), 0)
@@ -574,9 +587,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wake_that_the_kernel_refuses_ends_the_process_and_says_so() {
-        let refused = || Linux::new().futex_wake(ptr::without_provenance(3));
-        assert_eq!(last_words(refused), "gopark: futex has failed: errno 22\n");
+    fn a_futex_wake_that_the_kernel_refuses_aborts_with_a_message() {
+        let misaligned = || Linux::new().futex_wake(ptr::without_provenance(3));
+        let printed = last_words(misaligned);
+        assert!(
+            printed.starts_with("gopark: futex has failed: errno 22 "),
+            "{printed}"
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! Lock: a mutex on one futex word, for what a backend must change together with the kernel's view of it.
+//! Lock: a mutex on one futex word, for state that a backend must change together with the kernel's
+//! view of it.
 //!
-//! Refused: a spin lock, since the holder may be inside a system call. Waiters here sleep.
+//! Refused: a spin lock, since the holder may be inside a system call. Waiters sleep.
+//!
+//! Source: Ulrich Drepper, "Futexes Are Tricky", mutex, take 3.
 
 #![allow(unsafe_code, reason = "a lock hands out what it protects")]
 
@@ -10,11 +13,13 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use gopark_core::os::Os;
 
-/// | word | state | who leaves it |
+/// | word | state | left by |
 /// |---|---|---|
-/// | `FREE` | nobody holds it | a locker |
-/// | `HELD` | held, nobody sleeps | the holder, or a locker on its way to sleep: makes it `CONTENDED` |
-/// | `CONTENDED` | held, somebody may sleep | the holder: frees it and wakes one, who takes it as `CONTENDED`, for there may be more |
+/// | `FREE` | not held | a locker |
+/// | `HELD` | held, without sleepers | the holder; a locker about to sleep makes it `CONTENDED` |
+/// | `CONTENDED` | held, perhaps with sleepers | the holder: frees it and wakes one sleeper |
+///
+/// A woken locker takes the word as `CONTENDED`, because there may be more sleepers.
 pub(crate) struct Lock<T> {
     word: AtomicU32,
     value: UnsafeCell<T>,
@@ -27,7 +32,7 @@ const CONTENDED: u32 = 2;
 // SAFETY: the value is reached through a guard only, and there is one guard at a time.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
-/// Proof that the lock is held.
+/// Proof that the lock is held. Dropping it unlocks.
 pub(crate) struct Guard<'a, T>(&'a Lock<T>);
 
 impl<T> Lock<T> {
@@ -88,7 +93,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn one_at_a_time_and_nobody_is_forgotten() {
+    fn increments_of_four_threads_are_all_counted() {
         let lock = Lock::new(0u64);
         thread::scope(|scope| {
             for _ in 0..4 {

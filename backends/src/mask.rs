@@ -1,4 +1,4 @@
-//! Event masks: `poll(2)`, epoll and io_uring use the same bits.
+//! Event masks. poll(2), epoll and io_uring use the same bits.
 
 use gopark_core::os::Ready;
 
@@ -25,7 +25,7 @@ static_assertions::const_assert!(
 );
 
 impl Mask {
-    /// The table on [`Ready`].
+    /// What the event says to core, by the table on [`Ready`].
     pub(crate) fn ready(self) -> Ready {
         let ended = Mask::HUP | Mask::ERR;
         let mut ready = Ready::empty();

@@ -1,30 +1,35 @@
-//! The `poll(2)` poller: level-triggered, without epoll.
+//! The poll(2) poller: level-triggered, without epoll.
 //!
-//! Goal: a poller for kernels and sandboxes that have nothing better, and the smallest set of promises that a port can stand on. It costs
-//! time in proportion to the descriptors that somebody waits for, at every poll.
+//! Goal: a poller for kernels and sandboxes without anything better, and the smallest set of
+//! promises that a port can be built on. Each poll costs time in proportion to the armed
+//! descriptors.
 //!
-//! Refused: one array that the kernel works on in place, which would make `arm` wait until the sleeper has left the kernel (Go's way on AIX):
-//! here every poll takes a copy ([`Snapshot`]), `arm` changes the set at once, and only a sleeper whose copy is too old is sent back.
+//! Refused: one array that the kernel fills in place. `arm` would then have to wait until the
+//! sleeper has left the kernel, as in Go on AIX (`src/runtime/netpoll_aix.go`). Here each poll
+//! takes a copy ([`Snapshot`]), `arm` changes the set at once, and only a sleeper with an outdated
+//! copy is woken to copy it again.
 //!
-//! The rule: a descriptor is in the set while a direction of it is armed. A delivery disarms the direction that fired, so that the poller
-//! does not spin while nobody reads.
+//! The rule: a descriptor is in the set while one of its directions is armed. A delivery disarms
+//! the direction that fired; otherwise the poller would spin until it is read.
 //!
-//! | step | directions | the set |
+//! | step | armed directions | the set |
 //! |---|---|---|
 //! | `open` | none | unchanged |
-//! | `arm`, armed already | same | unchanged |
-//! | `arm`, not armed | and this one | has the descriptor; the sleeper takes a new copy |
-//! | a delivery | less what fired | loses the descriptor if none are left |
-//! | `close` | slot emptied | loses the descriptor; every poll that may have it has ended |
+//! | `arm`, already armed | unchanged | unchanged |
+//! | `arm`, not yet armed | plus this one | contains the descriptor; the sleeper copies it again |
+//! | a delivery | minus those that fired | loses the descriptor if none are left |
+//! | `close` | slot emptied | loses the descriptor; `close` waits for polls that copied it |
 //!
-//! An entry in the error queue of a socket is a level that stays until it is fetched, and
-//! `poll(2)` reports it whatever is asked. A waiter would spin. So a socket whose last event was
-//! nothing but an error rests when it is armed again: for [`REST`] its entry has a negative number,
-//! which the kernel skips. Then it is looked at once more.
+//! An entry in a socket's error queue is a level that stays until it is fetched, and poll(2)
+//! reports it whatever is asked for. A waiter would spin. So if the last event of a socket was an
+//! error alone, the next `arm` pauses its entry for [`ERROR_PAUSE`]: the entry has a negative
+//! number, which the kernel skips (poll(2)). After the pause the kernel looks at it again.
 //!
-//! The hard race is `close`. A thread inside `poll(2)` holds a reference to each file in its copy: the socket would live on after
-//! `close(2)`, and its peer would not see the end. So each change of the set has a number ([`Set::version`]), each poll under way says which
-//! one it has copied, and `close` sends the sleeper back and waits until no poll is under way that began before the descriptor had left.
+//! The race is in `close`. A thread inside poll(2) holds a reference to each file in its copy. The
+//! socket would outlive close(2), and its peer would not see the end. So each change of the set has
+//! a number ([`Set::version`]), each poll in the kernel records the version that it copied, and
+//! `close` wakes the sleeper and waits until no poll with a version from before the removal is
+//! left.
 
 #![allow(
     unsafe_code,
@@ -32,7 +37,7 @@
 )]
 
 use crate::level::{direction, is_queued_error, levels};
-use crate::linux::{Linux, check, refused};
+use crate::linux::{Linux, check, retry_or_abort};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
 use crate::pollable::check_pollable;
@@ -44,50 +49,53 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use gopark_core::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Os, Ready};
 use gopark_core::tagptr::TaggedPtr;
 
-/// A set of descriptors for `poll(2)`, and two eventfds that end a sleep in it.
+/// A set of descriptors for poll(2), and two eventfds that end a sleep in it.
 ///
-/// `poll` and `wake` abort the process if the kernel refuses what is always there: somebody else closed it, and nothing would ever become
-/// ready again.
+/// `poll` and `wake` abort the process if the kernel refuses either eventfd. That happens when
+/// other code has closed it; no descriptor would become ready again.
 pub struct Poll {
     /// Ends a waiting poll.
     wakeup: WakeUp,
-    /// Has a waiting poll copy the set anew.
+    /// Makes a waiting poll copy the set again.
     changed: WakeUp,
     set: Lock<Set>,
-    /// A futex for those who `close`. Changes under the lock of `set`, when a poll ends and they are waiting.
+    /// A futex on which `close` waits for polls to end. Written under the lock of `set`, when a
+    /// poll ends and closers wait.
     ended: AtomicU32,
 }
 
+// The armed descriptors and the polls in the kernel, all under one lock.
 struct Set {
     table: Table<Watched>,
-    /// Who is armed, in any order.
+    /// The armed descriptors, in any order.
     armed: Entries,
-    /// When those that rest are looked at again; 0 if none rests.
-    rest_until: Nanos,
+    /// When paused entries are looked at again; 0 if none is paused.
+    paused_until: Nanos,
     /// The number of changes so far.
     version: u64,
-    /// For each poll in the kernel, the version that it has copied.
-    under_way: Vec<u64>,
-    /// The one of them that waits.
+    /// For each poll in the kernel, the version that it copied.
+    in_kernel: Vec<u64>,
+    /// The version of the poll that waits, if one does.
     sleeper: Option<u64>,
     /// Threads in `close` that wait for polls to end.
     closers: u32,
-    /// The memory of polls that have ended.
+    /// Buffers of polls that have ended, for reuse.
     spare: Vec<Entries>,
 }
 
 /// An open descriptor.
 struct Watched {
+    /// The directions that the kernel is asked for.
     armed: Ready,
-    /// The last event was an error in its error queue and nothing else.
-    erred: bool,
-    /// Where it is in the set. Means nothing while no direction is armed.
-    place: usize,
-    /// The version in which it was last taken out of the set.
-    left: u64,
+    /// The last event was an entry in the socket's error queue and nothing else.
+    queued_error: bool,
+    /// Its index in the set. Meaningless while no direction is armed.
+    index: usize,
+    /// The version that last removed it from the set.
+    removed_in: u64,
 }
 
-/// Descriptors for the kernel to look at, and which uses of the numbers are meant.
+/// Descriptors for the kernel to look at, each with the key of the use that is meant.
 #[derive(Default)]
 struct Entries {
     fds: Vec<libc::pollfd>,
@@ -98,16 +106,16 @@ struct Entries {
 struct Snapshot {
     entries: Entries,
     version: u64,
-    /// How long until those that rest are looked at again.
-    rest: Option<Nanos>,
+    /// How long until paused entries are looked at again.
+    pause: Option<Nanos>,
 }
 
-/// How long a descriptor rests: as long as data that comes meanwhile may wait, and of that many
-/// milliseconds the sockets with unfetched errors take one poll, however many they are.
-const REST: Nanos = 10_000_000;
+/// Nanoseconds. Data that arrives during the pause waits this long at most. All sockets with
+/// unfetched errors together cost one poll in this time.
+const ERROR_PAUSE: Nanos = 10_000_000;
 
-/// How many entries of a snapshot are the poller's own: `wakeup`, then `changed`.
-const OWN: usize = 2;
+/// The eventfds at the front of a snapshot: `wakeup`, then `changed`.
+const OWN_ENTRIES: usize = 2;
 
 // SAFETY: events carry the token of their slot, which `open` put there.
 unsafe impl Netpoll for Poll {
@@ -115,9 +123,9 @@ unsafe impl Netpoll for Poll {
         let set = Set {
             table: Table::new(),
             armed: Entries::default(),
-            rest_until: 0,
+            paused_until: 0,
             version: 0,
-            under_way: Vec::new(),
+            in_kernel: Vec::new(),
             sleeper: None,
             closers: 0,
             spare: Vec::new(),
@@ -142,9 +150,9 @@ unsafe impl Netpoll for Poll {
             token,
             Watched {
                 armed: Ready::empty(),
-                erred: false,
-                place: 0,
-                left: 0,
+                queued_error: false,
+                index: 0,
+                removed_in: 0,
             },
         );
         Ok(())
@@ -157,13 +165,13 @@ unsafe impl Netpoll for Poll {
         };
         set.disarm(&mut slot, Ready::READ | Ready::WRITE);
         while set
-            .under_way
+            .in_kernel
             .iter()
-            .any(|&version| version < slot.state.left)
+            .any(|&version| version < slot.state.removed_in)
         {
             set.closers += 1;
             let ended = self.ended.load(Ordering::Relaxed);
-            self.send_back(set);
+            self.unlock_and_refresh(set);
             Linux::new().futex_wait(&self.ended, ended, None);
             set = self.set.lock();
             set.closers -= 1;
@@ -173,7 +181,7 @@ unsafe impl Netpoll for Poll {
     fn arm(&self, fd: i32, token: TaggedPtr, mode: Mode) {
         let mut set = self.set.lock();
         if set.arm(fd, token, direction(mode)) {
-            self.send_back(set);
+            self.unlock_and_refresh(set);
         }
     }
 
@@ -182,11 +190,11 @@ unsafe impl Netpoll for Poll {
             Delay::AtMost(limit) => Linux::new().now().saturating_add(limit),
             Delay::None | Delay::Forever => 0,
         };
-        let mut rest = delay;
-        let mut refusals = 0;
+        let mut remaining = delay;
+        let mut failures = 0;
         loop {
             let mut snapshot = self.begin(delay);
-            let (limit, cut) = snapshot.limit(rest);
+            let (limit, cut) = snapshot.limit(remaining);
             let waited = snapshot.wait(limit);
             let [wakeup, changed] = [0, 1].map(|own| snapshot.entries.fds[own].revents != 0);
             self.finish(snapshot, waited.unwrap_or(0), delay, events);
@@ -203,11 +211,11 @@ unsafe impl Netpoll for Poll {
                 | (Ok(0), Delay::AtMost(_))
                 | (Err(INTERRUPTED), Delay::AtMost(_)) => return,
                 (Ok(_), _) | (Err(INTERRUPTED), _) => {}
-                (Err(errno), _) => refused(format_args!("poll"), errno, &mut refusals),
+                (Err(errno), _) => retry_or_abort(format_args!("poll"), errno, &mut failures),
             }
             if let Delay::AtMost(_) = delay {
-                // At least one, for zero would mean not to wait; the next round then ends.
-                rest = Delay::AtMost((end - Linux::new().now()).max(1));
+                // At least 1, since zero would mean not to wait; the next round then ends.
+                remaining = Delay::AtMost((end - Linux::new().now()).max(1));
             }
         }
     }
@@ -220,8 +228,8 @@ unsafe impl Netpoll for Poll {
 const INTERRUPTED: Errno = Errno::new(libc::EINTR);
 
 impl Poll {
-    /// Unlocks the set, and has the sleeper copy it anew if it has changed.
-    fn send_back(&self, set: Guard<'_, Set>) {
+    /// Unlocks the set. If the sleeper's copy is outdated, wakes it to copy the set again.
+    fn unlock_and_refresh(&self, set: Guard<'_, Set>) {
         let outdated = set.sleeper.is_some_and(|version| version < set.version);
         drop(set);
         if outdated {
@@ -229,14 +237,16 @@ impl Poll {
         }
     }
 
+    /// Copies the set and records the poll in it.
     fn begin(&self, delay: Delay) -> Snapshot {
-        // A poll that does not wait leaves both to the one that does: the kernel ignores negative numbers.
+        // A poll that does not wait leaves both eventfds to the poll that does. The kernel skips
+        // negative numbers.
         let own = match delay {
-            Delay::None => [-1; OWN],
+            Delay::None => [-1; OWN_ENTRIES],
             Delay::AtMost(_) | Delay::Forever => [self.wakeup.fd(), self.changed.fd()],
         };
         let mut set = self.set.lock();
-        let rest = set.rest();
+        let pause = set.end_pause();
         let mut entries = set.spare.pop().unwrap_or_default();
         entries.fds.extend(own.map(|fd| libc::pollfd {
             fd,
@@ -246,32 +256,33 @@ impl Poll {
         entries.fds.extend_from_slice(&set.armed.fds);
         entries.keys.extend_from_slice(&set.armed.keys);
         let version = set.version;
-        set.under_way.push(version);
+        set.in_kernel.push(version);
         if delay != Delay::None {
             set.sleeper = Some(version);
         }
         Snapshot {
             entries,
             version,
-            rest,
+            pause,
         }
     }
 
-    /// Hands over what a poll has found, `found` descriptors at most, and lets those go on who waited for its end.
+    /// Turns the entries that fired, at most `found`, into events. Then removes the poll's record
+    /// and wakes the closers.
     fn finish(&self, snapshot: Snapshot, found: usize, delay: Delay, events: &mut Events) {
         let Snapshot {
             mut entries,
             version,
-            rest: _,
+            pause: _,
         } = snapshot;
         let mut set = self.set.lock();
-        let fired = entries.fds[OWN..]
+        let fired = entries.fds[OWN_ENTRIES..]
             .iter()
             .zip(&entries.keys)
             .filter(|(entry, _)| entry.revents != 0);
         for (entry, &key) in fired.take(found) {
             if events.is_full() {
-                // The rest stays armed: the next poll finds it again.
+                // The other entries stay armed: the next poll finds them again.
                 break;
             }
             if let Some(token) = set.table.get(key).map(|slot| slot.token) {
@@ -284,11 +295,11 @@ impl Poll {
         entries.keys.clear();
         set.spare.push(entries);
         let own = set
-            .under_way
+            .in_kernel
             .iter()
             .position(|&other| other == version)
-            .expect("it was put there");
-        set.under_way.swap_remove(own);
+            .expect("`begin` recorded this poll");
+        set.in_kernel.swap_remove(own);
         if delay != Delay::None {
             set.sleeper = None;
         }
@@ -304,7 +315,7 @@ impl Poll {
 }
 
 impl Set {
-    /// Arms directions of `fd`. True if the kernel must be asked for more than before.
+    /// Arms directions of `fd`. Returns true if the kernel must be asked for more than before.
     fn arm(&mut self, fd: i32, token: TaggedPtr, directions: Ready) -> bool {
         let Some(slot) = self.table.at(fd).filter(|slot| slot.token == token) else {
             return false;
@@ -313,10 +324,10 @@ impl Set {
             return false;
         }
         if slot.state.armed.is_empty() {
-            slot.state.place = self.armed.fds.len();
-            let number = if slot.state.erred { !fd } else { fd };
-            if slot.state.erred && self.rest_until == 0 {
-                self.rest_until = Linux::new().now() + REST;
+            slot.state.index = self.armed.fds.len();
+            let number = if slot.state.queued_error { !fd } else { fd };
+            if slot.state.queued_error && self.paused_until == 0 {
+                self.paused_until = Linux::new().now() + ERROR_PAUSE;
             }
             self.armed.fds.push(libc::pollfd {
                 fd: number,
@@ -326,31 +337,31 @@ impl Set {
             self.armed.keys.push(slot.key);
         }
         slot.state.armed |= directions;
-        self.armed.fds[slot.state.place].events = levels(slot.state.armed).bits() as i16;
+        self.armed.fds[slot.state.index].events = levels(slot.state.armed).bits() as i16;
         self.version += 1;
         true
     }
 
-    /// Ends the rest of those that have rested. How long the others still rest.
-    fn rest(&mut self) -> Option<Nanos> {
-        if self.rest_until == 0 {
+    /// Ends the pause if its time has come, and returns how long it still lasts.
+    fn end_pause(&mut self) -> Option<Nanos> {
+        if self.paused_until == 0 {
             return None;
         }
-        let left = self.rest_until - Linux::new().now();
+        let left = self.paused_until - Linux::new().now();
         if left > 0 {
             return Some(left);
         }
-        self.rest_until = 0;
+        self.paused_until = 0;
         for entry in self.armed.fds.iter_mut().filter(|entry| entry.fd < 0) {
             entry.fd = !entry.fd;
         }
         None
     }
 
-    /// Disarms what an event has reported.
-    fn fire(&mut self, key: Key, ready: Ready, erred: bool) {
+    /// Disarms the directions that an event has reported.
+    fn fire(&mut self, key: Key, ready: Ready, queued_error: bool) {
         if let Some(mut slot) = self.table.empty(key.fd()) {
-            slot.state.erred = erred;
+            slot.state.queued_error = queued_error;
             self.disarm(&mut slot, ready);
             self.table.fill(key, slot.token, slot.state);
         }
@@ -364,20 +375,20 @@ impl Set {
         }
         watched.armed -= directions;
         if !watched.armed.is_empty() {
-            self.armed.fds[watched.place].events = levels(watched.armed).bits() as i16;
+            self.armed.fds[watched.index].events = levels(watched.armed).bits() as i16;
             return;
         }
         self.version += 1;
-        watched.left = self.version;
-        self.armed.fds.swap_remove(watched.place);
-        self.armed.keys.swap_remove(watched.place);
-        // The last entry has moved here, unless it was this one.
-        if let Some(&moved) = self.armed.keys.get(watched.place) {
+        watched.removed_in = self.version;
+        self.armed.fds.swap_remove(watched.index);
+        self.armed.keys.swap_remove(watched.index);
+        // `swap_remove` has moved the last entry here, unless it was this one.
+        if let Some(&moved) = self.armed.keys.get(watched.index) {
             self.table
                 .get(moved)
-                .expect("what is armed is open")
+                .expect("an armed descriptor is in the table")
                 .state
-                .place = watched.place;
+                .index = watched.index;
         }
     }
 }
@@ -385,9 +396,9 @@ impl Set {
 impl Snapshot {
     /// How long to wait, and whether that is less than `delay`.
     fn limit(&self, delay: Delay) -> (Delay, bool) {
-        match (self.rest, delay) {
-            (Some(rest), Delay::Forever) => (Delay::AtMost(rest), true),
-            (Some(rest), Delay::AtMost(limit)) if rest < limit => (Delay::AtMost(rest), true),
+        match (self.pause, delay) {
+            (Some(pause), Delay::Forever) => (Delay::AtMost(pause), true),
+            (Some(pause), Delay::AtMost(limit)) if pause < limit => (Delay::AtMost(pause), true),
             _ => (delay, false),
         }
     }
@@ -400,8 +411,8 @@ impl Snapshot {
         };
         let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
         let fds = &mut self.entries.fds;
-        // SAFETY: `fds` is writable for its length, `limit` is null or points to a timespec that outlives the call, and the null mask
-        // leaves signals as they are.
+        // SAFETY: `fds` is writable for its length, `limit` is null or points to a timespec that
+        // outlives the call, and a null mask leaves the blocked signals as they are.
         check(unsafe {
             libc::ppoll(
                 fds.as_mut_ptr(),
@@ -421,7 +432,8 @@ fn timespec(limit: Nanos) -> libc::timespec {
     }
 }
 
-/// The table on [`Ready`]. A number that is not open any more counts as an end: whoever waits asks the system, which says `EBADF`.
+/// The event mask of `revents`. `POLLNVAL` counts as an end: the number is not open, and the
+/// waiter's next call fails with `EBADF`.
 fn mask(revents: i16) -> Mask {
     if revents & libc::POLLNVAL != 0 {
         Mask::HUP

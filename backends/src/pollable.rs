@@ -1,5 +1,7 @@
-//! Which files can be polled, for pollers that the kernel does not tell: epoll refuses a file that is always ready, `poll(2)` and io_uring
-//! report it as ready.
+//! Which files can be polled. epoll refuses a file that is always ready with `EPERM`; poll(2) and
+//! io_uring report it as ready, so their pollers ask here.
+//!
+//! Source: Linux `fs/eventpoll.c`, `do_epoll_ctl` (`file_can_poll`), and `drivers/char/mem.c`.
 
 #![allow(unsafe_code, reason = "the fstat system call")]
 
@@ -7,8 +9,9 @@ use crate::linux::check;
 use core::mem::MaybeUninit;
 use gopark_core::os::Errno;
 
-/// `EPERM` for a file that `epoll_ctl` would refuse: regular files, directories, disks, and of the memory devices (`/dev/null`, `/dev/zero` and
-/// so on) those that are always ready. Other such devices are taken for pollable, and are then ready whenever somebody waits.
+/// Fails with `EPERM` for a file that `epoll_ctl` would refuse: regular files, directories, block
+/// devices, and the memory devices that are always ready (`/dev/null`, `/dev/zero` and others).
+/// Other devices without a poll function are taken for pollable; a wait on them ends at once.
 pub(crate) fn check_pollable(fd: i32) -> Result<(), Errno> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` is writable.
@@ -30,10 +33,10 @@ pub(crate) fn check_pollable(fd: i32) -> Result<(), Errno> {
     }
 }
 
-/// The major number of the memory devices.
+/// The major number of the memory devices (Linux `Documentation/admin-guide/devices.txt`).
 const MEMORY: libc::c_uint = 1;
 
-/// `/dev/random` and `/dev/kmsg`.
+/// Minor numbers: `/dev/random` and `/dev/kmsg`.
 const POLLABLE_MEMORY: [libc::c_uint; 2] = [8, 11];
 
 #[cfg(test)]

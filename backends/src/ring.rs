@@ -1,23 +1,27 @@
-//! Ring: an io_uring instance, as far as a poller needs one: single submissions, and a completion queue to look through.
+//! Ring: an io_uring instance, as far as a poller needs it. It submits one entry at a time, and
+//! hands out completions one at a time.
 //!
-//! Refused: the `io-uring` crate, which brings `std`; a submission queue that collects, since what a poller submits is rare and must take
-//! effect at once.
+//! Refused: the `io-uring` crate, which needs `std`; a submission queue that collects entries,
+//! since a poller submits rarely and each submission must take effect at once.
 //!
-//! The rule: one thread at a time submits ([`Ring::submit`] has a lock for it, held over the system call, so that what a refused
-//! call leaves in the queue can be taken out again), and one at a time consumes completions ([`Completions`], of which there is one).
+//! The rule: one thread at a time submits, and one at a time consumes completions. [`Ring::submit`]
+//! holds a lock across the system call, so that it can take back what a refused call has left in
+//! the queue. Consuming needs the ring's only [`Completions`].
+//!
+//! Source: io_uring_setup(2), io_uring_enter(2); Linux `include/uapi/linux/io_uring.h`.
 
 #![allow(
     unsafe_code,
     reason = "the io_uring system calls, and queues shared with the kernel"
 )]
 
-use crate::linux::{OwnedFd, check, refused};
+use crate::linux::{OwnedFd, check, retry_or_abort};
 use crate::lock::Lock;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 use gopark_core::os::{Errno, Nanos};
 
-/// The queues shared with the kernel, and the descriptor they belong to.
+/// The queues shared with the kernel, and the ring's descriptor.
 pub(crate) struct Ring {
     fd: OwnedFd,
     queues: Mapping,
@@ -26,7 +30,8 @@ pub(crate) struct Ring {
     submit: Lock<()>,
 }
 
-// SAFETY: the mappings are reached by atomics, or under a lock (submissions), or through `Completions`, of which there is one.
+// SAFETY: threads reach the mappings by atomics, or under a lock (submissions), or through the only
+// `Completions`.
 unsafe impl Send for Ring {}
 // SAFETY: as above.
 unsafe impl Sync for Ring {}
@@ -34,19 +39,19 @@ unsafe impl Sync for Ring {}
 /// The right to consume completions.
 pub(crate) struct Completions(());
 
-/// What the kernel says about a submission.
+/// What the kernel says about a submission: `struct io_uring_cqe`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Completion {
-    /// The submission's.
+    /// The word of the submission.
     pub(crate) word: u64,
-    /// Zero or more, or the negative error number.
+    /// Zero or more, or a negative error number.
     pub(crate) result: i32,
     flags: u32,
 }
 
 impl Completion {
-    /// Whether the submission will have no more of them.
+    /// Whether this is the submission's last completion.
     pub(crate) fn is_last(&self) -> bool {
         self.flags & CQE_F_MORE == 0
     }
@@ -127,7 +132,8 @@ const SETUP_CLAMP: u32 = 1 << 4;
 const FEAT_SINGLE_MMAP: u32 = 1 << 0;
 const FEAT_NODROP: u32 = 1 << 1;
 const FEAT_EXT_ARG: u32 = 1 << 8;
-/// Nothing of it is used here: it came with Linux 5.13, as multishot polls did, which have no flag of their own.
+/// Multishot polls came with Linux 5.13 and have no flag of their own. This feature came with the
+/// same release and is not used here otherwise.
 const FEAT_RSRC_TAGS: u32 = 1 << 10;
 const FEAT_CQE_SKIP: u32 = 1 << 11;
 const NEEDED: u32 = FEAT_SINGLE_MMAP | FEAT_NODROP | FEAT_EXT_ARG | FEAT_RSRC_TAGS;
@@ -144,18 +150,19 @@ const OP_POLL_ADD: u8 = 6;
 const OP_ASYNC_CANCEL: u8 = 14;
 const POLL_ADD_MULTI: u32 = 1 << 0;
 
-/// Submissions leave one by one.
+/// Entries in the submission queue. Each is submitted alone, so the smallest queue will do.
 const SUBMISSIONS: u32 = 4;
 
 impl Ring {
-    /// A ring that holds `completions` before the kernel has to keep them elsewhere. `ENOSYS` from a kernel that is too old.
+    /// Creates a ring whose queue holds `completions` entries; the kernel keeps the others
+    /// elsewhere. Fails with `ENOSYS` on a kernel that is too old.
     pub(crate) fn new(completions: u32) -> Result<(Ring, Completions), Errno> {
         let mut params = Params {
             cq_entries: completions,
             flags: SETUP_CQSIZE | SETUP_CLAMP,
             ..Params::default()
         };
-        // SAFETY: `params` is what the kernel reads and writes.
+        // SAFETY: the kernel reads and writes `params`.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, SUBMISSIONS, &raw mut params) };
         let fd = OwnedFd(check(fd as isize)? as i32);
         if params.features & NEEDED != NEEDED {
@@ -176,19 +183,20 @@ impl Ring {
             params,
             submit: Lock::new(()),
         };
-        // A seccomp filter may allow to make rings and not to use them.
+        // A seccomp filter may allow a program to create rings and not to use them.
         ring.enter(0, 0, 0, None)?;
         Ok((ring, Completions(())))
     }
 
-    /// A word of the queues, at an offset that the kernel gave.
+    /// A word of the queues, at an offset from the kernel.
     fn word(&self, offset: u32) -> &AtomicU32 {
-        // SAFETY: the kernel's offsets are inside the mapping and aligned, and both sides use the words atomically.
+        // SAFETY: the kernel's offsets are inside the mapping and aligned, and both sides use the
+        // words atomically.
         unsafe { self.queues.at::<AtomicU32>(offset as usize).as_ref() }
     }
 
-    /// A submission that completes at once, with `word`.
-    pub(crate) fn nothing(&self, word: u64) -> Submission {
+    /// A no-op, which completes at once with `word`.
+    pub(crate) fn no_op(&self, word: u64) -> Submission {
         Submission {
             opcode: OP_NOP,
             word,
@@ -196,9 +204,11 @@ impl Ring {
         }
     }
 
-    /// Reports changes of what `fd` is ready for, and what it is ready for now, with `word` each time.
+    /// A multishot poll: reports present readiness of `fd` and each change of it, each time with
+    /// `word`.
     pub(crate) fn watch(&self, fd: i32, events: u32, word: u64) -> Submission {
-        // The kernel takes this word with its halves in little-endian order.
+        // On big-endian machines the kernel takes the two halves of this word swapped
+        // (`io_uring/poll.c`, `io_poll_parse_events`).
         let events = if cfg!(target_endian = "big") {
             events.rotate_left(16)
         } else {
@@ -214,8 +224,8 @@ impl Ring {
         }
     }
 
-    /// Ends the submission of `target`, which then has its last completion. This one completes with `word`, on newer kernels only if there was
-    /// nothing to end.
+    /// Ends the submission of `target`, which then has its last completion. This submission
+    /// completes with `word`; on kernels with `FEAT_CQE_SKIP` only if there was nothing to end.
     pub(crate) fn cancel(&self, target: u64, word: u64) -> Submission {
         let flags = if self.params.features & FEAT_CQE_SKIP != 0 {
             SQE_CQE_SKIP_SUCCESS
@@ -232,13 +242,14 @@ impl Ring {
         }
     }
 
-    /// Hands one submission to the kernel. `ENOMEM` if it has no memory for it.
+    /// Hands one submission to the kernel. `ENOMEM` if the kernel has no memory for it.
     pub(crate) fn submit(&self, submission: Submission) -> Result<(), Errno> {
-        let _alone = self.submit.lock();
+        let _guard = self.submit.lock();
         let tail = self.word(self.params.sq.tail);
         let end = tail.load(Ordering::Relaxed);
         let index = end & self.word(self.params.sq.mask).load(Ordering::Relaxed);
-        // SAFETY: the masked index is inside the mapping, and the kernel reads there only after the store to the tail.
+        // SAFETY: the masked index is inside the mapping, and the kernel reads there only after the
+        // store to the tail.
         unsafe {
             self.submissions
                 .at::<Submission>(index as usize * size_of::<Submission>())
@@ -246,20 +257,22 @@ impl Ring {
         };
         self.word(self.params.sq.array + index * size_of::<u32>() as u32)
             .store(index, Ordering::Relaxed);
-        // Release, for a kernel thread could read the queue; here `enter` does, on this thread.
+        // Release: it pairs with the kernel's acquire of the tail. `enter` below runs on this
+        // thread, but a polling kernel thread could read the queue as well.
         tail.store(end.wrapping_add(1), Ordering::Release);
-        let refused = match self.enter(1, 0, 0, None) {
+        let errno = match self.enter(1, 0, 0, None) {
             Ok(1) => return Ok(()),
             Ok(_) => libc::ENOMEM,
             Err(errno) if errno.raw() == libc::EAGAIN => libc::ENOMEM,
             Err(errno) => errno.raw(),
         };
-        // The kernel reads the queue in `enter` only, so the submission can be taken back.
+        // The kernel reads the queue only in `enter`, so the submission can be taken back.
         tail.store(end, Ordering::Release);
-        Err(Errno::new(refused))
+        Err(Errno::new(errno))
     }
 
-    /// Sleeps until there is a completion that nobody has consumed by the time of the call; `ETIME` when `limit` nanoseconds have passed.
+    /// Sleeps until there is a completion that was not consumed before the call. `ETIME` after
+    /// `limit` nanoseconds.
     pub(crate) fn wait(&self, limit: Option<Nanos>) -> Result<(), Errno> {
         let timeout = limit.map(|limit| [limit / 1_000_000_000, limit % 1_000_000_000]);
         let timeout = timeout
@@ -275,23 +288,25 @@ impl Ring {
             .map(drop)
     }
 
-    /// Moves completions into the queue that the kernel had to keep elsewhere, as many as fit.
+    /// Moves completions that the kernel had to keep elsewhere into the queue, as many as fit.
     pub(crate) fn flush(&self) {
-        let mut refusals = 0;
+        let mut failures = 0;
         while let Err(errno) = self.enter(0, 0, ENTER_GETEVENTS, None) {
             match errno.raw() {
                 libc::EAGAIN | libc::EBUSY | libc::EINTR => return,
-                _ => refused(format_args!("io_uring_enter"), errno, &mut refusals),
+                _ => retry_or_abort(format_args!("io_uring_enter"), errno, &mut failures),
             }
         }
     }
 
-    /// Returns when the kernel has put away every submission whose last completion is in the queue: the files are released.
+    /// Waits until the kernel has released the file of every submission whose last completion is in
+    /// the queue.
     ///
-    /// Linux 6.18 does both under one mutex, which it takes for every submission, even of nothing. Older ones may release a moment later.
-    /// The moment between the two is too short for a test.
-    pub(crate) fn settle(&self) {
-        let _alone = self.submit.lock();
+    /// Linux 6.18 posts the completion and releases the file under one mutex, which each submission
+    /// takes, even of nothing. Older kernels may release the file a moment later, too short for a
+    /// test.
+    pub(crate) fn wait_for_release(&self) {
+        let _guard = self.submit.lock();
         let _ = self.enter(1, 0, 0, None);
     }
 
@@ -304,7 +319,8 @@ impl Ring {
     ) -> Result<usize, Errno> {
         let size = argument.map_or(0, size_of_val);
         let argument = argument.map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: submissions in the queue are whole, and `argument` is null or lives through the call, as does the timeout it points to.
+        // SAFETY: submissions in the queue are whole, and `argument` is null or lives through the
+        // call, as does the timeout that it points to.
         check(unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -318,7 +334,7 @@ impl Ring {
         } as isize)
     }
 
-    /// Whether the kernel keeps completions for which the queue had no room. `flush` fetches them.
+    /// Whether the kernel keeps completions that did not fit in the queue. `flush` fetches them.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.word(self.params.sq.flags).load(Ordering::Relaxed) & SQ_CQ_OVERFLOW != 0
     }
@@ -327,7 +343,8 @@ impl Ring {
     pub(crate) fn next(&self, _: &mut Completions) -> Option<Completion> {
         let head = self.word(self.params.cq.head);
         let next = head.load(Ordering::Relaxed);
-        // Acquire pairs with the kernel's release of the tail: the entries before it are written.
+        // Acquire: it pairs with the kernel's release of the tail, so the entries before it are
+        // written.
         if next == self.word(self.params.cq.tail).load(Ordering::Acquire) {
             return None;
         }
@@ -335,10 +352,11 @@ impl Ring {
         let entry = self
             .queues
             .at::<Completion>(self.params.cq.cqes as usize + index * size_of::<Completion>());
-        // SAFETY: the entry is inside the mapping, and the kernel leaves it alone while it is between head and tail. The head moves only here,
-        // and the caller has the only `Completions`.
+        // SAFETY: the entry is inside the mapping, and the kernel does not write it while it lies
+        // between head and tail. Only this method moves the head, and the caller has the only
+        // `Completions`.
         let completion = unsafe { entry.read() };
-        // Release: the entry has been read, and the kernel may write it again.
+        // Release: the entry has been read before the kernel may write it again.
         head.store(next.wrapping_add(1), Ordering::Release);
         Some(completion)
     }
@@ -353,7 +371,7 @@ struct Mapping {
 impl Mapping {
     fn new(fd: &OwnedFd, len: usize, offset: i64) -> Result<Self, Errno> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping, where nothing is yet.
+        // SAFETY: the kernel chooses a free range, so no memory in use is touched.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -369,7 +387,7 @@ impl Mapping {
         }
         Ok(Mapping {
             start: NonNull::new(start.cast())
-                .unwrap_or_else(|| panic!("mmap chooses another address than null")),
+                .unwrap_or_else(|| panic!("mmap returned a null address")),
             len,
         })
     }
@@ -377,17 +395,17 @@ impl Mapping {
     fn at<T>(&self, offset: usize) -> NonNull<T> {
         assert!(
             offset + size_of::<T>() <= self.len,
-            "the kernel's offset {offset} is not in a mapping of {} bytes",
+            "io_uring: the kernel's offset {offset} is outside the mapping of {} bytes",
             self.len
         );
-        // SAFETY: inside the mapping.
+        // SAFETY: the assertion above holds, so the result is inside the mapping.
         unsafe { self.start.add(offset).cast() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: nobody borrows from a mapping that is dropped.
+        // SAFETY: references into the mapping borrow it, so none outlives it.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }

@@ -1,14 +1,16 @@
-//! Table: what a backend remembers about the descriptors it watches, by their numbers.
+//! Table: what a backend remembers about the descriptors that it watches, by number.
 //!
-//! A number is used again as soon as it is closed, while the kernel may still report an event of its last use. So the kernel gets a [`Key`],
-//! the number and which use of it, and an event whose key is not the slot's is stale.
+//! The race: a number is used again as soon as it is closed, while the kernel may still report an
+//! event of its last use. So the kernel gets a [`Key`]: the number and a count of its uses. An
+//! event whose key is not the slot's key is stale.
 //!
-//! The kernel hands out the lowest free number, so the table is as long as the most descriptors ever open at once.
+//! The kernel hands out the lowest free number (open(2)), so the table is as long as the most
+//! descriptors that were ever open at once.
 
 use alloc::vec::Vec;
 use gopark_core::tagptr::TaggedPtr;
 
-/// A use of a descriptor number. As a word, for the kernel to keep:
+/// One use of a descriptor number. As a word, for the kernel to keep:
 ///
 /// ```text
 ///   63 ............ 32 | 31 ........ 0
@@ -26,7 +28,7 @@ impl Key {
 /// An open descriptor.
 pub(crate) struct Slot<T> {
     pub(crate) key: Key,
-    /// What its events carry.
+    /// The token that its events carry.
     pub(crate) token: TaggedPtr,
     pub(crate) state: T,
 }
@@ -34,7 +36,7 @@ pub(crate) struct Slot<T> {
 /// Slots by descriptor number.
 pub(crate) struct Table<T> {
     slots: Vec<Option<Slot<T>>>,
-    /// The uses given out. It wraps after four thousand million, which no event outlasts.
+    /// Uses given out. It wraps after 2³² uses, and no event stays in the kernel for so long.
     uses: u32,
 }
 
@@ -46,7 +48,7 @@ impl<T> Table<T> {
         }
     }
 
-    /// A key for the use of `fd` that begins.
+    /// Returns a new key for `fd`.
     pub(crate) fn next_key(&mut self, fd: i32) -> Key {
         self.uses = self.uses.wrapping_add(1).max(1);
         Key(u64::from(self.uses) << 32 | u64::from(fd as u32))
@@ -71,7 +73,7 @@ impl<T> Table<T> {
         self.at(key.fd()).filter(|slot| slot.key == key)
     }
 
-    /// Empties the slot of `fd`.
+    /// Empties the slot of `fd` and returns what was in it.
     pub(crate) fn empty(&mut self, fd: i32) -> Option<Slot<T>> {
         self.slots.get_mut(fd as usize)?.take()
     }
@@ -83,7 +85,7 @@ mod tests {
     use gopark_core::tagptr::ALIGN;
 
     #[test]
-    fn a_key_means_one_use_of_a_number() {
+    fn a_stale_key_finds_no_slot() {
         let mut table = Table::new();
         let token = TaggedPtr::pack(ALIGN, 1);
         let first = table.next_key(7);
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn no_use_has_number_zero() {
+    fn a_count_of_uses_that_wraps_skips_zero() {
         let mut table = Table::<()> {
             slots: Vec::new(),
             uses: u32::MAX,

@@ -1,41 +1,47 @@
-//! The word that joins wakes: of all who want a poll to return, one writes to the wake-up descriptor.
+//! WakeSig: the word that joins concurrent wakes, so that one waker writes to the eventfd and the
+//! others do not.
 //!
-//! | `WakeSig` | descriptor | state | who leaves it |
+//! | `WakeSig` | eventfd | state | left by |
 //! |---|---|---|---|
-//! | false | empty | nobody asked | a waker: swaps in true |
+//! | false | empty | no wake requested | a waker: swaps in true |
 //! | true | empty | a waker is about to write | that waker: writes |
 //! | true | readable | a wake is pending | the waiting poll: reads |
 //! | true | empty | the waiting poll returns | that poll: swaps in false |
 //!
-//! Both sides use a swap: a waker that finds true has joined a pending wake, and the poll that takes it acquires what each of
-//! those wakers wrote before, not only what the first did. The models are in `core/models/wake.rs`.
+//! Both sides swap with acquire and release. A waker that finds true has joined a pending wake; its
+//! release pairs with the acquire of the poll that takes the wake. So that poll sees what each
+//! joined waker wrote before, and not only what the first one wrote. The models are in
+//! `core/models/wake.rs`.
+//!
+//! Source: Go `src/runtime/netpoll_epoll.go`, `netpollWakeSig`.
 
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicBool, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a wake has been asked for and not consumed.
+/// Whether a wake has been requested and not yet consumed.
 pub(crate) struct WakeSig(AtomicBool);
 
 impl WakeSig {
-    /// Nobody asked.
     pub(crate) fn new() -> Self {
         WakeSig(AtomicBool::new(false))
     }
 
-    /// Asks for a wake. `write` makes the descriptor readable, and is not called if that has been done or is about to be.
+    /// Requests a wake. Calls `write`, which makes the eventfd readable, unless another waker has
+    /// done so or is about to.
     pub(crate) fn ask(&self, write: impl FnOnce()) {
         if !self.0.swap(true, Ordering::AcqRel) {
             write();
         }
     }
 
-    /// A poll has found the descriptor readable; `read` empties it. A poll that did not wait was not asleep: the wake is for the one that is.
+    /// Consumes the wake, if the poll that found the eventfd readable has waited; `read` empties
+    /// the eventfd. A poll that did not wait leaves the wake to the poll that does.
     ///
-    /// The order matters. A wake between the two steps is dropped, which is fine: this poll is about to return anyway. With the steps
-    /// swapped, a wake between them sets the word and has its write eaten by the read, and then every later wake joins one that
-    /// never comes.
+    /// The order matters. A wake between the two steps is dropped, which is harmless: this poll is
+    /// about to return anyway. With the steps swapped, a wake between them sets the word, and the
+    /// read then eats its write. Every later wake would join one that never comes.
     pub(crate) fn seen(&self, waited: bool, read: impl FnOnce()) {
         if waited {
             read();

@@ -1,10 +1,11 @@
-//! Non-blocking I/O, one system call a function.
+//! Non-blocking I/O: one system call in each function.
 //!
-//! The descriptors are lent ([`Borrowed`]), so nothing here reads, writes or closes what is not the
-//! caller's. `EINTR` is reported, not retried, because the caller's loop looks at its deadline anyway.
+//! Descriptors are lent ([`Borrowed`]), so each function works on an open descriptor that the
+//! caller may use. `EINTR` is reported and not retried, because the caller's loop checks its
+//! deadline first.
 //!
-//! The hot calls go through `syscall(2)`: libc's own wrappers are cancellation points of pthreads, which costs two more atomic
-//! operations a call in a process with threads.
+//! The frequent calls go through `syscall(2)`. libc's own wrappers are cancellation points
+//! (pthreads(7)), which costs two more atomic operations a call in a process with threads.
 
 #![allow(unsafe_code, reason = "system calls on the caller's buffers")]
 
@@ -14,7 +15,8 @@ use core::mem;
 use core::ptr;
 use gopark_core::os::{Borrowed, Errno, Outcome};
 
-/// The most buffers that one call moves: the kernel refuses longer vectors with `EINVAL`, and the first this many go.
+/// The most buffers that one call moves. The kernel refuses longer vectors with `EINVAL`
+/// (readv(2)), so longer ones are cut to this length.
 pub const IOV_MAX: usize = 1024;
 
 /// `read(2)`. Zero is the end of the stream.
@@ -23,7 +25,7 @@ pub fn read(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     outcome(unsafe { libc::read(fd.raw(), buffer.as_mut_ptr().cast(), buffer.len()) })
 }
 
-/// `write(2)`. Raises `SIGPIPE` where the reader is gone; for sockets see [`send`].
+/// `write(2)`. Raises `SIGPIPE` if the reader is gone; for sockets see [`send`].
 pub fn write(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     // SAFETY: `buffer` is readable for its length.
     outcome(unsafe { libc::write(fd.raw(), buffer.as_ptr().cast(), buffer.len()) })
@@ -33,7 +35,8 @@ pub fn write(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
 ///
 /// # Safety
 ///
-/// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
+/// - Each of `buffers` names memory that may be written and that no other code uses during the
+///   call.
 pub unsafe fn readv(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: the caller vouches for the buffers; the count is not above the slice's length.
     outcome(unsafe {
@@ -61,21 +64,23 @@ pub unsafe fn writev(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize
     })
 }
 
-/// `recv(2)`: [`read`] for sockets, without the detour through the file layer. Like all that sends and receives here, it does not block even if
-/// somebody has made the file blocking through a duplicate of the descriptor (golang/go #68273).
+/// `recv(2)`: [`read`] for sockets, without the detour through the file layer.
+///
+/// Like all functions here that send or receive, it does not block even if another process has made
+/// the file blocking through a duplicate of the descriptor (golang/go #68273).
 #[doc(alias = "MSG_DONTWAIT")]
 pub fn recv(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, 0)
 }
 
-/// `recv(2)` that leaves the data where it is.
+/// `recv(2)` that leaves the data in the kernel's buffer.
 #[doc(alias = "MSG_PEEK")]
 pub fn recv_peek(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, libc::MSG_PEEK)
 }
 
 fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome<usize> {
-    let nobody = ptr::null_mut::<libc::sockaddr>();
+    let no_address = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: `buffer` is writable for its length; the peer's address is not asked for.
     outcome(unsafe {
         libc::syscall(
@@ -84,16 +89,16 @@ fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome
             buffer.as_mut_ptr(),
             buffer.len(),
             flags | libc::MSG_DONTWAIT,
-            nobody,
-            nobody,
+            no_address,
+            no_address,
         )
     } as isize)
 }
 
-/// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` and no more.
+/// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` only.
 #[doc(alias = "MSG_NOSIGNAL")]
 pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
-    let nobody = ptr::null::<libc::sockaddr>();
+    let no_address = ptr::null::<libc::sockaddr>();
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: `buffer` is readable for its length; no address is given.
     outcome(unsafe {
@@ -103,7 +108,7 @@ pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
             buffer.as_ptr(),
             buffer.len(),
             flags,
-            nobody,
+            no_address,
             0usize,
         )
     } as isize)
@@ -115,7 +120,8 @@ pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
 ///
 /// - Each of `buffers` names memory that may be read during the call.
 pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
-    // SAFETY: the vector is that of `message`, which is not above its length, and the caller vouches for the buffers.
+    // SAFETY: the header counts at most as many buffers as there are, and the caller vouches for
+    // them.
     outcome(unsafe {
         libc::sendmsg(
             fd.raw(),
@@ -129,13 +135,14 @@ pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcom
 ///
 /// # Safety
 ///
-/// - Each of `buffers` names memory that nobody else uses during the call and that may be written.
+/// - Each of `buffers` names memory that may be written and that no other code uses during the
+///   call.
 pub unsafe fn recv_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: as in `send_vectored`.
     outcome(unsafe { libc::recvmsg(fd.raw(), &mut message(buffers), libc::MSG_DONTWAIT) })
 }
 
-/// A message of the first 1024 buffers, which the kernel only reads.
+/// A message header for the first 1024 buffers. The kernel only reads the vector.
 fn message(buffers: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all zeroes is a message without address, data and control bytes.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -146,8 +153,9 @@ fn message(buffers: &[libc::iovec]) -> libc::msghdr {
 
 /// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and its peer's address.
 ///
-/// `ECONNABORTED` counts as `Interrupted`: the connection was reset while it sat in the queue, which says nothing about the listener or
-/// the next connection. Go retries it silently, too.
+/// `ECONNABORTED` counts as `Interrupted`: the connection was reset while it sat in the queue,
+/// which says nothing about the listener or the next connection. Go retries it silently too
+/// (`src/internal/poll/fd_unix.go`, `Accept`).
 pub fn accept4(fd: Borrowed<'_>) -> Outcome<(i32, Address)> {
     let mut peer = Address::empty();
     let (name, len) = peer.as_mut_ptr();
@@ -167,11 +175,12 @@ pub fn accept4(fd: Borrowed<'_>) -> Outcome<(i32, Address)> {
     }
 }
 
-/// `connect(2)`. `WouldBlock`: it goes on by itself; wait for [`Write`](gopark_core::os::Mode::Write) and then ask
-/// [`take_socket_error`] and [`is_connected`], not `connect` again.
+/// `connect(2)`. After `WouldBlock` the attempt goes on by itself: wait for
+/// [`Write`](gopark_core::os::Mode::Write), then ask [`take_socket_error`] and [`is_connected`]. Do
+/// not call `connect` again.
 ///
-/// `EINTR` is `WouldBlock`, because the attempt goes on as if the socket had been busy. `EAGAIN` is a failure: a Unix listener's
-/// queue is full, and no event will tell when it is not.
+/// `EINTR` becomes `WouldBlock`, because the attempt goes on (connect(2)). `EAGAIN` is a failure: a
+/// Unix listener's queue is full, and no event reports when it has room.
 pub fn connect(fd: Borrowed<'_>, address: &Address) -> Outcome<()> {
     let (name, len) = address.as_ptr();
     // SAFETY: the address is readable for its length.
@@ -185,7 +194,7 @@ pub fn connect(fd: Borrowed<'_>, address: &Address) -> Outcome<()> {
     }
 }
 
-/// Takes the pending error of a socket, such as a failed connect. It is reported once.
+/// Takes the pending error of a socket, such as a failed connect. The kernel reports it once.
 #[doc(alias = "SO_ERROR")]
 pub fn take_socket_error(fd: Borrowed<'_>) -> Result<(), Errno> {
     let mut pending: libc::c_int = 0;
@@ -207,8 +216,10 @@ pub fn take_socket_error(fd: Borrowed<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Whether the socket has a peer, or why that cannot be told. A connecting socket that has neither a pending error nor a peer was woken
-/// spuriously: one that was registered before its `connect` reports `OUT` and `HUP` at once.
+/// Whether the socket has a peer; an error if the kernel does not tell.
+///
+/// A connecting socket without a pending error and without a peer was woken spuriously: a socket
+/// that was registered before its `connect` reports `OUT` and `HUP` at once.
 #[doc(alias = "getpeername")]
 pub fn is_connected(fd: Borrowed<'_>) -> Result<bool, Errno> {
     let mut address = libc::sockaddr {
@@ -224,22 +235,24 @@ pub fn is_connected(fd: Borrowed<'_>) -> Result<bool, Errno> {
     }
 }
 
-/// `close(2)`, never retried: Linux releases the number even when it answers `EINTR`.
+/// `close(2)`, never retried: Linux releases the number even if it answers `EINTR` (close(2)).
 pub(crate) fn close(fd: i32) {
     // SAFETY: no memory is passed.
     unsafe { libc::close(fd) };
 }
 
-/// Releases the file behind `fd`, but keeps the number taken by an inert file, so that whoever still knows the number cannot reach a
-/// stranger's file through it: for [`Fd::reserve_number`](gopark_core::fd::Fd::lend).
+/// Releases the file behind `fd`, and puts an inert file in its place, so that the number stays
+/// taken. Code that still holds the number then cannot reach an unrelated file through it. For
+/// [`Fd::reserve_number`](gopark_core::fd::Fd::reserve_number).
 ///
-/// The inert file is an unconnected Unix socket, so that socket calls on the stale number still fail as they do on an unconnected socket.
-/// With the descriptor table full there is no second number to put in place. The connection is then shut down, so that the peer sees
-/// its end, and the file stays until the number itself is closed.
+/// The inert file is an unconnected Unix socket: socket calls on the stale number fail as they do
+/// on an unconnected socket. If the descriptor table is full, there is no second number for it. The
+/// function then shuts the connection down, so that the peer sees its end; the file stays until the
+/// number itself is closed.
 ///
 /// # Safety
 ///
-/// The caller owns `fd`, which is open.
+/// - The caller owns `fd`, which is open.
 pub unsafe fn close_keeping_number(fd: i32) {
     let replaced = inert_file().is_some_and(|inert| replace(fd, &inert));
     if !replaced {
@@ -248,6 +261,8 @@ pub unsafe fn close_keeping_number(fd: i32) {
     }
 }
 
+/// Puts a duplicate of `inert` under the number `fd`. `EBUSY`: another thread is opening that
+/// number (dup(2)).
 fn replace(fd: i32, inert: &OwnedFd) -> bool {
     loop {
         // SAFETY: no memory is passed.
@@ -259,6 +274,7 @@ fn replace(fd: i32, inert: &OwnedFd) -> bool {
     }
 }
 
+/// An inert file, or `None` if the descriptor table is full.
 fn inert_file() -> Option<OwnedFd> {
     // SAFETY: no memory is passed.
     let socket = unsafe {
@@ -268,7 +284,8 @@ fn inert_file() -> Option<OwnedFd> {
             0,
         )
     };
-    // A kernel may come without Unix sockets, and a container without /dev; there is always a root. O_PATH refuses all I/O.
+    // A kernel may lack Unix sockets, and a container may lack /dev, but there is always a root.
+    // O_PATH refuses all I/O.
     // SAFETY: the path is a C string.
     let path = || unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
     let file = if socket >= 0 { socket } else { path() };
@@ -279,6 +296,7 @@ fn outcome(result: isize) -> Outcome<usize> {
     check(result).map_or_else(failure, Outcome::Done)
 }
 
+/// Maps an error number to an outcome.
 fn failure<T>(errno: Errno) -> Outcome<T> {
     match errno.raw() {
         libc::EAGAIN => Outcome::WouldBlock,
@@ -338,15 +356,11 @@ mod tests {
         let (ours, theirs) = stream_pair();
         let text = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
         // SAFETY: the slices are borrowed.
-        assert_eq!(
-            unsafe { writev(lend(ours.as_raw_fd()), iovecs(&text)) },
-            Done(4)
-        );
+        let written = unsafe { writev(lend(ours.as_raw_fd()), iovecs(&text)) };
+        assert_eq!(written, Done(4));
         // SAFETY: the slices are borrowed.
-        assert_eq!(
-            unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&text)) },
-            Done(4)
-        );
+        let written = unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&text)) };
+        assert_eq!(written, Done(4));
         let (mut head, mut tail) = ([0u8; 3], [0u8; 8]);
         let buffers = [
             libc::iovec {
@@ -358,28 +372,22 @@ mod tests {
                 iov_len: tail.len(),
             },
         ];
-        // SAFETY: both arrays are ours and not used until the call is over.
-        assert_eq!(
-            unsafe { readv(lend(theirs.as_raw_fd()), &buffers) },
-            Done(8)
-        );
+        // SAFETY: both arrays are borrowed, and not used until the call is over.
+        let read = unsafe { readv(lend(theirs.as_raw_fd()), &buffers) };
+        assert_eq!(read, Done(8));
         assert_eq!((&head, &tail[..5]), (b"abc", &b"dabcd"[..]));
     }
 
     #[test]
-    fn of_a_long_vector_the_first_part_goes() {
+    fn a_vector_longer_than_iov_max_is_written_up_to_it() {
         let (ours, _theirs) = stream_pair();
         let long = [IoSlice::new(b"x"); IOV_MAX + 1];
         // SAFETY: the slices are borrowed.
-        assert_eq!(
-            unsafe { writev(lend(ours.as_raw_fd()), iovecs(&long)) },
-            Done(IOV_MAX)
-        );
+        let written = unsafe { writev(lend(ours.as_raw_fd()), iovecs(&long)) };
+        assert_eq!(written, Done(IOV_MAX));
         // SAFETY: the slices are borrowed.
-        assert_eq!(
-            unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&long)) },
-            Done(IOV_MAX)
-        );
+        let written = unsafe { send_vectored(lend(ours.as_raw_fd()), iovecs(&long)) };
+        assert_eq!(written, Done(IOV_MAX));
     }
 
     #[test]
@@ -443,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_goes_on_by_itself_until_there_is_a_peer() {
+    fn a_connect_that_would_block_completes_by_itself() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fd = tcp_socket();
         assert_eq!(is_connected(lend(fd)), Ok(false));
@@ -454,7 +462,7 @@ mod tests {
         wait_writable(fd);
         assert_eq!(take_socket_error(lend(fd)), Ok(()));
         assert_eq!(is_connected(lend(fd)), Ok(true));
-        // The first asks for the outcome, the second finds it taken.
+        // The first call fetches the outcome, the second finds it fetched.
         for _ in 0..2 {
             assert_eq!(
                 connect(lend(fd), &listener.local_addr().unwrap().into()),
@@ -483,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_has_no_answer_about_a_peer() {
+    fn asking_a_pipe_or_a_bad_number_for_a_peer_is_an_error() {
         let (reader, _writer) = pipe();
         assert_eq!(
             is_connected(lend(reader.as_raw_fd())),
@@ -517,7 +525,7 @@ mod tests {
             };
             // SAFETY: `full` is readable.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &full) };
-            // SAFETY: the child's copy is nobody else's.
+            // SAFETY: this process has its own copy of the descriptor.
             unsafe { close_keeping_number(fd) };
             is_open(fd) && read(lend(theirs.as_raw_fd()), &mut [0]) == Done(0)
         });
@@ -533,7 +541,7 @@ mod tests {
                 tv_sec: 0,
                 tv_usec: 1000,
             };
-            // Again and again: one alarm might come before the accept.
+            // Repeated, since a single alarm might come before the accept.
             let alarms = libc::itimerval {
                 it_interval: millisecond,
                 it_value: millisecond,

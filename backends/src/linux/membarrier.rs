@@ -1,24 +1,27 @@
-//! `membarrier(2)`: a memory barrier on every running thread of the process, paid for by the caller alone.
+//! membarrier(2): a memory barrier on every running thread of the process. Only the caller pays for
+//! it.
 //!
-//! It is one half of an asymmetric Dekker pair. The frequent side stores one word and loads the other with nothing but a compiler
-//! fence between; the rare side stores the other word, calls [`private_expedited`], and loads the first. Not both can miss the other's
-//! store.
+//! It is one half of an asymmetric Dekker pair. The frequent side stores its word, passes a
+//! compiler fence and loads the other word. The rare side stores the other word, calls
+//! [`private_expedited`] and loads the first. At least one of them sees the other's store.
 
 #![allow(unsafe_code, reason = "the membarrier system call")]
 
 use super::check;
 use gopark_core::os::Errno;
 
-// From linux/membarrier.h; libc has them for some targets only.
+// Numbers from `linux/membarrier.h`; libc has them for some targets only.
 const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
 const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 
-/// Registers the process, which [`private_expedited`] requires. `ENOSYS` or `EINVAL`: the kernel cannot (before 4.14).
+/// Registers the process, which [`private_expedited`] requires. Fails with `ENOSYS` or `EINVAL` on
+/// kernels before 4.14.
 pub fn register_private_expedited() -> Result<(), Errno> {
     membarrier(REGISTER_PRIVATE_EXPEDITED)
 }
 
-/// On return every thread of the process has passed a full memory barrier since the call began. Registers the process if it is not.
+/// When it returns, every thread of the process has passed a full memory barrier since the call
+/// began. Registers the process if necessary.
 pub fn private_expedited() -> Result<(), Errno> {
     match membarrier(PRIVATE_EXPEDITED) {
         Err(errno) if errno.raw() == libc::EPERM => {
@@ -44,11 +47,12 @@ mod tests {
 
     const ROUNDS: u32 = 100_000;
 
-    /// A cache line of its own, else the words travel together.
+    /// On a cache line of its own; two words on one line would move together.
     #[repr(align(128))]
     struct Word(AtomicU32);
 
-    /// For each round whether this side, which stores it to `own`, misses the store of the other side.
+    /// For each round, whether this side missed the store of the other side. It stores to `own`,
+    /// calls `fence` and loads `other`.
     fn missed(arrived: &Word, own: &Word, other: &Word, fence: fn()) -> Vec<bool> {
         let round = |round| {
             arrived.0.fetch_add(1, Ordering::AcqRel);
@@ -67,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn not_both_sides_miss_the_others_store() {
+    fn at_least_one_side_sees_the_others_store() {
         register_private_expedited().unwrap();
         let [arrived, frequent, rare] = [0; 3].map(|zero| Word(AtomicU32::new(zero)));
         thread::scope(|scope| {

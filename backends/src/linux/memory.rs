@@ -1,15 +1,17 @@
 //! Address space for stacks, and the guards between them.
 //!
-//! A reservation has no access, so that neither `mlockall` nor the commit limit nor a core dump
-//! counts it; parts are opened (`mprotect`) as they are needed, each beside the last, and become
-//! one mapping.
+//! A reservation has no access, so `mlockall`, the commit limit and core dumps ignore it. The stack
+//! arena opens it part by part with mprotect(2), each part beside the last, and the kernel merges
+//! them into one mapping.
 //!
-//! A guard region (`MADV_GUARD_INSTALL`, Linux 6.13) is a mark in the page table: the mapping stays whole, and there may be millions.
-//! A kernel without it leaves `mprotect`, where a guard splits its mapping in three. A process may have `vm.max_map_count` mappings, and
-//! one that has them all fails in odd places: `malloc`, thread stacks, `dlopen`. So the fallback stops before, and says so.
+//! A guard region (`MADV_GUARD_INSTALL`, Linux 6.13, madvise(2)) is a mark in the page table. The
+//! mapping stays whole, so there may be millions of guards. On older kernels the fallback is
+//! mprotect(2), where each guard splits its mapping in three. A process may have `vm.max_map_count`
+//! mappings. When they are used up, `malloc`, thread creation and `dlopen` fail. So the fallback
+//! stops before that, with `ENOMEM`.
 //!
-//! Advice is a hint to some that stand in for a kernel: qemu's user emulation says yes to what it does not know, and does nothing. So the first
-//! guard is tried.
+//! Some emulated kernels take madvise(2) for a hint: qemu's user emulation accepts any advice and
+//! does nothing. So the first guard is verified.
 
 #![allow(
     unsafe_code,
@@ -22,8 +24,9 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use gopark_core::os::Errno;
 
-/// Copies this process's memory from `start` on, as another process could: no access of this program's own, which would race with threads that
-/// write there. None if a filter forbids the system call.
+/// Copies this process's memory, from `start` on, as another process could (process_vm_readv(2)).
+/// The program makes no access of its own, which would race with threads that write there. Returns
+/// the number of bytes copied: 0 if a filter forbids the call.
 pub(super) fn copy(start: usize, to: &mut [u8]) -> usize {
     let local = libc::iovec {
         iov_base: to.as_mut_ptr().cast(),
@@ -40,36 +43,38 @@ pub(super) fn copy(start: usize, to: &mut [u8]) -> usize {
 /// How the stacks of this process are guarded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guards {
-    /// By guard regions, of which there is no limit.
+    /// By guard regions, without a limit.
     #[doc(alias = "MADV_GUARD_INSTALL")]
     Lightweight,
-    /// By pages without access, each of which costs two mappings.
+    /// By pages without access. Each guard costs two mappings.
     Mprotect {
-        /// How many guards there may be: seven eighths of `vm.max_map_count`, halved. The last eighth is the program's own.
+        /// The most guards there may be: seven eighths of `vm.max_map_count`, halved. The last
+        /// eighth is left to the program.
         limit: usize,
     },
 }
 
-/// Advice 102; libc does not have it yet.
+/// From `asm-generic/mman-common.h`; libc does not have it yet.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
-/// Advice 23, in Linux since 5.14, which musl's headers may be without. Where there is a guard it is refused.
+/// Linux 5.14; musl's headers may lack it. It fails on a guard region.
 const MADV_POPULATE_READ: libc::c_int = 23;
 
-/// The kernel's default for `vm.max_map_count`.
+/// The kernel's default for `vm.max_map_count` (Linux `Documentation/admin-guide/sysctl/vm.rst`).
 const MAX_MAP_COUNT: usize = 65530;
 
-/// A guard and the memory behind it, split from the memory before.
+/// A guard and the memory behind it, which it splits off.
 const MAPPINGS_PER_GUARD: usize = 2;
 
-/// Whether the fallback is in use, and what it has spent.
+/// Whether the fallback is in use, and how much of it is used up.
 pub(super) struct GuardState {
-    /// How many guards the fallback may install; zero while guard regions work. It leaves zero once, for good.
+    /// The most guards that the fallback may install; zero while guard regions work. It changes
+    /// once.
     limit: AtomicUsize,
-    /// How many it has installed.
+    /// The number of guards that the fallback has installed.
     installed: AtomicUsize,
-    /// Whether a guard region was found to be one.
-    tried: AtomicBool,
+    /// Whether a guard region was found to fault.
+    verified: AtomicBool,
 }
 
 impl GuardState {
@@ -77,7 +82,7 @@ impl GuardState {
         GuardState {
             limit: AtomicUsize::new(0),
             installed: AtomicUsize::new(0),
-            tried: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
         }
     }
 
@@ -88,23 +93,22 @@ impl GuardState {
         }
     }
 
-    /// Fails with `ENOMEM` once the fallback's limit is reached.
+    /// Makes `len` bytes from `start` on fault at every access. `ENOMEM` once the fallback's limit
+    /// is reached.
     pub(super) fn install(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
         if self.kind() == Guards::Lightweight {
-            // SAFETY: the range lies in a reservation whose owner gives up access to it.
             let advise = |advice: libc::c_int| {
-                check(
-                    unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) }
-                        as isize,
-                )
+                // SAFETY: the range lies in a reservation whose owner gives up access to it.
+                let done = unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) };
+                check(done as isize)
             };
             match advise(MADV_GUARD_INSTALL) {
-                Ok(_) if self.tried.load(Ordering::Relaxed) => return Ok(()),
+                Ok(_) if self.verified.load(Ordering::Relaxed) => return Ok(()),
                 Ok(_) if advise(MADV_POPULATE_READ).is_err() => {
-                    self.tried.store(true, Ordering::Relaxed);
+                    self.verified.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
-                // EINVAL also for a mapping that cannot have guard regions, as all those of a process that locks its memory.
+                // `EINVAL` also for locked memory, which cannot have guard regions (madvise(2)).
                 Err(errno) if errno.raw() != libc::EINVAL => return Err(errno),
                 _ => self
                     .limit
@@ -133,7 +137,7 @@ impl GuardState {
     }
 }
 
-/// At least one, since zero means that there is no limit.
+/// At least 1, since zero in [`GuardState::limit`] means that guard regions work.
 fn guards_max(max_map_count: usize) -> usize {
     ((max_map_count - max_map_count / 8) / MAPPINGS_PER_GUARD).max(1)
 }
@@ -145,15 +149,15 @@ fn max_map_count() -> usize {
         .map_or(MAX_MAP_COUNT, |count| count as usize)
 }
 
-/// A mapping without access: it counts against the limit of address space and no other, and nothing
-/// populates it. A huge page would commit two megabytes for the first touch of a stack.
+/// Reserves `len` bytes without access: they count against the limit of address space and no other,
+/// and nothing populates them. Huge pages are off, because the first touch of a stack would commit
+/// two megabytes.
 pub(super) fn reserve(len: usize) -> Result<NonNull<u8>, Errno> {
     let start = map(len)?;
     for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTDUMP] {
-        // MAP_STACK says the first since Linux 6.7, and it fails on a kernel without huge pages,
-        // which does not make any. Without the second, tools that write core dumps look through the
-        // whole range. SAFETY: the range was mapped above, and the advice does not change its
-        // contents.
+        // MAP_STACK implies the first since Linux 6.7. It fails on a kernel without huge pages,
+        // which is harmless. Without the second, tools that write core dumps read the whole range.
+        // SAFETY: the range was mapped above, and the advice does not change its contents.
         unsafe { libc::syscall(libc::SYS_madvise, start.as_ptr(), len, advice) };
     }
     Ok(start)
@@ -166,12 +170,12 @@ fn map(len: usize) -> Result<NonNull<u8>, Errno> {
     if start == libc::MAP_FAILED {
         return Err(super::errno());
     }
-    // Page zero it maps only for those who ask.
+    // mmap(2) returns address zero only if it is asked for.
     NonNull::new(start.cast()).ok_or(Errno::new(libc::ENOMEM))
 }
 
-/// Gives access to a part of a reservation. With access and advice as its open neighbour has them,
-/// it becomes one mapping with that.
+/// Gives access to a part of a reservation. The part then has the access and advice of its open
+/// neighbour, so the kernel merges both into one mapping.
 pub(super) fn open(start: NonNull<u8>, len: usize) -> Result<(), Errno> {
     // SAFETY: the range lies in a reservation, which code reaches through its owner only.
     check(unsafe {
@@ -187,17 +191,17 @@ pub(super) fn open(start: NonNull<u8>, len: usize) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The limit of the address space: RLIMIT_AS, and if all that is mapped is also locked (`mlockall`
-/// with MCL_FUTURE), RLIMIT_MEMLOCK. The kernel does not say whether it is, but refuses a mapping
-/// beyond the limit with EAGAIN.
+/// The limit of the address space: RLIMIT_AS, and RLIMIT_MEMLOCK if each new mapping is locked
+/// (`mlockall` with MCL_FUTURE). The kernel does not say whether that is so, but refuses a mapping
+/// beyond RLIMIT_MEMLOCK with `EAGAIN` (mmap(2)).
 pub(super) fn address_space() -> usize {
     let all = limit(libc::RLIMIT_AS as libc::c_int);
     let locked = limit(libc::RLIMIT_MEMLOCK as libc::c_int);
     if locked >= all {
         return all;
     }
-    // Half of the numbers is more address space than there is. A page more than the limit, or a few
-    // where pages are small.
+    // Bytes. The largest page size of the supported architectures: the probe exceeds the limit by
+    // at least one page, whatever the page size is.
     const PAGE_MAX: usize = 64 << 10;
     match map(locked.next_multiple_of(PAGE_MAX).saturating_add(PAGE_MAX)) {
         Err(errno) if errno.raw() == libc::EAGAIN => locked,
@@ -216,7 +220,7 @@ pub(super) fn address_space() -> usize {
     }
 }
 
-/// A limit of this process; `usize::MAX` if there is none.
+/// The soft limit of this process for `resource`; `usize::MAX` if there is none.
 fn limit(resource: libc::c_int) -> usize {
     let mut limit = [u64::MAX; 2];
     // SAFETY: the structure is two numbers of 64 bits on every architecture, and is writable.
@@ -232,11 +236,12 @@ fn limit(resource: libc::c_int) -> usize {
     usize::try_from(limit[0]).unwrap_or(usize::MAX)
 }
 
-/// Bytes of a reservation that have memory behind them, whole pages. `None` if the kernel does not say.
+/// Bytes of a range that are resident, in whole pages (mincore(2)). `None` if the kernel does not
+/// say.
 pub(super) fn resident(start: NonNull<u8>, len: usize) -> Option<usize> {
     // SAFETY: no memory is passed.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    // One byte for each page. A goroutine's stack has room for it.
+    // One byte for each page. A goroutine's stack has room for this array.
     let mut pages = [0u8; 1024];
     let batch = pages.len() * page;
     let mut resident = 0;
@@ -272,10 +277,11 @@ mod tests {
 
     const PAGE: usize = 4096;
 
-    /// The kernel answers `EFAULT` where an access of our own would be a SIGSEGV.
+    /// Whether the kernel can read the byte: it answers `EFAULT` where an access would be a
+    /// SIGSEGV.
     fn is_readable(address: NonNull<u8>) -> bool {
         let (_reader, writer) = pipe();
-        // SAFETY: the slice never leaves the call, and only the kernel looks at its byte.
+        // SAFETY: the slice stays inside the call, and only the kernel reads its byte.
         let byte = unsafe { core::slice::from_raw_parts(address.as_ptr(), 1) };
         match io::write(crate::linux::tests::lend(writer.as_raw_fd()), byte) {
             Outcome::Done(1) => true,
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_failed_costs_nothing() {
+    fn a_failed_guard_does_not_count_against_the_limit() {
         let state = fallback(1);
         assert!(state.install(NonNull::dangling(), PAGE).is_err());
         let [_, guard, ..] = pages(3);
@@ -343,12 +349,10 @@ mod tests {
     fn locked_memory_is_guarded_by_the_fallback() {
         let state = GuardState::new();
         let [_, guard, ..] = pages(3);
-        // Not by libc's `mlock`, which does nothing in a program with a sanitizer.
+        // Not libc's `mlock`, which sanitizers turn into a no-op.
         // SAFETY: the page is reserved.
-        assert_eq!(
-            unsafe { libc::syscall(libc::SYS_mlock, guard.as_ptr(), PAGE) },
-            0
-        );
+        let locked = unsafe { libc::syscall(libc::SYS_mlock, guard.as_ptr(), PAGE) };
+        assert_eq!(locked, 0);
         state.install(guard, PAGE).unwrap();
         assert!(!is_readable(guard));
         assert_eq!(
@@ -367,8 +371,8 @@ mod tests {
         assert_eq!(max_map_count(), sysctl.trim().parse().unwrap());
     }
 
-    /// What the kernel says of the mapping that `address` lies in: its bounds and access, and its
-    /// flags.
+    /// The first line and the flags of the mapping that contains `address`, from
+    /// `/proc/self/smaps`.
     fn mapping_of(address: NonNull<u8>) -> (String, String) {
         let address = address.as_ptr().addr();
         let holds_it = |line: &&str| {
@@ -391,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_has_no_access_and_what_is_opened_is_zeroed_and_not_for_huge_pages() {
+    fn reserved_memory_has_no_access_and_opened_memory_is_zeroed_without_huge_pages() {
         const LEN: usize = 4 << 20;
         let start = reserve(2 * LEN).unwrap();
         assert!(!is_readable(start));
@@ -402,11 +406,8 @@ mod tests {
         );
         open(start, LEN).unwrap();
         // SAFETY: opened above.
-        assert!(
-            unsafe { core::slice::from_raw_parts(start.as_ptr(), LEN) }
-                .iter()
-                .all(|&byte| byte == 0)
-        );
+        let opened = unsafe { core::slice::from_raw_parts(start.as_ptr(), LEN) };
+        assert!(opened.iter().all(|&byte| byte == 0));
         let (_, flags) = mapping_of(start);
         assert!(
             [" rd", " wr", " nh", " nr"]
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_opened_in_turn_is_one_mapping_though_it_is_used_and_guarded() {
+    fn adjacent_opened_parts_form_one_mapping_even_when_used_and_guarded() {
         const PART: usize = 8 * PAGE;
         let state = GuardState::new();
         let start = reserve(64 * PART).unwrap();
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_again_keeps_what_is_there() {
+    fn opening_a_range_twice_keeps_its_contents() {
         let start = memory(2 * PAGE);
         // SAFETY: opened above.
         unsafe { start.write(7) };
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_space_is_what_its_limit_says_or_that_of_locked_memory() {
+    fn the_address_space_is_its_limit_or_that_of_locked_memory() {
         fn set(resource: libc::__rlimit_resource_t, bytes: u64) {
             let limit = libc::rlimit {
                 rlim_cur: bytes,
@@ -481,11 +482,11 @@ mod tests {
 
     #[test]
     fn touched_pages_are_resident_and_guards_are_not() {
-        // More than one look at the page table.
+        // More pages than one `mincore` reports.
         const LEN: usize = 3000 * PAGE;
         let start = memory(LEN);
         assert_eq!(resident(start, LEN), Some(0));
-        // SAFETY: reserved above, and nobody uses it.
+        // SAFETY: reserved above, and not in use.
         GuardState::new().install(start, PAGE).unwrap();
         for page in [1, 500, 2999] {
             // SAFETY: reserved above.

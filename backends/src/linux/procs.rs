@@ -1,22 +1,27 @@
 //! How many threads of this process can run at the same time.
+//!
+//! Source: sched_getaffinity(2); cgroups(7); Linux `Documentation/admin-guide/cgroup-v2.rst`,
+//! `cpu.max`; Go `src/internal/runtime/cgroup`.
 
 #![allow(unsafe_code, reason = "sched_getaffinity")]
 
 use super::{check, read_file};
 use core::str;
 
-/// Go lets a quota leave no fewer: with one P a long computation would stop all else until it is preempted, though the quota is an
-/// average over time that two threads can share.
+/// A quota never leaves fewer Ps than this, as in Go. With one P, a long computation stops
+/// everything else until it is preempted; and a quota is an average over time, which two threads
+/// can share.
 const PROCS_UNDER_QUOTA_MIN: usize = 2;
 
-/// Where cgroup hierarchies are mounted. Version 1 has one for each controller.
+/// Where control group hierarchies are mounted. Version 1 has one for each controller.
 const V2_MOUNT: &str = "/sys/fs/cgroup";
 const V1_CPU_MOUNT: &str = "/sys/fs/cgroup/cpu";
 
-/// The CPUs that the calling thread may use, limited by the CPU quota of the process's control group. At least 1.
+/// The CPUs that the calling thread may use, limited by the CPU quota of the process's control
+/// group. At least 1.
 ///
-/// The quota is that of cgroup version 1 or 2, the smallest on the way up the hierarchy, rounded up to whole CPUs; as in Go it limits
-/// to 2 at least.
+/// The quota is the smallest one of cgroup version 1 or 2 on the way up the hierarchy, rounded up
+/// to whole CPUs. As in Go, it limits to 2 at least.
 #[doc(alias = "GOMAXPROCS")]
 pub fn available_procs() -> usize {
     let mut buffer = [0; 4096];
@@ -29,12 +34,13 @@ fn limited(cpus: usize, quota: Option<usize>) -> usize {
     cpus.min(quota.map_or(cpus, |quota| quota.max(PROCS_UNDER_QUOTA_MIN)))
 }
 
-/// The CPUs that the calling thread may use, whatever the control group's quota. At least 1.
+/// The CPUs that the calling thread may use, without regard to any quota. At least 1.
 #[doc(alias = "sched_getaffinity")]
 pub fn affinity() -> usize {
-    // For 8192 CPUs, the most that a kernel can be built for. libc's `cpu_set_t` ends at 1024.
+    // Bits for 8192 CPUs, the most that a kernel can be built for (Linux `arch/x86/Kconfig`,
+    // NR_CPUS). libc's `cpu_set_t` has 1024.
     let mut mask = [0u8; 1024];
-    // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the calling one.
+    // SAFETY: the kernel writes at most the length of `mask`. Thread 0 is the caller.
     let written = check(unsafe {
         libc::syscall(
             libc::SYS_sched_getaffinity,
@@ -51,7 +57,8 @@ pub fn affinity() -> usize {
     (cpus as usize).max(1)
 }
 
-/// The quota of the groups that `membership`, the text of `/proc/self/cgroup`, names: `id:controllers:path` in each line.
+/// The smallest quota of the groups that `membership` names. `membership` is the text of
+/// `/proc/self/cgroup`, with `id:controllers:path` in each line (cgroups(7)).
 fn quota(membership: &str) -> Option<usize> {
     let groups = membership.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -66,8 +73,10 @@ fn quota(membership: &str) -> Option<usize> {
     groups.min()
 }
 
-/// In a container, `path` may be one that only the host can see. Those directories are missed, and the walk ends at the mount, which is
-/// the container's own group.
+/// The smallest quota of `path` and its parents.
+///
+/// In a container `path` may exist on the host only. Such directories have no files here, and the
+/// walk ends at the mount, which is the container's own group.
 fn smallest_upwards(
     mount: &str,
     path: &str,
@@ -79,7 +88,7 @@ fn smallest_upwards(
     parents.filter_map(|path| quota(mount, path)).min()
 }
 
-/// `cpu.max` is "quota period" in microseconds, or "max period".
+/// `cpu.max` holds "quota period" in microseconds, or "max period".
 fn v2_quota(mount: &str, group: &str) -> Option<usize> {
     let mut buffer = [0; 64];
     let text = read_group_file(mount, group, "cpu.max", &mut buffer)?;
@@ -87,7 +96,7 @@ fn v2_quota(mount: &str, group: &str) -> Option<usize> {
     cpus(quota, period)
 }
 
-/// The quota is -1 where there is none.
+/// The quota is -1 if there is none.
 fn v1_quota(mount: &str, group: &str) -> Option<usize> {
     let (mut quota, mut period) = ([0; 32], [0; 32]);
     let quota = read_group_file(mount, group, "cpu.cfs_quota_us", &mut quota)?;
@@ -120,7 +129,7 @@ mod tests {
     use std::{env, fs, thread};
 
     #[test]
-    fn a_quota_limits_to_two_at_least() {
+    fn a_quota_never_limits_below_two() {
         let limited = [
             (8, None),
             (8, Some(3)),
@@ -174,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_quota_on_the_way_up_counts() {
+    fn the_smallest_quota_up_the_hierarchy_applies() {
         let files = [
             ("cpu.max", "max 100000\n"),
             ("a/cpu.max", "150000 100000\n"),
@@ -190,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_keeps_quota_and_period_apart() {
+    fn version_1_has_quota_and_period_in_two_files() {
         let files = [
             ("cpu.cfs_quota_us", "-1\n"),
             ("a/cpu.cfs_quota_us", "250000\n"),

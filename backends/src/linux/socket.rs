@@ -1,4 +1,5 @@
-//! Making sockets: addresses, options, listeners. What happens on a connection is in [`io`](super::io).
+//! Making sockets: addresses, options, listeners. [`io`](super::io) has what is done on a
+//! connection.
 
 #![allow(unsafe_code, reason = "system calls on addresses and integers")]
 
@@ -9,7 +10,7 @@ use core::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use core::ptr;
 use gopark_core::os::{Borrowed, Errno};
 
-/// A socket's address, as the system has it.
+/// A socket address as the kernel represents it.
 #[derive(Clone, Copy)]
 pub struct Address {
     storage: libc::sockaddr_storage,
@@ -19,8 +20,8 @@ pub struct Address {
 impl Address {
     /// Room for any address.
     pub(super) fn empty() -> Self {
-        // SAFETY: all zeroes is an unspecified address.
         Address {
+            // SAFETY: all zeroes is an unspecified address.
             storage: unsafe { mem::zeroed() },
             len: size_of::<libc::sockaddr_storage>() as libc::socklen_t,
         }
@@ -30,7 +31,7 @@ impl Address {
         (ptr::from_ref(&self.storage).cast(), self.len)
     }
 
-    /// For the system to fill in: at most as many bytes as the length says on entry.
+    /// For the kernel to fill in. It writes at most as many bytes as the length says on entry.
     pub(super) fn as_mut_ptr(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
         (ptr::from_mut(&mut self.storage).cast(), &mut self.len)
     }
@@ -39,7 +40,7 @@ impl Address {
         const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
         let mut address = Self::empty();
         address.len = size_of::<T>() as libc::socklen_t;
-        // SAFETY: there is room, as just asserted; unaligned, so that the alignment does not matter either.
+        // SAFETY: there is room, as just asserted. The write is unaligned: any alignment will do.
         unsafe {
             ptr::from_mut(&mut address.storage)
                 .cast::<T>()
@@ -48,15 +49,16 @@ impl Address {
         address
     }
 
-    /// The name in it, if it is of this family and whole.
+    /// The address as a `T`, if it is of `family` and not cut short.
     fn name<T: Copy>(&self, family: libc::c_int) -> Option<T> {
         let fits = libc::c_int::from(self.storage.ss_family) == family
             && self.len as usize >= size_of::<T>();
-        // SAFETY: `from_name` has asserted that the storage is large enough; the types it is called with are integers throughout.
+        // SAFETY: `from_name` has asserted that the storage is large enough for the types in use,
+        // which consist of integers.
         fits.then(|| unsafe { ptr::from_ref(&self.storage).cast::<T>().read_unaligned() })
     }
 
-    /// The address and port, if it is of the internet.
+    /// The IP address and port. `None` for an address of another family.
     pub fn ip(&self) -> Option<SocketAddr> {
         if let Some(name) = self.name::<libc::sockaddr_in>(libc::AF_INET) {
             return Some(
@@ -111,7 +113,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A TCP socket that is non-blocking and closed on exec, for addresses like `ip`.
+/// Makes a non-blocking, close-on-exec TCP socket of the address family of `ip`.
 #[doc(alias = "SOCK_STREAM")]
 pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
     let family = if ip.is_ipv4() {
@@ -166,7 +168,7 @@ pub unsafe fn set_option(fd: Borrowed<'_>, level: i32, name: i32, value: i32) ->
     .map(drop)
 }
 
-/// The socket's own address, with the port that the system has chosen.
+/// The socket's own address, with the port that the kernel has chosen.
 #[doc(alias = "getsockname")]
 pub fn local_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     let mut address = Address::empty();
@@ -175,7 +177,7 @@ pub fn local_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     check(unsafe { libc::getsockname(fd.raw(), name, len) } as isize).map(|_| address)
 }
 
-/// The address of whom the socket is connected to.
+/// The address that the socket is connected to.
 #[doc(alias = "getpeername")]
 pub fn peer_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     let mut address = Address::empty();
@@ -184,8 +186,9 @@ pub fn peer_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     check(unsafe { libc::getpeername(fd.raw(), name, len) } as isize).map(|_| address)
 }
 
-/// A TCP socket that listens at `address`, also if a server that was there before has left connections behind. Each connection that it accepts sends
-/// what it has at once.
+/// Makes a TCP socket that listens at `address`. `SO_REUSEADDR` lets it bind although connections
+/// of an earlier server are in TIME_WAIT (socket(7)). `TCP_NODELAY` makes accepted connections send
+/// at once.
 #[doc(alias = "SO_REUSEADDR")]
 #[doc(alias = "TCP_NODELAY")]
 pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
@@ -193,7 +196,7 @@ pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
     let fd = socket.borrow();
     // SAFETY: a switch.
     unsafe { set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) }?;
-    // Linux copies it to the sockets it accepts.
+    // Accepted sockets inherit it on Linux.
     // SAFETY: a switch.
     unsafe { set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1) }?;
     bind(fd, &address.into())?;
@@ -211,7 +214,7 @@ mod tests {
     use std::os::fd::{AsRawFd, FromRawFd};
 
     #[test]
-    fn addresses_come_back_as_they_went() {
+    fn ip_addresses_survive_the_conversion() {
         for text in [
             "127.0.0.1:80",
             "0.0.0.0:0",
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_takes_no_option() {
+    fn options_and_listen_on_a_bad_number_are_errors() {
         // SAFETY: a switch.
         let refused = unsafe { set_option(lend(-1), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) };
         assert_eq!(refused, Err(Errno::new(libc::EBADF)));

@@ -1,8 +1,8 @@
-//! Text without an allocator.
+//! Text in fixed buffers, without an allocator.
 
 use core::fmt::{self, Write};
 
-/// Text in a buffer of the caller's, cut where that ends.
+/// Text in the caller's buffer, cut where the buffer ends.
 pub(super) struct Text<'a> {
     buffer: &'a mut [u8],
     len: usize,
@@ -13,12 +13,12 @@ impl<'a> Text<'a> {
         Text { buffer, len: 0 }
     }
 
-    // A range of a slice that may be wrong brings along what is then said of it, in four ways: here none can.
+    // Without indexing: a slice range that can fail links four panic messages.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
 
-    /// The text with a newline, which takes the place of the last byte if there is no room for it.
+    /// The text and a newline, which replaces the last byte if the buffer is full.
     pub(super) fn as_line(&mut self) -> &[u8] {
         self.len = self.len.min(self.buffer.len() - 1);
         let _ = self.write_str("\n");
@@ -27,7 +27,7 @@ impl<'a> Text<'a> {
 }
 
 impl Write for Text<'_> {
-    /// An error if it was cut.
+    /// Fails if the text was cut.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             *self.buffer.get_mut(self.len).ok_or(fmt::Error)? = byte;
@@ -37,7 +37,7 @@ impl Write for Text<'_> {
     }
 }
 
-/// The decimal number that `text` begins with.
+/// The decimal number at the start of `text`.
 pub(super) fn number(text: &[u8]) -> Option<u32> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(None, |number, digit| {

@@ -1,4 +1,6 @@
-//! Threads, one for each M.
+//! Threads: one for each M, one for sysmon, and those of the blocking pool.
+//!
+//! Source: pthread_create(3), sigaltstack(2), proc(5).
 
 #![allow(
     unsafe_code,
@@ -14,46 +16,49 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use gopark_core::os::{Errno, Nanos, ThreadState};
 
-/// What std gives its threads. Goroutines bring their own stacks, but blocking calls run here, and musl's default of 128 KiB is small.
+/// Bytes, the default of std. Goroutines have their own stacks, but blocking calls run here, and
+/// musl's default of 128 KiB is small.
 const STACK_SIZE: usize = 2 << 20;
 
-/// Below the stack of a thread whose overflow is reported, as below goroutines'. libc's own is a
-/// page.
+/// Bytes below the stack of a thread whose overflow is reported, the same as below goroutines'
+/// stacks. libc's default is a page, which a C function with a large frame steps over.
 const GUARD: usize = 64 << 10;
 
-/// For a handler's own frames, beside what the kernel saves.
+/// Bytes for the handler's own frames, in addition to what the kernel saves.
 const SIGNAL_STACK: usize = 16 << 10;
 
-/// The kernel cuts a longer name.
+/// Bytes. The kernel cuts longer names (PR_SET_NAME in prctl(2)).
 const NAME_MAX: usize = 15;
 
-/// What threads have whose overflows are reported: a guard, and a stack for the handler.
+/// What threads need for their stack overflows to be reported: a guard, and a stack for the
+/// handler. Function pointers, so that programs without reports do not link them.
 #[derive(Clone, Copy)]
-pub(super) struct Watch {
+pub(super) struct SignalStacks {
     guard: unsafe fn(*mut libc::pthread_attr_t),
-    begin: fn(),
-    end: fn(),
+    install: fn(),
+    remove: fn(),
 }
 
-pub(super) const WATCH: Watch = Watch {
+pub(super) const SIGNAL_STACKS: SignalStacks = SignalStacks {
     guard: set_guard,
-    begin: use_signal_stack,
-    end: give_signal_stack_back,
+    install: install_signal_stack,
+    remove: remove_signal_stack,
 };
 
-/// What a new thread is to do.
+/// What a new thread is to do. `spawn` allocates it, and the thread frees it.
 struct Start {
-    /// It ends with a zero.
+    /// Ends with a zero.
     name: [u8; NAME_MAX + 1],
-    watch: Option<Watch>,
+    signal_stacks: Option<SignalStacks>,
     entry: fn(usize),
     arg: usize,
 }
 
-/// Signals stay as the calling thread has them, which a new thread inherits.
+/// Starts a detached thread that runs `entry(arg)`. The thread inherits the caller's blocked
+/// signals.
 pub(super) fn spawn(
     name: fmt::Arguments<'_>,
-    watch: Option<Watch>,
+    signal_stacks: Option<SignalStacks>,
     entry: fn(usize),
     arg: usize,
 ) -> Result<(), Errno> {
@@ -64,27 +69,28 @@ pub(super) fn spawn(
         .and_then(|()| text.write_fmt(name));
     let start = Box::into_raw(Box::new(Start {
         name: full,
-        watch,
+        signal_stacks,
         entry,
         arg,
     }));
     let mut attr = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: `attr` is used after its init only; `start` is the new thread's if there is one.
+    // SAFETY: `attr` is used only after its init. `start` belongs to the new thread if there is
+    // one.
     let error = unsafe {
         libc::pthread_attr_init(attr.as_mut_ptr());
         libc::pthread_attr_setdetachstate(attr.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
         libc::pthread_attr_setstacksize(attr.as_mut_ptr(), STACK_SIZE);
-        if let Some(watch) = watch {
-            (watch.guard)(attr.as_mut_ptr());
+        if let Some(signal_stacks) = signal_stacks {
+            (signal_stacks.guard)(attr.as_mut_ptr());
         }
-        // No `pthread_attr_destroy`: attributes like these hold nothing.
+        // `pthread_attr_destroy` is left out: glibc and musl free nothing for these attributes.
         libc::pthread_create(thread.as_mut_ptr(), attr.as_ptr(), run, start.cast())
     };
     if error == 0 {
         return Ok(());
     }
-    // SAFETY: no thread was started, so `start` is still ours.
+    // SAFETY: no thread was started, so `start` still belongs to this function.
     drop(unsafe { Box::from_raw(start) });
     Err(Errno::new(error))
 }
@@ -93,28 +99,30 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // SAFETY: `spawn` gave this thread, and no other, the box.
     let Start {
         name,
-        watch,
+        signal_stacks,
         entry,
         arg,
     } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: `name` ends with a zero.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr()) };
-    // Timed waits end up to 50 µs late by default, for threads that would rather save power than be on time.
-    // SAFETY: takes a number.
+    // By default the kernel ends timed waits up to 50 µs late to save power (PR_SET_TIMERSLACK).
+    // SAFETY: the argument is a number.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1usize) };
-    if let Some(watch) = watch {
-        (watch.begin)();
+    if let Some(signal_stacks) = signal_stacks {
+        (signal_stacks.install)();
     }
     entry(arg);
-    if let Some(watch) = watch {
-        (watch.end)();
+    if let Some(signal_stacks) = signal_stacks {
+        (signal_stacks.remove)();
     }
     ptr::null_mut()
 }
 
-/// `syscall` says `running`, or the number of the system call that the thread sleeps in, or -1 if it
-/// sleeps elsewhere (a page fault). In a process that is not dumpable only root may read it. `stat`,
-/// which says whether the thread sleeps, stays readable there.
+/// What `thread` is doing, from `/proc/self/task/TID/syscall`: `running`, or the number of the
+/// system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
+///
+/// If the process is not dumpable, only root may read that file. `stat`, which says whether the
+/// thread sleeps, stays readable.
 pub(super) fn doing(thread: u32) -> ThreadState {
     let mut buffer = [0; 200];
     match read_file(
@@ -140,18 +148,18 @@ fn doing_by_state(thread: u32) -> ThreadState {
     }
 }
 
-/// How many threads this process has.
+/// The number of threads of this process, the 20th field of `/proc/self/stat`.
 pub(super) fn count() -> Option<usize> {
     let mut buffer = [0; STAT_MAX];
     let stat = read_file(format_args!("/proc/self/stat"), &mut buffer)?;
     number(field_after_name(stat, 17)?).map(|count| count as usize)
 }
 
-/// More than the fields of a `stat` take.
+/// Bytes, more than a `stat` file has.
 const STAT_MAX: usize = 1024;
 
-/// A field of a `stat`, counted from the one behind the name. The name stands in brackets, and may
-/// hold anything.
+/// A field of a `stat` file, counted from 0 after the name. The name is in brackets and may contain
+/// any character, brackets included.
 fn field_after_name(stat: &[u8], index: usize) -> Option<&[u8]> {
     let fields = stat
         .rsplit(|&byte| byte == b')')
@@ -160,7 +168,8 @@ fn field_after_name(stat: &[u8], index: usize) -> Option<&[u8]> {
     fields.split(|&byte| byte == b' ').nth(index)
 }
 
-/// The clock of a thread's CPU time. The kernel makes its number from the thread's: three bits say which clock it is.
+/// The CPU time of a thread. The kernel encodes the thread in the number of its clock: three bits
+/// say which clock it is (Linux `include/linux/posix-timers_types.h`, `CPUCLOCK_PERTHREAD`).
 pub(super) fn cpu_time(thread: u32) -> Nanos {
     const PER_THREAD: i32 = 4;
     const SCHED: i32 = 2;
@@ -169,32 +178,33 @@ pub(super) fn cpu_time(thread: u32) -> Nanos {
 
 /// # Safety
 ///
-/// `attr` is initialised.
+/// - `attr` is initialised.
 unsafe fn set_guard(attr: *mut libc::pthread_attr_t) {
-    // SAFETY: the caller's promise.
+    // SAFETY: `attr` is initialised, as the caller promises.
     unsafe { libc::pthread_attr_setguardsize(attr, GUARD) };
 }
 
-/// What stands at the low end of a signal stack, where a handler comes last: whose overflow it is
-/// for. A handler finds it without a thread-local.
+/// The thread that a signal stack belongs to. This record stands at the low end of the signal
+/// stack, which a handler uses last. The handler finds it without a thread-local.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Owner {
-    /// Its own address and [`MARK`]: signal stacks of others hold something else.
+    /// Its own address xor [`MAGIC`]. Signal stacks of other code hold another value.
     mark: usize,
     /// The lowest address of the thread's stack.
     bottom: usize,
-    /// Bytes of that stack.
+    /// The size of that stack in bytes.
     size: usize,
 }
 
-const MARK: usize = 0x676f_7061;
+const MAGIC: usize = 0x676f_7061;
 
-fn use_signal_stack() {
-    // SAFETY: asks for a number.
+/// Gives the calling thread a signal stack, for as long as it lives.
+fn install_signal_stack() {
+    // SAFETY: no memory is passed.
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
     let size = least + SIGNAL_STACK;
-    // SAFETY: a new mapping, which nothing else uses.
+    // SAFETY: the kernel chooses a free range, so no memory in use is touched.
     let stack = unsafe {
         libc::mmap(
             ptr::null_mut(),
@@ -205,13 +215,13 @@ fn use_signal_stack() {
             0,
         )
     };
-    // Without memory for it, overflows go unreported, and end the process all the same.
+    // Without memory for it, an overflow still ends the process, but without a report.
     if stack != libc::MAP_FAILED {
         let (bottom, bytes) = own_stack();
         // SAFETY: the mapping is larger, page-aligned, and not yet in use.
         unsafe {
             stack.cast::<Owner>().write(Owner {
-                mark: stack.addr() ^ MARK,
+                mark: stack.addr() ^ MAGIC,
                 bottom,
                 size: bytes,
             })
@@ -221,12 +231,13 @@ fn use_signal_stack() {
             ss_flags: 0,
             ss_size: size,
         };
-        // SAFETY: the mapping is the size it says, and stays.
+        // SAFETY: the mapping has the stated size, and stays until the thread has removed the
+        // signal stack.
         unsafe { libc::sigaltstack(&stack, ptr::null_mut()) };
     }
 }
 
-/// The lowest address of the calling thread's stack, and its size. Zeros if libc does not say.
+/// The lowest address and the size of the calling thread's stack; zeros if libc does not say.
 fn own_stack() -> (usize, usize) {
     let mut attr = MaybeUninit::uninit();
     let (mut bottom, mut size) = (ptr::null_mut(), 0);
@@ -240,32 +251,34 @@ fn own_stack() -> (usize, usize) {
     (bottom.addr(), size)
 }
 
-/// The signal stack of the calling thread, if it is one that [`use_signal_stack`] made.
+/// The signal stack of the calling thread, if [`install_signal_stack`] made it.
 fn own_signal_stack() -> Option<(libc::stack_t, Owner)> {
     let mut stack = MaybeUninit::<libc::stack_t>::uninit();
     // SAFETY: `stack` is writable.
     if unsafe { libc::sigaltstack(ptr::null(), stack.as_mut_ptr()) } != 0 {
         return None;
     }
-    // SAFETY: the call has succeeded.
+    // SAFETY: the call has succeeded, so it has filled `stack`.
     let stack = unsafe { stack.assume_init() };
     if stack.ss_flags & libc::SS_DISABLE != 0 || stack.ss_size < size_of::<Owner>() {
         return None;
     }
-    // SAFETY: a signal stack is memory, and an owner may be any bytes.
+    // SAFETY: a signal stack is readable memory of at least this size, and any bytes are an
+    // `Owner`.
     let owner = unsafe { stack.ss_sp.cast::<Owner>().read_unaligned() };
-    (owner.mark == stack.ss_sp.addr() ^ MARK).then_some((stack, owner))
+    (owner.mark == stack.ss_sp.addr() ^ MAGIC).then_some((stack, owner))
 }
 
-/// For a thread that ends, and has no signal stack from here on.
-fn give_signal_stack_back() {
+/// Removes and unmaps the signal stack of a thread that is about to exit.
+fn remove_signal_stack() {
     if let Some((stack, _)) = own_signal_stack() {
         let none = libc::stack_t {
             ss_sp: ptr::null_mut(),
             ss_flags: libc::SS_DISABLE,
             ss_size: 0,
         };
-        // SAFETY: the mapping is the one that `use_signal_stack` made, and of no use once the kernel does not know it.
+        // SAFETY: `install_signal_stack` made this mapping, and the kernel has just dropped its
+        // reference to it.
         unsafe {
             if libc::sigaltstack(&none, ptr::null_mut()) == 0 {
                 libc::munmap(stack.ss_sp, stack.ss_size);
@@ -274,11 +287,13 @@ fn give_signal_stack_back() {
     }
 }
 
-/// If the calling thread is one that [`Linux`](super::Linux) started, and `address` is in the guard
-/// below its stack: the size of the stack in bytes. For the handler of a fault at that address.
+/// The size in bytes of the calling thread's stack, if [`Linux`](super::Linux) started the thread
+/// and `address` is in the guard below its stack; `None` otherwise. For the handler of a fault at
+/// `address`.
 pub fn overflowed(address: usize) -> Option<usize> {
     let (_, owner) = own_signal_stack()?;
-    // C libraries differ in whether the guard is the lowest part of the stack or lies below it.
+    // glibc counts the guard as the lowest part of the stack (pthread_attr_setguardsize(3)); musl
+    // places it below.
     let guard = owner.bottom.saturating_sub(GUARD)..owner.bottom + GUARD;
     guard.contains(&address).then_some(owner.size)
 }
@@ -290,8 +305,8 @@ mod tests {
     use std::vec;
 
     #[test]
-    fn a_signal_stack_of_others_tells_of_no_overflow_whatever_it_holds() {
-        let of_another = || {
+    fn a_signal_stack_of_other_code_reports_no_overflow() {
+        let with_other_stack = || {
             let mut bytes = vec![0xff_u8; 64 << 10];
             let theirs = libc::stack_t {
                 ss_sp: bytes.as_mut_ptr().cast(),
@@ -307,6 +322,6 @@ mod tests {
                 found
             }
         };
-        assert_eq!(thread::spawn(of_another).join().unwrap(), [None; 3]);
+        assert_eq!(thread::spawn(with_other_stack).join().unwrap(), [None; 3]);
     }
 }
