@@ -21,11 +21,11 @@
 #![allow(unsafe_code, reason = "a callback gets an address")]
 
 use super::{Deadline, PollCache, PollDesc, PollError, Poller, TAG_MASK};
+use crate::counter::Count;
 use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, NEWS, REFUSES};
 use crate::fuzz::system::Goroutines;
 use crate::g::Status;
 use crate::os::{Delay, Event, Mode, Nanos, Ready};
-use crate::p::Count;
 use crate::sync::{AtomicU32, Ordering};
 use crate::timer::{Heap, NEVER, Timer};
 use crate::waiter::{Announced, Waiter, WaiterList};

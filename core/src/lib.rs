@@ -5,7 +5,7 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | 0 | [`os`], `steps`, `sync`, [`tagptr`] | the contract of a port; atomics and the one lock |
+//! | 0 | [`os`], `steps`, `sync`, `counter`, [`tagptr`] | the contract of a port; atomics and the one lock; counters |
 //! | 1 | `g`, `waiter`, [`stack`], `switch`, `fiber`, `wait_info`, [`trace`], `runq`, `timer`, `retake` | one word or one plain structure each |
 //! | 2 | `p`, [`polldesc`], [`metrics`], `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
@@ -53,6 +53,7 @@ mod models;
 #[doc(hidden)]
 pub const FILE: &str = file!();
 
+mod counter;
 pub mod os;
 #[cfg(steps)]
 pub mod steps;

@@ -15,11 +15,13 @@
 //! before a `notify` is therefore either seen by the look, or its `NOTIFIED` makes `prepare` fail, or it finds the M asleep and wakes it.
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
+use crate::counter::CoarseClock;
 use crate::g::GRef;
-use crate::metrics::Latencies;
-use crate::p::{CoarseClock, Count, P};
+use crate::metrics::{Counts, Latencies};
+use crate::p::P;
 use crate::retake::Retake;
 use crate::runq::{GList, Inbox};
+use crate::stack::Credit;
 use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
 use crate::trace::Running;
 use alloc::boxed::Box;
@@ -52,33 +54,13 @@ pub(crate) struct M {
     pub(crate) kept: CoarseClock,
     /// When its P was last taken, if there is a trace. Written by the taker.
     pub(crate) p_taken: AtomicI64,
+    pub(crate) stack_credit: Credit,
     pub(crate) counts: Counts,
     /// How long goroutines that it ran had waited for their turn.
     pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
     /// The next in a list of the exchange. Belongs to whoever holds its lock.
     pub(crate) link: UnsafeCell<Option<&'static M>>,
-}
-
-/// What the goroutines on one M did. Written on its thread only.
-pub(crate) struct Counts {
-    /// Promised stacks not yet used by a spawn.
-    pub(crate) reservations: Count,
-    pub(crate) spawned: Count,
-    pub(crate) finished: Count,
-    /// Goroutines that began to wait in a poller, and that went on.
-    pub(crate) poll_waits: Count,
-    pub(crate) poll_resumes: Count,
-    /// Steps of goroutines from one state to another: see `sched/metrics`.
-    pub(crate) started: Count,
-    pub(crate) parked: Count,
-    pub(crate) yielded: Count,
-    pub(crate) readied: Count,
-    pub(crate) steals: Count,
-    /// The length of the home queue a few turns ago.
-    pub(crate) queued: Count,
-    /// Goroutines of `go_local` that have not run yet.
-    pub(crate) unstarted: Count,
 }
 
 // SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread, and `link` under a lock; the rest is atomics.
@@ -119,20 +101,8 @@ impl M {
             thread: AtomicU32::new(0),
             kept: CoarseClock::new(),
             p_taken: AtomicI64::new(0),
-            counts: Counts {
-                reservations: Count::new(),
-                spawned: Count::new(),
-                finished: Count::new(),
-                poll_waits: Count::new(),
-                poll_resumes: Count::new(),
-                started: Count::new(),
-                parked: Count::new(),
-                yielded: Count::new(),
-                readied: Count::new(),
-                steals: Count::new(),
-                queued: Count::new(),
-                unstarted: Count::new(),
-            },
+            stack_credit: Credit::default(),
+            counts: Counts::default(),
             latencies: Latencies::new(),
             home: UnsafeCell::new(Home {
                 next: None,

@@ -3,8 +3,9 @@
 //! The counters behind it have one writer each (`Count`), so that counting costs an addition; a reader sums them up. Since it stops nobody,
 //! it may see the two ends of a change at different times: [`Metrics`] says how exact each figure is.
 
+use crate::counter::{Count, UnmodeledCount};
 use crate::os::Nanos;
-use crate::sync::{Ordering, UnmodeledCount};
+use crate::sync::Ordering;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -156,6 +157,28 @@ fn below(bucket: usize) -> Duration {
     }
     let octave = ((bucket + 1) / STEPS).saturating_sub(1);
     Duration::from_nanos(((bucket + 1 - octave * STEPS) as u64) << (octave as u32 + NARROWEST_BITS))
+}
+
+/// What goroutines did on one M. Written on its thread.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) spawned: Count,
+    pub(crate) finished: Count,
+    /// Waits in a poller that began.
+    pub(crate) poll_waits: Count,
+    /// Waits in a poller that ended.
+    pub(crate) poll_resumes: Count,
+    /// Goroutines that ran for the first time.
+    pub(crate) started: Count,
+    pub(crate) parked: Count,
+    pub(crate) yielded: Count,
+    pub(crate) readied: Count,
+    /// Times it stole from another P.
+    pub(crate) steals: Count,
+    /// The length of the home queue, up to eight turns old.
+    pub(crate) queued: Count,
+    /// Goroutines that must start on this M and have not run yet.
+    pub(crate) unstarted: Count,
 }
 
 /// The latencies that one M has measured. Written on its thread only.

@@ -3,10 +3,10 @@
 //! A P is used by the one M that holds it; other threads only steal from its ring, arm timers in its heap (sysmon also fires late ones) and read
 //! its counters. It changes its holder only as `sched/handoff` says.
 
-use crate::os::Nanos;
+use crate::counter::Count;
 use crate::runq::Ring;
 use crate::stack::SlotCache;
-use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, unmodeled};
+use crate::sync::{AtomicU32, Lock, Ordering};
 use crate::timer::Heap;
 
 pub(crate) struct P {
@@ -62,55 +62,5 @@ impl P {
         x ^= x << 5;
         self.random.store(x, Ordering::Relaxed);
         x
-    }
-}
-
-/// A time that sysmon keeps, for those who do not need the clock's own: it costs a load. A hint, and so the machine's word in a model, too.
-pub(crate) struct CoarseClock(unmodeled::AtomicI64);
-
-impl CoarseClock {
-    pub(crate) fn new() -> Self {
-        CoarseClock(unmodeled::AtomicI64::new(0))
-    }
-
-    /// 0 if nobody keeps it.
-    #[inline]
-    pub(crate) fn get(&self) -> Nanos {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set(&self, now: Nanos) {
-        self.0.store(now, Ordering::Relaxed);
-    }
-}
-
-/// A number with one writer, the holder of the P or the thread of the M, and any number of readers: no read-modify-write.
-pub(crate) struct Count(AtomicU64);
-
-impl Count {
-    pub(crate) fn new() -> Self {
-        Count(AtomicU64::new(0))
-    }
-
-    #[inline]
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add(&self, more: u64) {
-        self.set(self.get() + more);
-    }
-
-    /// Adds one and returns the sum.
-    #[inline]
-    pub(crate) fn bump(&self) -> u64 {
-        let next = self.get() + 1;
-        self.set(next);
-        next
     }
 }

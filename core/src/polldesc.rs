@@ -28,8 +28,8 @@ pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
 
+use crate::counter::Count;
 use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
-use crate::p::Count;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};

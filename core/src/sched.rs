@@ -70,10 +70,11 @@ pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State};
 pub use stall::{Stall, Stalls};
 pub use sysmon::{Monitor, Report};
 
+use crate::counter::CoarseClock;
 use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
-use crate::p::{CoarseClock, P};
+use crate::p::P;
 use crate::polldesc::{PollCache, Poller};
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
@@ -467,43 +468,27 @@ impl Sched {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a stack promise for a goroutine about to be made.
+    /// Reserves a stack for a goroutine that is about to be made.
     pub(crate) fn reserve_stack(&'static self) -> Result<(), Exhausted> {
-        /// Promises an M takes and keeps at once.
-        const BATCH: u32 = 32;
         let Some(g) = self.current() else {
             self.arena.reserve_stacks(1)?;
             self.ordinary.spawned.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
-        let counts = &self.m_of(g).counts;
-        match counts.reservations.get() {
-            0 => match self.arena.reserve_stacks(BATCH) {
-                Ok(()) => counts.reservations.set(u64::from(BATCH) - 1),
-                // The last few, one by one.
-                Err(_) => self.arena.reserve_stacks(1)?,
-            },
-            some => counts.reservations.set(some - 1),
-        }
-        counts.spawned.bump();
+        let m = self.m_of(g);
+        m.stack_credit.reserve(&self.arena)?;
+        m.counts.spawned.bump();
         Ok(())
     }
 
     /// Counts the calling goroutine out: its work is done, and its stack promised to another.
     pub(crate) fn release_stack(&'static self) {
-        const KEEP: u64 = 64;
-        let counts = &self
-            .m_of(
-                self.current()
-                    .unwrap_or_else(|| panic!("a goroutine retires itself")),
-            )
-            .counts;
-        let reservations = counts.reservations.bump();
-        if reservations > KEEP {
-            counts.reservations.set(reservations - KEEP / 2);
-            self.arena.release(KEEP as u32 / 2);
-        }
-        counts.finished.bump();
+        let g = self
+            .current()
+            .unwrap_or_else(|| panic!("a goroutine retires itself"));
+        let m = self.m_of(g);
+        m.stack_credit.release(&self.arena);
+        m.counts.finished.bump();
     }
 
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.

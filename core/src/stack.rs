@@ -34,8 +34,10 @@
 //! reservation and is about to return, and those whose memory sysmon is returning to the system.
 #![allow(unsafe_code, reason = "anchors and slots are found by address")]
 
+mod credit;
 mod larger;
 
+pub(crate) use credit::Credit;
 pub(crate) use larger::Size;
 pub use larger::Stacks;
 

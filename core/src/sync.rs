@@ -24,8 +24,6 @@ pub(crate) use crate::steps::{
 };
 pub(crate) use core::cell::UnsafeCell;
 use core::fmt;
-/// Statistics only; excluded from loom to keep the state space small.
-pub(crate) use core::sync::atomic::AtomicU64 as UnmodeledCount;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
 #[cfg(not(any(steps, loom)))]
@@ -44,7 +42,9 @@ pub(crate) use spin::Once;
 
 /// Atomics that loom does not model: diagnostics read these words, and no decision depends on them.
 pub(crate) mod unmodeled {
-    pub(crate) use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
+    pub(crate) use core::sync::atomic::{
+        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    };
 }
 
 /// The cheap half of an asymmetric barrier. [`Os::barrier`] is the other half: it makes all threads

@@ -22,8 +22,9 @@
     reason = "entries and callbacks refer to timers by address"
 )]
 
+use crate::counter::UnmodeledCount;
 use crate::os::Nanos;
-use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering, UnmodeledCount};
+use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::ptr::NonNull;

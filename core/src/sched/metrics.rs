@@ -13,12 +13,13 @@
 //! which a goroutine's code runs, and the rest are runnable.
 
 use super::Sched;
+use crate::counter::{Count, UnmodeledCount};
 use crate::g::G;
-use crate::m::{Counts, Here, M};
-use crate::metrics::{Latencies, Metrics};
+use crate::m::{Here, M};
+use crate::metrics::{Counts, Latencies, Metrics};
 use crate::os::{Nanos, Observe};
-use crate::p::{Count, P};
-use crate::sync::{Ordering, UnmodeledCount};
+use crate::p::P;
+use crate::sync::Ordering;
 use crate::waiter::Waiter;
 
 /// What is not counted on the threads of Ms, or by several of them together.
