@@ -139,6 +139,8 @@ unsafe impl Os for System {
         Ok(())
     }
 
+    unsafe fn discard(&self, _: NonNull<u8>, _: usize) {}
+
     unsafe fn close(&self, _: i32) {}
 
     fn page_size(&self) -> usize {

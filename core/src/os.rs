@@ -167,7 +167,7 @@ pub unsafe trait Os: Sync {
     ///
     /// The bytes lie in a reservation. No code uses them during the call, or relies on their
     /// contents afterwards.
-    unsafe fn discard(&self, _start: NonNull<u8>, _len: usize) {}
+    unsafe fn discard(&self, start: NonNull<u8>, len: usize);
 
     /// Closes descriptor `fd`. Errors are ignored: `close(2)` releases the number even if it fails.
     ///

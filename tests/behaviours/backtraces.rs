@@ -113,6 +113,7 @@ fn a_reader_shows_the_read_and_who_called_it() {
 fn whoever_parks_shows_what_it_called_of_gopark() {
     static AWAKE: AtomicBool = AtomicBool::new(false);
     check(|| {
+        let line = line!() + 4;
         let sleeper = gopark::go(|| {
             gopark::set_name("sleeper");
             while !AWAKE.load(Relaxed) {
@@ -121,24 +122,26 @@ fn whoever_parks_shows_what_it_called_of_gopark() {
         });
         assert_calls(
             &paragraph("sleeper", "sleep"),
-            &[("sleep", None), ("}", Some(line!() - 3))],
+            &[("sleep", None), ("}", Some(line))],
         );
+        let line = line!() + 3;
         let joiner = gopark::go(|| {
             gopark::set_name("joiner");
             sleeper.join().unwrap();
         });
         assert_calls(
             &paragraph("joiner", "join"),
-            &[("join", None), ("}", Some(line!() - 2))],
+            &[("join", None), ("}", Some(line))],
         );
         let (done, work) = mpsc::channel::<()>();
+        let line = line!() + 3;
         let blocked = gopark::go(|| {
             gopark::set_name("blocked");
             gopark::blocking(|| work.into_iter().count());
         });
         assert_calls(
             &paragraph("blocked", "blocking"),
-            &[("blocking", None), ("}", Some(line!() - 2))],
+            &[("blocking", None), ("}", Some(line))],
         );
         drop(done);
         AWAKE.store(true, Relaxed);

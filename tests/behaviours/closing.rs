@@ -1,6 +1,7 @@
 //! Closing: who is woken, what is refused, and what the next owner of the descriptor sees.
 
-use crate::{check, check_on_thread};
+use super::check_on_thread;
+use crate::check;
 use gopark::net::{Shutdown, TcpListener, TcpStream};
 use gopark::{PollError, go, yield_now};
 use gopark_tests::sockets::{assert_closing, listener, narrow_pair, pair, pair_at, poll_error};

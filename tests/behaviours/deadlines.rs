@@ -1,6 +1,7 @@
 //! Deadlines and timeouts.
 
-use crate::{check, check_on_thread};
+use super::check_on_thread;
+use crate::check;
 use gopark::net::TcpStream;
 use gopark::{go, sleep, yield_now};
 use gopark_tests::sockets::{assert_timeout, listener, narrow_pair, pair, pair_at, pattern};

@@ -1,6 +1,7 @@
 //! Goroutines: their results, their turns, and where they run.
 
-use crate::{check, check_on_thread};
+use super::check_on_thread;
+use crate::check;
 use gopark::{go, go_local, yield_now};
 use gopark_tests::{join, until};
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,7 @@
 //! Connections: every byte arrives, in order, once.
 
-use crate::{check, check_on_thread};
+use super::check_on_thread;
+use crate::check;
 use gopark::net::{Shutdown, TcpStream};
 use gopark::{go, yield_now};
 use gopark_tests::sockets::{listener, narrow_pair, pair, pair_at, pattern, read_to_end};

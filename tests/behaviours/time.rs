@@ -1,6 +1,7 @@
 //! Sleeping.
 
-use crate::{check, check_on_thread};
+use super::check_on_thread;
+use crate::check;
 use gopark::{go, go_local, sleep, sleep_until};
 use gopark_tests::{Dice, join};
 use std::cell::Cell;

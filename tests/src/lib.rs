@@ -125,6 +125,13 @@ pub fn open_files(limit: i32) -> Vec<PathBuf> {
     files.filter(|file| !file.starts_with("/proc")).collect()
 }
 
+/// The names of this process's threads. A thread that is ending may have none.
+pub fn thread_names() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("there is a /proc");
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.map(|name| name.trim_end().into()).collect()
+}
+
 /// Numbers that look random and are the same in every run.
 pub struct Dice(Cell<u64>);
 

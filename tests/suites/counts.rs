@@ -1,17 +1,14 @@
 //! What is counted over the whole runtime: this process does nothing else meanwhile.
 
 use gopark::{Builder, go, num_goroutines};
-use gopark_tests::{in_goroutine, join, start, until};
-use std::fs;
+use gopark_tests::{in_goroutine, join, start, thread_names, until};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Threads that run goroutines.
 fn threads() -> usize {
-    let names = fs::read_dir("/proc/self/task")
-        .unwrap()
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = thread_names().into_iter();
     names.filter(|name| name.starts_with("gopark-m")).count()
 }
 

@@ -4,23 +4,8 @@
     reason = "`migrate` asks for goroutines that stand it, which these do"
 )]
 
-#[cfg(feature = "backtrace")]
-#[path = "../behaviours/backtraces.rs"]
-mod backtraces;
-#[path = "../behaviours/closing.rs"]
-mod closing;
-#[path = "../behaviours/deadlines.rs"]
-mod deadlines;
-#[path = "../behaviours/handoff.rs"]
-mod handoff;
-#[path = "../behaviours/parallel.rs"]
-mod parallel;
-#[path = "../behaviours/scheduler.rs"]
-mod scheduler;
-#[path = "../behaviours/streams.rs"]
-mod streams;
-#[path = "../behaviours/time.rs"]
-mod time;
+#[path = "../behaviours/all.rs"]
+mod behaviours;
 
 use gopark::{Builder, go, yield_now};
 use gopark_tests::join;
@@ -42,11 +27,6 @@ fn check(behaviour: impl FnOnce() + Send + 'static) {
     start();
     // The goroutine of a behaviour keeps `Rc`s across parks.
     gopark_tests::in_goroutine(|| join(gopark::go_local(behaviour)));
-}
-
-fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
-    start();
-    gopark_tests::on_thread(behaviour);
 }
 
 /// Never inlined: nothing of the thread's address may be kept across a park.

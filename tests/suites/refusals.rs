@@ -7,12 +7,11 @@
 use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
-use gopark_core::os::{Errno, Nanos, Netpoll, Os, ThreadState};
+use gopark_core::os::{Borrowed, Errno, Nanos, Netpoll, Os, ThreadState};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_core::stack::Shortage;
-use gopark_tests::{open_files, until_on_thread};
+use gopark_tests::{open_files, thread_names, until_on_thread};
 use std::fmt;
-use std::fs;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
@@ -120,9 +119,22 @@ unsafe impl Os for Refusing {
         unsafe { self.linux.guard(start, len) }
     }
 
+    unsafe fn discard(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.linux.discard(start, len) };
+    }
+
     unsafe fn close(&self, fd: i32) {
         // SAFETY: the caller's promise.
         unsafe { self.linux.close(fd) };
+    }
+
+    fn address_space(&self) -> usize {
+        self.linux.address_space()
+    }
+
+    fn is_socket(&self, fd: Borrowed<'_>) -> bool {
+        self.linux.is_socket(fd)
     }
 
     fn page_size(&self) -> usize {
@@ -140,11 +152,9 @@ fn start(config: Config) -> Result<&'static Sched, StartError> {
     unsafe { Sched::start(&SYSTEM, config, poller) }
 }
 
-/// The threads of schedulers. One that has just ended has no name any more.
+/// The threads of schedulers.
 fn threads() -> usize {
-    let names = fs::read_dir("/proc/self/task")
-        .unwrap()
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = thread_names().into_iter();
     names.filter(|name| name.starts_with("gopark-")).count()
 }
 

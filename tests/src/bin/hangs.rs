@@ -8,7 +8,7 @@
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, go, go_local, set_name, sleep, yield_now};
 use gopark_core::sema::Sema;
-use gopark_tests::{join, until};
+use gopark_tests::{join, thread_names, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -374,11 +374,7 @@ fn full_stderr() {
         eprintln!("there is no room for this");
     }));
     until("it is reported", || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let names = tasks.map(|task| {
-            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
-        });
-        names.into_iter().any(|name| name == "gopark-report\n")
+        thread_names().iter().any(|name| name == "gopark-report")
     });
     for _ in 0..3 {
         let (begin, begun) = mpsc::channel();

@@ -6,7 +6,7 @@
 )]
 
 use gopark::{Builder, go};
-use gopark_tests::{join, until, until_on_thread};
+use gopark_tests::{join, thread_names, until, until_on_thread};
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::mem::MaybeUninit;
@@ -36,24 +36,20 @@ fn main() {
 
 /// A start that is refused a signal, and one that is not.
 fn dump_on(signal: i32) {
-    let before = threads();
+    let before = thread_names().len();
     let error = Builder::new()
         .max_procs(1)
         .dump_on(signal)
         .start()
         .unwrap_err();
     println!("{:?}: {error}", error.kind());
-    assert_eq!(threads(), before, "no scheduler runs");
+    assert_eq!(thread_names().len(), before, "no scheduler runs");
     Builder::new()
         .max_procs(1)
         .dump_on(libc::SIGUSR1)
         .start()
         .unwrap();
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
-}
-
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 /// The most descriptors that this process may have, for now.
@@ -82,7 +78,7 @@ fn disposition(signal: i32) -> usize {
 /// A start that lacks descriptors leaves nothing, and its settings count for nothing.
 fn fails_first() {
     let trace = std::env::var_os("GOPARK_TRACE").expect("a trace is wanted");
-    let (before, threads_before) = (fs::read(&trace).ok(), threads());
+    let (before, threads_before) = (fs::read(&trace).ok(), thread_names().len());
     let called = |_: &gopark::Stall| panic!("the callback of a start that failed");
     let most = limit_descriptors(20);
     let refused = Builder::new()
@@ -101,7 +97,9 @@ fn fails_first() {
         before,
         "no file is made, and none is changed"
     );
-    until_on_thread("its threads have ended", || threads() == threads_before);
+    until_on_thread("its threads have ended", || {
+        thread_names().len() == threads_before
+    });
 
     limit_descriptors(most);
     static TOLD: AtomicBool = AtomicBool::new(false);
@@ -149,7 +147,7 @@ fn fails_often() {
             .start()
             .unwrap_err();
         assert!(error.to_string().contains("ulimit -v"), "{error}");
-        until_on_thread("its threads have ended", || threads() == 1);
+        until_on_thread("its threads have ended", || thread_names().len() == 1);
         sizes.push(address_space());
     }
     // A start that lost address space would lose it every time. glibc keeps the stacks of threads that

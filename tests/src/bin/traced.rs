@@ -4,7 +4,7 @@
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go};
-use gopark_tests::{join, until};
+use gopark_tests::{join, thread_names, until};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -40,22 +40,8 @@ fn main() -> io::Result<()> {
             fs::read(&path).is_ok_and(|text| text.len() > 5000 && text.ends_with(b"\n"))
         });
     }
-    println!("threads: {}", threads().join(", "));
+    println!("threads: {}", thread_names().join(", "));
     if dies { std::process::abort() } else { Ok(()) }
-}
-
-fn threads() -> Vec<String> {
-    let tasks = fs::read_dir("/proc/self/task").expect("there is a /proc");
-    tasks
-        .filter_map(|task| {
-            Some(
-                fs::read_to_string(task.ok()?.path().join("comm"))
-                    .ok()?
-                    .trim_end()
-                    .into(),
-            )
-        })
-        .collect()
 }
 
 fn named<T>(name: &str, goroutine: JoinHandle<T>) -> JoinHandle<T> {

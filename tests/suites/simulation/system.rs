@@ -116,6 +116,8 @@ unsafe impl Os for System {
         Ok(())
     }
 
+    unsafe fn discard(&self, _: NonNull<u8>, _: usize) {}
+
     unsafe fn close(&self, fd: i32) {
         Kernel::close(fd);
     }

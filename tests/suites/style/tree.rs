@@ -60,7 +60,7 @@ pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
         "fuzz/fuzz_targets" => in_manifest("fuzz/Cargo.toml", "fuzz_targets"),
         "tests/behaviours" => {
             included_below("tests/suites/", "\"../behaviours")
-                || declared_in("tests/behaviours/behaviours.rs")
+                || declared_in("tests/behaviours/all.rs")
         }
         "core/models" => {
             included_below("core/src/", "../models") || declared_in("core/models/system.rs")
