@@ -5,7 +5,9 @@
 //! that sleep are nested, and the innermost goes on first.
 #![allow(unsafe_code, reason = "the program goes on inside a sleep")]
 
-use super::{Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, Release, WLOCK, WWAIT, WWAITS};
+use super::{
+    AfterUse, Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, WLOCK, WWAIT, WWAITS,
+};
 use crate::fuzz::system::{SYSTEM, System};
 use crate::os::{Delay, Errno, Events, Mode, Netpoll};
 use crate::polldesc::PollError;
@@ -230,7 +232,7 @@ impl Driver<'_> {
         }
     }
 
-    fn released(&self, release: Release) {
+    fn released(&self, after: AfterUse) {
         let Model {
             closed,
             locked,
@@ -240,7 +242,7 @@ impl Driver<'_> {
         } = self.model.get();
         let last = closed && others == 0 && locked == [false; 2];
         assert_eq!(
-            release == Release::Last,
+            after == AfterUse::Destroy,
             last,
             "whether the caller must destroy the descriptor"
         );

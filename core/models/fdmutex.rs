@@ -1,6 +1,6 @@
 //! Models of FdMutex and the semaphores under it. What a lock protects is a mail: loom sees two at it at once.
 
-use super::{FdMutex, Release};
+use super::{AfterUse, FdMutex};
 use crate::models::{Immortal, Mail, World, check};
 use crate::os::Mode;
 use crate::sched::Sched;
@@ -26,8 +26,8 @@ impl File {
         })
     }
 
-    fn release(&self, release: Release) {
-        if release == Release::Last {
+    fn release(&self, after: AfterUse) {
+        if after == AfterUse::Destroy {
             self.content.put(0);
             self.destroyed.fetch_add(1, Ordering::Relaxed);
         }

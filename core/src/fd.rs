@@ -1,21 +1,28 @@
-//! Fd: a descriptor that blocks goroutines in place of threads, Go's `poll.FD`. It makes no system call itself: an operation comes as a
-//! closure that tries it once and says what happened.
+//! Fd: a descriptor whose operations block goroutines instead of threads, Go's `poll.FD`. It makes
+//! no system call itself: the caller passes each operation as a closure that tries it once and
+//! returns what happened.
 //!
 //! # One system call where two would do
 //!
-//! When a stream's read returned less than was asked for, the kernel's buffer is empty: the next read waits for an edge, and does
-//! not ask only to hear `EAGAIN` ("spent"). Readiness that came after that read has latched in the descriptor's slot, so nothing is lost,
-//! provided that the slot is not reset on this path. An edge may also bring data and an end of stream at once, and then no further
-//! edge comes: so a descriptor on which the kernel has reported any end, error or urgent mark is always asked. The same holds for writes
-//! that took less than was offered. A descriptor that no poller watches yet is registered, which reports what is ready by then.
+//! A stream's read that returned fewer bytes than requested has emptied the kernel's buffer. The
+//! next read then waits for an edge first, because asking would only return `EAGAIN`. The flag
+//! `drained` records this. The same holds for writes that took less than offered. Three rules make
+//! it safe:
+//!
+//! - Readiness that came after the short read has latched in the descriptor's slot. So this path
+//!   does not reset the slot.
+//! - One edge may announce both data and an end of stream, and no other edge follows. So once the
+//!   kernel has reported an end, an error or an urgent mark, every operation asks first.
+//! - A descriptor that no poller watches yet is registered first. Registration reports what is
+//!   ready by then.
 //!
 //! # Closing
 //!
-//! `close` refuses new operations, wakes those that wait, and returns when the last one has let go and the system has released the
-//! descriptor: its port can be bound again at once.
+//! `close` refuses new operations and wakes those that wait. It returns when the last operation has
+//! ended and the system has released the descriptor, so its port can be bound again at once.
 #![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
-use crate::fdmutex::{Closed, FdMutex, Release};
+use crate::fdmutex::{AfterUse, Closed, FdMutex};
 use crate::netpoll::RegisterError;
 use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};
 use crate::polldesc::{Deadline, PollDesc, PollError};
@@ -25,17 +32,17 @@ use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
 
-/// The most bytes to move in one system call. Go's number; Linux has a limit of its own, a page below 2 GiB, and a call cut by the system
-/// would look like a buffer that is full or empty.
+/// The maximum number of bytes to move in one system call. Go's number. Linux stops at a page below
+/// 2 GiB, and a call that the system cuts short would look like an empty or full buffer.
 #[doc(alias = "maxRW")]
 pub const MAX_RW: usize = 1 << 30;
 
 /// Why an operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FdError {
-    /// It could not wait.
+    /// The operation could not wait.
     Poll(PollError),
-    /// The system refused it.
+    /// The system call failed.
     Os(Errno),
 }
 
@@ -71,38 +78,44 @@ impl From<RegisterError> for FdError {
     }
 }
 
-/// An open, non-blocking descriptor. What every operation touches comes first and together.
+/// An open, non-blocking descriptor. The fields that every operation uses come first, in one cache
+/// line.
 #[repr(C)]
 pub struct Fd {
     sched: &'static Sched,
     desc: &'static PollDesc,
     raw: i32,
-    /// Whether the system has released the descriptor but its number is kept.
+    /// Set when the file is closed but the number stays taken. See `reserve_number`.
     number_kept: AtomicBool,
     read: Side,
     write: Side,
     mutex: FdMutex,
-    /// Released when the system has released the descriptor.
+    /// Gets a permit when the system has released the descriptor; `close` waits for it.
     closed: Permits,
-    /// How it is closed if somebody knows the number for as long as this Fd exists, so that it must stay taken.
+    /// How to close the descriptor and keep its number taken. Set if code outside knows the number
+    /// for as long as this `Fd` exists.
     on_reserved_close: Once<unsafe fn(i32)>,
 }
 
-/// Counts operations that did not block against the goroutine's allowance.
+/// Charges operations that did not block to the goroutine's allowance, which makes it yield when it
+/// is spent.
 type Spend = fn(&'static Sched, u32);
 
 struct Side {
-    /// Nanoseconds that each operation may take; 0 if the deadline counts; `ENDLESS`. Only an operation that begins turns it into a
-    /// deadline, so one under way keeps the limit that it began with. Changes together with the deadline, under the lock of `desc`, but
-    /// for `set_timeout`.
+    /// Nanoseconds that each operation may take. 0: the deadline applies. [`ENDLESS`]: a timeout
+    /// was removed. An operation turns it into a deadline when it begins, so one under way keeps
+    /// its limit. Written under the lock of `desc` together with the deadline, except by
+    /// `set_timeout`.
     timeout: AtomicI64,
-    /// The last operation showed that the kernel has no more data, or no more room. Belongs to the holder of the side's lock.
+    /// The last operation emptied the kernel's buffer, or filled it. Owned by the holder of the
+    /// side's lock.
     drained: AtomicBool,
-    /// Operations that did not block, since they were last counted against the goroutine's allowance. Belongs to the holder of the side's lock.
+    /// Operations that did not block and are not yet charged to the goroutine's allowance. Owned by
+    /// the holder of the side's lock.
     uncounted: AtomicU32,
 }
 
-/// A timeout that was taken away: the next operation clears what is left of it, a deadline.
+/// The value of a removed timeout: the next operation clears the deadline that the timeout had set.
 const ENDLESS: Nanos = -1;
 
 static_assertions::assert_impl_all!(Fd: Send, Sync);
@@ -132,7 +145,7 @@ impl Fd {
         }
     }
 
-    /// Registers with a poller now, for a descriptor that may turn out not to be pollable.
+    /// Registers with a poller now. For a descriptor that may turn out not to be pollable.
     pub fn register(&self) -> Result<(), FdError> {
         self.with(|_| self.sched.register(self.desc))?
             .map_err(FdError::from)
@@ -145,12 +158,13 @@ impl Fd {
         }
     }
 
-    /// The number, which from now on stays taken until this `Fd` is dropped, even if it is closed before: `close` releases the file behind the
-    /// number, and leaves something there that is nobody's.
+    /// Returns the number and keeps it taken until this `Fd` is dropped, even if it is closed
+    /// before: `close` closes the file and leaves the number occupied.
     ///
     /// # Safety
     ///
-    /// `close` is sound to call with an open descriptor that its caller owns, and the number stays taken.
+    /// `close` is sound to call with an open descriptor that its caller owns, and the number stays
+    /// taken.
     pub unsafe fn reserve_number(&self, close: unsafe fn(i32)) -> Result<i32, FdError> {
         self.with(|fd| {
             self.on_reserved_close.call_once(|| close);
@@ -158,38 +172,38 @@ impl Fd {
         })
     }
 
-    /// Gives the descriptor up without closing it: it leaves its poller.
+    /// Takes the descriptor out of its poller and returns it without closing it.
     pub fn into_raw(self) -> Result<i32, FdError> {
-        // The reference that this takes is never given back, so the descriptor is not destroyed.
+        // This use is never ended, so the descriptor is not destroyed.
         self.begin_close()?;
         self.sched.poll_close(self.desc);
         Ok(self.raw)
     }
 
-    /// The number. It means this descriptor for as long as that is open.
+    /// The number. It means this descriptor only while the descriptor is open.
     pub fn raw(&self) -> i32 {
         self.raw
     }
 
-    /// For the time of a call that keeps the descriptor open.
+    /// Borrows the descriptor during a call that keeps it open.
     #[inline]
     fn borrow(&self) -> Borrowed<'_> {
-        // SAFETY: the callers are users of the descriptor, which is closed after its last user has
-        // let go.
+        // SAFETY: the callers hold a use of the descriptor, which is closed only after its last use
+        // has ended.
         unsafe { Borrowed::new(self.raw) }
     }
 
-    /// Uses the descriptor for something that does not block; it stays open meanwhile, also if `f`
-    /// panics.
+    /// Calls `f` with the descriptor, which stays open during the call, even if `f` panics. `f`
+    /// must not block.
     pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
         let _user = OnDrop(|| self.release(self.mutex.decref()));
         Ok(f(self.borrow()))
     }
 
-    /// One operation, repeated until it does not block any more: a datagram, a peek.
+    /// Repeats one operation until it does not block: a datagram, a peek.
     ///
-    /// If `op` panics, here and in the other operations, the direction is free again for others.
+    /// If `op` panics, here and in the other operations, the direction is unlocked.
     pub fn operate<T>(
         &self,
         mode: Mode,
@@ -198,9 +212,9 @@ impl Fd {
         self.operate_as(mode, Sched::spend, op)
     }
 
-    /// As [`operate`](Self::operate) in the direction [`Read`](Mode::Read), for an accept. One that
-    /// never blocks may be repeated the more often in a
-    /// row the more goroutines take turns with it.
+    /// As [`operate`](Self::operate) in the direction [`Read`](Mode::Read), for an accept. Accepts
+    /// have an allowance of their own: the more goroutines take turns with the caller, the more
+    /// accepts in a row may succeed without blocking.
     pub fn accept<T>(&self, op: impl FnMut(Borrowed<'_>) -> Outcome<T>) -> Result<T, FdError> {
         self.operate_as(Mode::Read, Sched::spend_accepts, op)
     }
@@ -213,15 +227,18 @@ impl Fd {
     ) -> Result<T, FdError> {
         self.locked(mode, || {
             self.sched.poll_reset(self.desc, mode)?;
-            // The readiness just forgotten may have been what a transfer would wait for, and a peek takes no data.
+            // The reset may have forgotten readiness that a transfer would wait for, and a peek
+            // takes no data.
             self.side(mode).drained.store(false, Ordering::Relaxed);
             self.attempt(mode, false, spend, &mut op)
         })
     }
 
-    /// One transfer on a stream, of up to `len` bytes: how many. A read of 0 bytes is the end of the stream.
+    /// Transfers up to `len` bytes on a stream and returns how many. A read of 0 bytes is the end
+    /// of the stream.
     ///
-    /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0 it is not called: a read then does not even look at the deadline, as in Go.
+    /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0, `op` is
+    /// not called, and a read does not check the deadline either, as in Go.
     pub fn transfer(
         &self,
         mode: Mode,
@@ -241,8 +258,8 @@ impl Fd {
         })
     }
 
-    /// Writes `len` bytes without another writer's in between; `op` gets the range of those to try, [`MAX_RW`] at most. On failure says how
-    /// many were written.
+    /// Writes `len` bytes, with no other writer's bytes in between. `op` gets the range of bytes to
+    /// try, at most [`MAX_RW`]. An error includes how many bytes were written.
     pub fn transfer_all(
         &self,
         len: usize,
@@ -266,7 +283,7 @@ impl Fd {
         .map_err(|error| (done, error))
     }
 
-    /// Runs `f` as the only operation in its direction, and with this side's timeout.
+    /// Runs `f` with the lock of its direction, after it has turned the timeout into a deadline.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
@@ -280,10 +297,10 @@ impl Fd {
         let now = self.sched.now();
         let word = &self.side(mode).timeout;
         let decide = || match word.load(Ordering::Relaxed) {
-            // A deadline was set meanwhile, perhaps to end this operation.
+            // A deadline was set after the check, perhaps to end this operation.
             0 => None,
             ENDLESS => {
-                // A timeout set meanwhile is for the next operation.
+                // A timeout set since then applies to the next operation.
                 let _ = word.compare_exchange(ENDLESS, 0, Ordering::Relaxed, Ordering::Relaxed);
                 Some(Deadline::None)
             }
@@ -292,12 +309,13 @@ impl Fd {
         self.sched.poll_set_deadline(self.desc, &decide, Some(mode));
     }
 
-    /// Whether the next attempt would only hear that it must wait.
+    /// Whether an attempt now would only return `EAGAIN`.
     fn is_drained(&self, mode: Mode) -> bool {
         self.side(mode).drained.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
 
-    /// Begins an operation. True if it should wait before it asks the system; then readiness seen since the last one must count, and is not reset.
+    /// Begins an operation. True if it should wait before it asks the system. Readiness since the
+    /// last operation then counts, so it is not reset.
     fn begin(&self, mode: Mode) -> Result<bool, FdError> {
         let wait = self.is_drained(mode);
         match wait {
@@ -315,15 +333,16 @@ impl Fd {
         op: &mut impl FnMut(Borrowed<'_>) -> Outcome<usize>,
     ) -> Result<usize, FdError> {
         let n = self.attempt(mode, wait, Sched::spend, op)?;
-        assert!(n <= len, "a transfer moved more bytes than it was to");
-        // An end of stream (0) comes again and again, without an edge.
+        assert!(n <= len, "a transfer of {len} bytes moved {n}");
+        // After an end of stream (0 bytes) every read returns 0, and no edge comes.
         self.side(mode)
             .drained
             .store(n != 0 && n < len, Ordering::Relaxed);
         Ok(n)
     }
 
-    /// Tries until it is done; waits after each `EAGAIN`, and with `wait` before the first try.
+    /// Tries until the operation does not block. Waits after each `EAGAIN`, and before the first
+    /// try if `wait` is set.
     fn attempt<T>(
         &self,
         mode: Mode,
@@ -357,23 +376,25 @@ impl Fd {
         }
     }
 
-    /// Waits until it is ready. An error inside means that the system is to be asked once more all the same, whether it knows better.
+    /// Waits until the descriptor is ready. An inner error means: ask the system once more, and
+    /// fail with this error if the operation would block.
     fn wait(&self, mode: Mode, asked: bool) -> Result<Result<(), PollError>, FdError> {
         self.sched.register(self.desc)?;
         let waited = match self.sched.poll_wait(self.desc, mode) {
-            // The time may have passed while an edge lay in the kernel that nobody had fetched: who has not asked yet asks once.
+            // The deadline may have passed while an edge lay in the kernel that no poll had
+            // fetched. An operation that has not asked yet asks once.
             refused @ Err(PollError::Timeout | PollError::Unwinding) if !asked => refused,
-            // The error is the system's to report.
+            // The operation returns the system's own error.
             ready @ (Ok(()) | Err(PollError::NotPollable)) => ready,
             Err(error) => return Err(error.into()),
         };
-        // The readiness that led here is used up. If the operation takes no data, because it fails
-        // or panics, the next one asks.
+        // This readiness is used up. If the operation takes no data, because it fails or panics,
+        // the next one asks.
         self.side(mode).drained.store(false, Ordering::Relaxed);
         Ok(waited)
     }
 
-    /// After an `EAGAIN` that came after a wait with this outcome: an error if waiting once more is no use.
+    /// Decides after an `EAGAIN` whether to wait again, given the outcome of the last wait.
     #[cold]
     fn may_wait_again(&self, waited: Result<(), PollError>) -> Result<(), PollError> {
         match waited {
@@ -385,9 +406,10 @@ impl Fd {
         }
     }
 
-    /// Counts an operation that did not block: one that never does must not keep others from running.
+    /// Counts an operation that did not block, so that a goroutine whose operations never block
+    /// still yields.
     fn count(&self, mode: Mode, spend: Spend) {
-        /// So many are counted at once. A count costs as much as an eighth of a switch.
+        /// How many operations are charged at once. Charging costs an eighth of a switch.
         const BATCH: u32 = 16;
         let uncounted = &self.side(mode).uncounted;
         let count = uncounted.load(Ordering::Relaxed) + 1;
@@ -397,7 +419,8 @@ impl Fd {
         }
     }
 
-    /// Sees a connect through that the system has begun: waits until `finished` says so, after each writability.
+    /// Finishes a connect that the system has begun: waits for writability, then asks `finished`,
+    /// until it says so.
     pub fn connect(
         &self,
         mut finished: impl FnMut(Borrowed<'_>) -> Outcome<()>,
@@ -408,8 +431,8 @@ impl Fd {
         })
     }
 
-    /// Sets the deadline of one direction or (`None`) of both, in place of earlier deadlines and timeouts. It holds for operations under way and
-    /// for all later ones, until it is changed.
+    /// Sets the deadline of one direction or (`None`) of both, in place of earlier deadlines and
+    /// timeouts. It applies to operations under way and to all later ones.
     pub fn set_deadline(&self, mode: Option<Mode>, deadline: Deadline) -> Result<(), FdError> {
         let decide = || {
             if mode != Some(Mode::Write) {
@@ -423,22 +446,22 @@ impl Fd {
         self.with(|_| self.sched.poll_set_deadline(self.desc, &decide, mode))
     }
 
-    /// Gives every later operation of one direction that many nanoseconds, in place of a deadline. 0: no limit. An operation under way
-    /// keeps its limit.
+    /// Limits every later operation of one direction to `timeout` nanoseconds, in place of a
+    /// deadline. 0: no limit. An operation under way keeps its limit.
     pub fn set_timeout(&self, mode: Mode, timeout: Nanos) -> Result<(), FdError> {
         let word = if timeout == 0 { ENDLESS } else { timeout };
-        // A swap, because loom may let a plain store come before the exchange of an operation that begins.
+        // A swap: loom may reorder a plain store before the exchange of an operation that begins.
         self.with(|_| _ = self.side(mode).timeout.swap(word, Ordering::Relaxed))
     }
 
-    /// The timeout of one direction.
+    /// The timeout of one direction in nanoseconds, 0 if there is none.
     pub fn timeout(&self, mode: Mode) -> Nanos {
         self.side(mode).timeout.load(Ordering::Relaxed).max(0)
     }
 
-    /// Closes. Operations that wait fail with [`PollError::Closing`], and so does a second close. Returns once the system has released
-    /// the descriptor, or at once in a goroutine that unwinds; then the last operation under way
-    /// releases it.
+    /// Closes the descriptor. Operations that wait fail with [`PollError::Closing`], and so does a
+    /// second close. Returns when the system has released the descriptor. A goroutine that unwinds
+    /// does not wait for that; the last operation under way then releases it.
     pub fn close(&self) -> Result<(), FdError> {
         self.begin_close()?;
         self.release(self.mutex.decref());
@@ -448,7 +471,7 @@ impl Fd {
         Ok(())
     }
 
-    /// Refuses new operations and ends the waits of those under way. The caller becomes a user.
+    /// Refuses new operations and ends the waits of those under way. The caller holds a use.
     fn begin_close(&self) -> Result<(), Closed> {
         self.mutex.close(self.sched)?;
         self.sched.poll_unblock(self.desc);
@@ -456,18 +479,20 @@ impl Fd {
     }
 
     #[inline]
-    fn release(&self, release: Release) {
-        if release == Release::Last {
+    fn release(&self, after: AfterUse) {
+        if after == AfterUse::Destroy {
             self.destroy();
         }
     }
 
-    /// Leaves the poller, then releases the descriptor: a dup of it may live on, and would keep reporting.
+    /// Leaves the poller, then closes the descriptor. A dup of it may live on, and the poller would
+    /// keep reporting it.
     #[cold]
     fn destroy(&self) {
         self.sched.poll_close(self.desc);
         if let Some(close) = self.on_reserved_close.get() {
-            // SAFETY: `new`'s caller gave the descriptor to this Fd, and its last user has let go; the rest is the promise of `reserve_number`'s.
+            // SAFETY: the caller of `new` gave the descriptor to this Fd, and its last use has
+            // ended. The caller of `reserve_number` promised the rest.
             unsafe { close(self.raw) };
             self.number_kept.store(true, Ordering::Relaxed);
         } else {
@@ -478,7 +503,7 @@ impl Fd {
     }
 }
 
-/// Calls its closure when it is dropped, also by a panic.
+/// Calls its closure when it is dropped, also during a panic.
 struct OnDrop<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
@@ -488,18 +513,18 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// What a write that took nothing and reported nothing fails with.
+/// The error of a write that took no bytes and reported no error.
 const EIO: i32 = 5;
 
 impl Drop for Fd {
     fn drop(&mut self) {
         // The owner drops it, so no operation is under way: there is nothing to wait for, and a
-        // destructor does not park.
+        // destructor must not park.
         if self.begin_close().is_ok() {
             self.release(self.mutex.decref());
         }
         if self.number_kept.load(Ordering::Relaxed) {
-            // SAFETY: the number has been kept for this Fd alone, and nobody borrows it any more.
+            // SAFETY: the number was kept for this Fd alone, and no borrow of it is left.
             unsafe { self.sched.os().close(self.raw) };
         }
     }

@@ -1,4 +1,5 @@
-//! FdMutex: Go's `fdMutex`, which serialises reads, serialises writes, and keeps a descriptor open while somebody uses it.
+//! FdMutex: Go's `fdMutex`. It serialises reads, serialises writes, and keeps a descriptor open
+//! while an operation uses it.
 //!
 //! ```text
 //!   62 ......... 43 | 42 ........ 23 | 22 ... 3 | 2      | 1     | 0
@@ -8,15 +9,19 @@
 //! | operation | if | then |
 //! |---|---|---|
 //! | `incref` | not closed | refs + 1 |
-//! | `lock(side)` | not closed, side free | side held, refs + 1 |
-//! | | not closed, side held | a waiter more; sleeps; starts over when woken (its waker has taken it off the count). Refused if the caller unwinds |
-//! | `unlock(side)` | | side free, refs - 1; wakes one waiter of the side |
+//! | `lock(side)` | not closed, side free | side locked, refs + 1 |
+//! | | not closed, side locked | waiters + 1; sleeps; starts over when woken |
+//! | `unlock(side)` | | side free, refs - 1; if waiters > 0: waiters - 1, wakes one |
 //! | `decref` | | refs - 1 |
-//! | `close` | not closed | closed, refs + 1, no waiters: all are woken, and find it closed |
-//! | any but `close`, `unlock`, `decref` | closed | refused |
+//! | `close` | not closed | closed, refs + 1, waiters = 0; wakes all, and they find it closed |
+//! | `incref`, `lock`, `close` | closed | refused |
 //!
-//! Whoever brings refs to 0 on a closed mutex is told to destroy the descriptor: exactly one caller is. Read and write locks are
-//! independent: a connection is read and written at the same time.
+//! The rule: the caller that brings refs of a closed mutex to 0 must destroy the descriptor. There
+//! is exactly one. The two sides are independent, so a connection is read and written at the same
+//! time.
+//!
+//! The waker takes a waiter off the count, not the waiter itself: a `close` and an `unlock` that
+//! race release each waiter's permit once. A caller that unwinds does not wait; `lock` refuses it.
 
 use crate::os::Mode;
 use crate::polldesc::PollError;
@@ -39,21 +44,21 @@ const WWAITS: u64 = MAX * WWAIT;
 
 static_assertions::const_assert!(CLOSED | RLOCK | WLOCK | REFS | RWAITS | WWAITS == u64::MAX >> 1);
 
-/// The bits of one side.
-struct Side {
+/// The bits of one side: its lock, one waiter, and all waiters.
+struct SideBits {
     lock: u64,
     wait: u64,
     waits: u64,
 }
 
-const fn side(mode: Mode) -> Side {
+const fn side(mode: Mode) -> SideBits {
     match mode {
-        Mode::Read => Side {
+        Mode::Read => SideBits {
             lock: RLOCK,
             wait: RWAIT,
             waits: RWAITS,
         },
-        Mode::Write => Side {
+        Mode::Write => SideBits {
             lock: WLOCK,
             wait: WWAIT,
             waits: WWAITS,
@@ -61,21 +66,21 @@ const fn side(mode: Mode) -> Side {
     }
 }
 
-/// The descriptor is closed.
+/// The error of an operation on a closed descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Closed;
 
-/// What the caller of `unlock` or `decref` must do now.
+/// What the caller of `unlock` or `decref` must do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub(crate) enum Release {
-    /// Nothing.
-    Held,
-    /// Destroy the descriptor: it is closed, and this was its last user.
-    Last,
+pub(crate) enum AfterUse {
+    /// Nothing: the descriptor is open or in use.
+    Keep,
+    /// Destroy the descriptor: it is closed, and the caller was its last user.
+    Destroy,
 }
 
-/// See the module's head.
+/// The state word, and a semaphore for the waiters of each side.
 #[repr(C)]
 pub(crate) struct FdMutex {
     state: AtomicU64,
@@ -84,7 +89,7 @@ pub(crate) struct FdMutex {
 }
 
 impl FdMutex {
-    /// Open, unlocked, unused.
+    /// An FdMutex that is open, unlocked and unused.
     pub(crate) fn new() -> Self {
         FdMutex {
             state: AtomicU64::new(0),
@@ -104,7 +109,7 @@ impl FdMutex {
     ///
     /// # Panics
     ///
-    /// With more than 1 048 575 users.
+    /// If the descriptor already has 1 048 575 users.
     pub(crate) fn incref(&self) -> Result<(), Closed> {
         let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old, REF, REFS));
         self.state
@@ -113,25 +118,25 @@ impl FdMutex {
             .map_err(|_| Closed)
     }
 
-    /// Ends what `incref` or `close` began.
+    /// Ends the use that `incref` or `close` began.
     ///
     /// # Panics
     ///
-    /// If nothing was begun.
-    pub(crate) fn decref(&self) -> Release {
+    /// If there is no use to end.
+    pub(crate) fn decref(&self) -> AfterUse {
         let old = self.state.fetch_sub(REF, Ordering::AcqRel);
         assert!(
             old & REFS != 0,
-            "inconsistent FdMutex: decref of one that nobody uses"
+            "inconsistent FdMutex: decref without a user"
         );
-        last(old - REF)
+        after_use(old - REF)
     }
 
-    /// Waits for the lock of one side and keeps the descriptor open until `unlock`.
+    /// Locks one side, after waiting for it, and keeps the descriptor open until `unlock`.
     ///
     /// # Panics
     ///
-    /// With more than 1 048 575 users or waiters.
+    /// If the descriptor already has 1 048 575 users or waiters.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
         let old = self.state.load(Ordering::Relaxed);
@@ -180,26 +185,26 @@ impl FdMutex {
         }
     }
 
-    /// Ends what `lock` began.
+    /// Unlocks one side and ends the use that `lock` began.
     ///
     /// # Panics
     ///
     /// If the side is not locked.
     #[inline]
-    pub(crate) fn unlock(&self, mode: Mode, sched: &'static Sched) -> Release {
+    pub(crate) fn unlock(&self, mode: Mode, sched: &'static Sched) -> AfterUse {
         let side = side(mode);
         let old = self.state.fetch_sub(side.lock + REF, Ordering::AcqRel);
         assert!(
             old & side.lock != 0 && old & REFS != 0,
-            "inconsistent FdMutex: unlock of one that is not locked"
+            "inconsistent FdMutex: unlock of a side that is not locked"
         );
         if old & side.waits != 0 {
             self.wake_next(mode, sched);
         }
-        last(old - side.lock - REF)
+        after_use(old - side.lock - REF)
     }
 
-    /// Wakes one waiter of a side that was unlocked, unless a close has woken all.
+    /// Wakes one waiter of a side, unless a close has woken them all.
     #[cold]
     fn wake_next(&self, mode: Mode, sched: &'static Sched) {
         let side = side(mode);
@@ -213,7 +218,8 @@ impl FdMutex {
         }
     }
 
-    /// Closes: new users are refused, those that wait for a lock are woken. The caller becomes a user, until `decref`.
+    /// Closes the mutex: refuses new users and wakes all that wait for a lock. The caller becomes a
+    /// user, until `decref`.
     #[doc(alias = "increfAndClose")]
     pub(crate) fn close(&self, sched: &'static Sched) -> Result<(), Closed> {
         let next = |old: u64| {
@@ -230,11 +236,11 @@ impl FdMutex {
 }
 
 #[inline]
-fn last(state: u64) -> Release {
+fn after_use(state: u64) -> AfterUse {
     if state & (CLOSED | REFS) == CLOSED {
-        Release::Last
+        AfterUse::Destroy
     } else {
-        Release::Held
+        AfterUse::Keep
     }
 }
 
@@ -265,13 +271,13 @@ mod tests {
         let mutex = FdMutex::new();
         mutex.incref().unwrap();
         mutex.incref().unwrap();
-        assert_eq!(mutex.decref(), Release::Held);
-        assert_eq!(mutex.decref(), Release::Held, "open: nobody destroys");
+        assert_eq!(mutex.decref(), AfterUse::Keep);
+        assert_eq!(mutex.decref(), AfterUse::Keep, "it is open");
     }
 
     #[test]
     #[should_panic(expected = "inconsistent")]
-    fn a_decref_too_many_is_refused() {
+    fn a_decref_too_many_panics() {
         let _ = FdMutex::new().decref();
     }
 

@@ -131,8 +131,8 @@ static_assertions::const_assert!(align_of::<Poller>() > 2);
 
 struct State {
     closing: bool,
-    read: deadline::Side,
-    write: deadline::Side,
+    read: deadline::DeadlineState,
+    write: deadline::DeadlineState,
 }
 
 impl PollDesc {
@@ -149,8 +149,8 @@ impl PollDesc {
             poller: AtomicPtr::new(ptr::null_mut()),
             state: Lock::new(State {
                 closing: false,
-                read: deadline::Side::new(),
-                write: deadline::Side::new(),
+                read: deadline::DeadlineState::new(),
+                write: deadline::DeadlineState::new(),
             }),
             rt: Timer::new(this.cast()),
             wt: Timer::new(this.cast()),

@@ -1,18 +1,21 @@
-//! Lease: an M's hold on its P while the M runs goroutines, and how another thread takes the P from an M that does not come back.
+//! Retake: how sysmon takes the P from an M that does not come back to the scheduler.
 //!
-//! A goroutine that computes or sits in a system call keeps its thread, but must not keep the P with it. Entering the scheduler and leaving
-//! it are far more frequent than that, so they are plain stores, and whoever takes the P pays for both sides' barrier:
+//! A goroutine that computes or blocks in a system call keeps its M's thread, but must not keep the
+//! P. An M enters and leaves the scheduler far more often than sysmon takes a P. So entering and
+//! leaving are plain stores, and the taker pays for both sides with a process-wide memory barrier.
 //!
-//! | word | by | means |
+//! | word | by | meaning |
 //! |---|---|---|
 //! | `in_scheduler` | the M | the scheduler's code runs on the M, and may use the P |
-//! | `request`: `NONE` → `ASKED` | the taker | is the M outside? |
-//! | `ASKED` → `NONE` | the M in `enter`, or the taker | it was not |
-//! | `ASKED` → `TAKEN` | the taker | it was: the P is the taker's |
+//! | `request`: `NONE` → `ASKED` | the taker | is the M in a goroutine? |
+//! | `ASKED` → `NONE` | the M in `enter`, or the taker | no: the M keeps its P |
+//! | `ASKED` → `TAKEN` | the taker | yes: the P belongs to the taker |
 //! | `TAKEN` → `NONE` | the M in `renew` | the M has noticed, and has a P again |
 //!
-//! The M stores `in_scheduler` and then loads `request`; the taker stores `request`, has every thread pass a memory barrier, and then loads `in_scheduler`.
-//! So not both miss the other's store. If the M sees `ASKED`, both try to move `request` on, and one succeeds: the P has one owner.
+//! The race: the M enters the scheduler while sysmon takes its P. The M stores `in_scheduler`, then
+//! loads `request`. The taker stores `request`, makes every thread pass a memory barrier, then
+//! loads `in_scheduler`. So at least one sees the other's store. If the M sees `ASKED`, both try to
+//! change `request` by compare-and-swap, and one succeeds: the P has one owner.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, light_barrier};
 
@@ -26,7 +29,7 @@ pub(crate) struct Retake {
 }
 
 impl Retake {
-    /// The M is in the scheduler and holds its P.
+    /// The state of an M that is in the scheduler and holds its P.
     pub(crate) fn new() -> Self {
         Retake {
             in_scheduler: AtomicBool::new(true),
@@ -43,7 +46,8 @@ impl Retake {
         self.request.load(Ordering::Relaxed) == NONE || self.refuse()
     }
 
-    /// Answers a demand. Failure needs no Acquire: an M without a P reads nothing of it.
+    /// Refuses a request that was seen. True if the M keeps its P. Failure needs no Acquire: an M
+    /// without a P reads nothing of it.
     #[cold]
     fn refuse(&self) -> bool {
         self.request
@@ -51,34 +55,36 @@ impl Retake {
             != Err(TAKEN)
     }
 
-    /// The M goes back to its goroutine. Release: what it did to the P comes before whatever a taker does.
+    /// The M returns to its goroutine. Release pairs with the Acquire in `take`: the taker sees
+    /// what the M did to the P.
     #[inline]
     pub(crate) fn leave(&self) {
         self.in_scheduler.store(false, Ordering::Release);
     }
 
-    /// The M has a P again after one was taken.
+    /// Notes that the M has a P again after one was taken.
     pub(crate) fn renew(&self) {
         self.request.store(NONE, Ordering::Release);
     }
 
-    /// Whether a goroutine's code runs on the M, or did a moment ago.
+    /// Whether the M runs a goroutine's code, or did a moment ago.
     pub(crate) fn in_goroutine(&self) -> bool {
         !self.in_scheduler.load(Ordering::Relaxed)
     }
 
-    /// Whether the P was taken, and the M has none since.
+    /// Whether the P was taken and the M has none since.
     pub(crate) fn is_taken(&self) -> bool {
         self.request.load(Ordering::Relaxed) == TAKEN
     }
 
-    /// Takes the P from the only thread of a forked process, which is outside.
+    /// Takes the P from the only thread of a forked process, which runs a goroutine's code.
     pub(crate) fn revoke(&self) {
         self.request.store(TAKEN, Ordering::Relaxed);
     }
 
-    /// Takes the P if the M is outside. `barrier` has every running thread of the process pass a memory barrier, or says that it cannot. One
-    /// thread at a time may call this.
+    /// Takes the P if the M is in a goroutine. `barrier` makes every running thread of the process
+    /// pass a memory barrier, or returns false if the system cannot. Only one thread at a time may
+    /// call this.
     #[must_use]
     pub(crate) fn take(&self, barrier: impl FnOnce() -> bool) -> bool {
         if self
@@ -88,7 +94,7 @@ impl Retake {
         {
             return false;
         }
-        // Acquire: pairs with `leave`.
+        // Acquire pairs with the Release in `leave`.
         let wanted = if barrier() && !self.in_scheduler.load(Ordering::Acquire) {
             TAKEN
         } else {

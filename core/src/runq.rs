@@ -1,10 +1,11 @@
 //! Queues of runnable goroutines.
 //!
-//! | queue | who puts | who takes | for |
+//! | queue | pushed by | taken by | holds |
 //! |---|---|---|---|
-//! | [`Ring`] | the owner P | the owner; thieves take half | goroutines that may run anywhere |
-//! | [`GList`] | its owner (or under a lock) | the same | a home queue, the global queue |
-//! | [`Inbox`] | anyone | the owner M, all at once | wake-ups from other threads for goroutines at home on this M |
+//! | [`Ring`] | the owner P | the owner; thieves, half at once | goroutines that may run anywhere |
+//! | [`Global`] | any thread | any M | spawns by threads, overflow of rings |
+//! | [`GList`] | its owner | its owner | the goroutines at home on one M; those in `Global` |
+//! | [`Inbox`] | any thread | the owner M, all at once | its own goroutines, woken elsewhere |
 #![allow(
     unsafe_code,
     reason = "queues keep the address of a G in place of its GRef"
@@ -14,7 +15,7 @@ use crate::g::{G, GRef};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, CachePadded, Lock, Ordering};
 use core::ptr::{self, NonNull};
 
-/// A FIFO list of goroutines, linked through themselves.
+/// A FIFO list of goroutines, linked through the goroutines themselves.
 #[derive(Default)]
 pub(crate) struct GList {
     head: Option<NonNull<G>>,
@@ -41,7 +42,7 @@ impl GList {
     #[inline]
     pub(crate) fn push_back(&mut self, g: GRef) {
         let g = g.into_raw();
-        // SAFETY: list and caller own the GRefs of the elements touched here.
+        // SAFETY: the list and the caller own the GRefs of the elements touched here.
         unsafe { g.as_ref() }.link.store(0, Ordering::Relaxed);
         match self.tail {
             None => self.head = Some(g),
@@ -69,10 +70,11 @@ impl GList {
     }
 }
 
-/// The queue of all Ps: spawns and wake-ups from ordinary threads, and what does not fit into a ring.
+/// The queue that all Ps share: spawns and wake-ups from ordinary threads, and goroutines that did
+/// not fit into a ring.
 pub(crate) struct Global {
     list: Lock<GList>,
-    /// The list's length, to look at without the lock.
+    /// The length of the list, readable without the lock. Written by the lock's holder.
     len: AtomicUsize,
 }
 
@@ -98,7 +100,8 @@ impl Global {
         self.len.store(list.len(), Ordering::Relaxed);
     }
 
-    /// Takes a fair share for one of `procs` Ps: the first to run, the rest, up to half a ring, into `ring`, where other Ps may still steal them.
+    /// Takes a fair share for one of `procs` Ps. Returns the first goroutine, to run. The rest, up
+    /// to half a ring, goes into `ring`, from which other Ps may steal it.
     #[doc(alias = "globrunqgetbatch")]
     pub(crate) fn take(&self, ring: &Ring, procs: usize) -> Option<GRef> {
         if self.is_empty() {
@@ -118,7 +121,7 @@ impl Global {
         first
     }
 
-    /// Empties it, in order.
+    /// Takes all goroutines, in order.
     pub(crate) fn take_all(&self) -> GList {
         let mut list = self.list.lock();
         self.len.store(0, Ordering::Relaxed);
@@ -134,18 +137,25 @@ impl Global {
     }
 }
 
-/// How many goroutines a ring holds. Go's number: bursts fit, and a half is worth a lock of the global queue. In a model so few that it turns.
+/// How many goroutines a ring holds. Go's number: bursts fit, and spilling half of it is worth a
+/// lock of the global queue. Under loom so few that the indices wrap.
 const CAPACITY: u32 = if cfg!(loom) { 4 } else { 256 };
 
-/// A P's queue of goroutines that may run anywhere: a ring and, before it, one slot for the goroutine just readied.
+/// A P's queue of goroutines that may run anywhere: a ring and, before it, one slot for the
+/// goroutine just readied.
 ///
-/// The owner pushes at `tail`; owner and thieves take from `head` by compare-and-swap. `head` and `tail` wrap; `tail - head <= CAPACITY`.
-/// A slot is written before the `tail` that covers it is released, and read before the compare-and-swap that frees it: a thief that
-/// loses the swap has read garbage and forgets it.
+/// The owner pushes at `tail`. The owner and thieves take from `head` by compare-and-swap. Both
+/// indices wrap; `tail - head <= CAPACITY`.
+///
+/// The race: a thief reads a slot while the owner reuses it. The owner writes a slot before it
+/// releases the `tail` that covers it. A thief reads the slot before the compare-and-swap of `head`
+/// that frees it. If that fails, the thief may have read a newer goroutine and discards what it
+/// read.
 pub(crate) struct Ring {
     head: CachePadded<AtomicU32>,
     tail: AtomicU32,
-    /// Runs next, before the ring: what the running goroutine has just readied, or what another M has offered. Thieves take it last.
+    /// The goroutine to run before those in the ring: one that the running goroutine has readied,
+    /// or that another M has offered. Thieves take it last.
     next: AtomicPtr<G>,
     slots: [AtomicPtr<G>; CAPACITY as usize],
 }
@@ -164,7 +174,7 @@ impl Ring {
         &self.slots[(index % CAPACITY) as usize]
     }
 
-    /// Free slots, as the owner sees them: thieves can only add.
+    /// The number of free slots. Called by the owner: thieves can only add to it.
     fn room(&self) -> usize {
         let used = self
             .tail
@@ -173,42 +183,44 @@ impl Ring {
         (CAPACITY - used) as usize
     }
 
-    /// Whether there was nothing at some instant during the call.
+    /// Whether the queue was empty at some instant during the call.
     #[doc(alias = "runqempty")]
     pub(crate) fn is_empty(&self) -> bool {
         loop {
             let head = self.head.load(Ordering::Acquire);
             let tail = self.tail.load(Ordering::Acquire);
             let next = self.next.load(Ordering::Acquire);
-            // A `next` that was kicked into the ring between these loads has moved `tail`.
+            // The owner pushes a displaced `next` into the ring, which moves `tail`.
             if tail == self.tail.load(Ordering::Acquire) {
                 return head == tail && next.is_null();
             }
         }
     }
 
-    /// Whether there is more than the one in front.
+    /// Whether the ring holds goroutines besides `next`.
     pub(crate) fn has_queued(&self) -> bool {
         self.head.load(Ordering::Acquire) != self.tail.load(Ordering::Acquire)
     }
 
-    /// Puts a goroutine in front, unless there is one. Anyone.
+    /// Makes a goroutine the next one, unless there is one. Any thread may call it.
     pub(crate) fn offer(&self, g: GRef) -> Result<(), GRef> {
         let g = g.into_raw();
-        // Release: the M that takes it sees what its spawner wrote.
+        // Release pairs with the swap in `take_next`: the M that takes it sees what its spawner
+        // wrote.
         let offered = self.next.compare_exchange(
             ptr::null_mut(),
             g.as_ptr(),
             Ordering::AcqRel,
             Ordering::Relaxed,
         );
-        // SAFETY: the goroutine is not in the ring, so the caller's GRef is the only one.
+        // SAFETY: the exchange failed, so the caller's GRef is the only one.
         offered
             .map(|_| ())
             .map_err(|_| unsafe { GRef::from_raw(g) })
     }
 
-    /// How many there are, the one in front included, as far as a bystander can tell.
+    /// How many goroutines there are, `next` included. Approximate while other threads push or
+    /// take.
     pub(crate) fn len(&self) -> usize {
         let head = self.head.load(Ordering::Acquire);
         let queued = self
@@ -219,10 +231,11 @@ impl Ring {
         queued as usize + usize::from(!self.next.load(Ordering::Relaxed).is_null())
     }
 
-    /// Appends a goroutine; hands it back when the ring is full. Owner only.
+    /// Appends a goroutine; gives it back if the ring is full. Owner only.
     #[inline]
     pub(crate) fn push(&self, g: GRef) -> Result<(), GRef> {
-        // Acquire pairs with the thieves' Release: they are done with the slot.
+        // Acquire pairs with the Release of a thief's compare-and-swap: the thief has read the
+        // slot.
         let head = self.head.load(Ordering::Acquire);
         let tail = self.tail.load(Ordering::Relaxed);
         if tail.wrapping_sub(head) >= CAPACITY {
@@ -230,12 +243,12 @@ impl Ring {
         }
         self.slot(tail)
             .store(g.into_raw().as_ptr(), Ordering::Relaxed);
-        // Release publishes the slot, and the G behind it, to thieves.
+        // Release publishes the slot, and the G that it names, to thieves.
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         Ok(())
     }
 
-    /// Puts a goroutine in front of the ring and returns the one it displaces. Owner only.
+    /// Makes a goroutine the next one and returns the one that it displaces. Owner only.
     #[inline]
     pub(crate) fn swap_next(&self, g: GRef) -> Option<GRef> {
         let before = self.next.swap(g.into_raw().as_ptr(), Ordering::AcqRel);
@@ -243,7 +256,7 @@ impl Ring {
         NonNull::new(before).map(|g| unsafe { GRef::from_raw(g) })
     }
 
-    /// Takes the goroutine in front. Anyone.
+    /// Takes the next goroutine. Any thread may call it.
     #[inline]
     pub(crate) fn take_next(&self) -> Option<GRef> {
         if self.next.load(Ordering::Relaxed).is_null() {
@@ -254,7 +267,7 @@ impl Ring {
         NonNull::new(g).map(|g| unsafe { GRef::from_raw(g) })
     }
 
-    /// Takes the oldest. Owner only.
+    /// Takes the oldest goroutine of the ring. Owner only.
     #[inline]
     pub(crate) fn pop(&self) -> Option<GRef> {
         loop {
@@ -273,17 +286,18 @@ impl Ring {
                 )
                 .is_ok()
             {
-                // SAFETY: the exchange made the element ours.
+                // SAFETY: the exchange took the element out of the ring.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
             }
         }
     }
 
-    /// Takes the oldest, or the one in front if that is all. Anyone.
+    /// Takes the oldest goroutine of the ring, or `next` if the ring is empty. Any thread may call
+    /// it.
     pub(crate) fn steal_one(&self) -> Option<GRef> {
         loop {
             let head = self.head.load(Ordering::Acquire);
-            // Acquire: the slot is written.
+            // Acquire pairs with the Release in `push`: the slot is written.
             if head == self.tail.load(Ordering::Acquire) {
                 return self.take_next();
             }
@@ -298,25 +312,27 @@ impl Ring {
                 )
                 .is_ok()
             {
-                // SAFETY: the exchange made the element ours.
+                // SAFETY: the exchange took the element out of the ring.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(g)) });
             }
         }
     }
 
-    /// Moves the older half to `global`, to make room. Owner only.
+    /// Moves the older half of a full ring, and then `last`, to `global`. Owner only.
     #[doc(alias = "runqputslow")]
     pub(crate) fn spill(&self, global: &Global, last: GRef) {
         let half = (0..CAPACITY / 2).map_while(|_| self.pop());
         global.extend(half.chain([last]));
     }
 
-    /// Moves half of `victim`'s goroutines here, rounded up, and returns one of them to run. With `next_too`, takes the goroutine in
-    /// front of the ring when there is no other. Owner of `self` only, whose ring is empty.
+    /// Moves half of `victim`'s ring here, rounded up, and returns one of them to run. With
+    /// `next_too`, takes `victim`'s `next` if its ring is empty. Only the owner of `self` calls it,
+    /// and the ring of `self` is empty.
     #[doc(alias = "runqsteal")]
     pub(crate) fn steal(&self, victim: &Ring, next_too: bool) -> Option<GRef> {
         loop {
-            // Acquire on both: slots up to `tail` are written, and a stale `head` would make the count absurd.
+            // Acquire on both: slots up to `tail` are written, and `tail` is not older than `head`,
+            // which would make the count absurd.
             let head = victim.head.load(Ordering::Acquire);
             let tail = victim.tail.load(Ordering::Acquire);
             let count = tail.wrapping_sub(head);
@@ -325,7 +341,7 @@ impl Ring {
                 return if next_too { victim.take_next() } else { None };
             }
             if take > CAPACITY / 2 {
-                // The two loads straddled a turn of the ring.
+                // `head` moved between the two loads.
                 continue;
             }
             let to = self.tail.load(Ordering::Relaxed);
@@ -333,7 +349,8 @@ impl Ring {
                 let g = victim.slot(head.wrapping_add(i)).load(Ordering::Relaxed);
                 self.slot(to.wrapping_add(i)).store(g, Ordering::Relaxed);
             }
-            // AcqRel: the slots were read before the owner can reuse them, and the Gs behind them are ours from here.
+            // AcqRel. Release: the slots are read before the owner reuses them. Acquire: the Gs
+            // that they name now belong to this P.
             if victim
                 .head
                 .compare_exchange(
@@ -347,14 +364,16 @@ impl Ring {
                 let first = self.slot(to.wrapping_add(take - 1)).load(Ordering::Relaxed);
                 self.tail
                     .store(to.wrapping_add(take - 1), Ordering::Release);
-                // SAFETY: the exchange made the elements ours; this one is not covered by `tail`.
+                // SAFETY: the exchange made the elements this P's, and `tail` does not cover this
+                // one.
                 return Some(unsafe { GRef::from_raw(NonNull::new_unchecked(first)) });
             }
         }
     }
 }
 
-/// Wake-ups from other threads, for one M: a stack that anyone pushes on and the M empties.
+/// Wake-ups from other threads for one M: a stack on which any thread pushes, and which the M
+/// empties.
 pub(crate) struct Inbox(AtomicPtr<G>);
 
 impl Inbox {
@@ -362,17 +381,19 @@ impl Inbox {
         Inbox(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Adds a goroutine. True if it is the first: the M must be told. Later ones ride on that.
+    /// Adds a goroutine. True if it is the first: the caller must wake the M. The M finds later
+    /// ones with it.
     #[must_use]
     pub(crate) fn push(&self, g: GRef) -> bool {
         let g = g.into_raw();
         let mut head = self.0.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the caller gave us the GRef.
+            // SAFETY: this function owns the GRef.
             unsafe { g.as_ref() }
                 .link
                 .store(head as usize, Ordering::Relaxed);
-            // Release: the M that takes the element sees its link and what its waker did. No ABA: elements leave all at once.
+            // Release pairs with the swap in `drain`: the M sees the link and what the waker wrote.
+            // There is no ABA problem, because elements leave all at once.
             match self.0.compare_exchange_weak(
                 head,
                 g.as_ptr(),
@@ -390,19 +411,19 @@ impl Inbox {
         self.0.load(Ordering::Relaxed).is_null()
     }
 
-    /// Moves all, oldest first, to the end of `list`. Owner only.
+    /// Moves all goroutines, oldest first, to the end of `list`. Owner only.
     pub(crate) fn drain(&self, list: &mut GList) {
         let mut newest_first = self.0.swap(ptr::null_mut(), Ordering::Acquire);
         let mut oldest_first: *mut G = ptr::null_mut();
         while let Some(g) = NonNull::new(newest_first) {
-            // SAFETY: the swap made the whole chain ours.
+            // SAFETY: the swap took the whole chain.
             let link = &unsafe { g.as_ref() }.link;
             newest_first = link.load(Ordering::Relaxed) as *mut G;
             link.store(oldest_first as usize, Ordering::Relaxed);
             oldest_first = g.as_ptr();
         }
         while let Some(g) = NonNull::new(oldest_first) {
-            // SAFETY: as above; the link is read before `push_back` overwrites it.
+            // SAFETY: as above. `push_back` overwrites the link, which was read before.
             oldest_first = unsafe { g.as_ref() }.link.load(Ordering::Relaxed) as *mut G;
             // SAFETY: each element is handed over once.
             list.push_back(unsafe { GRef::from_raw(g) });

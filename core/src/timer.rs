@@ -1,20 +1,23 @@
 //! Timers: a 4-ary heap for each P, moved and stopped lazily.
 //!
-//! The common timer is a deadline that is pushed back again and again and never fires. So moving a timer *later*, or stopping it, writes
-//! only the timer: its entry stays in the heap under the old key. When that key comes up, the owner looks at the timer and drops the
-//! entry (stopped), re-keys it (moved), or fires it. Moving a timer *earlier* cannot wait for the old key: it takes the heap's lock and
-//! sifts the entry up.
+//! Goal: a deadline that is pushed back again and again and never fires must cost little, since
+//! that is the common timer. The rule: moving a timer *later*, or stopping it, writes only the
+//! timer. Its entry stays in the heap under the old key. When that key is due, the owner looks at
+//! the timer and removes the entry (stopped), re-keys it (moved), or fires it. Moving a timer
+//! *earlier* cannot wait for the old key, so it takes the heap's lock and sifts the entry up.
 //!
 //! | `when` | `heap` | the timer is |
 //! |---|---|---|
 //! | 0 | none | off |
 //! | t | some | armed; its key is <= t |
-//! | 0 | some | stopped, its entry still there: a zombie |
+//! | 0 | some | a zombie: stopped, with its entry still in the heap |
 //! | t | none | being armed |
 //!
-//! Whoever arms and stops a timer does so under a lock of its own (a poll descriptor's), so only the heap's owner interferes. It fires a
-//! timer after all locks are dropped; between that and the callback the timer may have been moved or its object closed and reused. The
-//! callback therefore gets the sequence number the timer was armed with and ignores a stale one.
+//! The race: the heap's owner fires a timer while the timer's user moves or stops it. The user
+//! calls `arm` and `stop` under a lock of its own (a poll descriptor's), and the owner calls
+//! callbacks without any lock. So between the two the timer may be moved, or its object closed and
+//! reused. The callback gets the sequence number that the timer was armed with, and ignores a stale
+//! one.
 //!
 //! Lock order: heap, then timer.
 #![allow(
@@ -29,21 +32,22 @@ use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-/// No timer: later than every time.
+/// The key of an empty heap: later than every timer.
 pub(crate) const NEVER: Nanos = Nanos::MAX;
 
-/// The latest time of a timer, 292 years from the clock's beginning. A timer that is armed for later is armed for this time: a heap that holds
-/// it is not one without timers.
+/// The latest time of a timer, 292 years after the clock's zero. A timer armed for later gets this
+/// time, so that its heap does not look empty.
 const LATEST: Nanos = NEVER - 1;
 
-/// What a timer does when it expires: gets the argument it was made with and the sequence number it was armed with, and adds to the
-/// list whom it wakes. Runs on a scheduler's stack without locks; must not park.
+/// The callback of a timer. It gets the argument that the timer was made with and the sequence
+/// number that it was armed with, and adds the waiters that it wakes to the list. It runs on a
+/// scheduler's stack without locks, and must not park.
 pub(crate) type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
 
-/// One timer. It must stay where it is while it is armed or a zombie.
+/// A timer. It must stay in place while it is armed or a zombie.
 pub(crate) struct Timer {
     state: Lock<State>,
-    /// The place of the entry. Belongs to the holder of the heap's lock.
+    /// The index of the entry. Owned by the holder of the heap's lock.
     index: AtomicU32,
     arg: NonNull<()>,
 }
@@ -53,13 +57,14 @@ struct State {
     seq: u32,
     fire: Fire,
     heap: Option<&'static Heap>,
-    /// The key of the entry, written by whoever holds the heap's lock too.
+    /// The key of the entry. A writer also holds the heap's lock.
     key: Nanos,
 }
 
-// SAFETY: the argument is an address; `arm`'s caller promises that callbacks may use it from any thread.
+// SAFETY: the argument is an address; `arm`'s caller promises that callbacks may use it from any
+// thread.
 unsafe impl Send for Timer {}
-// SAFETY: as above; everything else is behind the lock.
+// SAFETY: as above. The lock protects everything else.
 unsafe impl Sync for Timer {}
 
 impl Timer {
@@ -80,12 +85,14 @@ impl Timer {
         }
     }
 
-    /// Sets the timer to expire at `when` (more than 0, [`LATEST`] at most), wherever it was before. A timer that is off goes into `heap`.
-    /// Returns the heap whose earliest timer this has become: the M that sleeps for that heap must look again.
+    /// Arms or moves the timer to expire at `when` (more than 0; later than [`LATEST`] counts as
+    /// that). A timer that is off goes into `heap`; others stay in theirs. Returns the heap if this
+    /// is now its earliest timer: the M that sleeps for that heap must look again.
     ///
     /// # Safety
     ///
-    /// - The timer stays in place until it has fired, or for ever if it is ever stopped.
+    /// - The timer stays in place until it has fired, or for the rest of the process if it is ever
+    ///   stopped.
     /// - `fire(arg, seq, …)` is sound on any thread until then.
     /// - Calls of `arm` and `stop` for one timer do not overlap.
     #[must_use = "the M that sleeps for this heap must look again"]
@@ -117,7 +124,8 @@ impl Timer {
         home.pull_forward(self).then_some(home)
     }
 
-    /// Switches the timer off. A callback already on its way still runs, with the sequence number it had.
+    /// Stops the timer. A callback already on its way still runs, with the sequence number that it
+    /// had.
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         if state.when != 0 {
@@ -129,22 +137,24 @@ impl Timer {
     }
 }
 
-/// Children of a node. Four keys are half a cache line: fewer levels than a binary heap for the same misses.
+/// Children of a node. Four entries are one cache line long: fewer levels than a binary heap for
+/// the same misses.
 const ARITY: usize = 4;
 
-/// How many timers fire between two looks at the heap's lock. In a model two, so that it has a second look.
+/// How many timers fire between two acquisitions of the heap's lock. Two under loom, so that there
+/// is a second one.
 const FIRE_BATCH: usize = if cfg!(loom) { 2 } else { 32 };
 
 /// The timers of one P.
 pub(crate) struct Heap {
-    /// The P that runs these timers.
+    /// The number of the P that runs these timers.
     owner: usize,
     entries: Lock<Vec<Entry>>,
-    /// The earliest key, or `NEVER`: to look at without the lock.
+    /// The earliest key, or `NEVER`; readable without the lock. Written by the lock's holder.
     next: AtomicI64,
-    /// Stopped timers among the entries. Approximate while timers fire.
+    /// How many entries are zombies. Approximate while timers fire.
     zombies: AtomicU32,
-    /// How many have fired. Written by whoever holds the lock.
+    /// How many timers have fired. Written by the lock's holder.
     fired: UnmodeledCount,
 }
 
@@ -166,7 +176,7 @@ impl Entry {
 }
 
 impl Heap {
-    /// An empty heap, run by P number `owner`.
+    /// An empty heap that P number `owner` runs.
     pub(crate) fn new(owner: usize) -> Self {
         Heap {
             owner,
@@ -182,14 +192,14 @@ impl Heap {
         self.owner
     }
 
-    /// When the owner must look again: not after the earliest timer, perhaps before it. `None`: no timers.
+    /// When the owner must look again: at the earliest timer or before it. `None` without timers.
     #[inline]
     pub(crate) fn next(&self) -> Option<Nanos> {
         let next = self.next.load(Ordering::Acquire);
         (next != NEVER).then_some(next)
     }
 
-    /// Timers that will fire. Approximate while some do.
+    /// How many timers will fire. Approximate while some do.
     pub(crate) fn armed(&self) -> usize {
         let entries = self.entries.lock();
         entries
@@ -197,12 +207,12 @@ impl Heap {
             .saturating_sub(self.zombies.load(Ordering::Relaxed) as usize)
     }
 
-    /// Timers that have fired.
+    /// How many timers have fired.
     pub(crate) fn fired(&self) -> u64 {
         self.fired.load(Ordering::Relaxed)
     }
 
-    /// Timers in the heap, stopped ones included.
+    /// How many entries the heap has, zombies included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
@@ -213,7 +223,7 @@ impl Heap {
         self.len() == 0
     }
 
-    /// True if the timer is now the earliest.
+    /// Adds an entry for the timer. True if it is now the earliest.
     fn insert(&'static self, timer: &Timer) -> bool {
         let mut entries = self.entries.lock();
         if self.zombies.load(Ordering::Relaxed) as usize * 4 > entries.len() + 4 {
@@ -239,7 +249,8 @@ impl Heap {
         let mut entries = self.entries.lock();
         let index = {
             let mut state = timer.state.lock();
-            // Gone, or keyed anew: the old key came up in between, and the owner saw the new time.
+            // The old key was due in between, and the owner has seen the new time: the entry is
+            // gone or re-keyed.
             if state.heap.is_none() || state.when >= state.key {
                 return false;
             }
@@ -255,7 +266,7 @@ impl Heap {
     /// Publishes the earliest key. True if it moved earlier.
     fn publish(&self, entries: &[Entry]) -> bool {
         let next = entries.first().map_or(NEVER, |entry| entry.key);
-        // Only a holder of the entries' lock writes it.
+        // Only a holder of the lock of `entries` writes `next`.
         let before = self.next.load(Ordering::Relaxed);
         if next != before {
             self.next.store(next, Ordering::Release);
@@ -269,7 +280,7 @@ impl Heap {
             let mut due = heapless::Vec::<(Fire, NonNull<()>, u32), FIRE_BATCH>::new();
             self.collect(now, &mut due);
             for &(fire, arg, seq) in &due {
-                // SAFETY: `arm`'s contract; this timer was armed with these, and has fired only now.
+                // SAFETY: `arm`'s contract. This timer was armed with these, and fires only now.
                 unsafe { fire(arg, seq, woken) };
             }
             if !due.is_full() {
@@ -292,7 +303,7 @@ impl Heap {
             let timer = unsafe { timer.as_ref() };
             let mut state = timer.state.lock();
             if state.when > now {
-                // Moved later: only now does the entry follow.
+                // The timer was moved later: re-key its entry.
                 let key = state.when;
                 state.key = key;
                 drop(state);
@@ -309,8 +320,9 @@ impl Heap {
                 state.when = 0;
             }
             state.heap = None;
-            // From here the timer may be armed anew elsewhere, or be gone: the waiter on whose stack it lies wakes only when it has
-            // fired, which is after this lock.
+            // From here the timer may be armed again elsewhere. It may not be freed yet: a sleeper,
+            // on whose stack it lies, wakes only when the callback has run, which is after this
+            // lock.
             drop(state);
             remove_first(&mut entries);
         }
@@ -339,7 +351,7 @@ impl Heap {
     }
 }
 
-/// One place where an index that is out of bounds is found out.
+/// Keeps the bounds check, and its panic, in one place.
 #[inline]
 fn at(entries: &mut [Entry], index: usize) -> &mut Entry {
     &mut entries[index]
@@ -490,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_armed_and_what_has_fired_is_counted() {
+    fn armed_and_fired_timers_are_counted() {
         let (heap, all) = timers(100);
         all.iter()
             .zip(1..)
@@ -546,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn zombies_are_buried_before_they_fill_the_heap() {
+    fn zombies_are_removed_before_they_fill_the_heap() {
         let (heap, all) = timers(10_000);
         for (i, log) in all.iter().enumerate() {
             arm(log, heap, 1_000 + i as Nanos, 0);
@@ -594,7 +606,7 @@ mod tests {
             if let Some(earliest) = model.iter().filter(|&&when| when != 0).min() {
                 assert!(
                     heap.next().is_some_and(|next| next <= *earliest),
-                    "step {step}: nobody would look at {earliest}"
+                    "step {step}: the heap would miss the timer at {earliest}"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! Poll descriptors come from here and go back here; their memory is never returned to the allocator, since the kernel may hold a
-//! token for longer than the descriptor lives.
+//! The cache that poll descriptors come from and go back to. Their memory is never returned to the
+//! allocator, since the kernel may hold a token for longer than the descriptor lives.
 
 use crate::polldesc::PollDesc;
 use crate::sync::{Lock, Ordering};
@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 
-/// Poll descriptors allocated at once: a page. One in a model.
+/// How many poll descriptors are allocated at once: a page of them. One under loom.
 const BLOCK: usize = if cfg!(loom) {
     1
 } else {
@@ -17,7 +17,7 @@ const BLOCK: usize = if cfg!(loom) {
 /// All poll descriptors of a scheduler.
 #[doc(alias = "pollCache")]
 pub(crate) struct PollCache {
-    /// The first free one; the others hang on its `link`.
+    /// The first free poll descriptor; each links to the next.
     free: Lock<Option<&'static PollDesc>>,
 }
 
@@ -43,11 +43,12 @@ impl PollCache {
         desc
     }
 
-    /// Takes back a poll descriptor that has been evicted and on which nobody waits, and takes its descriptor out of the poller.
+    /// Takes the descriptor out of its poller and takes back its poll descriptor, which was
+    /// unblocked and has no waiter.
     ///
     /// # Panics
     ///
-    /// If it was not evicted, or somebody waits.
+    /// If it was not unblocked, or has a waiter.
     #[doc(alias = "pollClose")]
     pub(crate) fn close(&self, desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {

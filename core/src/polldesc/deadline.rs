@@ -1,13 +1,14 @@
-//! Deadlines of a PollDesc: two times, two timers, and a sequence number for each that tells stale timers.
+//! Deadlines of a PollDesc: for each direction a time, a timer, and a sequence number that exposes
+//! a stale timer.
 //!
-//! | field | is |
+//! | field | value |
 //! |---|---|
-//! | `when` | 0: none; > 0: the time; < 0: passed, until somebody sets another |
-//! | `running` | the timer has been armed since it was last stopped |
-//! | `seq` | what the timer was armed with; moves on whenever the timer's errand changes |
+//! | `when` | 0: none; > 0: the time; < 0: passed, until another is set |
+//! | `running` | the timer was armed since it was last stopped |
+//! | `seq` | what the timer was armed with; changes whenever the timer's task changes |
 //!
-//! When both directions share one time, the read timer serves both and the write timer rests. Whatever ends or begins such a pairing
-//! counts as a change of both sides.
+//! If both directions have the same time, the read timer serves both and the write timer is
+//! stopped. Whatever begins or ends such a pairing counts as a change of both directions.
 
 use super::{Moved, PollDesc};
 use crate::os::{Mode, Nanos};
@@ -18,15 +19,15 @@ use core::ptr::NonNull;
 /// When an operation gives up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deadline {
-    /// Never.
+    /// No deadline.
     None,
-    /// At once: it is in the past.
+    /// A time in the past: operations fail at once.
     Passed,
     /// At this time, which is more than 0.
     At(Nanos),
 }
 
-pub(super) struct Side {
+pub(super) struct DeadlineState {
     when: Nanos,
     seq: u32,
     running: bool,
@@ -34,9 +35,9 @@ pub(super) struct Side {
 
 const PASSED: Nanos = -1;
 
-impl Side {
+impl DeadlineState {
     pub(super) const fn new() -> Self {
-        Side {
+        DeadlineState {
             when: 0,
             seq: 0,
             running: false,
@@ -69,7 +70,7 @@ impl Side {
         };
     }
 
-    /// Stops the timer and disowns a callback on its way.
+    /// Stops the timer and makes a callback on its way stale.
     pub(super) fn abandon(&mut self, timer: &Timer) {
         self.seq = self.seq.wrapping_add(1);
         if self.running {
@@ -78,7 +79,8 @@ impl Side {
         }
     }
 
-    /// Brings the timer in line with `when`, which may have changed; `wanted` says whether this timer is to run at all.
+    /// Arms, moves or stops the timer after `when` may have changed. `wanted` is whether this timer
+    /// should run at all. Returns the heap whose M must look again.
     fn follow(
         &mut self,
         timer: &Timer,
@@ -96,7 +98,8 @@ impl Side {
         }
         if wanted {
             self.running = true;
-            // SAFETY: PollDescs are never freed; `fire` takes the address of one, from any thread; the PollDesc's lock is held.
+            // SAFETY: a PollDesc is never freed, `fire` may get its address on any thread, and the
+            // caller holds its lock.
             return unsafe { timer.arm(heap, self.when, self.seq, fire) };
         }
         if self.running {
@@ -108,11 +111,12 @@ impl Side {
 }
 
 impl PollDesc {
-    /// Sets the deadline of one direction, or of both (`mode` is `None`). Ignored once the descriptor is closing. Timers that are in no
-    /// heap go into `heap`; the result are the heaps, of the two timers, whose Ms must look again.
+    /// Sets the deadline of one direction, or of both (`mode` is `None`), and adds the waiters
+    /// whose deadline has passed to `woken`. Does nothing once the descriptor is closing. Timers
+    /// that are in no heap go into `heap`. Returns the heaps whose Ms must look again.
     ///
-    /// `decide` is called under the lock and may refrain (`None`): of two callers that decide by the same words, the second sees what
-    /// the first has done.
+    /// It calls `decide` under the lock; `None` changes nothing. If two callers decide by the same
+    /// words, the second sees what the first has done.
     #[doc(alias = "pollSetDeadline")]
     pub(crate) fn set_deadline(
         &self,
@@ -169,7 +173,7 @@ impl PollDesc {
         [moved_read, moved_write]
     }
 
-    /// A deadline timer went off. A stale one changes nothing.
+    /// Handles a deadline timer that has fired. A stale one changes nothing.
     #[doc(alias = "netpolldeadlineimpl")]
     pub(super) fn expire(&self, seq: u32, read: bool, write: bool, woken: &mut WaiterList) {
         let mut guard = self.state.lock();

@@ -5,9 +5,14 @@
 //!   low 20 bits of fdseq      | HANGUP | EXPIRED_WRITE | EXPIRED_READ | ERROR | CLOSING
 //! ```
 //!
-//! The holder of the PollDesc's lock writes all but `ERROR` and `HANGUP` (`publish`). These two are written by events, without the lock;
-//! the sequence number in the same word keeps an event of an earlier use out (`note_event`). `ERROR` says whether the *last* event was
-//! nothing but an error; `HANGUP` stays until the next use.
+//! | bits | written by | meaning |
+//! |---|---|---|
+//! | `ERROR` | events, without the lock | the *last* event was only an error |
+//! | `HANGUP` | events, without the lock | an end or an error was reported in this use |
+//! | the others | `publish`, under the PollDesc's lock | closing, passed deadlines, the use |
+//!
+//! An event may arrive while the PollDesc is closed and reused. `note_event` compares the sequence
+//! number in the same word, so an event of an earlier use changes nothing.
 
 use crate::os::{Mode, Ready};
 use crate::polldesc::PollError;
@@ -26,7 +31,7 @@ bitflags::bitflags! {
     }
 }
 
-/// As many as Go has.
+/// The width of the sequence number. Go's number.
 const SEQ_BITS: u32 = 20;
 const SEQ_SHIFT: u32 = 5;
 
@@ -42,8 +47,9 @@ impl Info {
     }
 
     fn update(&self, next: impl Fn(Bits) -> Option<Bits>) {
-        // Half of the race between bad news and waiters (`waiter`): this read-modify-write comes before the slot's. Whoever announces itself
-        // after that one has acquired this one, and its load of this word sees it.
+        // SeqCst: this read-modify-write comes before the `cancel` of the slots (`waiter`). A
+        // waiter that announces itself after that `cancel` synchronizes with it, and its later load
+        // of this word in `check` sees this update.
         let _ = self
             .0
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
@@ -51,7 +57,7 @@ impl Info {
             });
     }
 
-    /// Forgets the events of the last use.
+    /// Starts a use: clears the bits of the last one.
     pub(super) fn open(&self, seq: u32) {
         self.update(|_| Some(seq_bits(seq)));
     }
@@ -64,7 +70,7 @@ impl Info {
         self.update(|old| Some(bits | old & Bits::EVENT));
     }
 
-    /// Notes what qualifies an event of use `seq`.
+    /// Notes the qualifying bits of an event of use `seq`.
     pub(super) fn note_event(&self, ready: Ready, seq: u32) {
         self.update(|old| {
             let mut new = old;
@@ -77,7 +83,7 @@ impl Info {
         });
     }
 
-    /// For an operation that uses the descriptor, so that the use does not change meanwhile.
+    /// Clears `ERROR`. The caller is an operation on the descriptor, so the use cannot change.
     pub(super) fn forget_error(&self) {
         self.update(|old| old.contains(Bits::ERROR).then_some(old - Bits::ERROR));
     }
@@ -93,7 +99,7 @@ impl Info {
         } else if bits.contains(expired) {
             Err(PollError::Timeout)
         } else if to_wait && mode == Mode::Read && bits.contains(Bits::ERROR) {
-            // A write finds the error by itself.
+            // A write gets the error from its system call.
             Err(PollError::NotPollable)
         } else {
             Ok(())
