@@ -1,20 +1,22 @@
-//! PollDesc: what the poller knows about one descriptor, Go's `pollDesc`.
+//! PollDesc: the poll state of one descriptor, Go's `pollDesc`.
 //!
-//! Readiness comes from the kernel, deadlines from timers, closing from other goroutines, and at most one goroutine waits in each
-//! direction. They meet in three kinds of state:
+//! Readiness comes from the kernel, deadlines from timers, closing from other goroutines, and at
+//! most one goroutine waits in each direction. They meet in three kinds of state:
 //!
-//! | state | written by | protects |
+//! | state | written by | holds |
 //! |---|---|---|
-//! | `rg`, `wg` (`waiter`) | everybody, by read-modify-write | the waiter of each direction |
-//! | `info` (`polldesc/info.rs`) | the lock's holder; events, in bits of their own | what a waiter must know, readable without the lock |
-//! | `state` | the lock's holder | deadlines, timers' sequence numbers, closing |
+//! | `rg`, `wg` (`waiter`) | all parties, by read-modify-write | the waiter of each direction |
+//! | `info` (`polldesc/info.rs`) | the lock's holder; events | what a waiter checks unlocked |
+//! | `state` | the lock's holder | deadlines, sequence numbers of timers, closing |
 //!
-//! The rule: whoever has bad news changes `state`, publishes `info`, and only then takes waiters out of the slots. A waiter announces
-//! itself in its slot, and only then reads `info`. So one of the two sees the other, and nobody parks on a descriptor whose news
-//! has already been delivered.
+//! The rule: a deadline or a close changes `state`, publishes `info`, and only then takes the
+//! waiters out of the slots. A waiter announces itself in its slot, and only then reads `info`. So
+//! one of the two sees the other, and no goroutine parks on an error that was already delivered.
+//! `waiter` has the race and its orderings.
 //!
-//! A PollDesc is never freed, since the kernel may still hold its token: it goes back to the cache, and its sequence number (`fdseq`)
-//! moves on, so that events and timers of its last use are recognised. Nothing here schedules: goroutines to be woken are put on a list.
+//! The kernel may hold a token for longer than the descriptor lives, so a PollDesc is never freed.
+//! It goes back to the cache, and its sequence number (`fdseq`) changes, which exposes events and
+//! timers of the earlier use. Nothing here schedules: waiters to be woken go on a list.
 #![allow(
     unsafe_code,
     reason = "timers get the address of their PollDesc, tokens become references"
@@ -42,14 +44,14 @@ use core::ptr::{self, NonNull};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PollError {
-    /// The descriptor was closed, by this or another goroutine.
+    /// The descriptor was closed.
     Closing,
     /// The deadline of this direction has passed.
     Timeout,
     /// The system cannot tell when the descriptor is ready.
     NotPollable,
-    /// The operation would have to wait, in a destructor that a panic runs: other goroutines of the
-    /// thread would see the panic as theirs.
+    /// The operation would have to wait in a destructor that runs during a panic. Other goroutines
+    /// of the thread would then appear to be panicking.
     Unwinding,
 }
 
@@ -82,39 +84,43 @@ impl Poller {
         })
     }
 
-    /// Collects events, which are added to `count`, and those whom they wake.
+    /// Polls, and adds the number of events to `count`. Returns the waiters that they wake.
     #[inline]
     pub(crate) fn poll(&self, delay: Delay, count: &Count) -> WaiterList {
         let mut events = Events::new();
         self.backend.poll(delay, &mut events);
         count.add(events.len() as u64);
-        // What was written before a descriptor was watched, its PollDesc to begin with, is seen where its token arrives. The way of a token
-        // through the system gives the same order, but outside of the language's memory model.
+        // Acquire pairs with the Release in `watch`: what was written before a descriptor was
+        // watched, such as its PollDesc, is visible here, where its token arrives. The kernel gives
+        // the same order, but outside the language's memory model.
         self.watched.load(Ordering::Acquire);
         let mut woken = WaiterList::new();
-        // SAFETY: the backends are `unsafe impl Netpoll`, which promises that tokens are ours.
+        // SAFETY: `Netpoll` is an unsafe trait whose implementor promises that tokens are ones that
+        // `open` was given.
         unsafe { deliver(&events, &mut woken) };
         woken
     }
 }
 
-/// One descriptor's poll state. Its alignment is what leaves room for the tag in a token.
+/// The poll state of one descriptor. Its alignment leaves room for the tag in a token.
 #[repr(C, align(256))]
 #[doc(alias = "pollDesc")]
 pub(crate) struct PollDesc {
     rg: WaitSlot,
     wg: WaitSlot,
-    /// Counts the uses of this PollDesc, so that a token of an earlier use is told apart. Never 0. Changes only in the cache.
+    /// Counts the uses of this PollDesc, which exposes the tokens of earlier uses. Never 0. Written
+    /// by `free`, under the lock.
     fdseq: AtomicU32,
     info: Info,
-    /// The descriptor of this use. Constant while it is in use.
+    /// The descriptor of this use. Constant during a use.
     fd: AtomicI32,
-    /// Where the descriptor is registered. Null before its first wait; `JOINING` or `AWAITED` while one operation registers it.
+    /// The poller that watches the descriptor. Null before the first wait; `JOINING` or `AWAITED`
+    /// while an operation registers it.
     poller: AtomicPtr<Poller>,
     state: Lock<State>,
     rt: Timer,
     wt: Timer,
-    /// The next free one, while in the cache.
+    /// The next free PollDesc. Owned by the cache, while this one is free.
     link: AtomicPtr<PollDesc>,
 }
 
@@ -122,9 +128,9 @@ static_assertions::const_assert_eq!(align_of::<PollDesc>(), tagptr::ALIGN);
 static_assertions::const_assert!(size_of::<PollDesc>() == 256 || cfg!(loom));
 static_assertions::assert_impl_all!(PollDesc: Send, Sync);
 
-/// An operation registers the descriptor.
+/// An operation is registering the descriptor.
 const JOINING: *mut Poller = ptr::without_provenance_mut(1);
-/// And another one has come meanwhile, which relies on that.
+/// An operation is registering the descriptor, and another one relies on that.
 const AWAITED: *mut Poller = ptr::without_provenance_mut(2);
 
 static_assertions::const_assert!(align_of::<Poller>() > 2);
@@ -138,7 +144,7 @@ struct State {
 impl PollDesc {
     /// # Safety
     ///
-    /// `this` is where the value will be written, and stays for ever.
+    /// The value will be written to `this`, and stays there for the rest of the process.
     unsafe fn new(this: NonNull<PollDesc>) -> Self {
         PollDesc {
             rg: WaitSlot::new(),
@@ -166,26 +172,29 @@ impl PollDesc {
         }
     }
 
-    /// Whether an operation in direction `mode` may ask the system: closing comes before a deadline.
+    /// Whether an operation in direction `mode` may ask the system. A close takes precedence over a
+    /// deadline.
     pub(crate) fn may_try(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, false)
     }
 
-    /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and the last event was not merely an error, after which
-    /// no other need come. Such an event can also be the first sight of a reset, so whoever is refused for it asks the system once more.
+    /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and the
+    /// last event was not merely an error, after which no other event need come. Such an event may
+    /// also be the first sign of a reset, so the refused operation asks the system once more.
     #[doc(alias = "netpollcheckerr")]
     pub(crate) fn may_wait(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, true)
     }
 
-    /// The error that the last event was lies in a queue, and more events will come. Another such
-    /// event has latched its readiness in the slots, so it is not lost here.
+    /// Forgets that the last event was an error: it came from the error queue of a socket, and more
+    /// events follow. Another such event has latched its readiness in the slots, so it is not lost
+    /// here.
     pub(crate) fn forget_error(&self) {
         self.info.forget_error();
     }
 
-    /// Whether the kernel has reported an end or an error in this use. From then on an edge may have been the last one, and only a
-    /// system call tells whether there is more.
+    /// Whether the kernel has reported an end or an error in this use. From then on an edge may
+    /// have been the last one, and only a system call tells whether there is more.
     pub(crate) fn hung_up(&self) -> bool {
         self.info.hung_up()
     }
@@ -222,14 +231,15 @@ impl PollDesc {
         unsafe { poller.as_ref() }
     }
 
-    /// Tells the poller that somebody is going to wait.
+    /// Tells the poller that an operation in direction `mode` is going to wait.
     pub(crate) fn arm(&self, mode: Mode) {
         if let Some(poller) = self.poller() {
             poller.backend.arm(self.fd(), self.token(), mode);
         }
     }
 
-    /// True if the caller must register the descriptor, and then call `joined` or `leave_poller`. Otherwise another operation has, or does.
+    /// True if the caller must register the descriptor and then call `joined` or `leave_poller`.
+    /// False if another operation has registered it, or is doing so.
     pub(crate) fn join_poller(&self) -> bool {
         let next = |poller: *mut Poller| match poller {
             _ if poller.is_null() => Some(JOINING),
@@ -242,7 +252,8 @@ impl PollDesc {
         before.is_ok_and(|before| before.is_null())
     }
 
-    /// The descriptor is registered. Whoever came in between could not arm it, and is woken to try again.
+    /// Ends a registration. An operation that came during it could not arm its direction, so it is
+    /// woken to try again.
     pub(crate) fn joined(&self, poller: &'static Poller, woken: &mut WaiterList) {
         let before = self
             .poller
@@ -254,16 +265,18 @@ impl PollDesc {
         }
     }
 
-    /// Undoes `join_poller` after a failed registration. Whoever waits, counting on it, is woken to find out for itself.
+    /// Ends a failed registration. An operation that relied on it is woken to register the
+    /// descriptor itself.
     pub(crate) fn leave_poller(&self, woken: &mut WaiterList) {
-        // A swap, because loom may let a plain store come before an earlier `join_poller` of somebody else.
+        // A swap: loom may reorder a plain store before an earlier `join_poller` of another
+        // operation.
         self.poller.swap(ptr::null_mut(), Ordering::AcqRel);
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.notify());
         }
     }
 
-    /// Starts a use of the PollDesc for descriptor `fd`.
+    /// Starts a use for descriptor `fd`.
     fn open(&self, fd: i32) {
         let mut state = self.state.lock();
         self.rg.reset();
@@ -276,7 +289,7 @@ impl PollDesc {
         self.publish(&state);
     }
 
-    /// Ends the use's waits: every operation from now on fails with [`PollError::Closing`].
+    /// Wakes both waiters. Every operation from now on fails with [`PollError::Closing`].
     ///
     /// # Panics
     ///
@@ -284,7 +297,7 @@ impl PollDesc {
     #[doc(alias = "pollUnblock")]
     pub(crate) fn unblock(&self, woken: &mut WaiterList) {
         let mut state = self.state.lock();
-        assert!(!state.closing, "evict: already closing");
+        assert!(!state.closing, "a descriptor is unblocked twice");
         state.closing = true;
         state.read.abandon(&self.rt);
         state.write.abandon(&self.wt);
@@ -294,11 +307,12 @@ impl PollDesc {
         }
     }
 
-    /// Delivers a kernel event, if it belongs to this use.
+    /// Delivers a kernel event: adds the waiters that it wakes to `woken`. An event of an earlier
+    /// use is dropped.
     #[doc(alias = "netpollready")]
     fn deliver(&self, tag: u32, ready: Ready, woken: &mut WaiterList) {
-        // Acquire pairs with the Release in `free`. A use that begins after this look gets at worst a spurious wake-up: every
-        // operation asks the system again.
+        // Acquire pairs with the Release in `free`. If a use begins after this check, it gets a
+        // spurious wake-up at worst, and its operation asks the system again.
         if self.fdseq.load(Ordering::Acquire) != tag {
             return;
         }
@@ -310,10 +324,11 @@ impl PollDesc {
         }
     }
 
-    /// Ends a use, after the descriptor has left its poller: tokens given out so far are stale from here.
+    /// Ends a use, after the descriptor has left its poller. All tokens given out so far become
+    /// stale.
     fn free(&self) {
         let state = self.state.lock();
-        assert!(state.closing, "a descriptor is freed without eviction");
+        assert!(state.closing, "a descriptor is freed but was not unblocked");
         self.rg.reset();
         self.wg.reset();
         self.fd.store(-1, Ordering::Relaxed);
@@ -323,7 +338,8 @@ impl PollDesc {
         self.publish(&state);
     }
 
-    /// Makes the state visible to those who do not take the lock. Comes after the change and before anyone is woken for it.
+    /// Publishes the state to threads that do not take the lock. Called after a change and before
+    /// the waiters are taken out.
     fn publish(&self, state: &State) {
         self.info.publish(
             state.closing,
@@ -350,20 +366,17 @@ impl PollDesc {
 
 const TAG_MASK: u32 = ((1u64 << tagptr::TAG_BITS) - 1) as u32;
 
-/// Delivers a batch of events: the one door from tokens to poll descriptors.
-///
-/// # Safety
-///
-/// Every token came from [`PollDesc::token`], in this or an earlier use.
+/// Delivers a batch of events. Only here does a token become a reference to a PollDesc.
 pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     for event in events {
-        // SAFETY: a token's address is that of a PollDesc, and those are never freed.
+        // SAFETY: a token's address is that of a PollDesc, which is never freed.
         let desc = unsafe { &*(event.token.addr() as *const PollDesc) };
         desc.deliver(event.token.tag(), event.ready, woken);
     }
 }
 
-/// The timer heaps that Ms sleeping for them must look at again: the two timers of a descriptor may lie in different ones.
+/// The timer heaps whose Ms must look again. The two timers of a descriptor may be in different
+/// ones.
 pub(crate) type Moved = [Option<&'static Heap>; 2];
 
 #[cfg(any(test, fuzzing))]

@@ -102,7 +102,7 @@ fn closing_comes_before_a_deadline_and_that_before_an_error() {
     assert_eq!(
         desc.may_try(Mode::Read),
         Ok(()),
-        "the system knows better what it was"
+        "the system reports what the error was"
     );
     assert_eq!(
         desc.may_wait(Mode::Write),
@@ -195,16 +195,16 @@ fn closing_wakes_both_directions_and_keeps_readiness() {
 }
 
 #[test]
-#[should_panic(expected = "already closing")]
-fn a_second_eviction_is_refused() {
+#[should_panic(expected = "unblocked twice")]
+fn a_second_unblock_panics() {
     let desc = Fixture::new().open();
     desc.unblock(&mut WaiterList::new());
     desc.unblock(&mut WaiterList::new());
 }
 
 #[test]
-#[should_panic(expected = "without eviction")]
-fn a_close_without_eviction_is_refused() {
+#[should_panic(expected = "was not unblocked")]
+fn a_close_without_an_unblock_panics() {
     let fix = Fixture::new();
     fix.cache.close(fix.open());
 }
@@ -272,7 +272,7 @@ fn beginning_a_pairing_later_still_fires_for_both_once() {
 }
 
 #[test]
-fn a_deadline_moved_later_does_not_strike_at_the_old_time() {
+fn a_deadline_moved_later_does_not_expire_at_the_old_time() {
     let fix = Fixture::new();
     let desc = fix.open();
     fix.set(desc, Deadline::At(100), Some(Mode::Read));
@@ -297,7 +297,7 @@ fn a_timer_on_its_way_is_ignored_once_the_deadline_has_changed() {
 }
 
 #[test]
-fn a_timer_of_an_earlier_use_does_not_strike_the_next() {
+fn a_timer_of_an_earlier_use_does_not_expire_the_next() {
     let fix = Fixture::new();
     let desc = fix.open();
     fix.set(desc, Deadline::At(100), None);
@@ -322,7 +322,7 @@ fn a_closing_descriptor_takes_no_deadline() {
 }
 
 #[test]
-fn the_farthest_deadline_never_strikes() {
+fn the_farthest_deadline_never_expires() {
     let fix = Fixture::new();
     let desc = fix.open();
     fix.set(desc, Deadline::At(Nanos::MAX), None);
@@ -344,7 +344,7 @@ fn poll_descriptors_are_reused_and_never_freed() {
 }
 
 #[test]
-fn a_failed_registration_wakes_whoever_counted_on_it() {
+fn a_failed_registration_wakes_the_operation_that_relied_on_it() {
     let fix = Fixture::new();
     let desc = fix.cache.open(3);
     assert!(desc.join_poller());
@@ -360,7 +360,7 @@ fn a_failed_registration_wakes_whoever_counted_on_it() {
 }
 
 #[test]
-fn whoever_comes_during_a_registration_is_woken_when_it_is_done_to_arm_its_direction() {
+fn an_operation_that_comes_during_a_registration_is_woken_to_arm_its_direction() {
     let fix = Fixture::new();
     let desc = fix.cache.open(3);
     assert!(desc.join_poller());
