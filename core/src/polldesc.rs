@@ -207,7 +207,7 @@ impl PollDesc {
         )
     }
 
-    /// Its address, for [`at`](Self::at).
+    /// The address of the PollDesc, for [`at`](Self::at).
     pub(crate) fn expose_address(&'static self) -> usize {
         ptr::from_ref(self).expose_provenance()
     }
@@ -349,7 +349,8 @@ impl PollDesc {
         );
     }
 
-    /// When operations in direction `mode` give up. `None`: never, or they already do. For watchers.
+    /// When operations in direction `mode` time out. `None`: never, or they already do. For
+    /// watchers.
     pub(crate) fn deadline(&self, mode: Mode) -> Option<Nanos> {
         let state = self.state.lock();
         match mode {
