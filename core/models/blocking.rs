@@ -27,9 +27,9 @@ fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) 
 /// A thread of the pool that runs so many jobs. One that is asked for a last job ends before it looks for another.
 fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
     for _ in 0..jobs {
-        let Job { task, sched, run } = pool.next(sched);
+        let Job { call, sched, run } = pool.next(sched);
         // SAFETY: as in the pool's own `serve`.
-        unsafe { run(task, sched) };
+        unsafe { run(call, sched) };
     }
 }
 

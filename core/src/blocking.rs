@@ -1,9 +1,15 @@
-//! Blocking: work that would block its thread runs on a thread of a pool, while the goroutine that asked for it is parked.
+//! Blocking: work that would block its thread runs on a thread of a pool, while its goroutine is
+//! parked.
 //!
-//! sysmon would notice a blocked thread after a millisecond and replace it. Saying so at once costs two thread switches, and the other
-//! goroutines at home on the thread go on, too.
+//! Without this, sysmon notices a blocked M after a millisecond and replaces it, but the other
+//! goroutines at home on that M wait. Handing the work over costs two thread switches, and they go
+//! on.
 //!
 //! The work may borrow from the goroutine's stack, which stays as it is until the work is done.
+//!
+//! The rule: a queued job has a thread that will run it. That is a thread of the pool, if there is
+//! one; else the pusher that is starting the first thread; else, if the system refuses that thread,
+//! the pusher itself (`take_back`).
 #![allow(
     unsafe_code,
     reason = "jobs are reached by address, on the stacks of parked goroutines"
@@ -18,37 +24,35 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::ptr::NonNull;
 
-/// Threads for work that blocks. They are started as they are needed, and stay.
-///
-/// A job in the queue has one that will run it. It is a thread of the pool, if there is one; else the pusher that is starting the first thread;
-/// and if the system refuses that, this pusher itself: see `take_back`.
+/// Threads for work that blocks. The pool starts them on demand and keeps them.
 pub struct Pool {
     limit: usize,
     state: Lock<State>,
-    /// Counts jobs, for idle threads to sleep on. Written under the lock.
+    /// Counts pushed jobs: the futex word of idle threads. Written under the lock.
     pushed: AtomicU32,
 }
 
 struct State {
     jobs: VecDeque<Job>,
-    /// Threads that exist.
+    /// How many threads the pool has.
     threads: usize,
-    /// Threads that are being started, each by the pusher of a job. The system may still refuse them.
+    /// How many threads are being started, each by the pusher of a job. The system may still refuse
+    /// them.
     starting: usize,
-    /// Threads that sleep, or are about to, or have just been woken.
+    /// How many threads sleep, are about to, or were just woken.
     idle: usize,
 }
 
-/// The address of a `Call`, and what runs it.
+/// The address of a `Call`, and the function that runs it.
 #[derive(Clone, Copy)]
 struct Job {
-    task: NonNull<()>,
-    /// Of the goroutine that waits for it.
+    call: NonNull<()>,
+    /// The scheduler of the goroutine that waits for the job.
     sched: &'static Sched,
     run: unsafe fn(NonNull<()>, &'static Sched),
 }
 
-// SAFETY: `Pool::run` makes jobs only of closures and results that are Send.
+// SAFETY: `Pool::run` makes jobs only from closures and results that are Send.
 unsafe impl Send for Job {}
 
 struct Call<F, T> {
@@ -58,34 +62,38 @@ struct Call<F, T> {
 }
 
 impl<F: FnOnce() -> T, T> Call<F, T> {
+    /// Runs the work, stores its result and wakes its owner.
+    ///
     /// # Safety
     ///
-    /// `task` is a task of these types whose owner waits until it is done. Called once.
-    unsafe fn run(task: NonNull<()>, sched: &'static Sched) {
-        let task = task.cast::<Self>().as_ptr();
-        // SAFETY: until `done` is notified, the owner does not touch the rest.
+    /// `call` is a `Call` of these types whose owner waits until it is done. Called once.
+    unsafe fn run(call: NonNull<()>, sched: &'static Sched) {
+        let call = call.cast::<Self>().as_ptr();
+        // SAFETY: until `done` is notified, the owner does not touch the other fields.
         unsafe {
-            let work = (*task)
+            let work = (*call)
                 .work
                 .take()
-                .unwrap_or_else(|| panic!("a job is run once"));
-            (*task).result = Some(call(work));
+                .unwrap_or_else(|| panic!("a job was run twice"));
+            (*call).result = Some(run_work(work));
         }
-        // SAFETY: the owner, who waits for this, frees the task only afterwards; the slot's notify is one read-modify-write.
-        if let Some(owner) = unsafe { (*task).done.notify() } {
+        // SAFETY: the owner waits for this notification and frees the call only afterwards. The
+        // slot's notify is one read-modify-write.
+        if let Some(owner) = unsafe { (*call).done.notify() } {
             sched.ready(owner);
         }
         sched.pool().jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// A panic must not unwind a pool's thread: `extern "C"` aborts. A caller with `std` catches panics in its closure.
-extern "C" fn call<F: FnOnce() -> T, T>(work: F) -> T {
+/// Calls `work`. A panic must not unwind a thread of the pool: `extern "C"` makes it abort. A
+/// caller with `std` catches panics in its closure.
+extern "C" fn run_work<F: FnOnce() -> T, T>(work: F) -> T {
     work()
 }
 
 impl Pool {
-    /// A pool of at most `limit` threads, and at least one.
+    /// A pool of at most `limit` threads, at least one.
     pub fn new(limit: usize) -> Self {
         let state = State {
             jobs: VecDeque::new(),
@@ -100,9 +108,10 @@ impl Pool {
         }
     }
 
-    /// Runs `work` on one of the pool's threads, and parks meanwhile. With all of them busy, it waits for its turn. On an ordinary thread, and
-    /// if the system refuses the first thread, it runs here; so it does in a goroutine that
-    /// unwinds, which is not to park.
+    /// Runs `work` on a thread of the pool while the goroutine is parked. If all threads are busy,
+    /// the work waits in a queue. The calling thread runs the work itself if it is an ordinary
+    /// thread, if the goroutine unwinds and so must not park, or if the system refuses the pool's
+    /// first thread.
     ///
     /// A panic out of `work` aborts the process.
     pub fn run<T: Send>(
@@ -119,45 +128,49 @@ impl Pool {
                 .os()
                 .spawn(format_args!("b{number}"), serve, start as usize)
                 .inspect_err(|_| {
-                    // SAFETY: no thread has it.
+                    // SAFETY: no thread got it.
                     drop(unsafe { Box::from_raw(start) });
                 })
         })
     }
 
-    /// Queues `work` and waits until it is done. `spawn` starts a thread of the pool that has this number.
+    /// Queues `work` and waits until it is done. `spawn` starts the thread of the pool with the
+    /// given number.
     fn hand_over<T: Send>(
         &self,
         sched: &'static Sched,
         work: impl FnOnce() -> T + Send,
         spawn: impl FnOnce(usize) -> Result<(), Errno>,
     ) -> T {
-        let mut task = Call {
+        let mut call = Call {
             work: Some(work),
             result: None,
             done: WaitSlot::new(),
         };
-        fn job<F: FnOnce() -> T, T>(task: NonNull<Call<F, T>>, sched: &'static Sched) -> Job {
+        fn job<F: FnOnce() -> T, T>(call: NonNull<Call<F, T>>, sched: &'static Sched) -> Job {
             Job {
-                task: task.cast(),
+                call: call.cast(),
                 sched,
                 run: Call::<F, T>::run,
             }
         }
-        // From here on the task is reached by this address only.
-        let task = NonNull::from(&mut task);
-        self.push(sched, job(task, sched), spawn);
-        // SAFETY: the task is on this stack; others touch its other fields until `done` was notified.
+        // From here on, all access goes through this address.
+        let call = NonNull::from(&mut call);
+        self.push(sched, job(call, sched), spawn);
+        // SAFETY: the call is on this stack. Until `done` was notified, only the pool touches its
+        // other fields.
         while !sched.wait(
-            unsafe { &(*task.as_ptr()).done },
+            unsafe { &(*call.as_ptr()).done },
             Wait::Blocking.encode(),
             || Ok::<_, ()>(()),
         ) {}
-        // SAFETY: nobody touches the task any more.
-        unsafe { (*task.as_ptr()).result.take() }.unwrap_or_else(|| panic!("the job has been run"))
+        // SAFETY: the pool does not touch the call any more.
+        unsafe { (*call.as_ptr()).result.take() }
+            .unwrap_or_else(|| panic!("a job was done without a result"))
     }
 
-    /// Queues a job, and sees to it that it is run: wakes a thread, starts one, or runs what is queued itself.
+    /// Queues a job and makes sure that a thread runs it: wakes a thread, starts one, or runs
+    /// queued jobs itself.
     fn push(
         &self,
         sched: &'static Sched,
@@ -193,20 +206,21 @@ impl Pool {
             return;
         }
         while let Some(job) = self.take_back(job) {
-            // SAFETY: the job is no longer in the queue, so nothing else runs it, and its owner waits.
-            unsafe { (job.run)(job.task, job.sched) };
+            // SAFETY: the job left the queue, so no other thread runs it, and its owner waits.
+            unsafe { (job.run)(job.call, job.sched) };
         }
     }
 
-    /// For a pusher to which the system has refused a thread: a job to run itself. While the pool has no thread, that is its own job. If no other
-    /// pusher is starting a thread either, it is any job: those who queued them left them to this pusher, when the limit was reached or it was
-    /// starting the last thread that they counted on.
+    /// Takes a job that the caller must run itself, after the system has refused it a thread. If
+    /// the pool has a thread, there is none. Otherwise it is the caller's own job. When that is
+    /// done and no other pusher is starting a thread, it is any job: its pusher relied on this
+    /// caller, because the limit was reached or because this caller was starting the last thread.
     fn take_back(&self, own: Job) -> Option<Job> {
         let mut state = self.state.lock();
         if state.threads > 0 {
             return None;
         }
-        match state.jobs.iter().position(|queued| queued.task == own.task) {
+        match state.jobs.iter().position(|queued| queued.call == own.call) {
             Some(place) => state.jobs.remove(place),
             None if state.starting == 0 => state.jobs.pop_front(),
             None => None,
@@ -229,14 +243,14 @@ impl Pool {
     }
 }
 
-/// What a thread of the pool does.
+/// The body of a thread of the pool.
 fn serve(arg: usize) {
-    // SAFETY: `push` boxed this for this call.
+    // SAFETY: `run` boxed this for this call.
     let (pool, sched) = *unsafe { Box::from_raw(arg as *mut (&'static Pool, &'static Sched)) };
     loop {
         let job = pool.next(sched);
         // SAFETY: the job was in the queue once, and its owner waits.
-        unsafe { (job.run)(job.task, job.sched) };
+        unsafe { (job.run)(job.call, job.sched) };
     }
 }
 

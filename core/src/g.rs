@@ -1,7 +1,11 @@
 //! G: a goroutine. Its control block, its states, and the right to run it.
 //!
-//! A G is one allocation: this header, then the closure and later its result (`join`). It gets a stack when it
-//! first runs. Who may touch a G follows from who holds its `GRef`:
+//! A G is one allocation: this header, then the closure and later its result (`join`). It gets a
+//! stack when it first runs.
+//!
+//! The rule: each G that is not dead has exactly one `GRef`, and only its holder may queue, wake or
+//! resume the G. So a G is in one queue, in one waiter word, or on one M, and is readied once for
+//! each park:
 //!
 //! ```text
 //!            spawn                  resume                 return
@@ -11,8 +15,6 @@
 //!                    │ ready                    │ park: commit stores the GRef in a waiter word
 //!                    └────── WAITING ◀──────────┘
 //! ```
-//!
-//! There is one `GRef` for each G that is not dead, so a G is in one queue, or in one word, or on one M, and is readied once per park.
 #![allow(
     unsafe_code,
     reason = "the G is shared by address between its M, queues and waiter words"
@@ -30,19 +32,21 @@ use alloc::sync::Arc;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 
-/// What a goroutine hands to its M when it stops running: `None` to yield, or its park request, which the scheduler defines.
+/// What a goroutine gives its M when it stops: `None` to yield, else the address of its park
+/// request, whose type the scheduler defines.
 pub(crate) type Request = Option<NonNull<()>>;
 
-/// Of so many turns, the wait for one is measured; Go's number.
+/// One in this many turns of a goroutine is timed: from being queued to running. Go's number.
 const TURNS_PER_MEASURE: u64 = 8;
 
-/// No M.
+/// The value of `home` for a goroutine that any M may run.
 const NONE: u32 = u32::MAX;
 
-/// From here on a slot's number is none, but that of a size.
+/// Values of `slot` from here on are not slots: the goroutine has not started, and the rest is its
+/// stack size.
 const UNSTARTED: u32 = u32::MAX - 0xff;
 
-/// What a goroutine is doing, for those who watch.
+/// The status of a goroutine, for watchers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Status {
@@ -56,15 +60,16 @@ pub(crate) enum Status {
     Dead,
 }
 
-/// What the type of a goroutine's closure decides.
+/// The functions that depend on the type of a goroutine's closure.
 pub(crate) struct VTable {
-    /// Calls the closure and keeps its result. Runs on the goroutine's stack. An unwind out of it aborts (`extern "C"`).
+    /// Calls the closure and keeps its result. Runs on the goroutine's stack. An unwind out of it
+    /// aborts (`extern "C"`).
     pub(crate) run: unsafe extern "C" fn(NonNull<G>),
-    /// Lets go of the scheduler's share of the allocation, once the stack is no longer in use.
+    /// Releases the scheduler's reference to the allocation, once the stack is no longer in use.
     pub(crate) release: unsafe fn(NonNull<G>),
 }
 
-/// What a goroutine has from its first run to its return.
+/// What a goroutine has from its first run until it returns.
 struct Running {
     fiber: Fiber,
     owner: &'static StackOwner,
@@ -80,28 +85,32 @@ pub(crate) struct G {
     running: UnsafeCell<Option<Running>>,
     /// Resumed by the holder of the `GRef`, suspended by the goroutine itself.
     context: Context,
-    /// The M this G runs on, which the scheduler knows the type of. Written by that M before it resumes the G.
+    /// The M that this G runs on; the scheduler knows its type. Written by that M before it resumes
+    /// the G.
     m: AtomicPtr<()>,
-    /// The M this G may run on, or `NONE`: any.
+    /// The index of the only M that may run this G, or `NONE`: any M.
     home: AtomicU32,
-    /// The slot of its stack, or [`UNSTARTED`] and the size that it is to have.
+    /// The slot of its stack, or [`UNSTARTED`] plus the size of the stack that it will get.
     slot: AtomicU32,
-    /// Up to 0, less how many turns until one is waited for by the clock; from 1, since when that one is. Belongs to the holder of the `GRef`.
-    turn: AtomicI64,
+    /// Times one turn in [`TURNS_PER_MEASURE`]. Up to 0: minus the number of turns until a timed
+    /// one. From 1: when the goroutine was queued for the timed turn. Owned by the holder of the
+    /// `GRef`.
+    turn_timer: AtomicI64,
     pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
     extra: Once<Box<Extra>>,
 }
 
-/// What few goroutines have: a name, and whoever readied them, while there is a trace.
+/// What few goroutines have: a name and, during a trace, the origin of the last wake-up.
 struct Extra {
     name: Lock<Option<Arc<str>>>,
     origin: Origin,
 }
 
-// SAFETY: all fields are atomics or constants but `running` and `context`, which only the one holder of the `GRef` touches, and the
-// goroutine while that holder runs it; handing a GRef over goes through a lock or a release/acquire pair.
+// SAFETY: all fields are atomics or constants, except `running` and `context`. Only the holder of
+// the `GRef` touches those two, and the goroutine itself while that holder runs it. A `GRef` is
+// handed over through a lock or a release/acquire pair.
 unsafe impl Sync for G {}
 
 impl G {
@@ -114,7 +123,7 @@ impl G {
             m: AtomicPtr::new(ptr::null_mut()),
             home: AtomicU32::new(NONE),
             slot: AtomicU32::new(UNSTARTED),
-            turn: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
+            turn_timer: AtomicI64::new(-((id % TURNS_PER_MEASURE) as i64)),
             wait_info: WaitInfo::new(),
             site,
             id,
@@ -131,12 +140,12 @@ impl G {
         })
     }
 
-    /// Where to note whoever readies it, and to read that.
+    /// Where a trace notes what readied the goroutine.
     pub(crate) fn origin(&self) -> &Origin {
         &self.extra().origin
     }
 
-    /// The goroutine's number, unique for the life of the scheduler.
+    /// The goroutine's number, unique in its scheduler.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -146,18 +155,18 @@ impl G {
         self.site
     }
 
-    /// The name it was given.
+    /// Its name, if it has one.
     pub(crate) fn name(&self) -> Option<Arc<str>> {
         self.extra.get()?.name.lock().clone()
     }
 
-    /// Gives it a name, in place of any before.
+    /// Sets its name, in place of an earlier one.
     pub(crate) fn set_name(&self, name: Arc<str>) {
         let before = self.extra().name.lock().replace(name);
         drop(before);
     }
 
-    /// What it is doing now. Only a hint, unless the caller runs on it.
+    /// The status now. Only a hint, unless the caller runs on it.
     pub(crate) fn status(&self) -> Status {
         match self.wait_info.status.load(Ordering::Acquire) {
             0 => Status::Runnable,
@@ -167,43 +176,45 @@ impl G {
         }
     }
 
-    /// Release: what the goroutine wrote before is seen by whoever sees that it waits.
+    /// Release pairs with the Acquire in `status`: a watcher that sees that the goroutine waits
+    /// also sees what it wrote before.
     pub(crate) fn set_status(&self, status: Status) {
         self.wait_info.status.store(status as u8, Ordering::Release);
     }
 
-    /// Whether to look at the clock for [`waits_since`](Self::waits_since), now that the goroutine is about to be queued.
+    /// Whether the next turn is timed: then the caller, about to queue the goroutine, calls
+    /// [`waits_since`](Self::waits_since).
     #[inline]
     pub(crate) fn is_measured(&self) -> bool {
-        self.turn.load(Ordering::Relaxed) == 0
+        self.turn_timer.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn waits_since(&self, now: Nanos) {
-        self.turn.store(now, Ordering::Relaxed);
+        self.turn_timer.store(now, Ordering::Relaxed);
     }
 
-    /// Its turn has come. Since when it has waited for that, if that was measured.
+    /// Notes that the goroutine is about to run. Returns when it was queued, if this turn is timed.
     #[inline]
     pub(crate) fn begin_turn(&self) -> Option<Nanos> {
-        let next = self.turn.load(Ordering::Relaxed) + 1;
-        self.turn.store(next, Ordering::Relaxed);
+        let next = self.turn_timer.load(Ordering::Relaxed) + 1;
+        self.turn_timer.store(next, Ordering::Relaxed);
         (next > 0).then(|| self.end_measure(next - 1))
     }
 
     #[cold]
     fn end_measure(&self, since: Nanos) -> Nanos {
-        self.turn
+        self.turn_timer
             .store(1 - TURNS_PER_MEASURE as i64, Ordering::Relaxed);
         since
     }
 
-    /// The M it runs on, as its last `resume` named it.
+    /// The M that last resumed it.
     #[inline]
     pub(crate) fn m(&self) -> *mut () {
         self.m.load(Ordering::Relaxed)
     }
 
-    /// The index of the M it is bound to.
+    /// The index of the only M that may run it. `None`: any M.
     #[inline]
     pub(crate) fn home(&self) -> Option<usize> {
         let home = self.home.load(Ordering::Relaxed);
@@ -214,7 +225,7 @@ impl G {
         self.home.store(m as u32, Ordering::Relaxed);
     }
 
-    /// Stops running until the scheduler resumes this goroutine.
+    /// Stops running, with `request` for the M, until the scheduler resumes this goroutine.
     ///
     /// # Safety
     ///
@@ -222,7 +233,7 @@ impl G {
     #[inline]
     pub(crate) unsafe fn suspend(&self, request: Request) {
         self.wait_info.set_place(Place::here());
-        // SAFETY: the caller's promise. A request is an address of something aligned.
+        // SAFETY: the caller's promise. A request is an aligned address, so it is not 1.
         unsafe {
             self.context
                 .suspend(request.map_or(ptr::null_mut(), NonNull::as_ptr))
@@ -230,7 +241,7 @@ impl G {
     }
 }
 
-/// What a goroutine's context begins with.
+/// The entry of a goroutine's context.
 unsafe extern "C" fn run(g: NonNull<()>) {
     let g = g.cast::<G>();
     // SAFETY: `start` passed the address of a G, which outlives its own run.
@@ -239,11 +250,11 @@ unsafe extern "C" fn run(g: NonNull<()>) {
     unsafe { (vtable.run)(g) };
 }
 
-/// What a resumed goroutine came back with.
+/// How a resumed goroutine stopped.
 pub(crate) enum Resumed {
-    /// It goes to the tail of a queue.
+    /// It yielded: it goes to the tail of a queue.
     Yielded(GRef),
-    /// It waits, if its request still stands.
+    /// It parks, unless its request fails.
     Parked(GRef, NonNull<()>),
     /// It returned, and its stack is free.
     Dead(Slot),
@@ -252,8 +263,8 @@ pub(crate) enum Resumed {
 /// The right to queue, wake or resume one G: moved, never copied.
 pub(crate) struct GRef(NonNull<G>);
 
-// SAFETY: a GRef is moved between threads through queues that order its uses; whether the goroutine's own data may move
-// with it is decided by `home`, which the scheduler obeys.
+// SAFETY: the queues that a GRef is moved through order its uses. Whether the goroutine's own data
+// may change threads is decided by `home`, which the scheduler obeys.
 unsafe impl Send for GRef {}
 
 impl core::ops::Deref for GRef {
@@ -261,7 +272,7 @@ impl core::ops::Deref for GRef {
 
     #[inline]
     fn deref(&self) -> &G {
-        // SAFETY: the scheduler's share of the allocation is held for as long as the GRef exists.
+        // SAFETY: the GRef holds the scheduler's reference to the allocation.
         unsafe { self.0.as_ref() }
     }
 }
@@ -269,7 +280,7 @@ impl core::ops::Deref for GRef {
 impl GRef {
     /// # Safety
     ///
-    /// `g` points to a live G of which no other `GRef` exists.
+    /// `g` points to a live G that has no other `GRef`.
     #[inline]
     pub(crate) unsafe fn from_raw(g: NonNull<G>) -> Self {
         GRef(g)
@@ -280,30 +291,30 @@ impl GRef {
         self.0
     }
 
-    /// Gives up the scheduler's share of a goroutine that has returned.
+    /// Releases the scheduler's reference to a goroutine that has returned.
     fn release(self) {
         // SAFETY: the goroutine has returned, and this was its only GRef.
         unsafe { (self.vtable.release)(self.0) };
     }
 
-    /// Whether it has run before.
+    /// Whether it has started.
     #[inline]
     pub(crate) fn started(&self) -> bool {
         self.slot.load(Ordering::Relaxed) < UNSTARTED
     }
 
-    /// The size of stack that a goroutine is to have that has not started.
+    /// The stack size that a goroutine which has not started will get.
     pub(crate) fn stack_size(&self) -> Size {
         Size::from_number(self.slot.load(Ordering::Relaxed).wrapping_sub(UNSTARTED))
     }
 
-    /// Before it is submitted.
+    /// Sets the stack size of a goroutine that was not yet submitted.
     pub(crate) fn set_stack_size(&self, size: Size) {
         self.slot
             .store(UNSTARTED + size.number(), Ordering::Relaxed);
     }
 
-    /// Binds a goroutine that has not run to its stack and the anchor there.
+    /// Gives a goroutine that has not run its stack and the owner words there.
     pub(crate) fn start(&self, slot: Slot, stack: Stack, owner: &'static StackOwner) {
         let g = self.0;
         owner.bind(g.cast());
@@ -312,8 +323,8 @@ impl GRef {
             fiber: Fiber::new(&stack),
             owner,
         };
-        // SAFETY: holding the GRef of a G that does not run is exclusive access to it; the G is an allocation that outlives its own run,
-        // and its slot is its alone.
+        // SAFETY: the holder of the GRef of a G that does not run has exclusive access to it. The G
+        // outlives its own run, and its slot is its alone.
         unsafe {
             *self.running.get() = Some(running);
             self.context.start(stack, run, g.cast());
@@ -326,11 +337,13 @@ impl GRef {
         self.m.store(m.as_ptr(), Ordering::Relaxed);
         self.set_status(Status::Running);
         self.wait_info.resumes.begin(crate::sync::yield_thread);
-        // SAFETY: as in `start`; the goroutine itself does not touch it.
+        // SAFETY: as in `start`. The goroutine itself does not touch it.
         let running = unsafe { (*self.running.get()).as_ref() };
-        let Running { fiber, owner } = running
-            .unwrap_or_else(|| panic!("a goroutine is resumed that has no stack, or has returned"));
-        // SAFETY: it was started and has not returned, or it would not have what was looked at above; it runs nowhere, since there is one GRef.
+        let Running { fiber, owner } = running.unwrap_or_else(|| {
+            panic!("a goroutine was resumed before it had a stack or after it returned")
+        });
+        // SAFETY: `running` is set, so it was started and has not returned. It runs nowhere, since
+        // there is one GRef.
         match fiber.run(|| unsafe { self.context.resume() }) {
             Stop::Suspended(request) => match NonNull::new(request) {
                 None => {
@@ -345,9 +358,9 @@ impl GRef {
             Stop::Returned => {
                 self.set_status(Status::Dead);
                 let (slot, owner) = (Slot(self.slot.load(Ordering::Relaxed)), *owner);
-                // SAFETY: as above; the goroutine has returned.
+                // SAFETY: as above. The goroutine has returned.
                 unsafe { *self.running.get() = None };
-                // From here on a watcher may free the G.
+                // From here on a watcher may free the G, unless this thread must.
                 if owner.unbind() {
                     self.release();
                 }
@@ -357,18 +370,19 @@ impl GRef {
     }
 }
 
-/// A goroutine that somebody looks at: it may run and return meanwhile, but stays in memory.
+/// A goroutine that a watcher has pinned: it may run and return, but its memory stays.
 pub(crate) struct Pinned {
     g: NonNull<G>,
     owner: &'static StackOwner,
 }
 
 impl Pinned {
-    /// The goroutine that `owner` names. `None` if there is none, or somebody else looks at it.
+    /// Pins the goroutine that `owner` names. `None` if there is none, or another watcher has
+    /// pinned it.
     ///
     /// # Safety
     ///
-    /// The anchor was only bound by [`GRef::start`].
+    /// Only [`GRef::start`] has bound these owner words.
     pub(crate) unsafe fn new(owner: &'static StackOwner) -> Option<Self> {
         owner.pin().map(|g| Pinned { g: g.cast(), owner })
     }
@@ -378,7 +392,8 @@ impl core::ops::Deref for Pinned {
     type Target = G;
 
     fn deref(&self) -> &G {
-        // SAFETY: an anchor names a live G; if that returns while it is pinned, its last share is left to `drop`.
+        // SAFETY: the owner words named a live G when it was pinned. If it returns, its last
+        // reference is left to `drop`.
         unsafe { self.g.as_ref() }
     }
 }
@@ -391,7 +406,7 @@ impl Drop for Pinned {
     }
 }
 
-/// Goroutines that are never run, for tests of queues.
+/// Goroutines that never run, for tests of queues.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod idle {
     use super::*;
@@ -415,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_eight_turns_of_a_goroutine_one_is_measured_beginning_with_another_for_each() {
+    fn one_turn_in_eight_is_measured_starting_elsewhere_for_each_goroutine() {
         for id in 0..16 {
             let g = idle::goroutine(id);
             let mut measured = alloc::vec::Vec::new();

@@ -1,11 +1,15 @@
 //! A goroutine's allocation, and the handle that waits for its result.
 //!
 //! ```text
-//!   Task = | G | refs | done | fate | closure, then result |
+//!   Task = | G | refs | done | state | closure, then result |
 //! ```
 //!
-//! Scheduler and handle each hold one of two shares. The closure is called, and its result or the closure's captures are dropped, on the
-//! goroutine's own stack: user code never runs on an M's stack. Who drops a result that nobody takes is decided by `state`:
+//! The scheduler and the handle hold one reference each, and the last one frees the allocation. The
+//! closure runs, and its captures and an unwanted result are dropped, on the goroutine's own stack:
+//! user code never runs on an M's stack.
+//!
+//! The race: the goroutine returns while the handle is dropped. Both swap `state`, and the one that
+//! comes second must deal with the result:
 //!
 //! | `state` | by | then |
 //! |---|---|---|
@@ -13,7 +17,7 @@
 //! | `OPEN` → `FINISHED` | the goroutine, finished first | the handle takes or drops the result |
 #![allow(
     unsafe_code,
-    reason = "the allocation is shared by two owners and knows its closure's type only through a vtable"
+    reason = "two owners share the allocation, and only a vtable knows the type of its closure"
 )]
 
 use crate::g::{G, GRef, VTable};
@@ -39,7 +43,7 @@ struct Task<F, R> {
     stage: UnsafeCell<Stage<F, R>>,
 }
 
-/// What a handle knows without the closure's type.
+/// The part of a task that a handle can use without the closure's type.
 #[repr(C)]
 struct Head {
     g: G,
@@ -51,12 +55,12 @@ struct Head {
 }
 
 struct JoinVTable {
-    /// The address of the result, once finished.
+    /// The address of the result, once the goroutine has finished.
     result: unsafe fn(NonNull<Head>) -> NonNull<()>,
     dealloc: unsafe fn(NonNull<Head>),
 }
 
-/// First the closure, then its result; dropped by hand.
+/// First the closure, then its result. Dropped by hand.
 union Stage<F, R> {
     closure: ManuallyDrop<F>,
     result: ManuallyDrop<R>,
@@ -72,12 +76,14 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
         dealloc: Self::dealloc,
     };
 
-    /// An unwind out of the closure ends here: a panic must not leave a goroutine's stack, so `extern "C"` aborts. A caller with `std`
-    /// catches panics in the closure.
+    /// The goroutine's body. A panic must not leave a goroutine's stack, so `extern "C"` makes it
+    /// abort. A caller with `std` catches panics in the closure.
     unsafe extern "C" fn run(g: NonNull<G>) {
-        // SAFETY: a G with this vtable heads a `Task<F, R>`, which the scheduler's share keeps alive for the whole call.
+        // SAFETY: a G with this vtable is the first field of a `Task<F, R>`, which the scheduler's
+        // reference keeps alive during the call.
         let task = unsafe { g.cast::<Self>().as_ref() };
-        // SAFETY: before `state` says finished, only the goroutine touches the stage. The closure is taken once, before the result is written.
+        // SAFETY: until `state` is `FINISHED`, only the goroutine touches the stage. It takes the
+        // closure once, and then writes the result.
         unsafe {
             let closure = ManuallyDrop::take(&mut (*task.stage.get()).closure);
             *task.stage.get() = Stage {
@@ -85,9 +91,10 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
             };
         }
         let head = &task.head;
-        // Release: the result is there for the handle. Acquire: the handle has stopped looking.
+        // Release pairs with the Acquire in the handle's drop: the handle sees the result. Acquire
+        // pairs with the Release there: the handle no longer uses the result.
         if head.state.swap(FINISHED, Ordering::AcqRel) == DETACHED {
-            // SAFETY: nobody else will take the result.
+            // SAFETY: the handle is gone and left the result to the goroutine.
             unsafe { ManuallyDrop::drop(&mut (*task.stage.get()).result) };
         }
         head.sched.release_stack();
@@ -97,7 +104,7 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
     }
 
     unsafe fn release(g: NonNull<G>) {
-        // SAFETY: as in `run`; the scheduler gives up its share here.
+        // SAFETY: as in `run`. The scheduler gives up its reference here.
         unsafe { Head::release(g.cast()) };
     }
 
@@ -108,28 +115,32 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
     }
 
     unsafe fn dealloc(head: NonNull<Head>) {
-        // SAFETY: as in `result`; both shares are gone. The stage's content was taken or dropped before; the union drops nothing.
+        // SAFETY: as in `result`. Both references are gone. The content of the stage was taken or
+        // dropped before; the union drops nothing.
         drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
     }
 }
 
 impl Head {
+    /// Drops a reference, and frees the allocation with the last one.
+    ///
     /// # Safety
     ///
-    /// The caller owns a share, and does not use it afterwards.
+    /// The caller owns a reference, and does not use it afterwards.
     unsafe fn release(this: NonNull<Head>) {
-        // SAFETY: the caller's share keeps it alive.
+        // SAFETY: the caller's reference keeps it alive.
         let head = unsafe { this.as_ref() };
         let vtable = head.vtable;
-        // Release: this owner's last uses come before the other's deallocation. Acquire: the same, seen from there.
+        // AcqRel: the uses by the first owner to drop its reference (Release) come before the
+        // deallocation by the second (Acquire).
         if head.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: that was the last share.
+            // SAFETY: that was the last reference.
             unsafe { (vtable.dealloc)(this) };
         }
     }
 }
 
-/// Waits for a goroutine and takes its result. Dropping it lets the goroutine run on alone.
+/// A handle that waits for a goroutine and takes its result. Dropping it detaches the goroutine.
 pub struct Join<R> {
     head: NonNull<Head>,
     result: PhantomData<R>,
@@ -142,7 +153,7 @@ unsafe impl<R> Sync for Join<R> {}
 
 impl<R> Join<R> {
     fn head(&self) -> &Head {
-        // SAFETY: the handle owns a share.
+        // SAFETY: the handle owns a reference.
         unsafe { self.head.as_ref() }
     }
 
@@ -151,12 +162,12 @@ impl<R> Join<R> {
         self.head().g.id()
     }
 
-    /// Whether it has returned.
+    /// Whether the goroutine has returned.
     pub fn is_finished(&self) -> bool {
         self.head().done.is_ready()
     }
 
-    /// Waits until it has returned.
+    /// Waits until the goroutine has returned. Returns its result.
     pub fn join(self) -> R {
         let head = self.head();
         while !head
@@ -165,11 +176,11 @@ impl<R> Join<R> {
                 Ok::<_, ()>(())
             })
         {}
-        // SAFETY: `done` was notified, so the result is there, and `state` says finished: the goroutine leaves it to this handle, whose
-        // drop is skipped.
+        // SAFETY: `done` was notified, so the result is written and `state` is `FINISHED`: the
+        // goroutine leaves the result to this handle, whose drop is skipped.
         let result = unsafe { (head.vtable.result)(self.head).cast::<R>().read() };
         let this = ManuallyDrop::new(self);
-        // SAFETY: the handle's share, given up once.
+        // SAFETY: the handle's reference, given up once.
         unsafe { Head::release(this.head) };
         result
     }
@@ -179,21 +190,21 @@ impl<R> Drop for Join<R> {
     fn drop(&mut self) {
         let head = self.head();
         if head.state.swap(DETACHED, Ordering::AcqRel) == FINISHED {
-            // SAFETY: the goroutine has left the result to this handle, and `join` did not take it.
+            // SAFETY: the goroutine left the result to this handle, and `join` did not take it.
             unsafe { (head.vtable.result)(self.head).cast::<R>().drop_in_place() };
         }
-        // SAFETY: the handle's share, given up once.
+        // SAFETY: the handle's reference, given up once.
         unsafe { Head::release(self.head) };
     }
 }
 
-/// What a goroutine has that others do not.
+/// Options of one goroutine.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A name, for dumps and reports.
     pub name: Option<Arc<str>>,
-    /// Bytes of stack that it can use at least, up to [`MAX_STACK`](crate::stack::MAX_STACK). More than
-    /// ordinary stacks have is rounded up to a power of two, and to 1 MiB at least.
+    /// How many bytes of stack it can use at least, up to [`MAX_STACK`](crate::stack::MAX_STACK).
+    /// More than an ordinary stack has is rounded up to a power of two, at least 1 MiB.
     pub stack_size: usize,
 }
 
@@ -222,7 +233,7 @@ impl Sched {
             }),
         });
         let task = NonNull::from(Box::leak(task));
-        // SAFETY: the G is new, and this its only GRef.
+        // SAFETY: the G is new, and this is its only GRef.
         let g = unsafe { GRef::from_raw(task.cast()) };
         Ok((
             g,
@@ -253,7 +264,7 @@ impl Sched {
         Ok(join)
     }
 
-    /// As [`go`](Self::go), with what `options` say.
+    /// As [`go`](Self::go), with options.
     ///
     /// # Errors
     ///
@@ -285,7 +296,8 @@ impl Sched {
         Ok(join)
     }
 
-    /// Starts a goroutine that runs `f` on the current M only, so that `f` need not be `Send`. A panic out of `f` aborts the process.
+    /// Starts a goroutine that runs `f` on the current M only, so that `f` need not be `Send`. A
+    /// panic out of `f` aborts the process.
     ///
     /// # Errors
     ///
@@ -309,7 +321,7 @@ impl Sched {
         );
         let (g, join) = self.make(f, site)?;
         self.submit_here(g)
-            .unwrap_or_else(|_| panic!("in a goroutine"));
+            .unwrap_or_else(|_| panic!("go_local: the current goroutine has no M"));
         Ok(join)
     }
 }

@@ -1,12 +1,13 @@
-//! Waiting for descriptors: what sockets ask of the scheduler and its pollers.
+//! Waiting for descriptors: what `fd` asks of the scheduler and its pollers.
 //!
 //! | Go | here |
 //! |---|---|
-//! | `pollOpen` | [`poll_open`](Sched::poll_open) at once, [`register`](Sched::register) before the first wait |
+//! | `pollOpen` | [`poll_open`](Sched::poll_open), [`register`](Sched::register) before a wait |
 //! | `pollReset` | [`poll_reset`](Sched::poll_reset) before an operation's first system call |
 //! | `pollWait` | [`poll_wait`](Sched::poll_wait) after `EAGAIN` |
 //! | `pollSetDeadline` | [`poll_set_deadline`](Sched::poll_set_deadline) |
-//! | `pollUnblock`, `pollClose` | [`poll_unblock`](Sched::poll_unblock), [`poll_close`](Sched::poll_close) |
+//! | `pollUnblock` | [`poll_unblock`](Sched::poll_unblock) |
+//! | `pollClose` | [`poll_close`](Sched::poll_close) |
 
 use crate::os::{Errno, Mode};
 use crate::polldesc::{Deadline, PollDesc, PollError};
@@ -17,13 +18,13 @@ use crate::waiter::WaiterList;
 /// Why a descriptor could not be registered with a poller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RegisterError {
-    /// The kind of file cannot be polled.
+    /// This kind of file cannot be polled.
     NotPollable,
-    /// The system refused: `ENOSPC` is the limit fs.epoll.max_user_watches, `ENOMEM` memory.
+    /// The system refused. `ENOSPC`: the limit fs.epoll.max_user_watches. `ENOMEM`: memory.
     Os(Errno),
 }
 
-/// `EPERM`: `epoll_ctl` says it of files that are always ready.
+/// `EPERM`: what `epoll_ctl` returns for files that are always ready.
 const EPERM: i32 = 1;
 
 fn wait_for(desc: &'static PollDesc, mode: Mode) -> WaitWords {
@@ -34,16 +35,18 @@ fn wait_for(desc: &'static PollDesc, mode: Mode) -> WaitWords {
 }
 
 impl Sched {
-    /// A poll descriptor for `fd`. It joins a poller when it is registered.
+    /// Returns a poll descriptor for `fd`. It joins a poller when it is registered.
     #[doc(alias = "pollOpen")]
     pub(crate) fn poll_open(&self, fd: i32) -> &'static PollDesc {
         self.descs().open(fd)
     }
 
-    /// Has the poller of the current P watch the descriptor, if none does. Whatever is ready by then will be reported.
+    /// Registers the descriptor with the poller of the current P, unless a poller watches it
+    /// already. What is ready by then will be reported.
     ///
-    /// Of two operations that get here at once, one registers and the other goes on to wait. It is woken when the outcome is known: it could
-    /// not arm what was not registered, and if the registration fails, it tries for itself.
+    /// If two operations call this at once, one registers and the other goes on to wait. The second
+    /// could not arm its direction, so it is woken when the outcome is known; if the registration
+    /// failed, it tries itself.
     pub(crate) fn register(&'static self, desc: &'static PollDesc) -> Result<(), RegisterError> {
         if desc.poller().is_some() {
             return Ok(());
@@ -69,17 +72,19 @@ impl Sched {
         })
     }
 
-    /// Begins an operation that asks the system first: forgets readiness seen before, fails if the operation must not even try.
+    /// Begins an operation that asks the system first: forgets readiness seen before. Fails if the
+    /// operation must not even try.
     pub(crate) fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_try(mode)?;
         desc.slot(mode).reset();
         Ok(())
     }
 
-    /// Waits until the descriptor is (perhaps) ready. It must be registered, and the caller the only one in its direction.
+    /// Waits until the descriptor is probably ready. It must be registered, and the caller must
+    /// hold the lock of its direction.
     ///
-    /// Readiness that came since the last reset or wait counts. A deadline that passed and was then moved while the waiter was on its way
-    /// back does not end the wait.
+    /// Readiness since the last reset or wait counts. If a deadline passes and is moved before the
+    /// waiter runs again, the wait goes on.
     pub(crate) fn poll_wait(
         &'static self,
         desc: &'static PollDesc,
@@ -97,8 +102,8 @@ impl Sched {
         })
     }
 
-    /// Sets the deadline of one direction or (`None`) of both to what `decide` says under the lock of `desc`. Waiters whose deadline has
-    /// passed are woken before this returns.
+    /// Sets the deadline of one direction or (`None`) of both to what `decide` returns under the
+    /// lock of `desc`. Wakes the waiters whose deadline has passed.
     pub(crate) fn poll_set_deadline(
         &'static self,
         desc: &PollDesc,
@@ -113,16 +118,18 @@ impl Sched {
         self.ready_list(woken);
     }
 
-    /// Makes every operation on the descriptor fail with [`PollError::Closing`], those that wait included.
+    /// Makes every operation on the descriptor fail with [`PollError::Closing`], and wakes its
+    /// waiters.
     pub(crate) fn poll_unblock(&'static self, desc: &PollDesc) {
         let mut woken = WaiterList::new();
         desc.unblock(&mut woken);
         self.ready_list(woken);
     }
 
-    /// Ends the use of a poll descriptor that was unblocked, before its descriptor is closed.
+    /// Ends the use of a poll descriptor that was unblocked, before the descriptor is closed.
     pub(crate) fn poll_close(&self, desc: &'static PollDesc) {
-        // What a child process takes out of a poller, its parent would wait for in vain.
+        // A forked child shares the pollers with its parent: it must not remove what the parent
+        // waits for.
         if !self.is_forked() {
             self.descs().close(desc);
         }

@@ -1,4 +1,5 @@
-//! A counting semaphore: waiters queue in order, and a release hands its permit to the first of them.
+//! A counting semaphore. Waiters queue in order, and a release gives its permit to the first of
+//! them.
 
 use crate::sched::Sched;
 use crate::sync::Lock;
@@ -7,7 +8,8 @@ use crate::waiter::{Waiter, WaiterList};
 
 /// A semaphore that starts without permits.
 ///
-/// It belongs to one scheduler. A goroutine of another scheduler waits like an ordinary thread: it blocks its own.
+/// It belongs to one scheduler. A goroutine of another scheduler that waits on it blocks its
+/// thread, as an ordinary thread does.
 #[doc(alias = "semacquire")]
 #[doc(alias = "semrelease")]
 pub struct Sema {
@@ -16,7 +18,7 @@ pub struct Sema {
 }
 
 impl Sema {
-    /// No permits.
+    /// A semaphore without permits.
     pub fn new(sched: &'static Sched) -> Self {
         Sema {
             sched,
@@ -24,18 +26,20 @@ impl Sema {
         }
     }
 
-    /// Waits for a permit and takes it. Does not wait, and lets no other goroutine run, if there is one.
+    /// Takes a permit, after waiting for one. If there is one, it does not wait and lets no other
+    /// goroutine run.
     pub fn acquire(&self) {
         self.permits.acquire(self.sched);
     }
 
-    /// Gives `n` permits.
+    /// Releases `n` permits.
     pub fn release(&self, n: u32) {
         self.permits.release(self.sched, n);
     }
 }
 
-/// The semaphore itself. All who use one name the same scheduler: a goroutine readied by another one would change threads.
+/// A semaphore that does not know its scheduler. All callers pass the same one: a goroutine that
+/// another scheduler readied would change threads.
 pub(crate) struct Permits(Lock<State>);
 
 struct State {
@@ -53,7 +57,7 @@ impl Permits {
     }
 
     pub(crate) fn acquire(&self, sched: &'static Sched) {
-        // No waiter is overtaken: while there are permits, the queue is empty.
+        // This overtakes no waiter: while there are permits, the queue is empty.
         if self.try_acquire() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Sleeping: a timer and a slot on the sleeper's own stack.
+//! Sleep: a timer and a slot, both on the sleeper's own stack.
 #![allow(unsafe_code, reason = "the timer refers to the slot beside it")]
 
 use crate::os::Nanos;
@@ -22,8 +22,8 @@ impl Sched {
         let slot = WaitSlot::new();
         let timer = Timer::new(NonNull::from(&slot).cast());
         let heap = self.timers();
-        // SAFETY: slot and timer stay until `wait` has seen the notification, which is the callback's only and last act; the timer is armed
-        // once and never stopped.
+        // SAFETY: slot and timer stay until `wait` has seen the notification, which is the only and
+        // last thing that the callback does to them. The timer is armed once and never stopped.
         let moved = unsafe { timer.arm(heap, when, 0, wake) };
         if let Some(heap) = moved {
             self.look_again(heap);
@@ -43,6 +43,6 @@ impl Sched {
 }
 
 unsafe fn wake(slot: NonNull<()>, _seq: u32, woken: &mut WaiterList) {
-    // SAFETY: the sleeper waits for this notification.
+    // SAFETY: the sleeper waits for this notification, so its slot is alive.
     woken.extend(unsafe { slot.cast::<WaitSlot>().as_ref() }.notify());
 }
