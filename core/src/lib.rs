@@ -1,7 +1,10 @@
-//! The core of gopark: goroutines, the G-P-M scheduler, timers and poll descriptors, without a system call.
+//! The core of gopark: goroutines, the G-P-M scheduler, timers and poll descriptors, without a
+//! system call.
 //!
-//! Users add the crate `gopark`; this one is for ports and for programs without `std`. It is `no_std` with `alloc`, names no
-//! operating system, and reaches one only through the two traits of [`os`]. Modules in reading order, lower rows import upper ones:
+//! Users add the crate `gopark`; this one is for ports and for programs without `std`. It is
+//! `no_std` with `alloc`, names no operating system, and reaches one only through the traits of
+//! [`os`]. The modules in reading order; a module imports from the rows above it and, in its own
+//! row, from the modules to its left:
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
@@ -14,8 +17,8 @@
 //!
 //! # What safe code cannot reach
 //!
-//! Nothing public hands out what the scheduler frees or uses again: goroutines and poll descriptors. A descriptor is lent
-//! ([`os::Borrowed`]) for the time of an operation.
+//! No public function returns what the scheduler frees or reuses: a goroutine or a poll descriptor.
+//! A descriptor is borrowed ([`os::Borrowed`]) for the duration of an operation.
 //!
 //! ```compile_fail,E0624
 //! fn keep(sched: &'static gopark_core::sched::Sched) {
@@ -49,7 +52,7 @@ pub mod fuzz;
 #[path = "../models/system.rs"]
 mod models;
 
-/// This file, as debug information has it. Backtraces tell by it what is gopark's own.
+/// The path of this file in debug information. Backtraces recognise gopark's own frames by it.
 #[doc(hidden)]
 pub const FILE: &str = file!();
 

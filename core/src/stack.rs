@@ -32,7 +32,7 @@
 //! A *prepared* slot is open and has its guard. *Slack* covers slots that are free but not in the
 //! shared list: those in the cache of each P, that of a goroutine which has released its
 //! reservation and is about to return, and those whose memory sysmon is returning to the system.
-#![allow(unsafe_code, reason = "anchors and slots are found by address")]
+#![allow(unsafe_code, reason = "slots and their owner words are found by address")]
 
 mod credit;
 mod larger;
@@ -96,7 +96,7 @@ const OWNER_SIZE: usize = size_of::<StackOwner>();
 /// for watchers (dumps, deadlock detection) on other threads.
 ///
 /// The race: a watcher reads the G while the goroutine returns and the scheduler frees it. So the
-/// watcher first pins the G. Of the two, the one that changes `listed` last frees the G:
+/// watcher first pins the G. Of the two, the one that finishes last frees the G:
 ///
 /// | `listed` | by | meaning |
 /// |---|---|---|
@@ -123,7 +123,8 @@ impl StackOwner {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Publishes the goroutine that starts on this stack.
+    /// Publishes the goroutine that starts on this stack. Release pairs with the Acquire in `pin`:
+    /// the watcher sees an initialised G.
     pub(crate) fn bind(&self, g: NonNull<()>) {
         self.current.store(g.as_ptr(), Ordering::Relaxed);
         self.listed.store(g.as_ptr(), Ordering::Release);
