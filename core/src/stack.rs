@@ -109,7 +109,9 @@ const OWNER_SIZE: usize = size_of::<StackOwner>();
 /// The address cannot become another goroutine's in between, since the watcher has not freed it.
 #[repr(C, align(16))]
 pub(crate) struct StackOwner {
+    /// The G that last started here. Read on this stack only.
     current: AtomicPtr<()>,
+    /// The G that has started here and not returned, perhaps with `PIN`.
     listed: AtomicPtr<()>,
 }
 
@@ -211,7 +213,7 @@ impl fmt::Display for Exhausted {
         match cause {
             Shortage::AddressSpace => f.write_str(
                 "which is all the address space that was reserved \
-                     (raise `ulimit -v` or lower Builder::stack_size)",
+                 (raise `ulimit -v` or lower Builder::stack_size)",
             ),
             Shortage::Memory(errno) => {
                 write!(
@@ -246,12 +248,14 @@ pub(crate) struct Arena {
     /// larger ones.
     guard: usize,
     capacity: u32,
+    /// How many slots to prepare beyond those reserved. See the module's head.
     slack: u32,
     /// Set while a thread prepares slots. A thread that needs more waits until it is clear.
     growing: AtomicBool,
     /// Slots below this index are open and have their guard. Written by the thread that set
     /// `growing`.
     prepared: AtomicU32,
+    /// How many slots goroutines have reserved.
     reserved: AtomicU32,
     indices: NonNull<u32>,
     free: Lock<FreeSlots>,
