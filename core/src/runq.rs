@@ -115,7 +115,7 @@ impl Global {
         for _ in 0..share {
             let Some(g) = list.pop_front() else { break };
             ring.push(g)
-                .unwrap_or_else(|_| panic!("the owner saw room"));
+                .unwrap_or_else(|_| panic!("a run queue is full although its owner saw room"));
         }
         self.len.store(list.len(), Ordering::Relaxed);
         first

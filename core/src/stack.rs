@@ -32,7 +32,10 @@
 //! A *prepared* slot is open and has its guard. *Slack* covers slots that are free but not in the
 //! shared list: those in the cache of each P, that of a goroutine which has released its
 //! reservation and is about to return, and those whose memory sysmon is returning to the system.
-#![allow(unsafe_code, reason = "slots and their owner words are found by address")]
+#![allow(
+    unsafe_code,
+    reason = "slots and their owner words are found by address"
+)]
 
 mod credit;
 mod larger;
@@ -455,7 +458,7 @@ impl Arena {
         let bottom = self.base + ((slot.index() as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
             let start = NonNull::new(ptr::without_provenance_mut(start))
-                .unwrap_or_else(|| panic!("a reservation is not at address zero"));
+                .unwrap_or_else(|| panic!("a stack is at address zero"));
             match system.resident(start, stretch)? {
                 0 => break,
                 bytes => seen += bytes as u64,
@@ -569,7 +572,7 @@ impl Arena {
             let Some(index) = free.pop() else { break };
             cache
                 .push(index)
-                .unwrap_or_else(|_| panic!("an empty cache holds a batch"));
+                .unwrap_or_else(|_| panic!("a batch of stacks does not fit into an empty cache"));
         }
         self.slot(index)
     }
@@ -635,8 +638,8 @@ impl Arena {
     ///
     /// They bound whole pages of one slot, and no code relies on what is there.
     pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
-        let pointer = NonNull::new(start as *mut u8)
-            .unwrap_or_else(|| panic!("a slot is not at address zero"));
+        let pointer =
+            NonNull::new(start as *mut u8).unwrap_or_else(|| panic!("a stack is at address zero"));
         // SAFETY: the caller's promise.
         unsafe { self.os.discard(pointer, end - start) };
     }
@@ -647,15 +650,15 @@ impl Arena {
             let mut free = self.free.lock();
             for _ in 0..BATCH {
                 free.push(
-                    cache
-                        .pop()
-                        .unwrap_or_else(|| panic!("a full cache holds a batch")),
+                    cache.pop().unwrap_or_else(|| {
+                        panic!("a full cache of stacks holds less than a batch")
+                    }),
                 );
             }
         }
         cache
             .push(slot.index())
-            .unwrap_or_else(|_| panic!("room was made"));
+            .unwrap_or_else(|_| panic!("a cache of stacks is full after a batch left it"));
     }
 }
 

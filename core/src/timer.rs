@@ -316,7 +316,7 @@ impl Heap {
             } else {
                 let expired = (state.fire, timer.arg, state.seq);
                 due.push(expired)
-                    .unwrap_or_else(|_| panic!("room was checked"));
+                    .unwrap_or_else(|_| panic!("a batch of due timers is full before its limit"));
                 state.when = 0;
             }
             state.heap = None;
@@ -365,7 +365,7 @@ fn place(entries: &mut [Entry], index: usize, entry: Entry) {
 fn remove_first(entries: &mut Vec<Entry>) {
     let last = entries
         .pop()
-        .unwrap_or_else(|| panic!("the heap has a first entry"));
+        .unwrap_or_else(|| panic!("an empty timer heap had a first entry"));
     if !entries.is_empty() {
         *at(entries, 0) = last;
         sift_down(entries, 0);

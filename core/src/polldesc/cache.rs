@@ -83,7 +83,7 @@ impl PollCache {
         });
         let first = descs
             .next()
-            .unwrap_or_else(|| panic!("a block is not empty"));
+            .unwrap_or_else(|| panic!("a new block of poll descriptors is empty"));
         descs.for_each(|desc| self.put(desc));
         first
     }

@@ -91,7 +91,7 @@ impl Larger {
 
     fn of(&self, size: Size) -> &Arena {
         let arena = size.place().and_then(|place| self.arenas.get(place)?.get());
-        arena.unwrap_or_else(|| panic!("no stack of this size was ever reserved"))
+        arena.unwrap_or_else(|| panic!("no stack of this size was reserved"))
     }
 
     fn take(&self, size: Size) -> (Slot, Stack, &StackOwner) {
