@@ -69,7 +69,7 @@ left_out=(
     # It knows no options of sockets with an error queue.
     queues::
     # A program that it runs cannot start one of its own kind.
-    a_connection_without_a_descriptor_stays_in_the_queue
+    accept_without_a_free_descriptor_leaves_the_connection_queued
     # More stacks at once than mprotect can guard.
     a_burst_of_spawns_overflows_into_the_global_queue_and_all_run
     fifty_thousand_sleepers_all_wake

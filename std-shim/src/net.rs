@@ -1,35 +1,52 @@
-//! TCP sockets that park the goroutine where `std`'s block the thread.
+//! TCP sockets whose operations park the goroutine where those of `std` block the thread.
 //!
-//! Names and meanings are those of [`std::net`], so `use std::net` → `use gopark::net` is most of a port. On an ordinary thread they
-//! work as well, and block it.
+//! Names and meanings are those of [`std::net`], so replacing `use std::net` by `use gopark::net`
+//! is most of a port. The sockets also work on ordinary threads, where an operation blocks its
+//! thread.
 //!
-//! # What a port must look for
+//! # Porting from `std::net`
 //!
-//! - **A timeout is [`TimedOut`](std::io::ErrorKind::TimedOut)**, where `std` on Linux has `WouldBlock`. Match both.
-//! - **Small writes go out at once**, since `TCP_NODELAY` is on. What writes a message in pieces needs a [`BufWriter`](std::io::BufWriter) and a
-//!   `flush` at the end of the message.
-//! - **`set_read_timeout` and `set_write_timeout` count for each operation**, as in `std`: an operation under way keeps the limit that it began
-//!   with. `write_all` is one operation, also when it takes many system calls. With `try_clone`, a timeout set on one handle holds for all.
-//! - **[`incoming`](TcpListener::incoming) ends** when the listener is closed; that of `std` never does.
-//! - **A name is looked up on another thread** while the goroutine is parked, for text and for a pair of text and port.
-//!   [`ToSocketAddrs::to_socket_addrs`] itself is that of `std` and blocks the thread: `gopark::blocking(|| name.to_socket_addrs())`.
-//! - **A socket does not outlive `fork`** as one that waits: `docs/fork.md`.
+//! - **A timeout is [`TimedOut`](std::io::ErrorKind::TimedOut).** `std` on Linux returns
+//!   `WouldBlock`. Match both.
+//! - **Small writes are sent at once**, because `TCP_NODELAY` is on. Code that writes a message in
+//!   pieces should use a [`BufWriter`](std::io::BufWriter) and `flush` at the end of the message.
+//! - **`set_read_timeout` and `set_write_timeout` limit each operation**, as in `std`. An operation
+//!   in progress keeps the limit that it started with. `write_all` is one operation, even when it
+//!   takes many system calls. A timeout set on one handle from `try_clone` applies to all of them.
+//! - **[`incoming`](TcpListener::incoming) ends** when the listener is closed. That of `std` never
+//!   ends.
+//! - **Host names are looked up on another thread** while the goroutine is parked, for a string and
+//!   for a pair of host and port. [`ToSocketAddrs::to_socket_addrs`] itself is that of `std` and
+//!   blocks the thread: call `gopark::blocking(|| name.to_socket_addrs())`.
+//! - **A socket cannot wait in a child made by `fork`**: see `docs/fork.md`.
 //!
-//! # What differs
+//! # Differences from `std::net`
 //!
-//! - Go's deadlines (`set_deadline` and its kin) stand beside `std`'s timeouts; of the two, the one set later counts. A deadline also
-//!   moves the end of an operation under way, a timeout does not.
-//! - `close(&self)` ends a socket under all who use it: their operations fail with [`PollError::Closing`](crate::PollError::Closing).
-//! - `try_clone` makes no new descriptor: what is set on one handle holds for all.
-//! - Connections have `TCP_NODELAY` on, and keep-alive probes after 15 idle seconds, as in Go. That includes those that come from `std`
-//!   (`TcpStream::from`), and those of a listener that does (`TcpListener::from`).
-//! - `set_nonblocking` is absent: the sockets are non-blocking underneath, and an operation that must not wait has a deadline.
-//! - Operations of one direction on one socket take turns, so that what `write_all` writes stays together.
+//! - Go's deadlines (`set_deadline`, `set_read_deadline`, `set_write_deadline`) exist beside
+//!   `std`'s timeouts. Of a deadline and a timeout for the same direction, the one set later
+//!   applies. A new deadline also applies to an operation in progress; a new timeout does not.
+//! - `close(&self)` closes the socket under all its handles, as Go's `Close` does.
+//! - `try_clone` returns another handle of the same descriptor instead of duplicating it.
+//! - Every connection has `TCP_NODELAY` on and sends keep-alive probes after 15 idle seconds, as in
+//!   Go. This includes connections that come from `std` (`TcpStream::from`) and those accepted by a
+//!   listener that does (`TcpListener::from`).
+//! - `set_nonblocking` is absent. The descriptor is always non-blocking; an operation that must not
+//!   wait gets a deadline that has passed.
+//! - Operations in the same direction on one socket run one after another, so that the bytes of one
+//!   `write_all` stay together.
+//!
+//! # Ending an operation early
+//!
+//! A parked operation ends when its deadline or timeout passes, or when any handle of the socket is
+//! closed with `close`; both can be done by any goroutine or thread. Nothing else cancels it:
+//! dropping the goroutine's [`JoinHandle`](crate::JoinHandle) does not.
 //!
 //! # Errors
 //!
-//! Beside its own, every operation may fail with what the system says (its number is in [`raw_os_error`](std::io::Error::raw_os_error)) or with
-//! a [`PollError`](crate::PollError), to which the error's [`get_ref`](std::io::Error::get_ref) can be downcast:
+//! Beside the errors that its documentation lists, every operation can fail with an error of the
+//! system, whose number [`raw_os_error`](std::io::Error::raw_os_error) returns, or with a
+//! [`PollError`](crate::PollError), to which the error's [`get_ref`](std::io::Error::get_ref) can
+//! be downcast:
 //!
 //! | `PollError` | kind | text |
 //! |---|---|---|
@@ -38,12 +55,13 @@
 //! | `NotPollable` | `Unsupported` | not pollable |
 //! | `Unwinding` | `WouldBlock` | a goroutine that unwinds cannot wait |
 //!
-//! The last one is for destructors that a panic runs: there an operation that would have to wait
-//! fails instead. A `BufWriter<TcpStream>` that is dropped so sends what the
-//! socket takes at once, and no more. What a destructor may have to wait for it must not rely on,
-//! nor give a connection on after such an error.
+//! `Unwinding` concerns destructors that run because of a panic: an operation that would have to
+//! wait fails instead. When such a panic drops a `BufWriter<TcpStream>`, it sends as much as the
+//! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
+//! operation that may wait, and must not hand the connection on after this error.
 
 mod dial;
+mod handle;
 mod resolve;
 mod socket;
 mod tcp_listener;
@@ -60,7 +78,8 @@ pub use tcp_stream::TcpStream;
 
 use std::io::{Error, ErrorKind, Result};
 
-/// The first success of `f` over the addresses that `addrs` resolves to, or else its last error.
+/// Calls `f` with each address that `addrs` resolves to until one succeeds. Returns that result, or
+/// the error of the last address.
 fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
     match resolve::look_up(&addrs) {
         Some(found) => first_success(found?, f),

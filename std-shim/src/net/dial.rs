@@ -1,4 +1,4 @@
-//! Dialling, and the options of a connection.
+//! Connecting to an address, and the socket options of a connection.
 
 use super::socket::Socket;
 use super::{SocketAddr, TcpStream};
@@ -7,15 +7,18 @@ use std::io::Result;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Connects to one address.
+/// Connects to `addr` before `until`.
 ///
-/// Who dials a free port of this machine may be given that very port, and is then connected to himself; and Linux now and then
-/// finds no port to give where there are some. Go tries thrice.
+/// Tries up to three times, as Go does, in two cases:
+///
+/// - The socket is connected to itself. A dial to a free port of this machine may get that same
+///   port as its local port.
+/// - The kernel returns EADDRNOTAVAIL, which Linux sometimes does although local ports are free.
 #[doc(alias = "doDialTCP")]
 pub(super) fn dial(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream> {
     for _ in 0..2 {
         match dial_once(addr, until) {
-            Ok(stream) if is_its_own_peer(&stream, addr) => {}
+            Ok(stream) if is_self_connected(&stream, addr) => {}
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
             result => return result,
         }
@@ -26,10 +29,11 @@ pub(super) fn dial(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream
 fn dial_once(addr: SocketAddr, until: Option<Instant>) -> Result<TcpStream> {
     let socket = Socket::new(unconnected(addr)?);
     socket.connect(&addr.into(), until)?;
-    Ok(TcpStream(socket))
+    Ok(TcpStream { socket })
 }
 
-/// A socket with the options of a connection. Never inlined, for the reason of [`Socket::with`].
+/// Returns a new socket with the options of a connection. Never inlined, for the reason given at
+/// [`Socket::with`].
 #[inline(never)]
 fn unconnected(addr: SocketAddr) -> Result<OwnedFd> {
     let socket = socket2::Socket::new(
@@ -41,14 +45,15 @@ fn unconnected(addr: SocketAddr) -> Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// What Go sets on every connection.
+/// Sets the options that Go sets on every connection.
 #[doc(alias = "newTCPConn")]
 pub(super) fn set_connection_options(socket: &SockRef<'_>) -> Result<()> {
     socket.set_tcp_nodelay(true)?;
     set_keep_alive(socket)
 }
 
-/// As [`set_connection_options`], for a socket made elsewhere: keep-alive that is on has been chosen there.
+/// Sets the options of a connection on a socket that comes from other code. If that code has turned
+/// keep-alive on, its intervals stay.
 pub(super) fn adopt_options(socket: &SockRef<'_>) -> Result<()> {
     socket.set_tcp_nodelay(true)?;
     if socket.keepalive()? {
@@ -58,6 +63,8 @@ pub(super) fn adopt_options(socket: &SockRef<'_>) -> Result<()> {
     }
 }
 
+/// Uses Go's defaults: the first probe after 15 idle seconds, then one every 15 s. Nine probes
+/// without a reply end the connection.
 fn set_keep_alive(socket: &SockRef<'_>) -> Result<()> {
     const INTERVAL: Duration = Duration::from_secs(15);
     socket.set_tcp_keepalive(
@@ -68,9 +75,10 @@ fn set_keep_alive(socket: &SockRef<'_>) -> Result<()> {
     )
 }
 
+/// Returns whether `stream`, the result of a dial to `dialled`, is connected to itself.
 #[doc(alias = "selfConnect")]
-pub(super) fn is_its_own_peer(stream: &TcpStream, dialled: SocketAddr) -> bool {
-    // The port comes first because it decides nearly always.
+pub(super) fn is_self_connected(stream: &TcpStream, dialled: SocketAddr) -> bool {
+    // The ports nearly always differ, so comparing them first saves a getpeername.
     stream.local_addr().is_ok_and(|local| {
         local.port() == dialled.port() && stream.peer_addr().is_ok_and(|peer| peer == local)
     })

@@ -1,9 +1,11 @@
-//! Names become addresses: on a thread of the pool, since the C library blocks its thread for as long as a name server is silent.
+//! Host names are looked up on a thread of the pool, because `getaddrinfo` blocks its thread until
+//! a name server answers.
 //!
-//! [`ToSocketAddrs`] is a trait of `std`, and bounds such as `A: ToSocketAddrs` stand in programs that come from there, so it must stay that one.
-//! It says neither whether a look-up is needed nor whether the value may be used on another thread. What it is implemented for is known,
-//! though: of the types of `std`, only text, and a pair of text and port, can need a look-up, and these may cross threads. They are told by their
-//! type, and everything else is asked where it is: the other types of `std` have their addresses at hand.
+//! Ported programs have bounds such as `A: ToSocketAddrs`, so the trait must be that of `std`. It
+//! does not say whether a value needs a look-up, nor whether the value may be used on another
+//! thread. Among the types for which `std` implements it, only strings and pairs of string and port
+//! need a look-up, and these can be used on any thread. This module recognizes them by their type.
+//! All other values resolve on the caller's thread: those of `std` already contain their addresses.
 #![allow(
     unsafe_code,
     reason = "types are compared and cast without regard to lifetimes"
@@ -15,17 +17,17 @@ use std::io::Result;
 use std::marker::PhantomData;
 use std::vec;
 
-/// Text that may need a look-up.
+/// A string that may contain a host name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Text<'a> {
-    /// `name:80`
+    /// Host and port in one string: `name:80`.
     Whole(&'a str),
-    /// `name`, and the port.
+    /// The host, and the port as a number.
     Host(&'a str, u16),
 }
 
 impl Text<'_> {
-    fn needs_no_look_up(self) -> bool {
+    fn is_numeric(self) -> bool {
         match self {
             Text::Whole(text) => text.parse::<SocketAddr>().is_ok(),
             Text::Host(host, _) => host.parse::<IpAddr>().is_ok(),
@@ -40,10 +42,11 @@ impl Text<'_> {
     }
 }
 
-/// Looks up what `addrs` names, while the calling goroutine is parked. `None` if no look-up is needed, as far as the type tells.
+/// Looks up the host name in `addrs` while the calling goroutine is parked. Returns `None` if
+/// `addrs` is of another type or contains a numeric address.
 pub(super) fn look_up<A: ToSocketAddrs>(addrs: &A) -> Option<Result<vec::IntoIter<SocketAddr>>> {
     text_of(addrs)
-        .filter(|text| !text.needs_no_look_up())
+        .filter(|text| !text.is_numeric())
         .map(Text::look_up)
 }
 
@@ -51,15 +54,16 @@ fn text_of<A>(addrs: &A) -> Option<Text<'_>> {
     macro_rules! first_of {
         ($($value:ident: $type:ty => $text:expr,)*) => {
             $(
-                // SAFETY: `A` is that type but for lifetimes, and the value is only looked at for as long as `addrs` is borrowed: less
-                // long than any lifetime in it.
+                // SAFETY: the result is used only while `addrs` is borrowed, and every lifetime in
+                // `A` outlives that borrow.
                 if let Some($value) = unsafe { cast::<A, $type>(addrs) } {
                     return Some($text);
                 }
             )*
         };
     }
-    // `str` itself is behind a reference; `ToSocketAddrs` goes through any number of those, of which one more is common.
+    // `ToSocketAddrs` is implemented for any number of references. One more than necessary is
+    // common, so these types are listed with it.
     first_of! {
         text: &'static str => Text::Whole(text),
         text: String => Text::Whole(text),
@@ -73,17 +77,19 @@ fn text_of<A>(addrs: &A) -> Option<Text<'_>> {
     None
 }
 
-/// `value` as a `B`, if `A` and `B` are one type but for lifetimes.
+/// Returns `value` as a `B` if `A` and `B` are the same type apart from lifetimes.
 ///
 /// # Safety
 ///
-/// `B` names lifetimes that `A` need not have: the caller uses the result and what it refers to for no longer than `value` is borrowed.
+/// The lifetimes in `B` are `'static`, those in `A` may be shorter. The caller uses the result, and
+/// everything that it refers to, only while `value` is borrowed.
 unsafe fn cast<A, B: 'static>(value: &A) -> Option<&B> {
-    // SAFETY: one type but for lifetimes is one layout.
+    // SAFETY: types that differ only in lifetimes have the same layout.
     (id_of::<A>() == TypeId::of::<B>()).then(|| unsafe { &*std::ptr::from_ref(value).cast::<B>() })
 }
 
-/// The identity of `T` with each lifetime replaced by `'static`: the compiler, which erases lifetimes, gives both one.
+/// Returns the [`TypeId`] of `T` with every lifetime replaced by `'static`. The compiler erases
+/// lifetimes, so both types have the same `TypeId`.
 fn id_of<T>() -> TypeId {
     trait Identity {
         fn id(&self) -> TypeId
@@ -100,7 +106,8 @@ fn id_of<T>() -> TypeId {
     }
     let phantom = PhantomData::<T>;
     let identity: &dyn Identity = &phantom;
-    // SAFETY: only the bound changes, which the method needs to name a `TypeId`. It uses no value of the type.
+    // SAFETY: only the bound `'static` changes, which `TypeId::of` requires. The method uses no
+    // value of `T`.
     let identity =
         unsafe { std::mem::transmute::<&dyn Identity, &(dyn Identity + 'static)>(identity) };
     identity.id()
@@ -112,7 +119,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     #[test]
-    fn text_is_told_by_its_type_whatever_its_lifetime() {
+    fn strings_are_recognized_by_type_with_any_lifetime() {
         let owned = String::from("name:80");
         let text = owned.as_str();
         for found in [
@@ -137,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_its_addresses_at_hand_is_no_text() {
+    fn addresses_and_foreign_types_are_not_taken_for_strings() {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
         assert_eq!(text_of(&addr), None);
         assert_eq!(text_of(&&addr), None);
         assert_eq!(text_of(&[addr].as_slice()), None);
         assert_eq!(text_of(&(IpAddr::from(Ipv4Addr::LOCALHOST), 80_u16)), None);
         assert_eq!(text_of(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80)), None);
-        // The layout of a `(&str, u16)`, and another type.
+        // Another type with the layout of `(&str, u16)`.
         struct Foreign<'a>(&'a str, u16);
         let foreign = Foreign("name", 80);
         assert_eq!(
@@ -154,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_digits_need_no_look_up() {
+    fn numeric_addresses_need_no_look_up() {
         for digits in ["127.0.0.1:80", "[::1]:80"] {
             assert!(look_up(&digits).is_none());
         }
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_text_is_said_in_the_words_of_std() {
+    fn look_up_errors_are_those_of_std() {
         for text in ["name", "name:port", "name:65536", ""] {
             let error = look_up(&text).unwrap().unwrap_err();
             let expected = text.to_socket_addrs().unwrap_err();

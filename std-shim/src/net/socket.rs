@@ -1,7 +1,10 @@
-//! What the socket types share: one descriptor, held by every clone, and its operations as `std::io` knows them.
+//! `Socket`: the descriptor that all handles of a socket share, with operations whose errors are
+//! those of `std::io`.
 //!
-//! Inside an operation that may park, only `gopark_backends::linux::io` makes system calls. It reports an error by value; `std` and
-//! `socket2` read errno, whose address a compiler may keep over a park that comes back on another thread (`Socket::with` says more).
+//! An operation that may park makes its system calls through `gopark_backends::linux::io`, which
+//! returns errno as a value. `std` and `socket2` read errno from a thread-local. When goroutines
+//! migrate, an operation may resume on another thread while the compiler still uses the old
+//! thread's address of errno (see `Socket::with`).
 #![allow(
     unsafe_code,
     reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls"
@@ -23,20 +26,21 @@ use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A non-blocking socket. Its clones are the same descriptor, registered once, with one pair of deadlines.
+/// A non-blocking socket. Clones share the descriptor, its registration with the poller, and its
+/// deadlines.
 #[derive(Clone)]
 pub(super) struct Socket(Arc<Fd>);
 
-// As std's sockets. A panic inside an operation leaves nothing half changed that a later operation
-// relies on: the operation gives back the descriptor's lock while it unwinds, and bytes, deadlines
-// and registration change in single steps.
+// As for std's sockets. A panic inside an operation leaves the socket consistent: the operation
+// releases the descriptor's lock while it unwinds, and deadlines and registration each change in
+// one step.
 impl UnwindSafe for Socket {}
 impl RefUnwindSafe for Socket {}
 
 impl Socket {
-    /// Takes over a descriptor, which must be non-blocking.
+    /// Takes ownership of `fd`, which must be non-blocking.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        // SAFETY: an OwnedFd owns its descriptor, and this one gives it up.
+        // SAFETY: `into_raw_fd` transfers the ownership of the descriptor.
         Socket(Arc::new(unsafe { Fd::new(sched(), fd.into_raw_fd()) }))
     }
 
@@ -53,7 +57,7 @@ impl Socket {
             return self.read(buffers.get_mut(range.start).map_or(&mut [], |large| large));
         }
         let buffers = &mut buffers[range];
-        // SAFETY: std gives an IoSliceMut the layout of an iovec.
+        // SAFETY: std documents that IoSliceMut has the layout of an iovec.
         let vector = unsafe {
             slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len())
         };
@@ -84,7 +88,7 @@ impl Socket {
             return self.write(buffers.get(range.start).map_or(&[], |large| large));
         }
         let buffers = &buffers[range];
-        // SAFETY: std gives an IoSlice the layout of an iovec.
+        // SAFETY: std documents that IoSlice has the layout of an iovec.
         let vector =
             unsafe { slice::from_raw_parts(buffers.as_ptr().cast::<libc::iovec>(), buffers.len()) };
         // SAFETY: the buffers are borrowed until this function returns.
@@ -101,14 +105,14 @@ impl Socket {
             .map_err(|(_, error)| io_error(error))
     }
 
-    /// A connection from a listener's queue, and the address that the system reported for its peer.
+    /// Waits for a connection. Returns its socket and the peer's address as the kernel reports it.
     pub(super) fn accept(&self) -> Result<(Socket, Address)> {
         let (fd, peer) = self.0.accept(sys::accept4).map_err(io_error)?;
-        // SAFETY: `accept4` has just opened it for us.
+        // SAFETY: `accept4` has just opened `fd`, and this is its only owner.
         Ok((Socket::new(unsafe { OwnedFd::from_raw_fd(fd) }), peer))
     }
 
-    /// Connects, which may take until `until`.
+    /// Connects to `address`. Fails with a timeout if that takes longer than `until`.
     pub(super) fn connect(&self, address: &Address, until: Option<Instant>) -> Result<()> {
         let connected = match self
             .0
@@ -117,25 +121,26 @@ impl Socket {
         {
             Outcome::Done(()) => return Ok(()),
             Outcome::Failed(errno) => Err(FdError::Os(errno)),
-            // It goes on by itself, and is not to be begun again.
+            // The kernel goes on connecting. A second connect(2) would fail with EALREADY.
             Outcome::WouldBlock | Outcome::Interrupted => {
                 self.set_deadline(Some(Mode::Write), until)?;
                 self.0.connect(finished)
             }
         };
         connected.map_err(io_error)?;
-        // The limit was the connect's, not the connection's.
+        // `until` limits the connect only, not later writes.
         self.set_deadline(Some(Mode::Write), None)
     }
 
-    /// Asks or sets what does not block.
+    /// Calls `f`, which must not block, with the open descriptor.
     ///
-    /// Never inlined: `f` reads errno if it fails. Where goroutines migrate, the caller's loop may park between two such reads and go on on
-    /// another thread, so the compiler must not see that both are of one address.
+    /// Never inlined: when `f` fails, it reads errno. When goroutines migrate, a caller may park
+    /// between two such reads and resume on another thread. Inlined, the compiler could compute the
+    /// address of errno once for both.
     #[inline(never)]
     pub(super) fn with<T>(&self, f: impl FnOnce(SockRef<'_>) -> Result<T>) -> Result<T> {
         let borrow = |fd: Borrowed<'_>| {
-            // SAFETY: `Fd::with` keeps the descriptor open during this call.
+            // SAFETY: `Fd::with` keeps the descriptor open while it calls this closure.
             f(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd.raw()) }))
         };
         self.0.with(borrow).map_err(io_error)?
@@ -164,7 +169,8 @@ impl Socket {
         self.0.set_deadline(mode, deadline(until)).map_err(io_error)
     }
 
-    /// `None` is no limit; a limit of zero is refused, as by `std`.
+    /// Limits each later operation of `mode`, or with `None` does not. A limit of zero is an error,
+    /// as in `std`.
     pub(super) fn set_timeout(&self, mode: Mode, limit: Option<Duration>) -> Result<()> {
         if limit == Some(Duration::ZERO) {
             return Err(zero_duration());
@@ -182,15 +188,19 @@ impl Socket {
         self.0.close().map_err(io_error)
     }
 
+    /// Borrows the descriptor. From then on, closing the socket keeps the descriptor's number taken
+    /// until the last handle is dropped.
+    ///
     /// # Panics
     ///
-    /// If the socket was closed: there is no descriptor left to borrow.
+    /// If the socket has been closed.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: that is what it does.
+        // SAFETY: `close_keeping_number` closes the file and keeps the number taken.
         match unsafe { self.0.reserve_number(sys::close_keeping_number) } {
-            // SAFETY: a lent number stays taken until the Fd is dropped, and a handle of it is borrowed.
+            // SAFETY: a reserved number stays taken until the Fd is dropped, and the result borrows
+            // a handle of the Fd.
             Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
-            Err(error) => panic!("as_fd: {error}"),
+            Err(error) => panic!("as_fd: {error}: borrow the descriptor before `close`"),
         }
     }
 
@@ -198,24 +208,25 @@ impl Socket {
         self.0.raw()
     }
 
-    /// The descriptor in blocking mode, outside the runtime.
+    /// Takes the descriptor out of the runtime and returns it in blocking mode.
     pub(super) fn into_blocking(self) -> Result<OwnedFd> {
         let shared = |_| {
             Error::new(
                 ErrorKind::ResourceBusy,
-                "the socket has other handles, from try_clone",
+                "the socket has other handles, made by try_clone: drop them first",
             )
         };
         let fd = Arc::try_unwrap(self.0).map_err(shared)?;
         let raw = fd.into_raw().map_err(io_error)?;
-        // SAFETY: `into_raw` has given the descriptor up to us.
+        // SAFETY: `into_raw` transfers the ownership of the descriptor.
         let owned = unsafe { OwnedFd::from_raw_fd(raw) };
         SockRef::from(&owned).set_nonblocking(false)?;
         Ok(owned)
     }
 }
 
-/// The outcome of a connect, after the socket has become writable. Neither an error nor a peer: that was for another reason; wait on.
+/// The result of a connect after the poller has reported the socket writable. A socket with neither
+/// an error nor a peer is still connecting: the report was spurious.
 fn finished(fd: Borrowed<'_>) -> Outcome<()> {
     match sys::take_socket_error(fd).and_then(|()| sys::is_connected(fd)) {
         Err(errno) => Outcome::Failed(errno),
@@ -224,10 +235,12 @@ fn finished(fd: Borrowed<'_>) -> Outcome<()> {
     }
 }
 
-/// Which buffers one system call moves, and their length in bytes: empty if there is nothing to move, or if the first that is not empty is
-/// too large by itself.
+/// Returns the range of buffers to pass to one system call, and their total length in bytes.
 ///
-/// The length is exact, since a transfer of less tells `Fd` that the system has no more, or takes no more, for now.
+/// The call takes at most [`IOV_MAX`] buffers and [`MAX_RW`] bytes. The range is empty if all
+/// buffers are empty, or if the first non-empty buffer alone exceeds [`MAX_RW`]: it then starts at
+/// that buffer. The length is exact, because `Fd` concludes from a shorter transfer that the kernel
+/// has no more data, or no more room.
 fn one_call<B: Deref<Target = [u8]>>(buffers: &[B]) -> (Range<usize>, usize) {
     let start = buffers
         .iter()
@@ -265,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vectored_call_starts_at_the_first_byte_and_is_measured_exactly() {
+    fn a_vectored_call_skips_leading_empty_buffers_and_knows_its_length() {
         let check = |lens: &[usize], range: Range<usize>, len| {
             static MANY: [u8; 100] = [0; 100];
             let buffers: Vec<_> = lens.iter().map(|&len| IoSlice::new(&MANY[..len])).collect();
@@ -282,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_vectored_call_stays_below_the_limit() {
-        // Zeroed pages that are never touched.
+        // Zeroed pages that are never touched take no memory.
         let large = vec![0; MAX_RW + 1];
         let slices = |lens: &[usize]| {
             lens.iter()

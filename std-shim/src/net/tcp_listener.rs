@@ -1,6 +1,7 @@
 //! [`TcpListener`].
 
 use super::dial::{adopt_options, set_connection_options};
+use super::handle::descriptor;
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use crate::PollError;
@@ -13,13 +14,15 @@ use std::io::{Error, Result};
 use std::iter::FusedIterator;
 use std::net;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
-/// A TCP socket that accepts connections, as [`std::net::TcpListener`]. The [module](super) says what differs.
+/// A TCP socket that accepts connections: [`std::net::TcpListener`], Go's `net.TCPListener`. The
+/// [module](super) lists the differences.
 ///
-/// Any number of goroutines may accept from one listener. Dropping the last handle closes it.
+/// Any number of goroutines may accept from one listener. Each connection goes to one of them.
+/// Dropping the last handle closes the listener.
 ///
 /// ```
 /// use gopark::net::{TcpListener, TcpStream};
@@ -45,27 +48,37 @@ use std::time::{Duration, Instant};
 #[doc(alias = "TCPListener")]
 pub struct TcpListener {
     socket: Socket,
-    /// It came from `std`, so connections may have been queued before it had the options of one that is bound here.
+    /// Whether it comes from `std`. Connections that the kernel queued before `from` then lack the
+    /// options of a connection.
     adopted: bool,
 }
 
 static_assertions::assert_impl_all!(TcpListener: Send, Sync, UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Incoming<'static>: UnwindSafe, RefUnwindSafe);
 
-/// The kernel cuts it to `net.core.somaxconn`. Go reads that file, to the same effect.
+/// The length of the queue of connections to accept. The kernel limits it to `net.core.somaxconn`.
+/// Go reads that file and passes its value.
 const BACKLOG: i32 = i32::MAX;
 
 impl TcpListener {
-    /// Listens on the first of the addresses that can be had. Port 0 is a free one, which [`local_addr`](Self::local_addr) tells.
+    /// Listens on the first address of `addr` that can be bound. Port 0 selects a free port, which
+    /// [`local_addr`](Self::local_addr) returns.
     ///
-    /// A port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address `[::]` takes IPv4 connections as well, unless
-    /// the system's `net.ipv6.bindv6only` says otherwise. The queue of connections is as long as `net.core.somaxconn` allows.
+    /// The port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address
+    /// `[::]` also accepts IPv4 connections, unless `net.ipv6.bindv6only` is set in the system. The
+    /// kernel queues up to `net.core.somaxconn` connections that have not been accepted.
     ///
-    /// A name is looked up as by [`TcpStream::connect`].
+    /// A host name is looked up as in [`TcpStream::connect`]. Starts the runtime with the defaults
+    /// if it is not running.
     ///
     /// # Errors
     ///
-    /// That of the last address: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`. `InvalidInput` if there is no address.
+    /// The error of the last address, such as `AddrInUse`, `AddrNotAvailable` or
+    /// `PermissionDenied`. `InvalidInput` if `addr` resolves to no address.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime is not running and cannot be started.
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -76,7 +89,7 @@ impl TcpListener {
     #[doc(alias = "ListenTCP")]
     #[track_caller]
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
-        // A start that fails panics at the caller.
+        // Starts the runtime here, so that a failed start panics with the location of the caller.
         sched();
         each_address(addr, |addr| {
             Ok(TcpListener {
@@ -86,15 +99,19 @@ impl TcpListener {
         })
     }
 
-    /// Waits for a connection. Returns it with its peer's address.
+    /// Waits for a connection. Returns it with the address of its peer.
     ///
-    /// A connection that was reset in the queue is passed over, as in Go.
+    /// Skips a connection that the peer has aborted while it was queued (`ECONNABORTED`), as Go
+    /// does.
     ///
     /// # Errors
     ///
-    /// [`PollError::Timeout`](crate::PollError::Timeout) after [`set_deadline`](Self::set_deadline). `EMFILE` and `ENFILE` when the process
-    /// (`RLIMIT_NOFILE`) or the system (`fs.file-max`) has no descriptor left: the connection then stays in the queue, so try again when
-    /// others have been closed.
+    /// - [`PollError::Timeout`](crate::PollError::Timeout) when the deadline of
+    ///   [`set_deadline`](Self::set_deadline) has passed.
+    /// - [`PollError::Closing`](crate::PollError::Closing) when the listener is closed with
+    ///   [`close`](Self::close).
+    /// - `EMFILE` or `ENFILE` when the process (`RLIMIT_NOFILE`) or the system (`fs.file-max`) has
+    ///   no free descriptor. The connection stays in the queue: try again after closing others.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -111,30 +128,35 @@ impl TcpListener {
     /// ```
     pub fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         let (socket, peer) = self.socket.accept()?;
-        let stream = TcpStream(socket);
+        let stream = TcpStream { socket };
         if self.adopted {
             self.hand_down_options(&stream);
         }
         Ok((stream, ip(&peer)?))
     }
 
-    /// Linux copies a listener's options to a connection when the connection is made, not when it is accepted. A refusal is no reason to
-    /// lose the connection: what is no TCP socket works without these options.
+    /// Sets the options of a connection on `stream` if it lacks them.
+    ///
+    /// Linux copies a listener's options to a connection when the connection is established, not
+    /// when it is accepted, so those already queued when the listener was adopted lack them. Errors
+    /// are ignored: a socket that is not TCP works without these options.
     #[cold]
     fn hand_down_options(&self, stream: &TcpStream) {
-        let small_writes_go_out =
+        let has_nodelay =
             |socket: &Socket| socket.with(|socket| socket.tcp_nodelay()).unwrap_or(false);
-        if small_writes_go_out(&self.socket) && !small_writes_go_out(&stream.0) {
-            let _ = stream.0.with(|socket| adopt_options(&socket));
+        if has_nodelay(&self.socket) && !has_nodelay(&stream.socket) {
+            let _ = stream.socket.with(|socket| adopt_options(&socket));
         }
     }
 
-    /// The connections as they come, or why one did not. It ends when the listener is closed; that of `std`, which has no `close`, never
-    /// ends.
+    /// Returns an iterator that accepts connections. It ends when the listener is closed with
+    /// [`close`](Self::close); that of `std` never ends.
     ///
-    /// Every other error is an item, and the next call tries again. An error of the system (`EMFILE`, say) would come again at once, so
-    /// the call after one first sleeps: 5 ms, and twice as long after each further error in a row, up to a second. Go's HTTP server does
-    /// the same. After a passed [`set_deadline`](Self::set_deadline) each call fails without a sleep, until the deadline is moved.
+    /// Every other error of [`accept`](Self::accept) is an item, and the next call tries again. An
+    /// error of the system, such as `EMFILE`, would probably recur at once. The call after such an
+    /// error therefore sleeps first: 5 ms, doubled after each further error in a row, at most 1 s.
+    /// Go's HTTP server does the same. After the deadline of [`set_deadline`](Self::set_deadline)
+    /// has passed, each call fails without a sleep until the deadline is changed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -157,7 +179,7 @@ impl TcpListener {
         }
     }
 
-    /// The address it listens on: `getsockname(2)`.
+    /// Returns the address that it listens on: `getsockname(2)`.
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -169,7 +191,8 @@ impl TcpListener {
         self.socket.local_addr()
     }
 
-    /// Another handle of this listener: of the same descriptor, with the same deadline. It does not fail.
+    /// Returns another handle of this listener, with the same descriptor and the same deadline. It
+    /// never fails.
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -185,7 +208,14 @@ impl TcpListener {
         })
     }
 
-    /// Sets the time after which `accept` fails, `None` for never. It holds for calls under way and for all later ones, until it is changed.
+    /// Sets the time at which [`accept`](Self::accept) fails with
+    /// [`PollError::Timeout`](crate::PollError::Timeout). `None` removes it.
+    ///
+    /// The deadline applies to calls in progress and to all later calls, until it is changed.
+    ///
+    /// # Errors
+    ///
+    /// [`PollError::Closing`](crate::PollError::Closing) if the listener is closed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -204,8 +234,14 @@ impl TcpListener {
         self.socket.set_deadline(Some(Mode::Read), deadline)
     }
 
-    /// Closes the listener under all handles, and returns when its port is free. Calls of `accept` under way fail with
-    /// [`PollError::Closing`](crate::PollError::Closing), and so does every later operation, this one included.
+    /// Closes the listener under all its handles. Returns when its port is free.
+    ///
+    /// Calls of [`accept`](Self::accept) in progress, and all later operations, fail with
+    /// [`PollError::Closing`](crate::PollError::Closing).
+    ///
+    /// # Errors
+    ///
+    /// [`PollError::Closing`](crate::PollError::Closing) if the listener is already closed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -218,7 +254,8 @@ impl TcpListener {
     /// gopark::yield_now();
     /// listener.close()?;
     /// TcpListener::bind(addr)?;
-    /// assert_eq!(blocked.join().unwrap().unwrap_err().to_string(), "use of closed network connection");
+    /// let error = blocked.join().unwrap().unwrap_err();
+    /// assert_eq!(error.to_string(), "use of closed network connection");
     /// # Ok(())
     /// # })
     /// # }
@@ -227,7 +264,8 @@ impl TcpListener {
         self.socket.close()
     }
 
-    /// How many routers a packet of an accepted connection may pass (`IP_TTL`).
+    /// Returns the time to live of packets of accepted connections: the number of routers that one
+    /// may pass (`IP_TTL`).
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -239,7 +277,12 @@ impl TcpListener {
         self.socket.with(|socket| socket.ttl_v4())
     }
 
-    /// How many routers a packet of connections accepted from now on may pass, 1 to 255.
+    /// Sets the time to live, 1 to 255 routers, of packets of connections that the kernel
+    /// establishes from now on (`IP_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a value outside of that range.
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -253,7 +296,7 @@ impl TcpListener {
         self.socket.with(|socket| socket.set_ttl_v4(ttl))
     }
 
-    /// Takes the error that the system keeps for the next operation (`SO_ERROR`).
+    /// Returns and clears the error that the kernel has stored for the next operation (`SO_ERROR`).
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -266,12 +309,14 @@ impl TcpListener {
         self.socket.with(|socket| socket.take_error())
     }
 
-    /// The listener outside the runtime, blocking its thread. Its deadline stays behind.
+    /// Takes the listener out of the runtime and returns it as a blocking listener of `std`,
+    /// without its deadline.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist. This handle
-    /// is dropped in each case.
+    /// `ResourceBusy` if other handles from [`try_clone`](Self::try_clone) exist.
+    /// [`PollError::Closing`](crate::PollError::Closing) if the listener is closed. This handle is
+    /// dropped even on an error.
     ///
     /// ```
     /// # use gopark::net::TcpListener;
@@ -286,6 +331,7 @@ impl TcpListener {
     }
 }
 
+/// Returns a socket that listens on `addr`, with the options of a connection.
 fn listening(addr: SocketAddr) -> Result<OwnedFd> {
     let socket = socket2::Socket::new(
         Domain::for_address(addr),
@@ -293,37 +339,27 @@ fn listening(addr: SocketAddr) -> Result<OwnedFd> {
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    // Linux copies these to the sockets it accepts: no call for each of them.
+    // Linux copies these options to the connections, which saves system calls for each of them.
     set_connection_options(&SockRef::from(&socket))?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// The descriptor, which is non-blocking. It stays this socket's own, or after `close` nobody's, as long as it is borrowed.
+descriptor!(TcpListener);
+
+/// Takes a listener of `std` into the runtime and makes it non-blocking.
+///
+/// Connections that it accepts get the options of all connections of this [module](super),
+/// `TCP_NODELAY` and keep-alive, even if they were queued before. If keep-alive is already on for
+/// the listener, its intervals stay.
 ///
 /// # Panics
 ///
-/// If the listener was closed with `close`.
-impl AsFd for TcpListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// The descriptor's number, meaningful until the listener is closed.
-impl AsRawFd for TcpListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.raw()
-    }
-}
-
-/// Takes a listener into the runtime and makes it non-blocking. The connections that it accepts have the options of all connections here
-/// (`TCP_NODELAY` and keep-alive, see the [module](super)), those that were queued before included. Keep-alive that is on already stays as
-/// it is.
+/// If the runtime is not running and cannot be started.
 impl From<net::TcpListener> for TcpListener {
     fn from(listener: net::TcpListener) -> Self {
-        // Refused only for what is no open file or no TCP socket, and those refuse to accept as well.
+        // These fail only if it is not an open file or not a TCP socket. `accept` then fails, too.
         let _ = listener.set_nonblocking(true);
         let _ = adopt_options(&SockRef::from(&listener));
         TcpListener {
@@ -343,7 +379,7 @@ impl fmt::Debug for TcpListener {
     }
 }
 
-/// The connections of a listener, from [`TcpListener::incoming`].
+/// An iterator over the connections of a listener, returned by [`TcpListener::incoming`].
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -359,11 +395,11 @@ impl fmt::Debug for TcpListener {
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a TcpListener,
-    /// How long the next call sleeps before it accepts.
+    /// How long the next call sleeps before it accepts. Zero unless the last call failed.
     pause: Duration,
 }
 
-/// The first sleep after an error of the system, and the longest.
+/// The shortest and the longest sleep after an error of the system: those of Go's `http.Server`.
 const PAUSE: Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
 impl Iterator for Incoming<'_> {

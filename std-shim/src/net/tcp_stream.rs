@@ -1,22 +1,24 @@
 //! [`TcpStream`].
 
 use super::dial::{adopt_options, dial};
+use super::handle::{byte_stream, descriptor};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::runtime::sched;
 use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
-use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
+use std::io::{Error, Result};
 use std::net;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
-/// A TCP connection, as [`std::net::TcpStream`]. The [module](super) says what differs.
+/// A TCP connection: [`std::net::TcpStream`], Go's `net.TCPConn`. The [module](super) lists the
+/// differences.
 ///
-/// Reading and writing are independent and work on `&TcpStream`, so one goroutine may read while another writes. Dropping the last handle
-/// closes the connection.
+/// Reading and writing are independent and work on `&TcpStream`, so one goroutine may read while
+/// another writes. Dropping the last handle closes the connection.
 ///
 /// ```
 /// use gopark::net::{TcpListener, TcpStream};
@@ -38,22 +40,33 @@ use std::time::{Duration, Instant};
 /// # }
 /// ```
 #[doc(alias = "TCPConn")]
-pub struct TcpStream(pub(super) Socket);
+pub struct TcpStream {
+    pub(super) socket: Socket,
+}
 
 static_assertions::assert_impl_all!(TcpStream: Send, Sync, UnwindSafe, RefUnwindSafe);
 
 impl TcpStream {
-    /// Connects to the first of the addresses that answers.
+    /// Connects to the first address of `addr` that accepts. Waits until the connection is
+    /// established.
     ///
-    /// A name is looked up by the C library on a thread of [`blocking`](crate::blocking)'s pool, while the goroutine is parked; an address in
-    /// digits is only parsed. That holds for a `&str`, a `String` and a pair of either with a port. A type of your own that implements
-    /// [`ToSocketAddrs`] is asked on the goroutine's thread: if it looks up names, hand over what
-    /// `gopark::blocking(|| addr.to_socket_addrs())` returns.
+    /// A host name is looked up by the C library on a thread of the pool of
+    /// [`blocking`](crate::blocking) while the goroutine is parked; a numeric address is only
+    /// parsed. This is so for a `&str`, a `String` and a pair of either with a port. Other
+    /// implementations of [`ToSocketAddrs`] run on the goroutine's thread. If yours looks up names,
+    /// pass the result of `gopark::blocking(|| addr.to_socket_addrs())` instead.
+    ///
+    /// Starts the runtime with the defaults if it is not running.
     ///
     /// # Errors
     ///
-    /// That of the last address: `ConnectionRefused`, `TimedOut` when the system gives up (after about two minutes), `HostUnreachable`.
-    /// `InvalidInput` if there is no address.
+    /// The error of the last address: `ConnectionRefused`, `HostUnreachable`, or `TimedOut` when
+    /// the kernel gives up, by default after about two minutes (`net.ipv4.tcp_syn_retries`).
+    /// `InvalidInput` if `addr` resolves to no address.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime is not running and cannot be started.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -69,17 +82,25 @@ impl TcpStream {
     #[doc(alias = "DialTCP")]
     #[track_caller]
     pub fn connect<A: ToSocketAddrs>(addr: A) -> Result<TcpStream> {
-        // A start that fails panics at the caller.
+        // Starts the runtime here, so that a failed start panics with the location of the caller.
         sched();
         each_address(addr, |addr| dial(addr, None))
     }
 
-    /// Connects within `timeout`. A name is to be looked up before, with `gopark::blocking(|| name.to_socket_addrs())`: `to_socket_addrs`
-    /// itself is that of `std` and blocks the thread.
+    /// Connects to `addr`, and fails if that takes longer than `timeout`. Later reads and writes
+    /// have no limit.
+    ///
+    /// To connect to a host name, look it up before with
+    /// `gopark::blocking(|| name.to_socket_addrs())`.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect); [`PollError::Timeout`](crate::PollError::Timeout) when the time is over; `InvalidInput` if it is zero.
+    /// Those of [`connect`](Self::connect), and [`PollError::Timeout`](crate::PollError::Timeout)
+    /// after `timeout`. `InvalidInput` if `timeout` is zero.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime is not running and cannot be started.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -99,17 +120,17 @@ impl TcpStream {
         if timeout.is_zero() {
             return Err(zero_duration());
         }
-        // A start that fails panics at the caller.
+        // Starts the runtime here, so that a failed start panics with the location of the caller.
         sched();
-        // An end beyond what the clock can show is none.
+        // An end that an Instant cannot represent is no limit.
         dial(*addr, Instant::now().checked_add(timeout))
     }
 
-    /// The peer's address: `getpeername(2)`.
+    /// Returns the address of the peer: `getpeername(2)`.
     ///
     /// # Errors
     ///
-    /// `NotConnected` once the connection was reset.
+    /// `NotConnected` after the connection was reset.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -125,10 +146,10 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn peer_addr(&self) -> Result<SocketAddr> {
-        self.0.peer_addr()
+        self.socket.peer_addr()
     }
 
-    /// This end's address: `getsockname(2)`.
+    /// Returns the address of this end: `getsockname(2)`.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -142,15 +163,18 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
     }
 
-    /// Ends reading, writing or both, for all handles: `shutdown(2)`. After the end of writing, the peer reads what is on its way and then the
-    /// end of the stream.
+    /// Shuts down reading, writing or both, for all handles: `shutdown(2)`, Go's `CloseRead` and
+    /// `CloseWrite`.
+    ///
+    /// After writing is shut down, the peer reads the data already sent and then the end of the
+    /// stream. Operations in progress in that direction end.
     ///
     /// # Errors
     ///
-    /// `NotConnected` if the peer has ended the connection before.
+    /// `NotConnected` if the connection has already ended.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -179,10 +203,11 @@ impl TcpStream {
     #[doc(alias = "CloseRead")]
     #[doc(alias = "CloseWrite")]
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
-        self.0.with(|socket| socket.shutdown(how))
+        self.socket.with(|socket| socket.shutdown(how))
     }
 
-    /// Another handle of this connection: of the same descriptor, with the same deadlines. It does not fail.
+    /// Returns another handle of this connection, with the same descriptor and the same deadlines.
+    /// It never fails.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -198,10 +223,17 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn try_clone(&self) -> Result<TcpStream> {
-        Ok(TcpStream(self.0.clone()))
+        Ok(TcpStream {
+            socket: self.socket.clone(),
+        })
     }
 
-    /// Waits for data and copies it without taking it: the next read returns it again.
+    /// Waits for data, copies it to `buf` and returns how many bytes it copied, as a read does. The
+    /// data stays queued: the next read returns it again (`MSG_PEEK`).
+    ///
+    /// # Errors
+    ///
+    /// Those of a read: see the [module](super#errors).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -223,12 +255,18 @@ impl TcpStream {
     /// ```
     #[doc(alias = "MSG_PEEK")]
     pub fn peek(&self, buf: &mut [u8]) -> Result<usize> {
-        self.0.peek(buf)
+        self.socket.peek(buf)
     }
 
-    /// Closes the connection under all handles, and returns when the system has released it.
+    /// Closes the connection under all its handles. Returns when the descriptor is closed.
     ///
-    /// Operations under way fail with [`PollError::Closing`](crate::PollError::Closing), and so does every later one, this one included.
+    /// Operations in progress, and all later operations, fail with
+    /// [`PollError::Closing`](crate::PollError::Closing). The kernel still sends the data that it
+    /// has accepted, unless [`set_linger`](Self::set_linger) says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`PollError::Closing`](crate::PollError::Closing) if the connection is already closed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -250,11 +288,20 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn close(&self) -> Result<()> {
-        self.0.close()
+        self.socket.close()
     }
 
-    /// Sets the time after which reads and writes fail, `None` for never. It holds for those under way and for all later ones, until it is
-    /// changed: a passed deadline fails each at once.
+    /// Sets the time at which reads and writes fail with
+    /// [`PollError::Timeout`](crate::PollError::Timeout). `None` removes it.
+    ///
+    /// The deadline applies to operations in progress and to all later ones, until it is changed:
+    /// after it has passed, each operation fails at once. It replaces a timeout of
+    /// [`set_read_timeout`](Self::set_read_timeout) or
+    /// [`set_write_timeout`](Self::set_write_timeout).
+    ///
+    /// # Errors
+    ///
+    /// [`PollError::Closing`](crate::PollError::Closing) if the connection is closed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -274,10 +321,11 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SetDeadline")]
     pub fn set_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.0.set_deadline(None, deadline)
+        self.socket.set_deadline(None, deadline)
     }
 
-    /// [`set_deadline`](Self::set_deadline) for reads only.
+    /// Sets the deadline of reads only, as [`set_deadline`](Self::set_deadline) does for both
+    /// directions.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -296,10 +344,11 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SetReadDeadline")]
     pub fn set_read_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.0.set_deadline(Some(Mode::Read), deadline)
+        self.socket.set_deadline(Some(Mode::Read), deadline)
     }
 
-    /// [`set_deadline`](Self::set_deadline) for writes only. A write that it ends may have sent a part.
+    /// Sets the deadline of writes only, as [`set_deadline`](Self::set_deadline) does for both
+    /// directions. A `write_all` that fails may have sent a part of its data.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -319,16 +368,20 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SetWriteDeadline")]
     pub fn set_write_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.0.set_deadline(Some(Mode::Write), deadline)
+        self.socket.set_deadline(Some(Mode::Write), deadline)
     }
 
-    /// Gives each later read that much time, `None` for no limit, in place of a deadline. A read under way, on another handle of this
-    /// connection, keeps the limit that it began with; [`set_read_deadline`](Self::set_read_deadline) moves it.
+    /// Limits the time of each later read, which then fails with
+    /// [`PollError::Timeout`](crate::PollError::Timeout), of kind `TimedOut`. `None` is no limit.
+    ///
+    /// The timeout replaces a deadline. A read in progress, on another handle of this connection,
+    /// keeps the limit that it started with; [`set_read_deadline`](Self::set_read_deadline) changes
+    /// that, too.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if it is zero. A read that takes longer fails with [`PollError::Timeout`](crate::PollError::Timeout), of kind
-    /// `TimedOut`.
+    /// `InvalidInput` if `timeout` is zero. [`PollError::Closing`](crate::PollError::Closing) if
+    /// the connection is closed.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -348,10 +401,11 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.0.set_timeout(Mode::Read, timeout)
+        self.socket.set_timeout(Mode::Read, timeout)
     }
 
-    /// [`set_read_timeout`](Self::set_read_timeout) for writes. `write_all` counts as one.
+    /// Limits the time of each later write, as [`set_read_timeout`](Self::set_read_timeout) does
+    /// for reads. A `write_all` counts as one write.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -362,7 +416,7 @@ impl TcpStream {
     /// let listener = TcpListener::bind("127.0.0.1:0")?;
     /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
     /// stream.set_write_timeout(Some(Duration::from_millis(5)))?;
-    /// // More than the system buffers while nobody reads.
+    /// // More than the kernel buffers while the peer does not read.
     /// let error = stream.write_all(&vec![0; 64 << 20]).unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::TimedOut);
     /// # Ok(())
@@ -370,10 +424,11 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.0.set_timeout(Mode::Write, timeout)
+        self.socket.set_timeout(Mode::Write, timeout)
     }
 
-    /// How long each read may take. A deadline set later takes its place.
+    /// Returns the limit of [`set_read_timeout`](Self::set_read_timeout). `None` if there is none,
+    /// or if a deadline set later has replaced it.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -391,10 +446,11 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn read_timeout(&self) -> Result<Option<Duration>> {
-        Ok(self.0.timeout(Mode::Read))
+        Ok(self.socket.timeout(Mode::Read))
     }
 
-    /// How long each write may take. A deadline set later takes its place.
+    /// Returns the limit of [`set_write_timeout`](Self::set_write_timeout). `None` if there is
+    /// none, or if a deadline set later has replaced it.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -408,10 +464,11 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn write_timeout(&self) -> Result<Option<Duration>> {
-        Ok(self.0.timeout(Mode::Write))
+        Ok(self.socket.timeout(Mode::Write))
     }
 
-    /// Whether small writes go out at once (`TCP_NODELAY`), which is the default here, as in Go, and not in `std`.
+    /// Returns whether small writes are sent at once (`TCP_NODELAY`). On by default, as in Go;
+    /// `std` has it off.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -425,10 +482,11 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn nodelay(&self) -> Result<bool> {
-        self.0.with(|socket| socket.tcp_nodelay())
+        self.socket.with(|socket| socket.tcp_nodelay())
     }
 
-    /// Whether small writes are to go out at once. If not, they wait for the peer's acknowledgement of earlier ones, to go together.
+    /// Sets whether small writes are sent at once (`TCP_NODELAY`). If not, the kernel collects them
+    /// until the peer has acknowledged earlier data: Nagle's algorithm.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -444,10 +502,10 @@ impl TcpStream {
     /// ```
     #[doc(alias = "TCP_NODELAY")]
     pub fn set_nodelay(&self, nodelay: bool) -> Result<()> {
-        self.0.with(|socket| socket.set_tcp_nodelay(nodelay))
+        self.socket.with(|socket| socket.set_tcp_nodelay(nodelay))
     }
 
-    /// How many routers a packet may pass (`IP_TTL`).
+    /// Returns the time to live of packets: the number of routers that one may pass (`IP_TTL`).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -461,10 +519,14 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn ttl(&self) -> Result<u32> {
-        self.0.with(|socket| socket.ttl_v4())
+        self.socket.with(|socket| socket.ttl_v4())
     }
 
-    /// How many routers a packet may pass, 1 to 255.
+    /// Sets the time to live of packets, 1 to 255 routers (`IP_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a value outside of that range.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -480,10 +542,11 @@ impl TcpStream {
     /// ```
     #[doc(alias = "IP_TTL")]
     pub fn set_ttl(&self, ttl: u32) -> Result<()> {
-        self.0.with(|socket| socket.set_ttl_v4(ttl))
+        self.socket.with(|socket| socket.set_ttl_v4(ttl))
     }
 
-    /// How long closing waits for unsent data (`SO_LINGER`). `None`: it returns at once, and the system goes on to send.
+    /// Returns how long a close waits until the peer has acknowledged all data (`SO_LINGER`).
+    /// `None`, the default, is not at all: the kernel sends the data after the close.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -497,12 +560,14 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn linger(&self) -> Result<Option<Duration>> {
-        self.0.with(|socket| socket.linger())
+        self.socket.with(|socket| socket.linger())
     }
 
-    /// How long closing is to wait for unsent data, in whole seconds: a fraction is cut off. Zero drops such data and resets the connection.
+    /// Sets how long a close waits until the peer has acknowledged all data (`SO_LINGER`), in whole
+    /// seconds: a fraction is cut off. Zero discards unsent data and resets the connection.
     ///
-    /// The system blocks the thread for that time, even with non-blocking sockets.
+    /// The kernel blocks the thread for that time, although the socket is non-blocking, and with it
+    /// the goroutines that have started on that thread.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -522,10 +587,10 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SO_LINGER")]
     pub fn set_linger(&self, linger: Option<Duration>) -> Result<()> {
-        self.0.with(|socket| socket.set_linger(linger))
+        self.socket.with(|socket| socket.set_linger(linger))
     }
 
-    /// Takes the error that the system keeps for the next operation (`SO_ERROR`).
+    /// Returns and clears the error that the kernel has stored for the next operation (`SO_ERROR`).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -540,15 +605,17 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SO_ERROR")]
     pub fn take_error(&self) -> Result<Option<Error>> {
-        self.0.with(|socket| socket.take_error())
+        self.socket.with(|socket| socket.take_error())
     }
 
-    /// The connection outside the runtime, blocking its thread. Deadlines and timeouts stay behind.
+    /// Takes the connection out of the runtime and returns it as a blocking stream of `std`,
+    /// without its deadlines and timeouts.
     ///
     /// # Errors
     ///
-    /// `ResourceBusy` if [`try_clone`](Self::try_clone) gave other handles that still exist. This handle
-    /// is dropped in each case.
+    /// `ResourceBusy` if other handles from [`try_clone`](Self::try_clone) exist.
+    /// [`PollError::Closing`](crate::PollError::Closing) if the connection is closed. This handle
+    /// is dropped even on an error.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -566,95 +633,31 @@ impl TcpStream {
     /// # }
     /// ```
     pub fn into_std(self) -> Result<net::TcpStream> {
-        self.0.into_blocking().map(net::TcpStream::from)
+        self.socket.into_blocking().map(net::TcpStream::from)
     }
 }
 
-/// One read from the connection; 0 is its end.
-impl Read for &TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.0.read(buf)
-    }
+byte_stream!(TcpStream);
+descriptor!(TcpStream);
 
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
-        self.0.read_vectored(bufs)
-    }
-}
-
-impl Read for TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.0.read(buf)
-    }
-
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
-        self.0.read_vectored(bufs)
-    }
-}
-
-/// `write` sends as much as the system takes at once. `write_all` sends everything, with nothing of other writers in between.
-impl Write for &TcpStream {
-    fn write(&mut self, buf: &[u8]) -> Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
-        self.0.write_vectored(bufs)
-    }
-
-    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
-        self.0.write_all(buf)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// As for `&TcpStream`.
-impl Write for TcpStream {
-    fn write(&mut self, buf: &[u8]) -> Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
-        self.0.write_vectored(bufs)
-    }
-
-    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
-        self.0.write_all(buf)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// The descriptor, which is non-blocking. It stays this socket's own, or after `close` nobody's, as long as it is borrowed.
+/// Takes a connection of `std` into the runtime and makes it non-blocking, as Go's `net.FileConn`
+/// does.
+///
+/// It gets the options of all connections of this [module](super), `TCP_NODELAY` and keep-alive. If
+/// keep-alive is already on, its intervals stay.
 ///
 /// # Panics
 ///
-/// If the connection was closed with `close`.
-impl AsFd for TcpStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// The descriptor's number, meaningful until the connection is closed.
-impl AsRawFd for TcpStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.raw()
-    }
-}
-
-/// Takes a connection into the runtime, makes it non-blocking and gives it the options of all connections here (`TCP_NODELAY` and keep-alive,
-/// see the [module](super)), as Go's `net.FileConn` does. Keep-alive that is on already stays as it is.
+/// If the runtime is not running and cannot be started.
 impl From<net::TcpStream> for TcpStream {
     fn from(stream: net::TcpStream) -> Self {
-        // Refused only for what is no open file, which refuses reads and writes as well, and for what is no TCP connection.
+        // These fail if it is not an open file, where reads and writes fail as well, or not a TCP
+        // connection, which works without the options.
         let _ = stream.set_nonblocking(true);
         let _ = adopt_options(&SockRef::from(&stream));
-        TcpStream(Socket::new(stream.into()))
+        TcpStream {
+            socket: Socket::new(stream.into()),
+        }
     }
 }
 

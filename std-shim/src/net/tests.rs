@@ -1,8 +1,8 @@
-//! The network types over loopback.
+//! Tests of the network types over the loopback interface.
 
 #![allow(unsafe_code, reason = "TCP_INFO, which socket2 does not read")]
 
-use super::dial::is_its_own_peer;
+use super::dial::is_self_connected;
 use super::{SocketAddr, TcpListener, TcpStream};
 use crate::PollError;
 use crate::error::poll_error;
@@ -17,7 +17,7 @@ use std::{env, fs, net, thread};
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Both ends of a connection, whose reads and writes fail if a test hangs.
+/// Returns both ends of a connection, with a deadline that fails a test that hangs.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -58,7 +58,7 @@ fn dialled_and_accepted_connections_have_the_options_of_go() {
 }
 
 #[test]
-fn connections_of_a_listener_of_std_have_the_options_of_go_though_they_were_queued_before() {
+fn queued_connections_of_an_adopted_listener_get_the_options_of_go() {
     let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let _queued = net::TcpStream::connect(addr).unwrap();
@@ -69,7 +69,7 @@ fn connections_of_a_listener_of_std_have_the_options_of_go_though_they_were_queu
 }
 
 #[test]
-fn a_connection_of_std_has_the_options_of_go() {
+fn an_adopted_connection_gets_the_options_of_go() {
     let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert_options_of_go(&TcpStream::from(client));
@@ -77,7 +77,7 @@ fn a_connection_of_std_has_the_options_of_go() {
 }
 
 #[test]
-fn options_that_were_chosen_outside_or_later_stay() {
+fn options_that_the_program_has_set_are_kept() {
     let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let hour = Duration::from_secs(3600);
@@ -96,7 +96,7 @@ fn options_that_were_chosen_outside_or_later_stay() {
 }
 
 #[test]
-fn incoming_ends_when_the_listener_is_closed_and_yields_a_passed_deadline() {
+fn incoming_ends_at_close_and_returns_a_passed_deadline_as_an_error() {
     everywhere(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let closer = listener.try_clone().unwrap();
@@ -123,7 +123,7 @@ fn incoming_ends_when_the_listener_is_closed_and_yields_a_passed_deadline() {
 fn a_listener_queues_as_much_as_the_system_allows() {
     let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // SAFETY: it is made of integers.
+    // SAFETY: all fields of tcp_info are integers.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: `info` is writable for `len` bytes.
@@ -137,12 +137,12 @@ fn a_listener_queues_as_much_as_the_system_allows() {
         )
     };
     assert_eq!(result, 0);
-    // Of a listener, `tcpi_sacked` is its backlog.
+    // For a listener, the kernel stores the backlog in `tcpi_sacked`.
     assert_eq!(info.tcpi_sacked.to_string(), limit.trim());
 }
 
 #[test]
-fn a_wildcard_listener_takes_both_families() {
+fn a_wildcard_listener_accepts_both_families() {
     let listener = TcpListener::bind("[::]:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     for host in ["127.0.0.1", "::1"] {
@@ -157,14 +157,14 @@ fn a_read_after_a_peek_sees_the_data_again() {
     everywhere(|| {
         let (mut client, mut server) = pair();
         let mut buffer = [0; 100];
-        // Registers: only from then on are there edges to be missed.
+        // This read waits, which registers the socket: only then can an edge be missed.
         server.set_read_timeout(Some(SHORT)).unwrap();
         server.read(&mut buffer).unwrap_err();
         server.set_read_timeout(Some(LONG)).unwrap();
         client.write_all(b"abc").unwrap();
         assert_eq!(server.read(&mut buffer).unwrap(), 3);
         client.write_all(b"def").unwrap();
-        // The poller reports the data before the peek, not after it.
+        // The sleep lets the poller report the data before the peek.
         crate::sleep(SHORT);
         assert_eq!(server.peek(&mut buffer).unwrap(), 3);
         assert_eq!(server.read(&mut buffer).unwrap(), 3);
@@ -193,7 +193,7 @@ fn vectors_of_any_length_arrive_in_order() {
 }
 
 #[test]
-fn what_write_all_writes_stays_together() {
+fn concurrent_write_alls_do_not_interleave() {
     crate::run(|| {
         const LEN: usize = 4 << 20;
         let (client, mut server) = pair();
@@ -217,7 +217,7 @@ fn what_write_all_writes_stays_together() {
 }
 
 #[test]
-fn a_blocked_read_does_not_hold_up_a_write() {
+fn a_blocked_read_does_not_block_a_write() {
     everywhere(|| {
         let (client, mut server) = pair();
         let mut reader = client.try_clone().unwrap();
@@ -230,7 +230,7 @@ fn a_blocked_read_does_not_hold_up_a_write() {
 }
 
 #[test]
-fn of_timeout_and_deadline_the_later_set_counts() {
+fn the_later_of_timeout_and_deadline_applies() {
     everywhere(|| {
         let (_client, mut server) = pair();
         server.set_read_timeout(Some(SHORT)).unwrap();
@@ -259,9 +259,9 @@ fn of_timeout_and_deadline_the_later_set_counts() {
 }
 
 #[test]
-fn a_connect_nobody_answers_times_out() {
+fn connect_times_out_when_the_peer_does_not_answer() {
     everywhere(|| {
-        // A queue for one connection; the system drops what comes when it is full.
+        // The queue has room for one connection. The kernel drops SYNs while it is full.
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
@@ -283,7 +283,7 @@ fn a_connect_nobody_answers_times_out() {
 }
 
 #[test]
-fn a_connect_timeout_ends_with_the_connect() {
+fn a_connect_timeout_does_not_limit_later_writes() {
     crate::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client =
@@ -294,7 +294,7 @@ fn a_connect_timeout_ends_with_the_connect() {
 }
 
 #[test]
-fn a_refused_address_makes_way_for_the_next() {
+fn connect_tries_the_next_address_after_a_refusal() {
     everywhere(|| {
         let closed = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -315,7 +315,7 @@ fn a_refused_address_makes_way_for_the_next() {
 }
 
 #[test]
-fn a_connection_to_itself_is_recognised() {
+fn a_self_connection_is_recognized() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
         .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
@@ -323,9 +323,9 @@ fn a_connection_to_itself_is_recognised() {
     let addr = socket.local_addr().unwrap();
     socket.connect(&addr).unwrap();
     let stream = TcpStream::from(net::TcpStream::from(socket));
-    assert!(is_its_own_peer(&stream, addr.as_socket().unwrap()));
+    assert!(is_self_connected(&stream, addr.as_socket().unwrap()));
     let (client, server) = pair();
-    assert!(!is_its_own_peer(&client, server.local_addr().unwrap()));
+    assert!(!is_self_connected(&client, server.local_addr().unwrap()));
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn closing_wakes_readers_and_acceptors_and_frees_the_port() {
 }
 
 #[test]
-fn a_borrowed_descriptor_outlives_the_connection_and_is_nobodys() {
+fn the_number_of_a_borrowed_descriptor_stays_taken_after_close() {
     let (client, mut server) = pair();
     let borrowed = client.as_fd();
     client.close().unwrap();
@@ -414,12 +414,12 @@ fn debug_shows_addresses_and_descriptor_as_std_does() {
     );
 }
 
-/// Runs in a process of its own, since the limit is the process's.
+/// Runs in its own process, because the test uses up all its descriptors.
 #[test]
-fn a_connection_without_a_descriptor_stays_in_the_queue() {
+fn accept_without_a_free_descriptor_leaves_the_connection_queued() {
     const CHILD: &str = "GOPARK_TEST_NO_DESCRIPTORS";
     if env::var_os(CHILD).is_none() {
-        let name = "net::tests::a_connection_without_a_descriptor_stays_in_the_queue";
+        let name = "net::tests::accept_without_a_free_descriptor_leaves_the_connection_queued";
         let child = Command::new(env::current_exe().unwrap())
             .args(["--exact", name])
             .env(CHILD, "1")
@@ -432,13 +432,13 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
         );
         return;
     }
-    // The files that sysmon reads have numbers, which come and go.
+    // sysmon opens files now and then, which would change how many descriptors are free.
     crate::Builder::new().sysmon(false).start().unwrap();
     crate::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_deadline(Some(Instant::now() + LONG)).unwrap();
         let addr = listener.local_addr().unwrap();
-        // The listener is registered, and its edges are spent.
+        // After this the listener is registered and its edge is consumed.
         let first = TcpStream::connect(addr).unwrap();
         listener.accept().unwrap();
         let acceptor = listener.try_clone().unwrap();
@@ -454,7 +454,7 @@ fn a_connection_without_a_descriptor_stays_in_the_queue() {
                 Some(libc::EMFILE)
             );
         }
-        // `incoming` comes back with the error less and less often.
+        // `incoming` sleeps longer after each error in a row.
         let start = Instant::now();
         let errors = listener.incoming().take(4).filter(|item| {
             item.as_ref()
