@@ -1,4 +1,4 @@
-//! Goroutines: starting them, joining them, sleeping and yielding in them.
+//! Goroutines: spawn, join, sleep, yield, and work that blocks a thread.
 
 use crate::panics;
 use crate::runtime::{duration_nanos, nanos, pool, sched};
@@ -9,39 +9,42 @@ use std::panic::{self, AssertUnwindSafe, Location};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Starts a goroutine that runs `f`.
+/// Starts a goroutine that runs `f`, like Go's `go` statement and
+/// [`std::thread::spawn`](std::thread::spawn()).
 ///
-/// Its stack is small: 256 KiB of address space, of which it can use 190, where a thread of std has 2
-/// MiB. [`Builder::stack_size`](crate::Builder::stack_size) sets it for all goroutines, and
-/// [`thread::Builder`](crate::thread::Builder) gives one a larger stack.
+/// It can be called in goroutines and on ordinary threads. The first call starts the runtime with
+/// the defaults if it is not running.
 ///
-/// It may start on any thread of the runtime, and then stays there. Goroutines of one thread take
-/// turns where one parks, which two patterns of safe code do not stand:
-/// scoped thread-locals, and a `thread_local!` whose initialiser parks (see the crate's
-/// documentation).
+/// **Thread.** A goroutine starts on any thread of the runtime and stays on it, unless
+/// [`Builder::migrate`](crate::Builder::migrate) is set. Goroutines of one thread take turns when
+/// one of them parks. Two patterns of safe code are unsound under this: scoped thread-locals, and a
+/// `thread_local!` whose initializer parks ([details](crate#what-is-unsound-under-goroutines)).
 ///
-/// Works in goroutines and on ordinary
-/// threads alike.
+/// **Stack.** A goroutine can use 190 KiB of stack by default; a thread of `std` has 2 MiB. A
+/// goroutine that needs more ends the process. [`Builder::stack_size`](crate::Builder::stack_size)
+/// sets the size for all goroutines, [`thread::Builder`](crate::thread::Builder) for a single one.
 ///
-/// Locks and channels of `std::sync` block the thread, and with it all goroutines that have started there:
-/// one that waits for what a neighbour holds or would send waits for ever. The crate's documentation
-/// says [what works](crate#locks-and-channels-of-std).
+/// **Locks.** A lock or channel of `std::sync` blocks the thread, and with it all goroutines that
+/// have started there. If one of these is to unlock or send, both wait without end. See
+/// [what works](crate#locks-and-channels-of-std).
 ///
-/// A panic in `f` ends this goroutine only, and comes out of [`JoinHandle::join`]. It is reported on stderr, whether or not the goroutine is
-/// ever joined, as `std` reports that of a thread:
+/// **Panics.** A panic in `f` ends this goroutine only and is the error of [`JoinHandle::join`].
+/// Whether or not the goroutine is joined, it is reported on stderr:
 ///
 /// ```text
 /// goroutine 7 "importer" (spawned at src/main.rs:20:5) panicked at src/import.rs:3:9:
 /// no such column
 /// ```
 ///
-/// That is the work of a panic hook, which the runtime sets when it starts if the program has none ([`std::panic::set_hook`]). A program's own
-/// hook runs on the goroutine and must not park there: no channel, lock, socket or sleep of a goroutine, since the thread counts as
-/// panicking until the hook returns, and its other goroutines would see that.
+/// A panic hook writes this report. The runtime sets it when it starts, unless the program has set
+/// its own ([`std::panic::set_hook`]). A program's own hook runs on the goroutine and must not
+/// park: `std` counts the thread as panicking until the hook returns, which other goroutines of the
+/// thread would observe.
 ///
 /// # Panics
 ///
-/// If there is no stack for another goroutine; [`try_go`] returns that as an error. If the runtime is not running and cannot be started.
+/// If no stack is available: all reserved address space is in use, or the system refuses memory.
+/// [`try_go`] returns this as an error. If the runtime is not running and cannot be started.
 ///
 /// ```
 /// let answer = gopark::go(|| 6 * 7);
@@ -60,7 +63,16 @@ where
     }
 }
 
-/// As [`go`], but running out of stacks is an error: `OutOfMemory`, with a text that names the limit.
+/// Starts a goroutine that runs `f`, as [`go`] does, but returns an error if there is no stack.
+///
+/// # Errors
+///
+/// `OutOfMemory` if no stack is available: all reserved address space is in use, or the system
+/// refuses memory. The text names the limit and the setting that raises it.
+///
+/// # Panics
+///
+/// If the runtime is not running and cannot be started.
 ///
 /// ```
 /// let answer = gopark::try_go(|| 6 * 7)?;
@@ -79,19 +91,22 @@ where
     }
 }
 
-/// Starts a goroutine on the current thread only, so that `f` need not be `Send`. It shares `Rc`s with its maker, say.
+/// Starts a goroutine on the current thread, so that `f` need not be `Send`.
+///
+/// The goroutine can share values such as an `Rc` with the caller, as with tokio's `spawn_local`.
 ///
 /// # Panics
 ///
-/// On an ordinary thread, which runs no goroutines. If there is no stack for another goroutine.
+/// On an ordinary thread, which does not run goroutines: call it within [`run`](crate::run). If no
+/// stack is available, as in [`go`].
 ///
 /// ```
 /// use std::{cell::Cell, rc::Rc};
 ///
 /// gopark::run(|| {
 ///     let count = Rc::new(Cell::new(0));
-///     let theirs = count.clone();
-///     gopark::go_local(move || theirs.set(theirs.get() + 1)).join().unwrap();
+///     let shared = count.clone();
+///     gopark::go_local(move || shared.set(shared.get() + 1)).join().unwrap();
 ///     assert_eq!(count.get(), 1);
 /// });
 /// ```
@@ -108,21 +123,25 @@ where
     }
 }
 
-/// The panic goes to the caller of `join`, which can tell whether what `f` shared with others is still consistent.
+/// Wraps `f` so that it returns its panic as an error. `f` need not be `UnwindSafe`: the caller of
+/// `join` gets the panic and must judge whether the data shared with `f` is still consistent.
 pub(crate) fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Result<T> {
     || panic::catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)))
 }
 
-/// Short backtraces, also those of `std`, leave out this function and its callers: they know it by its name.
+/// Marks where a goroutine's own code begins. Short backtraces, those of `std` included, omit the
+/// function of this name and its callers.
 #[inline(never)]
 fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
     let result = f();
-    // The call is none in the tail, which would leave no frame.
+    // Prevents a tail call of `f`, which would remove this frame.
     std::hint::black_box(());
     result
 }
 
-/// The right to wait for a goroutine and take its result. Dropping it detaches the goroutine, which runs on.
+/// A handle to wait for a goroutine and take its result: [`std::thread::JoinHandle`].
+///
+/// Dropping the handle detaches the goroutine: it continues to run. Nothing cancels a goroutine.
 ///
 /// ```
 /// let failed = gopark::go(|| -> () { panic!("no luck") });
@@ -134,17 +153,44 @@ static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
 static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);
 
 impl<T> JoinHandle<T> {
-    /// Waits until the goroutine has returned, and returns its result, or the payload of its panic.
+    /// Waits until the goroutine has returned. Returns its result.
+    ///
+    /// In a goroutine it parks; on an ordinary thread it blocks the thread. It does not wait if the
+    /// goroutine has already returned.
+    ///
+    /// # Errors
+    ///
+    /// The payload of the panic if the goroutine panicked, as in [`std::thread::JoinHandle::join`].
+    ///
+    /// ```
+    /// let goroutine = gopark::go(|| "done");
+    /// assert_eq!(goroutine.join().unwrap(), "done");
+    /// ```
     pub fn join(self) -> thread::Result<T> {
         self.0.join()
     }
 
-    /// Whether the goroutine has returned. Then [`join`](Self::join) does not wait.
+    /// Returns whether the goroutine has returned. If so, [`join`](Self::join) does not wait.
+    ///
+    /// ```
+    /// gopark::run(|| {
+    ///     let goroutine = gopark::go_local(|| ());
+    ///     assert!(!goroutine.is_finished()); // It needs this thread, which is busy.
+    ///     while !goroutine.is_finished() {
+    ///         gopark::yield_now();
+    ///     }
+    /// });
+    /// ```
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// The goroutine's number. No other goroutine of this process gets the same.
+    /// Returns the goroutine's number, which dumps and reports print. It is unique in the process.
+    ///
+    /// ```
+    /// let (a, b) = (gopark::go(|| ()), gopark::go(|| ()));
+    /// assert_ne!(a.id(), b.id());
+    /// ```
     pub fn id(&self) -> u64 {
         self.0.id()
     }
@@ -158,10 +204,23 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Lets other goroutines run, and goes to the end of the queue. On an ordinary thread, lets other threads run.
+/// Lets other goroutines run: moves the calling goroutine to the end of the run queue, as Go's
+/// `runtime.Gosched` does. On an ordinary thread, calls [`std::thread::yield_now`].
+///
+/// A goroutine that computes for long should call it now and then: the runtime does not preempt
+/// goroutines.
 ///
 /// ```
-/// gopark::run(|| gopark::yield_now());
+/// use std::{cell::Cell, rc::Rc};
+///
+/// gopark::run(|| {
+///     let done = Rc::new(Cell::new(false));
+///     let shared = done.clone();
+///     gopark::go_local(move || shared.set(true));
+///     while !done.get() {
+///         gopark::yield_now();
+///     }
+/// });
 /// ```
 #[doc(alias = "Gosched")]
 pub fn yield_now() {
@@ -172,7 +231,9 @@ pub fn yield_now() {
     sched.yield_now();
 }
 
-/// Sleeps for at least `duration`; not at all if it is zero. On an ordinary thread, the thread sleeps.
+/// Sleeps for at least `duration`, as Go's `time.Sleep` does. Returns at once if it is zero.
+///
+/// In a goroutine it parks; on an ordinary thread the thread sleeps. Nothing ends the sleep early.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -190,7 +251,9 @@ pub fn sleep(duration: Duration) {
     sched.sleep_until(sched.now().saturating_add(duration_nanos(duration)));
 }
 
-/// Sleeps until `deadline`; not at all if it has passed. On an ordinary thread, the thread sleeps.
+/// Sleeps until `deadline`. Returns at once if it has passed.
+///
+/// In a goroutine it parks; on an ordinary thread the thread sleeps. Nothing ends the sleep early.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -206,16 +269,24 @@ pub fn sleep_until(deadline: Instant) {
     }
 }
 
-/// Runs `work`, which may block its thread, on a thread made for that, and parks meanwhile: other goroutines go on. `work` may borrow from the
-/// caller. On an ordinary thread it just runs.
+/// Runs `work` on a thread of a pool while the goroutine is parked. Returns what `work` returns.
 ///
-/// This is also how a goroutine waits for a lock or channel of `std::sync`: the closure locks, uses and
-/// unlocks it. A guard cannot leave the closure.
+/// Use it for work that blocks its thread or computes for long: file operations, name lookups,
+/// locks and channels of `std::sync`, compression. Other goroutines of the thread continue. It is
+/// tokio's `spawn_blocking` with the wait included, so `work` may borrow from the caller. On an
+/// ordinary thread, `work` runs on that thread.
 ///
-/// Worth it for what takes longer than a few ten microseconds: file operations, name lookups, computing. What blocks without it is noticed
-/// after a millisecond, and what computes after three, but goroutines that have started on the same thread wait until it is done. There are
-/// at most [`Builder::max_threads`](crate::Builder::max_threads) such threads; with all of them busy, the work waits for its turn. If it waits for a
-/// second, or the system refuses the pool a thread, a line on stderr says so.
+/// To wait for a lock of `std::sync`, lock, use and unlock it within `work`; the guard cannot leave
+/// the closure.
+///
+/// The hand-over costs some ten microseconds, so shorter work does not gain from it. Without it,
+/// the runtime notices a blocked thread after 1 ms, and a goroutine that computes after 3 ms. It
+/// then moves the other goroutines to another thread, except those that have started on this one,
+/// which wait.
+///
+/// The pool has at most [`Builder::max_threads`](crate::Builder::max_threads) threads. While all
+/// are busy, further work is queued. A line on stderr reports work that has been queued for a
+/// second, and a thread that the system refuses to the pool. Nothing cancels `work`.
 ///
 /// # Panics
 ///
@@ -234,27 +305,36 @@ pub fn sleep_until(deadline: Instant) {
 #[track_caller]
 pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let sched = sched();
-    // A payload is Send, and so is the work with whatever it leaves half done: the panic goes on in the caller, who cannot look at that.
-    let asks = sched.identity();
+    // `work` need not be UnwindSafe: its panic continues in the caller, which then cannot observe
+    // inconsistent data either.
+    let caller = sched.identity();
     match pool().run(sched, move || {
-        panics::on_behalf_of(asks, || panic::catch_unwind(AssertUnwindSafe(work)))
+        panics::on_behalf_of(caller, || panic::catch_unwind(AssertUnwindSafe(work)))
     }) {
         Ok(value) => value,
         Err(payload) => panic::resume_unwind(payload),
     }
 }
 
-/// Gives the calling goroutine a name, for dumps and reports. On an ordinary thread it does nothing.
+/// Names the calling goroutine in dumps, reports and traces. On an ordinary thread it does nothing.
 ///
 /// ```
-/// gopark::run(|| gopark::set_name("main"));
+/// gopark::run(|| {
+///     gopark::set_name("importer");
+///     let mut text = Vec::new();
+///     gopark::dump(&mut text)?;
+///     assert!(String::from_utf8_lossy(&text).contains("importer"));
+///     Ok::<(), std::io::Error>(())
+/// })?;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[track_caller]
 pub fn set_name(name: &str) {
     sched().set_name(name.into());
 }
 
-/// How many goroutines exist: started, and not yet returned.
+/// Returns how many goroutines exist: those that were started and have not returned, as Go's
+/// `runtime.NumGoroutine` does.
 ///
 /// ```
 /// gopark::run(|| assert!(gopark::num_goroutines() >= 1));

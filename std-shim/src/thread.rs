@@ -1,4 +1,4 @@
-//! Goroutines with settings of their own, under the names that `std::thread` has for threads.
+//! Goroutines with their own name or stack size, under the names that [`std::thread`] uses.
 
 use crate::goroutine::{JoinHandle, catching};
 use crate::runtime::sched;
@@ -7,11 +7,12 @@ use gopark_core::stack::MAX_STACK;
 use std::io;
 use std::panic::Location;
 
-/// Settings of one goroutine: its name and the size of its stack.
+/// The settings of one goroutine, its name and stack size: [`std::thread::Builder`].
 ///
 /// ```
-/// let deep = gopark::thread::Builder::new().name("deep".into()).stack_size(8 << 20).spawn(|| 6 * 7)?;
-/// assert_eq!(deep.join().unwrap(), 42);
+/// let settings = gopark::thread::Builder::new().name("parser".into()).stack_size(8 << 20);
+/// let goroutine = settings.spawn(|| 6 * 7)?;
+/// assert_eq!(goroutine.join().unwrap(), 42);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -22,27 +23,46 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The settings of [`go`](crate::go): no name, and a stack of the size that
-    /// [`gopark::Builder::stack_size`](crate::Builder::stack_size) says.
+    /// Returns the settings of [`go`](crate::go): no name, and the stack size of
+    /// [`gopark::Builder::stack_size`](crate::Builder::stack_size).
+    ///
+    /// ```
+    /// let goroutine = gopark::thread::Builder::new().spawn(|| 6 * 7)?;
+    /// assert_eq!(goroutine.join().unwrap(), 42);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A name, for dumps and reports, as [`set_name`](crate::set_name) gives it.
+    /// Names the goroutine in dumps, reports and traces, as [`set_name`](crate::set_name) does.
+    ///
+    /// ```
+    /// gopark::thread::Builder::new().name("importer".into()).spawn(|| ())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn name(mut self, name: String) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Bytes of stack that the goroutine can use at least, up to 1 GiB. The guard is not counted;
-    /// [`gopark::Builder::stack_size`](crate::Builder::stack_size), the size of ordinary stacks,
-    /// counts it. What ordinary stacks have (190
-    /// KiB by default) is an ordinary stack; more is rounded up to a power of two, and to 1 MiB at
-    /// least. It is address space: pages become memory when they are touched, and are given back when
-    /// the goroutine has returned.
+    /// Sets how many bytes of stack the goroutine can use at least, up to 1 GiB.
     ///
-    /// A goroutine that needs more ends the process, with its number, spawn site and stack size on
-    /// stderr.
+    /// The guard is not included, in contrast to
+    /// [`gopark::Builder::stack_size`](crate::Builder::stack_size). A request that an ordinary
+    /// stack meets, 190 KiB by default, gets an ordinary stack. A larger one is rounded up to a
+    /// power of two, at least 1 MiB.
+    ///
+    /// The stack is address space. The kernel backs a page with memory when it is first touched,
+    /// and takes the memory back after the goroutine has returned. A goroutine that needs more
+    /// stack ends the process; its number, spawn site and stack size are then printed to stderr.
+    ///
+    /// ```
+    /// let large = gopark::thread::Builder::new().stack_size(4 << 20);
+    /// let goroutine = large.spawn(|| [0u8; 2 << 20].len())?;
+    /// assert_eq!(goroutine.join().unwrap(), 2 << 20);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
@@ -52,12 +72,18 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a stack of more than 1 GiB. `OutOfMemory` if there is no such stack, with a
-    /// text that names the limit.
+    /// `InvalidInput` for a stack of more than 1 GiB. `OutOfMemory` if no such stack is available,
+    /// as in [`try_go`](crate::try_go).
     ///
     /// # Panics
     ///
     /// If the runtime is not running and cannot be started.
+    ///
+    /// ```
+    /// let goroutine = gopark::thread::Builder::new().name("adder".into()).spawn(|| 1 + 1)?;
+    /// assert_eq!(goroutine.join().unwrap(), 2);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
