@@ -1,4 +1,5 @@
-//! Backtraces of goroutines that have stopped, as text. Without the feature `backtrace`, and on processors that nobody unwinds here, there are none.
+//! Backtraces of stopped goroutines, as text. There are none without the feature `backtrace`, nor
+//! on processors other than x86-64 and aarch64.
 
 use gopark_core::sched::StackCopy;
 use std::io::{self, Write};
@@ -11,9 +12,11 @@ cfg_if::cfg_if! {
         #[cfg(test)]
         mod tests;
 
-        /// Makes backtraces. It keeps what it finds out, so one for a whole dump is fast; one for each dump knows what is loaded by then.
+        /// Makes backtraces. It caches unwind tables and symbols, so one value for a whole dump is
+        /// fast. A new value for each dump sees the libraries loaded by then.
         ///
-        /// Not for use on a goroutine's stack, which it may be too large for.
+        /// Reading debug information may take more stack than a goroutine has, so use it on a
+        /// thread.
         pub(crate) struct Backtraces {
             unwinder: unwind::Unwinder,
             symbols: symbols::Symbols,
@@ -21,17 +24,25 @@ cfg_if::cfg_if! {
 
         impl Backtraces {
             pub(crate) fn new() -> Self {
-                Backtraces { unwinder: unwind::Unwinder::new(), symbols: symbols::Symbols::default() }
+                Backtraces {
+                    unwinder: unwind::Unwinder::new(),
+                    symbols: symbols::Symbols::default(),
+                }
             }
 
-            /// Writes two lines for each function, the innermost first: its name, and file and line. The first is what the goroutine called of
-            /// gopark, if that is where it is parked.
-            pub(crate) fn write(&mut self, stack: &StackCopy<'_>, out: &mut impl Write) -> io::Result<()> {
+            /// Writes two lines for each function, the innermost first: its name, then file and
+            /// line. If the goroutine is parked in gopark, the first is the function of gopark that
+            /// it has called.
+            pub(crate) fn write(
+                &mut self,
+                stack: &StackCopy<'_>,
+                out: &mut impl Write,
+            ) -> io::Result<()> {
                 self.symbols.write(&self.unwinder.frames(stack), out)
             }
         }
     } else {
-        /// Makes none.
+        /// Writes nothing.
         pub(crate) struct Backtraces;
 
         impl Backtraces {
@@ -39,7 +50,11 @@ cfg_if::cfg_if! {
                 Backtraces
             }
 
-            pub(crate) fn write(&mut self, _: &StackCopy<'_>, _: &mut impl Write) -> io::Result<()> {
+            pub(crate) fn write(
+                &mut self,
+                _: &StackCopy<'_>,
+                _: &mut impl Write,
+            ) -> io::Result<()> {
                 Ok(())
             }
         }

@@ -1,12 +1,12 @@
-//! From addresses of frames to the lines of a backtrace, and which of them are worth showing.
+//! Resolves the addresses of frames to the lines of a backtrace, and selects which lines are shown.
 //!
 //! A goroutine's stack, from its innermost frame:
 //!
 //! ```text
-//! gopark_core::sched::park::…            how it parks                  left out
-//! gopark::goroutine::sleep               what it called of gopark      the first that is shown
+//! gopark_core::sched::park::…            how it parks                  omitted
+//! gopark::goroutine::sleep               the function that it called   the first line shown
 //! server::serve                          its own code                  shown
-//! std::panic::catch_unwind               how it was started            left out
+//! std::panic::catch_unwind               how it was started            omitted
 //! gopark_core::join::Task<…>::run
 //! ```
 
@@ -16,36 +16,36 @@ use std::ffi::c_void;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// What is known of addresses already. Many goroutines have few distinct ones.
+/// Resolves addresses. It caches the results, because many goroutines share few distinct addresses.
 #[derive(Default)]
 pub(crate) struct Symbols {
     resolved: HashMap<usize, Box<[Function]>>,
 }
 
-/// A function that was called, or inlined into one.
+/// A function of a frame: the one called, or one inlined into it.
 pub(super) struct Function {
-    /// Its lines in a backtrace.
+    /// Its lines in the backtrace.
     pub(super) text: String,
     role: Role,
 }
 
-/// On which side of the goroutine's own code a function may be.
+/// What a function contributes to a goroutine's stack. [`shown`] selects frames by it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
-    /// What every goroutine's stack begins with.
+    /// The function in which every goroutine's stack begins.
     Entry,
-    /// What stands between that and the goroutine's own code.
+    /// A function of gopark between [`Entry`](Self::Entry) and the goroutine's own code.
     Start,
-    /// Other code of gopark.
+    /// Any other function of gopark.
     Gopark,
-    /// The standard library.
+    /// A function of the standard library.
     Std,
-    /// All other.
+    /// Any other function.
     User,
 }
 
 impl Symbols {
-    /// Writes the lines of those frames that are worth showing.
+    /// Writes the lines of the frames that are shown.
     pub(crate) fn write(&mut self, frames: &Frames, out: &mut impl Write) -> io::Result<()> {
         let functions = self.functions(frames);
         let roles: Vec<Role> = functions.iter().map(|function| function.role).collect();
@@ -59,7 +59,7 @@ impl Symbols {
         }
     }
 
-    /// All functions, the innermost first.
+    /// Returns the functions of all frames, the innermost first.
     pub(super) fn functions(&mut self, frames: &Frames) -> Vec<&Function> {
         for ip in &frames.ips {
             self.resolved.entry(*ip).or_insert_with(|| resolve(*ip));
@@ -72,10 +72,10 @@ impl Symbols {
     }
 }
 
-/// The functions at `ip`, those inlined into others first.
+/// Returns the functions at `ip`: first the inlined ones, then the function they are inlined into.
 fn resolve(ip: usize) -> Box<[Function]> {
     let mut functions = Vec::new();
-    // It expects a return address, and looks at the byte before.
+    // `backtrace::resolve` expects a return address, and looks up the byte before it.
     backtrace::resolve(ip.wrapping_add(1) as *mut c_void, |symbol| {
         let name = symbol.name().map(|name| format!("{name:#}"));
         functions.push(function(
@@ -104,16 +104,17 @@ fn function(ip: usize, name: Option<&str>, place: Option<(&std::path::Path, u32)
         (Some(name), None) => writeln!(text, "{name}"),
         (None, _) => writeln!(text, "{ip:#x}"),
     };
-    written.expect("a String takes all");
+    written.expect("writing to a String does not fail");
     Function { text, role }
 }
 
-/// A function's name without its type arguments, which some compilers add. What `<Type as Trait>` begins with stays.
+/// Returns a function's name without type arguments, which some compilers add. A leading
+/// `<Type as Trait>` stays.
 fn without_arguments(name: &str) -> String {
     let mut short = String::new();
     let (mut depth, mut before) = (0, ' ');
-    let in_front = name.starts_with('<');
-    let mut skips = !in_front;
+    // False within a leading `<Type as Trait>`.
+    let mut skips = !name.starts_with('<');
     for c in name.chars() {
         depth += i32::from(c == '<');
         if depth == 0 || !skips {
@@ -128,7 +129,8 @@ fn without_arguments(name: &str) -> String {
     short
 }
 
-/// Which functions are shown, from the innermost: without how goroutines park and how they are started.
+/// Returns the range of functions to show, where 0 is the innermost: without those that park the
+/// goroutine and those that have started it.
 fn shown(roles: &[Role]) -> std::ops::Range<usize> {
     let mut end = roles
         .iter()
@@ -153,12 +155,13 @@ fn shown(roles: &[Role]) -> std::ops::Range<usize> {
 const STD: [&str; 3] = ["core", "alloc", "std"];
 const GOPARK: [&str; 4] = ["gopark", "gopark_core", "gopark_backends", "corosensei"];
 
-/// Debug information of lines only has names without paths: then the file tells.
+/// Returns the role of a function. With debug information of lines only, names lack their paths,
+/// and `file` decides.
 fn role(name: &str, file: &str) -> Role {
     let path = name.trim_start_matches('<');
-    // Only closures start a goroutine: the functions around them may park.
+    // Only the closures of these functions start a goroutine. The functions themselves may park.
     let is_closure = name.contains("{{closure}}") || name.contains("{closure#");
-    match author(name) {
+    match defining_crate(name) {
         _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
         _ if is_closure
             && ["gopark::goroutine::catching", "gopark::runtime::run"]
@@ -193,14 +196,15 @@ fn role_by_file(name: &str, file: &str) -> Role {
             Role::Start
         }
         (Some(_), _) | (_, Some(_)) => Role::Gopark,
-        // What is in assembly has no file.
+        // Functions in assembly have no file.
         _ if name.starts_with("gopark_core_") || file.contains("/corosensei-") => Role::Gopark,
         _ => Role::User,
     }
 }
 
-/// The crate that wrote a function. In `<Type as Trait>::f` that is the trait's or else the type's: whichever is not the standard library.
-fn author(name: &str) -> Option<&str> {
+/// Returns the crate that defines a function. For `<Type as Trait>::f` that is the crate of the
+/// trait, or if that is the standard library, the crate of the type.
+fn defining_crate(name: &str) -> Option<&str> {
     let Some(implementation) = name.strip_prefix('<') else {
         return root(name);
     };
@@ -212,7 +216,7 @@ fn author(name: &str) -> Option<&str> {
         .or(trait_root)
 }
 
-/// `Type` and `Trait` of `Type as Trait>::f`.
+/// Splits `Type as Trait>::f` into `Type` and `Trait`.
 fn split_as(implementation: &str) -> (&str, Option<&str>) {
     let mut depth = 0;
     for (at, c) in implementation.char_indices() {
@@ -233,7 +237,7 @@ fn split_as(implementation: &str) -> (&str, Option<&str>) {
     (implementation, None)
 }
 
-/// The crate that a path begins with.
+/// Returns the crate with which a path begins.
 fn root(path: &str) -> Option<&str> {
     let mut path = path;
     while let Some(rest) = ["<", "&", "(", "[", "*const ", "*mut ", "mut ", "dyn "]
@@ -273,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_author_of_a_function_is_told_by_its_name() {
+    fn a_functions_role_follows_from_its_name() {
         for (name, role) in [
             (
                 "gopark_core::sched::park::<impl gopark_core::sched::Sched>::park_as",
@@ -293,7 +297,8 @@ mod tests {
             ),
             ("<server::Conn as std::io::Read>::read", Role::User),
             (
-                "<alloc::vec::Vec<<server::A as gopark::B>::C> as core::iter::IntoIterator>::into_iter",
+                "<alloc::vec::Vec<<server::A as gopark::B>::C> as core::iter::IntoIterator>\
+                 ::into_iter",
                 Role::Std,
             ),
             (
@@ -339,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_path_is_told_by_its_file() {
+    fn the_role_of_a_name_without_a_path_follows_from_its_file() {
         let gopark = |file| format!("/home/x/{}", file!().replace("backtraces/symbols.rs", file));
         let core = |file| format!("/home/x/{}", gopark_core::FILE.replace("lib.rs", file));
         for (name, file, role) in [
@@ -403,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_begins_with_gopark_and_ends_with_the_goroutine() {
+    fn a_backtrace_begins_with_gopark_and_ends_with_the_goroutines_code() {
         use Role::*;
         for (roles, range) in [
             (
@@ -412,16 +417,16 @@ mod tests {
                 ][..],
                 1..4,
             ),
-            // read_exact of a TcpStream.
+            // The goroutine calls `read_exact` of a TcpStream.
             (
                 &[Gopark, Std, Gopark, Gopark, Std, User, Start, Entry],
                 3..6,
             ),
-            // All of the goroutine's code was inlined, and nobody knows.
+            // All of the goroutine's code was inlined, and the debug information does not say so.
             (&[Gopark, Gopark, Entry, Gopark], 1..2),
-            // It parks in a callback of the standard library, called by gopark, called by it.
+            // The goroutine calls gopark, which calls std, which calls a callback that parks.
             (&[Gopark, User, Std, Gopark, User, Start, Entry], 0..5),
-            // Goroutines in goroutines.
+            // A goroutine whose own code is all gopark's: `run` within a goroutine.
             (&[Gopark, Gopark, Start, Std, Entry], 1..2),
             (&[User, User, Std], 0..3),
             (&[Std, User, Std], 0..3),

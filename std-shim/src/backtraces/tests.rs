@@ -1,4 +1,4 @@
-//! Backtraces of coroutines that have suspended themselves some calls deep, and of what is no stack at all.
+//! Tests: backtraces of coroutines that are suspended some calls deep, and of random bytes.
 #![allow(
     unsafe_code,
     reason = "registers are read, and stacks are made and copied"
@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-/// The registers of whoever it is inlined into.
+/// Returns the registers of the function into which it is inlined.
 #[inline(always)]
 fn registers() -> Place {
     let (ip, sp, fp);
@@ -26,13 +26,15 @@ fn registers() -> Place {
         if #[cfg(target_arch = "x86_64")] {
             // SAFETY: reads registers.
             unsafe {
-                asm!("lea {ip}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                asm!("lea {ip}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
+                    ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
                     options(nomem, nostack, preserves_flags));
             }
         } else {
             // SAFETY: reads registers.
             unsafe {
-                asm!("adr {ip}, .", "mov {sp}, sp", "mov {fp}, x29", ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
+                asm!("adr {ip}, .", "mov {sp}, sp", "mov {fp}, x29",
+                    ip = out(reg) ip, sp = out(reg) sp, fp = out(reg) fp,
                     options(nomem, nostack, preserves_flags));
             }
         }
@@ -42,7 +44,8 @@ fn registers() -> Place {
 
 struct Memory(Vec<u128>);
 
-// SAFETY: the memory is aligned, and in use as long as the coroutine. Whoever uses more of it than there is breaks more than this.
+// SAFETY: the memory is aligned and lives as long as the coroutine. It has no guard: the functions
+// below are known to fit.
 unsafe impl Stack for Memory {
     fn base(&self) -> StackPointer {
         StackPointer::new(self.0.as_ptr_range().end as usize).unwrap()
@@ -53,11 +56,11 @@ unsafe impl Stack for Memory {
     }
 }
 
-/// A stack that was suspended in `deepest`, and what the functions on it say of themselves.
+/// A copy of a stack that was suspended in `deepest`.
 struct Parked {
     place: Place,
     bytes: Vec<u8>,
-    /// The lines of the calls, outermost first.
+    /// The line numbers of the calls, as the functions have recorded them, outermost first.
     lines: Vec<u32>,
 }
 
@@ -104,18 +107,19 @@ fn recursive(park: Yield<'_>, mut lines: Vec<u32>, depth: usize) {
     black_box(park);
 }
 
-/// A coroutine that is parked below `depth` calls of `recursive` by itself.
+/// Returns the stack of a coroutine suspended below `depth` recursive calls of `recursive`.
 fn parked(depth: usize) -> Parked {
     let memory = Memory(vec![0; 1 << 14]);
     let base = memory.base().get();
-    // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has returned.
+    // SAFETY: the closure's captures outlive the coroutine, which is not dropped before it has
+    // returned.
     let mut coroutine = unsafe {
         Coroutine::with_stack_unchecked(memory, move |park: &Yielder<(), (Place, Vec<u32>)>, ()| {
             recursive(park, Vec::new(), depth)
         })
     };
     let CoroutineResult::Yield((place, lines)) = coroutine.resume(()) else {
-        panic!("it parks")
+        panic!("the coroutine does not return before it is resumed")
     };
     let bytes = copy(place, base);
     assert!(matches!(coroutine.resume(()), CoroutineResult::Return(())));
@@ -126,12 +130,13 @@ fn parked(depth: usize) -> Parked {
     }
 }
 
-/// The stack of a suspended coroutine, from where it is to its base.
+/// Copies the stack of a suspended coroutine, from its stack pointer to its base.
 fn copy(place: Place, base: usize) -> Vec<u8> {
     let mut bytes = vec![0; base - place.sp];
-    // The system does not mind what a sanitizer has put between variables. An emulator's may be unable to.
+    // The kernel may read the redzones of a sanitizer, which this process must not. An emulator may
+    // lack the system call.
     if LINUX.copy(place.sp, &mut bytes) < bytes.len() {
-        // SAFETY: that much is in use, and does not change while the coroutine is suspended.
+        // SAFETY: these bytes are in use and do not change while the coroutine is suspended.
         bytes.copy_from_slice(unsafe {
             std::slice::from_raw_parts(place.sp as *const u8, base - place.sp)
         });
@@ -139,7 +144,8 @@ fn copy(place: Place, base: usize) -> Vec<u8> {
     bytes
 }
 
-/// The lines of all functions: these here are gopark's as well, and would be left out.
+/// Returns the lines of all functions. The backtrace would omit those of this file, which belong to
+/// gopark.
 fn text(parked: &Parked) -> String {
     let frames = Unwinder::new().frames(&parked.stopped());
     Symbols::default()
@@ -154,7 +160,7 @@ fn functions_are_named_with_the_lines_of_their_calls() {
     let parked = parked(2);
     let text = text(&parked);
     let mut lines = text.lines();
-    // `registers` is inlined into `deepest`, whose frames begin there.
+    // The innermost function is `registers`, inlined into `deepest`.
     let (_, mut lines) = (lines.next(), lines.skip(1));
     let names = [
         "deepest",
@@ -165,7 +171,7 @@ fn functions_are_named_with_the_lines_of_their_calls() {
         "recursive",
     ];
     let calls: Vec<_> = parked.lines.iter().copied().rev().collect();
-    // The last call of `recursive` is in another arm.
+    // The last call of `recursive` is in the next arm, a line below.
     let calls: Vec<_> = calls
         .iter()
         .enumerate()
@@ -198,7 +204,7 @@ fn a_stack_ends_where_it_begins() {
     let parked = parked(0);
     let frames = Unwinder::new().frames(&parked.stopped());
     assert!(!frames.more);
-    // deepest, middle, recursive, the closure, and corosensei's, of which more or fewer are inlined.
+    // `deepest`, `middle`, `recursive`, the closure, and those of corosensei that are not inlined.
     assert!((4..=9).contains(&frames.ips.len()), "{}", text(&parked));
 }
 
@@ -215,11 +221,11 @@ fn a_deep_stack_is_cut_and_says_so() {
 }
 
 #[test]
-fn of_a_torn_copy_the_inner_frames_are_told() {
+fn a_truncated_copy_has_the_inner_frames() {
     let parked = parked(3);
     let mut unwinder = Unwinder::new();
     let whole = unwinder.frames(&parked.stopped());
-    let mut told = Vec::new();
+    let mut counts = Vec::new();
     for len in 0..=parked.bytes.len() {
         let torn = StackCopy {
             bytes: &parked.bytes[..len],
@@ -230,14 +236,14 @@ fn of_a_torn_copy_the_inner_frames_are_told() {
             whole.ips.starts_with(&frames.ips),
             "{len} bytes: {frames:x?} is not the beginning of {whole:x?}"
         );
-        told.push(frames.ips.len());
+        counts.push(frames.ips.len());
     }
-    assert!(told.is_sorted(), "{told:?}");
-    assert_eq!((told[0], told.last()), (1, Some(&whole.ips.len())));
+    assert!(counts.is_sorted(), "{counts:?}");
+    assert_eq!((counts[0], counts.last()), (1, Some(&whole.ips.len())));
 }
 
 #[test]
-fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
+fn a_used_unwinder_returns_what_a_new_one_returns() {
     let mut unwinder = Unwinder::new();
     for depth in [0, 5, 1, 70, 5] {
         let parked = parked(depth);
@@ -251,11 +257,11 @@ fn an_unwinder_that_has_seen_other_stacks_says_the_same() {
     any(gopark_sanitize = "thread", gopark_sanitize = "address"),
     ignore = "sanitizers have a qsort of their own"
 )]
-fn a_stack_leads_through_a_library() {
+fn frames_of_a_c_library_are_unwound() {
     static PARK: AtomicPtr<Yielder<(), Place>> = AtomicPtr::new(ptr::null_mut());
 
     extern "C" fn compare(_: *const c_void, _: *const c_void) -> c_int {
-        // SAFETY: the coroutine below calls this with its own yielder there.
+        // SAFETY: `PARK` holds the yielder of the coroutine below, which is the only caller.
         unsafe { &*PARK.load(Relaxed) }.suspend(registers());
         0
     }
@@ -264,7 +270,7 @@ fn a_stack_leads_through_a_library() {
     let mut coroutine = Coroutine::with_stack(memory, |park: &Yielder<(), Place>, ()| {
         PARK.store(ptr::from_ref(park).cast_mut(), Relaxed);
         let mut two = [2, 1];
-        // SAFETY: so many elements of that size. `compare` does not unwind.
+        // SAFETY: the array has 2 elements of that size, and `compare` does not unwind.
         unsafe { libc::qsort(two.as_mut_ptr().cast(), 2, size_of::<i32>(), Some(compare)) };
     });
     let CoroutineResult::Yield(place) = coroutine.resume(()) else {
@@ -284,9 +290,9 @@ fn a_stack_leads_through_a_library() {
 
 #[cfg(target_env = "gnu")]
 #[test]
-fn libraries_may_come_and_go() {
+fn libraries_loaded_and_unloaded_later_are_noticed() {
     let mut unwinder = Unwinder::new();
-    // SAFETY: a library without initializers that matter, of the same origin as libc.
+    // SAFETY: the library comes with libc, and loading it has no side effects that matter.
     let library = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
     assert!(!library.is_null(), "libresolv.so.2 belongs to glibc");
     // SAFETY: the library is open.
@@ -300,9 +306,9 @@ fn libraries_may_come_and_go() {
         bytes: &[0; 64],
     };
     assert_eq!(unwinder.frames(&stack).ips[..], [ip]);
-    // SAFETY: nothing of it is in use.
+    // SAFETY: no code or data of the library is in use.
     unsafe { libc::dlclose(library) };
-    // Its tables are read again for another instruction.
+    // The unwinder still has its tables, and uses them for another instruction.
     let next = StackCopy {
         place: Place {
             ip: ip + 1,
@@ -332,7 +338,7 @@ impl Random {
         (self.next() % n as u64) as usize
     }
 
-    /// Something that a register or a word of a stack may hold.
+    /// A plausible value of a register or of a word of a stack.
     fn word(&mut self, parked: &Parked, code: &[usize]) -> usize {
         match self.below(6) {
             0 => self.next() as usize,
@@ -348,12 +354,12 @@ impl Random {
 }
 
 #[test]
-fn what_is_no_stack_has_some_frames_or_none() {
+fn random_bytes_and_registers_do_no_harm() {
     let seeds = 100_000;
     let parked = parked(3);
     let mut unwinder = Unwinder::new();
     let mut code: Vec<_> = unwinder.frames(&parked.stopped()).ips.into_iter().collect();
-    // Functions of libraries, with tables of their own.
+    // Functions of other modules, which have their own tables.
     code.extend([
         libc::malloc as *const () as usize,
         libc::qsort as *const () as usize,
@@ -399,5 +405,5 @@ fn what_is_no_stack_has_some_frames_or_none() {
         assert!(ips.iter().all(|ip| *ip != 0), "seed {seed}");
         most = most.max(ips.len());
     }
-    assert!(most > 3, "no seed was near a stack");
+    assert!(most > 3, "no seed produced anything like a stack");
 }

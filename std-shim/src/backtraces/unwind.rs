@@ -1,9 +1,9 @@
-//! Backtraces of goroutines that do not run: from the registers a goroutine was suspended with and a copy of its stack to the addresses
-//! of its frames.
+//! Unwinds the stack of a goroutine that does not run: computes the addresses of its frames from
+//! its saved registers and a copy of its stack.
 //!
-//! Nothing of a live stack is read, so a goroutine that is resumed meanwhile is not disturbed, and stale or torn bytes cost wrong frames at
-//! worst. The unwind tables are copied, too: a module may be unloaded at any time, and while `dl_iterate_phdr` calls back is the only time
-//! that it may not.
+//! It reads the copy only, so it does not disturb a goroutine that resumes during the walk. Stale
+//! or torn bytes lead to wrong frames at worst. The unwind tables are copied, too, because a module
+//! may be unloaded at any time except during the callback of `dl_iterate_phdr`.
 #![allow(
     unsafe_code,
     reason = "unwind tables are found by address, as the loader names them"
@@ -20,10 +20,11 @@ use libc::{Elf64_Phdr, PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_LOAD, c_int, c_void
 use std::ops::Range;
 use std::slice;
 
-/// How many frames of a stack are told, from the innermost.
+/// The most frames of a stack, counted from the innermost: deep enough for usual stacks, and a
+/// bound on the time for a recursive one.
 pub(crate) const MAX_FRAMES: usize = 64;
 
-/// The word at an address of a stack.
+/// Returns the word at `address`, or an error if the copy does not contain it.
 fn word(stack: &StackCopy<'_>, address: u64) -> Result<u64, ()> {
     let offset = usize::try_from(address)
         .ok()
@@ -40,9 +41,10 @@ fn word(stack: &StackCopy<'_>, address: u64) -> Result<u64, ()> {
 /// The frames of a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frames {
-    /// Addresses in the instructions that they have come to, from the innermost. All but that are calls.
+    /// For each frame, from the innermost, an address within its current instruction. In all but
+    /// the innermost that is a call.
     pub(crate) ips: Bounded<usize, MAX_FRAMES>,
-    /// Whether there are frames further out.
+    /// Whether the stack has more frames than [`MAX_FRAMES`].
     pub(crate) more: bool,
 }
 
@@ -53,7 +55,7 @@ pub(crate) struct Unwinder {
 }
 
 impl Unwinder {
-    /// One that knows the modules loaded now.
+    /// Returns an unwinder for the modules that are loaded now.
     pub(crate) fn new() -> Self {
         Unwinder {
             modules: Modules::loaded(),
@@ -61,7 +63,8 @@ impl Unwinder {
         }
     }
 
-    /// The frames of `stack`, as far as its bytes and the modules' tables tell.
+    /// Returns the frames of `stack`. It stops where the copy or the tables do not allow to
+    /// continue.
     pub(crate) fn frames(&mut self, stack: &StackCopy<'_>) -> Frames {
         let mut frames = Frames::default();
         let mut registers = registers(stack);
@@ -82,7 +85,8 @@ impl Unwinder {
                 &mut self.cache,
                 &mut |address| word(stack, address),
             );
-            // The first frame of another library's coroutine takes the base for its caller's stack, which it is not.
+            // At its outermost frame, a coroutine of another library may continue with addresses
+            // that are not on this stack.
             let on_this_stack = registers.sp() < base;
             match next
                 .ok()
@@ -97,7 +101,8 @@ impl Unwinder {
         frames
     }
 
-    /// Whether `address` is in the code of a module, one loaded since the last look included.
+    /// Returns whether `address` is in the code of a module. If it is not, looks once for modules
+    /// that were loaded in the meantime.
     fn is_code(&mut self, address: usize) -> bool {
         if self.modules.has_code(address) {
             return true;
@@ -124,34 +129,36 @@ fn registers(stack: &StackCopy<'_>) -> UnwindRegsNative {
     )
 }
 
-/// The link register is not among them: a function that has suspended itself has saved it. Return addresses may be signed, and addresses
-/// of user space have 48 bits.
+/// The link register is passed as 0: a function that has suspended itself has saved it on the
+/// stack. Return addresses may be signed, so the mask keeps the 48 bits of user-space addresses.
 #[cfg(target_arch = "aarch64")]
 fn registers(stack: &StackCopy<'_>) -> UnwindRegsNative {
     let mask = framehop::aarch64::PtrAuthMask(u64::MAX >> 16);
     UnwindRegsNative::new_with_ptr_auth_mask(mask, 0, stack.place.sp as u64, stack.place.fp as u64)
 }
 
-/// How many modules were ever loaded, and unloaded.
+/// How many modules the loader has ever loaded, and unloaded. Equal counts mean the same modules.
 type Changes = (u64, u64);
 
-/// The program and its libraries, as they were at one time.
+/// The program and its libraries, as loaded at one time.
 struct Modules {
     tables: UnwinderNative<Vec<u8>, MayAllocateDuringUnwind>,
+    /// The executable segments, sorted by address.
     code: Vec<Range<usize>>,
     changes: Option<Changes>,
 }
 
 impl Modules {
     fn loaded() -> Self {
-        Self::unless(None).expect("every program is loaded")
+        Self::unless(None).expect("the loader lists at least the program")
     }
 
-    /// The modules again, if any was loaded or unloaded since.
+    /// Returns the modules that are loaded now, or `None` if they are the same.
     fn reloaded(&self) -> Option<Self> {
         Self::unless(self.changes)
     }
 
+    /// Returns the modules that are loaded now, or `None` if the loader's counts are `known`.
     fn unless(known: Option<Changes>) -> Option<Self> {
         let mut look = (
             Modules {
@@ -161,7 +168,8 @@ impl Modules {
             },
             known,
         );
-        // SAFETY: `add` is called during this call only, with the address of `look`, which nobody else uses meanwhile.
+        // SAFETY: the loader calls `add` only during this call, with the address of `look`, to
+        // which no other reference exists during that time.
         unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut look).cast()) };
         let (mut modules, known) = look;
         modules.code.sort_by_key(|range| range.start);
@@ -189,7 +197,8 @@ impl Modules {
             return;
         };
         let (header, frames) = module.tables().unzip();
-        // "As stated in the module" and "as loaded" are the same here: all references in the tables are relative to themselves.
+        // The addresses as loaded serve also as those stated in the module (`svma`), because all
+        // references in the tables are relative to their own position.
         let info = ExplicitModuleSectionInfo {
             base_svma: start as u64,
             eh_frame_hdr_svma: header.map(|header| header.range()),
@@ -207,9 +216,11 @@ impl Modules {
     }
 }
 
-/// Stops at the first module if all are known.
+/// The callback of `dl_iterate_phdr`: adds a module. Returns 1, which ends the iteration, if the
+/// loader's counts are the known ones.
 unsafe extern "C" fn add(info: *mut dl_phdr_info, _size: usize, look: *mut c_void) -> c_int {
-    // SAFETY: the loader passes a module's description, and on what `unless` gave it.
+    // SAFETY: the loader passes the description of a module, and the pointer that `unless` has
+    // passed.
     let (info, (modules, known)) =
         unsafe { (&*info, &mut *look.cast::<(Modules, Option<Changes>)>()) };
     modules.changes = Some((info.dlpi_adds, info.dlpi_subs));
@@ -217,7 +228,8 @@ unsafe extern "C" fn add(info: *mut dl_phdr_info, _size: usize, look: *mut c_voi
         return 1;
     }
     if !info.dlpi_phdr.is_null() {
-        // SAFETY: the loader describes a module that stays loaded during the call by a table of so many headers.
+        // SAFETY: `dlpi_phdr` points to `dlpi_phnum` headers of a module that stays loaded during
+        // this call.
         let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         modules.add(&Segments {
             bias: info.dlpi_addr as usize,
@@ -234,7 +246,7 @@ struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Where segments are in memory, and what one may do there.
+    /// Returns the address ranges of the loaded segments, and their access rights (`PF_…`).
     fn loaded(&self) -> impl Iterator<Item = (Range<usize>, u32)> + '_ {
         let loaded = self
             .headers
@@ -249,20 +261,22 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// The constant bytes from `address` to the end of the segment.
+    /// Returns the bytes from `address` to the end of its segment, if that is read-only.
     fn constants(&self, address: usize) -> Option<&'a [u8]> {
         let constant = |flags: u32| flags & (PF_R | PF_W) == PF_R;
         let (segment, _) = self
             .loaded()
             .find(|(range, flags)| constant(*flags) && range.contains(&address))?;
-        // SAFETY: a segment without the right to write is mapped from a file and not written to for as long as the module is loaded.
+        // SAFETY: a segment without PF_W is mapped and constant for as long as the module is
+        // loaded.
         Some(unsafe { slice::from_raw_parts(address as *const u8, segment.end - address) })
     }
 
-    /// `.eh_frame_hdr` and `.eh_frame`. Nothing says where the second ends; it may be taken for longer than it is, since
-    /// the first refers to its entries.
+    /// Returns `.eh_frame_hdr` and `.eh_frame`. The headers do not say where `.eh_frame` ends, so
+    /// it is taken to the end of the segment. That is sound: its entries are found through
+    /// `.eh_frame_hdr`.
     fn tables(&self) -> Option<(Table<'a>, Table<'a>)> {
-        /// DW_EH_PE_pcrel | DW_EH_PE_sdata4: a signed distance of 32 bits. All linkers write this.
+        /// `DW_EH_PE_pcrel | DW_EH_PE_sdata4`: a signed 32-bit distance, as all linkers write it.
         const RELATIVE: u8 = 0x1b;
         let header = self
             .headers
@@ -284,7 +298,7 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Part of what a module says of how to unwind it.
+/// An unwind table of a module.
 #[derive(Clone, Copy)]
 struct Table<'a> {
     address: usize,
