@@ -1,13 +1,16 @@
 //! A TCP echo server: one goroutine for each connection, reading and writing in straight lines.
 //!
 //! ```text
-//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--deadline-ms NONE] [--buf 4096]
-//!     [--sysmon true] [--migrate false] [--offload false] [--stall-ms NONE]
+//! cargo run --release --example echo -- [--addr 127.0.0.1:7000] [--workers CPUS]
+//!     [--deadline-ms NONE] [--buf 4096] [--sysmon true] [--migrate false] [--offload false]
+//!     [--stall-ms NONE]
 //! ```
 //!
-//! With `--deadline-ms`, a connection that sends nothing for that long is dropped. `--offload true` hands what would keep the thread to
-//! `gopark::blocking`; `--migrate true` lets goroutines go on without their thread; `--stall-ms` names those that keep it for longer.
-#![allow(unsafe_code, reason = "goroutines that move are a promise")]
+//! - `--deadline-ms`: closes a connection that sends nothing for so long.
+//! - `--offload true`: runs requests that block or compute in `gopark::blocking`.
+//! - `--migrate true`: lets goroutines move between threads.
+//! - `--stall-ms`: reports goroutines that keep their thread for longer.
+#![allow(unsafe_code, reason = "`Builder::migrate` has a contract")]
 
 use gopark::net::{TcpListener, TcpStream};
 use std::hint::black_box;
@@ -51,7 +54,7 @@ fn main() -> io::Result<()> {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => drop(gopark::go(move || echo(stream, size, idle, offload))),
-                // Out of descriptors, perhaps: the connection waits in the queue until others have ended.
+                // Probably out of descriptors: the connection stays queued until others are closed.
                 Err(error) => {
                     eprintln!("accept: {error}");
                     gopark::sleep(Duration::from_millis(10));
@@ -70,7 +73,7 @@ fn settings() -> io::Result<gopark::Builder> {
         settings = settings.stall_after(Duration::from_millis(limit));
     }
     if option("--migrate")?.unwrap_or(false) {
-        // SAFETY: the goroutines below keep nothing that is bound to a thread.
+        // SAFETY: the goroutines below hold nothing that is bound to a thread over a park.
         settings = unsafe { settings.migrate() };
     }
     Ok(settings)
@@ -100,7 +103,8 @@ fn echo(
     }
 }
 
-/// What a benchmark of stalled neighbours asks for: `S` computes for about 200 ms, `B` blocks the thread.
+/// Keeps the thread busy at the request of a benchmark of stalls: `S` computes for about 200 ms,
+/// `B` blocks the thread for 200 ms.
 fn misbehave(request: u8) {
     match request {
         b'S' => {
@@ -117,7 +121,7 @@ fn misbehave(request: u8) {
     }
 }
 
-/// The value after `name` on the command line.
+/// Returns the value after `name` on the command line.
 fn option<T: FromStr>(name: &str) -> io::Result<Option<T>> {
     let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else {
         return Ok(None);

@@ -1,12 +1,14 @@
-//! Ten thousand connections in one process: an echo server and its clients over loopback, each end a goroutine. Each client sends
-//! patterns of its own, reads with a deadline, and checks what comes back.
+//! Ten thousand connections in one process: an echo server and its clients over loopback, with one
+//! goroutine for each end. Each client sends its own byte pattern, reads with a deadline, and
+//! checks the reply.
 //!
 //! ```text
 //! cargo run --release --example herd -- [--clients 10000] [--secs 10]
 //! ```
 //!
-//! Exit status 1: a byte was lost or wrong, a connection failed, or a client waited in vain for its reply. The last line says which.
-#![allow(unsafe_code, reason = "RLIMIT_NOFILE")]
+//! Exit status 1: a byte was lost or wrong, a connection failed, or a reply did not come in time.
+//! The last line says which.
+#![allow(unsafe_code, reason = "RLIMIT_NOFILE is read and raised through libc")]
 
 use gopark::net::{SocketAddr, TcpListener, TcpStream};
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -16,7 +18,7 @@ use std::{array, env, fs};
 
 const MESSAGE: usize = 64;
 
-/// How long a client waits for a reply.
+/// How long a client waits for a reply: longer than a busy machine takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const USAGE: &str = "herd [--clients 10000] [--secs 10]";
@@ -51,7 +53,7 @@ fn main() -> Result<()> {
     );
     let clients = wanted.min(limit.saturating_sub(64) / 2);
     println!(
-        "{clients} of {wanted} clients: each takes two descriptors, and RLIMIT_NOFILE is {limit}"
+        "{clients} of {wanted} clients: each needs two descriptors, and RLIMIT_NOFILE is {limit}"
     );
     gopark::run(|| {
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -68,10 +70,11 @@ fn main() -> Result<()> {
                 gopark::num_goroutines(),
                 fs::read_dir("/proc/self/task")?.count(),
             );
-            print!(
-                "{second:3} s: {CONNECTED:?} connected, {ACCEPTED:?} accepted, {trips} round trips/s, "
+            println!(
+                "{second:3} s: {CONNECTED:?} connected, {ACCEPTED:?} accepted, \
+                 {trips} round trips/s, {goroutines} goroutines, {threads} threads, \
+                 {TIMEOUTS:?} timeouts"
             );
-            println!("{goroutines} goroutines, {threads} threads, {TIMEOUTS:?} timeouts");
         }
         STOP.store(true, Relaxed);
         let failed: Vec<_> = herd
@@ -92,7 +95,8 @@ fn main() -> Result<()> {
     })
 }
 
-/// Of a client that gave up waiting, the last message has no reply.
+/// Returns the worst failure as an error. A client that timed out lacks the reply to its last
+/// message.
 fn judge(failed: Vec<Error>) -> Result<()> {
     let timeouts = TIMEOUTS.load(Relaxed);
     let missing = SENT.load(Relaxed) - RIGHT.load(Relaxed) - WRONG.load(Relaxed);
@@ -114,16 +118,14 @@ fn judge(failed: Vec<Error>) -> Result<()> {
     } else if timeouts > 0 {
         Err(Error::new(
             ErrorKind::TimedOut,
-            format!(
-                "{timeouts} clients waited {PATIENCE:?} for a reply in vain; no byte was wrong"
-            ),
+            format!("{timeouts} clients got no reply within {PATIENCE:?}; no byte was wrong"),
         ))
     } else {
         Ok(())
     }
 }
 
-/// The number after `name` on the command line.
+/// Returns the number after `name` on the command line.
 fn option(name: &str, default: u64) -> Result<u64> {
     let Some(value) = env::args().skip_while(|arg| arg != name).nth(1) else {
         return Ok(default);
@@ -136,7 +138,7 @@ fn option(name: &str, default: u64) -> Result<u64> {
     })
 }
 
-/// Accepts until the listener is closed. The connections' goroutines.
+/// Accepts until the listener is closed. Returns the goroutines of the connections.
 fn accept_all(listener: &TcpListener, clients: u64) -> Vec<gopark::JoinHandle<u64>> {
     let start = Instant::now();
     let serve = |conn| {
@@ -184,13 +186,13 @@ fn client(addr: SocketAddr, id: u64) -> Result<()> {
     Ok(())
 }
 
-/// How many descriptors this process may have, after asking for as many as it may ask for.
+/// Raises the soft limit of descriptors to the hard limit. Returns the limit that is then in force.
 fn descriptor_limit() -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: `limit` is readable and writable. A refusal leaves the limit as it was.
+    // SAFETY: `limit` is a valid rlimit. A call that fails leaves the limit unchanged.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
         limit.rlim_cur = limit.rlim_max;

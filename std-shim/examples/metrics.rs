@@ -1,4 +1,4 @@
-//! An echo server that exports the figures of its runtime to Prometheus, over an HTTP server of its own.
+//! An echo server that exports the metrics of its runtime to Prometheus through an HTTP server.
 //!
 //! ```text
 //! cargo run --release --example metrics -- 127.0.0.1:7000 127.0.0.1:9100
@@ -25,7 +25,7 @@ fn main() -> io::Result<()> {
     })
 }
 
-/// Runs `session` in a goroutine for each connection.
+/// Accepts connections, and runs `session` in a goroutine for each. Returns the first error.
 pub fn serve(listener: TcpListener, session: fn(TcpStream) -> io::Result<()>) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
@@ -33,10 +33,10 @@ pub fn serve(listener: TcpListener, session: fn(TcpStream) -> io::Result<()>) ->
     }
 }
 
-/// Answers one request, which is all that the protocol asks for.
+/// Answers one request and closes the connection.
 pub fn respond(stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    // The request line, and headers up to an empty line. Whoever sends more than fits gets no answer.
+    // The request line and headers end with an empty line. A longer request is an error.
     let mut lines = BufReader::new((&stream).take(8192)).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     while lines
@@ -52,132 +52,147 @@ pub fn respond(stream: TcpStream) -> io::Result<()> {
     };
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
     );
     (&stream).write_all((head + &body).as_bytes())
 }
 
-/// The figures in Prometheus's text format.
+/// Returns the metrics in Prometheus's text format.
 fn render(m: &Metrics) -> String {
     let mut page = Page(String::new());
-    page.family("goroutines", "gauge", "Goroutines that exist, by state.");
-    page.sample(
-        "goroutines{state=\"not_started\"}",
-        m.goroutines_not_started,
-    );
-    page.sample("goroutines{state=\"runnable\"}", m.goroutines_runnable);
-    page.sample("goroutines{state=\"running\"}", m.goroutines_running);
-    page.sample("goroutines{state=\"waiting\"}", m.goroutines_waiting);
-    page.figure(
-        "poll_waiters",
-        "gauge",
-        "Goroutines and threads that wait for a descriptor.",
-        m.poll_waiters,
-    );
-    page.figure(
-        "goroutines_created_total",
-        "counter",
-        "Goroutines spawned.",
-        m.goroutines_created,
-    );
-    page.family("procs", "gauge", "Procs, by what their thread does.");
-    page.sample("procs{state=\"idle\"}", m.procs_idle);
-    page.sample(
-        "procs{state=\"busy\"}",
-        m.max_procs.saturating_sub(m.procs_idle),
-    );
-    page.family("threads", "gauge", "Threads, by what they are for.");
-    page.sample(
-        "threads{kind=\"with_proc\"}",
-        m.threads - m.threads_without_proc,
-    );
-    page.sample("threads{kind=\"without_proc\"}", m.threads_without_proc);
-    page.sample("threads{kind=\"pool\"}", m.pool_threads);
-    page.figure("runs_total", "counter", "Turns of goroutines.", m.runs);
-    page.figure(
-        "parks_total",
-        "counter",
-        "Turns that ended with a wait.",
-        m.parks,
-    );
-    page.figure(
-        "yields_total",
-        "counter",
-        "Turns that ended to let others go first.",
-        m.yields,
-    );
-    page.figure(
-        "steals_total",
-        "counter",
-        "Batches of goroutines taken from another proc's queue.",
-        m.steals,
-    );
-    page.figure(
-        "handoffs_total",
-        "counter",
-        "Procs taken from a thread that was kept busy.",
-        m.handoffs,
-    );
-    page.figure(
-        "polls_total",
-        "counter",
-        "Times that a poller was asked.",
-        m.polls,
-    );
-    page.figure(
-        "events_total",
-        "counter",
-        "Events that pollers reported.",
-        m.events,
-    );
-    page.figure(
-        "wakes_total",
-        "counter",
-        "System calls that end a thread's sleep.",
-        m.wakes,
-    );
-    page.figure("timers", "gauge", "Timers that will fire.", m.timers_armed);
-    page.figure(
-        "timers_fired_total",
-        "counter",
-        "Timers that have fired.",
-        m.timers_fired,
-    );
-    page.family("run_queue", "gauge", "Goroutines in run queues.");
-    page.sample("run_queue{queue=\"global\"}", m.global_queue);
-    for (proc, length) in m.local_queues.iter().enumerate() {
-        page.sample(&format!("run_queue{{queue=\"{proc}\"}}"), length);
-    }
-    if let Some(bytes) = m.stack_bytes {
-        page.figure(
-            "stack_bytes",
-            "gauge",
-            "Memory behind the stacks of goroutines.",
-            bytes,
-        );
-    }
+    page.goroutines(m);
+    page.procs_and_threads(m);
+    page.turns(m);
+    page.poller_and_timers(m);
+    page.run_queues(m);
     page.latencies(m);
     page.0
 }
 
+/// A page of metrics in Prometheus's text format.
 struct Page(String);
 
 impl Page {
+    /// Writes the head of a metric family.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.0 += &format!("# HELP gopark_{name} {help}\n# TYPE gopark_{name} {kind}\n");
     }
 
+    /// Writes one sample of the current family.
     fn sample(&mut self, name: &str, value: impl Display) {
         self.0 += &format!("gopark_{name} {value}\n");
     }
 
-    /// A family of one.
-    fn figure(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+    /// Writes a family with a single sample.
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
         self.family(name, kind, help);
         self.sample(name, value);
     }
 
-    /// One turn in eight is measured. Buckets that end with a power of two are fine enough to show, and the last has no end.
+    fn goroutines(&mut self, m: &Metrics) {
+        self.family("goroutines", "gauge", "Goroutines that exist, by state.");
+        for (state, count) in [
+            ("not_started", m.goroutines_not_started),
+            ("runnable", m.goroutines_runnable),
+            ("running", m.goroutines_running),
+            ("waiting", m.goroutines_waiting),
+        ] {
+            self.sample(&format!("goroutines{{state=\"{state}\"}}"), count);
+        }
+        let help = "Goroutines and threads that wait for a descriptor.";
+        self.single("poll_waiters", "gauge", help, m.poll_waiters);
+        let help = "Goroutines spawned.";
+        self.single(
+            "goroutines_created_total",
+            "counter",
+            help,
+            m.goroutines_created,
+        );
+        if let Some(bytes) = m.stack_bytes {
+            let help = "Memory of the stacks of goroutines.";
+            self.single("stack_bytes", "gauge", help, bytes);
+        }
+    }
+
+    fn procs_and_threads(&mut self, m: &Metrics) {
+        self.family("procs", "gauge", "Procs, by whether their thread is idle.");
+        self.sample("procs{state=\"idle\"}", m.procs_idle);
+        let busy = m.max_procs.saturating_sub(m.procs_idle);
+        self.sample("procs{state=\"busy\"}", busy);
+        self.family("threads", "gauge", "Threads, by what they are for.");
+        for (kind, count) in [
+            ("with_proc", m.threads - m.threads_without_proc),
+            ("without_proc", m.threads_without_proc),
+            ("pool", m.pool_threads),
+        ] {
+            self.sample(&format!("threads{{kind=\"{kind}\"}}"), count);
+        }
+    }
+
+    /// A turn is the time from when a thread resumes a goroutine until it parks, yields or returns.
+    fn turns(&mut self, m: &Metrics) {
+        for (name, help, count) in [
+            ("runs_total", "Turns of goroutines.", m.runs),
+            ("parks_total", "Turns that ended with a wait.", m.parks),
+            ("yields_total", "Turns that ended with a yield.", m.yields),
+            (
+                "steals_total",
+                "Batches of goroutines taken from another proc's queue.",
+                m.steals,
+            ),
+            (
+                "handoffs_total",
+                "Procs taken from a thread that was kept busy.",
+                m.handoffs,
+            ),
+        ] {
+            self.single(name, "counter", help, count);
+        }
+    }
+
+    fn poller_and_timers(&mut self, m: &Metrics) {
+        for (name, kind, help, value) in [
+            (
+                "polls_total",
+                "counter",
+                "Times that a poller was asked.",
+                m.polls,
+            ),
+            (
+                "events_total",
+                "counter",
+                "Events that pollers reported.",
+                m.events,
+            ),
+            (
+                "wakes_total",
+                "counter",
+                "System calls that end a thread's sleep.",
+                m.wakes,
+            ),
+            ("timers", "gauge", "Timers that will fire.", m.timers_armed),
+            (
+                "timers_fired_total",
+                "counter",
+                "Timers that have fired.",
+                m.timers_fired,
+            ),
+        ] {
+            self.single(name, kind, help, value);
+        }
+    }
+
+    fn run_queues(&mut self, m: &Metrics) {
+        self.family("run_queue", "gauge", "Goroutines in run queues.");
+        self.sample("run_queue{queue=\"global\"}", m.global_queue);
+        for (proc, length) in m.local_queues.iter().enumerate() {
+            self.sample(&format!("run_queue{{queue=\"{proc}\"}}"), length);
+        }
+    }
+
+    /// The runtime measures one turn in eight. The page shows the buckets that end at a power of
+    /// two; the last bucket has no end.
     fn latencies(&mut self, m: &Metrics) {
         self.family(
             "sched_latency_seconds",
