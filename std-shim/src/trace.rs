@@ -1,18 +1,20 @@
-//! `GOPARK_TRACE`: what the scheduler did, as a timeline that Perfetto and chrome://tracing draw.
+//! `GOPARK_TRACE`: a timeline of the scheduler, which Perfetto and chrome://tracing draw.
 //!
-//! A thread empties the scheduler's records now and then and appends what is to be drawn to the file. The format is Chrome's array of trace
-//! events, which may lack its end: the file can be opened while it grows, and after a crash. At the exit of the process it gets its end.
+//! A thread drains the scheduler's records every few milliseconds and appends trace events to the
+//! file. The format is Chrome's JSON array of trace events. Its closing bracket is optional, so the
+//! file can be opened while it grows and after a crash. At exit, the process completes it.
 //!
 //! | event | drawn as |
 //! |---|---|
-//! | a goroutine runs | a slice on the row of its P; if it outstays its P, another one on the row of its thread |
-//! | it goes on after it was readied, or begins | an arrow from whoever readied or spawned it |
-//! | a poll that wakes somebody, timers that fire | a slice between those of goroutines |
-//! | a spawn, a hand-off, a P that goes idle | an instant |
-//! | records that came too fast to be kept | a slice that says how many |
+//! | a goroutine's turn | a slice on the row of its P |
+//! | a goroutine that keeps its thread after its P was taken | a slice on the row of the thread |
+//! | a goroutine becomes ready, and then runs | an arrow from the row that readied or spawned it |
+//! | a poll that wakes goroutines, timers that fire | a slice between those of goroutines |
+//! | a spawn, a hand-off, a P that becomes idle | an instant |
+//! | records lost because they came too fast | a slice with their number |
 #![allow(
     unsafe_code,
-    reason = "the exit of the process is announced through libc"
+    reason = "a function to call at exit is registered through libc"
 )]
 
 use crate::environment;
@@ -30,45 +32,50 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The file that the environment asks for, and the thread that will write it. A drop before `begin`
-/// ends the thread and removes the file, if this start has made it.
+/// The file that `GOPARK_TRACE` names, and the thread that will write it. A drop before `begin`
+/// ends the thread, and removes the file if this start has created it.
 pub(crate) struct Request {
-    /// Taken when the timeline begins.
+    /// `None` after `begin`.
     prepared: Option<Prepared>,
     limit: u64,
 }
 
 struct Prepared {
-    begin: Sender<Timeline>,
+    /// The thread waits for the timeline, and ends if this is dropped.
+    timeline: Sender<Timeline>,
     thread: JoinHandle<()>,
     file: File,
-    /// The path of the file, if there was none before.
-    made: Option<PathBuf>,
+    /// The path of the file if this start has created it.
+    created: Option<PathBuf>,
 }
 
 const FILE: &str = "GOPARK_TRACE";
 const LIMIT: &str = "GOPARK_TRACE_LIMIT";
 
-/// How often the records are emptied: well before the rings of busy Ps are full.
-const PERIOD: Duration = Duration::from_millis(10);
+/// How often the thread drains the records: before the rings of busy Ps are full.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Bytes of the file: minutes of a busy server, and a size that a browser can still load.
 const DEFAULT_LIMIT: u64 = 256 << 20;
 
-/// Room for the last event, and more than enough.
-const END: usize = 512;
+/// Bytes reserved for the event that ends the file: several times its length.
+const END_RESERVE: usize = 512;
 
-/// What the exit of the process has to end.
+/// The timeline that [`finish`] has to complete at exit.
 static WRITING: Mutex<Option<Writing>> = Mutex::new(None);
 
 struct Writing {
+    /// The process in which the thread runs. A child made by `fork` has a copy of this, but no
+    /// thread.
     process: u32,
-    /// Dropped when the timeline is to end.
+    /// Dropping it tells the thread to complete the file and end.
     end: Sender<Timeline>,
     thread: JoinHandle<()>,
 }
 
 impl Request {
-    /// What `GOPARK_TRACE` and `GOPARK_TRACE_LIMIT` ask for.
+    /// Opens the file that `GOPARK_TRACE` names and starts the thread. Returns `None` if the
+    /// variable is not set.
     pub(crate) fn from_environment() -> io::Result<Option<Self>> {
         let Some(path) = environment::nonempty(FILE) else {
             return Ok(None);
@@ -80,28 +87,28 @@ impl Request {
                 format!("{FILE}: {}: {error}", Path::new(&path).display()),
             )
         };
-        let (begin, begun) = mpsc::channel();
+        let (timeline, control) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("gopark-trace".into())
-            .spawn(move || write(&begun))
+            .spawn(move || write(&control))
             .map_err(refused)?;
-        // Opening changes nothing of a file that is there: the thread empties it when it begins.
-        let (file, made) = open(Path::new(&path)).map_err(refused)?;
+        // An existing file is not truncated yet: the thread does that when the timeline begins.
+        let (file, created) = open(Path::new(&path)).map_err(refused)?;
         Ok(Some(Request {
             prepared: Some(Prepared {
-                begin,
+                timeline,
                 thread,
                 file,
-                made,
+                created,
             }),
             limit,
         }))
     }
 
-    /// Begins the timeline of a scheduler.
+    /// Begins the timeline of `sched`, to which no other reader of records may exist.
     pub(crate) fn begin(mut self, sched: &'static Sched) {
         let Some(Prepared {
-            begin,
+            timeline: sender,
             thread,
             file,
             ..
@@ -110,32 +117,33 @@ impl Request {
             return;
         };
         let start = sched.now();
-        let reader = sched.trace().expect("nobody else asks for it");
+        let reader = sched.trace().expect("the records have no other reader");
         let timeline = Timeline {
             os: sched.os(),
             reader,
             writer: TraceWriter {
                 file,
                 text: String::new(),
-                begun: 0,
+                committed: 0,
                 written: 0,
                 limit: self.limit,
                 full: false,
                 start,
             },
-            open: (0..sched.config().procs).map(|_| None).collect(),
-            threads: HashSet::new(),
-            flows: 0,
+            turns: (0..sched.config().procs).map(|_| None).collect(),
+            named_threads: HashSet::new(),
+            arrows: 0,
             lost: 0,
         };
-        // It cannot have ended: it waits for this.
-        let _ = begin.send(timeline);
+        // This cannot fail: the thread waits for the timeline.
+        let _ = sender.send(timeline);
         *WRITING.lock().unwrap_or_else(PoisonError::into_inner) = Some(Writing {
             process: std::process::id(),
-            end: begin,
+            end: sender,
             thread,
         });
-        // SAFETY: the function may be called at any time. Without room for it the file lacks its end.
+        // SAFETY: `finish` is safe to call at any time. If registering it fails, the file lacks its
+        // end.
         unsafe { libc::atexit(finish) };
     }
 }
@@ -143,24 +151,26 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if let Some(Prepared {
-            begin,
+            timeline,
             thread,
-            made,
+            created,
             ..
         }) = self.prepared.take()
         {
-            drop(begin);
+            drop(timeline);
             let _ = thread.join();
-            made.into_iter().for_each(|path| _ = fs::remove_file(path));
+            created
+                .into_iter()
+                .for_each(|path| _ = fs::remove_file(path));
         }
     }
 }
 
-/// Opens a file to write to. If there is none, makes one that only its owner may read, and returns
-/// its path as well.
+/// Opens `path` for writing. If it does not exist, creates a file that only its owner may read,
+/// and returns its path as well.
 ///
-/// A link is not followed: in a directory that other users may write to, such as `/tmp`, it could
-/// lead to a file that this process may write and those users may not.
+/// A symbolic link is not followed. In a directory that other users can write to, such as `/tmp`,
+/// it could lead to a file that this process can write and those users cannot.
 fn open(path: &Path) -> io::Result<(File, Option<PathBuf>)> {
     let mut options = File::options();
     options
@@ -184,6 +194,7 @@ fn open(path: &Path) -> io::Result<(File, Option<PathBuf>)> {
         })
 }
 
+/// Returns the limit that `GOPARK_TRACE_LIMIT` sets, or the default.
 fn limit() -> io::Result<u64> {
     let Some(text) = environment::nonempty(LIMIT) else {
         return Ok(DEFAULT_LIMIT);
@@ -191,20 +202,20 @@ fn limit() -> io::Result<u64> {
     let number = text
         .to_str()
         .and_then(|text| text.parse().ok())
-        .filter(|&limit| limit >= 2 * END as u64);
+        .filter(|&limit| limit >= 2 * END_RESERVE as u64);
     number.ok_or_else(|| {
         environment::invalid(
             LIMIT,
             &text,
-            format_args!("a number of bytes from {} on", 2 * END),
+            format_args!("a number of bytes, {} or more", 2 * END_RESERVE),
         )
     })
 }
 
-/// At the exit of the process: has the thread write the end of the file, and waits for that.
+/// Called at exit: tells the thread to complete the file, and waits for it.
 extern "C" fn finish() {
     let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    // A forked child has no such thread.
+    // A child made by `fork` has no such thread.
     if let Some(Writing { end, thread, .. }) =
         writing.take_if(|writing| writing.process == std::process::id())
     {
@@ -213,30 +224,31 @@ extern "C" fn finish() {
     }
 }
 
-/// What the thread does.
-fn write(begun: &Receiver<Timeline>) {
-    let Ok(mut timeline) = begun.recv() else {
+/// The body of the thread: waits for the timeline, and writes it until it is full or the sender is
+/// dropped.
+fn write(control: &Receiver<Timeline>) {
+    let Ok(mut timeline) = control.recv() else {
         return;
     };
-    // Cuts off what an earlier process has written. A FIFO has no length.
-    let emptied = match timeline.writer.file.metadata() {
+    // The file may contain the timeline of an earlier process. A FIFO cannot be truncated.
+    let truncated = match timeline.writer.file.metadata() {
         Ok(file) if file.is_file() => timeline.writer.file.set_len(0),
         _ => Ok(()),
     };
-    if let Err(error) = emptied {
-        return tell_end(&error);
+    if let Err(error) = truncated {
+        return report_end(&error);
     }
     timeline.begin();
     loop {
-        let over = begun
-            .recv_timeout(PERIOD)
+        let over = control
+            .recv_timeout(DRAIN_INTERVAL)
             .is_err_and(|error| error == RecvTimeoutError::Disconnected);
         timeline.draw_all();
         if over || timeline.writer.full {
             timeline.end();
         }
         if let Err(error) = timeline.writer.flush() {
-            return tell_end(&error);
+            return report_end(&error);
         }
         if over || timeline.writer.full {
             return;
@@ -244,15 +256,15 @@ fn write(begun: &Receiver<Timeline>) {
     }
 }
 
-fn tell_end(error: &io::Error) {
+fn report_end(error: &io::Error) {
     let _ = writeln!(
         io::stderr(),
-        "gopark: the file of {FILE} ends here: {error}"
+        "gopark: {FILE}: cannot write to the file, which ends here: {error}"
     );
 }
 
-/// A goroutine that runs on a P.
-struct Running {
+/// A turn in progress: a goroutine that runs on a P.
+struct Turn {
     g: Subject,
     m: u32,
     since: Nanos,
@@ -263,95 +275,79 @@ struct Timeline {
     os: &'static dyn Os,
     reader: Reader,
     writer: TraceWriter,
-    /// For each P.
-    open: Vec<Option<Running>>,
-    /// Those whose rows have names.
-    threads: HashSet<u32>,
-    flows: u64,
+    /// The turn in progress on each P.
+    turns: Vec<Option<Turn>>,
+    /// The threads whose rows have been named.
+    named_threads: HashSet<u32>,
+    /// How many arrows have been drawn. Each has a number.
+    arrows: u64,
+    /// How many records were lost, as `Event::Lost` has reported.
     lost: u64,
 }
 
 impl Timeline {
     fn begin(&mut self) {
         self.writer.text.push_str("[\n");
-        for (pid, name) in [(PS, "gopark"), (THREADS, "threads without a P")] {
+        for (pid, name) in [(PID_PROCS, "gopark"), (PID_THREADS, "threads without a P")] {
             self.writer.line(format_args!(
                 r#""ph":"M","name":"process_name","pid":{pid},"tid":0,"args":{{"name":"{name}"}}"#
             ));
         }
-        for p in 0..self.open.len() as u32 {
-            let place = Place(Row::P(p));
+        for p in 0..self.turns.len() as u32 {
+            let row = RowId(Row::P(p));
             self.writer.line(format_args!(
-                r#""ph":"M","name":"thread_name",{place},"args":{{"name":"P{p}"}}"#
+                r#""ph":"M","name":"thread_name",{row},"args":{{"name":"P{p}"}}"#
             ));
             self.writer.line(format_args!(
-                r#""ph":"M","name":"thread_sort_index",{place},"args":{{"sort_index":{p}}}"#
+                r#""ph":"M","name":"thread_sort_index",{row},"args":{{"sort_index":{p}}}"#
             ));
-            self.writer.keep();
+            self.writer.commit();
         }
     }
 
     fn draw_all(&mut self) {
         let mut records = Vec::new();
         self.reader.drain(|record| records.push(record));
-        // Where the file ends for its limit, all rows end.
+        // Sorted, so that the limit of the file ends all rows at the same time.
         records.sort_by_key(|record| record.time);
         for record in records {
             self.draw(record);
-            self.writer.keep();
+            self.writer.commit();
         }
     }
 
     fn draw(&mut self, Record { time, row, event }: Record) {
-        self.name(row);
+        self.name_row(row);
         match event {
             Event::Run { g, m, readied } => {
-                self.close(row, time, "unknown");
-                self.name_readier(readied);
-                if let Row::P(p) = row {
-                    self.open[p as usize] = Some(Running {
+                self.begin_turn(
+                    row,
+                    Turn {
                         g,
                         m,
                         since: time,
                         readied,
-                    });
-                }
+                    },
+                );
             }
             Event::Named(name) => {
-                if let Some(running) = self.running(row) {
-                    running.g.name = Some(name);
+                if let Some(turn) = self.turn(row) {
+                    turn.g.name = Some(name);
                 }
             }
             Event::Stop(Stopped::Blocked(why)) => {
-                self.close(row, time, format_args!("blocked: {why}"))
+                self.end_turn(row, time, format_args!("blocked: {why}"))
             }
-            Event::Stop(Stopped::Yielded) => self.close(row, time, "yielded"),
-            Event::Stop(Stopped::Returned) => self.close(row, time, "returned"),
+            Event::Stop(Stopped::Yielded) => self.end_turn(row, time, "yielded"),
+            Event::Stop(Stopped::Returned) => self.end_turn(row, time, "returned"),
             Event::Taken { from, to } => {
-                self.close(row, time, "lost its P");
-                self.writer.instant(
-                    row,
-                    time,
-                    "hand-off",
-                    format_args!(r#""from":"m{from}","to":"m{to}""#),
-                );
+                self.end_turn(row, time, "lost its P");
+                self.writer.moved(row, time, "hand-off", from, to);
             }
-            Event::GaveWay { from, to } => {
-                self.writer.instant(
-                    row,
-                    time,
-                    "gave way",
-                    format_args!(r#""from":"m{from}","to":"m{to}""#),
-                );
-            }
+            Event::GaveWay { from, to } => self.writer.moved(row, time, "gave way", from, to),
             Event::Outstayed { g, since } => {
-                self.writer.slice(
-                    row,
-                    since,
-                    time,
-                    Label(&g),
-                    format_args!(r#"{},"end":"came back""#, Identity(&g)),
-                );
+                let args = format_args!(r#"{},"end":"came back""#, GoroutineArgs(&g));
+                self.writer.slice(row, since, time, SliceName(&g), args);
             }
             Event::Batch {
                 source,
@@ -366,8 +362,8 @@ impl Timeline {
                     .slice(row, since, time, name, format_args!(r#""woken":{count}"#));
             }
             Event::Spawn { g } => {
-                self.writer
-                    .instant(row, time, "spawn", format_args!("{}", Identity(&g)));
+                let args = format_args!("{}", GoroutineArgs(&g));
+                self.writer.instant(row, time, "spawn", args);
             }
             Event::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };
@@ -375,104 +371,91 @@ impl Timeline {
                     .instant(row, time, "idle", format_args!(r#""in":"{place}""#));
             }
             Event::Lost { count, since } => {
-                self.close(row, since, "unknown");
+                self.end_turn(row, since, "unknown");
                 self.lost += count;
                 if let Row::P(_) = row {
-                    self.writer.slice(
-                        row,
-                        since,
-                        time,
-                        "records lost",
-                        format_args!(r#""records":{count}"#),
-                    );
+                    let args = format_args!(r#""records":{count}"#);
+                    self.writer.slice(row, since, time, "records lost", args);
                 }
             }
             _ => {}
         }
     }
 
-    /// Draws the goroutine that has run on a P until now, and the arrow that led to it.
-    fn close(&mut self, row: Row, until: Nanos, end: impl fmt::Display) {
+    fn begin_turn(&mut self, row: Row, turn: Turn) {
+        self.end_turn(row, turn.since, "unknown");
+        if let Some(readied) = turn.readied {
+            self.name_row(readied.row);
+        }
+        if let Row::P(p) = row {
+            self.turns[p as usize] = Some(turn);
+        }
+    }
+
+    /// Draws the turn that the P of `row` has had until `until`, and the arrow that leads to it.
+    fn end_turn(&mut self, row: Row, until: Nanos, end: impl fmt::Display) {
         let Row::P(p) = row else { return };
-        let Some(Running {
+        let Some(Turn {
             g,
             m,
             since,
             readied,
-        }) = self.open[p as usize].take()
+        }) = self.turns[p as usize].take()
         else {
             return;
         };
-        let identity = Identity(&g);
+        let args = GoroutineArgs(&g);
         let Some(Readied {
             time,
             row: from,
             by,
         }) = readied
         else {
-            return self.writer.slice(
-                row,
-                since,
-                until,
-                Label(&g),
-                format_args!(r#"{identity},"m":{m},"end":"{end}""#),
-            );
+            let args = format_args!(r#"{args},"m":{m},"end":"{end}""#);
+            return self.writer.slice(row, since, until, SliceName(&g), args);
         };
         let waited = Micros(since - time);
         self.writer.slice(
             row,
             since,
             until,
-            Label(&g),
-            format_args!(
-                r#"{identity},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#
-            ),
+            SliceName(&g),
+            format_args!(r#"{args},"m":{m},"end":"{end}","readied_by":{by},"ready_us":{waited}"#),
         );
         if let Row::Thread(_) = from {
-            // An arrow has to begin at a slice.
-            self.writer.slice(
-                from,
-                time,
-                time,
-                format_args!("readies G{}", g.id),
-                format_args!(""),
-            );
+            // The format draws an arrow only between slices.
+            let name = format_args!("readies G{}", g.id);
+            self.writer.slice(from, time, time, name, format_args!(""));
         }
-        self.flows += 1;
-        self.writer.arrow(self.flows, (from, time), (row, since));
+        self.arrows += 1;
+        self.writer.arrow(self.arrows, (from, time), (row, since));
     }
 
-    fn running(&mut self, row: Row) -> Option<&mut Running> {
+    fn turn(&mut self, row: Row) -> Option<&mut Turn> {
         let Row::P(p) = row else { return None };
-        self.open[p as usize].as_mut()
+        self.turns[p as usize].as_mut()
     }
 
-    fn name_readier(&mut self, readied: Option<Readied>) {
-        if let Some(readied) = readied {
-            self.name(readied.row);
-        }
-    }
-
-    /// Names the row of a thread that is seen for the first time.
-    fn name(&mut self, row: Row) {
+    /// Names the row of a thread when the thread first occurs.
+    fn name_row(&mut self, row: Row) {
         let Row::Thread(thread) = row else { return };
-        if self.threads.insert(thread) {
+        if self.named_threads.insert(thread) {
             let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm"))
                 .unwrap_or_else(|_| "ended".into());
-            let place = Place(row);
+            let row = RowId(row);
             let name = Escaped(name.trim_end());
             self.writer.line(format_args!(
-                r#""ph":"M","name":"thread_name",{place},"args":{{"name":"{name} ({thread})"}}"#
+                r#""ph":"M","name":"thread_name",{row},"args":{{"name":"{name} ({thread})"}}"#
             ));
         }
     }
 
-    /// Ends the file: says why, and how much is missing.
+    /// Writes the end of the file, with the reason and the number of lost records.
     fn end(&mut self) {
         let now = self.os.now();
-        for p in 0..self.open.len() as u32 {
-            self.close(Row::P(p), now, "still running");
-            self.writer.keep();
+        for p in 0..self.turns.len() as u32 {
+            self.end_turn(Row::P(p), now, "still running");
+            self.writer.commit();
         }
         let lost = self.lost + self.reader.lost();
         let limit = self.writer.limit;
@@ -486,26 +469,30 @@ impl Timeline {
     }
 }
 
-/// The groups of rows, which the format calls processes.
-const PS: u32 = 1;
-const THREADS: u32 = 2;
+/// The group of the rows of Ps. The format calls groups processes.
+const PID_PROCS: u32 = 1;
+/// The group of the rows of threads.
+const PID_THREADS: u32 = 2;
 
-/// The file, and what will be appended to it.
+/// Appends events to the file, up to its limit.
 struct TraceWriter {
     file: File,
+    /// Lines that have not been written to the file.
     text: String,
-    /// Where in `text` lines begin that are kept together or not at all.
-    begun: usize,
+    /// The length of the part of `text` that `commit` has accepted.
+    committed: usize,
+    /// Bytes written to the file.
     written: u64,
     limit: u64,
+    /// Set when lines were dropped because of the limit.
     full: bool,
-    /// What the timeline calls zero.
+    /// The time that is zero in the file.
     start: Nanos,
 }
 
 impl TraceWriter {
     fn line(&mut self, event: fmt::Arguments<'_>) {
-        writeln!(self.text, "{{{event}}},").expect("strings grow");
+        writeln!(self.text, "{{{event}}},").expect("writing to a String does not fail");
     }
 
     fn slice(
@@ -516,26 +503,32 @@ impl TraceWriter {
         name: impl fmt::Display,
         args: fmt::Arguments<'_>,
     ) {
-        let (place, ts, dur) = (
-            Place(row),
+        let (row, ts, dur) = (
+            RowId(row),
             Micros(since - self.start),
             Micros(until - since),
         );
         self.line(format_args!(
-            r#""ph":"X",{place},"ts":{ts},"dur":{dur},"name":"{name}","args":{{{args}}}"#
+            r#""ph":"X",{row},"ts":{ts},"dur":{dur},"name":"{name}","args":{{{args}}}"#
         ));
     }
 
     fn instant(&mut self, row: Row, time: Nanos, name: &str, args: fmt::Arguments<'_>) {
-        let (place, ts) = (Place(row), Micros(time - self.start));
+        let (row, ts) = (RowId(row), Micros(time - self.start));
         self.line(format_args!(
-            r#""ph":"i","s":"t",{place},"ts":{ts},"name":"{name}","args":{{{args}}}"#
+            r#""ph":"i","s":"t",{row},"ts":{ts},"name":"{name}","args":{{{args}}}"#
         ));
     }
 
+    /// Writes an instant at which a goroutine or a P moved between two Ms.
+    fn moved(&mut self, row: Row, time: Nanos, name: &str, from: u32, to: u32) {
+        let args = format_args!(r#""from":"m{from}","to":"m{to}""#);
+        self.instant(row, time, name, args);
+    }
+
     fn arrow(&mut self, id: u64, (from, left): (Row, Nanos), (to, arrived): (Row, Nanos)) {
-        let (from, left) = (Place(from), Micros(left - self.start));
-        let (to, arrived) = (Place(to), Micros(arrived - self.start));
+        let (from, left) = (RowId(from), Micros(left - self.start));
+        let (to, arrived) = (RowId(to), Micros(arrived - self.start));
         self.line(format_args!(
             r#""ph":"s","id":{id},{from},"ts":{left},"cat":"ready","name":"ready""#
         ));
@@ -544,19 +537,23 @@ impl TraceWriter {
         ));
     }
 
-    /// Keeps the lines since the last call, if they leave room for the end.
-    fn keep(&mut self) {
-        self.full |= self.written + (self.text.len() + END) as u64 > self.limit;
+    /// Accepts the lines added since the last call, or drops all of them if they would leave no
+    /// room for the end.
+    fn commit(&mut self) {
+        self.full |= self.written + (self.text.len() + END_RESERVE) as u64 > self.limit;
         if self.full {
-            self.text.truncate(self.begun);
+            self.text.truncate(self.committed);
         }
-        self.begun = self.text.len();
+        self.committed = self.text.len();
     }
 
     fn end(&mut self, now: Nanos, args: fmt::Arguments<'_>) {
-        let ts = Micros(now - self.start);
-        writeln!(self.text, r#"{{"ph":"i","s":"g","pid":{PS},"tid":1,"ts":{ts},"name":"end of the trace","args":{{{args}}}}}"#)
-            .expect("strings grow");
+        let (row, ts) = (RowId(Row::P(0)), Micros(now - self.start));
+        writeln!(
+            self.text,
+            r#"{{"ph":"i","s":"g",{row},"ts":{ts},"name":"end of the trace","args":{{{args}}}}}"#
+        )
+        .expect("writing to a String does not fail");
         self.text.push_str("]\n");
     }
 
@@ -564,25 +561,25 @@ impl TraceWriter {
         self.written += self.text.len() as u64;
         self.file.write_all(self.text.as_bytes())?;
         self.text.clear();
-        self.begun = 0;
+        self.committed = 0;
         Ok(())
     }
 }
 
-/// The members that say on which row an event is.
-struct Place(Row);
+/// The JSON members that select the row of an event.
+struct RowId(Row);
 
-impl fmt::Display for Place {
+impl fmt::Display for RowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            // Perfetto takes thread 0 for an idle CPU.
-            Row::P(p) => write!(f, r#""pid":{PS},"tid":{}"#, p + 1),
-            Row::Thread(thread) => write!(f, r#""pid":{THREADS},"tid":{thread}"#),
+            // Perfetto treats thread 0 as an idle CPU.
+            Row::P(p) => write!(f, r#""pid":{PID_PROCS},"tid":{}"#, p + 1),
+            Row::Thread(thread) => write!(f, r#""pid":{PID_THREADS},"tid":{thread}"#),
         }
     }
 }
 
-/// The format's unit, and ours behind the point.
+/// A time in microseconds, the unit of the format, with nanoseconds as the fraction.
 struct Micros(Nanos);
 
 impl fmt::Display for Micros {
@@ -592,10 +589,10 @@ impl fmt::Display for Micros {
     }
 }
 
-/// What a goroutine's slices are called.
-struct Label<'a>(&'a Subject);
+/// The name of a goroutine's slices.
+struct SliceName<'a>(&'a Subject);
 
-impl fmt::Display for Label<'_> {
+impl fmt::Display for SliceName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Subject { id, name, site } = self.0;
         match name {
@@ -610,10 +607,10 @@ impl fmt::Display for Label<'_> {
     }
 }
 
-/// The members that say which goroutine it is.
-struct Identity<'a>(&'a Subject);
+/// The JSON members that identify a goroutine.
+struct GoroutineArgs<'a>(&'a Subject);
 
-impl fmt::Display for Identity<'_> {
+impl fmt::Display for GoroutineArgs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Subject { id, name, site } = self.0;
         write!(f, r#""goroutine":{id},"site":"{}""#, Escaped(site))?;
@@ -622,7 +619,7 @@ impl fmt::Display for Identity<'_> {
     }
 }
 
-/// As the inside of a JSON string.
+/// Writes a text escaped for a JSON string.
 struct Escaped<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
@@ -648,7 +645,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_escaped_as_json_wants_it() {
+    fn strings_are_escaped_for_json() {
         assert_eq!(
             Escaped("a\"b\\c\n\u{1}d\u{e9}").to_string(),
             "a\\\"b\\\\c\\u000a\\u0001d\u{e9}"
@@ -656,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn times_keep_their_nanoseconds() {
+    fn times_are_microseconds_with_three_decimals() {
         for (nanos, text) in [
             (0, "0.000"),
             (999, "0.999"),

@@ -470,7 +470,7 @@ fn a_limit_that_is_no_number_or_leaves_no_room_is_an_error_of_the_start() {
         let ended = run(traced(&folder, 2, &["1"]).env("GOPARK_TRACE_LIMIT", limit));
         assert_eq!(ended.status.code(), Some(1), "{}", ended.output);
         ended.assert_said("GOPARK_TRACE_LIMIT: ");
-        ended.assert_said("is not a number of bytes from 1024 on");
+        ended.assert_said("is not a number of bytes, 1024 or more");
         assert!(!folder.file().exists());
     }
 }
