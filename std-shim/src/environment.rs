@@ -1,4 +1,4 @@
-//! The environment, `GOPARK_…` variables and `RUST_BACKTRACE`: the one place that reads it.
+//! Reads the environment: `GOPARK_…` variables and `RUST_BACKTRACE`. No other file does.
 #![allow(
     unsafe_code,
     reason = "the kernel's auxiliary vector is read through libc"
@@ -8,7 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 
-/// The value of the variable `name`. `None` if it is not set, and in a privileged process.
+/// Returns the value of the variable `name`. `None` if it is not set, or in a privileged process.
 pub(crate) fn var(name: &str) -> Option<OsString> {
     if is_privileged() {
         None
@@ -17,12 +17,12 @@ pub(crate) fn var(name: &str) -> Option<OsString> {
     }
 }
 
-/// As [`var`]; an empty value counts as none.
+/// As [`var`], but returns `None` for an empty value.
 pub(crate) fn nonempty(name: &str) -> Option<OsString> {
     var(name).filter(|value| !value.is_empty())
 }
 
-/// The error of a variable whose value is not `wanted`.
+/// Returns the error of a variable whose `value` is not what is `wanted`.
 pub(crate) fn invalid(name: &str, value: &OsString, wanted: impl std::fmt::Display) -> io::Error {
     io::Error::new(
         ErrorKind::InvalidInput,
@@ -30,10 +30,10 @@ pub(crate) fn invalid(name: &str, value: &OsString, wanted: impl std::fmt::Displ
     )
 }
 
-/// Whether the program file is setuid or setgid or has capabilities. The environment then comes from
-/// a user who may lack the rights that the process has, such as to write a file.
+/// Returns whether the program file is setuid or setgid or has capabilities. The user that set the
+/// environment may then lack rights that the process has, such as to write a file.
 #[doc(alias = "AT_SECURE")]
 fn is_privileged() -> bool {
-    // SAFETY: asks for a number.
+    // SAFETY: getauxval only reads memory that the C library owns.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }

@@ -1,10 +1,11 @@
-//! Core's errors as `std::io::Error`s.
+//! Conversion of core's errors to [`std::io::Error`].
 
 use gopark_core::fd::FdError;
 use gopark_core::polldesc::PollError;
 use std::io::{Error, ErrorKind};
 
-/// An error of the system keeps its number. One of the poller wraps its [`PollError`], whose text is Go's.
+/// Converts `error`. An error of the system keeps its number. A [`PollError`], whose text is Go's,
+/// becomes the inner error.
 pub(crate) fn io_error(error: FdError) -> Error {
     let error = match error {
         FdError::Os(errno) => return Error::from_raw_os_error(errno.raw()),
@@ -20,7 +21,7 @@ pub(crate) fn io_error(error: FdError) -> Error {
     Error::new(kind, error)
 }
 
-/// The poller's error inside, if that is what it is.
+/// Returns the [`PollError`] inside `error`, if there is one.
 pub(crate) fn poll_error(error: &Error) -> Option<PollError> {
     error.get_ref()?.downcast_ref().copied()
 }
@@ -31,7 +32,7 @@ mod tests {
     use gopark_core::os::Errno;
 
     #[test]
-    fn a_poll_error_can_be_told_by_kind_text_and_type() {
+    fn a_poll_error_has_its_kind_text_and_type() {
         let cases = [
             (PollError::Timeout, ErrorKind::TimedOut, "i/o timeout"),
             (

@@ -1,4 +1,5 @@
-//! Child processes made by fork: they are told from the process whose runtime runs, and refused one of their own.
+//! Child processes made by `fork`: the runtime detects that it is in one, and refuses to start
+//! there.
 #![allow(unsafe_code, reason = "the C library is given a function to call")]
 
 use gopark_core::sched::FORKED;
@@ -6,22 +7,24 @@ use std::io::{Error, ErrorKind, Result};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What to do in a child process. Whether the runtime was running is the result.
+/// Called in each child process. Returns whether the runtime was running.
 static IN_CHILD: OnceLock<fn() -> bool> = OnceLock::new();
 
-/// Set in a child of a process whose runtime was running.
+/// Whether this process is a child of one whose runtime was running.
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Has each later fork call `in_child` in the child. A child that execs after `vfork`, as most of `std::process::Command` do, is none.
+/// Makes each later `fork` call `in_child` in the child. Does not concern children that exec after
+/// `vfork`, as most of those of `std::process::Command` do.
 #[doc(alias = "pthread_atfork")]
 pub(crate) fn watch(in_child: fn() -> bool) -> Result<()> {
     if IN_CHILD.get().is_some() {
         return Ok(());
     }
-    // SAFETY: the function stays, and does in a child only what is async-signal-safe: it stores in memory of the process.
+    // SAFETY: `on_fork` exists for the life of the process. In a child it only stores to atomics,
+    // which is async-signal-safe.
     match unsafe { libc::pthread_atfork(None, None, Some(on_fork)) } {
         0 => {
-            // Not before: a start that fails here may be repeated.
+            // Set only after success, because a start that fails here may be repeated.
             _ = IN_CHILD.set(in_child);
             Ok(())
         }
@@ -35,7 +38,7 @@ unsafe extern "C" fn on_fork() {
     }
 }
 
-/// The error of a start in a child.
+/// Fails if this process is a child of one whose runtime was running.
 pub(crate) fn refuse_in_child() -> Result<()> {
     if IS_CHILD.load(Ordering::Relaxed) {
         Err(Error::new(ErrorKind::Unsupported, FORKED))

@@ -1,6 +1,6 @@
-//! The report of a stack overflow: which goroutine or thread of the runtime, where it was spawned,
-//! how large its stack is. Then the process dies by the SIGSEGV that it would have died by anyway,
-//! with a core if those are enabled.
+//! Stack overflows: a handler of SIGSEGV that reports the goroutine or the thread of the runtime,
+//! its spawn site and the size of its stack. The process then dies of SIGSEGV, as it would without
+//! the handler, with a core dump if those are enabled.
 #![allow(
     unsafe_code,
     reason = "signal handlers are installed and called through raw pointers"
@@ -15,10 +15,10 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// What the handler needs, set before it is installed.
+/// The scheduler, and the action that the handler replaced. Set before the handler is installed.
 static STATE: OnceLock<(&'static Sched, libc::sigaction)> = OnceLock::new();
 
-/// Installs the handler in front of the one that is there.
+/// Installs the handler. For other faults it calls the handler that was installed before.
 pub(crate) fn install(sched: &'static Sched) {
     // SAFETY: all-zero is a valid sigaction, and the calls get valid pointers.
     unsafe {
@@ -34,7 +34,8 @@ pub(crate) fn install(sched: &'static Sched) {
     }
 }
 
-/// Runs on the thread's alternate signal stack. Everything it calls is async-signal-safe: it formats into its own frame.
+/// Runs on the thread's alternate signal stack. Everything that it calls is async-signal-safe; it
+/// formats into a buffer in its frame.
 unsafe extern "C" fn on_fault(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -45,12 +46,12 @@ unsafe extern "C" fn on_fault(
     };
     // SAFETY: the kernel passes a valid siginfo, and for SIGSEGV it holds an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    if tell(sched, address) {
+    if report_overflow(sched, address) {
         return restore(signal, libc::SIG_DFL);
     }
     match before.sa_sigaction {
         libc::SIG_DFL | libc::SIG_IGN => restore(signal, libc::SIG_DFL),
-        // SAFETY: whoever installed the handler gave it the type that its flags say.
+        // SAFETY: `sa_flags` says which of the two types the function has.
         handler => unsafe {
             if before.sa_flags & libc::SA_SIGINFO != 0 {
                 let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
@@ -64,11 +65,12 @@ unsafe extern "C" fn on_fault(
     }
 }
 
-/// Writes what to say of a fault at `address`. False if it is no overflow.
+/// Writes the report of a fault at `address`. Returns false if the fault is not a stack overflow.
 ///
-/// Never inlined: an earlier handler runs on what the frame of `on_fault` leaves of the signal stack, which may have 8 KiB.
+/// Never inlined: the handler that was installed before runs on the rest of the same signal stack,
+/// which may be as small as 8 KiB, so the frame of `on_fault` must not contain the buffer.
 #[inline(never)]
-fn tell(sched: &Sched, address: usize) -> bool {
+fn report_overflow(sched: &Sched, address: usize) -> bool {
     let Some(report) = report_of(sched, address) else {
         return false;
     };
@@ -77,7 +79,7 @@ fn tell(sched: &Sched, address: usize) -> bool {
     true
 }
 
-/// The text. A report that does not fit is cut.
+/// Returns the report of an overflow at `address`. A text that does not fit is cut.
 fn report_of(sched: &Sched, address: usize) -> Option<Report> {
     let mut report = Report {
         text: [0; 512],
@@ -85,24 +87,25 @@ fn report_of(sched: &Sched, address: usize) -> Option<Report> {
     };
     if let Some((bytes, usable)) = sched.arena().overflowed(address) {
         let (size, usable) = (bytes / 1024, usable / 1024);
-        // SAFETY: a goroutine that has just touched its guard does not return.
+        // SAFETY: the goroutine at `address` has touched its guard and will not return, so it
+        // exists.
         let _ = match unsafe { sched.goroutine_at(address) } {
             Some(g) => write!(report, "\ngopark: {g}"),
             None => write!(report, "\ngopark: a goroutine"),
         };
         let _ = write!(report, " has overflowed its stack of {size} KiB");
         if usable < size {
-            let _ = write!(report, ", of which {usable} KiB are usable");
+            let _ = write!(report, " ({usable} KiB usable)");
         }
         let _ = writeln!(
             report,
-            " (Builder::stack_size for all, thread::Builder::stack_size for one)"
+            ": raise Builder::stack_size, or thread::Builder::stack_size for this goroutine alone"
         );
         return Some(report);
     }
     let size = linux::overflowed(address)? / 1024;
     let mut name = [0u8; 16];
-    // SAFETY: a thread's name has at most 15 bytes and a zero.
+    // SAFETY: a thread's name has at most 15 bytes and a terminating zero.
     unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
     let name = CStr::from_bytes_until_nul(&name)
         .ok()
@@ -112,25 +115,27 @@ fn report_of(sched: &Sched, address: usize) -> Option<Report> {
         report,
         "\ngopark: thread {name} has overflowed its stack of {size} KiB"
     );
-    // Other threads work for no goroutine, and to ask them would allocate.
+    // Only threads of the pool run work of a goroutine. On another thread, the first access to the
+    // thread-local could allocate.
     if name.starts_with(POOL) {
-        let _ = match panics::employer() {
+        let _ = match panics::blocking_caller() {
             Some(g) => write!(report, " in gopark::blocking for {g}"),
             None => write!(report, " in gopark::blocking"),
         };
         let _ = write!(
             report,
-            "; deep recursion needs a std::thread with a larger stack"
+            ": run deep recursion on a std::thread with a larger stack"
         );
     }
     let _ = writeln!(report);
     Some(report)
 }
 
-/// How the names of the threads begin that `gopark::blocking` works on.
+/// The prefix of the names of the pool's threads.
 const POOL: &str = "gopark-b";
 
-/// The faulting instruction runs again after the handler, and this time the signal has its default effect.
+/// Sets the action of `signal` to `handler`. The faulting instruction runs again after the handler
+/// returns, and the signal then has that effect.
 fn restore(signal: libc::c_int, handler: libc::sighandler_t) {
     // SAFETY: a valid disposition for a valid signal.
     unsafe { libc::signal(signal, handler) };

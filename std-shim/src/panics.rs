@@ -1,8 +1,10 @@
-//! Panics of goroutines: the message names the goroutine, where that of `std` names a thread of the runtime.
+//! The panic hook of the runtime. Its message names the goroutine; that of `std` would name a
+//! thread of the runtime.
 //!
-//! `std` has one hook for a process, and no way to ask whether a program has set its own. But a hook that is taken leaves that of `std`
-//! behind, so the second of two takes tells what it is. Only that one is replaced, so a program's own hook stays, and one that is set
-//! later takes the place of this one.
+//! `std` has one hook for the process and no way to ask whether the program has set it. `take_hook`
+//! returns the current hook and leaves that of `std` behind. Two takes in a row therefore return
+//! the same hook if, and only if, it is that of `std`. The runtime replaces only that one: it keeps
+//! a hook that the program has set before, and a hook set later replaces the runtime's.
 
 use crate::environment;
 use crate::runtime::started;
@@ -17,15 +19,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 thread_local! {
-    /// On a thread of `blocking`'s pool: the goroutine that it works for.
-    static EMPLOYER: RefCell<Option<Identity>> = const { RefCell::new(None) };
+    /// On a thread of the pool of `blocking`: the goroutine whose work it runs.
+    static CALLER: RefCell<Option<Identity>> = const { RefCell::new(None) };
 }
 
 type Hook = dyn Fn(&PanicHookInfo<'_>) + Sync + Send;
 
-/// Has panics name their goroutines, unless the program has a hook of its own.
+/// Installs the hook, unless the program has set its own.
 pub(crate) fn install() {
-    // A thread that panics may not touch the hook. That is one whose destructor is the program's first use of this crate.
+    // A thread that panics must not change the hook. It can get here if a destructor is the
+    // program's first use of this crate.
     if thread::panicking() {
         return;
     }
@@ -33,7 +36,7 @@ pub(crate) fn install() {
     let standard = panic::take_hook();
     if is_same(&*found, &*standard) {
         panic::set_hook(Box::new(move |info| match panicking() {
-            Some(who) => tell(&who, info),
+            Some(panicking) => write_report(&panicking, info),
             None => standard(info),
         }));
     } else {
@@ -41,8 +44,8 @@ pub(crate) fn install() {
     }
 }
 
-/// Of three hooks that were taken one after another, the last one that the program set: what is behind it is that of `std`. Another
-/// thread may have set one between two takes.
+/// Returns the hook that the program set last, from three successive takes. The take after it
+/// returned the hook of `std`, unless another thread set a hook between two takes.
 fn latest(first: Box<Hook>, second: Box<Hook>, third: Box<Hook>) -> Box<Hook> {
     if is_same(&*second, &*third) {
         first
@@ -53,19 +56,20 @@ fn latest(first: Box<Hook>, second: Box<Hook>, third: Box<Hook>) -> Box<Hook> {
     }
 }
 
-/// Neither has captures, so the one place in `std` that makes the box of its hook is told by the table of functions.
+/// Returns whether both are the hook of `std`. That hook has no captures, so a box of it has no
+/// address of its own and is recognized by its vtable.
 #[allow(
     ambiguous_wide_pointer_comparisons,
-    reason = "tables that differ for one hook only leave that hook in place"
+    reason = "different vtables for the hook of std would only leave that hook in place"
 )]
 fn is_same(one: &Hook, other: &Hook) -> bool {
     std::ptr::eq(one, other)
 }
 
-/// Who panics.
+/// The goroutine that panics.
 struct Panicking {
     goroutine: Identity,
-    /// The work that it gave to `blocking` panics.
+    /// Whether the panic is in work that the goroutine passed to `blocking`.
     in_pool: bool,
 }
 
@@ -80,49 +84,55 @@ impl fmt::Display for Panicking {
     }
 }
 
+/// Returns the goroutine whose code the thread runs, if any.
 fn panicking() -> Option<Panicking> {
     let here = started()?.identity().map(|goroutine| Panicking {
         goroutine,
         in_pool: false,
     });
     here.or_else(|| {
-        employer().map(|goroutine| Panicking {
+        blocking_caller().map(|goroutine| Panicking {
             goroutine,
             in_pool: true,
         })
     })
 }
 
-/// On a thread of `blocking`'s pool: the goroutine that it works for. Such a thread may ask in a
-/// signal handler.
-pub(crate) fn employer() -> Option<Identity> {
-    EMPLOYER
-        .try_with(|employer| employer.try_borrow().ok()?.clone())
+/// Returns the goroutine whose work the thread runs, on a thread of the pool of `blocking`. Such a
+/// thread may call it in a signal handler.
+pub(crate) fn blocking_caller() -> Option<Identity> {
+    CALLER
+        .try_with(|caller| caller.try_borrow().ok()?.clone())
         .ok()?
 }
 
-/// Runs `work`, which a goroutine gave to the pool. On that goroutine's own stack there is nothing to note, and `work` may park.
+/// Runs `work` for `goroutine`, which passed it to the pool. While `work` runs on a thread of the
+/// pool, [`blocking_caller`] returns that goroutine there.
+///
+/// The pool may also run `work` on the goroutine's own stack. The scheduler then knows the
+/// goroutine, and `CALLER` must not be set: `work` may park, and other goroutines of the thread
+/// would see it.
 pub(crate) fn on_behalf_of<T>(goroutine: Option<Identity>, work: impl FnOnce() -> T) -> T {
     if started().is_none_or(|sched| sched.identity().is_some()) {
         return work();
     }
-    EMPLOYER.set(goroutine);
+    CALLER.set(goroutine);
     let result = work();
-    EMPLOYER.set(None);
+    CALLER.set(None);
     result
 }
 
-/// What the hook of `std` writes, in the same order and on the same conditions, with the goroutine in place of the thread. At once, so that
-/// other threads' lines do not come in between.
-fn tell(who: &Panicking, info: &PanicHookInfo<'_>) {
-    let mut text = format!("{who} panicked");
+/// Writes what the hook of `std` writes, with the goroutine in place of the thread. A single write
+/// keeps lines of other threads from coming in between.
+fn write_report(panicking: &Panicking, info: &PanicHookInfo<'_>) {
+    let mut text = format!("{panicking} panicked");
     // Writing to a String does not fail.
     let _ = match info.location() {
         Some(place) => writeln!(text, " at {place}:\n{}", message(info)),
         None => writeln!(text, ":\n{}", message(info)),
     };
-    text += &calls();
-    // A closed stderr is no reason to end.
+    text += &backtrace_or_note();
+    // A closed stderr is not an error.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
@@ -135,9 +145,10 @@ fn message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
         .unwrap_or("Box<dyn Any>")
 }
 
-/// The calls that led here, if `RUST_BACKTRACE` asks for them, or the first time how to ask.
-fn calls() -> Cow<'static, str> {
-    static SAID: AtomicBool = AtomicBool::new(false);
+/// Returns a backtrace if `RUST_BACKTRACE` asks for it. Otherwise returns the note how to get one,
+/// on the first call only.
+fn backtrace_or_note() -> Cow<'static, str> {
+    static NOTE_WRITTEN: AtomicBool = AtomicBool::new(false);
     match environment::var("RUST_BACKTRACE") {
         Some(value) if value == "full" => format!(
             "stack backtrace:\n{}",
@@ -146,32 +157,34 @@ fn calls() -> Cow<'static, str> {
         .into(),
         Some(value) if value != "0" => {
             let text = resolved(Backtrace::to_string);
-            let note = "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.";
-            format!("stack backtrace:\n{}{note}\n", of_the_program(&text)).into()
+            let note = "note: Some details are omitted, \
+                        run with `RUST_BACKTRACE=full` for a verbose backtrace.";
+            format!("stack backtrace:\n{}{note}\n", short_backtrace(&text)).into()
         }
-        _ if SAID.swap(true, Ordering::Relaxed) => "".into(),
+        _ if NOTE_WRITTEN.swap(true, Ordering::Relaxed) => "".into(),
         _ => {
             "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n".into()
         }
     }
 }
 
-/// The calls until here as text. Reading debug information takes more stack than a goroutine may have, so another thread does it, unless there
-/// is none to be had.
+/// Captures a backtrace and returns it as text. Reading debug information may take more stack than
+/// a goroutine has, so a thread does it. If the system refuses one, the goroutine does it itself.
 fn resolved(show: fn(&Backtrace) -> String) -> String {
     let backtrace = std::sync::Arc::new(Backtrace::force_capture());
-    let theirs = backtrace.clone();
+    let shared = backtrace.clone();
     let reader = thread::Builder::new()
         .name("gopark-panic".into())
-        .spawn(move || show(&theirs));
+        .spawn(move || show(&shared));
     reader
         .ok()
         .and_then(|reader| reader.join().ok())
         .unwrap_or_else(|| show(&backtrace))
 }
 
-/// The lines between the marks that `std`'s own short backtraces go by: without those of the panic and of the runtime.
-fn of_the_program(text: &str) -> String {
+/// Returns the lines between the two marks that delimit `std`'s short backtraces: those of the
+/// program, without those of the panic machinery and of the runtime.
+fn short_backtrace(text: &str) -> String {
     let has = |mark: &'static str| move |line: &&str| line.contains(mark);
     let lines: Vec<&str> = text.lines().collect();
     let start = lines
@@ -192,18 +205,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_backtrace_is_that_of_the_program() {
-        let text = "   0: std::panicking::hook\n   1: x::__rust_end_short_backtrace\n             at std.rs:1\n   2: panic_fmt\n   3: main\n\
-                    \x20            at main.rs:2\n   4: gopark::__rust_begin_short_backtrace\n             at g.rs:3\n   5: clone\n";
+    fn a_short_backtrace_has_the_lines_between_the_marks() {
+        let text = "   0: std::panicking::hook\n   1: x::__rust_end_short_backtrace\n\
+                    \x20            at std.rs:1\n   2: panic_fmt\n   3: main\n\
+                    \x20            at main.rs:2\n   4: gopark::__rust_begin_short_backtrace\n\
+                    \x20            at g.rs:3\n   5: clone\n";
         assert_eq!(
-            of_the_program(text),
+            short_backtrace(text),
             "   2: panic_fmt\n   3: main\n             at main.rs:2\n"
         );
-        assert_eq!(of_the_program("   0: unmarked\n"), "   0: unmarked\n");
+        assert_eq!(short_backtrace("   0: unmarked\n"), "   0: unmarked\n");
     }
 
     #[test]
-    fn the_hook_of_std_is_told_from_others() {
+    fn different_hooks_are_not_the_same() {
         let one: Box<Hook> = Box::new(|_| ());
         let other: Box<Hook> = Box::new(|_| panic!("never called"));
         assert!(is_same(&*one, &*one));
@@ -211,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_another_thread_sets_between_two_takes_is_not_lost() {
+    fn a_hook_set_by_another_thread_between_two_takes_is_kept() {
         fn standard() -> Box<Hook> {
             Box::new(|_| ())
         }

@@ -206,7 +206,7 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
         }
         Report::Deadlock => {
             // The process ends, with its texts or without.
-            let mut stderr = Stderr::impatient();
+            let mut stderr = Stderr::with_timeout();
             let _ = stderr
                 .write_all(format!("fatal error: {report}\n\n").as_bytes())
                 .and_then(|()| dump::dump(&mut stderr));
@@ -243,7 +243,7 @@ pub(crate) fn tell_what_is_off() {
             "gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)\n"
         );
         // A closed stderr is no reason not to start.
-        let _ = Stderr::impatient().write_all(text.as_bytes());
+        let _ = Stderr::with_timeout().write_all(text.as_bytes());
     }
 }
 

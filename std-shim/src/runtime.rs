@@ -287,7 +287,7 @@ impl Builder {
         }
         let unasked = report::are_wanted(self.reports)?;
         let config = self.config(unasked)?;
-        let signals = signals::wanted(self.dump_on)?;
+        let signals = signals::requested(self.dump_on)?;
         if self.no_sysmon && !signals.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -1,4 +1,4 @@
-//! Signals that ask for a dump: which ones may, and their handlers.
+//! Dumps on a signal: which signals can request a dump, and their handlers.
 #![allow(unsafe_code, reason = "signal handlers are installed through libc")]
 
 use crate::environment;
@@ -9,9 +9,9 @@ use std::ptr;
 
 const VARIABLE: &str = "GOPARK_DUMP";
 
-/// The signals that `GOPARK_DUMP` and [`Builder::dump_on`](crate::Builder::dump_on) name. An error
-/// if one of them cannot ask for a dump.
-pub(crate) fn wanted(setting: Option<i32>) -> io::Result<Vec<i32>> {
+/// Returns the signals named by `setting` ([`Builder::dump_on`](crate::Builder::dump_on)) and by
+/// `GOPARK_DUMP`. Fails if one of them cannot request a dump.
+pub(crate) fn requested(setting: Option<i32>) -> io::Result<Vec<i32>> {
     let mut signals = Vec::new();
     if let Some(signal) = setting {
         check(signal)
@@ -66,7 +66,7 @@ const NAMES: [(&str, i32); 31] = [
     ("SYS", libc::SIGSYS),
 ];
 
-/// The signal that a text names: `USR1`, `SIGUSR1` or `10`, in capitals or not.
+/// Parses a signal: `USR1`, `SIGUSR1` or `10`, in upper or lower case.
 fn number(text: &str) -> Option<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -77,7 +77,7 @@ fn number(text: &str) -> Option<i32> {
         .or_else(|| text.parse().ok())
 }
 
-/// Refuses a signal that cannot ask for a dump, and says why.
+/// Returns why `signal` cannot request a dump, as an error.
 fn check(signal: i32) -> Result<(), String> {
     let (last, last_standard) = (libc::SIGRTMAX(), 31);
     let name = NAMES
@@ -91,35 +91,37 @@ fn check(signal: i32) -> Result<(), String> {
         | libc::SIGFPE
         | libc::SIGTRAP
         | libc::SIGSYS => {
-            "comes from the instruction that faulted, which would fault again after the handler, for ever"
+            "comes from the instruction that faulted, which would fault again after the handler"
         }
         libc::SIGKILL | libc::SIGSTOP => "cannot be caught",
         libc::SIGPIPE | libc::SIGTTOU | libc::SIGXFSZ => {
-            "comes from writing, and the dump is written: it would ask for another, for ever"
+            "comes from writing, so that writing a dump could request the next one"
         }
         _ if !(1..=last).contains(&signal) => {
-            return Err(format!("{signal} is not a signal: they are 1 to {last}"));
+            return Err(format!("{signal} is not a signal: signals are 1 to {last}"));
         }
         _ if signal > last_standard && signal < libc::SIGRTMIN() => {
-            "is what libc uses itself, for setuid() and the end of threads"
+            "is used by libc, for setuid() and to cancel threads"
         }
         _ => return Ok(()),
     };
-    Err(format!("{name} {why}; take one such as SIGUSR1 or SIGQUIT"))
+    Err(format!("{name} {why}; use SIGUSR1 or SIGQUIT, say"))
 }
 
-/// Handlers that ask for a dump. Dropped before it is kept, it puts back what was there before.
+/// The installed handlers, each with the action that it replaced. Unless [`keep`](Self::keep) is
+/// called, the drop restores those actions.
 pub(crate) struct Handlers(Vec<(i32, libc::sigaction)>);
 
 impl Handlers {
-    /// Installs one for each of `signals`: all of them, or none. Until a scheduler runs they do nothing.
+    /// Installs a handler for each of `signals`, or on an error for none. A handler does nothing
+    /// until the scheduler runs.
     pub(crate) fn install(signals: &[i32]) -> io::Result<Self> {
         let mut installed = Handlers(Vec::new());
         for &signal in signals {
-            // SAFETY: all-zero is a valid sigaction, and the handler does what handlers may.
+            // SAFETY: all-zero is a valid sigaction, and `on_signal` is async-signal-safe.
             let (result, before) = unsafe {
                 let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-                action.sa_sigaction = ask as *const () as usize;
+                action.sa_sigaction = on_signal as *const () as usize;
                 action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
                 let mut before = MaybeUninit::<libc::sigaction>::zeroed();
                 (
@@ -131,7 +133,7 @@ impl Handlers {
                 let error = io::Error::last_os_error();
                 return Err(io::Error::new(
                     error.kind(),
-                    format!("the handler of signal {signal}: {error}"),
+                    format!("cannot install a handler for signal {signal}: {error}"),
                 ));
             }
             installed.0.push((signal, before));
@@ -139,7 +141,7 @@ impl Handlers {
         Ok(installed)
     }
 
-    /// Leaves them for the life of the process.
+    /// Keeps the handlers installed for the life of the process.
     pub(crate) fn keep(mut self) {
         self.0.clear();
     }
@@ -148,15 +150,15 @@ impl Handlers {
 impl Drop for Handlers {
     fn drop(&mut self) {
         for (signal, before) in &self.0 {
-            // SAFETY: what the system itself has said was there.
+            // SAFETY: `before` is the action that the kernel returned.
             unsafe { libc::sigaction(*signal, before, ptr::null_mut()) };
         }
     }
 }
 
-/// The signal handler. What it asks for comes back as a report.
-extern "C" fn ask(_: libc::c_int) {
-    // SAFETY: errno, which the interrupted code may be about to read, is put back.
+/// The signal handler. It sets a flag for sysmon, which then reports `Report::Asked`.
+extern "C" fn on_signal(_: libc::c_int) {
+    // SAFETY: errno is restored for the interrupted code, which may be about to read it.
     unsafe {
         let errno = *libc::__errno_location();
         if let Some(sched) = started() {
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_known_by_name_with_or_without_sig_and_by_number() {
+    fn signals_are_parsed_by_name_with_or_without_sig_and_by_number() {
         for text in ["USR1", "SIGUSR1", "usr1", "sigusr1", "10"] {
             assert_eq!(number(text), Some(libc::SIGUSR1), "{text}");
         }
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_signal_is_refused_that_a_dump_cannot_be_asked_for_with() {
+    fn signals_that_cannot_request_a_dump_are_refused() {
         let standard = [
             libc::SIGSEGV,
             libc::SIGBUS,

@@ -1,8 +1,9 @@
-//! Standard error as the runtime writes to it: past std's lock, which a goroutine may hold while the
-//! reader of a pipe is slow, and not on sysmon's thread, which others rely on.
+//! How the runtime writes to standard error.
 //!
-//! What sysmon has to say goes to a thread that ends when it has written all. While that lives, no
-//! deadlock is noticed: it is a thread of the process as any other.
+//! It does not take std's lock: a goroutine may hold that while it writes to a pipe whose reader is
+//! slow. It does not write on sysmon's thread either, which must not block. sysmon's reports go
+//! through a queue to a thread that ends when the queue is empty. The runtime detects no deadlock
+//! while this thread exists, because it counts as a thread of the program.
 #![allow(unsafe_code, reason = "the C library is given memory and a descriptor")]
 
 use crate::dump;
@@ -14,22 +15,25 @@ use std::panic;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// For how long the process waits for room in standard error before it goes on without.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a write that must not block for long waits for room in standard error. Enough for a
+/// slow reader, and short enough for a program that is to start or to end.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many texts wait for the thread that writes, at most. What comes then is dropped.
+/// The capacity of the queue, in texts. Further ones are dropped.
 const TEXTS_MAX: usize = 64;
 
-/// A pipe with any room takes as much without blocking: `PIPE_BUF`.
-const PIECE: usize = 4096;
+/// Bytes per write: `PIPE_BUF`. If poll(2) reports a pipe writable, it accepts this many without
+/// blocking.
+const CHUNK: usize = 4096;
 
-/// Standard error. A write that finds no room for so long fails with `TimedOut`; `None` waits for ever.
+/// Standard error. A write that finds no room within the timeout fails with `TimedOut`; with `None`
+/// it waits without limit.
 pub(crate) struct Stderr(Option<Duration>);
 
 impl Stderr {
-    /// For the thread that must go on.
-    pub(crate) fn impatient() -> Self {
-        Stderr(Some(PATIENCE))
+    /// For threads that must not block for long.
+    pub(crate) fn with_timeout() -> Self {
+        Stderr(Some(WRITE_TIMEOUT))
     }
 }
 
@@ -40,21 +44,21 @@ impl Write for Stderr {
             events: libc::POLLOUT,
             revents: 0,
         };
-        let patience = self
+        let timeout = self
             .0
-            .map_or(-1, |patience| patience.as_millis() as libc::c_int);
-        // SAFETY: the call gets one pollfd, which lives until it returns.
-        match unsafe { libc::poll(&raw mut stderr, 1, patience) } {
+            .map_or(-1, |timeout| timeout.as_millis() as libc::c_int);
+        // SAFETY: the call gets one pollfd, which outlives the call.
+        match unsafe { libc::poll(&raw mut stderr, 1, timeout) } {
             -1 => return Err(io::Error::last_os_error()),
             0 => return Err(io::ErrorKind::TimedOut.into()),
             _ => {}
         }
-        // SAFETY: no more is read than `text` has.
+        // SAFETY: the call reads at most `text.len()` bytes of `text`.
         match unsafe {
             libc::write(
                 libc::STDERR_FILENO,
                 text.as_ptr().cast(),
-                text.len().min(PIECE),
+                text.len().min(CHUNK),
             )
         } {
             -1 => Err(io::Error::last_os_error()),
@@ -67,7 +71,7 @@ impl Write for Stderr {
     }
 }
 
-/// What the thread writes.
+/// An entry of the queue.
 #[derive(PartialEq, Eq)]
 enum Text {
     Line(String),
@@ -75,7 +79,7 @@ enum Text {
 }
 
 impl Text {
-    /// A closed standard error is no reason to end.
+    /// Writes the text. Errors are ignored: a closed standard error must not end the program.
     fn write(&self, mut stderr: Stderr) {
         let _ = match self {
             Text::Line(line) => stderr.write_all(line.as_bytes()),
@@ -84,9 +88,9 @@ impl Text {
     }
 }
 
-/// What is to be written, and whether there is a thread that does so.
 struct Queue {
     texts: VecDeque<Text>,
+    /// Whether a thread exists that will write all `texts`.
     has_thread: bool,
 }
 
@@ -99,12 +103,12 @@ fn queue() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a line soon, and keeps the caller from nothing.
+/// Queues a line. Does not block.
 pub(crate) fn line_later(line: String) {
     later(Text::Line(line));
 }
 
-/// Writes a dump soon. While one waits to be made, it stands for further ones.
+/// Queues a dump, unless one is already queued. Does not block.
 pub(crate) fn dump_later() {
     later(Text::Dump);
 }
@@ -115,19 +119,20 @@ fn later(text: Text) {
         return;
     }
     if !queue.has_thread {
-        // No thread of std, which aborts the process if it gets no signal stack.
+        // Not a thread of std, which aborts the process if the system refuses it a signal stack.
         queue.has_thread = LINUX.spawn(format_args!("report"), write_all, 0).is_ok();
     }
     if queue.has_thread {
         queue.texts.push_back(text);
     } else {
         drop(queue);
-        // The lack of threads may be what the line tells. Only if there is room at once.
+        // The line may be the report that the system refuses threads. It is written here if
+        // standard error has room at once.
         text.write(Stderr(Some(Duration::ZERO)));
     }
 }
 
-/// What the thread does.
+/// The body of the thread: writes the queued texts, and ends when the queue is empty.
 fn write_all(_: usize) {
     loop {
         let mut queue = queue();
@@ -136,7 +141,7 @@ fn write_all(_: usize) {
             return;
         };
         drop(queue);
-        // A panic has been told by its hook, and must not keep later lines from being written.
+        // The hook reports a panic. Later texts must be written all the same.
         let _ = panic::catch_unwind(|| text.write(Stderr(None)));
     }
 }
@@ -146,8 +151,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_is_bounded_and_one_dump_stands_for_many() {
-        // As if the thread were in the middle of a text.
+    fn the_queue_is_bounded_and_holds_at_most_one_dump() {
+        // As if the thread were writing a text.
         queue().has_thread = true;
         (0..3).for_each(|_| dump_later());
         assert_eq!(queue().texts.len(), 1);

@@ -33,7 +33,10 @@ fn an_overflow_names_goroutine_spawn_site_and_size_before_the_process_dies() {
     ended.assert_said(&format!(
         "gopark: goroutine {id} (spawned at tests/src/bin/alone.rs:"
     ));
-    ended.assert_said(") has overflowed its stack of 128 KiB, of which 94 KiB are usable (Builder::stack_size for all, thread::Builder::stack_size for one)");
+    ended.assert_said(
+        ") has overflowed its stack of 128 KiB (94 KiB usable): raise Builder::stack_size, or \
+         thread::Builder::stack_size for this goroutine alone\n",
+    );
 }
 
 #[test]

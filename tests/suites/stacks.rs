@@ -99,7 +99,7 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
     let ended = run(stacks("large-frame").arg("64"));
     ended.assert_killed_by(libc::SIGSEGV);
     ended.assert_said(
-        "has overflowed its stack of 256 KiB, of which 190 KiB are usable (Builder::stack_size",
+        "has overflowed its stack of 256 KiB (190 KiB usable): raise Builder::stack_size,",
     );
     let stepped_over = run(stacks("large-frame").arg("4"));
     stepped_over.assert_success();
@@ -163,7 +163,7 @@ fn an_overflow_of_a_larger_stack_names_goroutine_and_size() {
     ended.assert_said(&format!(
         "gopark: goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"
     ));
-    ended.assert_said(") has overflowed its stack of 8192 KiB (");
+    ended.assert_said(") has overflowed its stack of 8192 KiB: raise ");
 }
 
 #[test]
