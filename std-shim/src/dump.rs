@@ -1,4 +1,4 @@
-//! What every goroutine does: the dump, for people.
+//! The dump: a text that says for every goroutine what it does.
 
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, sched};
@@ -9,25 +9,40 @@ use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
-/// Writes what every goroutine does: number, name, state, what it waits for and since when, where it was spawned, and the calls that led it
-/// there.
+/// Writes the state of every goroutine to `out`: number, name, state, what it waits for and since
+/// when, where it was spawned, and its backtrace.
 ///
-/// The text is for people and close to Go's. Nobody is stopped for it: a goroutine that runs meanwhile is shown as it was when it was looked at, and one
-/// that runs on another thread without its calls. It works while goroutines keep all threads; so does [`Builder::dump_on`](crate::Builder::dump_on),
-/// which does the same when a signal comes.
+/// The text resembles Go's, is meant for people, and may change between versions:
 ///
-/// Calls are shown with the feature `backtrace`, a default one, on x86-64 and aarch64: as names if the program has symbols, and with inlined functions,
-/// files and lines if it has debug information (`debug = "line-tables-only"` in the profile is enough). How gopark itself parks is left out.
+/// ```text
+/// goroutine 7 "importer" [IO wait, 12s, fd 5 read]:
+///     gopark::net::tcp_stream::TcpStream::read
+///         …
+/// created at src/main.rs:20:5
+/// ```
 ///
-/// A goroutine that could run, but whose thread another one keeps, says so:
-/// `[runnable, 2s, its thread is kept by goroutine 2 "logger" in futex]`.
+/// The dump stops no goroutine. It shows each as it was when the dump came to it, and a goroutine
+/// that runs on another thread without its backtrace. It works even if goroutines keep all threads
+/// busy. [`Builder::dump_on`](crate::Builder::dump_on) makes the same dump when a signal comes.
 ///
-/// Goroutines that have not started yet on a thread that another keeps busy are only counted. How long a goroutine waits is known to a
-/// millisecond, and not at all without [`sysmon`](crate::Builder::sysmon).
+/// Backtraces need the feature `backtrace`, which is on by default, and x86-64 or aarch64. They
+/// have names if the program has symbols, and inlined functions, files and lines if it has debug
+/// information (`debug = "line-tables-only"` in the profile is enough). The functions with which
+/// gopark parks are omitted.
+///
+/// A goroutine that is ready but whose thread is kept busy by another goroutine says so:
+/// `[runnable, 2s, its thread is kept by goroutine 2 "logger" in futex]`. Goroutines that have yet
+/// to start on such a thread are only counted.
+///
+/// Times are exact to a millisecond. Without [`sysmon`](crate::Builder::sysmon) there are none.
 ///
 /// # Errors
 ///
-/// What `out` fails with.
+/// The first error of `out`, or that of the system if it refuses the thread that makes the dump.
+///
+/// # Panics
+///
+/// If the runtime is not running and cannot be started.
 ///
 /// ```
 /// gopark::run(|| {
@@ -49,7 +64,8 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
     let sched = sched();
     let (text, pieces) = mpsc::sync_channel(1);
     thread::scope(move |scope| {
-        // On a thread of its own: reading debug information takes more stack than a goroutine may have, and `out` may park.
+        // A thread makes the text: reading debug information may take more stack than a goroutine
+        // has. The caller writes it, because `out` may park.
         let thread = thread::Builder::new().name("gopark-dump".into());
         thread.spawn_scoped(scope, move || {
             write_all(sched, BufWriter::with_capacity(PIECE, Pieces(text)))
@@ -61,9 +77,11 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
     })
 }
 
-/// Bytes that go from the thread that makes a dump to the one that writes it at once.
+/// Bytes of a piece, which the thread that makes the dump sends to the caller: large enough that
+/// switching between the two costs little.
 const PIECE: usize = 64 * 1024;
 
+/// Sends what is written to it to the caller of [`dump`].
 struct Pieces(SyncSender<Vec<u8>>);
 
 impl Write for Pieces {
@@ -79,7 +97,7 @@ impl Write for Pieces {
     }
 }
 
-/// Fails if nobody wants to know any more.
+/// Writes the dump to `out`. Returns the first error of `out`.
 fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut backtraces = Backtraces::new();
     let mut result = Ok(());
@@ -95,7 +113,7 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     if rest > 0 {
         writeln!(
             out,
-            "{rest} more goroutines have come meanwhile, or have yet to start on a thread that is busy"
+            "{rest} more goroutines are new, or have yet to start on a thread that is busy"
         )?;
     }
     out.flush()
@@ -114,7 +132,7 @@ fn write_one(
     writeln!(out, "created at {}\n", goroutine.site)
 }
 
-/// One goroutine in a dump, without its calls.
+/// The entry of one goroutine, without its backtrace.
 struct Entry<'a> {
     goroutine: &'a Goroutine<'a>,
     now: Nanos,
@@ -154,13 +172,13 @@ impl fmt::Display for Entry<'_> {
                     )?;
                     name.iter().try_for_each(|name| write!(f, " \"{name}\""))?;
                     match doing {
-                        ThreadState::Blocked(Some(call)) => write!(f, " in {}", Call(*call))?,
-                        doing => write!(f, " {}", Does(*doing))?,
+                        ThreadState::Blocked(Some(call)) => write!(f, " in {}", SystemCall(*call))?,
+                        doing => write!(f, " {}", ThreadActivity(*doing))?,
                     }
                 }
             }
             State::Running { thread, doing } => {
-                write!(f, "running, thread {thread} {}", Does(*doing))?
+                write!(f, "running, thread {thread} {}", ThreadActivity(*doing))?
             }
             State::Waiting { wait, since } => {
                 write!(f, "{wait}")?;
@@ -206,7 +224,7 @@ impl Entry<'_> {
     }
 }
 
-/// A time to be read; none is negative.
+/// A duration in a unit that suits its length. A negative one counts as zero.
 struct Span(Nanos);
 
 impl fmt::Display for Span {
@@ -221,30 +239,32 @@ impl fmt::Display for Span {
     }
 }
 
-/// What a thread does, in words.
-pub(crate) struct Does(pub(crate) ThreadState);
+/// What a thread does, as text.
+pub(crate) struct ThreadActivity(pub(crate) ThreadState);
 
-impl fmt::Display for Does {
+impl fmt::Display for ThreadActivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             ThreadState::Running => f.write_str("computing"),
-            ThreadState::Unknown => f.write_str("somehow busy"),
-            ThreadState::Blocked(Some(number)) => write!(f, "in system call {}", Call(number)),
+            ThreadState::Unknown => f.write_str("busy"),
+            ThreadState::Blocked(Some(number)) => {
+                write!(f, "in system call {}", SystemCall(number))
+            }
             ThreadState::Blocked(None) => f.write_str("in a system call"),
         }
     }
 }
 
-/// A system call, by name if it has one.
-pub(crate) struct Call(pub(crate) u32);
+/// A system call, shown by its name, or by its number if the name is not known.
+pub(crate) struct SystemCall(pub(crate) u32);
 
-impl Call {
+impl SystemCall {
     pub(crate) fn name(&self) -> Option<&'static str> {
         syscalls::Sysno::new(self.0 as usize).map(|call| call.name())
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for SystemCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),

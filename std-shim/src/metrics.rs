@@ -1,4 +1,4 @@
-//! Figures of the runtime, and the lines of `GOPARK_SCHEDTRACE`.
+//! [`metrics`], and the setting `GOPARK_SCHEDTRACE`.
 
 use crate::environment;
 use crate::runtime::{LINUX, sched};
@@ -6,13 +6,19 @@ use gopark_core::metrics::Metrics;
 use gopark_core::os::Nanos;
 use std::io::{self, ErrorKind};
 
-/// What the runtime has done and is doing. Starts it if it is not running.
+/// Returns counters and gauges of the runtime, those of Go's `runtime/metrics`. Starts the runtime
+/// with the defaults if it is not running.
 ///
-/// Counting goes on all the time and costs a few instructions for each turn of a goroutine. Reading stops nobody, and takes up to a millisecond
-/// where there are many stacks, for [`Metrics::stack_bytes`]. The example `metrics.rs` exports all of it to Prometheus.
+/// Counting is always on and costs a few instructions per turn of a goroutine. Reading the metrics
+/// stops no goroutine. With many stacks it takes up to a millisecond, for [`Metrics::stack_bytes`].
+/// The example `metrics.rs` exports all metrics to Prometheus.
 ///
-/// For a look at a program that does not export anything, set `GOPARK_SCHEDTRACE=1000` in its environment: every 1000 ms it prints the line of
-/// Go's `GODEBUG=schedtrace=1000` to standard error.
+/// To observe a program that exports nothing, set `GOPARK_SCHEDTRACE=1000` in its environment:
+/// every 1000 ms it prints the line of Go's `GODEBUG=schedtrace=1000` to standard error.
+///
+/// # Panics
+///
+/// If the runtime is not running and cannot be started.
 ///
 /// ```
 /// gopark::run(|| {
@@ -31,7 +37,7 @@ pub fn metrics() -> Metrics {
 
 const SCHEDTRACE: &str = "GOPARK_SCHEDTRACE";
 
-/// How often a line is to be printed, according to the environment. As in Go, 0 is the same as no value.
+/// Returns the interval that `GOPARK_SCHEDTRACE` sets. `None` if it is not set or, as in Go, 0.
 pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
     let Some(value) = environment::nonempty(SCHEDTRACE) else {
         return Ok(None);
@@ -45,7 +51,7 @@ pub(crate) fn schedtrace(sysmon: bool) -> io::Result<Option<Nanos>> {
         Some(0) => Ok(None),
         Some(_) if !sysmon => {
             let text = format!(
-                "{SCHEDTRACE}: sysmon prints its lines, and Builder::sysmon(false) turns that off"
+                "{SCHEDTRACE}: sysmon prints these lines, and Builder::sysmon(false) turns it off"
             );
             Err(io::Error::new(ErrorKind::InvalidInput, text))
         }

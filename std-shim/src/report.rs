@@ -1,6 +1,6 @@
-//! What sysmon has seen, told to the program or on stderr.
+//! sysmon's reports: passes each to the program's callback, or writes it to stderr.
 
-use crate::dump::{self, Call, Does};
+use crate::dump::{self, SystemCall, ThreadActivity};
 use crate::environment;
 use crate::runtime::LINUX;
 use crate::stderr::{self, Stderr};
@@ -15,15 +15,15 @@ use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Called with each stall.
+/// The callback of [`Builder::on_stall`](crate::Builder::on_stall).
 pub(crate) type OnStall = Arc<dyn Fn(&Stall) + Send + Sync>;
 
-/// How reports reach the program.
+/// Which reports are written to stderr, and the callback.
 #[derive(Default)]
 pub(crate) struct Settings {
-    /// Whether stderr gets what the program has not asked for.
+    /// Whether stderr gets the reports that are on by default.
     pub(crate) unasked: bool,
-    /// Whether stalls are among that.
+    /// Whether stalls are on by default, and so limited to one line per spawn site.
     pub(crate) unasked_stalls: bool,
     pub(crate) on_stall: Option<OnStall>,
 }
@@ -31,16 +31,17 @@ pub(crate) struct Settings {
 /// Set before the first goroutine runs.
 pub(crate) static SETTINGS: OnceLock<Settings> = OnceLock::new();
 
-/// After how long a goroutine is reported, if the program has not said, that is blocked while others
-/// wait. Longer than what a busy disk takes.
+/// How long a goroutine must be blocked, while others wait for its thread, until it is reported by
+/// default: longer than a busy disk takes.
 pub(crate) const BLOCKED_FOR: Duration = Duration::from_secs(1);
 
-/// Lines about stalls in a minute, at most, if the program has not asked for them.
+/// The most stalls per minute that are reported by default: few enough for a log.
 const LINES_A_MINUTE: u32 = 5;
 
 const VARIABLE: &str = "GOPARK_REPORTS";
 
-/// Whether stderr gets what the program has not asked for: as `setting` says, or the environment.
+/// Returns whether stderr gets the reports that are on by default: as
+/// [`Builder::reports`](crate::Builder::reports) says, or else `GOPARK_REPORTS`.
 pub(crate) fn are_wanted(setting: Option<bool>) -> io::Result<bool> {
     let value = environment::nonempty(VARIABLE);
     let default = match value.as_ref().map(|value| value.to_str()) {
@@ -57,41 +58,60 @@ pub(crate) fn are_wanted(setting: Option<bool>) -> io::Result<bool> {
     Ok(setting.unwrap_or(default))
 }
 
-/// A goroutine that has kept its thread for longer than [`Builder::stall_after`](crate::Builder::stall_after):
-/// it computes, or sits in a system call that blocks.
+/// A report of a goroutine that keeps its thread busy: it computes, or is blocked in a system call,
+/// for longer than [`Builder::stall_after`](crate::Builder::stall_after).
 ///
-/// Its `Display` is two lines, of which the second says what to do:
+/// [`Builder::on_stall`](crate::Builder::on_stall) receives it. Its `Display` has two lines; the
+/// second is the remedy:
 ///
 /// ```text
-/// goroutine 7 "importer", spawned at src/main.rs:20:5, keeps its thread for 101 ms in system call fsync; 3 goroutines wait for it
+/// goroutine 7, spawned at src/main.rs:20:5, keeps its thread for 101 ms in system call fsync
 ///     hand the call to gopark::blocking, or make it on a std::thread
+/// ```
+///
+/// ```
+/// use std::{sync::mpsc, thread, time::Duration};
+///
+/// let (sender, stalls) = mpsc::channel();
+/// gopark::Builder::new()
+///     .stall_after(Duration::from_millis(20))
+///     .on_stall(move |stall| _ = sender.send(stall.clone()))
+///     .start()?;
+/// let goroutine = gopark::go(|| thread::sleep(Duration::from_millis(200)));
+///
+/// let stall = stalls.recv().unwrap();
+/// assert_eq!(stall.id(), goroutine.id());
+/// assert!(stall.lasts() >= Duration::from_millis(20));
+/// assert_eq!((stall.name(), stall.waiting()), (None, 0));
+/// println!("{stall}");
+/// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Stall(sched::Stall);
 
 impl Stall {
-    /// The goroutine's number.
+    /// Returns the goroutine's number, that of [`JoinHandle::id`](crate::JoinHandle::id).
     pub fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// The name it was given with [`set_name`](crate::set_name).
+    /// Returns the goroutine's name, if it has one: that of [`set_name`](crate::set_name).
     pub fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
     }
 
-    /// Where it was spawned.
+    /// Returns where the goroutine was spawned.
     pub fn site(&self) -> &'static Location<'static> {
         self.0.site
     }
 
-    /// For how long it has kept its thread.
+    /// Returns how long the goroutine has kept its thread so far, exact to about a millisecond.
     pub fn lasts(&self) -> Duration {
         Duration::from_nanos(self.0.lasts as u64)
     }
 
-    /// The number of the system call that its thread is blocked in. `None` if it computes, or if the
-    /// system does not say.
+    /// Returns the number of the system call (`libc::SYS_…`) in which the thread is blocked. `None`
+    /// if the goroutine computes, or if the system does not permit to read the number.
     pub fn system_call(&self) -> Option<u32> {
         match self.0.doing {
             ThreadState::Blocked(number) => number,
@@ -99,9 +119,10 @@ impl Stall {
         }
     }
 
-    /// How many goroutines are ready and can run on that thread only. In a stall that is reported
-    /// unasked, and whose system call is `futex`, those that have started on that thread and join
-    /// this goroutine count as well.
+    /// Returns how many goroutines are ready and can run on that thread only.
+    ///
+    /// If the report is on by default and the system call is `futex`, the goroutines that have
+    /// started on that thread and join this goroutine count as well.
     pub fn waiting(&self) -> usize {
         self.0.waiting
     }
@@ -118,7 +139,7 @@ impl fmt::Display for Stall {
             ", spawned at {}, keeps its thread for {} ms {}",
             self.site(),
             self.lasts().as_millis(),
-            Does(self.0.doing)
+            ThreadActivity(self.0.doing)
         )?;
         match self.waiting() {
             0 => {}
@@ -129,15 +150,17 @@ impl fmt::Display for Stall {
     }
 }
 
-/// What to do about a goroutine that keeps its thread.
+/// Returns what to do about a goroutine that keeps its thread.
 fn remedy(doing: ThreadState) -> &'static str {
     let ThreadState::Blocked(call) = doing else {
-        return "hand the work to gopark::blocking or a std::thread, or call gopark::yield_now now and then";
+        return "hand the work to gopark::blocking or a std::thread, \
+                or call gopark::yield_now now and then";
     };
-    match call.and_then(|number| Call(number).name()) {
+    match call.and_then(|number| SystemCall(number).name()) {
         Some("futex") => {
-            "hold no std lock over a call of gopark, and wait for std locks and channels in gopark::blocking: the goroutine that would unlock or \
-             send may be one of those that wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
+            "hold no std lock over a call of gopark, and wait for std locks and channels in \
+             gopark::blocking: the goroutine that is to unlock or send may be among those that \
+             wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
         }
         Some("nanosleep" | "clock_nanosleep") => "call gopark::sleep",
         Some(
@@ -149,41 +172,43 @@ fn remedy(doing: ThreadState) -> &'static str {
     }
 }
 
-/// The stalls that were told though the program had not asked: the spawn sites, and how many lines in
-/// the minute that began when.
-struct Told {
+/// Limits the stalls that are reported by default.
+struct Limiter {
+    /// The spawn sites that have been reported.
     sites: BTreeSet<&'static Location<'static>>,
+    /// When the current minute began.
     minute: Option<Instant>,
+    /// Reports in that minute.
     lines: u32,
 }
 
-static TOLD: Mutex<Told> = Mutex::new(Told::new());
+static LIMITER: Mutex<Limiter> = Mutex::new(Limiter::new());
 
-impl Told {
+impl Limiter {
     const fn new() -> Self {
-        Told {
+        Limiter {
             sites: BTreeSet::new(),
             minute: None,
             lines: 0,
         }
     }
 
-    /// Whether a stall that the program has not asked for is worth a line: one for each spawn site, and
-    /// few in a minute.
-    fn is_news(&mut self, site: &'static Location<'static>, now: Instant) -> bool {
+    /// Returns whether to report a stall: one per spawn site, and at most [`LINES_A_MINUTE`].
+    fn permits(&mut self, site: &'static Location<'static>, now: Instant) -> bool {
         if self
             .minute
             .is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(60))
         {
             (self.minute, self.lines) = (Some(now), 0);
         }
-        let news = self.lines < LINES_A_MINUTE && self.sites.insert(site);
-        self.lines += u32::from(news);
-        news
+        let permits = self.lines < LINES_A_MINUTE && self.sites.insert(site);
+        self.lines += u32::from(permits);
+        permits
     }
 }
 
-/// On sysmon's thread, which writes nothing itself while the process is to go on.
+/// Passes on a report. Runs on sysmon's thread, so it does not write to stderr itself, which could
+/// block, except for a deadlock, which ends the process.
 pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
     let settings = SETTINGS.get();
     match report {
@@ -191,26 +216,26 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
             let stall = Stall(stall.clone());
             match settings {
                 Some(Settings {
-                    on_stall: Some(tell),
+                    on_stall: Some(on_stall),
                     ..
-                }) => tell(&stall),
+                }) => on_stall(&stall),
                 Some(Settings {
                     unasked_stalls: true,
                     ..
-                }) if !TOLD
+                }) if !LIMITER
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .is_news(stall.site(), Instant::now()) => {}
+                    .permits(stall.site(), Instant::now()) => {}
                 _ => stderr::line_later(format!("gopark: {stall}\n")),
             }
         }
         Report::Deadlock => {
-            // The process ends, with its texts or without.
+            // The process ends, whether or not stderr accepts the texts.
             let mut stderr = Stderr::with_timeout();
             let _ = stderr
                 .write_all(format!("fatal error: {report}\n\n").as_bytes())
                 .and_then(|()| dump::dump(&mut stderr));
-            // Go's status.
+            // Go's exit status of a deadlock.
             process::exit(2);
         }
         Report::Asked => stderr::dump_later(),
@@ -221,8 +246,8 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
     }
 }
 
-/// Says what the system does not let sysmon see or do, if there is such a thing. Called at the start.
-pub(crate) fn tell_what_is_off() {
+/// Reports what the system does not permit sysmon to see or do, if anything. Called at the start.
+pub(crate) fn report_restrictions() {
     let thread = LINUX.thread();
     let (states, clocks) = (
         LINUX.doing(thread) != ThreadState::Unknown,
@@ -230,41 +255,45 @@ pub(crate) fn tell_what_is_off() {
     );
     let full = |error: io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
     let descriptors = !File::open("/proc/self/stat").is_err_and(full);
-    let off = Off {
+    let restrictions = Permitted {
         descriptors,
         states,
         clocks,
         threads: LINUX.threads().is_some(),
-        takes: LINUX.barrier(),
+        handoff: LINUX.barrier(),
     }
     .to_string();
-    if !off.is_empty() {
+    if !restrictions.is_empty() {
         let text = format!(
-            "gopark: the system refuses what the runtime watches goroutines with{off} (GOPARK_REPORTS=off silences this)\n"
+            "gopark: the system refuses part of what the runtime needs to watch goroutines\
+             {restrictions} (GOPARK_REPORTS=off silences this)\n"
         );
-        // A closed stderr is no reason not to start.
+        // A closed stderr must not prevent the start.
         let _ = Stderr::with_timeout().write_all(text.as_bytes());
     }
 }
 
-/// What can be known of threads and done about them; as text, what follows from what cannot.
-struct Off {
-    /// Whether a file of `/proc` can be opened as far as the limits of descriptors go.
+/// What the system permits sysmon. `Display` lists the consequences of what it does not.
+struct Permitted {
+    /// To open files of `/proc`, as far as the limits of descriptors go.
     descriptors: bool,
-    /// What they do.
+    /// To read what a thread does.
     states: bool,
-    /// How much CPU they use.
+    /// To read how much CPU time a thread has used.
     clocks: bool,
-    /// How many there are.
+    /// To count the threads of the process.
     threads: bool,
-    /// Whether a goroutine that keeps its thread may lose its proc.
-    takes: bool,
+    /// To hand off the P of a goroutine that keeps its thread.
+    handoff: bool,
 }
 
-impl fmt::Display for Off {
+impl fmt::Display for Permitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.takes {
-            return f.write_str("; without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");
+        if !self.handoff {
+            return f.write_str(
+                "; without membarrier, a goroutine that blocks its thread or computes \
+                 holds up all others of its proc",
+            );
         }
         let proc = if self.descriptors {
             "/proc"
@@ -274,15 +303,17 @@ impl fmt::Display for Off {
         match (self.states, self.clocks) {
             (true, true) => {}
             (true, false) => {
-                f.write_str("; without CPU clocks, what runs for 10 ms counts as computing")?
+                f.write_str("; without CPU clocks, a turn of 10 ms counts as computing")?
             }
             (false, true) => write!(
                 f,
-                "; without {proc}, threads that block are noticed by their CPU clocks, some ms later, and no system call is named"
+                "; without {proc}, threads that block are noticed by their CPU clocks, \
+                 some ms later, and no system call is named"
             )?,
             (false, false) => write!(
                 f,
-                "; without {proc} and CPU clocks, what runs for 10 ms counts as computing, and others take over for 8 of these for each proc",
+                "; without {proc} and CPU clocks, a turn of 10 ms counts as computing, \
+                 and other threads take over for 8 such goroutines per proc",
             )?,
         }
         if !self.threads {
@@ -298,26 +329,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spawn_site_is_told_once_and_few_lines_a_minute() {
+    fn a_spawn_site_is_reported_once_and_few_per_minute() {
         #[track_caller]
         fn here() -> &'static Location<'static> {
             Location::caller()
         }
         let sites = [here(), here(), here(), here(), here(), here(), here()];
-        let mut told = Told::new();
+        let mut limiter = Limiter::new();
         let start = Instant::now();
-        let news: Vec<_> = sites.iter().map(|site| told.is_news(site, start)).collect();
-        assert_eq!(news, [true, true, true, true, true, false, false]);
-        assert!(!told.is_news(sites[6], start + Duration::from_secs(59)));
-        assert!(told.is_news(sites[6], start + Duration::from_secs(60)));
-        assert!(
-            !told.is_news(sites[0], start + Duration::from_secs(200)),
-            "a site is told once"
-        );
+        let mut permits = |site: usize, seconds| {
+            limiter.permits(sites[site], start + Duration::from_secs(seconds))
+        };
+        let first: Vec<_> = (0..7).map(|site| permits(site, 0)).collect();
+        assert_eq!(first, [true, true, true, true, true, false, false]);
+        assert!(!permits(6, 59));
+        assert!(permits(6, 60));
+        assert!(!permits(0, 200), "a site is reported once");
     }
 
     #[test]
-    fn every_remedy_is_for_its_call() {
+    fn each_system_call_has_its_remedy() {
         let call = |call: syscalls::Sysno| remedy(ThreadState::Blocked(Some(call.id() as u32)));
         assert!(
             call(syscalls::Sysno::futex).contains("std lock")
@@ -331,25 +362,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_is_named_and_nothing_else() {
-        let all = Off {
+    fn only_the_consequences_of_refusals_are_listed() {
+        let all = Permitted {
             descriptors: true,
             states: true,
             clocks: true,
             threads: true,
-            takes: true,
+            handoff: true,
         };
         assert_eq!(all.to_string(), "");
         assert!(
-            Off {
-                takes: false,
+            Permitted {
+                handoff: false,
                 ..all
             }
             .to_string()
             .contains("membarrier")
         );
         assert_eq!(
-            Off {
+            Permitted {
                 threads: false,
                 ..all
             }
@@ -357,7 +388,7 @@ mod tests {
             "; deadlocks are not noticed"
         );
         assert!(
-            Off {
+            Permitted {
                 states: false,
                 threads: false,
                 ..all
@@ -365,7 +396,7 @@ mod tests {
             .to_string()
             .contains("without /proc,")
         );
-        let full = Off {
+        let full = Permitted {
             descriptors: false,
             states: false,
             ..all

@@ -323,7 +323,7 @@ impl Builder {
             on_stall,
         });
         if unasked && config.sysmon.is_some() {
-            report::tell_what_is_off();
+            report::report_restrictions();
         }
         if let Some(trace) = trace {
             trace.begin(sched);

@@ -179,7 +179,8 @@ fn schedtrace_says_what_is_wrong_with_its_variable() {
             "InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"
         ));
     }
-    let said = "InvalidInput: GOPARK_SCHEDTRACE: sysmon prints its lines, and Builder::sysmon(false) turns that off";
+    let said = "InvalidInput: GOPARK_SCHEDTRACE: sysmon prints these lines, \
+                and Builder::sysmon(false) turns it off";
     schedtrace("1000", "without-sysmon").assert_said(said);
     for sysmon in ["with-sysmon", "without-sysmon"] {
         assert_eq!(schedtrace("0", sysmon).output, "");
