@@ -1,10 +1,10 @@
-//! What the linker leaves out: the same as in minimal-echo.
+//! Linker flags that make the program smaller, the same as in minimal-echo.
 
 fn main() {
-    // Asked for when it runs: `env!` would keep the place where it was compiled.
+    // Read when this program runs; `env!` would name the directory in which it was compiled.
     let script = format!(
         "{}/../minimal-echo/sections.ld",
-        std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")
+        std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")
     );
     println!("cargo:rerun-if-changed={script}");
     for argument in [

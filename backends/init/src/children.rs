@@ -1,6 +1,9 @@
-//! Children, and the orphans of others, that end: the first process waits for them, or they stay in the process table.
+//! Reaping: the first process waits for its children, and for orphans, which become its children.
+//! Otherwise they stay in the process table as zombies (wait(2)).
 //!
-//! `SIGCHLD` is blocked in all threads and comes through a descriptor, so that one goroutine waits for it as others wait for connections.
+//! `SIGCHLD` is blocked in all threads and arrives through a signalfd. So a goroutine waits for it
+//! as others wait for connections. The race: signals of one kind are merged while one is pending
+//! (signal(7)), so after each signal the goroutine waits for all children that have ended.
 #![allow(
     unsafe_code,
     reason = "fork, signals; each argues that the memory it passes is valid for the call"
@@ -14,14 +17,17 @@ use gopark_backends::linux::io;
 use gopark_core::fd::Fd;
 use gopark_core::os::{Errno, Mode};
 
+/// Children that this process has forked.
 pub static STARTED: AtomicU32 = AtomicU32::new(0);
+/// Children and orphans that it has waited for.
 pub static REAPED: AtomicU32 = AtomicU32::new(0);
 /// Whether there are children that run or have not been reaped.
 pub static SOME_LEFT: AtomicBool = AtomicBool::new(false);
 
-/// Has orphans come to this process, as they do to the first in any case. Gives a descriptor that is readable when some child has ended.
+/// Makes orphans children of this process, even if it is not the first (PR_SET_CHILD_SUBREAPER in
+/// prctl(2)). Returns a descriptor that is readable after a child has ended.
 ///
-/// Threads inherit what is blocked, so this comes before there are any.
+/// Call it before threads start: they inherit the blocked signals.
 pub fn adopt() -> Result<i32, Errno> {
     let mut signals = MaybeUninit::uninit();
     // SAFETY: `signals` is filled in before it is used.
@@ -35,11 +41,11 @@ pub fn adopt() -> Result<i32, Errno> {
     }
 }
 
-/// Waits for children, for ever.
+/// Waits for children that have ended. Returns only if `signals` cannot be read.
 pub fn reap(signals: &Fd) {
     let mut signal = [0; size_of::<libc::signalfd_siginfo>()];
     loop {
-        // Signals that come while one is pending are that one: whoever has ended by now is waited for.
+        // All children that have ended, since their signals may have been merged.
         let last = loop {
             // SAFETY: the status is not asked for.
             match unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) } {
@@ -47,7 +53,7 @@ pub fn reap(signals: &Fd) {
                 last => break last,
             }
         };
-        // -1 says that there is no child, 0 that none has ended.
+        // -1: there are no children. 0: none of them has ended.
         SOME_LEFT.store(last == 0, Ordering::Relaxed);
         if signals
             .operate(Mode::Read, |fd| io::read(fd, &mut signal))
@@ -58,8 +64,9 @@ pub fn reap(signals: &Fd) {
     }
 }
 
-/// Starts a child that leaves an orphan: it ends before its own child does.
-pub fn start() -> bool {
+/// Forks a child that forks another and exits first, which leaves an orphan. Returns false if it
+/// cannot fork.
+pub fn fork_orphan() -> bool {
     // SAFETY: the children make system calls only, and end without running exit handlers.
     unsafe {
         match libc::fork() {

@@ -1,5 +1,5 @@
-//! A PID 1 without std: mounts `/proc`, brings the network up, serves an echo port and a page about itself, reaps orphans, and powers off
-//! when it is asked to.
+//! A PID 1 without std: mounts `/proc`, brings the network up, serves an echo port and a status
+//! page, reaps orphans, and powers off on request.
 //!
 //! ```text
 //! init [NAME=VALUE]…            on the kernel's command line after `--`
@@ -8,10 +8,11 @@
 //! address=eth0/10.0.2.15/24     gives an interface an address and brings it up
 //! netem=eth0/20/5               delays what leaves it by 20 ms, and loses 5 % of it
 //! echo=7  status=80             ports
-//! idle=30                       seconds after which a connection that says nothing is dropped
+//! idle=30                       seconds after which a silent connection is closed
 //! ```
 //!
-//! The first three are done in their order. In another process than the first it mounts nothing, and ends where it would power off.
+//! `load`, `address` and `netem` take effect in the order in which they are given. If it is not the
+//! first process, it mounts nothing, and exits in place of powering off.
 #![no_std]
 #![no_main]
 #![allow(
@@ -22,7 +23,6 @@
 extern crate alloc;
 
 mod children;
-#[allow(unsafe_code, reason = "an allocator")]
 #[path = "../../minimal-echo/src/heap.rs"]
 mod heap;
 mod network;
@@ -43,37 +43,40 @@ use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
 use gopark_core::polldesc::PollError;
 use gopark_core::sched::{Config, Sched};
 use gopark_core::sema::Sema;
-use system::say;
+use system::print_line;
 
-// Without std nobody else asks the linker for it.
+// Without std, nothing else asks the linker for libc.
 #[link(name = "c")]
 unsafe extern "C" {}
 
 static LINUX: Linux = Linux::new();
 
 const SECOND: Nanos = 1_000_000_000;
+/// Bytes of a goroutine's stack.
 const STACK_SIZE: usize = 64 * 1024;
+/// Bytes that a connection reads at once.
 const BUFFER: usize = 4096;
 
-/// What became of connections to the echo port.
+/// Statistics of the echo port, by how connections ended.
 #[derive(Default)]
 struct Counts {
-    /// Something was sent back.
+    /// Connections that were sent something back.
     served: AtomicU32,
-    /// Dropped for their silence.
+    /// Connections that were closed because they were silent for too long.
     silent: AtomicU32,
 }
 
-/// What goroutines share.
+/// What all goroutines share.
 struct Init {
     sched: &'static Sched,
     /// How long a connection may be silent.
     idle: Nanos,
     counts: Counts,
     /// Released when the machine is to be powered off.
-    off: Sema,
+    power_off: Sema,
 }
 
+// The ports of the two services.
 struct Ports {
     echo: u16,
     status: u16,
@@ -83,8 +86,8 @@ struct Ports {
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let first = system::is_first();
     if first {
-        done("mount /proc", system::mount_proc());
-        done("bring lo up", network::up(b"lo"));
+        print_failure("mount /proc", system::mount_proc());
+        print_failure("bring lo up", network::up(b"lo"));
     }
     let (mut ports, mut idle) = (
         Ports {
@@ -94,9 +97,9 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         30,
     );
     for index in 1..count as usize {
-        // SAFETY: the C runtime passes so many strings, which live as long as the process.
+        // SAFETY: the C runtime passes `count` strings, which live as long as the process.
         let word = unsafe { CStr::from_ptr(*arguments.add(index)) };
-        obey(word, &mut ports, &mut idle);
+        apply(word, &mut ports, &mut idle);
     }
 
     let signals = children::adopt().expect("signalfd");
@@ -107,7 +110,8 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ..Config::new(affinity())
     };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
-    // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
+    // SAFETY: goroutines move only if there are no thread-locals, and those below keep nothing else
+    // that belongs to a thread.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
@@ -116,27 +120,28 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         sched,
         idle: Nanos::from(idle) * SECOND,
         counts: Counts::default(),
-        off: Sema::new(sched),
+        power_off: Sema::new(sched),
     });
 
     let signals = own(sched, signals);
     go(sched, move || children::reap(&signals));
     listen(&init, ports.echo, echo);
     listen(&init, ports.status, status::answer);
-    say(format_args!(
+    print_line(format_args!(
         "init: process {}, echo on port {}, status on port {}",
         system::pid(),
         ports.echo,
         ports.status
     ));
 
-    init.off.acquire();
-    say(format_args!("init: power off"));
-    system::end(first)
+    init.power_off.acquire();
+    print_line(format_args!("init: power off"));
+    system::power_off_or_exit(first)
 }
 
-/// Does what one word of the command line says. The kernel passes words that are not for init, too.
-fn obey(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
+/// Carries out one word of the command line. It ignores unknown words: the kernel passes some that
+/// are not meant for init.
+fn apply(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
     let bytes = word.to_bytes_with_nul();
     let Some(name) = bytes
         .split(|&byte| byte == b'=')
@@ -149,9 +154,9 @@ fn obey(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
     let text = value.to_str().unwrap_or_default();
     let what = word.to_str().unwrap_or_default();
     match name {
-        b"load" => done(what, system::load(value)),
-        b"address" => done(what, network::set_address(text)),
-        b"netem" => done(what, network::set_netem(text)),
+        b"load" => print_failure(what, system::load(value)),
+        b"address" => print_failure(what, network::set_address(text)),
+        b"netem" => print_failure(what, network::set_netem(text)),
         b"echo" => set(what, text, &mut ports.echo),
         b"status" => set(what, text, &mut ports.status),
         b"idle" => set(what, text, idle),
@@ -162,18 +167,18 @@ fn obey(word: &'static CStr, ports: &mut Ports, idle: &mut u16) {
 fn set<T: FromStr>(what: &str, text: &str, to: &mut T) {
     match text.parse() {
         Ok(value) => *to = value,
-        Err(_) => say(format_args!("init: {what}: no such number")),
+        Err(_) => print_line(format_args!("init: {what}: no such number")),
     }
 }
 
-/// A PID 1 goes on without what it could not do.
-fn done(what: &str, result: Result<(), Errno>) {
+/// Prints a failure and goes on, as a PID 1 must.
+fn print_failure(what: &str, result: Result<(), Errno>) {
     if let Err(errno) = result {
-        say(format_args!("init: {what}: {errno}"));
+        print_line(format_args!("init: {what}: {errno}"));
     }
 }
 
-/// Serves a port: a goroutine accepts, and each connection has one of its own.
+/// Serves a port. One goroutine accepts, and each connection has its own.
 fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdError>) {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let listener = match socket::listener(address, 1024) {
@@ -191,14 +196,15 @@ fn listen(init: &Arc<Init>, port: u16, serve: fn(&Init, &Fd) -> Result<(), FdErr
                         .sched
                         .go(move || serve(&init, &connection), Location::caller());
                 }
-                // Too many are open, say: they wait in the queue until others have ended.
+                // Too many are open, for example. New connections wait in the kernel's queue until
+                // others have ended.
                 Err(_) => init.sched.sleep_until(init.sched.now() + SECOND / 100),
             }
         }
     });
 }
 
-/// Sends back what comes, until the peer or the time is at its end.
+/// Sends back what arrives, until the peer ends the connection or is silent for too long.
 fn echo(init: &Init, connection: &Fd) -> Result<(), FdError> {
     let mut buffer = [0; BUFFER];
     connection.set_timeout(Mode::Read, init.idle)?;
@@ -234,7 +240,7 @@ fn go(sched: &'static Sched, f: impl FnOnce() + Send + 'static) {
 }
 
 fn own(sched: &'static Sched, descriptor: i32) -> Fd {
-    // SAFETY: those who call this have just made it, non-blocking, and give it away.
+    // SAFETY: callers pass a non-blocking descriptor that they have just made, and give it away.
     unsafe { Fd::new(sched, descriptor) }
 }
 

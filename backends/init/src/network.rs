@@ -1,4 +1,4 @@
-//! Interfaces: up, with an address, and as bad as a test wants them.
+//! Network interfaces: addresses, and delay and loss for tests. Source: netdevice(7), rtnetlink(7).
 #![allow(
     unsafe_code,
     reason = "ioctl and netlink; each argues that the memory it passes is valid for the call"
@@ -12,11 +12,11 @@ use gopark_core::os::Errno;
 
 const INVALID: Errno = Errno::new(libc::EINVAL);
 
-/// A request about the interface of this name.
+/// A request about the interface with this name.
 fn request(interface: &[u8]) -> Result<libc::ifreq, Errno> {
     // SAFETY: all zeroes is a request without a name.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    // A zero ends it.
+    // The name ends with a zero.
     if interface.len() >= request.ifr_name.len() {
         return Err(INVALID);
     }
@@ -31,7 +31,7 @@ fn ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> Result<(), Errno> {
     let socket = check(
         unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
     )? as i32;
-    // SAFETY: the codes below read and write a request.
+    // SAFETY: the ioctls of this module read and write an `ifreq`.
     let result = check(unsafe { libc::ioctl(socket, code, ptr::from_mut(request)) }.into());
     close(socket);
     result.map(drop)
@@ -41,12 +41,13 @@ fn ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> Result<(), Errno> {
 pub fn up(interface: &[u8]) -> Result<(), Errno> {
     let mut request = request(interface)?;
     ioctl(libc::SIOCGIFFLAGS as _, &mut request)?;
-    // SAFETY: the system has filled in the flags.
+    // SAFETY: the kernel has filled in the flags.
     unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
     ioctl(libc::SIOCSIFFLAGS as _, &mut request)
 }
 
-/// `INTERFACE/ADDRESS/BITS`: gives it the address, in a network of so many bits, and brings it up.
+/// `INTERFACE/ADDRESS/BITS`: sets the address, in a network with a prefix of BITS bits, and brings
+/// the interface up.
 pub fn set_address(text: &str) -> Result<(), Errno> {
     let mut parts = text.split('/');
     let interface = parts.next().unwrap_or_default().as_bytes();
@@ -73,7 +74,7 @@ pub fn set_address(text: &str) -> Result<(), Errno> {
             },
             sin_zero: [0; 8],
         };
-        // SAFETY: both are 16 bytes of integers.
+        // SAFETY: both types are 16 bytes of integers.
         request.ifr_ifru.ifru_addr =
             unsafe { mem::transmute::<libc::sockaddr_in, libc::sockaddr>(name) };
         ioctl(code as _, &mut request)?;
@@ -81,7 +82,7 @@ pub fn set_address(text: &str) -> Result<(), Errno> {
     up(interface)
 }
 
-/// A message that gives an interface a queue of kind netem: what `tc qdisc add dev INTERFACE root netem delay D loss L` sends.
+/// The netlink message of `tc qdisc add dev INTERFACE root netem delay D loss L`.
 #[repr(C)]
 struct NewQueue {
     header: libc::nlmsghdr,
@@ -101,14 +102,14 @@ struct Attribute<T> {
     value: T,
 }
 
-/// `struct tc_netem_qopt`.
+/// `struct tc_netem_qopt` of `linux/pkt_sched.h`.
 #[repr(C)]
 struct Netem {
     /// In units of 64 ns.
     latency: u32,
     /// Packets.
     limit: u32,
-    /// `u32::MAX` is all of them.
+    /// A fraction of `u32::MAX`.
     loss: u32,
     gap: u32,
     duplicate: u32,
@@ -121,7 +122,7 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const NLM_F_CREATE: libc::c_int = 0x400;
 
-/// `INTERFACE/MILLISECONDS/PERCENT`: delays what leaves the interface, and loses a part of it.
+/// `INTERFACE/MILLISECONDS/PERCENT`: delays what leaves the interface, and loses this part of it.
 #[doc(alias = "tc")]
 pub fn set_netem(text: &str) -> Result<(), Errno> {
     let mut parts = text.split('/');
@@ -145,7 +146,7 @@ pub fn set_netem(text: &str) -> Result<(), Errno> {
             nlmsg_pid: 0,
         },
         family: 0,
-        // SAFETY: the system has filled in the index.
+        // SAFETY: the kernel has filled in the index.
         interface: unsafe { request.ifr_ifru.ifru_ifindex },
         handle: 0,
         parent: TC_H_ROOT,
@@ -180,17 +181,16 @@ pub fn set_netem(text: &str) -> Result<(), Errno> {
         .into(),
     )? as i32;
     let mut answer = [0u32; 64];
-    // SAFETY: `message` is readable for `len` bytes, and `answer` writable for its length.
-    let asked = check(unsafe { libc::send(socket, ptr::from_ref(&message).cast(), len, 0) } as _)
-        .and_then(|_| {
-            check(
-                unsafe { libc::recv(socket, answer.as_mut_ptr().cast(), size_of_val(&answer), 0) }
-                    as _,
-            )
-        });
+    // SAFETY: `message` is readable for `len` bytes.
+    let sent = unsafe { libc::send(socket, ptr::from_ref(&message).cast(), len, 0) };
+    let room = size_of_val(&answer);
+    let asked = check(sent as _).and_then(|_| {
+        // SAFETY: `answer` is writable for `room` bytes.
+        check(unsafe { libc::recv(socket, answer.as_mut_ptr().cast(), room, 0) } as _)
+    });
     close(socket);
     asked?;
-    // After its header, the negative number of an error, or 0.
+    // The first word after the header: 0, or a negative error number (netlink(7), NLMSG_ERROR).
     match answer[4] as i32 {
         0 => Ok(()),
         errno => Err(Errno::new(-errno)),

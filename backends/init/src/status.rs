@@ -1,4 +1,4 @@
-//! The page that the first process serves about itself, and the two things it can be asked for.
+//! The status page, and the two requests that have an effect: fork a child, power off.
 
 use crate::{Init, LINUX, children, send, system};
 use core::fmt::{self, Write};
@@ -7,8 +7,9 @@ use gopark_backends::linux::{Guards, io};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Mode, Os};
 
-/// The longest request that is read, and the longest page.
+/// Bytes of the longest request that is read.
 const REQUEST: usize = 1024;
+/// Bytes of the longest page.
 const PAGE: usize = 512;
 
 type Page = heapless::String<PAGE>;
@@ -21,7 +22,7 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
     while !buffer[..len].windows(4).any(|end| end == b"\r\n\r\n") {
         let room = REQUEST - len;
         match connection.transfer(Mode::Read, room, |fd| io::recv(fd, &mut buffer[len..]))? {
-            // At its end, or too long.
+            // The peer has ended the connection, or the request is too long.
             0 => return Ok(()),
             count => len += count,
         }
@@ -32,17 +33,17 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
         words.next().unwrap_or_default(),
     );
     let mut page = Page::new();
-    let mut off = false;
+    let mut power_off = false;
     let result = match (method, path) {
         (b"GET", b"/") => {
             write(init, &mut page)
                 .unwrap_or_else(|_| unreachable!("a page has room for all lines"));
             "200 OK"
         }
-        (b"POST", b"/child") if children::start() => "200 OK",
+        (b"POST", b"/child") if children::fork_orphan() => "200 OK",
         (b"POST", b"/child") => "500 Internal Server Error",
         (b"POST", b"/poweroff") => {
-            off = true;
+            power_off = true;
             "200 OK"
         }
         (b"GET" | b"POST", _) => "404 Not Found",
@@ -52,15 +53,16 @@ pub fn answer(init: &Init, connection: &Fd) -> Result<(), FdError> {
     let length = page.len();
     let _ = write!(
         head,
-        "HTTP/1.1 {result}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        "HTTP/1.1 {result}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
     );
     send(connection, head.as_bytes())?;
     send(connection, page.as_bytes())?;
-    if off {
-        // The peer has the answer when it closes.
-        let _ = connection.with(system::finish);
+    if power_off {
+        // The read below ends when the peer closes, so it has the answer by then.
+        let _ = connection.with(system::shutdown_write);
         let _ = connection.transfer(Mode::Read, REQUEST, |fd| io::recv(fd, &mut buffer));
-        init.off.release(1);
+        init.power_off.release(1);
     }
     Ok(())
 }

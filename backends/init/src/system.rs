@@ -1,4 +1,4 @@
-//! What the first process does to the machine, and what it says.
+//! System calls of the first process: console, mounts, modules, power off.
 #![allow(
     unsafe_code,
     reason = "system calls; each argues that the memory it passes is valid for the call"
@@ -10,7 +10,7 @@ use gopark_backends::linux::io;
 use gopark_core::os::{Borrowed, Errno, Outcome};
 
 /// Prints a line of at most 255 bytes on the console.
-pub fn say(message: fmt::Arguments<'_>) {
+pub fn print_line(message: fmt::Arguments<'_>) {
     let mut line = heapless::String::<256>::new();
     let _ = line.write_fmt(message);
     let _ = line.push('\n');
@@ -21,7 +21,8 @@ pub fn say(message: fmt::Arguments<'_>) {
     );
 }
 
-/// A system call's result, -1 being an error. Never inlined, as errno's address belongs to a thread.
+/// The result of a system call; -1 means an error. Never inlined, because errno's address belongs
+/// to a thread.
 #[inline(never)]
 pub fn check(result: libc::c_long) -> Result<usize, Errno> {
     // SAFETY: libc gives every thread an errno at this address.
@@ -37,10 +38,10 @@ pub fn is_first() -> bool {
     pid() == 1
 }
 
-/// sysmon and the status page read there.
+/// Mounts `/proc`, which sysmon and the status page read.
 pub fn mount_proc() -> Result<(), Errno> {
     let (place, kind) = (c"/proc".as_ptr(), c"proc".as_ptr());
-    // SAFETY: a C string. If it is there already, so much the better.
+    // SAFETY: a C string. The directory may exist already.
     unsafe { libc::mkdir(place, 0o555) };
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: C strings, and no data.
@@ -51,17 +52,18 @@ pub fn mount_proc() -> Result<(), Errno> {
 #[doc(alias = "insmod")]
 pub fn load(file: &CStr) -> Result<(), Errno> {
     let file = open(file)?;
-    // SAFETY: no parameters, as a C string.
+    // SAFETY: the parameters are an empty C string.
     let loaded = check(unsafe { libc::syscall(libc::SYS_finit_module, file, c"".as_ptr(), 0) });
     close(file);
     loaded.map(drop)
 }
 
-/// KiB of memory that this process has. `smaps_rollup` looks it up; the figures in `statm` and `status` are behind.
+/// Resident memory of this process in KiB. `smaps_rollup` walks the page tables; the figures in
+/// `statm` and `status` lag behind (proc(5)).
 pub fn resident() -> Option<u32> {
     let file = open(c"/proc/self/smaps_rollup").ok()?;
     let mut buffer = [0; 256];
-    // SAFETY: just opened, and closed below.
+    // SAFETY: opened above, and closed below.
     let read = io::read(unsafe { Borrowed::new(file) }, &mut buffer);
     close(file);
     let Outcome::Done(count) = read else {
@@ -89,14 +91,14 @@ pub fn close(fd: i32) {
     unsafe { libc::close(fd) };
 }
 
-/// Tells the peer that no more comes.
-pub fn finish(socket: Borrowed<'_>) {
+/// Tells the peer that no more data will come.
+pub fn shutdown_write(socket: Borrowed<'_>) {
     // SAFETY: no memory is passed.
     unsafe { libc::shutdown(socket.raw(), libc::SHUT_WR) };
 }
 
-/// Powers off, as the first process; ends the process, as another.
-pub fn end(first: bool) -> ! {
+/// Powers the machine off, or exits if this is not the first process.
+pub fn power_off_or_exit(first: bool) -> ! {
     if first {
         // SAFETY: no memory is passed.
         unsafe {

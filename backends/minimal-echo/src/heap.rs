@@ -1,6 +1,8 @@
-//! An allocator for `alloc`: a free list for each power of two, filled a page at a time; what is larger has pages of its own.
+//! An allocator for `alloc`: a free list for each power of two up to half a page, which takes a
+//! page at a time from the kernel. Larger blocks are mappings of their own.
 //!
-//! libc's costs a static program 7 KB. Pages of small blocks are never given back: the memory of a server is what its busiest hour took.
+//! Goal: a static program saves 7 KB, the size of musl's allocator. The price: pages of small
+//! blocks are never given back, so a server keeps the memory of its busiest hour.
 #![allow(unsafe_code, reason = "an allocator hands out memory by address")]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -8,12 +10,15 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+/// Bytes. Blocks of up to half of this are in lists.
 const PAGE: usize = 4096;
-const LEAST: usize = 16;
-const LISTS: usize = (PAGE / LEAST).ilog2() as usize;
+/// Bytes of the smallest block.
+const MIN_BLOCK: usize = 16;
+const LISTS: usize = (PAGE / MIN_BLOCK).ilog2() as usize;
 
-/// A free block holds the address of the next.
+/// Free lists by block size. A free block holds the address of the next.
 struct Heap {
+    // Set while a thread uses `lists`.
     locked: AtomicBool,
     lists: UnsafeCell<[*mut u8; LISTS]>,
 }
@@ -27,17 +32,18 @@ static HEAP: Heap = Heap {
     lists: UnsafeCell::new([ptr::null_mut(); LISTS]),
 };
 
-// SAFETY: a block is a power of two in size and aligned to it, up to a page, and in nobody's hands while it is in a list.
+// SAFETY: a block has a power of two as size and alignment, up to half a page. While it is in a
+// list, it has no owner.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match list(layout) {
             Some(list) => self.with(list, |first| {
                 if first.is_null() {
-                    *first = cut(LEAST << list);
+                    *first = page_of_blocks(MIN_BLOCK << list);
                 }
                 let block = *first;
                 if !block.is_null() {
-                    // SAFETY: a free block of this list.
+                    // SAFETY: a free block of this list, which holds the address of the next.
                     *first = unsafe { block.cast::<*mut u8>().read() };
                 }
                 block
@@ -50,17 +56,18 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match list(layout) {
             Some(list) => self.with(list, |first| {
-                // SAFETY: the caller has given the block up, and it has room for an address.
+                // SAFETY: the caller has given up the block, and it has room for an address.
                 unsafe { block.cast::<*mut u8>().write(*first) };
                 *first = block;
             }),
-            // SAFETY: a mapping of this size, given up by the caller.
+            // SAFETY: a mapping of this size, which the caller has given up.
             None => _ = unsafe { libc::syscall(libc::SYS_munmap, block, layout.size()) },
         }
     }
 }
 
 impl Heap {
+    /// Calls `f` with the head of a list, under the lock.
     fn with<T>(&self, list: usize, f: impl FnOnce(&mut *mut u8) -> T) -> T {
         while self.locked.swap(true, Ordering::Acquire) {
             // SAFETY: no memory is passed.
@@ -73,14 +80,14 @@ impl Heap {
     }
 }
 
-/// Which list has blocks for this layout. `None`: it takes whole pages.
+/// The index of the list for this layout. `None` if it takes whole pages.
 fn list(layout: Layout) -> Option<usize> {
-    let size = layout.size().max(layout.align()).max(LEAST);
-    (size <= PAGE / 2).then(|| (size.next_power_of_two() / LEAST).ilog2() as usize)
+    let size = layout.size().max(layout.align()).max(MIN_BLOCK);
+    (size <= PAGE / 2).then(|| (size.next_power_of_two() / MIN_BLOCK).ilog2() as usize)
 }
 
-/// A page as a list of blocks; null if there is no page.
-fn cut(size: usize) -> *mut u8 {
+/// A new page as a list of free blocks; null if the kernel has no page.
+fn page_of_blocks(size: usize) -> *mut u8 {
     let page = map(PAGE);
     if !page.is_null() {
         for offset in (0..PAGE).step_by(size) {
@@ -89,19 +96,20 @@ fn cut(size: usize) -> *mut u8 {
             } else {
                 ptr::null_mut()
             };
-            // SAFETY: inside the new page, which nobody else knows.
+            // SAFETY: inside the new page, which no other code has seen.
             unsafe { page.add(offset).cast::<*mut u8>().write(next) };
         }
     }
     page
 }
 
+/// Whole pages from the kernel; null if it has none.
 fn map(size: usize) -> *mut u8 {
     let (access, kind) = (
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
-    // SAFETY: the kernel chooses where, so no memory in use is touched.
+    // SAFETY: the kernel chooses a free range, so no memory in use is touched.
     let pages = unsafe { libc::mmap(ptr::null_mut(), size, access, kind, -1, 0) };
     if pages == libc::MAP_FAILED {
         ptr::null_mut()

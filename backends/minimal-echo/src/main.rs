@@ -1,17 +1,19 @@
-//! A TCP echo server without std: one goroutine for each connection, which is dropped when nothing comes from it for a while.
+//! A TCP echo server without std: one goroutine for each connection, which is closed when it has
+//! been silent for too long.
 //!
 //! ```text
 //! minimal-echo PORT [IDLE_SECONDS]
 //! ```
-#![allow(unsafe_code, reason = "the entry point and the arguments are as C passes them")]
+#![allow(
+    unsafe_code,
+    reason = "the entry point and the arguments are as C passes them"
+)]
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 mod heap;
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-mod start;
 
 use alloc::boxed::Box;
 use core::ffi::{c_char, c_int};
@@ -23,19 +25,21 @@ use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Borrowed, Errno, Mode, Nanos, Netpoll};
 use gopark_core::sched::{Config, Sched};
 
-// Without std nobody else asks the linker for it.
+// Without std, nothing else asks the linker for libc.
 #[link(name = "c")]
 unsafe extern "C" {}
 
 static LINUX: Linux = Linux::new();
 
 const SECOND: Nanos = 1_000_000_000;
+/// Bytes of a goroutine's stack. `echo` needs 4 KiB for its buffer, and little else.
 const STACK_SIZE: usize = 64 * 1024;
+/// Bytes that a connection reads at once.
 const BUFFER: usize = 4096;
 
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
-    // SAFETY: the C runtime passes so many arguments.
+    // SAFETY: the C runtime passes `count` arguments.
     let arguments = unsafe { core::slice::from_raw_parts(arguments, count as usize) };
     let number = |index: usize| number(*arguments.get(index)?);
     let Some(port) = number(1) else {
@@ -44,7 +48,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let idle = Nanos::from(number(2).unwrap_or(60)) * SECOND;
 
     let migrate = !has_thread_locals();
-    // Nothing below blocks its thread or computes: there is nothing to watch.
+    // No sysmon: the goroutines below neither block their threads nor compute for long.
     let config = Config {
         stack_size: STACK_SIZE,
         migrate,
@@ -52,7 +56,8 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ..Config::new(affinity())
     };
     let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
-    // SAFETY: goroutines move only where there are no thread-locals, and those below hold nothing else that is a thread's own.
+    // SAFETY: goroutines move only if there are no thread-locals, and those below keep nothing else
+    // that belongs to a thread.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {
         Ok(sched) => sched,
         Err(error) => panic!("{error} ({})", error.errno()),
@@ -68,11 +73,12 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         },
     );
     let error = serve(sched, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), idle);
-    // As the one type of integer that is formatted here anyway.
+    // As `usize`, the only integer type whose formatting is linked already.
     panic!("port {}: {error}", usize::from(port));
 }
 
-/// The number that a C string is, if it is one and fits. (`str::parse` would first look whether it is UTF-8, which takes a kilobyte.)
+/// The number in a C string; `None` if it is not a number or does not fit. (`str::parse` would
+/// check for UTF-8 first, which takes a kilobyte.)
 fn number(text: *const c_char) -> Option<u16> {
     let mut number = None;
     for place in 0.. {
@@ -93,7 +99,7 @@ fn number(text: *const c_char) -> Option<u16> {
     number
 }
 
-/// Accepts for as long as the system lets it.
+/// Accepts connections until the kernel reports an error that does not pass.
 fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
     let listener = match socket::listener(address, 1024) {
         Ok(listener) => own(sched, listener),
@@ -103,10 +109,10 @@ fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
         match listener.accept(io::accept4) {
             Ok((connection, _)) => {
                 let connection = own(sched, connection);
-                // Without a stack for it, the connection is closed.
+                // If there is no stack for the goroutine, the connection is closed.
                 let _ = sched.go(move || echo(&connection, idle), Location::caller());
             }
-            // Connections wait in the queue until others have ended.
+            // Further connections wait in the kernel's queue until others have ended.
             Err(FdError::Os(errno)) if is_shortage(errno) => {
                 sched.sleep_until(sched.now() + SECOND / 100)
             }
@@ -115,7 +121,7 @@ fn serve(sched: &'static Sched, address: SocketAddr, idle: Nanos) -> FdError {
     }
 }
 
-/// Sends back what comes, until the peer or the time is at its end.
+/// Sends back what arrives, until the peer ends the connection or is silent for `idle`.
 fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
     let mut buffer = [0; BUFFER];
     connection.set_timeout(Mode::Read, idle)?;
@@ -132,10 +138,11 @@ fn echo(connection: &Fd, idle: Nanos) -> Result<(), FdError> {
 }
 
 fn own(sched: &'static Sched, socket: i32) -> Fd {
-    // SAFETY: `listener` and `accept4` make sockets that do not block, and give them away.
+    // SAFETY: `listener` and `accept4` make non-blocking sockets and pass them on.
     unsafe { Fd::new(sched, socket) }
 }
 
+/// Whether the error is a lack of descriptors or memory, which passes.
 fn is_shortage(errno: Errno) -> bool {
     matches!(
         errno.raw(),
