@@ -273,7 +273,8 @@ impl Fd {
                 match self.transfer_some(Mode::Write, wait, chunk, &mut |fd| {
                     op(fd, done..done + chunk)
                 })? {
-                    0 => return Err(FdError::Os(Errno::new(EIO))),
+                    // No bytes and no error: retrying could go on without end.
+                    0 => return Err(FdError::Os(Errno::EIO)),
                     n => done += n,
                 }
                 wait = self.is_drained(Mode::Write);
@@ -283,7 +284,7 @@ impl Fd {
         .map_err(|error| (done, error))
     }
 
-    /// Runs `f` with the lock of its direction, after it has turned the timeout into a deadline.
+    /// Runs `f` under the lock of direction `mode`, after turning a timeout into a deadline.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
@@ -309,7 +310,8 @@ impl Fd {
         self.sched.poll_set_deadline(self.desc, &decide, Some(mode));
     }
 
-    /// Whether an attempt now would only return `EAGAIN`.
+    /// Whether the last operation emptied or filled the kernel's buffer, and an edge is sure to
+    /// announce a change.
     fn is_drained(&self, mode: Mode) -> bool {
         self.side(mode).drained.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
@@ -512,9 +514,6 @@ impl<F: Fn()> Drop for OnDrop<F> {
         (self.0)();
     }
 }
-
-/// The error of a write that took no bytes and reported no error.
-const EIO: i32 = 5;
 
 impl Drop for Fd {
     fn drop(&mut self) {

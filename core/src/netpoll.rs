@@ -24,9 +24,6 @@ pub(crate) enum RegisterError {
     Os(Errno),
 }
 
-/// `EPERM`: what `epoll_ctl` returns for files that are always ready.
-const EPERM: i32 = 1;
-
 fn wait_for(desc: &'static PollDesc, mode: Mode) -> WaitWords {
     match mode {
         Mode::Read => Wait::Read(desc.expose_address()).encode(),
@@ -64,7 +61,7 @@ impl Sched {
         }
         self.ready_list(woken);
         registered.map_err(|errno| {
-            if errno.raw() == EPERM {
+            if errno == Errno::EPERM {
                 RegisterError::NotPollable
             } else {
                 RegisterError::Os(errno)

@@ -33,6 +33,15 @@ use loom::sync::atomic::AtomicU32;
 pub struct Errno(NonZeroI32);
 
 impl Errno {
+    /// What `epoll_ctl(2)` returns for a file that is always ready.
+    pub const EPERM: Errno = Errno::new(1);
+    /// An error without a better name.
+    pub const EIO: Errno = Errno::new(5);
+    /// No thread, for lack of a resource.
+    pub const EAGAIN: Errno = Errno::new(11);
+    /// No memory or address space.
+    pub const ENOMEM: Errno = Errno::new(12);
+
     /// The error with number `raw`, which is positive (`EPERM` is 1). A `raw` of zero, which no
     /// failed call reports, becomes `EIO`.
     pub const fn new(raw: i32) -> Self {

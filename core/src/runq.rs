@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bystander_sees_how_long_a_ring_is() {
+    fn other_threads_see_how_long_a_ring_is() {
         let ring = Ring::new();
         assert_eq!(ring.len(), 0);
         fill(&ring, 0..200);
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn the_goroutine_in_front_is_stolen_only_as_a_last_resort() {
+    fn the_next_goroutine_is_stolen_last() {
         let (ring, thief) = (Ring::new(), Ring::new());
         assert!(ring.swap_next(goroutine(7)).is_none());
         assert!(!ring.is_empty());
@@ -584,7 +584,7 @@ mod tests {
         });
         assert!(
             taken.iter().all(|count| count.load(Ordering::Relaxed) == 1),
-            "one was lost"
+            "a goroutine was lost"
         );
     }
 

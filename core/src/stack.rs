@@ -80,8 +80,6 @@ const RESERVE: usize = if cfg!(loom) {
 /// heap, threads and libraries, and for larger stacks.
 const SHARE: usize = 4;
 
-const ENOMEM: Errno = Errno::new(12);
-
 /// A scheduler does not start with fewer slots than this beyond the slack.
 const MIN_SLOTS: usize = 64;
 
@@ -195,7 +193,7 @@ impl Exhausted {
     /// The system's error, or `ENOMEM` if the arena itself is full.
     pub fn errno(self) -> Errno {
         match self.cause {
-            Shortage::AddressSpace => ENOMEM,
+            Shortage::AddressSpace => Errno::ENOMEM,
             Shortage::Memory(errno) | Shortage::Guard(errno) => errno,
         }
     }
@@ -312,7 +310,7 @@ impl Arena {
         slots: usize,
         most: usize,
     ) -> Result<Self, Errno> {
-        let least = slots.checked_mul(stack_size).ok_or(ENOMEM)?;
+        let least = slots.checked_mul(stack_size).ok_or(Errno::ENOMEM)?;
         let mut len = most.max(least);
         let base = loop {
             match os.reserve(len) {

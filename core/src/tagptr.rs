@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is not aligned")]
-    fn an_unaligned_address_is_refused() {
+    fn an_unaligned_address_panics() {
         TaggedPtr::pack(ALIGN + 8, 0);
     }
 }

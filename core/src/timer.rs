@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_a_timer_earlier_counts_at_once_and_asks_for_a_look() {
+    fn moving_a_timer_earlier_takes_effect_at_once_and_asks_for_a_look() {
         let (heap, all) = timers(3);
         assert!(arm(all[0], heap, 100, 0));
         assert!(!arm(all[1], heap, 200, 0));
