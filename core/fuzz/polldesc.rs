@@ -20,13 +20,14 @@
 //! | readiness may be spurious, and the operation waits again (K16) | `system_call` |
 #![allow(unsafe_code, reason = "a callback gets an address")]
 
-use super::{Deadline, PollCache, PollDesc, PollError, Poller, TAG_MASK};
+use super::{Deadline, PollCache, PollDesc, PollError, TAG_MASK};
 use crate::counter::Count;
 use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, NEWS, REFUSES};
 use crate::fuzz::system::Goroutines;
 use crate::g::Status;
 use crate::os::{Delay, Event, Mode, Nanos, Ready};
-use crate::sync::{AtomicU32, Ordering};
+use crate::poller::Poller;
+use crate::sync::Ordering;
 use crate::timer::{Heap, NEVER, Timer};
 use crate::waiter::{Announced, Waiter, WaiterList};
 use core::cell::RefCell;
@@ -54,10 +55,7 @@ impl Fixture {
         Fixture {
             cache: PollCache::default(),
             heap: Box::leak(Box::new(Heap::new(0))),
-            poller: Box::leak(Box::new(Poller {
-                backend: Box::new(Kernel),
-                watched: AtomicU32::new(0),
-            })),
+            poller: Box::leak(Box::new(Poller::new(Box::new(Kernel)))),
             goroutines: Goroutines::new(2 * DESCS),
         }
     }
@@ -264,7 +262,7 @@ impl Driver<'_> {
             .filter(|desc| desc.joined && Kernel::watches(desc.fd))
             .count();
         assert_eq!(
-            self.fixture.poller.watched.load(Ordering::Relaxed) as usize,
+            self.fixture.poller.watched() as usize,
             watched,
             "watched descriptors are miscounted"
         );
@@ -391,7 +389,13 @@ impl Driver<'_> {
     fn watch(&mut self, at: usize, side: usize, refused: bool) {
         REFUSES.set(refused);
         let desc = &mut self.descs[at];
-        assert_eq!(self.fixture.poller.watch(desc.desc).is_err(), refused);
+        assert_eq!(
+            self.fixture
+                .poller
+                .watch(desc.desc.fd(), desc.desc.token())
+                .is_err(),
+            refused
+        );
         let told = std::mem::take(&mut desc.awaited) || refused;
         let mut woken = WaiterList::new();
         if refused {
@@ -527,7 +531,7 @@ impl Driver<'_> {
         self.fetched = later;
         NEWS.set(events.clone());
         let count = Count::new();
-        let woken = self.fixture.poller.poll(Delay::None, &count);
+        let woken = super::poll(self.fixture.poller, Delay::None, &count);
         assert_eq!(count.get(), events.len() as u64, "events are miscounted");
         let mut expected = heapless::Vec::<_, { 2 * FETCHED_MAX }>::new();
         for event in &events {
@@ -784,7 +788,7 @@ impl Driver<'_> {
             woken.is_empty() && self.fixture.heap.next().is_none(),
             "a timer outlives its descriptor"
         );
-        assert_eq!(self.fixture.poller.watched.load(Ordering::Relaxed), 0);
+        assert_eq!(self.fixture.poller.watched(), 0);
     }
 }
 

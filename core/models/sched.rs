@@ -184,7 +184,7 @@ fn an_m_on_its_futex_is_woken_as_one_in_the_poller() {
         let world = World::new(2, 1);
         let sched = world.sched();
         // The other M sleeps in the poller.
-        assert!(sched.pollers[0].enter());
+        assert!(sched.pollers[0].try_enter());
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 2), [1, 2]));
         sched.ready(Waiter::G(parked(1, 0)));
         sched.ready(Waiter::G(parked(2, 0)));
@@ -267,7 +267,7 @@ fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
 }
 
 fn kernel(sched: &'static Sched) -> &'static Kernel {
-    let backend: *const dyn crate::os::Netpoll = &*sched.pollers[0].poller.backend;
+    let backend: *const dyn crate::os::Netpoll = sched.poller(0).backend();
     // SAFETY: `World` gives every scheduler this backend.
     unsafe { &*backend.cast::<Kernel>() }
 }

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | 0 | [`os`], `steps`, `sync`, `counter`, [`tagptr`] | the contract of a port; atomics and the one lock; counters |
 //! | 1 | `g`, `waiter`, [`stack`], `switch`, `fiber`, `wait_info`, [`trace`], `runq`, `timer`, `retake` | one word or one plain structure each |
-//! | 2 | `p`, [`polldesc`], [`metrics`], `m` | data built from them |
+//! | 2 | `p`, `poller`, [`polldesc`], [`metrics`], `m` | data built from them |
 //! | 3 | [`sched`] | the only code that decides who runs |
 //! | 4 | [`join`], `sleep`, [`sema`], `netpoll`, [`blocking`] | what a goroutine blocks on |
 //! | 5 | `fdmutex`, [`fd`] | what a socket is made of |
@@ -78,6 +78,7 @@ mod m;
 pub mod metrics;
 mod p;
 pub mod polldesc;
+mod poller;
 
 pub mod sched;
 

@@ -31,12 +31,12 @@ pub use deadline::Deadline;
 use info::Info;
 
 use crate::counter::Count;
-use crate::os::{Delay, Errno, Event, Events, Mode, Nanos, Netpoll, Ready};
+use crate::os::{Delay, Event, Events, Mode, Nanos, Ready};
+use crate::poller::Poller;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
 use crate::timer::{Heap, Timer};
 use crate::waiter::{WaitSlot, WaiterList};
-use alloc::boxed::Box;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
@@ -67,40 +67,6 @@ impl fmt::Display for PollError {
 }
 
 impl core::error::Error for PollError {}
-
-/// A poller of the scheduler: a backend, and how many descriptors it watches.
-pub(crate) struct Poller {
-    pub(crate) backend: Box<dyn Netpoll>,
-    pub(crate) watched: AtomicU32,
-}
-
-impl Poller {
-    /// Registers the descriptor of `desc`, which has joined this poller.
-    pub(crate) fn watch(&self, desc: &PollDesc) -> Result<(), Errno> {
-        // Release pairs with the Acquire in `poll`.
-        self.watched.fetch_add(1, Ordering::Release);
-        self.backend.open(desc.fd(), desc.token()).inspect_err(|_| {
-            self.watched.fetch_sub(1, Ordering::Relaxed);
-        })
-    }
-
-    /// Polls, and adds the number of events to `count`. Returns the waiters that they wake.
-    #[inline]
-    pub(crate) fn poll(&self, delay: Delay, count: &Count) -> WaiterList {
-        let mut events = Events::new();
-        self.backend.poll(delay, &mut events);
-        count.add(events.len() as u64);
-        // Acquire pairs with the Release in `watch`: what was written before a descriptor was
-        // watched, such as its PollDesc, is visible here, where its token arrives. The kernel gives
-        // the same order, but outside the language's memory model.
-        self.watched.load(Ordering::Acquire);
-        let mut woken = WaiterList::new();
-        // SAFETY: `Netpoll` is an unsafe trait whose implementor promises that tokens are ones that
-        // `open` was given.
-        unsafe { deliver(&events, &mut woken) };
-        woken
-    }
-}
 
 /// The poll state of one descriptor. Its alignment leaves room for the tag in a token.
 #[repr(C, align(256))]
@@ -234,7 +200,7 @@ impl PollDesc {
     /// Tells the poller that an operation in direction `mode` is going to wait.
     pub(crate) fn arm(&self, mode: Mode) {
         if let Some(poller) = self.poller() {
-            poller.backend.arm(self.fd(), self.token(), mode);
+            poller.arm(self.fd(), self.token(), mode);
         }
     }
 
@@ -367,7 +333,25 @@ impl PollDesc {
 
 const TAG_MASK: u32 = ((1u64 << tagptr::TAG_BITS) - 1) as u32;
 
+/// Asks `poller` for events, adds their number to `count`, and returns the waiters that they wake.
+#[doc(alias = "netpoll")]
+#[inline]
+pub(crate) fn poll(poller: &Poller, delay: Delay, count: &Count) -> WaiterList {
+    let mut events = Events::new();
+    poller.poll(delay, &mut events);
+    count.add(events.len() as u64);
+    let mut woken = WaiterList::new();
+    // SAFETY: `Netpoll` is an unsafe trait whose implementor promises that tokens are ones that
+    // `open` was given.
+    unsafe { deliver(&events, &mut woken) };
+    woken
+}
+
 /// Delivers a batch of events. Only here does a token become a reference to a PollDesc.
+///
+/// # Safety
+///
+/// Every token came from [`PollDesc::token`], in this or an earlier use.
 pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     for event in events {
         // SAFETY: a token's address is that of a PollDesc, which is never freed.

@@ -75,10 +75,11 @@ use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
 use crate::p::P;
-use crate::polldesc::{PollCache, Poller};
+use crate::polldesc::PollCache;
+use crate::poller::Poller;
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
+use crate::sync::{self, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -203,7 +204,7 @@ pub struct Sched {
     arena: Stacks,
     ms: Ms,
     ps: Vec<P>,
-    pollers: Vec<SharedPoller>,
+    pollers: Vec<Poller>,
     global: Global,
     idlers: Idlers,
     exchange: IdleMs,
@@ -219,12 +220,6 @@ pub struct Sched {
     /// Not null in a child process. Written while that has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
-}
-
-/// A poller, and whether an M sleeps in it.
-struct SharedPoller {
-    poller: Poller,
-    taken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -303,14 +298,7 @@ impl Sched {
 
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
-            let poller = Poller {
-                backend: poller().map_err(StartError::Poller)?,
-                watched: AtomicU32::new(0),
-            };
-            shared.push(SharedPoller {
-                poller,
-                taken: AtomicBool::new(false),
-            });
+            shared.push(Poller::new(poller().map_err(StartError::Poller)?));
         }
         let gate = start::start_threads(os, &config)?;
         // Last: an `Os` takes no reservation back, so nothing may fail behind it.
@@ -432,8 +420,8 @@ impl Sched {
     }
 
     #[inline]
-    fn shared(&self, poller: usize) -> &SharedPoller {
-        &self.pollers[poller]
+    fn poller(&self, index: usize) -> &Poller {
+        &self.pollers[index]
     }
 
     /// The P of an M that a goroutine runs on.
@@ -460,7 +448,7 @@ impl Sched {
             Some(g) => self.p_of(self.m_of(g)).poller,
             None => self.ordinary.round_robin(self.pollers.len()),
         };
-        &self.shared(index).poller
+        self.poller(index)
     }
 
     /// The number for a new goroutine.

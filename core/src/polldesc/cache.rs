@@ -52,8 +52,7 @@ impl PollCache {
     #[doc(alias = "pollClose")]
     pub(crate) fn close(&self, desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {
-            poller.backend.close(desc.fd());
-            poller.watched.fetch_sub(1, Ordering::Relaxed);
+            poller.forget(desc.fd());
         }
         desc.free();
         self.put(desc);

@@ -1,7 +1,7 @@
 //! PollDesc without a kernel: events, deadlines and closes are called by hand.
 
 use super::*;
-use crate::os::{Delay, Events, Nanos};
+use crate::os::{Delay, Errno, Events, Nanos, Netpoll};
 use crate::waiter::{Announced, Thread, Waiter};
 use std::boxed::Box;
 
@@ -30,10 +30,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let poller = Poller {
-            backend: Box::new(Blind),
-            watched: AtomicU32::new(0),
-        };
+        let poller = Poller::new(Box::new(Blind));
         Fixture {
             cache: PollCache::new(),
             heap: Box::leak(Box::new(Heap::new(0))),
@@ -44,7 +41,7 @@ impl Fixture {
     fn open(&self) -> &'static PollDesc {
         let desc = self.cache.open(3);
         assert!(desc.join_poller());
-        self.poller.watch(desc).unwrap();
+        self.poller.watch(desc.fd(), desc.token()).unwrap();
         let mut woken = WaiterList::new();
         desc.joined(self.poller, &mut woken);
         assert!(woken.is_empty());
@@ -340,7 +337,7 @@ fn poll_descriptors_are_reused_and_never_freed() {
         assert!(core::ptr::eq(first, again));
         fix.close(again);
     }
-    assert_eq!(fix.poller.watched.load(Ordering::Relaxed), 0);
+    assert_eq!(fix.poller.watched(), 0);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! An M's life: find a goroutine, run it, and sleep when there is none.
 
-use super::{Sched, SharedPoller, park};
+use super::{Sched, park};
 use crate::g::{GRef, Resumed};
 use crate::m::{Asleep, Here};
 use crate::os::{Delay, Nanos};
+use crate::polldesc;
 use crate::sync::Ordering;
 use crate::trace::Source;
 use crate::waiter::{Waiter, WaiterList};
@@ -241,12 +242,12 @@ impl Sched {
 
     /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
     fn poll(&'static self, here: &Here, delay: Delay) -> bool {
-        let poller = &self.shared(here.p.poller).poller;
-        if delay == Delay::None && poller.watched.load(Ordering::Relaxed) == 0 {
+        let poller = self.poller(here.p.poller);
+        if delay == Delay::None && poller.watched() == 0 {
             return false;
         }
         here.p.polls.bump();
-        let woken = poller.poll(delay, &here.p.events);
+        let woken = polldesc::poll(poller, delay, &here.p.events);
         let any = !woken.is_empty();
         self.ready_batch(Source::Poll, woken, here);
         any
@@ -261,14 +262,7 @@ impl Sched {
         if self.stop_spinning(here) {
             here.home(|home| home.must_wake_another = true);
         }
-        if self.config.procs == 1
-            || self
-                .shared(here.p.poller)
-                .poller
-                .watched
-                .load(Ordering::Relaxed)
-                == 0
-        {
+        if self.config.procs == 1 || self.poller(here.p.poller).watched() == 0 {
             return false;
         }
         let due = here.home(|home| {
@@ -298,8 +292,8 @@ impl Sched {
     /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
     /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
     pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let shared = self.shared(here.p.poller);
-        let asleep = if shared.enter() {
+        let poller = self.poller(here.p.poller);
+        let asleep = if poller.try_enter() {
             Asleep::Poller
         } else {
             Asleep::Futex
@@ -312,7 +306,7 @@ impl Sched {
             spin = self.work_elsewhere(here);
             here.home(|home| home.must_wake_another = false);
             self.trace_idle(here, asleep);
-            let vacant = asleep == Asleep::Futex && !shared.taken.load(Ordering::Relaxed);
+            let vacant = asleep == Asleep::Futex && !poller.is_occupied();
             match (asleep, timeout) {
                 _ if spin || vacant || self.exchange.is_wanted() => {}
                 (Asleep::WithoutP, _) => panic!("it holds a P"),
@@ -333,7 +327,7 @@ impl Sched {
         }
         here.home(|home| home.spinning = spin || recruited);
         if asleep == Asleep::Poller {
-            shared.leave();
+            poller.leave();
             self.fill_poller(here.p.poller);
         } else {
             here.home(|home| home.must_wake_another = true);
@@ -347,16 +341,5 @@ impl Sched {
                 .ps
                 .iter()
                 .any(|p| p.index != here.p.index && self.is_open(p))
-    }
-}
-
-impl SharedPoller {
-    pub(super) fn enter(&self) -> bool {
-        !self.taken.swap(true, Ordering::AcqRel)
-    }
-
-    /// A swap, not a store: `fill_poller` looks for sleepers next, and one of the two must see the other.
-    fn leave(&self) {
-        self.taken.swap(false, Ordering::AcqRel);
     }
 }

@@ -18,10 +18,11 @@
 use super::pool::PoolWatch;
 use super::schedtrace::{SchedTrace, Schedule};
 use super::stall::{Detached, NextReport, STILL, Stall, Walks};
-use super::{Sched, SharedPoller, THREAD_LIMITS};
+use super::{Sched, THREAD_LIMITS};
 use crate::m::M;
 use crate::os::{Delay, Errno, Nanos, ThreadState};
 use crate::p::P;
+use crate::polldesc;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::timer::NEVER;
 use crate::waiter::WaiterList;
@@ -558,17 +559,17 @@ impl Sched {
         timer
             || !p.ring.is_empty()
             || !self.global.is_empty()
-            || self.shared(p.poller).is_left_alone()
+            || self.poller(p.poller).is_unattended()
     }
 
     /// Asks a P's poller in its place.
     fn poll_for(&'static self, p: &P) -> bool {
-        let shared = self.shared(p.poller);
-        if !shared.is_left_alone() {
+        let poller = self.poller(p.poller);
+        if !poller.is_unattended() {
             return false;
         }
         self.totals.polls.bump();
-        let woken = shared.poller.poll(Delay::None, &self.totals.events);
+        let woken = polldesc::poll(poller, Delay::None, &self.totals.events);
         let any = !woken.is_empty();
         self.ready_list(woken);
         any
@@ -583,12 +584,5 @@ impl Sched {
         let any = !woken.is_empty();
         self.ready_list(woken);
         any
-    }
-}
-
-impl SharedPoller {
-    /// Whether it watches something while no M sleeps in it.
-    fn is_left_alone(&self) -> bool {
-        !self.taken.load(Ordering::Relaxed) && self.poller.watched.load(Ordering::Relaxed) > 0
     }
 }

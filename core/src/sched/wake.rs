@@ -138,7 +138,7 @@ impl Sched {
             Asleep::Poller if self.is_forked() => {}
             Asleep::Poller => m.p().into_iter().for_each(|p| {
                 self.count_wake();
-                self.shared(self.p(p).poller).poller.backend.wake();
+                self.poller(self.p(p).poller).wake();
             }),
         }
     }
@@ -175,7 +175,7 @@ impl Sched {
             return;
         }
         self.idlers.before_recheck();
-        if !self.idlers.any_idle() || self.shared(poller).taken.load(Ordering::Relaxed) {
+        if !self.idlers.any_idle() || self.poller(poller).is_occupied() {
             return;
         }
         let shares = |m: &&M| m.p().is_some_and(|p| self.p(p).poller == poller);

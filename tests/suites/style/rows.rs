@@ -79,7 +79,7 @@ pub(crate) const ROWS: [&[&str]; 6] = [
         "timer",
         "retake",
     ],
-    &["p", "polldesc", "metrics", "m"],
+    &["p", "poller", "polldesc", "metrics", "m"],
     &["sched"],
     &["sema", "netpoll", "join", "sleep", "blocking"],
     &["fdmutex", "fd"],
