@@ -19,15 +19,17 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
 }
 
 /// What stands in the root of the repository, and nothing else.
-pub(crate) const ROOT_FILES: [&str; 16] = [
+pub(crate) const ROOT_FILES: [&str; 18] = [
     ".ci",
     ".gitignore",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
+    "SECURITY.md",
     "backends",
     "ci",
     "core",
