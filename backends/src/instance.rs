@@ -85,7 +85,7 @@ impl Instance {
             if word != WAKEUP {
                 report(word, Mask::from_bits_retain(mask));
             } else {
-                self.wakeup.seen(delay);
+                self.wakeup.consume(delay);
             }
         }
     }

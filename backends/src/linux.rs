@@ -339,7 +339,7 @@ pub(crate) struct OwnedFd(pub(crate) i32);
 
 impl OwnedFd {
     fn borrow(&self) -> Borrowed<'_> {
-        // SAFETY: it is closed on drop.
+        // SAFETY: `self` keeps the descriptor open.
         unsafe { Borrowed::new(self.0) }
     }
 
@@ -410,7 +410,7 @@ pub(crate) mod tests {
             unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } as isize,
         )
         .unwrap();
-        // SAFETY: both are new and ours.
+        // SAFETY: both descriptors are new, and no other code has them.
         let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
         (reader, writer)
     }

@@ -199,10 +199,10 @@ unsafe impl Netpoll for Poll {
             let [wakeup, changed] = [0, 1].map(|own| snapshot.entries.fds[own].revents != 0);
             self.finish(snapshot, waited.unwrap_or(0), delay, events);
             if changed {
-                self.changed.seen(delay);
+                self.changed.consume(delay);
             }
             if wakeup {
-                self.wakeup.seen(delay);
+                self.wakeup.consume(delay);
             }
             match (waited, delay) {
                 _ if wakeup || !events.is_empty() => return,

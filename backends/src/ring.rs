@@ -33,7 +33,7 @@ pub(crate) struct Ring {
 // SAFETY: threads reach the mappings by atomics, or under a lock (submissions), or through the only
 // `Completions`.
 unsafe impl Send for Ring {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Ring {}
 
 /// The right to consume completions.

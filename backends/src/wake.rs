@@ -30,7 +30,7 @@ impl WakeSig {
 
     /// Requests a wake. Calls `write`, which makes the eventfd readable, unless another waker has
     /// done so or is about to.
-    pub(crate) fn ask(&self, write: impl FnOnce()) {
+    pub(crate) fn request(&self, write: impl FnOnce()) {
         if !self.0.swap(true, Ordering::AcqRel) {
             write();
         }
@@ -42,7 +42,7 @@ impl WakeSig {
     /// The order matters. A wake between the two steps is dropped, which is harmless: this poll is
     /// about to return anyway. With the steps swapped, a wake between them sets the word, and the
     /// read then eats its write. Every later wake would join one that never comes.
-    pub(crate) fn seen(&self, waited: bool, read: impl FnOnce()) {
+    pub(crate) fn consume(&self, waited: bool, read: impl FnOnce()) {
         if waited {
             read();
             self.0.swap(false, Ordering::AcqRel);

@@ -48,9 +48,9 @@ impl WakeUp {
         self.eventfd.0
     }
 
-    /// Makes the descriptor readable until a poll that waited has called `seen`.
+    /// Makes the descriptor readable until a poll that waited has called `consume`.
     pub(crate) fn request(&self) {
-        self.sig.ask(|| {
+        self.sig.request(|| {
             let mut failures = 0;
             loop {
                 let one = 1u64;
@@ -72,8 +72,8 @@ impl WakeUp {
     }
 
     /// Says that a poll with this delay has found the descriptor readable.
-    pub(crate) fn seen(&self, delay: Delay) {
-        self.sig.seen(delay != Delay::None, || {
+    pub(crate) fn consume(&self, delay: Delay) {
+        self.sig.consume(delay != Delay::None, || {
             let mut count = 0u64;
             // A failed read leaves the eventfd readable: the next sleep ends at once and reads it.
             // SAFETY: `count` is 8 writable bytes.

@@ -30,7 +30,7 @@ impl Poller {
     }
 
     fn wake(&self) {
-        self.sig.ask(|| {
+        self.sig.request(|| {
             *self.eventfd.lock().unwrap() += 1;
             self.readable.notify_all();
         });
@@ -44,7 +44,7 @@ impl Poller {
         let readable = *count > 0;
         drop(count);
         if readable {
-            self.sig.seen(wait, || *self.eventfd.lock().unwrap() = 0);
+            self.sig.consume(wait, || *self.eventfd.lock().unwrap() = 0);
         }
     }
 

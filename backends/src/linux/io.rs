@@ -427,7 +427,7 @@ mod tests {
         let Done((fd, peer)) = accept4(lend(listener.as_raw_fd())) else {
             panic!("a connection waits")
         };
-        // SAFETY: new, and ours.
+        // SAFETY: the descriptor is new, and no other code has it.
         let accepted = unsafe { TcpStream::from_raw_fd(fd) };
         assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
         assert_eq!(peer.ip(), client.local_addr().ok());
@@ -505,7 +505,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let fd = listener.into_raw_fd();
-        // SAFETY: it is ours.
+        // SAFETY: the test owns the descriptor.
         unsafe { close_keeping_number(fd) };
         TcpListener::bind(address).unwrap();
         assert!(is_open(fd) && is_connected(lend(fd)) == Ok(false));

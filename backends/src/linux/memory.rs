@@ -448,7 +448,7 @@ mod tests {
         // SAFETY: opened above.
         unsafe { start.write(7) };
         open(start, 2 * PAGE).unwrap();
-        // SAFETY: the same.
+        // SAFETY: opened above.
         assert_eq!(unsafe { start.read() }, 7);
     }
 

@@ -194,10 +194,10 @@ pub fn peer_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
 pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
     let socket = OwnedFd(tcp(address.ip())?);
     let fd = socket.borrow();
-    // SAFETY: a switch.
+    // SAFETY: the option takes an integer.
     unsafe { set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) }?;
     // Accepted sockets inherit it on Linux.
-    // SAFETY: a switch.
+    // SAFETY: the option takes an integer.
     unsafe { set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1) }?;
     bind(fd, &address.into())?;
     listen(fd, backlog)?;
@@ -245,7 +245,7 @@ mod tests {
             let Done((accepted, peer)) = io::accept4(lend(fd)) else {
                 panic!("a connection waits")
             };
-            // SAFETY: new, and ours.
+            // SAFETY: the descriptor is new, and no other code has it.
             let accepted = unsafe { TcpStream::from_raw_fd(accepted) };
             assert_eq!(peer.ip(), Some(client.local_addr().unwrap()));
             assert_eq!(
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn options_and_listen_on_a_bad_number_are_errors() {
-        // SAFETY: a switch.
+        // SAFETY: the option takes an integer.
         let refused = unsafe { set_option(lend(-1), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1) };
         assert_eq!(refused, Err(Errno::new(libc::EBADF)));
         assert_eq!(listen(lend(-1), 1), Err(Errno::new(libc::EBADF)));
