@@ -33,7 +33,7 @@ const CLOSED: u64 = 1;
 const RLOCK: u64 = 1 << 1;
 const WLOCK: u64 = 1 << 2;
 const COUNT_BITS: u32 = 20;
-/// The most a counter holds.
+/// The largest value of a counter.
 const MAX: u64 = (1 << COUNT_BITS) - 1;
 const REF: u64 = 1 << 3;
 const REFS: u64 = MAX * REF;

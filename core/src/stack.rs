@@ -265,7 +265,7 @@ pub(crate) struct Arena {
 // SAFETY: `indices` is the address of a reservation, and only the holder of the lock of `free`
 // accesses what is there.
 unsafe impl Send for Arena {}
-// SAFETY: the same.
+// SAFETY: as above.
 unsafe impl Sync for Arena {}
 
 /// A LIFO list of slot indices in reserved memory of its own, so that `push` never allocates.
@@ -740,27 +740,27 @@ pub(crate) fn stack_pointer() -> usize {
     let sp: usize;
     cfg_if::cfg_if! {
         if #[cfg(target_arch = "x86_64")] {
-            // SAFETY: reads a register.
+            // SAFETY: the asm only reads a register.
             unsafe {
                 asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags));
             }
         } else if #[cfg(target_arch = "x86")] {
-            // SAFETY: reads a register.
+            // SAFETY: the asm only reads a register.
             unsafe {
                 asm!("mov {}, esp", out(reg) sp, options(nomem, nostack, preserves_flags));
             }
         } else if #[cfg(any(target_arch = "aarch64", target_arch = "arm"))] {
-            // SAFETY: reads a register.
+            // SAFETY: the asm only reads a register.
             unsafe {
                 asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags));
             }
         } else if #[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))] {
-            // SAFETY: reads a register.
+            // SAFETY: the asm only reads a register.
             unsafe {
                 asm!("mv {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags));
             }
         } else if #[cfg(target_arch = "loongarch64")] {
-            // SAFETY: reads a register.
+            // SAFETY: the asm only reads a register.
             unsafe {
                 asm!("move {}, $sp", out(reg) sp, options(nomem, nostack, preserves_flags));
             }

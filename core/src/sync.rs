@@ -71,7 +71,7 @@ pub(crate) fn set_os(os: &'static &'static dyn Os) {
 }
 
 fn os() -> Option<&'static dyn Os> {
-    // SAFETY: null, or from `set_os`.
+    // SAFETY: the pointer is null or came from `set_os`, which takes a `&'static`.
     unsafe { OS.load(Ordering::Acquire).as_ref() }.copied()
 }
 
@@ -99,7 +99,7 @@ mod lock {
     /// A spin lock that owns a `T`.
     pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
 
-    /// Proof that the lock is held.
+    /// Access to the `T` of a locked lock, which dropping it unlocks.
     pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
     /// How many times a waiter tries before it yields its thread: about a microsecond, where a
@@ -141,7 +141,7 @@ mod lock {
     /// Loom's mutex, which blocks instead of spinning.
     pub(crate) struct Lock<T>(loom::sync::Mutex<T>);
 
-    /// Proof that the lock is held.
+    /// Access to the `T` of a locked lock, which dropping it unlocks.
     pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
 
     impl<T> Lock<T> {
@@ -150,7 +150,7 @@ mod lock {
             Lock(loom::sync::Mutex::new(value))
         }
 
-        /// Waits for the lock.
+        /// Waits for the lock and takes it.
         pub(crate) fn lock(&self) -> Guard<'_, T> {
             self.0.lock().expect("no model goes on after a panic")
         }

@@ -187,7 +187,7 @@ impl Heap {
         }
     }
 
-    /// The P that runs these timers.
+    /// The number of the P that runs these timers.
     pub(crate) fn owner(&self) -> usize {
         self.owner
     }
@@ -442,7 +442,7 @@ mod tests {
                 name,
                 fired: Mutex::default(),
             }));
-            // SAFETY: just allocated, and leaked.
+            // SAFETY: the log was just allocated, and is leaked.
             unsafe {
                 (*log).timer.arg = NonNull::new_unchecked(log).cast();
                 &*log
@@ -452,7 +452,7 @@ mod tests {
     }
 
     fn arm(log: &Log, heap: &'static Heap, when: Nanos, seq: u32) -> bool {
-        // SAFETY: leaked, and one thread.
+        // SAFETY: the timer is leaked, and one thread uses it.
         unsafe { log.timer.arm(heap, when, seq, super::tests::log) }.is_some()
     }
 
@@ -571,7 +571,7 @@ mod tests {
         );
     }
 
-    /// The heap against a sorted list, over random arms, moves, stops and runs.
+    /// Compares the heap with a sorted list over random arms, moves, stops and runs.
     #[test]
     fn it_agrees_with_a_sorted_list() {
         let (heap, all) = timers(64);

@@ -16,7 +16,7 @@ use crate::timer::{Fire, Heap, Timer};
 use crate::waiter::WaiterList;
 use core::ptr::NonNull;
 
-/// When an operation gives up.
+/// When operations time out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deadline {
     /// No deadline.

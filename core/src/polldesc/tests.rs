@@ -1,4 +1,4 @@
-//! PollDesc without a kernel: events, deadlines and closes are called by hand.
+//! Tests of PollDesc without a kernel: they call events, deadlines and closes directly.
 
 use super::*;
 use crate::os::{Delay, Errno, Events, Nanos, Netpoll};
@@ -53,7 +53,7 @@ impl Fixture {
         self.cache.close(desc);
     }
 
-    /// How many were woken.
+    /// Sets a deadline. Returns how many waiters it woke.
     fn set(&self, desc: &PollDesc, deadline: Deadline, mode: Option<Mode>) -> usize {
         let mut woken = WaiterList::new();
         let _ = desc.set_deadline(&|| Some(deadline), mode, self.heap, &mut woken);

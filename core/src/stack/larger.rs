@@ -53,7 +53,7 @@ impl Size {
         self.0
     }
 
-    /// What [`number`](Self::number) gave.
+    /// The size with this [`number`](Self::number).
     pub(crate) fn from_number(number: u32) -> Self {
         Size(number)
     }

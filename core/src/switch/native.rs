@@ -38,7 +38,7 @@ impl Context {
     ///
     /// # Safety
     ///
-    /// It was started, has not returned, and runs nowhere.
+    /// It was started, has not returned, and no thread runs it.
     #[inline(always)]
     pub(crate) unsafe fn resume(&self) -> Stop {
         // SAFETY: the caller's promise. The word is the stack pointer that `start` or `leave` has

@@ -41,7 +41,7 @@ impl Context {
         let body = move |yielder: &Yielder<(), Word>, ()| {
             // SAFETY: the context outlives its run, and this is its own stack.
             unsafe { *place = yielder };
-            // SAFETY: runs once.
+            // SAFETY: a coroutine runs its body once.
             unsafe { entry(argument) };
         };
         // SAFETY: the closure borrows nothing, and a coroutine is never dropped before it has
@@ -55,7 +55,7 @@ impl Context {
     ///
     /// # Safety
     ///
-    /// It was started, has not returned, and runs nowhere.
+    /// It was started, has not returned, and no thread runs it.
     #[inline(always)]
     pub(crate) unsafe fn resume(&self) -> Stop {
         // SAFETY: the caller's promise. Inside, only `yielder` is used.

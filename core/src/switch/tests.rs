@@ -313,7 +313,7 @@ global_asm!(
 fn an_entry_begins_on_an_aligned_stack_and_with_the_end_of_the_chain_of_frame_pointers() {
     let _alone = alone();
     let entry: usize;
-    // SAFETY: computes an address.
+    // SAFETY: the asm only computes an address.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!(concat!("lea {}, [rip + ", symbol!("probe"), "]"), out(reg) entry)
@@ -496,7 +496,7 @@ mod steps {
     static SEEN: [[AtomicUsize; 3]; STEPS_MAX] =
         [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
-    /// From which instruction on no more steps are made.
+    /// The instruction at which stepping ends.
     static END: AtomicUsize = AtomicUsize::new(0);
 
     extern "C" fn on_trap(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
@@ -566,7 +566,7 @@ mod steps {
             }
         }
         assert!(inside > 20 && outside > 20, "{inside} and {outside} steps");
-        // All of `start` but its first instruction and its last, which nothing runs.
+        // All instructions of `start`, except the first and the last, which never run.
         assert_eq!(at_first, [1, 5, 7, 12, 17]);
     }
 }
@@ -617,7 +617,7 @@ mod breakpoints {
 
     fn functions() -> [usize; 3] {
         let (enter, leave);
-        // SAFETY: computes addresses.
+        // SAFETY: the asm only computes addresses.
         unsafe {
             asm!(
                 concat!("adrp {0}, ", symbol!("enter")),

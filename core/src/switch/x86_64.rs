@@ -71,7 +71,7 @@ global_asm!(
 /// The address of `start`.
 pub(super) fn start() -> usize {
     let start;
-    // SAFETY: computes an address.
+    // SAFETY: the asm only computes an address.
     unsafe {
         asm!(
             concat!("lea {}, [rip + ", symbol!("start"), "]"),
