@@ -139,13 +139,13 @@ unsafe impl Os for Linux {
         thread::spawn(name, self.signal_stacks, entry, arg)
     }
 
-    fn thread(&self) -> u32 {
+    fn thread_id(&self) -> u32 {
         // SAFETY: no memory is passed.
         unsafe { libc::syscall(libc::SYS_gettid) as u32 }
     }
 
-    fn doing(&self, thread: u32) -> ThreadState {
-        thread::doing(thread)
+    fn thread_state(&self, thread: u32) -> ThreadState {
+        thread::state(thread)
     }
 
     fn cpu_time(&self, thread: u32) -> Nanos {

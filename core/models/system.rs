@@ -165,11 +165,11 @@ unsafe impl Os for System {
         Ok(())
     }
 
-    fn thread(&self) -> u32 {
+    fn thread_id(&self) -> u32 {
         0
     }
 
-    fn doing(&self, _: u32) -> ThreadState {
+    fn thread_state(&self, _: u32) -> ThreadState {
         ThreadState::Unknown
     }
 

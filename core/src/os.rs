@@ -11,7 +11,7 @@
 //! | `now` | `clock_gettime(CLOCK_MONOTONIC)` | timers, deadlines |
 //! | `futex_wait`, `futex_wake` | `futex(2)` | idle Ms, blocked ordinary threads |
 //! | `spawn` | `pthread_create` | a thread for each M, sysmon, the pool of `blocking` |
-//! | `thread`, `doing`, `cpu_time` | `gettid`, `/proc`, CPU clocks | finding Ms that are blocked |
+//! | `thread_id`, `thread_state`, `cpu_time` | `gettid`, `/proc`, CPU clocks | finding blocked Ms |
 //! | `barrier` | `membarrier(2)` | retaking the P of a blocked M |
 //! | `reserve`, `open`, `guard`, `discard` | `mmap`, `mprotect`, `madvise` | goroutine stacks |
 //! | `Netpoll` | `epoll(7)` | readiness of descriptors |
@@ -127,12 +127,12 @@ pub unsafe trait Os: Sync {
     #[doc(alias = "newosproc")]
     fn spawn(&self, name: fmt::Arguments<'_>, entry: fn(usize), arg: usize) -> Result<(), Errno>;
 
-    /// The system's number for the calling thread, which [`doing`](Self::doing) and
+    /// The system's number for the calling thread, which [`thread_state`](Self::thread_state) and
     /// [`cpu_time`](Self::cpu_time) take.
-    fn thread(&self) -> u32;
+    fn thread_id(&self) -> u32;
 
     /// The state of a thread of this process.
-    fn doing(&self, thread: u32) -> ThreadState;
+    fn thread_state(&self, thread: u32) -> ThreadState;
 
     /// How many nanoseconds a thread of this process has run on a CPU. 0 if the system does not
     /// report it.

@@ -248,9 +248,9 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
 
 /// Reports what the system does not permit sysmon to see or do, if anything. Called at the start.
 pub(crate) fn report_restrictions() {
-    let thread = LINUX.thread();
+    let thread = LINUX.thread_id();
     let (states, clocks) = (
-        LINUX.doing(thread) != ThreadState::Unknown,
+        LINUX.thread_state(thread) != ThreadState::Unknown,
         LINUX.cpu_time(thread) > 0,
     );
     let full = |error: io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));

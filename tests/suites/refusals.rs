@@ -75,12 +75,12 @@ unsafe impl Os for Refusing {
         self.linux.spawn(name, entry, arg)
     }
 
-    fn thread(&self) -> u32 {
-        self.linux.thread()
+    fn thread_id(&self) -> u32 {
+        self.linux.thread_id()
     }
 
-    fn doing(&self, thread: u32) -> ThreadState {
-        self.linux.doing(thread)
+    fn thread_state(&self, thread: u32) -> ThreadState {
+        self.linux.thread_state(thread)
     }
 
     fn cpu_time(&self, thread: u32) -> Nanos {

@@ -118,12 +118,12 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// What `thread` is doing, from `/proc/self/task/TID/syscall`: `running`, or the number of the
+/// The state of `thread`, from `/proc/self/task/TID/syscall`: `running`, or the number of the
 /// system call that the thread sleeps in, or -1 if it sleeps elsewhere (a page fault).
 ///
 /// If the process is not dumpable, only root may read that file. `stat`, which says whether the
 /// thread sleeps, stays readable.
-pub(super) fn doing(thread: u32) -> ThreadState {
+pub(super) fn state(thread: u32) -> ThreadState {
     let mut buffer = [0; 200];
     match read_file(
         format_args!("/proc/self/task/{}/syscall", thread as usize),
@@ -131,11 +131,11 @@ pub(super) fn doing(thread: u32) -> ThreadState {
     ) {
         Some([b'r', ..]) => ThreadState::Running,
         Some(text @ [_, ..]) => ThreadState::Blocked(number(text)),
-        _ => doing_by_state(thread),
+        _ => state_from_stat(thread),
     }
 }
 
-fn doing_by_state(thread: u32) -> ThreadState {
+fn state_from_stat(thread: u32) -> ThreadState {
     let mut buffer = [0; STAT_MAX];
     let stat = read_file(
         format_args!("/proc/self/task/{}/stat", thread as usize),

@@ -161,7 +161,7 @@ impl Sched {
 
     /// What the thread of an M does.
     pub(super) fn be_m(&'static self, m: &'static M) -> ! {
-        m.thread.store(self.os.thread(), Ordering::Relaxed);
+        m.thread.store(self.os.thread_id(), Ordering::Relaxed);
         let here = self.await_grant(m);
         self.run(here)
     }

@@ -163,7 +163,7 @@ impl Sched {
             self.each_started(true, |g| {
                 if g.status() == Status::Running && kept(self.m_of(&g)) {
                     let m = self.m_of(&g);
-                    let doing = self.os.doing(m.thread.load(Ordering::Relaxed));
+                    let doing = self.os.thread_state(m.thread.load(Ordering::Relaxed));
                     keepers.push((
                         m.index,
                         Behind {
@@ -253,7 +253,7 @@ impl Sched {
         };
         State::Running {
             thread,
-            doing: self.os.doing(thread),
+            doing: self.os.thread_state(thread),
         }
     }
 

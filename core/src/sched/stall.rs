@@ -197,7 +197,7 @@ impl Sched {
             m,
             lasts,
             walks,
-            self.os.doing(m.thread.load(Ordering::Relaxed)),
+            self.os.thread_state(m.thread.load(Ordering::Relaxed)),
         ) {
             (self.config.report)(self, Report::Stall(&stall));
         }
@@ -212,7 +212,7 @@ impl Sched {
         lasts_on: &dyn Fn() -> bool,
     ) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
-        let doing = match self.os.doing(thread) {
+        let doing = match self.os.thread_state(thread) {
             ThreadState::Unknown if self.stands_still(thread) => ThreadState::Blocked(None),
             doing => doing,
         };

@@ -500,7 +500,7 @@ impl Sched {
         now: Nanos,
     ) -> bool {
         let thread = m.thread.load(Ordering::Relaxed);
-        let doing = self.os.doing(thread);
+        let doing = self.os.thread_state(thread);
         if matches!(doing, ThreadState::Blocked(_)) {
             return true;
         }
@@ -526,7 +526,7 @@ impl Sched {
     fn computing(&self, detached_ms: &[Detached]) -> usize {
         let computes = |detached: &&Detached| match self
             .os
-            .doing(self.m(detached.m).thread.load(Ordering::Relaxed))
+            .thread_state(self.m(detached.m).thread.load(Ordering::Relaxed))
         {
             ThreadState::Running => true,
             ThreadState::Blocked(_) => false,

@@ -182,7 +182,7 @@ impl Sched {
                     Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)),
                     g.id(),
                 ),
-                None => (Row::Thread(self.os.thread()), 0),
+                None => (Row::Thread(self.os.thread_id()), 0),
             },
         };
         let readied = Readied {

@@ -60,12 +60,12 @@ unsafe impl Os for System {
         Ok(())
     }
 
-    fn thread(&self) -> u32 {
+    fn thread_id(&self) -> u32 {
         world().current() as u32
     }
 
-    fn doing(&self, thread: u32) -> ThreadState {
-        world().step("doing", [thread.into(), 0]);
+    fn thread_state(&self, thread: u32) -> ThreadState {
+        world().step("thread_state", [thread.into(), 0]);
         if matches!(world().odds.sight, Sight::Clocks | Sight::Nothing) {
             return ThreadState::Unknown;
         }
