@@ -61,7 +61,6 @@
 //! operation that may wait, and must not hand the connection on after this error.
 
 mod dial;
-mod handle;
 mod resolve;
 mod socket;
 mod tcp_listener;

@@ -1,7 +1,6 @@
 //! [`TcpListener`].
 
 use super::dial::{adopt_options, set_connection_options};
-use super::handle::descriptor;
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use crate::PollError;
@@ -14,7 +13,7 @@ use std::io::{Error, Result};
 use std::iter::FusedIterator;
 use std::net;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
@@ -346,7 +345,26 @@ fn listening(addr: SocketAddr) -> Result<OwnedFd> {
     Ok(socket.into())
 }
 
-descriptor!(TcpListener);
+/// Borrows the descriptor, which is non-blocking.
+///
+/// While it is borrowed, the system does not give its number to another file, even if the socket is
+/// closed with `close`.
+///
+/// # Panics
+///
+/// If the socket has been closed with `close`.
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The descriptor's number. It is valid until the socket is closed.
+impl AsRawFd for TcpListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.raw()
+    }
+}
 
 /// Takes a listener of `std` into the runtime and makes it non-blocking.
 ///

@@ -1,16 +1,15 @@
 //! [`TcpStream`].
 
 use super::dial::{adopt_options, dial};
-use super::handle::{byte_stream, descriptor};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::runtime::sched;
 use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
-use std::io::{Error, Result};
+use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
 use std::net;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
@@ -637,8 +636,88 @@ impl TcpStream {
     }
 }
 
-byte_stream!(TcpStream);
-descriptor!(TcpStream);
+/// `read` waits for data and returns how many bytes it has copied: 0 at the end of the stream, or
+/// if `buf` is empty.
+impl Read for &TcpStream {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        self.socket.read(buf)
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        self.socket.read_vectored(bufs)
+    }
+}
+
+/// `write` waits for room and sends as much as the kernel accepts at once. `write_all` sends
+/// everything, without bytes of other writers in between. `flush` does nothing.
+impl Write for &TcpStream {
+    fn write(&mut self, buf: &[u8]) -> Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
+        self.socket.write_vectored(bufs)
+    }
+
+    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
+        self.socket.write_all(buf)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// As for `&TcpStream`.
+impl Read for TcpStream {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        self.socket.read(buf)
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        self.socket.read_vectored(bufs)
+    }
+}
+
+/// As for `&TcpStream`.
+impl Write for TcpStream {
+    fn write(&mut self, buf: &[u8]) -> Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
+        self.socket.write_vectored(bufs)
+    }
+
+    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
+        self.socket.write_all(buf)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Borrows the descriptor, which is non-blocking.
+///
+/// While it is borrowed, the system does not give its number to another file, even if the socket is
+/// closed with `close`.
+///
+/// # Panics
+///
+/// If the socket has been closed with `close`.
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The descriptor's number. It is valid until the socket is closed.
+impl AsRawFd for TcpStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.raw()
+    }
+}
 
 /// Takes a connection of `std` into the runtime and makes it non-blocking, as Go's `net.FileConn`
 /// does.
