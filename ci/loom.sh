@@ -18,7 +18,7 @@ models() {
     LOOM_MAX_PREEMPTIONS=$1 RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$CARGO_TARGET_DIR/loom \
         cargo test --release --quiet --package gopark-core --lib -- --nocapture "${@:2}" 2>&1 | tee -a "$log" | grep -v '^$' || failed=1
 }
-large=(whoever_relies_on_a_recruiter two_submitted_goroutines each_of_two_threads_that_sleep that_is_left_to_an_m_that_gets_up)
+large=(a_submitter_that_relies_on_another_waker two_submitted_goroutines each_of_two_sleeping_threads offered_to_an_m_that_wakes_for_another)
 models $((bound - 1)) "${large[@]}"
 models "$bound" sched:: blocking:: "${large[@]/#/--skip=}"
 models $((bound + 1)) models:: --skip sched:: --skip blocking::

@@ -62,12 +62,12 @@ impl Goroutines {
 
 std::thread_local! {
     /// What a thread does when it would sleep on a futex.
-    static SLEEP: Cell<fn(&AtomicU32)> = const { Cell::new(nobody_may_sleep) };
+    static SLEEP: Cell<fn(&AtomicU32)> = const { Cell::new(panic_on_sleep) };
     /// The word on which somebody was woken last.
     static WOKEN: Cell<usize> = const { Cell::new(0) };
 }
 
-fn nobody_may_sleep(_: &AtomicU32) {
+fn panic_on_sleep(_: &AtomicU32) {
     panic!("a thread sleeps that was woken");
 }
 

@@ -107,7 +107,7 @@ pub fn run(input: &[u8]) {
                 }
                 _ => {}
             }
-            fixture.somebody_looks_in_time();
+            fixture.an_owner_wakes_in_time();
         }
         fixture.check_insides();
         fixture.clear();
@@ -207,7 +207,7 @@ impl Fixture {
         }
     }
 
-    fn somebody_looks_in_time(&self) {
+    fn an_owner_wakes_in_time(&self) {
         let next = self
             .heaps
             .iter()

@@ -56,17 +56,17 @@ fn all_are_refused(limit: usize) {
 }
 
 #[test]
-fn jobs_are_run_though_the_system_refuses_each_thread() {
+fn jobs_are_run_when_the_system_refuses_every_thread() {
     all_are_refused(3);
 }
 
 #[test]
-fn jobs_left_to_the_only_thread_that_is_allowed_are_run_though_it_is_refused() {
+fn jobs_are_run_when_the_only_allowed_thread_is_refused() {
     all_are_refused(1);
 }
 
 #[test]
-fn a_job_beside_a_refused_thread_is_run_by_the_one_that_was_given_or_its_owner() {
+fn a_job_beside_a_refused_thread_is_run_by_the_started_thread_or_its_owner() {
     check(|| {
         let world = World::new(1, 1);
         let (sched, pool, done) = (
@@ -129,7 +129,7 @@ fn a_thread_that_goes_to_sleep_does_not_miss_a_job() {
 }
 
 #[test]
-fn each_of_two_threads_that_sleep_is_woken_for_a_job_of_its_own() {
+fn each_of_two_sleeping_threads_is_woken_for_its_own_job() {
     check(|| {
         let world = World::new(1, 1);
         let (sched, pool) = (world.sched(), Immortal::new(Pool::new(2)));

@@ -156,7 +156,7 @@ fn an_end_after_a_short_read_is_seen() {
 }
 
 #[test]
-fn a_full_read_leaves_the_rest_to_the_next_which_asks() {
+fn after_a_full_read_the_next_read_asks_the_kernel_first() {
     check(|| {
         let socket = Socket::new();
         let peer = socket.peer();
@@ -170,7 +170,7 @@ fn a_full_read_leaves_the_rest_to_the_next_which_asks() {
 }
 
 #[test]
-fn a_close_ends_the_read_and_outlasts_it() {
+fn a_close_ends_the_read_and_returns_after_it() {
     check(|| {
         let socket = Socket::new();
         let peer = socket.peer();
@@ -211,7 +211,7 @@ fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
 }
 
 #[test]
-fn of_a_timeout_that_is_taken_away_and_another_that_is_set_the_later_counts() {
+fn the_later_of_a_cleared_and_a_set_timeout_counts() {
     check(|| {
         let socket = Socket::new();
         let peer = socket.peer();

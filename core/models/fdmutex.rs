@@ -109,7 +109,7 @@ fn a_reader_and_a_writer_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_close_lets_nobody_wait_for_the_lock() {
+fn after_a_close_no_reader_waits_for_the_lock() {
     check(|| {
         let world = World::new(1, 1);
         let owner = File::new(&world);
@@ -125,7 +125,7 @@ fn a_close_lets_nobody_wait_for_the_lock() {
 }
 
 #[test]
-fn a_close_under_a_lock_wakes_those_who_wait_for_it() {
+fn a_close_wakes_the_waiters_of_a_held_lock() {
     check(|| {
         let world = World::new(1, 1);
         let owner = File::new(&world);
@@ -160,7 +160,7 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
 }
 
 #[test]
-fn every_permit_of_a_semaphore_lets_one_pass() {
+fn each_permit_of_a_semaphore_releases_one_waiter() {
     check(|| {
         let world = World::new(1, 1);
         let (sched, owner) = (world.sched(), Immortal::new((Permits::new(), Mail::new())));

@@ -27,7 +27,7 @@ fn at_home(here: &Here, id: u64) {
 }
 
 /// The holder of a P sleeps until another M wants it, and gives it up.
-fn give_to_whoever_wants_it(sched: &'static Sched, here: &Here) {
+fn give_p_to_a_waiting_m(sched: &'static Sched, here: &Here) {
     loop {
         match sched.exchange.first_wanting() {
             Some(m) => return sched.grant(here.p.index, m),
@@ -37,7 +37,7 @@ fn give_to_whoever_wants_it(sched: &'static Sched, here: &Here) {
 }
 
 #[test]
-fn a_p_that_is_taken_from_an_m_that_comes_back_has_one_owner() {
+fn a_p_retaken_from_a_returning_m_has_one_owner() {
     check(|| {
         let world = World::new(1, 1);
         let (sched, p) = (world.sched(), Arc::new(Mail::new()));
@@ -63,7 +63,7 @@ fn a_p_that_is_taken_from_an_m_that_comes_back_has_one_owner() {
         if sched.hand_off(0) {
             here = sched.await_grant(other);
             p.put(2);
-            give_to_whoever_wants_it(sched, &here);
+            give_p_to_a_waiting_m(sched, &here);
         }
         back.join().unwrap();
     });
@@ -77,7 +77,7 @@ fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
         let other = sched.start_m().unwrap();
         let holder = thread::spawn(move || {
             let here = sched.await_grant(sched.m(0));
-            give_to_whoever_wants_it(sched, &here);
+            give_p_to_a_waiting_m(sched, &here);
         });
         let mut here = playing(sched, other);
         at_home(&here, 5);
@@ -88,14 +88,14 @@ fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
 }
 
 #[test]
-fn a_spare_m_gets_a_p_for_a_goroutine_that_is_readied_at_its_home() {
+fn a_spare_m_gets_a_p_for_a_goroutine_readied_at_its_home() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();
         let other = sched.start_m().unwrap();
         let holder = thread::spawn(move || {
             let here = sched.await_grant(sched.m(0));
-            give_to_whoever_wants_it(sched, &here);
+            give_p_to_a_waiting_m(sched, &here);
         });
         let spare = thread::spawn(move || {
             let mut here = playing(sched, other);
@@ -109,7 +109,7 @@ fn a_spare_m_gets_a_p_for_a_goroutine_that_is_readied_at_its_home() {
 }
 
 #[test]
-fn an_m_that_was_to_replace_another_in_vain_misses_nothing_meanwhile() {
+fn an_m_chosen_for_a_retake_that_fails_loses_no_work() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();
@@ -123,7 +123,7 @@ fn an_m_that_was_to_replace_another_in_vain_misses_nothing_meanwhile() {
         let waker = thread::spawn(move || sched.ready(Waiter::G(parked(7, 1))));
         // M 0 is inside the scheduler all the time, so its P is not to be had.
         assert!(!sched.hand_off(0));
-        give_to_whoever_wants_it(sched, &here);
+        give_p_to_a_waiting_m(sched, &here);
         waker.join().unwrap();
         spare.join().unwrap();
     });
@@ -163,7 +163,7 @@ fn a_timer_armed_while_its_p_changes_hands_is_seen_by_the_new_holder() {
 }
 
 #[test]
-fn sysmon_does_not_sleep_while_an_m_is_up() {
+fn sysmon_does_not_sleep_while_an_m_is_awake() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();
@@ -177,7 +177,7 @@ fn sysmon_does_not_sleep_while_an_m_is_up() {
 }
 
 #[test]
-fn sysmon_does_not_sleep_when_it_is_asked() {
+fn sysmon_does_not_sleep_through_a_request() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();

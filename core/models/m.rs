@@ -59,7 +59,7 @@ fn work_published_before_a_notify_is_found() {
 }
 
 #[test]
-fn a_second_notify_hands_over_what_came_before_it() {
+fn a_second_notify_publishes_what_came_before_it() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();
@@ -77,7 +77,7 @@ fn a_second_notify_hands_over_what_came_before_it() {
 }
 
 #[test]
-fn a_place_among_the_spinning_is_given_once_and_taken_once() {
+fn a_spinning_slot_is_given_once_and_taken_once() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();
@@ -93,7 +93,7 @@ fn a_place_among_the_spinning_is_given_once_and_taken_once() {
 }
 
 #[test]
-fn an_m_that_is_up_sees_what_whoever_roused_it_did() {
+fn an_unparked_m_sees_what_its_waker_wrote() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();

@@ -161,7 +161,7 @@ fn p2_an_edge_against_a_deadline_that_is_cleared() {
 }
 
 #[test]
-fn p2_without_a_timer_that_fires_the_read_succeeds() {
+fn p2_a_read_succeeds_when_its_deadline_is_cleared() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
@@ -282,7 +282,7 @@ fn a_deadline_that_passes_ends_the_wait() {
 }
 
 #[test]
-fn an_event_of_the_last_use_leaves_no_mark_on_the_next() {
+fn an_event_of_an_earlier_use_leaves_no_bits_on_the_next() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
@@ -299,7 +299,7 @@ fn an_event_of_the_last_use_leaves_no_mark_on_the_next() {
 }
 
 #[test]
-fn an_event_finds_the_use_it_was_made_for() {
+fn an_event_and_a_deadline_update_one_word_without_loss() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
@@ -317,7 +317,7 @@ fn an_event_finds_the_use_it_was_made_for() {
 }
 
 #[test]
-fn a_timer_of_the_last_use_does_not_strike_the_next() {
+fn a_timer_of_an_earlier_use_does_not_expire_the_next() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
@@ -333,7 +333,7 @@ fn a_timer_of_the_last_use_does_not_strike_the_next() {
 }
 
 #[test]
-fn a_deadline_that_was_moved_does_not_strike_at_its_first_hour() {
+fn a_moved_deadline_does_not_pass_at_its_old_time() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();
@@ -349,7 +349,7 @@ fn a_deadline_that_was_moved_does_not_strike_at_its_first_hour() {
 }
 
 #[test]
-fn whoever_counts_on_a_registration_that_fails_finds_out() {
+fn a_waiter_that_relies_on_a_failed_registration_gets_its_error() {
     check(|| {
         let connection = Connection::new();
         let peer = connection.peer();

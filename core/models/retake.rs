@@ -54,7 +54,7 @@ fn a_p_has_one_owner() {
 }
 
 #[test]
-fn a_p_that_was_kept_once_can_be_taken_later() {
+fn a_p_kept_once_can_be_retaken_later() {
     check(|| {
         let owner = Leased::new();
         let leased = owner.get();

@@ -115,7 +115,7 @@ fn a_slot_is_reused_only_when_its_thief_has_read_it() {
 }
 
 #[test]
-fn a_full_ring_spills_while_a_thief_is_at_it() {
+fn a_full_ring_spills_while_a_thief_steals() {
     check(|| {
         let owner = Queues::new();
         let queues = owner.get();
@@ -134,7 +134,7 @@ fn a_full_ring_spills_while_a_thief_is_at_it() {
 }
 
 #[test]
-fn the_goroutine_in_front_goes_to_owner_or_thief() {
+fn the_goroutine_in_the_next_slot_goes_to_the_owner_or_a_thief() {
     check(|| {
         let owner = Queues::new();
         let queues = owner.get();

@@ -54,7 +54,7 @@ fn a_goroutine_readied_elsewhere_runs_on_its_m() {
 }
 
 #[test]
-fn a_goroutine_readied_later_rides_on_the_wake_of_the_first() {
+fn two_goroutines_readied_at_once_share_a_wake() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();
@@ -71,7 +71,7 @@ fn a_goroutine_readied_later_rides_on_the_wake_of_the_first() {
 }
 
 #[test]
-fn a_fresh_goroutine_that_is_left_to_an_m_that_goes_to_sleep_is_started() {
+fn a_fresh_goroutine_offered_to_an_m_that_goes_to_sleep_is_started() {
     check(|| {
         let world = World::new(2, 2);
         let sched = world.sched();
@@ -88,7 +88,7 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_goes_to_sleep_is_started() {
 }
 
 #[test]
-fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started() {
+fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started() {
     check(|| {
         let world = World::new(2, 2);
         let sched = world.sched();
@@ -112,7 +112,7 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started() 
 }
 
 #[test]
-fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started_by_a_third() {
+fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started_by_a_third() {
     check(|| {
         let world = World::new(3, 3);
         let sched = world.sched();
@@ -144,8 +144,7 @@ fn a_fresh_goroutine_that_is_left_to_an_m_that_gets_up_for_another_is_started_by
 }
 
 #[test]
-fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_are_clearly_fewer()
-{
+fn a_fresh_goroutine_goes_to_the_searching_m_with_clearly_the_fewest_at_home() {
     check(|| {
         let world = World::new(4, 4);
         let sched = world.sched();
@@ -179,7 +178,7 @@ fn a_fresh_goroutine_is_left_to_the_free_m_that_has_the_fewest_at_home_if_those_
 }
 
 #[test]
-fn an_m_on_its_futex_is_woken_as_one_in_the_poller() {
+fn an_m_on_its_futex_is_woken_like_one_in_the_poller() {
     check(|| {
         let world = World::new(2, 1);
         let sched = world.sched();
@@ -206,7 +205,7 @@ fn a_goroutine_submitted_from_a_thread_is_found_by_an_m_that_goes_to_sleep() {
 }
 
 #[test]
-fn whoever_relies_on_a_recruiter_is_not_let_down_by_it() {
+fn a_submitter_that_relies_on_another_waker_loses_no_goroutine() {
     check(|| {
         let world = World::new(2, 2);
         let sched = world.sched();
@@ -223,7 +222,7 @@ fn whoever_relies_on_a_recruiter_is_not_let_down_by_it() {
 }
 
 #[test]
-fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_one_that_gives_up() {
+fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_an_m_about_to_sleep() {
     check(|| {
         let world = World::new(2, 2);
         let sched = world.sched();
@@ -273,7 +272,7 @@ fn kernel(sched: &'static Sched) -> &'static Kernel {
 }
 
 #[test]
-fn an_event_finds_somebody_in_the_poller_though_an_m_has_just_left_it() {
+fn an_event_finds_an_m_in_the_poller_after_another_has_left_it() {
     check(|| {
         let world = World::new(2, 1);
         let sched = world.sched();
@@ -308,7 +307,7 @@ unsafe fn wake(slot: NonNull<()>, _: u32, woken: &mut WaiterList) {
 }
 
 #[test]
-fn a_timer_armed_from_outside_is_seen_by_an_m_that_sleeps_for_none() {
+fn a_timer_armed_by_a_thread_wakes_an_m_that_sleeps_without_a_limit() {
     check(|| {
         let world = World::new(1, 1);
         let sched = world.sched();

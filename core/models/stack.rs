@@ -57,7 +57,7 @@ impl Slot {
 }
 
 #[test]
-fn a_goroutine_that_returns_is_freed_once_and_after_the_last_look() {
+fn a_returned_goroutine_is_freed_once_after_its_last_watcher() {
     check(|| {
         let owner = Slot::new();
         let slot = owner.get();
@@ -72,7 +72,7 @@ fn a_goroutine_that_returns_is_freed_once_and_after_the_last_look() {
 }
 
 #[test]
-fn a_stack_may_have_its_next_goroutine_while_somebody_looks_at_the_last() {
+fn a_stack_takes_its_next_goroutine_while_a_watcher_pins_the_last() {
     check(|| {
         let owner = Slot::new();
         let slot = owner.get();

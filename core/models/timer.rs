@@ -72,7 +72,7 @@ fn a_timer_moved_earlier_fires_by_its_new_time() {
 }
 
 #[test]
-fn a_timer_moved_at_its_hour_fires_for_its_last_time() {
+fn a_timer_moved_while_it_is_due_fires_for_its_latest_time() {
     check(|| {
         let (heap_owner, alarm_owner) = (Immortal::new(Heap::new(0)), Alarm::new());
         let (heap, alarm) = (heap_owner.get(), alarm_owner.get());
@@ -96,7 +96,7 @@ fn a_timer_moved_at_its_hour_fires_for_its_last_time() {
 }
 
 #[test]
-fn a_stopped_timer_is_armed_again_while_the_owner_buries_it() {
+fn a_stopped_timer_is_armed_again_while_the_owner_removes_it() {
     check(|| {
         let (heap_owner, alarm_owner) = (Immortal::new(Heap::new(0)), Alarm::new());
         let (heap, alarm) = (heap_owner.get(), alarm_owner.get());
@@ -132,7 +132,7 @@ fn timers_armed_at_once_are_all_in_the_heap() {
 }
 
 #[test]
-fn one_of_those_who_arm_the_earliest_timer_is_told_so() {
+fn arming_the_earliest_timer_reports_that_it_is_the_earliest() {
     check(|| {
         let heap = Immortal::new(Heap::new(0));
         let alarms = [Alarm::new(), Alarm::new()];

@@ -59,7 +59,7 @@ impl Traced {
 }
 
 #[test]
-fn what_there_was_room_for_is_read_once_in_its_order() {
+fn records_that_found_room_are_read_once_and_in_order() {
     check(|| {
         let owner = Traced::new();
         let traced = owner.get();

@@ -48,7 +48,7 @@ impl Stopped {
 }
 
 #[test]
-fn a_goroutine_is_resumed_before_its_stack_is_changed_or_after() {
+fn a_resume_and_a_change_of_the_stack_never_overlap() {
     check(|| {
         let owner = Stopped::new();
         let goroutine = owner.get();

@@ -59,7 +59,7 @@ impl Word {
 }
 
 #[test]
-fn a_waiter_goes_on_when_news_comes_and_sees_what_came_before_it() {
+fn a_notified_waiter_resumes_and_sees_what_the_waker_wrote() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -74,7 +74,7 @@ fn a_waiter_goes_on_when_news_comes_and_sees_what_came_before_it() {
 }
 
 #[test]
-fn latched_readiness_carries_what_came_before_it() {
+fn latched_readiness_publishes_what_the_waker_wrote() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -91,7 +91,7 @@ fn latched_readiness_carries_what_came_before_it() {
 }
 
 #[test]
-fn whoever_gets_the_waiter_sees_what_it_did_before() {
+fn a_waker_sees_what_the_waiter_wrote_before_commit() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -115,7 +115,7 @@ fn whoever_gets_the_waiter_sees_what_it_did_before() {
 }
 
 #[test]
-fn nobody_sleeps_through_a_close() {
+fn a_waiter_does_not_sleep_through_a_close() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -132,7 +132,7 @@ fn nobody_sleeps_through_a_close() {
 }
 
 #[test]
-fn readiness_survives_a_close_that_comes_at_the_same_time() {
+fn readiness_survives_a_concurrent_close() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -186,7 +186,7 @@ fn two_notifications_wake_two_waits_or_count_as_one() {
 }
 
 #[test]
-fn a_reset_before_the_question_loses_no_readiness_after_it() {
+fn a_reset_before_the_system_call_loses_no_later_readiness() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
@@ -209,7 +209,7 @@ fn a_reset_before_the_question_loses_no_readiness_after_it() {
 }
 
 #[test]
-fn a_blocked_thread_goes_on_though_its_word_dies_with_the_wake() {
+fn a_woken_thread_frees_its_futex_word_at_once() {
     check(|| {
         let owner = Word::new();
         let word = owner.get();
