@@ -1,13 +1,13 @@
-//! Fuzz targets as plain tests: each over its committed corpus, then over random inputs.
+//! Runs a fuzz target as a plain test: over its committed corpus, then over random inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::{format, fs, println, string::String, vec::Vec};
 
-/// The longest random input.
+/// Random inputs are shorter than this many bytes. Programs of the corpus have at most 64.
 const LENGTH_MAX: u64 = 96;
 
-/// Runs `target` over `fuzz/corpus/NAME.hex` (an input in each line) and over `inputs` random inputs, the same ones every time.
-/// Prints the input that fails it.
+/// Runs `target` over `fuzz/corpus/NAME.hex` (one input a line) and over `inputs` random inputs,
+/// the same in every run. If the target panics, prints the input and passes the panic on.
 pub fn check(name: &str, inputs: u32, target: fn(&[u8])) {
     let path = format!("{}/../fuzz/corpus/{name}.hex", env!("CARGO_MANIFEST_DIR"));
     let corpus = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

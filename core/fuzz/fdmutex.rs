@@ -1,46 +1,33 @@
-//! FdMutex against the table in the head of `fdmutex.rs`: its word is decoded after each step and compared with plain counters, and who
-//! sleeps, who is woken and who destroys with queues.
+//! `FdMutex` against the table at the head of `fdmutex.rs`. After each step its word is decoded and
+//! compared with plain counters. Queues of the model say which operation sleeps, which is woken,
+//! and which destroys the descriptor.
 //!
-//! There is one thread. When an operation sleeps, the rest of the program runs inside its sleep, until somebody has woken it: the operations
-//! that sleep are nested, and the innermost goes on first.
-#![allow(unsafe_code, reason = "the program goes on inside a sleep")]
+//! There is one thread. When an operation sleeps, the rest of the program runs inside its futex
+//! wait until a step wakes it. So the operations that sleep are nested, and the innermost resumes
+//! first.
+#![allow(unsafe_code, reason = "the program continues inside a futex wait")]
 
 use super::{
     AfterUse, Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, WLOCK, WWAIT, WWAITS,
 };
+use crate::fuzz::kernel::Kernel;
 use crate::fuzz::system::{SYSTEM, System};
-use crate::os::{Delay, Errno, Events, Mode, Netpoll};
+use crate::os::Mode;
 use crate::polldesc::PollError;
 use crate::sched::{Config, Sched};
 use crate::stack::MIN_STACK;
 use crate::sync::{AtomicU32, Ordering};
-use crate::tagptr::TaggedPtr;
+
 use core::cell::Cell;
 use core::ptr;
 use std::boxed::Box;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
-/// How many operations sleep at the same time, at most.
+/// The most operations that sleep at the same time: each takes a part of the stack.
 const SLEEPERS_MAX: usize = 24;
 
-/// A poller that nobody asks for anything.
-struct Unused;
-
-// SAFETY: it reports no tokens.
-unsafe impl Netpoll for Unused {
-    fn init() -> Result<Self, Errno> {
-        Ok(Unused)
-    }
-    fn open(&self, _: i32, _: TaggedPtr) -> Result<(), Errno> {
-        Ok(())
-    }
-    fn close(&self, _: i32) {}
-    fn poll(&self, _: Delay, _: &mut Events) {}
-    fn wake(&self) {}
-}
-
-/// A scheduler without Ms: everybody here is an ordinary thread.
+/// Returns a scheduler without Ms: all callers here are ordinary threads. Its poller is never used.
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&'static Sched> = OnceLock::new();
     SCHED.get_or_init(|| {
@@ -51,9 +38,9 @@ fn sched() -> &'static Sched {
             ..Config::new(1)
         };
         // SAFETY: no goroutine runs, so none migrates.
-        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Unused))) }
+        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Kernel))) }
             .expect("nothing is refused");
-        // The start has woken the threads that it would have.
+        // The start has woken the Ms, which do not exist.
         System::take_woken();
         sched
     })
@@ -63,7 +50,8 @@ struct Driver<'a> {
     mutex: FdMutex,
     steps: Cell<&'a [u8]>,
     model: Cell<Model>,
-    /// The words on which operations sleep, by side, in the order of their coming. Who was woken is taken out.
+    /// The words on which operations sleep, by side, in the order of arrival, without those that
+    /// were woken.
     asleep: [Cell<VecDeque<usize>>; 2],
     /// The side of the operation that sleeps next.
     side: Cell<usize>,
@@ -75,7 +63,7 @@ struct Model {
     locked: [bool; 2],
     /// Users that hold no lock.
     others: u64,
-    /// Operations that sleep or are inside their sleep's end.
+    /// Operations that have begun to sleep and have not returned.
     sleepers: usize,
     destroyed: bool,
 }
@@ -105,9 +93,9 @@ pub fn run(input: &[u8]) {
     DRIVER.set(ptr::null());
 }
 
-/// An operation sleeps: the program goes on until somebody has woken it.
+/// The futex wait of an operation: runs further steps until one has woken it.
 fn sleep(word: &AtomicU32) {
-    // SAFETY: `run` has put it there and is below on this stack.
+    // SAFETY: `run` has stored the address, and its frame is further out on this stack.
     let driver = unsafe { &*DRIVER.get() };
     let side = driver.side.get();
     driver.asleep(side, |queue| queue.push_back(ptr::from_ref(word).addr()));
@@ -119,7 +107,8 @@ fn sleep(word: &AtomicU32) {
                 driver.step(step);
             }
             None if driver.model.get().locked[side] => driver.unlock(side),
-            // Nobody will unlock: the one who would has been woken, and is further out.
+            // The lock's next owner has been woken and is further out on the stack, so it cannot
+            // unlock.
             None => driver.close(),
         }
     }
@@ -189,7 +178,7 @@ impl Driver<'_> {
         assert_eq!(
             System::take_woken(),
             first.unwrap_or(0),
-            "an unlock wakes the first of its side, and nobody else"
+            "an unlock wakes the first waiter of its side, and no other"
         );
         self.released(release);
     }
@@ -225,7 +214,7 @@ impl Driver<'_> {
                     assert_eq!(
                         unsafe { &*(word as *const AtomicU32) }.load(Ordering::Relaxed),
                         1,
-                        "a close wakes everyone"
+                        "a close wakes all waiters"
                     );
                 }
             }
@@ -250,7 +239,7 @@ impl Driver<'_> {
         self.update(|model| model.destroyed |= last);
     }
 
-    /// The word against the counters.
+    /// Compares the word with the counters.
     fn compare(&self) {
         let word = self.mutex.state.load(Ordering::Relaxed);
         let Model {
@@ -280,7 +269,7 @@ impl Driver<'_> {
         );
     }
 
-    /// Closes, and lets everybody go. Then exactly one of them was told to destroy it.
+    /// Closes, and ends all uses. Then exactly one of them had to destroy the descriptor.
     fn finish(&self) {
         if !self.model.get().closed {
             self.close();
@@ -294,7 +283,10 @@ impl Driver<'_> {
             self.decref();
         }
         self.compare();
-        assert!(self.model.get().destroyed, "nobody destroys it");
+        assert!(
+            self.model.get().destroyed,
+            "no user destroys the descriptor"
+        );
         assert_eq!(
             (self.mutex.incref(), self.mutex.lock(Mode::Read, sched())),
             (Err(Closed), Err(PollError::Closing))

@@ -1,26 +1,28 @@
-//! A kernel under poll descriptors: it counts what it is told, and tells what the target makes up.
-#![allow(unsafe_code, reason = "it promises what a poller does")]
+//! A poller for fuzz targets: it checks registrations, and delivers the events that the target puts
+//! into [`PENDING`].
+#![allow(unsafe_code, reason = "Netpoll is an unsafe trait")]
 
 use crate::os::{Delay, Errno, Event, Events, Mode, Netpoll};
 use crate::tagptr::TaggedPtr;
 use core::cell::Cell;
 
-/// Descriptors have numbers below this.
+/// The number of descriptors: their numbers are below this.
 pub(crate) const DESCS: usize = 2;
 
-/// The most that one poll fetches.
+/// The most events that one poll fetches.
 pub(crate) const FETCHED_MAX: usize = 8;
 
 pub(crate) struct Kernel;
 
 std::thread_local! {
     static WATCHED: [Cell<bool>; DESCS] = const { [const { Cell::new(false) }; DESCS] };
-    /// Whether it refuses the next descriptor.
+    /// Whether the next `open` is refused.
     pub(crate) static REFUSES: Cell<bool> = const { Cell::new(false) };
-    /// The direction that was armed last.
+    /// The last call of `arm`.
     pub(crate) static ARMED: Cell<Option<(i32, Mode)>> = const { Cell::new(None) };
-    /// What it tells next.
-    pub(crate) static NEWS: Cell<heapless::Vec<Event, FETCHED_MAX>> = const { Cell::new(heapless::Vec::new()) };
+    /// The events that the next poll delivers.
+    pub(crate) static PENDING: Cell<heapless::Vec<Event, FETCHED_MAX>> =
+        const { Cell::new(heapless::Vec::new()) };
 }
 
 impl Kernel {
@@ -29,7 +31,7 @@ impl Kernel {
     }
 }
 
-// SAFETY: the target makes up events of tokens that `open` was given.
+// SAFETY: the target makes events only of tokens of its poll descriptors.
 unsafe impl Netpoll for Kernel {
     fn init() -> Result<Self, Errno> {
         Ok(Kernel)
@@ -59,7 +61,7 @@ unsafe impl Netpoll for Kernel {
     }
 
     fn poll(&self, _: Delay, events: &mut Events) {
-        events.extend(NEWS.take());
+        events.extend(PENDING.take());
     }
 
     fn wake(&self) {}

@@ -1,38 +1,48 @@
-//! Poll descriptors, their deadlines and their reuse against the transition tables of Go's protocol: two descriptors, each with a reader and a
-//! writer, over a kernel with edges and a clock that this program moves.
+//! Poll descriptors, their deadlines and their reuse against the transition tables of Go's
+//! protocol.
 //!
-//! The reader and the writer of a descriptor make the steps of `Fd::attempt` and `Sched::poll_wait` one at a time; edges, late events, deadlines,
-//! timers, closes and reuse come between any two of them. A timer of the target's own goes off in the same run as the deadlines, before
-//! them, and makes further steps: so a deadline's callback can be on its way while the deadline is moved, or the descriptor closed and reused.
+//! There are two descriptors, each with a reader and a writer, over a kernel with edges and a clock
+//! that this program moves. The reader and the writer make the steps of `Fd::attempt` and
+//! `Sched::poll_wait` one at a time. Edges, late events, deadlines, timers, closes and reuse come
+//! between any two of these steps. A timer of the target's own fires in the same run as the
+//! deadlines, before them, and its callback makes further steps. So the input can move a deadline,
+//! or close and reuse the descriptor, while the deadline's callback is under way.
 //!
-//! The model is the tables written plainly: what is in the slot, what is published, when a side is due. What one thread cannot show (two
-//! read-modify-writes that race) belongs to `core/models`.
+//! `polldesc/model.rs` holds the tables written plainly: what is in the slot, what is published,
+//! when a side expires. Two read-modify-writes that race need two threads; they belong to
+//! `core/models`.
 //!
-//! | assertion | where |
-//! |---|---|
-//! | the slot holds what the table says; a waiter is handed out once, in status waiting (K1, K2) | `Model::word`, `woken` |
-//! | at rest nobody sleeps with data, a passed deadline or a close (K3, K18) | `come_to_rest` |
-//! | a timeout needs a passed deadline, `Closing` a close, readiness an event (K6, K8) | `expected_error`, `settle` |
-//! | no timeout of a deadline that was cleared or moved (K7, K11) | `pass` |
-//! | the next use has another number, and neither events nor errors nor timers of the last (K9) | `open`, `deliver` |
-//! | whoever is due, some heap is looked at in time (K10) | `check` |
-//! | no lock is held when a callback runs (K12) | `intrude` would hang |
-//! | readiness may be spurious, and the operation waits again (K16) | `system_call` |
+//! What the target asserts, and where:
+//!
+//! - The slot holds what the table says; a waiter is returned once, in status waiting (K1, K2):
+//!   `Desc::step`, `woken`.
+//! - At rest no waiter sleeps with data, a passed deadline or a close (K3, K18): `come_to_rest`.
+//! - A timeout needs a passed deadline, `Closing` a close, readiness an event (K6, K8):
+//!   `expected_error`, `Desc::step`.
+//! - A deadline that was cleared or moved causes no timeout (K7, K11): `pass`.
+//! - The next use has another number, and no event, error or timer of the last (K9): `open`,
+//!   `deliver`.
+//! - The first entry of the heap is never later than any deadline (K10): `check`.
+//! - No lock is held when a callback runs (K12): `intrude` would deadlock.
+//! - Readiness may be spurious, and the operation waits again (K16): `system_call`.
 #![allow(unsafe_code, reason = "a callback gets an address")]
+
+#[path = "polldesc/model.rs"]
+mod model;
 
 use super::{Deadline, PollCache, PollDesc, PollError, TAG_MASK};
 use crate::counter::Count;
-use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, NEWS, REFUSES};
+use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, PENDING, REFUSES};
 use crate::fuzz::system::Goroutines;
 use crate::g::Status;
 use crate::os::{Delay, Event, Mode, Nanos, Ready};
 use crate::poller::Poller;
 use crate::sync::Ordering;
 use crate::timer::{Heap, NEVER, Timer};
-use crate::waiter::{Announced, Waiter, WaiterList};
+use crate::waiter::{Waiter, WaiterList};
 use core::cell::RefCell;
-use core::fmt::Write;
 use core::ptr::NonNull;
+use model::{Desc, Phase, Side, Word};
 use std::boxed::Box;
 
 const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
@@ -42,7 +52,7 @@ std::thread_local! {
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new());
 }
 
-/// What all inputs use.
+/// What all inputs share.
 struct Fixture {
     cache: PollCache,
     heap: &'static Heap,
@@ -61,88 +71,19 @@ impl Fixture {
     }
 }
 
-/// What is in a slot.
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Word {
-    Nil,
-    Ready,
-    Wait,
-    Parked,
-}
-
-/// The step that a reader or writer makes next.
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Phase {
-    Begin,
-    SystemCall,
-    Register,
-    Watch,
-    MayWait,
-    Announce,
-    Look,
-    Commit,
-    Parked,
-    Settle,
-    LookAgain,
-}
-
-/// One direction of a descriptor: its waiter, and what the model knows.
-#[derive(Clone, Copy)]
-struct Side {
-    phase: Phase,
-    word: Word,
-    /// 0: no deadline; < 0: it has passed.
-    when: Nanos,
-    /// Changes whenever a timer that is on its way must not count any more.
-    errand: u32,
-    /// The kernel has data, or room.
-    level: bool,
-    /// The kernel has an event to tell.
-    edge: bool,
-    /// An error kept it from waiting, and it asks the system a last time.
-    last_try: bool,
-}
-
-struct Desc {
-    desc: &'static PollDesc,
-    fd: i32,
-    open: bool,
-    closing: bool,
-    /// It has joined a poller, or an operation is about to register it.
-    joined: bool,
-    /// Another operation came while one registered it.
-    awaited: bool,
-    /// The last event was nothing but an error.
-    error: bool,
-    hung_up: bool,
-    /// The tag of this use, and of the last.
-    tag: u32,
-    stale: u32,
-    sides: [Side; 2],
-}
-
 struct Driver<'a> {
     fixture: &'a mut Fixture,
     steps: &'a [u8],
     now: Nanos,
     descs: [Desc; DESCS],
-    /// Events that a poll has fetched, not yet delivered.
+    /// Events that a poll has fetched and not yet delivered.
     fetched: heapless::Vec<Event, FETCHED_MAX>,
     /// A run of timers is under way.
     in_run: bool,
 }
 
-const FRESH: Side = Side {
-    phase: Phase::Begin,
-    word: Word::Nil,
-    when: 0,
-    errand: 0,
-    level: false,
-    edge: false,
-    last_try: false,
-};
-
-/// The first byte says where sequence numbers begin; each other is a step: what (4 bits), on which descriptor (1) and side (1), how (2).
+/// The first byte says where sequence numbers begin. Each other byte is a step: what (4 bits), on
+/// which descriptor (1) and side (1), how (2).
 pub fn run(input: &[u8]) {
     let Some((&start, steps)) = input.split_first() else {
         return;
@@ -150,7 +91,7 @@ pub fn run(input: &[u8]) {
     FIXTURE.with_borrow_mut(|fixture| {
         let descs = [0, 1].map(|fd| {
             let desc = fixture.cache.open(fd);
-            // Half of the inputs begin just before the wrap.
+            // Half of the inputs begin just before the sequence number wraps.
             desc.fdseq.store(
                 if start & 1 == 0 {
                     1
@@ -235,7 +176,7 @@ impl Driver<'_> {
             12 => self.open(at),
             13 => self.pass([0, 3, 7, 60][usize::from(how)], 0),
             14 => self.pass([5, 60][usize::from(step >> 4 & 1)], 1 + how),
-            // A poll that waits: for an edge, or until a timer is due.
+            // A poll that waits returns with an edge, or when a timer is due.
             _ if self
                 .descs
                 .iter()
@@ -244,7 +185,7 @@ impl Driver<'_> {
                 (0..DESCS).for_each(|at| self.fetch(at, 0))
             }
             _ => {
-                // A deadline for the end of time has a timer for the moment before it.
+                // A deadline at NEVER has a timer at NEVER - 1.
                 let next = self.fixture.heap.next().filter(|&next| next < NEVER - 1);
                 self.pass(next.map_or(0, |next| (next - self.now).max(0)), 0);
             }
@@ -272,7 +213,11 @@ impl Driver<'_> {
                 (desc.fd, desc.tag)
             );
             assert_eq!(desc.desc.poller().is_some(), desc.is_watched());
-            assert_eq!(desc.desc.hung_up(), desc.hung_up, "whether an end was seen");
+            assert_eq!(
+                desc.desc.hung_up(),
+                desc.hung_up,
+                "whether a hang-up was seen"
+            );
             for (side, mode) in desc.sides.iter().zip(MODES) {
                 assert_eq!(
                     desc.desc.slot(mode).is_ready(),
@@ -287,103 +232,33 @@ impl Driver<'_> {
                 assert_eq!(
                     desc.desc.deadline(mode),
                     (side.when > 0).then_some(side.when),
-                    "when it gives up"
+                    "the time of the deadline"
                 );
                 assert_eq!(
                     desc.desc.may_wait(mode),
                     desc.expected_error(mode, true),
                     "whether it may wait"
                 );
-                // In the middle of a run, what is due is no longer in the heap.
+                // During a run, a timer that is due is no longer in the heap.
                 let armed = side.when > 0 && !desc.closing && !self.in_run;
                 assert!(
                     !armed || next <= side.when,
-                    "a deadline passes at {}, and the heap waits for {next}",
+                    "a deadline passes at {}, and the heap's next timer is at {next}",
                     side.when
                 );
             }
         }
     }
 
-    /// One step of a reader or writer. With `refused`, a registration fails.
+    /// Makes one step of a reader or writer. With `refused`, the kernel refuses a registration.
     fn waiter_step(&mut self, at: usize, side: usize, refused: bool) {
-        let (desc, mode) = (&mut self.descs[at], MODES[side]);
-        if !desc.open {
-            return;
+        let desc = &mut self.descs[at];
+        match desc.sides[side].phase {
+            _ if !desc.open => {}
+            Phase::Watch => self.watch(at, side, refused),
+            Phase::Commit => self.commit(at, side),
+            _ => desc.step(side),
         }
-        let this = desc.desc;
-        let slot = this.slot(mode);
-        let phase = match desc.sides[side].phase {
-            Phase::Begin => match this.may_try(mode) {
-                Ok(()) => {
-                    slot.reset();
-                    desc.sides[side].word = Word::Nil;
-                    Phase::SystemCall
-                }
-                Err(error) => desc.fail(mode, error),
-            },
-            Phase::SystemCall => desc.system_call(side),
-            Phase::Register if this.join_poller() => {
-                assert!(!desc.joined, "two operations register");
-                desc.joined = true;
-                Phase::Watch
-            }
-            Phase::Register => {
-                assert!(desc.joined, "nobody registers");
-                desc.awaited |= !desc.is_watched();
-                Phase::MayWait
-            }
-            Phase::Watch => return self.watch(at, side, refused),
-            Phase::MayWait => match this.may_wait(mode) {
-                Ok(()) => {
-                    ARMED.set(None);
-                    this.arm(mode);
-                    assert_eq!(ARMED.get(), desc.is_watched().then_some((desc.fd, mode)));
-                    Phase::Announce
-                }
-                Err(error) => desc.fail(mode, error),
-            },
-            Phase::Announce => match slot.announce() {
-                Announced::Ready => {
-                    assert_eq!(desc.sides[side].word, Word::Ready);
-                    desc.sides[side].word = Word::Nil;
-                    Phase::SystemCall
-                }
-                Announced::Waiting => {
-                    assert_eq!(
-                        desc.sides[side].word,
-                        Word::Nil,
-                        "latched readiness is lost"
-                    );
-                    desc.sides[side].word = Word::Wait;
-                    Phase::Look
-                }
-            },
-            Phase::Look if this.may_wait(mode).is_ok() => Phase::Commit,
-            Phase::Look => Phase::Settle,
-            Phase::Commit => return self.commit(at, side),
-            Phase::Parked => Phase::Parked,
-            Phase::Settle => {
-                let good = slot.settle();
-                assert_eq!(
-                    good,
-                    desc.sides[side].word == Word::Ready,
-                    "whether there was good news"
-                );
-                desc.sides[side].word = Word::Nil;
-                if good {
-                    Phase::SystemCall
-                } else {
-                    Phase::LookAgain
-                }
-            }
-            // A deadline that passed and was moved since does not end the wait.
-            Phase::LookAgain => match this.may_wait(mode) {
-                Ok(()) => Phase::Announce,
-                Err(error) => desc.fail(mode, error),
-            },
-        };
-        desc.sides[side].phase = phase;
     }
 
     fn watch(&mut self, at: usize, side: usize, refused: bool) {
@@ -402,7 +277,7 @@ impl Driver<'_> {
             desc.joined = false;
             desc.desc.leave_poller(&mut woken);
         } else {
-            // What is ready by then is reported.
+            // A registration reports what is ready at that moment.
             desc.sides
                 .iter_mut()
                 .for_each(|side| side.edge = side.level);
@@ -427,7 +302,7 @@ impl Driver<'_> {
                 assert_eq!(
                     desc.sides[side].word,
                     Word::Wait,
-                    "parked although news had come"
+                    "parked although the slot had changed"
                 );
                 (desc.sides[side].word, desc.sides[side].phase) = (Word::Parked, Phase::Parked);
             }
@@ -435,7 +310,7 @@ impl Driver<'_> {
                 assert_ne!(
                     desc.sides[side].word,
                     Word::Wait,
-                    "not parked although no news had come"
+                    "not parked although the slot had not changed"
                 );
                 assert_eq!(self.fixture.goroutines.give(g), id);
                 desc.sides[side].phase = Phase::Settle;
@@ -444,23 +319,17 @@ impl Driver<'_> {
         }
     }
 
-    /// Good news for one side: whom it wakes.
+    /// Readiness for one side. Returns the number of the goroutine that it wakes.
     fn notify(&mut self, at: usize, side: usize) -> Option<usize> {
-        let before = core::mem::replace(&mut self.descs[at].sides[side].word, Word::Ready);
-        (before == Word::Parked).then_some(2 * at + side)
+        self.descs[at].sides[side].notify().then_some(2 * at + side)
     }
 
-    /// Bad news for one side: whom it wakes. Readiness stays.
+    /// A deadline or a close for one side. Returns the number of the goroutine that it wakes.
     fn cancel(&mut self, at: usize, side: usize) -> Option<usize> {
-        let word = &mut self.descs[at].sides[side].word;
-        let before = *word;
-        if before != Word::Ready {
-            *word = Word::Nil;
-        }
-        (before == Word::Parked).then_some(2 * at + side)
+        self.descs[at].sides[side].cancel().then_some(2 * at + side)
     }
 
-    /// Lets those run again who were woken. They must be the expected ones.
+    /// Lets the woken goroutines run again. They must be the expected ones.
     fn woken(&mut self, mut list: WaiterList, expected: &[Option<usize>]) {
         let (mut woken, mut to_wake) = (0u32, 0u32);
         expected.iter().flatten().for_each(|id| to_wake |= 1 << id);
@@ -470,7 +339,7 @@ impl Driver<'_> {
             assert_eq!(
                 self.fixture.goroutines.status(id),
                 Status::Waiting,
-                "a goroutine is readied that does not wait"
+                "a goroutine that does not wait is readied"
             );
             self.fixture.goroutines.set_status(id, Status::Runnable);
             let side = &mut self.descs[id / 2].sides[id % 2];
@@ -479,7 +348,7 @@ impl Driver<'_> {
         }
         assert_eq!(
             woken, to_wake,
-            "others are woken than should be (a bit for each waiter)"
+            "not the expected goroutines are woken (a bit for each)"
         );
     }
 
@@ -492,7 +361,8 @@ impl Driver<'_> {
         }
     }
 
-    /// A poll fetches what the kernel has to tell about a descriptor; `how` adds an end, or makes it an error and nothing else, or spurious.
+    /// A poll fetches the event of one descriptor, if there is one. `how` adds a hang-up, makes the
+    /// event an error and a hang-up, or makes it spurious.
     fn fetch(&mut self, at: usize, how: u8) {
         let desc = &mut self.descs[at];
         if !desc.joined || !Kernel::watches(desc.fd) || self.fetched.is_full() {
@@ -529,7 +399,7 @@ impl Driver<'_> {
         let [events, later] = [events, later]
             .map(|part| heapless::Vec::from_slice(part).expect("they were in one as long"));
         self.fetched = later;
-        NEWS.set(events.clone());
+        PENDING.set(events.clone());
         let count = Count::new();
         let woken = super::poll(self.fixture.poller, Delay::None, &count);
         assert_eq!(count.get(), events.len() as u64, "events are miscounted");
@@ -557,7 +427,8 @@ impl Driver<'_> {
         desc.hung_up |= ready.contains(Ready::HANGUP);
     }
 
-    /// An event of the last use that was found to be current before that use ended: it notes its error, and is a spurious wake-up.
+    /// An event of the last use whose tag was compared before that use ended. Its bits must not be
+    /// merged into this use; its readiness is a spurious wake-up.
     fn late_event(&mut self, at: usize, how: u8) {
         let desc = &self.descs[at];
         if !desc.open || desc.stale == 0 {
@@ -588,7 +459,7 @@ impl Driver<'_> {
         );
         assert!(
             moved.iter().any(Option::is_some) || heap.next().unwrap_or(NEVER) >= before,
-            "nobody is told that the heap is due sooner"
+            "no caller is told that the heap is due earlier"
         );
         let mut expected = [None; 2];
         if !this.closing {
@@ -608,9 +479,10 @@ impl Driver<'_> {
             let shared = |[read, write]: [Nanos; 2]| read > 0 && read == write;
             for other in 0..2 {
                 this.sides[other].when = new[other];
-                // Both share one timer while their times are the same, so what ends or begins that counts for both.
+                // Both sides share one timer while their times are equal. When the sharing begins
+                // or ends, the timer of both changes.
                 if new[other] != old[other] || shared(new) != shared(old) {
-                    this.sides[other].errand += 1;
+                    this.sides[other].timer_seq += 1;
                 }
             }
             for other in 0..2 {
@@ -622,7 +494,8 @@ impl Driver<'_> {
         self.woken(woken, &expected);
     }
 
-    /// Time passes, and the timers are run. Deadlines that are due pass, unless one of the `intruding` steps in between changes them.
+    /// Moves the clock and runs the timers. A deadline that is due passes, unless one of the
+    /// `intruding` steps changes it during the run.
     fn pass(&mut self, by: Nanos, intruding: u8) {
         if self.in_run {
             return;
@@ -632,7 +505,7 @@ impl Driver<'_> {
         let due = [0, 1].map(|at: usize| {
             self.descs[at].sides.map(|side| {
                 (is_due(&side) && self.descs[at].open && !self.descs[at].closing)
-                    .then_some(side.errand)
+                    .then_some(side.timer_seq)
             })
         });
         let mut woken = WaiterList::new();
@@ -646,15 +519,15 @@ impl Driver<'_> {
                 steps: intruding,
             };
             let timer = Timer::new(NonNull::from(&mut call).cast());
-            // SAFETY: it is due at once, and has fired when the run has returned.
+            // SAFETY: the timer is due at once, so it has fired when the run returns.
             let _ = unsafe { timer.arm(heap, 1, 0, intrude) };
             heap.run(now, &mut woken);
             self.in_run = false;
         }
         let mut expected = heapless::Vec::<_, { 2 * DESCS }>::new();
-        for (at, errands) in due.into_iter().enumerate() {
-            for (side, errand) in errands.into_iter().enumerate() {
-                if errand == Some(self.descs[at].sides[side].errand) {
+        for (at, seqs) in due.into_iter().enumerate() {
+            for (side, timer_seq) in seqs.into_iter().enumerate() {
+                if timer_seq == Some(self.descs[at].sides[side].timer_seq) {
                     self.descs[at].sides[side].when = -1;
                     expected
                         .push(self.cancel(at, side))
@@ -683,14 +556,14 @@ impl Driver<'_> {
             return;
         }
         this.closing = true;
-        this.sides.iter_mut().for_each(|side| side.errand += 1);
+        this.sides.iter_mut().for_each(|side| side.timer_seq += 1);
         let mut woken = WaiterList::new();
         this.desc.unblock(&mut woken);
         let expected = [0, 1].map(|side| self.cancel(at, side));
         self.woken(woken, &expected);
     }
 
-    /// Ends the use, once it is closing and nobody uses the descriptor.
+    /// Ends the use if the descriptor is closing and no operation uses it.
     fn free(&mut self, at: usize) {
         let this = &mut self.descs[at];
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
@@ -700,7 +573,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Begins a use: it knows nothing of those before.
+    /// Begins a use. No state of earlier uses may show.
     fn open(&mut self, at: usize) {
         if self.descs[at].open {
             return;
@@ -708,7 +581,7 @@ impl Driver<'_> {
         let fd = self.descs[at].fd;
         let desc = self.fixture.cache.open(fd);
         let tag = desc.token().tag();
-        // The cache may give out the descriptors in another order than they were in.
+        // The cache may return the two descriptors in either order.
         let other = 1 - at;
         if !core::ptr::eq(desc, self.descs[at].desc) {
             assert!(
@@ -725,15 +598,16 @@ impl Driver<'_> {
             tag != 0 && tag <= TAG_MASK && tag != this.stale,
             "the sequence number stands still"
         );
-        let errand = this.sides.map(|side| side.errand + 1);
+        let timer_seq = this.sides.map(|side| side.timer_seq + 1);
         *this = Desc::fresh(desc, fd, tag, this.stale);
         this.sides
             .iter_mut()
-            .zip(errand)
-            .for_each(|(side, errand)| side.errand = errand);
+            .zip(timer_seq)
+            .for_each(|(side, timer_seq)| side.timer_seq = timer_seq);
     }
 
-    /// Everybody goes on for as long as they can, and the kernel tells all it has to tell. Whoever then sleeps has no reason not to.
+    /// Delivers all events and lets every operation run until it ends or sleeps. An operation that
+    /// sleeps then must have no reason to run.
     fn come_to_rest(&mut self) {
         for _ in 0..2 {
             for at in 0..DESCS {
@@ -769,7 +643,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Closes everything. Nothing is left over for the next input.
+    /// Closes both descriptors, so that the next input finds nothing of this one.
     fn shut_down(&mut self) {
         for at in 0..DESCS {
             self.close(at);
@@ -779,7 +653,7 @@ impl Driver<'_> {
             self.free(at);
             assert!(
                 !self.descs[at].open,
-                "somebody still uses a closed descriptor"
+                "an operation still uses a closed descriptor"
             );
         }
         let mut woken = WaiterList::new();
@@ -792,73 +666,6 @@ impl Driver<'_> {
     }
 }
 
-impl Desc {
-    fn fresh(desc: &'static PollDesc, fd: i32, tag: u32, stale: u32) -> Self {
-        let (open, sides) = (true, [FRESH; 2]);
-        Desc {
-            desc,
-            fd,
-            open,
-            closing: false,
-            joined: false,
-            awaited: false,
-            error: false,
-            hung_up: false,
-            tag,
-            stale,
-            sides,
-        }
-    }
-
-    fn is_watched(&self) -> bool {
-        self.joined && Kernel::watches(self.fd)
-    }
-
-    /// Closing comes before a deadline, and that before an error, which only a read that waits must know.
-    fn expected_error(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
-        match self {
-            _ if self.closing => Err(PollError::Closing),
-            _ if self.sides[mode as usize].when < 0 => Err(PollError::Timeout),
-            _ if self.error && to_wait && mode == Mode::Read => Err(PollError::NotPollable),
-            _ => Ok(()),
-        }
-    }
-
-    /// An operation fails; or, for an error of the descriptor's, asks the system once more.
-    fn fail(&mut self, mode: Mode, error: PollError) -> Phase {
-        let mut text = heapless::String::<64>::new();
-        write!(text, "{error}").expect("it is short");
-        let expected = match error {
-            PollError::Closing => "use of closed network connection",
-            PollError::Timeout => "i/o timeout",
-            PollError::NotPollable => "not pollable",
-            PollError::Unwinding => unreachable!("nothing here panics"),
-        };
-        assert_eq!(text, expected);
-        if error == PollError::NotPollable {
-            self.sides[mode as usize].last_try = true;
-            return Phase::SystemCall;
-        }
-        Phase::Begin
-    }
-
-    /// The operation ends if the system has something for it, and else waits. After an error of the
-    /// descriptor's, an operation on a socket waits again, and one on anything else fails.
-    fn system_call(&mut self, side: usize) -> Phase {
-        let is_socket = self.fd == 1;
-        let side = &mut self.sides[side];
-        let last = core::mem::take(&mut side.last_try);
-        if core::mem::take(&mut side.level) || last && !is_socket {
-            return Phase::Begin;
-        }
-        if last {
-            self.desc.forget_error();
-            self.error = false;
-        }
-        Phase::Register
-    }
-}
-
 /// What the intruding timer's callback does.
 struct Call {
     driver: NonNull<()>,
@@ -866,7 +673,8 @@ struct Call {
 }
 
 unsafe fn intrude(call: NonNull<()>, _: u32, _: &mut WaiterList) {
-    // SAFETY: `pass` waits for the run of the timers with both on its stack, and touches neither meanwhile.
+    // SAFETY: `pass` keeps the call and the driver on its stack until the run of the timers
+    // returns, and uses neither during the run.
     let call = unsafe { call.cast::<Call>().as_ref() };
     // SAFETY: as above.
     let driver = unsafe { call.driver.cast::<Driver<'_>>().as_mut() };

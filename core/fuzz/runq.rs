@@ -1,7 +1,9 @@
-//! Run queues against plain queues of numbers: two rings with their `next` slots, the global queue, an inbox and a home queue. Every goroutine
-//! that goes in comes out once, where and when the plain queue says.
+//! Run queues against plain queues of numbers: two rings with their `next` slots, the global queue,
+//! an inbox and a home queue. Every goroutine that goes in comes out once, where and when the plain
+//! queue says.
 //!
-//! The rings' counters begin just before they wrap, if the input says so. Overflow goes where the scheduler sends it.
+//! The input chooses whether the rings' counters begin just before they wrap. A full ring spills
+//! into the global queue, as in the scheduler.
 
 use super::{CAPACITY, GList, Global, Inbox, Ring};
 use crate::fuzz::system::Goroutines;
@@ -32,7 +34,7 @@ struct Model {
 struct Driver {
     model: Model,
     goroutines: Goroutines,
-    /// Those that are in no queue.
+    /// The goroutines that are in no queue.
     resting: Vec<usize>,
 }
 
@@ -44,7 +46,8 @@ std::thread_local! {
     });
 }
 
-/// The first byte says where the rings' counters begin; each other is a step: what (4 bits), and how many or how (4 bits).
+/// The first byte says where the rings' counters begin. Each other byte is a step: what (4 bits),
+/// and how many or how (4 bits).
 pub fn run(input: &[u8]) {
     let Some((&start, steps)) = input.split_first() else {
         return;
@@ -70,7 +73,7 @@ pub fn run(input: &[u8]) {
 
 impl Driver {
     fn step(&mut self, queues: &mut Queues, what: u8, how: usize) {
-        // The P that the step belongs to; `how` has three bits left.
+        // One bit chooses the P; `how` has three bits left.
         let (own, how) = (how & 1, how >> 1);
         match what {
             0..=3 => (0..[1, 1, 2, 3, 5, 20, 70, 256][how]).for_each(|_| self.push(queues, own)),
@@ -102,17 +105,17 @@ impl Driver {
         assert_eq!(queues.home.len(), self.model.home.len());
     }
 
-    /// A goroutine that is in no queue.
+    /// Returns a goroutine that is in no queue, and its number.
     fn fresh(&mut self) -> Option<(usize, GRef)> {
         let id = self.resting.pop()?;
         Some((id, self.goroutines.take(id)))
     }
 
-    /// Compares what came out with what the model says.
+    /// Compares the goroutine that came out with the one that the model expects.
     fn came_out(&mut self, g: Option<GRef>, expected: Option<usize>) {
         let id = g.map(|g| self.goroutines.give(g));
         self.resting.extend(id);
-        assert_eq!(id, expected, "another goroutine comes out");
+        assert_eq!(id, expected, "not the expected goroutine comes out");
     }
 
     fn push(&mut self, queues: &Queues, own: usize) {
@@ -121,7 +124,8 @@ impl Driver {
         }
     }
 
-    /// As the scheduler does: a full ring gives its older half and the newcomer to the global queue.
+    /// Pushes as the scheduler does: a full ring moves its older half and the new goroutine to the
+    /// global queue.
     fn push_anywhere(&mut self, queues: &Queues, own: usize, id: usize, g: GRef) {
         let (ring, model) = (&queues.rings[own], &mut self.model.rings[own]);
         match ring.push(g) {
@@ -158,13 +162,17 @@ impl Driver {
         }
     }
 
-    /// A bystander puts a goroutine in front, unless there is one.
+    /// Another M offers a goroutine to the P's next slot, which takes it if it is empty.
     fn offer(&mut self, queues: &Queues, own: usize) {
         let Some((id, g)) = self.fresh() else { return };
         match queues.rings[own].offer(g) {
-            Ok(()) => assert_eq!(self.model.next[own].replace(id), None, "two are in front"),
+            Ok(()) => assert_eq!(
+                self.model.next[own].replace(id),
+                None,
+                "a full next slot takes one more"
+            ),
             Err(g) => {
-                assert!(self.model.next[own].is_some(), "an empty front refuses");
+                assert!(self.model.next[own].is_some(), "an empty next slot refuses");
                 self.resting.push(self.goroutines.give(g));
             }
         }
@@ -175,7 +183,8 @@ impl Driver {
         self.came_out(queues.rings[own].take_next(), expected);
     }
 
-    /// A P steals only with an empty ring, and takes the older half of the other's, rounded up. The last of these runs.
+    /// A P with an empty ring steals the older half of the other ring, rounded up. It runs the last
+    /// of these.
     fn steal(&mut self, queues: &Queues, own: usize, next_too: bool) {
         if !self.model.rings[own].is_empty() {
             return;
@@ -195,7 +204,8 @@ impl Driver {
         self.came_out(stolen, expected);
     }
 
-    /// A bystander takes the oldest, or the one in front if that is all.
+    /// Another M takes the oldest goroutine of the ring, or that of the next slot if the ring is
+    /// empty.
     fn steal_one(&mut self, queues: &Queues, own: usize) {
         let expected = self.model.rings[own]
             .pop_front()
@@ -210,7 +220,7 @@ impl Driver {
         }
     }
 
-    /// One to run, and a share of the rest for one of `how + 1` Ps.
+    /// Takes one goroutine to run, and a share of the rest for one of `how + 1` Ps.
     fn take_global(&mut self, queues: &Queues, own: usize, how: usize) {
         let procs = 1 + how;
         let first = queues.global.take(&queues.rings[own], procs);
@@ -223,13 +233,13 @@ impl Driver {
         ring.extend(self.model.global.drain(..share));
     }
 
-    /// All come out in order, and go back in.
+    /// Takes all goroutines in order, and pushes them again.
     fn take_all(&mut self, queues: &Queues) {
         let mut all = queues.global.take_all();
         assert!(queues.global.is_empty());
         for &id in &self.model.global {
-            let g = all.pop_front().expect("one is missing");
-            assert_eq!(g.id() as usize, id, "another goroutine comes out");
+            let g = all.pop_front().expect("a goroutine is missing");
+            assert_eq!(g.id() as usize, id, "not the expected goroutine comes out");
             queues.global.push(g);
         }
         assert!(all.pop_front().is_none());
@@ -240,7 +250,7 @@ impl Driver {
             assert_eq!(
                 queues.inbox.push(g),
                 self.model.inbox.is_empty(),
-                "whether the M must be told"
+                "whether the M must be notified"
             );
             self.model.inbox.push_back(id);
         }
@@ -256,7 +266,7 @@ impl Driver {
         self.came_out(queues.home.pop_front(), expected);
     }
 
-    /// Takes everything out. Then no goroutine is missing.
+    /// Takes all goroutines out, and asserts that none is missing.
     fn empty(&mut self, queues: &mut Queues) {
         for own in 0..2 {
             self.take_next(queues, own);
@@ -266,7 +276,7 @@ impl Driver {
             self.pop(queues, own);
         }
         while !self.model.global.is_empty() {
-            // For one of so many Ps there is no share.
+            // With so many Ps the share is 0, and the ring stays empty.
             self.take_global(queues, 0, usize::MAX - 1);
         }
         self.drain(queues);

@@ -1,7 +1,8 @@
-//! What the targets stand on: goroutines that are never run, and a system under them whose sleep is whatever the target makes of it.
+//! The base of the fuzz targets: goroutines that are never run, and an operating system whose futex
+//! wait is a function of the target.
 #![allow(
     unsafe_code,
-    reason = "it promises what an operating system does, and hands out goroutines by address"
+    reason = "Os is an unsafe trait, and goroutines are kept by address"
 )]
 
 use crate::g::{G, GRef, Status, idle};
@@ -12,7 +13,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use std::vec::Vec;
 
-/// Goroutines made once and used by every input, by number. The type counts who is out: nobody is handed out, or comes back, twice.
+/// Goroutines that are made once and used by every input, by number. `take` and `give` panic if a
+/// goroutine is handed out twice or comes back twice.
 pub(crate) struct Goroutines {
     all: Vec<NonNull<G>>,
     out: Vec<bool>,
@@ -36,7 +38,7 @@ impl Goroutines {
         unsafe { GRef::from_raw(self.all[id]) }
     }
 
-    /// The number of a goroutine that comes back.
+    /// Takes a goroutine back, and returns its number.
     pub(crate) fn give(&mut self, g: GRef) -> usize {
         let id = g.id() as usize;
         assert!(self.out[id], "goroutine {id} comes back twice");
@@ -50,7 +52,7 @@ impl Goroutines {
     }
 
     pub(crate) fn set_status(&self, id: usize, status: Status) {
-        // SAFETY: as in `take`; the status may be written by anyone.
+        // SAFETY: as in `take`. The status is atomic.
         unsafe { self.all[id].as_ref() }.set_status(status);
     }
 
@@ -61,34 +63,35 @@ impl Goroutines {
 }
 
 std::thread_local! {
-    /// What a thread does when it would sleep on a futex.
+    /// The function that `futex_wait` calls.
     static SLEEP: Cell<fn(&AtomicU32)> = const { Cell::new(panic_on_sleep) };
-    /// The word on which somebody was woken last.
+    /// The address of the word of the last `futex_wake`, or 0.
     static WOKEN: Cell<usize> = const { Cell::new(0) };
 }
 
 fn panic_on_sleep(_: &AtomicU32) {
-    panic!("a thread sleeps that was woken");
+    panic!("a thread sleeps although it was woken");
 }
 
-/// A system with one thread, this one, and nothing else.
+/// An operating system with one thread: the caller's.
 pub(crate) struct System;
 
 pub(crate) static SYSTEM: System = System;
 
 impl System {
-    /// From now on a sleep is a call of `sleep`.
+    /// Makes `futex_wait` on this thread call `sleep`.
     pub(crate) fn on_sleep(sleep: fn(&AtomicU32)) {
         SLEEP.set(sleep);
     }
 
-    /// The address of the word that was woken since the last look, or 0.
+    /// Returns the address of the word that was woken since the last call, or 0.
     pub(crate) fn take_woken() -> usize {
         WOKEN.replace(0)
     }
 }
 
-// SAFETY: a sleep may end early without a reason. The reservation is never touched, since no goroutine runs.
+// SAFETY: a futex wait may return without a wake. The reservation is never accessed, since no
+// goroutine runs.
 unsafe impl Os for System {
     fn now(&self) -> Nanos {
         1
@@ -127,7 +130,7 @@ unsafe impl Os for System {
     }
 
     fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
-        // No stack pointer lies here, so this thread is an ordinary one.
+        // No thread's stack is at this address, so core takes none for a goroutine.
         Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"))
     }
 

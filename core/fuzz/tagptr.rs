@@ -1,9 +1,10 @@
-//! Tagged pointers against a pair of an address and a tag, and the arithmetic of one on the other.
+//! Tagged pointers against a pair of an address and a tag, and against the arithmetic of their
+//! bits.
 
 use super::{ALIGN, TAG_BITS, TaggedPtr};
 use std::format;
 
-/// Sixteen bytes make two pairs of an address (the lowest 48 bits that the kernel gives to users) and a tag.
+/// Sixteen bytes make two pairs of an address (48 bits, as the kernel gives user space) and a tag.
 pub fn run(input: &[u8]) {
     let mut bytes = input.iter().copied();
     let mut number = |len| {
@@ -15,7 +16,7 @@ pub fn run(input: &[u8]) {
     assert_eq!(
         a.0 == b.0,
         (a.1, a.2) == (b.1, b.2),
-        "two pairs have one word, or one pair two"
+        "two pairs have the same word, or one pair has two words"
     );
 
     let bits = number(8);
@@ -25,7 +26,7 @@ pub fn run(input: &[u8]) {
         assert_eq!(
             TaggedPtr::pack(any.addr(), any.tag()).to_bits(),
             bits,
-            "a word's parts do not make the word"
+            "the address and tag of a word do not make the same word"
         );
     }
     if bits % 64 == 1 {
@@ -36,7 +37,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The word of a pair, and what must come out of it.
+/// Packs a pair. Returns the word, and the address and tag that must come out of it.
 fn pair(page: u64, tag: u64) -> (u64, usize, u32) {
     let tag_values = 1u128 << TAG_BITS;
     let addr = (page as usize % (1 << (usize::BITS.min(48) - ALIGN.trailing_zeros()))) * ALIGN;
@@ -45,9 +46,9 @@ fn pair(page: u64, tag: u64) -> (u64, usize, u32) {
     assert_eq!(
         (packed.addr(), packed.tag()),
         (addr, kept),
-        "the parts change"
+        "address or tag changes"
     );
-    // A tag beyond its bits is the same as without them.
+    // Bits of the tag above `TAG_BITS` are dropped.
     assert_eq!(
         TaggedPtr::pack(addr, (tag as u32).wrapping_add(tag_values as u32)),
         packed
@@ -60,7 +61,7 @@ fn pair(page: u64, tag: u64) -> (u64, usize, u32) {
     assert_eq!(
         u128::from(packed.to_bits()),
         word,
-        "the drawing in the module's head"
+        "the word differs from the layout at the head of tagptr.rs"
     );
     assert_eq!(packed == TaggedPtr::NULL, addr == 0 && kept == 0);
     (packed.to_bits(), addr, kept)

@@ -1,8 +1,9 @@
-//! The fuzz targets of core: one function for each, which takes an input for a program, runs it on core's own code and on a plain model
-//! of what that code is to do, and panics where the two differ.
+//! The fuzz targets of core.
 //!
-//! Each lives inside the module that it drives, and sees its private parts. `ci/fuzz.sh` gives them to libFuzzer; the tests below run them
-//! over the committed corpus and over random inputs, on stable Rust.
+//! A target is a function that reads its input as a program, runs the program on core's own code
+//! and on a plain model of that code, and panics where the two differ. It is a child of the module
+//! that it drives and sees its private items. `ci/fuzz.sh` runs the targets with libFuzzer. The
+//! tests below run them on stable Rust over the committed corpus and over random inputs.
 
 #[cfg(all(test, not(loom)))]
 #[allow(unreachable_pub, reason = "the conformance suite includes it too")]

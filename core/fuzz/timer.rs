@@ -1,7 +1,9 @@
-//! Timers in two heaps against a sorted list: a table of who is armed for when, of which a run fires what is due, earliest first.
+//! Timers in two heaps against a table of the time for which each timer is armed. A run of a heap
+//! must fire the timers that are due, the earliest first.
 //!
-//! Timers are armed, moved later and earlier, stopped, and armed anew from their own callbacks. After each step every armed timer is due no
-//! sooner than its heap is looked at; at the end the heaps' insides are checked and emptied.
+//! Timers are armed, moved later and earlier, stopped, and armed again from their own callbacks.
+//! After each step no armed timer is due before its heap's next run. At the end of an input the
+//! heaps' internals are checked, and the heaps are emptied.
 #![allow(unsafe_code, reason = "callbacks get addresses")]
 
 use super::{ARITY, FIRE_BATCH, Heap, Timer};
@@ -16,7 +18,7 @@ use std::vec::Vec;
 const TIMERS: usize = 48;
 static_assertions::const_assert!(TIMERS > FIRE_BATCH);
 
-/// A timer, and what the model knows of it.
+/// A timer and its row in the model's table.
 struct Entry {
     timer: Timer,
     plan: Cell<Plan>,
@@ -24,10 +26,10 @@ struct Entry {
 
 #[derive(Clone, Copy, Default)]
 struct Plan {
-    /// When it is due; 0: it is off.
+    /// The time at which the timer is due; 0: it is not armed.
     when: Nanos,
     seq: u32,
-    /// How long after it has fired its callback arms it again; 0: it does not.
+    /// The callback arms the timer again for so long after it fires; 0: it does not.
     repeat: Nanos,
 }
 
@@ -43,7 +45,7 @@ impl Fixture {
                 timer: Timer::new(NonNull::dangling()),
                 plan: Cell::default(),
             }));
-            // SAFETY: just allocated, and leaked.
+            // SAFETY: the entry was just allocated, and is leaked.
             unsafe {
                 (*entry).timer = Timer::new(NonNull::new_unchecked(entry).cast());
                 &*entry
@@ -56,7 +58,7 @@ impl Fixture {
     }
 }
 
-/// The time, and the key of the timer that this run of a heap has fired last.
+/// The clock, and the key of the timer that the current run of a heap has fired last.
 #[derive(Default)]
 struct Log {
     now: Nanos,
@@ -68,7 +70,7 @@ std::thread_local! {
     static LOG: RefCell<Log> = RefCell::default();
 }
 
-/// Two bytes are a step: what and which timer, and how long.
+/// Two bytes are one step: what and which timer, and how long.
 pub fn run(input: &[u8]) {
     FIXTURE.with(|fixture| {
         LOG.with_borrow_mut(|log| log.now = 1_000);
@@ -83,7 +85,7 @@ pub fn run(input: &[u8]) {
             let when = entry.plan.get().when;
             match what {
                 0 => entry.arm(heap, now + long, (long & 1) * (1 + long)),
-                // Later or earlier than it is; a deadline in the past counts as well.
+                // Moves the timer later or earlier, possibly into the past.
                 1 if when != 0 => entry.arm(
                     heap,
                     if long & 1 == 0 {
@@ -96,7 +98,7 @@ pub fn run(input: &[u8]) {
                 2 => entry.stop(),
                 3 => fixture.pass(long),
                 4 => {
-                    // So many that one run takes more than one look at the heap.
+                    // Enough timers that one run takes more than one batch.
                     for (i, entry) in fixture.timers[at..]
                         .iter()
                         .take(step[1] as usize)
@@ -125,15 +127,19 @@ impl Entry {
         self.plan.set(plan);
         let home = self.timer.state.lock().heap.unwrap_or(heap);
         let before = home.next();
-        // SAFETY: leaked, `fire` takes this address, and there is one thread.
+        // SAFETY: the entry is leaked, `fire` takes its address, and there is one thread.
         let moved = unsafe { self.timer.arm(heap, when, plan.seq, fire) };
         let earlier = home
             .next()
             .is_some_and(|next| before.is_none_or(|before| next < before));
-        assert_eq!(moved.is_some(), earlier, "whether somebody must look again");
+        assert_eq!(
+            moved.is_some(),
+            earlier,
+            "whether the heap's owner must wake"
+        );
         assert!(
             moved.is_none_or(|moved| core::ptr::eq(moved, home)),
-            "the wrong one must look again"
+            "the owner of the other heap must wake"
         );
     }
 
@@ -156,14 +162,15 @@ unsafe fn fire(entry: NonNull<()>, seq: u32, _: &mut WaiterList) {
         repeat,
     } = entry.plan.get();
     let now = LOG.with_borrow_mut(|log| {
-        assert!(when != 0, "a timer fires that is off");
+        assert!(when != 0, "a timer that is not armed fires");
         assert!(
             when <= log.now,
             "a timer fires at {} that is due at {when}",
             log.now
         );
         assert_eq!(seq, armed, "a timer fires with an old sequence number");
-        // Its time, unless it was moved later and was still due when the old time came up.
+        // The time for which the timer is in the heap: its own, or an earlier one from which it was
+        // moved.
         let key = entry.timer.state.lock().key;
         assert!(
             log.last <= key,
@@ -184,7 +191,7 @@ unsafe fn fire(entry: NonNull<()>, seq: u32, _: &mut WaiterList) {
 }
 
 impl Fixture {
-    /// Time passes, and both heaps are run.
+    /// Advances the clock and runs both heaps.
     fn pass(&self, by: Nanos) {
         let now = LOG.with_borrow_mut(|log| {
             log.now += by;
@@ -195,7 +202,7 @@ impl Fixture {
             heap.run(now, &mut WaiterList::new());
             assert!(
                 heap.next().is_none_or(|next| next > now),
-                "after a run the heap is due"
+                "after a run a timer of the heap is due"
             );
         }
         for entry in &self.timers {
@@ -223,11 +230,11 @@ impl Fixture {
             .unwrap_or(Nanos::MAX);
         assert!(
             next <= earliest,
-            "the heaps are looked at at {next}, and a timer is due at {earliest}"
+            "the next run is at {next}, and a timer is due at {earliest}"
         );
     }
 
-    /// What must hold inside the heaps between any two steps.
+    /// Checks what must hold inside the heaps between any two steps.
     fn check_insides(&self) {
         for heap in self.heaps {
             let entries = heap.entries.lock();
@@ -293,7 +300,7 @@ impl Fixture {
             heap.run(super::NEVER - 1, &mut WaiterList::new());
             assert!(
                 heap.entries.lock().is_empty(),
-                "a stopped timer stays for ever"
+                "a stopped timer is left in the heap"
             );
         }
     }

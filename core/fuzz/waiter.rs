@@ -1,11 +1,9 @@
-//! Wait slots and the list of waiters against the table in the head of `waiter.rs`: four slots, each with one waiter, a goroutine or a
-//! thread from wait to wait, and one list for whoever is handed out.
+//! Wait slots and the list of waiters against the table at the head of `waiter.rs`.
 //!
-//! The steps of a waiter come in the order in which a park makes them; good and bad news come in between at will.
-#![allow(
-    unsafe_code,
-    reason = "goroutines and threads are told apart by address"
-)]
+//! There are four slots with one waiter each, which is a goroutine or a thread from wait to wait,
+//! and one list for the waiters that notifications and cancellations return. A waiter makes its
+//! steps in the order of a park. Notifications and cancellations come between any two of them.
+#![allow(unsafe_code, reason = "goroutines and threads are compared by address")]
 
 use super::{Announced, Thread, WaitSlot, Waiter, WaiterList};
 use crate::fuzz::system::{Goroutines, SYSTEM, System};
@@ -23,14 +21,14 @@ enum Word {
     Parked,
 }
 
-/// Where the waiter of a slot is.
+/// The state of a slot's waiter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Phase {
-    /// It waits for nothing.
+    /// Not in a wait.
     Resting,
-    /// It has announced itself.
+    /// After `announce`.
     Announced,
-    /// Its commit was refused, or somebody made it run again.
+    /// Its commit was refused, or it was woken.
     Running,
     /// In the slot.
     Parked,
@@ -55,7 +53,8 @@ std::thread_local! {
     static GOROUTINES: RefCell<Goroutines> = RefCell::new(Goroutines::new(SLOTS));
 }
 
-/// One byte is one step: what (3 bits), in which slot (2), and whether a committing waiter is a thread (1).
+/// One byte is one step: what (3 bits), in which slot (2), and whether a committing waiter is a
+/// thread (1).
 pub fn run(input: &[u8]) {
     let mut slots = [const { None::<Slot> }; SLOTS].map(|_| Slot::default());
     let mut list = WaiterList::new();
@@ -95,7 +94,7 @@ pub fn run(input: &[u8]) {
             assert_eq!(slots[at].slot.is_ready(), model.word[at] == Word::Ready);
             assert_eq!(list.is_empty(), model.list.is_empty());
         }
-        // Nobody stays behind: bad news for all, then everyone runs.
+        // At the end all waits are cancelled and all waiters run, so that none is left.
         for (at, slot) in slots.iter().enumerate() {
             let handed_out = slot.slot.cancel();
             let after = if model.word[at] == Word::Ready {
@@ -147,14 +146,18 @@ impl Model {
         goroutines.set_status(at, Status::Waiting);
         match slot.slot.commit(waiter) {
             Ok(()) => {
-                assert_eq!(self.word[at], Word::Wait, "parked although news had come");
+                assert_eq!(
+                    self.word[at],
+                    Word::Wait,
+                    "parked although the slot had changed"
+                );
                 (self.word[at], self.phase[at]) = (Word::Parked, Phase::Parked);
             }
             Err(waiter) => {
                 assert_ne!(
                     self.word[at],
                     Word::Wait,
-                    "not parked although no news had come"
+                    "not parked although the slot had not changed"
                 );
                 assert_eq!(is_thread, matches!(waiter, Waiter::Thread(_)));
                 if let Waiter::G(g) = waiter {
@@ -170,13 +173,14 @@ impl Model {
             assert_eq!(
                 slot.slot.settle(),
                 self.word[at] == Word::Ready,
-                "whether there was good news"
+                "whether the wait ended with readiness"
             );
             (self.word[at], self.phase[at]) = (Word::Nil, Phase::Resting);
         }
     }
 
-    /// News for slot `at`: hands out the waiter exactly if one is parked.
+    /// Compares the result of a notification or cancellation of slot `at`: it returns a waiter
+    /// exactly if one is parked.
     fn handed_out(
         &mut self,
         at: usize,
@@ -187,7 +191,7 @@ impl Model {
         assert_eq!(
             handed_out.is_some(),
             self.word[at] == Word::Parked,
-            "whether a parked waiter is handed out"
+            "whether a parked waiter is returned"
         );
         if handed_out.is_some() {
             self.phase[at] = Phase::Listed;
@@ -197,7 +201,7 @@ impl Model {
         list.extend(handed_out);
     }
 
-    /// Takes the first waiter of the list and makes it run again.
+    /// Takes the first waiter of the list and wakes it.
     fn wake_first(
         &mut self,
         slots: &[Slot; SLOTS],
@@ -221,7 +225,8 @@ impl Model {
                     (own.addr()..own.addr() + size_of::<Thread>()).contains(&System::take_woken()),
                     "another thread is woken"
                 );
-                // Returns at once: the system under it lets nobody sleep.
+                // `block` returns at once: the wake has set the thread's word, and `SYSTEM` panics
+                // on a sleep.
                 slots[at]
                     .thread
                     .as_ref()
