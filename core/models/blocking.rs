@@ -1,6 +1,7 @@
-//! Models of the pool: pushers whose threads the system refuses, beside others that count on these threads, and threads of the pool that go to
-//! sleep while a job comes. A job that is lost shows as a pusher that waits for ever.
-#![allow(unsafe_code, reason = "a model runs the jobs of the pool itself")]
+//! Models of the thread pool: pushers whose new threads the system refuses, pushers that rely on
+//! those threads, and pool threads that go to sleep while a job arrives. A lost job shows as a
+//! pusher that waits forever.
+#![allow(unsafe_code, reason = "a model runs the pool's jobs itself")]
 
 use super::{Job, Pool};
 use crate::models::{Immortal, World, check};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 const NO_THREAD: Errno = Errno::new(11);
 
-/// A pusher to which the system refuses each thread.
+/// Pushes a job; the system refuses each thread that the push wants to start.
 fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) {
     let counts = done.clone();
     let before = pool.hand_over(
@@ -21,14 +22,14 @@ fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) 
         move || counts.fetch_add(1, Ordering::Relaxed),
         |_| Err(NO_THREAD),
     );
-    assert!(before < 3, "a job is run once");
+    assert!(before < 3, "a job ran twice");
 }
 
-/// A thread of the pool that runs so many jobs. One that is asked for a last job ends before it looks for another.
+/// Runs `jobs` jobs as a thread of the pool, and returns without a look for another.
 fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
     for _ in 0..jobs {
         let Job { call, sched, run } = pool.next(sched);
-        // SAFETY: as in the pool's own `serve`.
+        // SAFETY: the pusher of the job waits until it has run, as for the pool's own `serve`.
         unsafe { run(call, sched) };
     }
 }
@@ -96,7 +97,7 @@ fn a_job_beside_a_refused_thread_is_run_by_the_started_thread_or_its_owner() {
         );
         other.join().unwrap();
         assert_eq!(done.load(Ordering::Relaxed), 1);
-        // The thread ends with this job.
+        // The thread of the pool ends with this job.
         if let Some(given) = given.take() {
             pool.hand_over(
                 sched,
@@ -135,7 +136,7 @@ fn each_of_two_sleeping_threads_is_woken_for_its_own_job() {
         let (sched, pool) = (world.sched(), Immortal::new(Pool::new(2)));
         let pool = pool.get();
         pool.state.lock().threads = 2;
-        // Neither ends its job before the other has begun.
+        // No job ends before both have begun.
         let begun = Arc::new(AtomicUsize::new(0));
         let serving = [0; 2].map(|_| thread::spawn(move || serve(pool, sched, 1)));
         let meet = |begun: Arc<AtomicUsize>| {

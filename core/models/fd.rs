@@ -1,12 +1,14 @@
-//! Models of Fd: reads that skip a system call, and a close. The kernel is a thread with a socket buffer of its own, whose edges reach the
-//! poll descriptor in the order in which the buffer changes, or later.
+//! Models of `Fd`: reads that skip a system call, deadlines, and a close.
+//!
+//! The kernel is a thread with a socket buffer. Its edges reach the poll descriptor in the order in
+//! which the buffer changes, or later.
 #![allow(
     unsafe_code,
-    reason = "a model opens and frees descriptors as a port does, by number"
+    reason = "a model opens and frees descriptors by number, as a port does"
 )]
 
 use super::{Fd, FdError};
-use crate::models::{Immortal, World, check};
+use crate::models::{Immortal, World, explore};
 use crate::os::{Event, Mode, Outcome, Ready};
 use crate::polldesc::{self, Deadline, PollDesc, PollError};
 use crate::waiter::WaiterList;
@@ -18,12 +20,12 @@ use loom::thread;
 struct Buffer {
     bytes: usize,
     ended: bool,
-    /// How many system calls asked it.
+    /// The number of read system calls.
     asked: usize,
 }
 
 struct Socket {
-    // The world last: the others refer to it.
+    // The world is dropped last, because the other fields refer to it.
     fd: Immortal<Fd>,
     _desc: Immortal<PollDesc>,
     buffer: Immortal<Mutex<Buffer>>,
@@ -36,15 +38,15 @@ struct Peer {
     buffer: &'static Mutex<Buffer>,
 }
 
-/// What a reader asks for at once.
+/// The length of a reader's buffer.
 const LEN: usize = 2;
 
 impl Socket {
     fn new() -> Self {
         let world = World::new(1, 1);
-        // SAFETY: there is no descriptor to own.
+        // SAFETY: no descriptor 3 exists, so this `Fd` is its only user.
         let fd = unsafe { Fd::new(world.sched(), 3) };
-        // SAFETY: the cache leaks blocks of one.
+        // SAFETY: under loom, the cache leaks blocks of one poll descriptor.
         let desc = unsafe { Immortal::adopt(fd.desc) };
         fd.register().unwrap();
         Socket {
@@ -84,10 +86,10 @@ impl Peer {
         self.edge(Ready::READ);
     }
 
-    /// An M fetches what the kernel has to say.
+    /// An M fetches and delivers an event.
     fn edge(self, ready: Ready) {
         let mut woken = WaiterList::new();
-        // SAFETY: the token is that of a poll descriptor.
+        // SAFETY: the token is that of a live poll descriptor.
         unsafe {
             polldesc::deliver(
                 &[Event {
@@ -101,11 +103,17 @@ impl Peer {
     }
 }
 
+/// Explores a model of one socket.
+fn run<F: Fn(Peer) + Send + Sync + 'static>(model: F) {
+    explore::<F>(move || {
+        let socket = Socket::new();
+        model(socket.peer());
+    });
+}
+
 #[test]
 fn an_end_that_shares_an_edge_with_the_last_bytes_is_seen() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         let kernel = thread::spawn(move || {
             let mut buffer = peer.buffer.lock().unwrap();
             (buffer.bytes, buffer.ended) = (1, true);
@@ -121,9 +129,7 @@ fn an_end_that_shares_an_edge_with_the_last_bytes_is_seen() {
 
 #[test]
 fn bytes_after_a_short_read_are_read() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         let kernel = thread::spawn(move || {
             peer.arrive(1);
             peer.arrive(1);
@@ -139,9 +145,7 @@ fn bytes_after_a_short_read_are_read() {
 
 #[test]
 fn an_end_after_a_short_read_is_seen() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         let kernel = thread::spawn(move || {
             peer.arrive(1);
             peer.buffer.lock().unwrap().ended = true;
@@ -157,9 +161,7 @@ fn an_end_after_a_short_read_is_seen() {
 
 #[test]
 fn after_a_full_read_the_next_read_asks_the_kernel_first() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         let kernel = thread::spawn(move || peer.arrive(3));
         assert_eq!(peer.read(), Ok(2));
         assert_eq!(peer.read(), Ok(1));
@@ -171,28 +173,24 @@ fn after_a_full_read_the_next_read_asks_the_kernel_first() {
 
 #[test]
 fn a_close_ends_the_read_and_returns_after_it() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         let reader = thread::spawn(move || {
             let outcome = peer.read();
             assert_eq!(outcome, Err(FdError::Poll(PollError::Closing)));
         });
         peer.fd.close().unwrap();
-        // Once closed, the poll descriptor is back in the cache: nobody waits on it.
+        // After the close the poll descriptor is in the cache and has no waiter.
         assert!(!peer.fd.desc.slot(Mode::Read).is_ready());
         reader.join().unwrap();
     });
 }
 
-/// An hour, which does not pass in a model.
+/// One hour in nanoseconds. The models' clock never advances so far.
 const TIMEOUT: i64 = 3_600_000_000_000;
 
 #[test]
 fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         peer.fd.set_timeout(Mode::Read, TIMEOUT).unwrap();
         let ender = thread::spawn(move || {
             peer.fd
@@ -204,7 +202,7 @@ fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
         assert_eq!(
             peer.read(),
             Err(FdError::Poll(PollError::Timeout)),
-            "it holds for later reads as well"
+            "a passed deadline ends later reads too"
         );
         peer.fd.close().unwrap();
     });
@@ -212,9 +210,7 @@ fn a_deadline_in_the_past_ends_a_read_that_begins_with_a_timeout() {
 
 #[test]
 fn the_later_of_a_cleared_and_a_set_timeout_counts() {
-    check(|| {
-        let socket = Socket::new();
-        let peer = socket.peer();
+    run(|peer| {
         peer.buffer.lock().unwrap().bytes = LEN;
         peer.fd.set_timeout(Mode::Read, 0).unwrap();
         let setter = thread::spawn(move || peer.fd.set_timeout(Mode::Read, TIMEOUT).unwrap());

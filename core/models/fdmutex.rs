@@ -1,7 +1,8 @@
-//! Models of FdMutex and the semaphores under it. What a lock protects is a mail: loom sees two at it at once.
+//! Models of `FdMutex` and its semaphores. A lock protects a [`Mail`]: loom reports a race if two
+//! threads use it at once.
 
 use super::{AfterUse, FdMutex};
-use crate::models::{Immortal, Mail, World, check};
+use crate::models::{Immortal, Mail, World, check, explore};
 use crate::os::Mode;
 use crate::sched::Sched;
 use crate::sema::Permits;
@@ -10,7 +11,7 @@ use loom::thread;
 
 struct File {
     mutex: FdMutex,
-    /// Touched under the read lock, and by whoever destroys the file.
+    /// Accessed under the read lock, and by the user that destroys the file.
     content: Mail,
     destroyed: AtomicU32,
     sched: &'static Sched,
@@ -33,7 +34,7 @@ impl File {
         }
     }
 
-    /// Whether it was still open.
+    /// Reads once. Returns whether the file was open.
     fn read(&self) -> bool {
         let open = self.mutex.lock(Mode::Read, self.sched).is_ok();
         if open {
@@ -64,12 +65,18 @@ impl File {
     }
 }
 
+/// Explores a model of one file.
+fn run<F: Fn(&'static File) + Send + Sync + 'static>(model: F) {
+    explore::<F>(move || {
+        let world = World::new(1, 1);
+        let file = File::new(&world);
+        model(file.get());
+    });
+}
+
 #[test]
 fn two_readers_take_turns() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         let other = thread::spawn(|| file.read());
         assert!(file.read());
         assert!(other.join().unwrap());
@@ -79,10 +86,7 @@ fn two_readers_take_turns() {
 
 #[test]
 fn three_readers_take_turns() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         let others = [(), ()].map(|()| thread::spawn(|| file.read()));
         assert!(file.read());
         for other in others {
@@ -94,10 +98,7 @@ fn three_readers_take_turns() {
 
 #[test]
 fn a_reader_and_a_writer_do_not_wait_for_each_other() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         assert!(file.mutex.lock(Mode::Write, file.sched).is_ok());
         let reader = thread::spawn(|| file.read());
         let second = thread::spawn(|| file.write());
@@ -110,10 +111,7 @@ fn a_reader_and_a_writer_do_not_wait_for_each_other() {
 
 #[test]
 fn after_a_close_no_reader_waits_for_the_lock() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         let readers = [(), ()].map(|()| thread::spawn(|| file.read()));
         assert!(file.close());
         for reader in readers {
@@ -126,14 +124,11 @@ fn after_a_close_no_reader_waits_for_the_lock() {
 
 #[test]
 fn a_close_wakes_the_waiters_of_a_held_lock() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         assert!(file.mutex.lock(Mode::Read, file.sched).is_ok());
         let waiter = thread::spawn(|| file.read());
         assert!(file.close());
-        // The lock is never given back before the one who waits has gone.
+        // This thread keeps the lock until the waiter has returned, so only the close can wake it.
         assert!(!waiter.join().unwrap());
         assert_eq!(file.destroyed.load(Ordering::Relaxed), 0);
         file.release(file.mutex.unlock(Mode::Read, file.sched));
@@ -143,10 +138,7 @@ fn a_close_wakes_the_waiters_of_a_held_lock() {
 
 #[test]
 fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
-    check(|| {
-        let world = World::new(1, 1);
-        let owner = File::new(&world);
-        let file = owner.get();
+    run(|file| {
         let user = thread::spawn(|| {
             if file.mutex.incref().is_ok() {
                 file.release(file.mutex.decref());

@@ -1,8 +1,8 @@
-//! Models of the hand-off: an M whose P is taken while it comes back, one that wants a P while the holder goes to sleep, and what must
-//! find the M that holds a P now.
+//! Models of the hand-off: an M whose P is taken while it comes back, one that wants a P while the
+//! holder goes to sleep, and what must find the M that holds a P now.
 #![allow(
     unsafe_code,
-    reason = "a model's threads play Ms, and its timers find by pointer what they wake"
+    reason = "a model's threads are the Ms, and its timers wake through a pointer"
 )]
 
 use crate::m::{Here, M};

@@ -1,4 +1,5 @@
-//! Models of the wake word: an M that looks, declares that it sleeps, and sleeps, against those who notify and recruit it.
+//! Models of the wake word: an M that looks, declares that it sleeps, and sleeps, against those who
+//! notify and recruit it.
 
 use super::{Asleep, WakeWord};
 use crate::models::{Immortal, Mail, System, check};

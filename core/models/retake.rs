@@ -1,28 +1,30 @@
-//! Models of the lease: an M that visits the scheduler, against the taker of its P. `Mail` is the P: loom calls it a race if two use it at once,
-//! or one after the other with nothing in between.
+//! Models of the retake: an M that enters and leaves the scheduler, against the taker of its P.
+//!
+//! A [`Mail`] stands for the P: loom reports a race if two threads use it at once, or one after the
+//! other without an order between them.
 
 use super::Retake;
 use crate::models::{Immortal, Mail, check};
 use crate::sync::{Ordering, fence};
 use loom::thread;
 
-struct Leased {
+struct Retaken {
     retake: Retake,
     p: Mail,
 }
 
-impl Leased {
-    /// An M that runs a goroutine.
+impl Retaken {
+    /// Returns an M that runs a goroutine.
     fn new() -> Immortal<Self> {
-        let leased = Leased {
+        let state = Retaken {
             retake: Retake::new(),
             p: Mail::new(),
         };
-        leased.retake.leave();
-        Immortal::new(leased)
+        state.retake.leave();
+        Immortal::new(state)
     }
 
-    /// A goroutine that visits the scheduler. Whether its M still had the P.
+    /// A goroutine calls into the scheduler. Returns whether its M still had the P.
     fn visit(&self, value: u32) -> bool {
         let held = self.retake.enter();
         if held {
@@ -43,11 +45,11 @@ impl Leased {
 #[test]
 fn a_p_has_one_owner() {
     check(|| {
-        let owner = Leased::new();
-        let leased = owner.get();
-        let m = thread::spawn(|| leased.visit(1));
-        if leased.take() {
-            leased.p.put(2);
+        let owner = Retaken::new();
+        let state = owner.get();
+        let m = thread::spawn(|| state.visit(1));
+        if state.take() {
+            state.p.put(2);
         }
         m.join().unwrap();
     });
@@ -56,18 +58,18 @@ fn a_p_has_one_owner() {
 #[test]
 fn a_p_kept_once_can_be_retaken_later() {
     check(|| {
-        let owner = Leased::new();
-        let leased = owner.get();
-        let m = thread::spawn(|| leased.visit(1) && leased.visit(2));
-        let taken = leased.take() || leased.take();
+        let owner = Retaken::new();
+        let state = owner.get();
+        let m = thread::spawn(|| state.visit(1) && state.visit(2));
+        let taken = state.take() || state.take();
         if taken {
-            leased.p.put(3);
+            state.p.put(3);
         }
         let held = m.join().unwrap();
         assert!(taken || held, "neither has it");
         assert!(
-            taken || leased.take(),
-            "it is outside, and nobody has answered"
+            taken || state.take(),
+            "the M runs a goroutine and the retake fails"
         );
     });
 }
@@ -75,13 +77,13 @@ fn a_p_kept_once_can_be_retaken_later() {
 #[test]
 fn an_m_that_lost_its_p_does_not_use_it_until_it_has_another() {
     check(|| {
-        let owner = Leased::new();
-        let leased = owner.get();
-        assert!(leased.take());
-        let m = thread::spawn(|| leased.visit(1) || leased.visit(1));
-        leased.p.put(2);
+        let owner = Retaken::new();
+        let state = owner.get();
+        assert!(state.take());
+        let m = thread::spawn(|| state.visit(1) || state.visit(1));
+        state.p.put(2);
         assert!(!m.join().unwrap());
-        leased.retake.renew();
-        assert!(leased.visit(3));
+        state.retake.renew();
+        assert!(state.visit(3));
     });
 }

@@ -1,5 +1,7 @@
-//! Models of the run queues: the ring between its owner and thieves, and the inbox. A ring holds four here, so that it turns. Each
-//! goroutine has a mail that its maker writes and its finder reads.
+//! Models of the run queues: the ring between its owner and thieves, and the inbox.
+//!
+//! Under loom a ring has four slots, so that its indices wrap. Each goroutine has a [`Mail`] that
+//! the thread that makes it writes and the thread that finds it reads.
 
 use super::{GList, Global, Inbox, Ring};
 use crate::g::GRef;
@@ -49,7 +51,7 @@ impl Queues {
             .collect()
     }
 
-    /// One theft, and what it brought.
+    /// Steals once, and returns the numbers of the stolen goroutines.
     fn steal(&self, thief: usize, next_too: bool) -> Vec<u64> {
         let ring = &self.thieves[thief];
         let first = ring.steal(&self.ring, next_too);
@@ -61,7 +63,7 @@ impl Queues {
     }
 }
 
-/// `parts` are the numbers `all`, each once.
+/// Asserts that `parts` together are the numbers `all`, each once.
 fn assert_each_once(parts: impl IntoIterator<Item = Vec<u64>>, all: core::ops::Range<u64>) {
     let mut got = parts.into_iter().flatten().collect::<Vec<_>>();
     got.sort();
@@ -101,7 +103,7 @@ fn a_slot_is_reused_only_when_its_thief_has_read_it() {
         let queues = owner.get();
         queues.push(0..4);
         let thief = thread::spawn(|| queues.steal(0, false));
-        // The ring is full, unless the thief has made room.
+        // The ring is full until the thief has made room.
         let mut kept = Vec::new();
         for id in 4..7 {
             while let Err(g) = queues.ring.push(queues.make(id)) {
@@ -165,10 +167,10 @@ fn a_ring_that_is_never_empty_never_looks_empty() {
         let kicked = queues
             .ring
             .swap_next(queues.make(1))
-            .expect("nobody steals");
-        // A goroutine in front is kicked into the ring, and then leads.
+            .expect("no thief runs");
+        // The displaced goroutine goes into the ring before the next slot is emptied.
         assert!(queues.ring.push(kicked).is_ok());
-        finish(queues.ring.take_next().expect("nobody steals"));
+        finish(queues.ring.take_next().expect("no thief runs"));
         watcher.join().unwrap();
         assert_eq!(queues.pop_all(&queues.ring), [0]);
     });
@@ -185,7 +187,7 @@ fn an_inbox_tells_one_of_its_pushers_to_wake_the_owner() {
         let early = list.len();
         let first = pushers.map(|pusher| pusher.join().unwrap());
         queues.inbox.drain(&mut list);
-        // Each time the inbox goes from empty to not, one pusher is told so.
+        // Each time the inbox becomes non-empty, the push reports it to one pusher.
         let batches = usize::from(early > 0) + usize::from(early < 2);
         assert_eq!(first.iter().filter(|&&first| first).count(), batches);
         assert_each_once(

@@ -1,8 +1,9 @@
-//! Models of Ms that go to sleep while others have work for them: the wake word with the inbox, the counts of idle and spinning Ms, shared
-//! pollers, and timers armed from outside. A model's threads are the Ms and run the scheduler's own search and sleep.
+//! Models of Ms that go to sleep while others have work for them: the wake word with the inbox, the
+//! counts of idle and spinning Ms, shared pollers, and timers armed from outside. A model's threads
+//! are the Ms and run the scheduler's own search and sleep.
 #![allow(
     unsafe_code,
-    reason = "the timers and the poller of a model are woken as those of the scheduler are"
+    reason = "a model's timers wake through a pointer, and it delivers events itself"
 )]
 
 use super::Sched;
@@ -250,7 +251,8 @@ fn two_submitted_goroutines_occupy_two_ms() {
     });
 }
 
-/// A goroutine at home on M `home` that waits for descriptor 3 in the shared poller, and the event that wakes it.
+/// A goroutine at home on M `home` that waits for descriptor 3 in the shared poller, and the event
+/// that wakes it.
 fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
     let desc = sched.poll_open(3);
     assert!(desc.slot(Mode::Read).announce() == Announced::Waiting);
@@ -277,7 +279,8 @@ fn an_event_finds_an_m_in_the_poller_after_another_has_left_it() {
         let world = World::new(2, 1);
         let sched = world.sched();
         let event = waits_for_event(sched, 9, 1);
-        // M 0 leaves the poller for a goroutine that never ends; M 1 must not sleep where the event does not reach it.
+        // M 0 leaves the poller for a goroutine that never ends; M 1 must not sleep where the event
+        // does not reach it.
         let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
         sched.ready(Waiter::G(parked(4, 0)));
         kernel(sched).post(event);

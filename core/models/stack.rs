@@ -1,5 +1,8 @@
-//! Models of the anchor: a goroutine that returns, against those who look at it. `Mail` is the memory of its G: loom calls it a race if
-//! somebody looks while it is freed.
+//! Models of `StackOwner`: a goroutine that returns, against watchers that pin it; and of threads
+//! that prepare stacks.
+//!
+//! A [`Mail`] stands for the memory of the G: loom reports a race if a watcher reads it while it is
+//! freed.
 
 use super::{Arena, BATCH, MIN_STACK, Size, StackOwner};
 use crate::models::{Immortal, Mail, System, check};
@@ -26,7 +29,7 @@ impl Slot {
         })
     }
 
-    /// An address, aligned as a G's, that stands for goroutine `index`.
+    /// Returns an address, aligned like that of a G, that stands for goroutine `index`.
     fn g(index: usize) -> NonNull<()> {
         NonNull::new(ptr::without_provenance_mut(16 * (index + 1))).unwrap()
     }
@@ -116,7 +119,7 @@ fn threads_that_prepare_stacks_at_once_prepare_each_once() {
                 "slot {index} is free twice"
             );
         }
-        // A thread that is late may prepare a batch more than is wanted.
+        // A thread that comes second may prepare one batch more than is needed.
         let prepared = arena.prepared.load(Ordering::Relaxed) as usize;
         assert!(
             prepared > BATCH as usize

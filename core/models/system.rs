@@ -1,12 +1,15 @@
-//! What models stand on: the checker's entry, values that one execution takes for immortal, and a system under the scheduler whose
-//! futex, poller and clock are the checker's own.
+//! The base of the loom models: the entry to the checker, values that live as long as one
+//! execution, and an operating system under the scheduler whose futex, poller and clock belong to
+//! the checker.
 //!
-//! A model is a function that runs its threads to their end. loom runs it over and over, once for each order of their steps and each
-//! value that a load may see, within the bound of `LOOM_MAX_PREEMPTIONS`. A lost wake-up shows as a deadlock, a missing order as a race
-//! on a [`Mail`], the rest as a failed assertion. `ci/loom.sh` runs them; `ci/mutants.sh` shows that each can fail.
+//! A model is a function that runs its threads to their end. loom runs it once for each order of
+//! the threads' steps and for each value that a load may return, within the bound of
+//! `LOOM_MAX_PREEMPTIONS`. A lost wake-up shows as a deadlock, a missing ordering as a race on a
+//! [`Mail`], any other fault as a failed assertion. `ci/loom.sh` runs the models; `ci/mutants.sh`
+//! shows that each can fail.
 #![allow(
     unsafe_code,
-    reason = "what the code under test takes for immortal dies with each execution"
+    reason = "what the code under test holds by 'static reference is freed after each execution"
 )]
 
 mod wake;
@@ -24,8 +27,13 @@ use std::boxed::Box;
 use std::sync::Arc;
 use std::vec::Vec;
 
-/// Explores `model` and prints how many executions that took.
+/// Explores `model` and prints the number of its executions.
 pub(crate) fn check<F: Fn() + Send + Sync + 'static>(model: F) {
+    explore::<F>(model);
+}
+
+/// Explores `execution` and prints the number of executions, under the name of the type `Model`.
+pub(crate) fn explore<Model>(execution: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(atomic::AtomicU64::new(0));
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 100_000;
@@ -33,9 +41,9 @@ pub(crate) fn check<F: Fn() + Send + Sync + 'static>(model: F) {
     let counter = executions.clone();
     builder.check(move || {
         counter.fetch_add(1, atomic::Ordering::Relaxed);
-        model();
+        execution();
     });
-    let name = std::any::type_name::<F>();
+    let name = std::any::type_name::<Model>();
     let name = name
         .trim_start_matches("gopark_core::")
         .trim_end_matches("::{{closure}}")
@@ -46,7 +54,7 @@ pub(crate) fn check<F: Fn() + Send + Sync + 'static>(model: F) {
     );
 }
 
-/// A value of one execution that everybody may keep for as long as that lasts.
+/// A value that every thread of one execution may refer to.
 pub(crate) struct Immortal<T: 'static>(NonNull<T>);
 
 impl<T> Immortal<T> {
@@ -54,17 +62,17 @@ impl<T> Immortal<T> {
         Immortal(NonNull::from(Box::leak(Box::new(value))))
     }
 
-    /// Takes charge of what the code under test has leaked.
+    /// Owns a value that the code under test has leaked.
     ///
     /// # Safety
     ///
-    /// `value` came out of a `Box`, and nobody else frees it.
+    /// `value` was leaked from a `Box`, and no other owner frees it.
     pub(crate) unsafe fn adopt(value: &'static T) -> Self {
         Immortal(NonNull::from(value))
     }
 
     pub(crate) fn get(&self) -> &'static T {
-        // SAFETY: models join their threads before they drop this.
+        // SAFETY: a model joins its threads before it drops this.
         unsafe { self.0.as_ref() }
     }
 }
@@ -73,13 +81,15 @@ impl<T> Drop for Immortal<T> {
     fn drop(&mut self) {
         // The threads of a failed execution are not joined.
         if !std::thread::panicking() {
-            // SAFETY: it came out of a `Box`, and the execution is over.
+            // SAFETY: the value was leaked from a `Box`, and no thread of the execution runs any
+            // more.
             drop(unsafe { Box::from_raw(self.0.as_ptr()) });
         }
     }
 }
 
-/// What a waker writes and a woken one reads: loom calls it a race if nothing orders the two.
+/// A cell that a waker writes and the woken thread reads. loom reports a race if nothing orders the
+/// two.
 pub(crate) struct Mail(loom::cell::UnsafeCell<u32>);
 
 // SAFETY: loom checks every access.
@@ -101,12 +111,12 @@ impl Mail {
     }
 }
 
-/// A goroutine that is queued and found but never run.
+/// Returns a goroutine that is queued and found but never run.
 pub(crate) fn goroutine(id: u64) -> GRef {
     idle::goroutine(id)
 }
 
-/// A goroutine parked on M `home`.
+/// Returns a goroutine that is parked on M `home`.
 pub(crate) fn parked(id: u64, home: usize) -> GRef {
     let g = goroutine(id);
     g.set_home(home);
@@ -114,15 +124,15 @@ pub(crate) fn parked(id: u64, home: usize) -> GRef {
     g
 }
 
-/// Ends a goroutine that was found, and frees it. Its number.
+/// Frees a goroutine that was found, and returns its number.
 pub(crate) fn finish(g: GRef) -> u64 {
     let id = g.id();
-    // SAFETY: `idle::goroutine` leaked a box, and this was the only right to it.
+    // SAFETY: `idle::goroutine` leaked a box, and a `GRef` is the only handle to it.
     drop(unsafe { Box::from_raw(g.into_raw().as_ptr()) });
     id
 }
 
-/// An operating system of one execution: a futex, and a clock that moves on whenever somebody looks at it.
+/// The operating system of one execution: a futex, and a clock that each call of `now` advances.
 #[derive(Default)]
 pub(crate) struct System {
     asleep: Mutex<Vec<usize>>,
@@ -131,8 +141,8 @@ pub(crate) struct System {
     memory: std::sync::Mutex<Vec<Box<[u64]>>>,
 }
 
-// SAFETY: the futex is one, with every sleep taken for endless: nothing here may depend on a timeout to make up for a lost wake-up. The
-// reservation for stacks is never touched, since no goroutine runs.
+// SAFETY: `futex_wait` sleeps until a wake on its word. It ignores timeouts, so that none can hide
+// a lost wake-up. The reservation for stacks is never accessed, since no goroutine runs.
 unsafe impl Os for System {
     fn now(&self) -> Nanos {
         const STEP: Nanos = 500;
@@ -159,8 +169,8 @@ unsafe impl Os for System {
     }
 
     fn spawn(&self, _: fmt::Arguments<'_>, _: fn(usize), arg: usize) -> Result<(), Errno> {
-        // A model's threads are the Ms. The argument is what `Sched::start` boxed for its own.
-        // SAFETY: as there.
+        // A model's threads are the Ms, so the thread that `Sched::start` asks for is not started.
+        // SAFETY: `Sched::start` boxed the argument for that thread alone.
         drop(unsafe { Box::from_raw(arg as *mut crate::sched::Start) });
         Ok(())
     }
@@ -177,7 +187,7 @@ unsafe impl Os for System {
         0
     }
 
-    /// The models' cheap half of the barrier is a fence, so this half is one as well.
+    /// In models the M's half of the barrier is a fence, so this half is a fence too.
     fn barrier(&self) -> bool {
         fence(Ordering::SeqCst);
         true
@@ -190,7 +200,7 @@ unsafe impl Os for System {
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
         const STACKS: usize = 1 << 20;
         if len >= STACKS {
-            // No stack pointer lies here, so every thread of a model is an ordinary one.
+            // No thread's stack is at this address, so core takes none for a goroutine.
             return Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"));
         }
         let mut memory = std::vec![0; len.div_ceil(8)].into_boxed_slice();
@@ -220,14 +230,14 @@ unsafe impl Os for System {
     }
 }
 
-/// A poller whose events a model posts. A poll with a limit returns at once: its time has passed.
+/// A poller whose events a model posts. A poll with a time limit returns at once.
 #[derive(Default)]
 pub(crate) struct Kernel {
     state: Mutex<Pending>,
     change: Condvar,
 }
 
-/// A descriptor that no poller takes.
+/// A descriptor that every poller refuses.
 pub(crate) const REFUSED: i32 = 1000;
 
 #[derive(Default)]
@@ -236,7 +246,7 @@ struct Pending {
     wake: bool,
 }
 
-// SAFETY: the model posts tokens that `open` was given.
+// SAFETY: the model posts only tokens that were passed to `open`.
 unsafe impl Netpoll for Kernel {
     fn init() -> Result<Self, Errno> {
         Ok(Kernel::default())
@@ -277,9 +287,10 @@ impl Kernel {
     }
 }
 
-/// A scheduler whose Ms are the model's threads. Each P is on its way to the M of its number, and there may be one M more.
+/// A scheduler whose Ms are the model's threads. Each P is granted to the M of the same number, and
+/// a model may start one more M.
 pub(crate) struct World {
-    // Dropped in this order.
+    // The scheduler refers to the system, so it is dropped first.
     sched: Immortal<Sched>,
     _system: Immortal<System>,
 }
@@ -297,7 +308,7 @@ impl World {
         };
         // SAFETY: goroutines stay at home.
         let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
-        // SAFETY: `start` leaks it.
+        // SAFETY: `start` leaks the scheduler, and no other owner frees it.
         let sched = unsafe { Immortal::adopt(sched.expect("nothing is refused")) };
         World {
             sched,

@@ -1,5 +1,6 @@
-//! Models of timers: whoever arms, moves and stops one, against the owner of the heap, who fires what is due.
-#![allow(unsafe_code, reason = "a timer finds by pointer what it fires for")]
+//! Models of timers: threads that arm, move and stop a timer, against the owner of the heap, which
+//! fires the timers that are due.
+#![allow(unsafe_code, reason = "a timer's callback gets a pointer")]
 
 use super::{Heap, Timer};
 use crate::models::{Immortal, Mail, check};
@@ -12,13 +13,13 @@ use std::vec::Vec;
 
 struct Alarm {
     timer: Timer,
-    /// The sequence numbers it fired with.
+    /// The sequence numbers that the timer fired with.
     fired: Mutex<Vec<u32>>,
     mail: Mail,
 }
 
 unsafe fn fire(alarm: NonNull<()>, seq: u32, _: &mut WaiterList) {
-    // SAFETY: alarms live as long as their model.
+    // SAFETY: an alarm lives as long as its model's threads.
     let alarm = unsafe { alarm.cast::<Alarm>().as_ref() };
     assert_eq!(alarm.mail.get(), 1);
     alarm.fired.lock().unwrap().push(seq);
@@ -33,11 +34,11 @@ impl Alarm {
         });
         alarm.timer.arg = NonNull::from(&*alarm).cast();
         alarm.mail.put(1);
-        // SAFETY: leaked here, and freed by the owner returned.
+        // SAFETY: the box is leaked here, and only the returned owner frees it.
         unsafe { Immortal::adopt(std::boxed::Box::leak(alarm)) }
     }
 
-    /// Whether the M that sleeps for the heap must look again.
+    /// Arms the timer. Returns whether the M that sleeps until the heap's next timer must wake.
     fn arm(&'static self, heap: &'static Heap, when: Nanos, seq: u32) -> bool {
         // SAFETY: the alarm outlives the model's threads, one of which arms it.
         unsafe { self.timer.arm(heap, when, seq, fire) }.is_some()
@@ -63,7 +64,7 @@ fn a_timer_moved_earlier_fires_by_its_new_time() {
             heap.next()
         });
         let told = alarm.arm(heap, 20, 2);
-        // The owner saw the new time before it went to sleep, or is told to look again.
+        // The owner saw the new time before it went to sleep, or the caller must wake it.
         assert!(owner.join().unwrap() == Some(20) || told);
         assert_eq!(heap.next(), Some(20));
         run(heap, 20);
@@ -125,7 +126,7 @@ fn timers_armed_at_once_are_all_in_the_heap() {
             other.join().unwrap();
         }
         assert_eq!(heap.next(), Some(5));
-        // More than one batch.
+        // Three timers are more than one batch.
         run(heap, 10);
         assert_eq!([a, b, c].map(Alarm::fired), [[1], [1], [1]]);
     });
@@ -140,7 +141,7 @@ fn arming_the_earliest_timer_reports_that_it_is_the_earliest() {
         let other = thread::spawn(move || a.arm(heap, 10, 1));
         let told = b.arm(heap, 20, 1);
         let first = other.join().unwrap();
-        assert!(first, "the earliest is always news");
+        assert!(first, "the earliest timer is not reported");
         assert!(!told || heap.next() == Some(10));
     });
 }

@@ -1,9 +1,8 @@
-//! Models of a trace's ring: the writer against the reader. A ring holds two here, so that it turns; each slot has a mail that loom calls a race
-//! if writer and reader use it with nothing in between.
-#![allow(
-    unsafe_code,
-    reason = "the ring leaves it to its users that one thread writes and one reads"
-)]
+//! Models of the ring of a trace: the writer against the reader.
+//!
+//! The ring has two slots, so that its indices wrap. Each slot has a [`Mail`]: loom reports a race
+//! if writer and reader use it without an order between them.
+#![allow(unsafe_code, reason = "the ring relies on one writer and one reader")]
 
 use super::Ring;
 use crate::models::{Immortal, Mail, check};
@@ -25,9 +24,9 @@ impl Traced {
         })
     }
 
-    /// Pushes `value` as the writer's push of this number.
+    /// Pushes `value` as the writer's successful push `number`.
     fn push(&self, number: usize, value: u32) -> bool {
-        // SAFETY: models have one writer at a time.
+        // SAFETY: only the model's own thread pushes.
         unsafe {
             self.ring.push(|| {
                 self.mails[number % SLOTS].put(value);
@@ -36,7 +35,7 @@ impl Traced {
         }
     }
 
-    /// Pushes all of `values`; those that there was room for.
+    /// Pushes all of `values`, and returns those that found room.
     fn write(&self, values: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut pushed = Vec::new();
         for value in values {
@@ -48,7 +47,7 @@ impl Traced {
     }
 
     fn read(&self, read: &mut Vec<u32>) {
-        // SAFETY: models have one reader.
+        // SAFETY: there is one reader: the reader thread, and the model itself once it has joined it.
         unsafe {
             self.ring.pop_all(|value| {
                 assert_eq!(self.mails[read.len() % SLOTS].get(), value);

@@ -1,5 +1,5 @@
-//! Models of a goroutine that is resumed, against a watcher that wants to change its stack. `Mail` is the stack: loom calls it a race if both
-//! touch it at once.
+//! Models of a goroutine that is resumed, against a watcher that wants to change its stack. `Mail`
+//! is the stack: loom calls it a race if both touch it at once.
 
 use super::ResumeSeq;
 use crate::models::{Immortal, Mail, check};

@@ -1,4 +1,5 @@
-//! Models of the waiter word: one waiter, and up to three others with good or bad news. The waiter is a thread; its futex is the system's.
+//! Models of the waiter word: one waiter against up to three threads that notify or cancel it. The
+//! waiter is a thread that sleeps on the futex of [`System`].
 
 use super::{Announced, Thread, WaitSlot};
 use crate::models::{Immortal, Mail, System, check};
@@ -7,7 +8,8 @@ use loom::thread;
 
 struct Word {
     slot: WaitSlot,
-    /// The reason not to wait, as `PollDesc::info` is: read by the waiter between `announce` and `commit`.
+    /// The reason not to wait, like `PollDesc::info`. The waiter reads it between `announce` and
+    /// `commit`.
     closed: AtomicBool,
     mail: Mail,
     system: System,
@@ -24,7 +26,7 @@ impl Word {
         Immortal::new(word)
     }
 
-    /// One wait, as `Sched::wait` does it.
+    /// Waits once, as `Sched::wait` does. Returns whether readiness ended the wait.
     fn wait(&self) -> bool {
         if self.slot.announce() == Announced::Ready {
             return true;
@@ -50,7 +52,7 @@ impl Word {
         }
     }
 
-    /// Bad news: publishes the reason, then looks for the waiter.
+    /// Publishes the reason, then cancels the wait.
     fn close(&self) {
         // A read-modify-write, as in `Info::update`.
         self.closed.swap(true, Ordering::SeqCst);
@@ -102,7 +104,7 @@ fn a_waker_sees_what_the_waiter_wrote_before_commit() {
             }
         });
         if word.slot.announce() == Announced::Waiting {
-            // As a goroutine leaves its stack, before its M commits.
+            // A goroutine likewise writes to its stack before its M commits.
             word.mail.put(1);
             let thread = Thread::new();
             if word.slot.commit(thread.waiter()).is_ok() {
@@ -124,7 +126,7 @@ fn a_waiter_does_not_sleep_through_a_close() {
             word.close();
         });
         assert!(!word.wait());
-        // Whoever is called off sees why.
+        // The cancelled waiter sees the reason.
         assert!(word.closed.load(Ordering::SeqCst));
         assert_eq!(word.mail.get(), 1);
         closer.join().unwrap();
@@ -141,7 +143,7 @@ fn readiness_survives_a_concurrent_close() {
         let first = word.wait();
         closer.join().unwrap();
         waker.join().unwrap();
-        // The one notification is seen by this wait or by the next, never by none, never by both.
+        // Either this wait or the next sees the notification, and never both.
         assert_ne!(first, word.slot.is_ready());
     });
 }
@@ -177,7 +179,7 @@ fn two_notifications_wake_two_waits_or_count_as_one() {
         for waker in wakers {
             waker.join().unwrap();
         }
-        // A second wait must not hang on what is latched, and a reset forgets it.
+        // If the second notification is latched, a second wait returns at once and consumes it.
         if word.slot.is_ready() {
             assert!(word.wait());
         }
@@ -191,7 +193,7 @@ fn a_reset_before_the_system_call_loses_no_later_readiness() {
         let owner = Word::new();
         let word = owner.get();
         let waker = thread::spawn(|| {
-            // The data, then the edge.
+            // First the data, then the edge.
             word.closed.store(true, Ordering::Release);
             word.notify();
         });
@@ -214,7 +216,7 @@ fn a_woken_thread_frees_its_futex_word_at_once() {
         let owner = Word::new();
         let word = owner.get();
         let waker = thread::spawn(|| word.notify());
-        // Twice on the same futex address at best: the second sleeper must not be owed the first one's wake.
+        // The second wait may use the same futex address. The first wake must not count for it.
         assert!(word.wait());
         waker.join().unwrap();
         let waker = thread::spawn(|| word.notify());

@@ -1,4 +1,5 @@
-//! Models of the word under a backend's wake-up descriptor. The descriptor is a counter behind a lock, and a wait on it a condition.
+//! Models of the word beside a backend's wake-up descriptor. A counter behind a lock stands for the
+//! descriptor, and a condition variable for a poll that waits on it.
 
 #[path = "../../backends/src/wake.rs"]
 mod word;
@@ -13,7 +14,7 @@ struct Poller {
     sig: WakeSig,
     eventfd: Mutex<u64>,
     readable: Condvar,
-    /// What wakers have for the one who sleeps.
+    /// The work that wakers publish for the M that sleeps.
     work: [AtomicBool; 3],
     mail: Mail,
 }
@@ -48,7 +49,7 @@ impl Poller {
         }
     }
 
-    /// Sleeps until all pieces of work are seen, as an M does: looks, then waits.
+    /// Checks for the work and polls, as an M does, until all of it is there.
     fn sleep_for(&self, pieces: &[AtomicBool]) {
         while !pieces.iter().all(|piece| piece.load(Ordering::Relaxed)) {
             self.poll(true);

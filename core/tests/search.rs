@@ -1,15 +1,27 @@
-//! Every reachable state of the waiter word and the poll descriptor, one read-modify-write a step: what `core/src/waiter.rs`,
-//! `polldesc.rs` and `polldesc/deadline.rs` do, written down a second time in plain Rust, and searched to the end.
+//! A search of all reachable states of the waiter word and the poll descriptor.
 //!
-//! The actors: `W` reads a few times, and is the only one to wait. Two Ms (`N`) fetch edges and deliver them. `D` sets a few deadlines
-//! (ahead, passed, none), `T` is the timer, `X` closes and then, when nobody uses the descriptor, opens the next use of it. `D`, `T` and `X`
-//! hold the descriptor's lock from their first step to their last but one; the last makes the waiter runnable that they took out.
+//! The protocol of `core/src/waiter.rs`, `polldesc.rs` and `polldesc/deadline.rs` is written here a
+//! second time in plain Rust, one read-modify-write a step.
 //!
-//! The ghost: bytes that the kernel has posted and `W` has not consumed. A state in which nothing is under way is wrong if `W` sleeps in it
-//! and there are such bytes, or the deadline has passed, or the descriptor is closing. "Sleeps with its address in the slot" alone looks legal.
+//! The actors:
 //!
-//! Each of Go's mutants is a switch, and the search must find what it breaks. (The eighth, a waiter counted out before it is runnable, has no
-//! place here: waiters count themselves.)
+//! - `W`, the waiter, reads a few times.
+//! - `N`, two Ms, fetch edges and deliver them.
+//! - `D` sets a few deadlines: ahead, passed, none.
+//! - `T` is the deadline's timer.
+//! - `X` closes the descriptor and, when no actor uses it, opens its next use.
+//!
+//! `D`, `T` and `X` hold the descriptor's lock from their first step to their last but one. The
+//! last step readies the waiter that the actor took out of the slot.
+//!
+//! A ghost variable counts the bytes that the kernel has posted and `W` has not consumed. A state
+//! with no step under way is wrong if `W` sleeps in it and there are such bytes, or the deadline
+//! has passed, or the descriptor is closing. Without the ghost, a lost wake-up looks like a legal
+//! sleep.
+//!
+//! Each mutant of Go's protocol is a switch, and the search must find a wrong state. The eighth of
+//! them, a waiter subtracted from the count before it is runnable, does not apply: here a waiter
+//! counts itself.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -38,7 +50,7 @@ const NONE: u8 = 0;
 const AHEAD: u8 = 1;
 const PASSED: u8 = 2;
 
-/// Where the waiter is.
+/// The next step of the waiter.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum W {
     MayTry,
@@ -54,15 +66,16 @@ enum W {
     Done,
 }
 
-/// One who holds the lock or is about to: 0 rests, 1 has changed the state, 2 has published, 3 has looked for the waiter and unlocked.
-/// `took` it, and has to make it runnable.
+/// The progress of `D`, `T` or `X`: 0 rests, 1 has locked and changed the state, 2 has published, 3
+/// has cancelled the wait and unlocked. `took` is whether it took the waiter out and must ready it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Holder {
     step: u8,
     took: bool,
 }
 
-/// An M: 0 rests, 1 has fetched an event of use `of`, 2 has compared it, 3 has looked for the waiter.
+/// The progress of an M: 0 rests, 1 has fetched an event of use `of`, 2 has compared its tag, 3 has
+/// notified the slot.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Fetcher {
     step: u8,
@@ -76,32 +89,32 @@ struct State {
     reads: u8,
     runnable: bool,
     slot: u8,
-    /// Published: closing, expired.
+    /// The published word: closing, expired.
     info: [bool; 2],
-    // Behind the lock.
+    // Protected by the descriptor's lock.
     closing: bool,
     when: u8,
     seq: u8,
     running: bool,
-    /// The timer in the heap, and the sequence number it was armed with.
+    /// The sequence number with which the timer was armed, while it is in the heap.
     armed: Option<u8>,
     d: Holder,
     sets: u8,
     t: Holder,
-    /// What the timer was armed with that `T` has taken out of the heap.
+    /// The sequence number of the timer that `T` has taken out of the heap.
     fired: Option<u8>,
     x: Holder,
     n: [Fetcher; 2],
     /// The number of this use.
     of: u8,
-    /// The ghost: in the kernel, not consumed.
+    /// The ghost: bytes in the kernel that `W` has not consumed.
     bytes: u8,
-    /// Bytes still to come in this use, and events not fetched, by use.
+    /// Bytes still to come in this use; and by use, the events that no M has fetched.
     to_come: u8,
     events: [u8; 2],
 }
 
-/// How much happens.
+/// How many reads, bytes, deadlines and uses there are.
 #[derive(Clone, Copy)]
 struct Program {
     reads: u8,
@@ -136,7 +149,7 @@ impl State {
         }
     }
 
-    /// The state in 64 bits: two states have the same word only if they are the same.
+    /// Returns the state in 64 bits. Different states have different words.
     fn word(&self) -> u64 {
         let mut word = 0;
         let mut put = |value: u8, bits: u32| {
@@ -190,7 +203,8 @@ impl State {
             .any(|holder| matches!(holder.step, 1 | 2))
     }
 
-    /// A stale number comes back after eight steps, which is more than a program makes while a timer is under way.
+    /// Advances the sequence number. It wraps after eight steps, more than a program makes while a
+    /// timer is under way.
     fn bump(&mut self) {
         self.seq = (self.seq + 1) % 8;
     }
@@ -209,7 +223,7 @@ impl State {
         self.armed = self.running.then_some(self.seq);
     }
 
-    /// `WaitSlot::cancel`: whether it took the waiter out.
+    /// `WaitSlot::cancel`. Returns whether it took the waiter out.
     fn cancel(&mut self, mutant: Mutant) -> bool {
         let before = self.slot;
         if before != READY || mutant == Mutant::CancelDestroysReady {
@@ -220,21 +234,21 @@ impl State {
 
     fn ready(&mut self) -> Result<(), &'static str> {
         if self.w != W::Asleep || self.runnable {
-            return Err("a waiter is readied that does not wait");
+            return Err("a waiter that does not wait is readied");
         }
         self.runnable = true;
         Ok(())
     }
 
-    /// Steps 1 to 3 of a holder who has bad news for the waiter if `bad`.
-    fn go_on(
+    /// Makes step 1, 2 or 3 of a holder, which cancels the wait if `bad`.
+    fn holder_step(
         &mut self,
         holder: fn(&mut State) -> &mut Holder,
         bad: bool,
         mutant: Mutant,
     ) -> Result<(), &'static str> {
         let Holder { step, took } = *holder(self);
-        // The two middle steps change places in the mutant.
+        // The mutant swaps the two middle steps.
         let publishes = (step == 1) != (mutant == Mutant::PublishAfterCancel);
         let mut next = Holder {
             step: step + 1,
@@ -267,7 +281,7 @@ impl State {
             W::MayTry => W::Reset,
             W::Reset => {
                 if self.slot == WAIT || self.slot == PARKED {
-                    return Err("reset while somebody waits");
+                    return Err("reset while the waiter waits");
                 }
                 self.slot = NIL;
                 if mutant == Mutant::ResetAfterWouldBlock {
@@ -330,7 +344,8 @@ impl State {
             1 if of != self.of => Fetcher::default(),
             1 => Fetcher { step: 2, of, took },
             2 => {
-                // In the window after the comparison a use may have ended: its readiness is spurious then, and harmless.
+                // The use may have ended since the comparison. Its readiness is then a spurious
+                // wake-up of the next use.
                 let drops = mutant == Mutant::NewsDroppedBeforeCommit && self.slot == WAIT;
                 let before = if drops {
                     WAIT
@@ -354,7 +369,7 @@ impl State {
         Ok(Some(self))
     }
 
-    /// All states that one step leads to.
+    /// Adds all states that one step leads to.
     fn successors(
         self,
         program: Program,
@@ -365,7 +380,7 @@ impl State {
         for i in 0..2 {
             next.extend(self.step_n(i, mutant)?);
         }
-        // The kernel: a byte and its edge. Then an M fetches an event, of this use or an earlier one.
+        // The kernel posts a byte and its edge.
         if self.to_come > 0 && !self.closing {
             let (to_come, bytes) = (self.to_come - 1, self.bytes + 1);
             let mut events = self.events;
@@ -377,7 +392,8 @@ impl State {
                 ..self
             });
         }
-        // The two Ms are alike: the second fetches only while the first is busy.
+        // An M fetches an event of this use or an earlier one. The two Ms are alike, so the second
+        // fetches only while the first is busy.
         if let Some(i) = self.n.iter().position(|n| n.step == 0) {
             for of in (0..2).filter(|&of| self.events[usize::from(of)] > 0) {
                 let mut after = self;
@@ -405,11 +421,11 @@ impl State {
         for (holder, bad) in holders.into_iter().zip(bad) {
             let mut after = self;
             if holder(&mut after).step > 0 {
-                after.go_on(holder, bad, mutant)?;
+                after.holder_step(holder, bad, mutant)?;
                 next.push(after);
             }
         }
-        // The timer's hour has come: its M takes it out of the heap, and then the lock.
+        // The timer is due: its M takes it out of the heap, and then locks the descriptor.
         if self.armed.is_some() && self.fired.is_none() {
             next.push(State {
                 armed: None,
@@ -458,7 +474,8 @@ impl State {
             (after.running, after.armed) = (false, None);
             next.push(after);
         }
-        // Nobody uses it any more, so it is freed and used again. Events and a fired timer of the last use may still be under way.
+        // No actor uses the descriptor, so it is freed and used again. Events and a fired timer of
+        // the last use may still be under way.
         let idle = self.w == W::Done && [self.d, self.t, self.x] == [Holder::default(); 3];
         if self.closing && idle && self.of + 1 < program.uses {
             let fresh = State::start(program);
@@ -476,7 +493,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether the waiter sleeps although it has been given a reason to go on, and nobody is on the way to wake it.
+    /// Returns an error if the waiter sleeps, has a reason to run, and no step under way can wake
+    /// it.
     fn check(&self) -> Result<(), &'static str> {
         let holders = [self.d, self.t, self.x]
             .iter()
@@ -495,7 +513,7 @@ impl State {
     }
 }
 
-/// Spreads the words of states, which are dense.
+/// A hasher for the words of states, whose values are dense.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -505,7 +523,7 @@ impl Hasher for Spread {
     }
 
     fn write(&mut self, _: &[u8]) {
-        unreachable!("words only")
+        unreachable!("only words are hashed")
     }
 
     fn write_u64(&mut self, word: u64) {
@@ -514,7 +532,7 @@ impl Hasher for Spread {
     }
 }
 
-/// How many states there are, or the first that is wrong.
+/// Returns the number of reachable states, or the first wrong state.
 fn search(program: Program, mutant: Mutant) -> Result<usize, (&'static str, State)> {
     let start = State::start(program);
     let mut seen = HashSet::<u64, BuildHasherDefault<Spread>>::default();
@@ -540,7 +558,7 @@ const SMALL: Program = Program {
 #[test]
 fn no_state_is_wrong() {
     let program = match std::env::var_os("GOPARK_SEARCH_LONG") {
-        // An unoptimised build is no checker, only a test of it.
+        // An unoptimised build searches a small program, as a test of the search itself.
         None if cfg!(debug_assertions) => SMALL,
         None => Program {
             reads: 3,
