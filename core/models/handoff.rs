@@ -1,5 +1,5 @@
-//! Models of the hand-off: an M whose P is taken while it comes back, one that wants a P while the
-//! holder goes to sleep, and what must find the M that holds a P now.
+//! Models of the hand-off: an M whose P is retaken while the M returns from a goroutine, an M that
+//! wants a P while the holder goes to sleep, and wakes that must reach the M that holds a P now.
 #![allow(
     unsafe_code,
     reason = "a model's threads are the Ms, and its timers wake through a pointer"
@@ -15,18 +15,18 @@ use loom::thread;
 use std::sync::Arc;
 
 fn playing(sched: &'static Sched, m: &'static M) -> Here {
-    // SAFETY: each of a model's threads plays one M. It uses no P that it has not been granted.
+    // SAFETY: each of a model's threads is one M, and uses only a P that was granted to that M.
     unsafe { Here::new(m, &sched.ps[0]) }
 }
 
-/// A goroutine that has started on M `home`, and is ready.
+/// Queues a goroutine that has started on this M and is ready.
 fn at_home(here: &Here, id: u64) {
     let g = goroutine(id);
     g.set_home(here.m.index);
     here.home(|home| home.queue.push_back(g));
 }
 
-/// The holder of a P sleeps until another M wants it, and gives it up.
+/// Sleeps as the holder of a P until another M wants it, and grants it.
 fn give_p_to_a_waiting_m(sched: &'static Sched, here: &Here) {
     loop {
         match sched.exchange.first_wanting() {
@@ -48,7 +48,7 @@ fn a_p_retaken_from_a_returning_m_has_one_owner() {
 
         let back = thread::spawn({
             let p = p.clone();
-            // `Here` belongs to the thread that plays the M: from here on, this one.
+            // `Here` belongs to the thread that is the M, which is this thread from here on.
             let m = here.m;
             move || {
                 let mut here = playing(sched, m);
@@ -121,7 +121,7 @@ fn an_m_chosen_for_a_retake_that_fails_loses_no_work() {
             assert_eq!(finish(sched.next(&mut here)), 7);
         });
         let waker = thread::spawn(move || sched.ready(Waiter::G(parked(7, 1))));
-        // M 0 is inside the scheduler all the time, so its P is not to be had.
+        // M 0 is inside the scheduler all the time, so the retake fails.
         assert!(!sched.hand_off(0));
         give_p_to_a_waiting_m(sched, &here);
         waker.join().unwrap();
@@ -150,7 +150,7 @@ fn a_timer_armed_while_its_p_changes_hands_is_seen_by_the_new_holder() {
             assert_eq!(finish(sched.next(&mut here)), 6);
         });
         let arming = thread::spawn(move || {
-            // SAFETY: slot and timer outlive the model's threads; armed once.
+            // SAFETY: slot and timer outlive the model's threads, and the timer is armed once.
             if let Some(heap) = unsafe { timer.get().arm(sched.timers(), 1_000, 0, wake) } {
                 sched.look_again(heap);
             }

@@ -1,5 +1,5 @@
-//! Models of the wake word: an M that looks, declares that it sleeps, and sleeps, against those who
-//! notify and recruit it.
+//! Models of the wake word: an M that checks for work, declares its sleep, and sleeps, against
+//! threads that call `notify` and `notify_idle`.
 
 use super::{Asleep, WakeWord};
 use crate::models::{Immortal, Mail, System, check};
@@ -9,7 +9,7 @@ use loom::thread;
 
 struct Sleeper {
     wake: WakeWord,
-    /// The queue: looked at without an order of its own, as inboxes and heaps are.
+    /// The queue. The M reads it without an ordering, like inboxes and heaps.
     work: AtomicBool,
     mail: Mail,
     system: System,
@@ -26,7 +26,7 @@ impl Sleeper {
         })
     }
 
-    /// Sleeps once, if the word lets it. Whether it was recruited.
+    /// Sleeps once, unless the word forbids it. Returns whether `notify_idle` woke the M.
     fn sleep(&self) -> bool {
         if self.wake.prepare(Asleep::Futex) {
             self.system
@@ -83,11 +83,11 @@ fn a_spinning_slot_is_given_once_and_taken_once() {
         let owner = Sleeper::new();
         let sleeper = owner.get();
         let notifier = thread::spawn(|| sleeper.unpark(sleeper.wake.notify()));
-        let recruiter = thread::spawn(|| sleeper.unpark(sleeper.wake.notify_idle()));
+        let waker = thread::spawn(|| sleeper.unpark(sleeper.wake.notify_idle()));
         let taken = sleeper.sleep();
         notifier.join().unwrap();
-        let given = recruiter.join().unwrap();
-        // The recruiter finds the M asleep, or leaves no trace.
+        let given = waker.join().unwrap();
+        // `notify_idle` finds the M asleep, or changes nothing.
         assert_eq!(taken, given);
         assert!(!sleeper.wake.awake());
     });
@@ -98,15 +98,15 @@ fn an_unparked_m_sees_what_its_waker_wrote() {
     check(|| {
         let owner = Sleeper::new();
         let sleeper = owner.get();
-        let recruiter = thread::spawn(|| {
+        let waker = thread::spawn(|| {
             sleeper.mail.put(1);
             if !sleeper.unpark(sleeper.wake.notify_idle()) {
                 sleeper.unpark(sleeper.wake.notify());
             }
         });
-        // Notified or recruited, either orders what came before.
+        // Both calls order what the waker wrote before.
         sleeper.sleep();
         assert_eq!(sleeper.mail.get(), 1);
-        recruiter.join().unwrap();
+        waker.join().unwrap();
     });
 }

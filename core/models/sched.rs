@@ -1,6 +1,7 @@
-//! Models of Ms that go to sleep while others have work for them: the wake word with the inbox, the
-//! counts of idle and spinning Ms, shared pollers, and timers armed from outside. A model's threads
-//! are the Ms and run the scheduler's own search and sleep.
+//! Models of Ms that go to sleep while other threads publish work: the wake word with the inbox,
+//! the counts of idle and spinning Ms, shared pollers, and timers armed by threads.
+//!
+//! A model's threads are the Ms, and run the scheduler's own search and sleep.
 #![allow(
     unsafe_code,
     reason = "a model's timers wake through a pointer, and it delivers events itself"
@@ -22,13 +23,13 @@ fn here(sched: &'static Sched, index: usize) -> Here {
     sched.await_grant(sched.m(index))
 }
 
-/// M number `index` runs `count` goroutines one after another, and the last one for ever.
+/// M `index` finds `count` goroutines and never returns from the last. Returns their numbers.
 fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
     let mut here = here(sched, index);
     (0..count).map(|_| finish(sched.next(&mut here))).collect()
 }
 
-/// Nobody is counted as idle or spinning who is not.
+/// Asserts that no M is counted as idle and this M is the only one that spins.
 fn assert_counts_at_rest(sched: &Sched) {
     assert!(
         !sched.idlers.any_idle() && sched.idlers.spin_alone(),
@@ -80,7 +81,7 @@ fn a_fresh_goroutine_offered_to_an_m_that_goes_to_sleep_is_started() {
         let heavy = here(sched, 1);
         heavy.m.counts.started.set(2);
         if let Some(kept) = sched.keep(&heavy, goroutine(1)) {
-            // The other M has not begun to look.
+            // The other M has not begun to search.
             sched.push_anywhere(&heavy, kept);
             sched.wake_idle();
         }
@@ -93,7 +94,7 @@ fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started() {
     check(|| {
         let world = World::new(2, 2);
         let sched = world.sched();
-        // Runs number 7 for ever, which is at home there, or before it number 1.
+        // This M may find number 1 first. It runs number 7, which is at home here, forever.
         let light = thread::spawn(move || {
             let mut here = here(sched, 0);
             if finish(sched.next(&mut here)) == 1 {
@@ -117,7 +118,7 @@ fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started_by_a_thir
     check(|| {
         let world = World::new(3, 3);
         let sched = world.sched();
-        // Runs number 7 for ever, which is at home there, or before it number 1.
+        // This M may find number 1 first. It runs number 7, which is at home here, forever.
         let light = thread::spawn(move || {
             let mut here = here(sched, 0);
             if finish(sched.next(&mut here)) == 1 {
@@ -131,10 +132,10 @@ fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started_by_a_thir
         });
         let heavy = here(sched, 1);
         heavy.m.counts.started.set(2);
-        // The third M has too many at home to be left any.
+        // The third M has too many goroutines at home for an offer.
         sched.m(2).counts.started.set(2);
         sched.ready(Waiter::G(parked(7, 0)));
-        // This M runs something else for ever, before it starts number 1 or after it has left it.
+        // This M starts number 1 and runs it forever, or has offered it and runs another forever.
         if let Some(kept) = sched.keep(&heavy, goroutine(1)) {
             finish(kept);
             sched.ready(Waiter::G(parked(2, 2)));
@@ -251,8 +252,8 @@ fn two_submitted_goroutines_occupy_two_ms() {
     });
 }
 
-/// A goroutine at home on M `home` that waits for descriptor 3 in the shared poller, and the event
-/// that wakes it.
+/// Parks a goroutine of M `home` on descriptor 3 in the shared poller. Returns the event that wakes
+/// it.
 fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
     let desc = sched.poll_open(3);
     assert!(desc.slot(Mode::Read).announce() == Announced::Waiting);
@@ -269,7 +270,7 @@ fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
 
 fn kernel(sched: &'static Sched) -> &'static Kernel {
     let backend: *const dyn crate::os::Netpoll = sched.poller(0).backend();
-    // SAFETY: `World` gives every scheduler this backend.
+    // SAFETY: `World` gives every scheduler a `Kernel`.
     unsafe { &*backend.cast::<Kernel>() }
 }
 
@@ -279,8 +280,8 @@ fn an_event_finds_an_m_in_the_poller_after_another_has_left_it() {
         let world = World::new(2, 1);
         let sched = world.sched();
         let event = waits_for_event(sched, 9, 1);
-        // M 0 leaves the poller for a goroutine that never ends; M 1 must not sleep where the event
-        // does not reach it.
+        // M 0 leaves the poller for a goroutine that never ends. M 1 must then sleep in the poller,
+        // or it misses the event.
         let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
         sched.ready(Waiter::G(parked(4, 0)));
         kernel(sched).post(event);
@@ -297,7 +298,7 @@ fn an_event_delivered_by_one_m_wakes_the_home_of_its_goroutine() {
         let event = waits_for_event(sched, 9, 0);
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [9]));
         let mut woken = WaiterList::new();
-        // SAFETY: the token is that of a poll descriptor.
+        // SAFETY: the token is that of a live poll descriptor.
         unsafe { crate::polldesc::deliver(&[event], &mut woken) };
         sched.ready_list(woken);
         m.join().unwrap();
@@ -321,7 +322,7 @@ fn a_timer_armed_by_a_thread_wakes_an_m_that_sleeps_without_a_limit() {
 
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [6]));
         let heap = sched.timers();
-        // SAFETY: slot and timer outlive the model's threads; armed once.
+        // SAFETY: slot and timer outlive the model's threads, and the timer is armed once.
         if let Some(heap) = unsafe { timer.get().arm(heap, 1_000, 0, wake) } {
             sched.look_again(heap);
         }

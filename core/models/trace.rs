@@ -47,7 +47,8 @@ impl Traced {
     }
 
     fn read(&self, read: &mut Vec<u32>) {
-        // SAFETY: there is one reader: the reader thread, and the model itself once it has joined it.
+        // SAFETY: there is one reader: the reader thread, and the model itself once it has joined
+        // it.
         unsafe {
             self.ring.pop_all(|value| {
                 assert_eq!(self.mails[read.len() % SLOTS].get(), value);

@@ -1,5 +1,6 @@
-//! Models of a goroutine that is resumed, against a watcher that wants to change its stack. `Mail`
-//! is the stack: loom calls it a race if both touch it at once.
+//! Models of a goroutine that is resumed, against a watcher that changes its stack.
+//!
+//! A [`Mail`] stands for the stack: loom reports a race if both use it at once.
 
 use super::ResumeSeq;
 use crate::models::{Immortal, Mail, check};
@@ -8,7 +9,7 @@ use loom::thread;
 
 struct Stopped {
     resumes: ResumeSeq,
-    /// Whether the goroutine is stopped, as its M says.
+    /// Whether the goroutine is stopped; its M writes it.
     stopped: AtomicBool,
     stack: Mail,
 }
@@ -29,14 +30,14 @@ impl Stopped {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// What a watcher does to the stack of a goroutine that has stopped. Whether it could.
+    /// Changes the stack of a stopped goroutine, as a watcher does. Returns whether it could.
     fn shrink(&self) -> bool {
         let count = self.resumes.count();
         if !self.stopped.load(Ordering::Acquire) {
             return false;
         }
         self.resumes.hold();
-        // What the barrier of the system does for both sides.
+        // The fence stands for the system's barrier, which orders both sides.
         fence(Ordering::SeqCst);
         let still = self.resumes.validate(count);
         if still {
