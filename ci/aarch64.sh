@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# For aarch64, under qemu's user emulation: the unit tests, the conformance suite, the behaviours of goroutines that move between four threads,
-# descriptors, some of the simulation, and minimal-echo, dynamic and static. It shows that the code for this processor is right: switches, stack
-# pointers, layouts, unwinding. Its memory order it does not show, for the emulator has this machine's.
+# Tests for aarch64, under qemu's user emulation: the unit tests, the conformance suite, the
+# behaviours of goroutines that migrate between four threads, descriptors, some of the simulation,
+# and minimal-echo, dynamic and static. They show that the code for this processor is right:
+# switches, stack pointers, layouts, unwinding. They do not show its memory order, since the
+# emulator has that of this machine.
 #
-# It needs root to install the cross compiler and qemu with apt, if they are missing, and `rustup`, or the target's library; is one not to be had,
-# it skips. The emulator is not the kernel in all: what that makes impossible is left out by name.
+# The script needs root to install the cross compiler and qemu with apt, and `rustup`, or the
+# target's library. It skips if they cannot be installed. The tests that the emulator makes
+# impossible are left out by name.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
+. ci/echo.sh
 
 target=aarch64-unknown-linux-gnu
 static=aarch64-unknown-linux-musl
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/aarch64
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
-# Emulated code is slow enough.
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
+# Emulated code is slow, so it is optimised a little.
 export CARGO_PROFILE_DEV_OPT_LEVEL=1 RUST_BACKTRACE=0
 limit=400 # seconds for one suite
 passed=0
@@ -29,7 +34,7 @@ skip() {
 
 need() {
     command -v "$1" > /dev/null || ci/install.sh "${@:2}"
-    command -v "$1" > /dev/null || skip "there is no $1, and $2 cannot be installed"
+    command -v "$1" > /dev/null || skip "$2 cannot be installed, so there is no $1"
 }
 
 has_library() {
@@ -41,36 +46,37 @@ has_library() {
 
 need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 need qemu-aarch64-static qemu-user-static
-has_library "$target" || skip "there is no library for $target, and rustup does not get it"
+has_library "$target" || skip "rustup cannot install the library for $target"
 
-# It keeps a note of each page that is reserved, of which stacks have terabytes unless there is less to be had.
+# qemu records each reserved page. Stacks reserve terabytes unless the address space is limited.
 emulator=(qemu-aarch64-static -R 64G -L /usr/aarch64-linux-gnu)
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="${emulator[*]}"
 
 left_out=(
-    # Advice about memory goes no further than the emulator, nor do limits of address space; mincore does not look at pages without access.
+    # qemu does not pass madvise and limits of the address space to the kernel. Its mincore ignores
+    # pages without access.
     a_reservation_has_no_access_and_what_is_opened_is_zeroed_and_not_for_huge_pages
     what_is_opened_in_turn_is_one_mapping_though_it_is_used_and_guarded
     the_address_space_is_what_its_limit_says_or_that_of_locked_memory
     a_thread_that_cannot_start_is_an_error
     touched_pages_are_resident_and_guards_are_not
-    # It adds a line of its own to what an aborted process says.
+    # qemu adds a line to the output of an aborted process.
     a_wake_that_the_kernel_refuses_ends_the_process_and_says_so
     abort_prints_one_cut_line_and_raises_sigabrt
     a_wake_up_without_its_descriptor_ends_the_process_and_says_so
-    # It has no epoll_pwait2, whose place epoll_wait takes: with milliseconds.
+    # qemu has no epoll_pwait2, and the fallback epoll_wait counts in milliseconds.
     a_short_delay_is_not_rounded_up_to_a_millisecond
-    # It has no process_vm_readv, which copies stacks for a dump. The unwinder has unit tests.
+    # qemu has no process_vm_readv, which copies stacks for a dump. The unwinder has unit tests.
     whoever_parks_shows_what_it_called_of_gopark
     a_reader_shows_the_read_and_who_called_it
     a_deep_stack_shows_its_inner_end
-    # Of a socket's TCP_INFO it hands out four bytes.
+    # qemu returns four bytes of a socket's TCP_INFO.
     a_listener_queues_as_much_as_the_system_allows
-    # It knows no options of sockets with an error queue.
+    # qemu has no socket options for the error queue.
     queues::
-    # A program that it runs cannot start one of its own kind.
+    # An emulated program cannot start another.
     accept_without_a_free_descriptor_leaves_the_connection_queued
-    # More stacks at once than mprotect can guard.
+    # These need more stacks at once than mprotect can guard.
     a_burst_of_spawns_overflows_into_the_global_queue_and_all_run
     fifty_thousand_sleepers_all_wake
 )
@@ -84,7 +90,8 @@ sum() { { grep -aoE "[0-9]+ $1;" "$log" || true; } | awk '{ sum += $1 } END { pr
 suite() {
     local name=$1 status=0 ok bad start=$SECONDS
     shift
-    timeout --kill-after=10 "$limit" cargo test --target "$target" "$@" -- "${options[@]}" > "$log" 2>&1 || status=$?
+    timeout --kill-after=10 "$limit" cargo test --target "$target" "$@" -- "${options[@]}" \
+        > "$log" 2>&1 || status=$?
     ok=$(sum passed)
     bad=$(sum failed)
     if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
@@ -92,48 +99,22 @@ suite() {
     fi
     passed=$((passed + ok))
     failed=$((failed + bad))
-    printf '%-6s %5d passed %3d failed %4d s  %s\n' "$([ "$bad" = 0 ] && echo ok || echo FAILED)" "$ok" "$bad" $((SECONDS - start)) "$name"
+    printf '%-6s %5d passed %3d failed %4d s  %s\n' \
+        "$([ "$bad" = 0 ] && echo ok || echo FAILED)" "$ok" "$bad" $((SECONDS - start)) "$name"
     [ "$bad" = 0 ] || grep -av '\.\.\. ok$' "$log" | tail --lines=60
 }
 
-# The program is started, sends back what it gets on some connections at once, says whether goroutines move, and drops who says nothing.
+# Whether the program echoes on 20 connections at once, reports whether goroutines move, and drops a
+# silent connection.
 serves() {
-    local fds=() fd said began ended
-    exec {fd}<> "/dev/tcp/127.0.0.1/$port" || return 1
-    began=$EPOCHREALTIME
-    for _ in {1..20}; do
-        local other
-        exec {other}<> "/dev/tcp/127.0.0.1/$port" || return 1
-        echo "hello $other" >&"$other"
-        fds+=("$other")
-    done
-    for other in "${fds[@]}"; do
-        read -r -t 10 -u "$other" said && [ "$said" = "hello $other" ] || return 1
-        exec {other}>&-
-    done
-    timeout 20 cat <&"$fd" || return 1
-    exec {fd}>&-
-    ended=$EPOCHREALTIME
-    awk "BEGIN { took = $ended - $began; exit !(1.9 < took && took < 10) }" && grep -qx "goroutines $1" "$log"
-}
-
-start() {
-    for _ in {1..20}; do
-        port=$((20000 + RANDOM % 10000))
-        "${emulator[@]}" "$1" "$port" 2 > "$log" 2>&1 &
-        server=$!
-        for _ in {1..100}; do
-            kill -0 "$server" 2> /dev/null || break # the port is somebody's
-            (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null && return 0
-            sleep 0.1
-        done
-    done
-    return 1
+    echoes 20 "$port" && grep -qx "goroutines $1" "$log" && drops_the_silent "$port" 1.9 10
 }
 
 echo_server() {
     local name=$1
-    if (cd backends/minimal-echo && cargo build --quiet --release --target "$2") && start "$CARGO_TARGET_DIR/$2/release/minimal-echo" && serves "$3"; then
+    local program=$CARGO_TARGET_DIR/$2/release/minimal-echo
+    if (cd backends/minimal-echo && cargo build --quiet --release --target "$2") &&
+        serve "$log" "${emulator[@]}" "$program" && serves "$3"; then
         passed=$((passed + 1))
         echo "ok     $name"
     else
@@ -145,12 +126,15 @@ echo_server() {
     wait 2> /dev/null
 }
 
-if ! cargo test --quiet --no-run --target "$target" --lib --package gopark-core --package gopark-backends --package gopark ||
-    ! cargo test --quiet --no-run --target "$target" --package gopark-tests --test conformance --test migrating --test descriptors --test simulation; then
+libraries=(--lib --package gopark-core --package gopark-backends --package gopark)
+suites=(conformance migrating descriptors simulation)
+if ! cargo test --quiet --no-run --target "$target" "${libraries[@]}" ||
+    ! cargo test --quiet --no-run --target "$target" --package gopark-tests \
+        "${suites[@]/#/--test=}"; then
     echo "0 passed, 1 failed"
     exit 1
 fi
-suite "unit tests" --lib --package gopark-core --package gopark-backends --package gopark
+suite "unit tests" "${libraries[@]}"
 suite "conformance" --package gopark-tests --test conformance
 suite "4 procs, migrating" --package gopark-tests --test migrating
 suite "descriptors" --package gopark-tests --test descriptors
@@ -159,7 +143,7 @@ echo_server "minimal-echo, dynamic" "$target" stay
 if has_library "$static"; then
     echo_server "minimal-echo, static" "$static" move
 else
-    echo "skipped minimal-echo, static: there is no library for $static, and rustup does not get it"
+    echo "skipped minimal-echo, static: rustup cannot install the library for $static"
 fi
 
 echo "$passed passed, $failed failed"

@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# Boots backends/init as the first process of a stock Debian kernel in qemu, without any hardware help (TCG), and asks it through forwarded ports:
-# twice, the second time with delay and loss in the guest. Prints how long it takes to answer.
+# Boots backends/init as the first process of a stock Debian kernel in qemu, without hardware
+# support (TCG), and talks to it through forwarded ports: once on a plain network, once with delay
+# and loss in the guest. Prints the time to the first answer.
 #
-# It needs qemu-system-x86_64, cpio and a kernel package, which it gets from apt, and Rust's library for static programs with musl; is one not to
-# be had, it skips. BOOT_MAX is how many seconds the first answer may take (60; with nothing else on the machine it is to take no more than 15).
+# It needs qemu-system-x86_64, cpio and a kernel package, which it installs with apt, and Rust's
+# library for static programs with musl. If one of them cannot be installed, it skips. BOOT_MAX
+# limits the seconds to the first answer (60; an idle machine needs at most 15).
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
+. ci/echo.sh
 
 target=x86_64-unknown-linux-musl
 work=${CARGO_TARGET_DIR:-$PWD/target}/boot
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
-# Each is forwarded to the echo port at an address of its own. At one port, qemu lets two connections queue; a third would wait for a second. At one
-# address, connections to two ports would be one where this machine gives both the same port of origin.
-# The kernel hands no more than 31 words to init, of which 9 load modules.
+# Each of these ports is forwarded to the echo port of a guest address of its own. qemu queues two
+# connections to a port; a third waits for a second. Two ports that forward to one address do not
+# work: connections with the same source port would have the same four numbers. The kernel passes at
+# most 31 words to init, and 9 of them load modules.
 ports=16
 batch=$((2 * ports))
 connections=$((32 * batch))
 slowest=0
 idle=3
-# KiB after the start.
+# KiB that init may use after the start.
 memory_max=512
 passed=0
 failed=0
@@ -40,13 +44,18 @@ check() {
     fi
 }
 
-need() { command -v "$1" > /dev/null || ci/install.sh "$2"; command -v "$1" > /dev/null || skip "there is no $1, and $2 cannot be installed"; }
+need() {
+    command -v "$1" > /dev/null || ci/install.sh "$2"
+    command -v "$1" > /dev/null || skip "$2 cannot be installed, so there is no $1"
+}
 
-# The kernel that this release of Debian has for virtual machines, unpacked beside what is built.
+# Downloads the kernel that this release of Debian has for virtual machines, and unpacks it beside
+# the build. Sets `root`, `kernel` and `release`.
 unpack_kernel() {
     local package
     for _ in 1 2; do
-        package=$(apt-cache depends linux-image-cloud-amd64 2> /dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
+        package=$(apt-cache depends linux-image-cloud-amd64 2> /dev/null |
+            sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
         [ -n "$package" ] && break
         apt-get update > /dev/null 2>&1
     done
@@ -54,14 +63,16 @@ unpack_kernel() {
     root=$work/$package
     if [ ! -e "$root/done" ]; then
         mkdir -p "$root"
-        (cd "$root" && apt-get download "$package" > /dev/null 2>&1 && dpkg -x ./*.deb . && rm ./*.deb && touch done) || return 1
+        (cd "$root" && apt-get download "$package" > /dev/null 2>&1 &&
+            dpkg -x ./*.deb . && rm ./*.deb && touch "done") || return 1
     fi
     kernel=$(echo "$root"/boot/vmlinuz-*)
     release=${kernel##*/vmlinuz-}
     [ -e "$kernel" ]
 }
 
-# Puts a module into the root of the guest, and those that it needs before it, and names them in $loads.
+# Copies a module and the modules that it needs into the guest's root, and appends them to `loads`
+# in the order in which they must be loaded.
 add_module() {
     local file needed
     [ -e "$guest/$1.ko" ] && return
@@ -72,18 +83,20 @@ add_module() {
         *.xz) xz -dc "$file" > "$guest/$1.ko" ;;
         *) echo "$file is compressed in an unknown way" && return 1 ;;
     esac
-    for needed in $(grep -az '^depends=' "$guest/$1.ko" | tr -d '\0' | sed 's/^depends=//; s/,/ /g'); do
+    for needed in $(grep -az '^depends=' "$guest/$1.ko" | tr -d '\0' |
+        sed 's/^depends=//; s/,/ /g'); do
         add_module "$needed" || return 1
     done
     loads+=" load=/$1.ko"
 }
 
-# Starts the guest; its words for init are the arguments.
+# Starts the guest with the arguments as further words for init, and waits for the first echo.
 boot() {
     local began ended forwards addresses index
     for _ in {1..20}; do
         echo_port=$((20000 + RANDOM % 10000))
         status_port=$((echo_port + ports))
+        mapfile -t echo_ports < <(seq "$echo_port" $((status_port - 1)))
         forwards=hostfwd=tcp:127.0.0.1:$status_port-:80
         addresses='address=eth0/10.0.2.15/24'
         for ((index = 0; index < ports; index++)); do
@@ -91,13 +104,16 @@ boot() {
             addresses+=" address=eth0:$index/10.0.2.$((100 + index))/24"
         done
         rm -f "$work/console"
-        qemu-system-x86_64 -accel tcg -m 128 -smp 2 -nodefaults -no-reboot -display none -serial "file:$work/console" \
-            -kernel "$kernel" -initrd "$work/initramfs" -append "console=ttyS0 quiet panic=-1 --$loads $addresses idle=$idle $*" \
-            -netdev "user,id=net,restrict=on,$forwards" -device virtio-net-pci,netdev=net,romfile= 2> "$work/qemu" &
+        qemu-system-x86_64 -accel tcg -m 128 -smp 2 -nodefaults -no-reboot -display none \
+            -serial "file:$work/console" -kernel "$kernel" -initrd "$work/initramfs" \
+            -append "console=ttyS0 quiet panic=-1 --$loads $addresses idle=$idle $*" \
+            -netdev "user,id=net,restrict=on,$forwards" \
+            -device virtio-net-pci,netdev=net,romfile= 2> "$work/qemu" &
         qemu=$!
         began=$EPOCHREALTIME
         while kill -0 "$qemu" 2> /dev/null; do
-            if grep -aq 'init: process 1, echo on port 7' "$work/console" 2> /dev/null && echoes 1; then
+            if grep -aq 'init: process 1, echo on port 7' "$work/console" 2> /dev/null &&
+                echoes 1 "$echo_port"; then
                 ended=$EPOCHREALTIME
                 took=$(awk "BEGIN { printf \"%.1f\", $ended - $began }")
                 return 0
@@ -105,41 +121,29 @@ boot() {
             [ "${EPOCHREALTIME%.*}" -gt $((${began%.*} + ${BOOT_MAX:-60})) ] && return 1
             sleep 0.05
         done
-        grep -q 'Could not set up host forwarding' "$work/qemu" || return 1 # else a port is somebody's
+        grep -q 'Could not set up host forwarding' "$work/qemu" ||
+            return 1 # otherwise a port is in use
     done
     return 1
 }
 
-# So many connections, all of them open before the first is closed, and each is answered.
-echoes() {
-    local fds=() fd said index
-    for ((index = 0; index < $1; index++)); do
-        exec {fd}<> "/dev/tcp/127.0.0.1/$((echo_port + index % ports))" || return 1
-        echo "hello $fd" >&"$fd"
-        fds+=("$fd")
-    done
-    for fd in "${fds[@]}"; do
-        read -r -t 30 -u "$fd" said && [ "$said" = "hello $fd" ] || return 1
-        exec {fd}>&-
-    done
-}
-
+# Echoes on all connections, a batch at a time. Sets `slowest` to the seconds of the slowest batch.
 echoes_to_all() {
     local began ended
     slowest=0
     for _ in $(seq $((connections / batch))); do
         began=$EPOCHREALTIME
-        echoes "$batch" || return 1
+        echoes "$batch" "${echo_ports[@]}" || return 1
         ended=$EPOCHREALTIME
         slowest=$(awk "BEGIN { took = $ended - $began; print (took > $slowest ? took : $slowest) }")
     done
 }
 
-# What the guest answers to `METHOD PATH`.
+# Prints the guest's answer to `METHOD PATH`.
 ask() {
     local fd
     exec {fd}<> "/dev/tcp/127.0.0.1/$status_port" || return 1
-    # In one packet, which the shell's own printf does not send.
+    # The program printf writes the request at once; the shell's own printf writes it line by line.
     env printf '%s %s HTTP/1.1\r\nHost: guest\r\n\r\n' "$1" "$2" >&"$fd"
     timeout 30 cat <&"$fd" | tr -d '\r'
     exec {fd}>&-
@@ -147,10 +151,10 @@ ask() {
 
 answers() { ask "$1" "$2" | head -1 | grep -qx "HTTP/1.1 $3"; }
 
-# The figure of a line of the page.
+# Prints the figure in one line of the status page.
 figure() { ask GET / | sed -n "s/^$1: //p"; }
 
-# Until a figure is as it should be, or ten seconds are over.
+# Waits at most ten seconds until a figure of the status page is as expected.
 becomes() {
     for _ in {1..50}; do
         [ "$(figure "$1")" = "$2" ] && return 0
@@ -161,27 +165,26 @@ becomes() {
 }
 
 page_is_whole() {
-    local page name
+    local page name length
     page=$(ask GET /)
-    for name in 'process: 1' 'seconds since the machine started: [0-9]+\.[0-9]{3}' 'goroutines: [0-9]+' 'goroutines move: true' 'connections served: [0-9]+' \
-        'connections dropped: [0-9]+' 'KiB of memory: [1-9][0-9]*' 'guards: .+' 'children started: 0' 'processes reaped: 0' 'children left: false'; do
+    for name in 'process: 1' 'seconds since the machine started: [0-9]+\.[0-9]{3}' \
+        'goroutines: [0-9]+' 'goroutines move: true' 'connections served: [0-9]+' \
+        'connections dropped: [0-9]+' 'KiB of memory: [1-9][0-9]*' 'guards: .+' \
+        'children started: 0' 'processes reaped: 0' 'children left: false'; do
         grep -qxE "$name" <<< "$page" || { echo "$page"; return 1; }
     done
-    [ "$(grep -m1 '^Content-Length' <<< "$page" | tr -dc 0-9)" = "$(sed '1,/^$/d' <<< "$page" | wc -c)" ]
+    length=$(sed '1,/^$/d' <<< "$page" | wc -c)
+    [ "$(grep -m1 '^Content-Length' <<< "$page" | tr -dc 0-9)" = "$length" ]
 }
 
-drops_the_silent() {
-    local before began ended fd
+drops_an_idle_connection() {
+    local before
     before=$(figure 'connections dropped')
-    began=$EPOCHREALTIME
-    exec {fd}<> "/dev/tcp/127.0.0.1/$echo_port" || return 1
-    timeout 20 cat <&"$fd" || return 1
-    exec {fd}>&-
-    ended=$EPOCHREALTIME
-    awk "BEGIN { took = $ended - $began; exit !($idle - 0.1 < took && took < $idle + 2) }" && becomes 'connections dropped' $((before + 1))
+    drops_the_silent "$echo_port" "$(awk "BEGIN { print $idle - 0.1 }")" $((idle + 2)) &&
+        becomes 'connections dropped' $((before + 1))
 }
 
-# Each child leaves an orphan, which comes to the first process.
+# Each child leaves an orphan, which the kernel gives to process 1.
 reaps_all() {
     local asked=()
     for _ in {1..20}; do
@@ -195,7 +198,8 @@ reaps_all() {
 has_its_guards() {
     local kind=lightweight
     # Guard regions came with Linux 6.13.
-    [ "$(printf '%s\n' 6.13 "$release" | sort -V | head -1)" = 6.13 ] || kind='mprotect, at most [0-9]+'
+    [ "$(printf '%s\n' 6.13 "$release" | sort -V | head -1)" = 6.13 ] ||
+        kind='mprotect, at most [0-9]+'
     guards=$(figure guards)
     grep -qxE "$kind" <<< "$guards" || { echo "$release has guards: $guards"; return 1; }
 }
@@ -204,7 +208,7 @@ powers_off() {
     answers POST /poweroff '200 OK' || return 1
     for _ in {1..200}; do
         if ! kill -0 "$qemu" 2> /dev/null; then
-            # A panic of the kernel ends qemu, too.
+            # A kernel panic also ends qemu, so the console must show the power off.
             wait "$qemu" && grep -aq 'reboot: Power down' "$work/console"
             return
         fi
@@ -219,20 +223,25 @@ said_nothing_else() {
 
 examine() {
     check "no answer within ${BOOT_MAX:-60} s" boot "$@"
-    [ -n "${took:-}" ] || { tail -c 2000 "$work/console" "$work/qemu"; kill "$qemu" 2> /dev/null; return; }
+    if [ -z "${took:-}" ]; then
+        tail -c 2000 "$work/console" "$work/qemu"
+        kill "$qemu" 2> /dev/null
+        return
+    fi
     memory=$(figure 'KiB of memory')
     check "$memory KiB of memory are more than $memory_max" [ "$memory" -le "$memory_max" ]
     check "the status page" page_is_whole
     check "a page that does not exist" answers GET /nothing '404 Not Found'
     check "$connections connections, $batch at once" echoes_to_all
     check "connections counted" becomes 'connections served' $((connections + 1))
-    check "a read deadline" drops_the_silent
+    check "a read deadline" drops_an_idle_connection
     check "children and orphans" reaps_all
     check "guards" has_its_guards
     check "power off" powers_off
     check "what the console shows" said_nothing_else
     grep -a 'init: ' "$work/console"
-    echo "boot: $network: first answer after $took s, $connections connections, $batch at once, the slowest $batch in $slowest s; $memory KiB, guards: $guards"
+    echo "boot: $network: first answer after $took s, $connections connections, $batch at once," \
+        "the slowest $batch in $slowest s; $memory KiB, guards: $guards"
     unset took
 }
 
@@ -240,12 +249,13 @@ examine() {
 need qemu-system-x86_64 qemu-system-x86
 need cpio cpio
 need xz xz-utils
-unpack_kernel || skip "there is no kernel: linux-image-cloud-amd64 cannot be downloaded"
+unpack_kernel || skip "linux-image-cloud-amd64 cannot be downloaded, so there is no kernel"
 library=$(rustc --print sysroot)/lib/rustlib/$target/lib
 [ -d "$library" ] || rustup target add "$target" > /dev/null 2>&1
-[ -d "$library" ] || skip "there is no library for $target, and rustup does not get it"
+[ -d "$library" ] || skip "rustup cannot install the library for $target"
 
-if ! (cd backends/init && CARGO_TARGET_DIR=$work/init cargo build --quiet --release --target "$target" --config "build.rustflags = ['--remap-path-prefix=$PWD/=']"); then
+if ! (cd backends/init && CARGO_TARGET_DIR=$work/init cargo build --quiet --release \
+    --target "$target" --config "build.rustflags = ['--remap-path-prefix=$PWD/=']"); then
     echo "0 passed, 1 failed"
     exit 1
 fi
@@ -264,8 +274,8 @@ network='plain network'
 examine
 network='20 ms and 5 % loss'
 examine netem=eth0/20/5
-# What is lost of a handshake comes again after a second.
-check "nothing is lost" awk "BEGIN { exit !($slowest >= 1) }"
+# TCP repeats a lost packet of a handshake after a second, so some batch must take that long.
+check "no packet is lost" awk "BEGIN { exit !($slowest >= 1) }"
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

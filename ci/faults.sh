@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Faults against real sockets: limits reached, peers killed and reset, system calls that a filter refuses, networks that swallow and
-# lose, and "the k-th call fails" for the system calls that gopark makes (strace). tests/src/faults.rs says what must hold after each.
+# Faults against real sockets: limits reached, peers killed and reset, system calls that a filter
+# refuses, networks that drop and delay, and "the k-th call fails" for the system calls of gopark
+# (strace). tests/src/faults.rs says what must hold after each.
 #
-# Needs root; parts that this machine cannot try are skipped, with the reason. FAULTS=all tries every k, in more arrangements.
-# FAULTS_BACKENDS names the pollers, FAULTS_CALLS the system calls that are made to fail. `ci/faults.sh PART…` runs some parts: limits seccomp namespaces sweep.
+# Needs root. Parts that this machine cannot run are skipped, with the reason. `ci/faults.sh PART…`
+# runs some parts: limits seccomp namespaces sweep. FAULTS=all tries every k, in more arrangements.
+# FAULTS_BACKENDS names the pollers, FAULTS_CALLS the system calls that fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +18,7 @@ fi
 
 need() {
     command -v "$1" >/dev/null && return
-    # Without it, its part is skipped.
+    # If the install fails, the part that needs the program is skipped.
     ci/install.sh "$2" || echo "$2 cannot be installed"
 }
 need strace strace
@@ -26,19 +28,23 @@ need ip iproute2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 broken=0
+# The calls of the pollers themselves, and those whose EAGAIN is possible only without edges.
+poller_calls="epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2"
+poller_calls+=" io_uring_setup io_uring_enter read write recvmsg sendmsg"
 # Every poller that can be chosen has a line in the features.
 pollers=$(sed -nE 's/^([a-z-]+) = \[\]$/\1/p' backends/Cargo.toml)
 for backend in ${FAULTS_BACKENDS:-$pollers}; do
     printf '\n==== %s\n' "$backend"
-    # What the system does to sockets is the same for each poller. The calls that differ are those of the poller itself, and the ones whose
-    # EAGAIN is fair only where readiness is a state.
+    # The kernel's faults on sockets are the same for each poller, so the first poller runs all
+    # parts, and the others the parts and calls that concern the poller.
     parts=("$@")
     calls=${FAULTS_CALLS:-}
     if [ "$#" = 0 ] && [ "$backend" != epoll ]; then
         parts=(seccomp sweep)
-        calls=${calls:-epoll_create1 epoll_ctl epoll_wait epoll_pwait2 poll ppoll fstat newfstatat eventfd2 io_uring_setup io_uring_enter read write recvmsg sendmsg}
+        calls=${calls:-$poller_calls}
     fi
-    FAULTS_CALLS=$calls cargo run --quiet --package gopark-tests --no-default-features --features "$backend" --bin faults -- "${parts[@]}" 2>&1 |
+    FAULTS_CALLS=$calls cargo run --quiet --package gopark-tests \
+        --no-default-features --features "$backend" --bin faults -- "${parts[@]}" 2>&1 |
         tee -a "$log" || broken=1
 done
 

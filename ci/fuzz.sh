@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
-# Fuzzes the state machines of core and the poller. `ci/fuzz.sh [TARGET…]` replays the committed corpus of each target, fuzzes it for FUZZ_SECS
-# (60) seconds more, and prints what that came to. Other modes:
+# Fuzzes the state machines of core and the poller. `ci/fuzz.sh [TARGET…]` replays the committed
+# corpus of each target, fuzzes it for FUZZ_SECS (20) seconds more, and prints a table. Other modes:
 #
-#   ci/fuzz.sh coverage            lines of the state machines that the committed corpora reach; fails below 95 %
-#   ci/fuzz.sh afresh [TARGET…]    fuzzes without the corpora, as ci/mutants.sh does to see what the fuzzer finds by itself
-#   ci/fuzz.sh build [TARGET…]     builds the targets and no more
-#   ci/fuzz.sh corpus [TARGET…]    replaces the committed corpora by all inputs that add coverage, those found by earlier runs included
+#   ci/fuzz.sh coverage          counts the lines of the state machines that the corpora reach, and
+#                                fails below 95 %
+#   ci/fuzz.sh afresh [TARGET…]  fuzzes without the corpora, as ci/mutants.sh does to show what the
+#                                fuzzer finds by itself
+#   ci/fuzz.sh build [TARGET…]   builds the targets
+#   ci/fuzz.sh corpus [TARGET…]  replaces the corpora by all inputs that add coverage, including
+#                                those that earlier runs found
 #
-# FUZZ_POLLER (epoll) is the poller under `backend`. It takes the nightly toolchain if there is one, else stable's unstable options.
+# FUZZ_POLLER (epoll) is the poller under `backend`. It uses the nightly toolchain if there is one,
+# and otherwise stable's unstable options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 targets=(polldesc waiter timer_heap runq fdmutex tagptr backend)
-machines=(polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs timer.rs runq.rs fdmutex.rs tagptr.rs)
-secs=${FUZZ_SECS:-60}
+machines=(
+    polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs timer.rs runq.rs
+    fdmutex.rs tagptr.rs
+)
+secs=${FUZZ_SECS:-20}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 bins=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
-# Programs have one or two bytes a step: longer inputs are slower and show nothing new.
+# A step takes one or two bytes, and longer programs reach no new states.
 limits=(-max_len=64 -timeout=20 -print_final_stats=1)
 
 toolchain=()
@@ -28,9 +35,10 @@ fi
 
 mode=fuzz
 case ${1:-} in coverage | afresh | build | corpus) mode=$1; shift ;; esac
+chosen=("$@")
 [ $# = 0 ] || targets=("$@")
 
-# The committed corpus of a target, one input a file, as libFuzzer reads it.
+# Unpacks the committed corpus of target $1 into folder $2, one input a file, as libFuzzer reads it.
 unpack() {
     rm -rf "$2" && mkdir -p "$2" && python3 -B - "fuzz/corpus/$1.hex" "$2" <<'PYTHON'
 import sys
@@ -39,39 +47,48 @@ for number, line in enumerate(open(sys.argv[1])):
 PYTHON
 }
 
-# The inputs in a folder, shortest first, as a corpus to commit.
+# Packs the inputs in folder $1 into the corpus of target $2, the shortest first.
 pack() {
     python3 -B - "$1" "fuzz/corpus/$2.hex" <<'PYTHON'
 import os, sys
-inputs = {open(os.path.join(sys.argv[1], name), "rb").read() for name in os.listdir(sys.argv[1])}
+folder, corpus = sys.argv[1:]
+inputs = {open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
 lines = [data.hex() for data in sorted(inputs, key=lambda data: (len(data), data)) if data]
-open(sys.argv[2], "w").write("".join(line + "\n" for line in lines))
+open(corpus, "w").write("".join(line + "\n" for line in lines))
 PYTHON
 }
 
 build() {
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+    local options=(--sanitizer none --no-trace-compares)
+    options+=(--no-default-features --features "${FUZZ_POLLER:-epoll}")
+    if [ $# = 0 ]; then
+        # One command links the targets on all CPUs.
+        cargo "${toolchain[@]}" fuzz build "${options[@]}"
+    fi
     local target
-    for target in "${targets[@]}"; do
-        cargo "${toolchain[@]}" fuzz build --sanitizer none --no-trace-compares --no-default-features --features "${FUZZ_POLLER:-epoll}" "$target"
+    for target; do
+        cargo "${toolchain[@]}" fuzz build "${options[@]}" "$target"
     done
 }
 
-# Fuzzes a target from the inputs in the folders that follow; the first folder also takes what is found.
+# Fuzzes target $1 from the inputs in the folders that follow. New inputs go into the first folder.
 explore() {
-    "$bins/$1" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$1-" "${@:2}"
+    "$bins/$1" "${limits[@]}" -max_total_time="$secs" -artifact_prefix="$CARGO_TARGET_DIR/$1-" \
+        "${@:2}"
 }
 
 replay_and_explore() {
     local inputs=$CARGO_TARGET_DIR/corpus/$1
     unpack "$1" "$inputs" && mkdir -p "$CARGO_TARGET_DIR/found/$1" &&
-        "$bins/$1" "${limits[@]}" -runs=0 "$inputs" && explore "$1" "$CARGO_TARGET_DIR/found/$1" "$inputs"
+        "$bins/$1" "${limits[@]}" -runs=0 "$inputs" &&
+        explore "$1" "$CARGO_TARGET_DIR/found/$1" "$inputs"
 }
 
-# Does `$1` with each target, as many at once as there are CPUs, and prints a table.
+# Calls function $1 with each target, as many at once as there are CPUs, and prints a table.
 each() {
     local target log replayed units result running=0 passed=0 failed=0 executions=0
-    build
+    build "${chosen[@]}"
     mkdir -p "$CARGO_TARGET_DIR/logs"
     for target in "${targets[@]}"; do
         if [ "$running" = "$(nproc)" ]; then
@@ -87,7 +104,8 @@ each() {
         running=$((running + 1))
     done
     wait
-    printf '| target | replayed | executions | a second | after | result |\n|---|---|---|---|---|---|\n'
+    printf '| target | replayed | executions | a second | after | result |\n'
+    printf '|---|---|---|---|---|---|\n'
     for target in "${targets[@]}"; do
         log=$CARGO_TARGET_DIR/logs/$target
         stat() { sed -n "s/^$1: *//p" "$log" | tail -1; }
@@ -96,7 +114,8 @@ each() {
         result=$(stat result)
         units=$(stat stat::number_of_executed_units)
         executions=$((executions + ${units:-0}))
-        printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$units" "$(stat stat::average_exec_per_sec)" "$(stat after)" "$result"
+        printf '| %s | %s | %s | %s | %s | %s |\n' "$target" "$replayed" "$units" \
+            "$(stat stat::average_exec_per_sec)" "$(stat after)" "$result"
         if [ "$result" = passed ]; then
             passed=$((passed + 1))
         else
@@ -114,7 +133,7 @@ fuzz() { each replay_and_explore; }
 afresh() { each explore; }
 
 corpus() {
-    build
+    build "${chosen[@]}"
     local target all least
     for target in "${targets[@]}"; do
         all=$CARGO_TARGET_DIR/corpus/$target
@@ -122,13 +141,15 @@ corpus() {
         unpack "$target" "$all"
         rm -rf "$least"
         mkdir -p "$least" "$CARGO_TARGET_DIR/found/$target"
-        "$bins/$target" "${limits[@]}" -merge=1 "$least" "$all" "$CARGO_TARGET_DIR/found/$target" 2>/dev/null
+        "$bins/$target" "${limits[@]}" -merge=1 "$least" "$all" "$CARGO_TARGET_DIR/found/$target" \
+            2>/dev/null
         pack "$least" "$target"
-        echo "$target: $(wc -l <"fuzz/corpus/$target.hex") inputs, $(wc -c <"fuzz/corpus/$target.hex") bytes"
+        all=fuzz/corpus/$target.hex
+        echo "$target: $(wc -l <"$all") inputs, $(wc -c <"$all") bytes"
     done
 }
 
-# The version of LLVM that rustc has.
+# Prints the folder with the tools of rustc's version of LLVM.
 llvm() {
     local version
     version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
@@ -140,17 +161,24 @@ llvm() {
 coverage() {
     local tools dir=$CARGO_TARGET_DIR/coverage target objects=()
     tools=$(llvm)
-    # The same programs as for fuzzing, with counters in place of libFuzzer's.
-    (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build --release --quiet --no-default-features --features "${FUZZ_POLLER:-epoll}")
+    # The fuzz programs, instrumented by rustc in place of libFuzzer.
+    (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build \
+        --release --quiet --no-default-features --features "${FUZZ_POLLER:-epoll}")
     rm -f "$dir"/*.profraw
     for target in "${targets[@]}"; do
         unpack "$target" "$CARGO_TARGET_DIR/corpus/$target"
-        LLVM_PROFILE_FILE=$dir/$target.profraw "$dir/release/$target" -runs=0 "$CARGO_TARGET_DIR/corpus/$target" 2>/dev/null
+        LLVM_PROFILE_FILE=$dir/$target.profraw \
+            "$dir/release/$target" -runs=0 "$CARGO_TARGET_DIR/corpus/$target" 2>/dev/null
         objects+=(--object "$dir/release/$target")
     done
     "$tools/llvm-profdata" merge --sparse "$dir"/*.profraw --output "$dir/merged.profdata"
-    "$tools/llvm-cov" export --format=lcov --instr-profile="$dir/merged.profdata" "${objects[@]}" >"$dir/merged.lcov"
+    "$tools/llvm-cov" export --format=lcov --instr-profile="$dir/merged.profdata" "${objects[@]}" \
+        >"$dir/merged.lcov"
     python3 -B ci/coverage.py "$dir/merged.lcov" "$PWD/core/src" "${machines[@]}"
 }
 
-"$mode"
+if [ "$mode" = build ]; then
+    build "${chosen[@]}"
+else
+    "$mode"
+fi

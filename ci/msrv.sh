@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs all tests, and builds minimal-echo, with the oldest Rust that Cargo.toml says is enough. `rustup` installs it beside the others; where it
-# cannot, this skips with a reason.
+# Runs all tests, and builds minimal-echo, with the oldest Rust that Cargo.toml allows. `rustup`
+# installs that version beside the others. If it cannot, the script skips with a reason.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 RUSTUP_TOOLCHAIN=$(sed -nE 's/^rust-version = "(.*)"/\1/p' Cargo.toml)
 export RUSTUP_TOOLCHAIN
@@ -10,8 +10,9 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/msrv
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-if ! timeout 300 rustup toolchain install "$RUSTUP_TOOLCHAIN" --profile minimal > /dev/null 2>&1; then
-    echo "skipped: rustup does not get Rust $RUSTUP_TOOLCHAIN"
+install=(rustup toolchain install "$RUSTUP_TOOLCHAIN" --profile minimal)
+if ! timeout 300 "${install[@]}" > /dev/null 2>&1; then
+    echo "skipped: rustup cannot install Rust $RUSTUP_TOOLCHAIN"
     echo "1 skipped"
     echo "0 passed, 0 failed"
     exit 0
@@ -20,7 +21,8 @@ fi
 sum() { { grep -aoE "[0-9]+ $1;" "$log" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
 
 status=0
-cargo test --workspace --no-fail-fast 2>&1 | tee "$log" | grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
+cargo test --workspace --no-fail-fast 2>&1 | tee "$log" |
+    grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
 passed=$(sum passed)
 failed=$(sum failed)
 if [ "$status" != 0 ] && [ "$failed" = 0 ]; then

@@ -1,7 +1,9 @@
-"""Applies mutants one by one and runs their killers. Called by mutants.sh, which says what it prints.
+"""Applies mutants one by one and runs the test that must kill each. Called by mutants.sh.
 
-mutants.txt: `== name`, then `file PATH` and a piece of its text between `<<<` and `===`, what stands there in the mutant between `===`
-and `>>>`, as often as needed; `kill SUITE TEST` names the test, or the target of the fuzzer. Indentation counts; the piece must occur once.
+The format of mutants.txt: `== name` begins a mutant. `file PATH` names a file. A piece of its text
+stands between `<<<` and `===`, and its replacement between `===` and `>>>`; both may repeat.
+`kill SUITE TEST` names the test, or the target of the fuzzer. A piece must occur exactly once,
+indentation included.
 """
 
 import concurrent.futures
@@ -12,18 +14,26 @@ import subprocess
 import sys
 
 HUNG = "it ran for five minutes"
-# Most counterexamples need few preemptions, and to look for those first is quick.
+# Most counterexamples need few preemptions, and a search with a low bound is fast.
 BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
+UNIT = ["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"]
+
+
+def suite(name):
+    return ["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", name]
+
+
+# The command of each suite, and its RUSTFLAGS.
 SUITES = {
-    "loom": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], "--cfg loom"),
-    "sim": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], ""),
-    "steps": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "simulation"], "--cfg steps"),
-    "unit": (["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"], ""),
+    "loom": (UNIT, "--cfg loom"),
+    "sim": (suite("simulation"), ""),
+    "steps": (suite("simulation"), "--cfg steps"),
+    "unit": (UNIT, ""),
     "fuzz": (["ci/fuzz.sh", "afresh"], ""),
-    "stacks": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "stacks"], ""),
-    "refusals": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "refusals"], ""),
-    "starts": (["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", "starts"], ""),
+    "stacks": (suite("stacks"), ""),
+    "refusals": (suite("refusals"), ""),
+    "starts": (suite("starts"), ""),
 }
 
 
@@ -50,14 +60,15 @@ def parse(path):
 
 
 def apply(mutant, copy):
-    """The files changed, with their texts from before."""
+    """Changes the files of a copy, and returns their paths with the texts from before."""
     before = {}
     for file, old, new in mutant["changes"]:
         path = os.path.join(copy, file)
         text = open(path).read()
         old, new = "".join(old), "".join(new)
         if text.count(old) != 1:
-            raise SystemExit(f"mutant '{mutant['name']}': its piece of {file} occurs {text.count(old)} times")
+            count = text.count(old)
+            raise SystemExit(f"mutant '{mutant['name']}': its piece of {file} occurs {count} times")
         before.setdefault(path, text)
         write(path, text.replace(old, new))
     return before
@@ -69,18 +80,26 @@ def write(path, text):
 
 
 def run(kill, bound, place):
-    """Whether the test was there and passed, whether it failed, and what it printed."""
+    """Runs a killer. Returns whether it passed, whether it failed, and its output.
+
+    Both are false if the test does not exist.
+    """
     suite, test = kill
+    copy = os.path.join(place, "copy")
     command, flags = SUITES[suite]
     command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
-    # Some mutants need a thousand simulated programs until one shows them.
+    # Some mutants show only in one of a thousand simulated programs. Some take the fuzzer 40
+    # seconds.
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound, GOPARK_SEEDS="3000")
+    env.setdefault("FUZZ_SECS", "60")
     env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
     if suite == "fuzz":
-        # The limit is not for building.
-        subprocess.run(["ci/fuzz.sh", "build", test], cwd=os.path.join(place, "copy"), env=env, capture_output=True)
+        # The time limit below does not include the build.
+        subprocess.run(["ci/fuzz.sh", "build", test], cwd=copy, env=env, capture_output=True)
     try:
-        done = subprocess.run(command, cwd=os.path.join(place, "copy"), env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, cwd=copy, env=env, capture_output=True, text=True, timeout=300
+        )
     except subprocess.TimeoutExpired:
         return False, True, HUNG
     output = done.stdout + done.stderr
@@ -91,7 +110,7 @@ def run(kill, bound, place):
 
 
 def prepare(place):
-    """A copy of the sources, and room for what is built from them."""
+    """Copies the sources into `place`, beside which the mutants are built."""
     copy = os.path.join(place, "copy")
     os.makedirs(copy, exist_ok=True)
     for item in ["core", "backends", "std-shim", "tests", "fuzz", "ci", "Cargo.toml", "Cargo.lock"]:
@@ -105,7 +124,7 @@ def prepare(place):
 
 
 def judge(mutant, free):
-    """What becomes of the mutant."""
+    """Runs the killer of a mutant in a free place, and returns the result for the table."""
     place = free.get()
     try:
         before = apply(mutant, os.path.join(place, "copy"))
@@ -126,7 +145,9 @@ def judge(mutant, free):
 
 def main(target, *words):
     mutants = parse("ci/mutants.txt")
-    mutants = [m for m in mutants if not words or any(w in m["name"] or w in " ".join(m["kill"]) for w in words)]
+    if words:
+        texts = [m["name"] + " " + " ".join(m["kill"]) for m in mutants]
+        mutants = [m for m, text in zip(mutants, texts) if any(word in text for word in words)]
     free = queue.Queue()
     for worker in range(min(2, os.cpu_count())):
         free.put(os.path.join(target, str(worker)))
@@ -134,10 +155,12 @@ def main(target, *words):
     killed = survived = 0
     print("| mutant | test | result |\n|---|---|---|", flush=True)
     with concurrent.futures.ThreadPoolExecutor(free.qsize()) as pool:
-        for mutant, fate in zip(mutants, pool.map(lambda mutant: judge(mutant, free), mutants)):
-            killed, survived = killed + (fate != "SURVIVED"), survived + (fate == "SURVIVED")
+        for mutant, result in zip(mutants, pool.map(lambda mutant: judge(mutant, free), mutants)):
+            killed += result != "SURVIVED"
+            survived += result == "SURVIVED"
             suite, test = mutant["kill"]
-            print(f"| {mutant['name']} | {suite} {test.replace('models::', '')} | {fate} |", flush=True)
+            test = test.replace("models::", "")
+            print(f"| {mutant['name']} | {suite} {test} | {result} |", flush=True)
     print(f"mutants: {killed} of {killed + survived} killed")
     print(f"{killed} passed, {survived} failed")
     sys.exit(1 if survived or not killed else 0)

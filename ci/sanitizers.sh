@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and AddressSanitizer. Not one report is allowed, and
-# none is suppressed. `ci/sanitizers.sh thread` and `ci/sanitizers.sh address` run one of the two. STRESS_SECONDS (15) is how long each
-# stress takes.
+# Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and
+# AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
+# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (10).
 #
-# ThreadSanitizer has to see into std as well, or every lock of std is a false report. So std is built anew, from the sources that belong
-# to the compiler: Debian has both, and the sanitizers' runtimes of the same LLVM. They are unpacked beside the build, not installed.
+# ThreadSanitizer must see the atomics inside std, or every lock of std is a false report. So std is
+# built from the sources that belong to the compiler. Debian has both, and the sanitizers' runtimes
+# of the same LLVM. They are unpacked beside the build, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,11 +15,12 @@ case "${1:-both}" in
     *) echo "sanitizers: '$1'? thread, address, or nothing for both" >&2 && exit 1 ;;
 esac
 target=${CARGO_TARGET_DIR:-$PWD/target}/sanitizers
-seconds=${STRESS_SECONDS:-15}
+seconds=${STRESS_SECONDS:-10}
 host=x86_64-unknown-linux-gnu
 passed=0
 failed=0
 reports=0
+asan= # options of AddressSanitizer for one run
 
 give_up() {
     echo "sanitizers: $*" >&2
@@ -26,37 +28,45 @@ give_up() {
     exit 1
 }
 
-# The name of the package that package $1 depends on and that starts with $2.
-dependency() { apt-cache depends "$1" | awk -v start="$2" '$1 == "Depends:" && index($2, start) == 1 { print $2; exit }'; }
+# Prints the first dependency of package $1 that starts with $2.
+dependency() {
+    apt-cache depends "$1" |
+        awk -v start="$2" '$1 == "Depends:" && index($2, start) == 1 { print $2; exit }'
+}
 
 unpack_toolchain() {
     local into=$1 std llvm
     [ "$(uname -m)" = x86_64 ] || give_up "only tried on x86_64"
-    command -v apt-get > /dev/null || give_up "the toolchain comes from Debian's archive, and there is no apt-get"
-    apt-cache show rustc-web libclang-rt-22-dev > /dev/null 2>&1 || apt-get update -q || give_up "apt-get update failed: it needs root and the network"
+    command -v apt-get > /dev/null || give_up "the toolchain comes with apt-get, which is missing"
+    apt-cache show rustc-web libclang-rt-22-dev > /dev/null 2>&1 || apt-get update -q ||
+        give_up "apt-get update failed: it needs root and the network"
     std=$(dependency libstd-rust-web-dev libstd-rust-web-)
     llvm=$(dependency "$std" libllvm)
     [ -n "$llvm" ] || give_up "the archive has no rustc-web with its std"
     mkdir -p "$into/deb"
-    (cd "$into/deb" && apt-get download -q -o APT::Sandbox::User=root \
-        rustc-web rust-web-src libstd-rust-web-dev "$std" "$llvm" "libclang-rt-${llvm#libllvm}-dev") || give_up "apt-get download failed"
+    (cd "$into/deb" && apt-get download -q -o APT::Sandbox::User=root rustc-web rust-web-src \
+        libstd-rust-web-dev "$std" "$llvm" "libclang-rt-${llvm#libllvm}-dev") ||
+        give_up "apt-get download failed"
     for deb in "$into"/deb/*.deb; do
         dpkg -x "$deb" "$into"
     done
     rm -r "$into/deb"
-    # Where rustc looks for them.
+    # rustc expects the runtimes under these names.
     for mode in asan tsan; do
         cp "$into"/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.$mode-x86_64.a \
             "$into/usr/lib/rustlib/$host/lib/librustc-stable_rt.$mode.a"
     done
-    if LD_LIBRARY_PATH=$into/usr/lib/x86_64-linux-gnu ldd "$into/usr/bin/rustc" | grep -q 'not found'; then
-        apt-get install -q -y --no-install-recommends "$llvm" || give_up "what LLVM needs cannot be installed"
+    if LD_LIBRARY_PATH=$into/usr/lib/x86_64-linux-gnu ldd "$into/usr/bin/rustc" |
+        grep -q 'not found'; then
+        apt-get install -q -y --no-install-recommends "$llvm" ||
+            give_up "the libraries of LLVM cannot be installed"
     fi
 }
 
-# The linker, and addr2line, which gives reports their names and lines.
+# The linker, and addr2line, which finds names and lines for reports.
 if ! command -v cc addr2line > /dev/null; then
-    apt-get install -q -y --no-install-recommends gcc libc6-dev binutils || give_up "gcc and binutils are missing"
+    apt-get install -q -y --no-install-recommends gcc libc6-dev binutils ||
+        give_up "gcc and binutils are missing"
 fi
 toolchain=$target/toolchain
 if [ ! -d "$toolchain" ]; then
@@ -68,33 +78,39 @@ export RUSTC=$toolchain/usr/bin/rustc RUSTDOC=$toolchain/usr/bin/rustdoc
 export LD_LIBRARY_PATH=$toolchain/usr/lib/x86_64-linux-gnu
 export RUSTC_BOOTSTRAP=1 RUST_BACKTRACE=0
 
-# Tests that a sanitizer makes impossible: of limits of the address space, of which its shadow memory takes terabytes.
+# Tests of limits of the address space: a sanitizer's shadow memory takes terabytes of it.
 skipped=(
     a_thread_that_cannot_start_is_an_error
     running_out_of_address_space_fails_the_spawn_and_nothing_else
     the_address_space_is_what_its_limit_says_or_that_of_locked_memory
     starts_that_fail_take_no_address_space_from_the_one_that_succeeds
 )
-# The simulation has one thread, which it switches between stacks that ThreadSanitizer knows nothing of, and it abandons whole computers, which
-# are no leaks of gopark's. It runs by itself, under AddressSanitizer.
+# The simulation switches one thread between stacks that ThreadSanitizer does not know, and leaks
+# the computers that it abandons. It runs separately under AddressSanitizer, without a leak check.
 skipped+=(scenarios:: programs_keep_all_rules)
-# The 8 KiB that std gives a signal handler are too small for ThreadSanitizer's part in it, and a thread of its own stays.
+# ThreadSanitizer needs more than the 8 KiB that std gives a signal handler, and it keeps one
+# thread.
+# shellcheck disable=SC2034 # `own` refers to it by name
 skipped_thread=(
     an_overflow_of_an_ordinary_thread_is_still_reported_by_std
     a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting
 )
+# shellcheck disable=SC2034
 skipped_address=()
 
 sum() { { grep -aoE "[0-9]+ $1" "$2" || true; } | awk '{ sum += $1 } END { print sum + 0 }'; }
 
-# Runs a command, shows what it prints, adds up the tests it has run, and counts reports as failures.
+# Runs a command, shows what it prints, adds up the tests it has run, and counts reports as
+# failures.
 count() {
     local name=$1 folder=$target/reports log=$target/log status=0
     shift
     rm -rf "$folder" && mkdir -p "$folder"
     # A test may provoke a fault to see gopark's own report of it.
-    local options="handle_segv=0:handle_abort=0:log_path=$folder/report:external_symbolizer_path=$(command -v addr2line)"
-    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" | grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
+    local options=handle_segv=0:handle_abort=0:log_path=$folder/report
+    options+=:external_symbolizer_path=$(command -v addr2line)
+    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" |
+        grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
     local tests failures found
     tests=$(sum passed "$log")
     failures=$(sum failed "$log")
@@ -111,14 +127,15 @@ count() {
     echo "sanitizers: $name: $tests passed, $failures failed, $found reports"
 }
 
-# One run of the stress is one test.
+# Runs the stress, which counts as one test.
 stress() {
     timeout $((seconds + 330)) "$@" && echo "1 passed"
 }
 
 for mode in "${modes[@]}"; do
     export CARGO_TARGET_DIR=$target/$mode
-    export RUSTFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\"" RUSTDOCFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\""
+    export RUSTFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\""
+    export RUSTDOCFLAGS=$RUSTFLAGS
     cargo=(--target "$host")
     declare -n own=skipped_$mode
     skip=()
@@ -128,18 +145,25 @@ for mode in "${modes[@]}"; do
     if [ "$mode" = thread ]; then
         cargo+=(-Zbuild-std)
     fi
-    # A leak check looks at the stacks of parked goroutines, but not at the frames that the check for uses after return keeps elsewhere, so
-    # there is one of the two. Core's unit tests fill queues with goroutines that are never run nor freed: no leak check for those. Its other
-    # test, the search, runs none of gopark's code.
-    asan=detect_stack_use_after_return=0:detect_leaks=0 count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib
-    asan=detect_stack_use_after_return=0 count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast \
+    # A leak check reads the stacks of parked goroutines, but not the frames that the check for uses
+    # after return keeps elsewhere, so only one of the two is on. Core's unit tests leave goroutines
+    # in queues, so they have no leak check. Core's other test, the search, runs no code of gopark.
+    asan=detect_stack_use_after_return=0:detect_leaks=0 \
+        count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib
+    asan=detect_stack_use_after_return=0 \
+        count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast \
         --package gopark-backends --package gopark --package gopark-tests -- "${skip[@]}"
     if [ "$mode" = address ]; then
-        asan=detect_stack_use_after_return=0:detect_leaks=0 count "$mode, simulation" cargo test "${cargo[@]}" --package gopark-tests --test simulation
+        asan=detect_stack_use_after_return=0:detect_leaks=0 GOPARK_SEEDS=300 \
+            count "$mode, simulation" \
+            cargo test "${cargo[@]}" --package gopark-tests --test simulation
     fi
-    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress || give_up "the stress does not build"
+    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress ||
+        give_up "the stress does not build"
     for kind in "" migrate; do
-        asan=detect_stack_use_after_return=1:detect_leaks=0 count "$mode, stress $kind" stress "$CARGO_TARGET_DIR/$host/debug/stress" "$seconds" $kind
+        asan=detect_stack_use_after_return=1:detect_leaks=0 \
+            count "$mode, stress $kind" \
+            stress "$CARGO_TARGET_DIR/$host/debug/stress" "$seconds" $kind
     done
 done
 

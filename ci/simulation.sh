@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# Runs the scheduler on simulated computers: SEEDS (100000) programs from FIRST_SEED (0) on, each twice with equal traces, and the scenarios.
-# There threads take turns at system calls. Then STEPS_SEEDS (50000) programs and the scenarios again, with turns at every access to an
-# atomic: RUSTFLAGS="--cfg steps". A seed that fails is printed; `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME --
-# --nocapture` repeats it with all its steps. Needs nothing but cargo.
+# Runs the scheduler on simulated computers. First the scenarios, and SEEDS (40000) programs from
+# FIRST_SEED (0) on, whose threads take turns at system calls. Then the scenarios again, and
+# STEPS_SEEDS (20000) programs, whose threads take turns at every access to an atomic
+# (RUSTFLAGS="--cfg steps"). Each program runs twice and must leave equal traces.
+#
+# The script prints a seed that fails. `GOPARK_SEED=… cargo test --package gopark-tests --test
+# simulation NAME -- --nocapture` repeats it with all its steps. Needs only cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seeds=${SEEDS:-100000}
+seeds=${SEEDS:-40000}
 first=${FIRST_SEED:-0}
-# Poll descriptors and schedulers are for ever, so a process grows with every run.
+# Programs in one process: poll descriptors and schedulers are never freed, so it grows with each.
 batch=10000
-# What is built for a few minutes of running is not optimised to the last.
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0
+# The programs run for a minute or two: a build with all optimisations takes longer than it saves.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+export CARGO_PROFILE_RELEASE_DEBUG=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 run() {
-    RUST_BACKTRACE=${RUST_BACKTRACE:-0} cargo test --release --quiet --package gopark-tests --test simulation -- --nocapture "$@" 2>&1 |
+    RUST_BACKTRACE=${RUST_BACKTRACE:-0} cargo test --release --quiet --package gopark-tests \
+        --test simulation -- --nocapture "$@" 2>&1 |
         tee -a "$log" | { grep -E '^simulation: |panicked|error' || true; }
 }
 
@@ -30,7 +35,8 @@ programs() {
             wait -n || failed=$((failed + 1))
             running=$((running - 1))
         fi
-        GOPARK_FIRST_SEED=$start GOPARK_SEEDS=$((left < batch ? left : batch)) run programs_keep_all_rules &
+        GOPARK_FIRST_SEED=$start GOPARK_SEEDS=$((left < batch ? left : batch)) \
+            run programs_keep_all_rules &
         running=$((running + 1))
     done
     for (( ; running > 0; running--)); do
@@ -40,16 +46,17 @@ programs() {
 
 echo "turns at system calls: seeds $first to $((first + seeds - 1))"
 programs "$seeds"
-steps=${STEPS_SEEDS:-50000}
+steps=${STEPS_SEEDS:-20000}
 echo "turns at every access: seeds $first to $((first + steps - 1))"
 export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
 programs "$steps"
 
 awk '/^simulation: [0-9]+ seeds/ { seeds += $2; steps += $4; time += $6 }
-     END { printf "simulation: %d programs, each run twice: %.0f steps, %.0f simulated seconds\n", seeds, steps, time }' "$log"
+     END { printf "simulation: %d programs, each run twice: %.0f steps, %.0f simulated seconds\n",
+                  seeds, steps, time }' "$log"
 sum() { grep -oE "[0-9]+ $1;" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
 failures=$(sum failed)
-# A process that was aborted has counted nothing.
+# A process that was aborted has printed no count.
 [ "$failures" -ge "$failed" ] || failures=$failed
 echo "$(sum passed) passed, $failures failed"
 [ "$failures" = 0 ]

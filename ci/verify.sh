@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
-# Runs what shows that gopark is right, and prints the table of docs/verification.md: `ci/verify.sh [NAME…]`, by default all of
-# loom mutants simulation fuzz coverage backends faults sanitizers msrv boot aarch64. Each is a script of its own in this folder and can run alone.
+# Runs the checkers and prints the table of docs/verification.md: `ci/verify.sh [--long] [NAME…]`.
+# Without names it runs loom mutants simulation fuzz coverage backends faults sanitizers msrv boot
+# aarch64. Each is a script in this folder that can also run alone.
+#
+# The bounds of seeds, seconds and preemptions fit a CI run. `--long` raises them, unless the
+# environment sets them.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
-[ $# != 0 ] || set -- loom mutants simulation fuzz coverage backends faults sanitizers msrv boot aarch64
+if [ "${1:-}" = --long ]; then
+    shift
+    export LOOM_LARGE_LESS=${LOOM_LARGE_LESS:-0}
+    export SEEDS=${SEEDS:-100000} STEPS_SEEDS=${STEPS_SEEDS:-50000}
+    export FUZZ_SECS=${FUZZ_SECS:-60} STRESS_SECONDS=${STRESS_SECONDS:-60}
+fi
+[ $# != 0 ] ||
+    set -- loom mutants simulation fuzz coverage backends faults sanitizers msrv boot aarch64
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0
@@ -21,12 +32,14 @@ for name in "$@"; do
     status=${PIPESTATUS[0]}
     closing=$(grep -aoE '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -1)
     read -r good _ bad _ <<< "${closing:-0 passed, 0 failed}"
-    # A script that ends early has counted nothing.
+    # A script that was aborted has printed no count.
     if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
         bad=1
     fi
-    figures=$(sed -nE "s/^$name: //p; s/^([0-9]+ skipped)$/\1/p" "$log" | tail -2 | paste -sd ';' | sed 's/;/; /')
-    table+="| $name | $good | $bad | $(awk "BEGIN { printf \"%.1f\", ($SECONDS - $start) / 60 }") | $figures |\n"
+    figures=$(sed -nE "s/^$name: //p; s/^([0-9]+ skipped)$/\1/p" "$log" | tail -2 | paste -sd ';' |
+        sed 's/;/; /')
+    minutes=$(awk "BEGIN { printf \"%.1f\", ($SECONDS - $start) / 60 }")
+    table+="| $name | $good | $bad | $minutes | $figures |\n"
     passed=$((passed + good))
     failed=$((failed + bad))
 done
