@@ -6,14 +6,18 @@
 //! [`os`]. The modules in reading order; a module imports from the rows above it and, in its own
 //! row, from the modules to its left:
 //!
-//! | row | modules | what they are |
-//! |---|---|---|
-//! | 0 | [`os`], `steps`, `sync`, `counter`, [`tagptr`] | the contract of a port; atomics and the one lock; counters |
-//! | 1 | `g`, `waiter`, [`stack`], `switch`, `fiber`, `wait_info`, [`trace`], `runq`, `timer`, `retake` | one word or one plain structure each |
-//! | 2 | `p`, `poller`, [`polldesc`], [`metrics`], `m` | data built from them |
-//! | 3 | [`sched`] | the only code that decides who runs |
-//! | 4 | [`join`], `sleep`, [`sema`], `netpoll`, [`blocking`] | what a goroutine blocks on |
-//! | 5 | `fdmutex`, [`fd`] | what a socket is made of |
+//! | row | modules |
+//! |---|---|
+//! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` |
+//! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `runq` `timer` `retake` |
+//! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
+//! | 3 | [`sched`] |
+//! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 5 | `fdmutex` [`fd`] |
+//!
+//! Row 0 is the contract of a port, the atomics and the one lock. Each module of row 1 is one word
+//! or one plain structure; row 2 is data built from them. Row 3 alone decides which goroutine runs.
+//! Row 4 is what a goroutine waits for, and row 5 what a socket is made of.
 //!
 //! # What safe code cannot reach
 //!
