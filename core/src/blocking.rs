@@ -159,11 +159,8 @@ impl Pool {
         self.push(sched, job(call, sched), spawn);
         // SAFETY: the call is on this stack. Until `done` was notified, only the pool touches its
         // other fields.
-        while !sched.wait(
-            unsafe { &(*call.as_ptr()).done },
-            Wait::Blocking.encode(),
-            || Ok::<_, ()>(()),
-        ) {}
+        let done = unsafe { &(*call.as_ptr()).done };
+        while !sched.wait(done, Wait::Blocking.encode(), || Ok::<_, ()>(())) {}
         // SAFETY: the pool does not touch the call any more.
         unsafe { (*call.as_ptr()).result.take() }
             .unwrap_or_else(|| panic!("a job was done without a result"))

@@ -154,6 +154,10 @@ pub unsafe trait Os: Sync {
     /// first touch and never merged into huge pages. Bytes that are already open keep their
     /// contents. The scheduler opens neighbouring ranges one after another; they should remain one
     /// mapping.
+    ///
+    /// # Safety
+    ///
+    /// The bytes lie in a reservation, and no guard is among them.
     unsafe fn open(&self, start: NonNull<u8>, len: usize) -> Result<(), Errno>;
 
     /// The limit on the address space of the process in bytes, or `usize::MAX` if there is none.

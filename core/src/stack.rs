@@ -14,7 +14,7 @@
 //!
 //! - The *guard* faults, so an overflow ends in SIGSEGV and not in the next slot. C code does not
 //!   touch every page of a large frame, so the guard is larger than most frames.
-//! - The *owner* words ([`StackOwner`]) hold the address of the G that runs here. The stack pointer
+//! - The *owner* words (`StackOwner`) hold the address of the G that runs here. The stack pointer
 //!   leads to them by arithmetic, so the current goroutine is found without a thread-local, whose
 //!   address a compiler may keep across a park, and without `std`.
 //! - The *colour* shifts the top of each slot by a different number of cache lines. Equal page
