@@ -14,10 +14,12 @@
 //! | 3 | [`sched`] |
 //! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `fdmutex` [`fd`] |
+//! | 6 | [`watch`] |
 //!
-//! Row 0 is the contract of a port, the atomics and the one lock. Each module of row 1 is one word
-//! or one plain structure; row 2 is data built from them. Row 3 alone decides which goroutine runs.
-//! Row 4 is what a goroutine waits for, and row 5 what a socket is made of.
+//! Row 0 is the contract of a port, the atomics, the one lock and counters. Each module of row 1 is
+//! one word or one plain structure; row 2 is data built from them. Row 3 alone decides which
+//! goroutine runs. Row 4 is what a goroutine waits for, and row 5 what a socket is made of. Row 6
+//! shows people what happens below: dumps, stalls, deadlocks.
 //!
 //! # What safe code cannot reach
 //!
@@ -94,3 +96,5 @@ mod sleep;
 
 pub mod fd;
 mod fdmutex;
+
+pub mod watch;

@@ -36,7 +36,6 @@
     reason = "Here is made from the fact of which thread runs"
 )]
 
-mod deadlock;
 mod find;
 mod fork;
 mod handoff;
@@ -45,15 +44,14 @@ mod metrics;
 mod park;
 mod placement;
 mod pool;
-mod schedtrace;
-mod shrink;
-mod snapshot;
+mod quiescence;
 mod stall;
 mod start;
 mod sysmon;
 mod trace;
 mod unwinding;
 mod wake;
+mod watchers;
 
 #[cfg(all(test, loom))]
 #[path = "../models/sched.rs"]
@@ -61,14 +59,11 @@ mod models;
 #[cfg(all(test, loom))]
 pub(crate) use start::Start;
 
-pub use crate::wait_info::{Descriptor, Place, Wait};
-pub use deadlock::Deadlocks;
 pub use fork::FORKED;
-pub use schedtrace::{Every, SchedTrace};
-pub use shrink::Shrink;
-pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State};
-pub use stall::{Stall, Stalls};
-pub use sysmon::{Monitor, Report};
+pub(crate) use stall::{STILL, Walks};
+pub use sysmon::Monitor;
+pub(crate) use watchers::Schedule;
+pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, Stall, Stalls};
 
 use crate::counter::CoarseClock;
 use crate::g::{G, GRef};
@@ -171,7 +166,7 @@ impl StartError {
 
 /// The limits for which a system refuses a thread with EAGAIN: of their number, and of the address
 /// space, which their stacks take.
-const THREAD_LIMITS: &str = "`ulimit -u`, `ulimit -v` or the cgroup's pids.max";
+pub(crate) const THREAD_LIMITS: &str = "`ulimit -u`, `ulimit -v` or the cgroup's pids.max";
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -392,24 +387,14 @@ impl Sched {
         unsafe { g.as_ref() }
     }
 
-    /// The goroutine that `address`, on its stack or in its guard, belongs to: for a fault handler.
-    ///
-    /// # Safety
-    ///
-    /// The goroutine of that stack exists and does not return during the call. (It is the one that has just faulted.)
-    pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
-        // SAFETY: the caller's promise.
-        unsafe { self.arena.owner_at(address)?.current().cast::<G>().as_ref() }.map(G::identity)
-    }
-
     /// The Ms started until now.
-    fn ms(&self) -> impl Iterator<Item = &M> {
+    pub(crate) fn ms(&self) -> impl Iterator<Item = &M> {
         self.ms.iter()
     }
 
     /// The M that a running goroutine is on.
     #[inline]
-    fn m_of(&self, g: &G) -> &'static M {
+    pub(crate) fn m_of(&self, g: &G) -> &'static M {
         // SAFETY: `execute` resumes goroutines with the address of their M, and Ms are never freed.
         unsafe { &*g.m().cast::<M>() }
     }

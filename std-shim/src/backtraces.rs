@@ -1,7 +1,7 @@
 //! Backtraces of stopped goroutines, as text. There are none without the feature `backtrace`, nor
 //! on processors other than x86-64 and aarch64.
 
-use gopark_core::sched::StackCopy;
+use gopark_core::watch::StackCopy;
 use std::io::{self, Write};
 
 cfg_if::cfg_if! {

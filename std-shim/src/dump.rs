@@ -3,7 +3,8 @@
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, sched};
 use gopark_core::os::{Nanos, ThreadState};
-use gopark_core::sched::{Behind, Descriptor, Goroutine, Sched, State, Wait};
+use gopark_core::sched::Sched;
+use gopark_core::watch::{Behind, Descriptor, Goroutine, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};

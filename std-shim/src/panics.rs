@@ -8,7 +8,7 @@
 
 use crate::environment;
 use crate::runtime::started;
-use gopark_core::sched::Identity;
+use gopark_core::watch::Identity;
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::RefCell;

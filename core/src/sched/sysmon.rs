@@ -15,19 +15,18 @@
 //! and ever more rarely while it has not: Go's back-off, with a stop on the way. Go goes on to 10 ms at once; here it is 1 ms for a thousand
 //! looks, so a program that has lately blocked a thread does not wait long behind the next one.
 
+use super::Sched;
 use super::pool::PoolWatch;
-use super::schedtrace::{SchedTrace, Schedule};
-use super::stall::{Detached, NextReport, STILL, Stall, Walks};
-use super::{Sched, THREAD_LIMITS};
+use super::stall::{Detached, NextReport, STILL, Walks};
+use super::watchers::{Report, Schedule};
 use crate::m::M;
-use crate::os::{Delay, Errno, Nanos, ThreadState};
+use crate::os::{Delay, Nanos, ThreadState};
 use crate::p::P;
 use crate::polldesc;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::timer::NEVER;
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
-use core::fmt;
 
 /// How long a goroutine may run while others wait; Go's number.
 const SLICE: Nanos = 10_000_000;
@@ -59,86 +58,6 @@ const QUIET_LOOKS: u32 = 20;
 
 const UP: u32 = 0;
 const ASLEEP: u32 = 1;
-
-/// What sysmon tells its embedder, on its own thread. Each is worth a line; its `Display` is that line.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Report<'a> {
-    /// A goroutine keeps its thread, as `Config::stalls` says: told once.
-    Stall(&'a Stall),
-    /// Somebody has called [`Sched::ask`].
-    Asked,
-    /// Nobody will ever run again, and the process can as well end.
-    Deadlock,
-    /// Goroutines that keep their threads have used up what there is, and this one goes on alone with its P: told once until there is a
-    /// thread again.
-    NoThread {
-        /// How many there are.
-        threads: usize,
-        /// What the system said; `None` if the limit is `Config::max_threads`.
-        refused: Option<Errno>,
-    },
-    /// The pool of `blocking` is used up: told once when jobs have waited for a second, until half of its threads are free again, and once when the
-    /// system refuses it a thread, until it gives one.
-    PoolFull {
-        /// How many threads it has.
-        threads: usize,
-        /// How many jobs wait for one.
-        waiting: usize,
-        /// What the system said; `None` if the limit is the pool's own.
-        refused: Option<Errno>,
-    },
-    /// What the scheduler is doing: told every `Config::schedtrace`.
-    Trace(&'a SchedTrace),
-}
-
-impl fmt::Display for Report<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Report::Stall(stall) => stall.fmt(f),
-            Report::Asked => f.write_str("a report was asked for"),
-            // Go's words.
-            Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
-            Report::NoThread { threads, refused } => {
-                write!(f, "all {threads} threads are kept busy, and ")?;
-                match refused {
-                    None => f.write_str("no more are allowed (Builder::max_threads)")?,
-                    Some(errno) => {
-                        write!(f, "the system refuses another ({errno}; {THREAD_LIMITS})")?
-                    }
-                }
-                f.write_str(
-                    ": other goroutines wait; hand what blocks or computes to gopark::blocking",
-                )
-            }
-            Report::PoolFull {
-                threads,
-                waiting,
-                refused,
-            } => {
-                write!(f, "gopark::blocking has {threads} threads, ")?;
-                match refused {
-                    None => f.write_str(
-                        "all busy for a second, and no more are allowed (Builder::max_threads)",
-                    )?,
-                    Some(errno) => write!(
-                        f,
-                        "and the system refuses another ({errno}; {THREAD_LIMITS})"
-                    )?,
-                }
-                match (threads, waiting) {
-                    (0, _) => {
-                        f.write_str(": work runs on the threads of the goroutines that call it")
-                    }
-                    (_, 0) => Ok(()),
-                    (_, 1) => f.write_str(": 1 call waits for one"),
-                    _ => write!(f, ": {waiting} calls wait for one"),
-                }
-            }
-            Report::Trace(trace) => trace.fmt(f),
-        }
-    }
-}
 
 /// What sysmon's thread does. A program that never makes one is linked without it.
 #[derive(Clone, Copy, Debug)]

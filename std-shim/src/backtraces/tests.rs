@@ -11,7 +11,7 @@ use crate::runtime::LINUX;
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use gopark_core::os::Observe;
-use gopark_core::sched::{Place, StackCopy};
+use gopark_core::watch::{Place, StackCopy};
 use libc::{c_int, c_void};
 use std::arch::asm;
 use std::hint::black_box;

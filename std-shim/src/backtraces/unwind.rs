@@ -14,7 +14,7 @@ use framehop::{
     CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module,
     UnwindRegsNative, UnwinderNative,
 };
-use gopark_core::sched::StackCopy;
+use gopark_core::watch::StackCopy;
 use heapless::Vec as Bounded;
 use libc::{Elf64_Phdr, PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_LOAD, c_int, c_void, dl_phdr_info};
 use std::ops::Range;

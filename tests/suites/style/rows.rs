@@ -65,7 +65,7 @@ pub(crate) const TABLES: [Table; 1] = [Table {
 }];
 
 /// The rows of `core/src/lib.rs`.
-pub(crate) const ROWS: [&[&str]; 6] = [
+pub(crate) const ROWS: [&[&str]; 7] = [
     &["tagptr", "steps", "os", "sync", "counter"],
     &[
         "stack",
@@ -83,6 +83,7 @@ pub(crate) const ROWS: [&[&str]; 6] = [
     &["sched"],
     &["sema", "netpoll", "join", "sleep", "blocking"],
     &["fdmutex", "fd"],
+    &["watch"],
 ];
 
 impl Table {

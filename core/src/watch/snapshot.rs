@@ -1,14 +1,22 @@
-//! The census: who the goroutines are, what each does, and where on its stack it stopped. It holds nobody up.
+//! Snapshots: the goroutines, what each does, and where on its stack it stopped. No goroutine is
+//! stopped for it.
 //!
-//! A goroutine that has started is found by the anchor of its stack, which is pinned while somebody looks (`stack::StackOwner`). What it left before it
-//! stopped is read under a sequence lock (`wait_info`), and so is its stack, which the system copies: it may run again at any time. One that has
-//! not started is found in a queue; it is taken out, and put back at the end of the global queue.
+//! A goroutine that has started is found through the owner words of its stack, and a watcher that
+//! looks at it pins them, which keeps the goroutine in memory (`stack::StackOwner`). The watcher
+//! reads what the goroutine left when it stopped as under a sequence lock (`wait_info`), and so it
+//! does with the stack, which the system copies, since the goroutine may run again at any time. One
+//! that has not started is in a queue. The watcher takes it out and puts it at the end of the
+//! global queue.
+#![allow(
+    unsafe_code,
+    reason = "goroutines and poll descriptors are found by address"
+)]
 
-use super::Sched;
 use crate::g::{G, Pinned, Status};
 use crate::m::M;
 use crate::os::{Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
+use crate::sched::Sched;
 use crate::sync::Ordering;
 use crate::wait_info::{Descriptor, LastStop, Place, Wait};
 use alloc::sync::Arc;
@@ -16,7 +24,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::panic::Location;
 
-/// A goroutine, as it was when somebody looked.
+/// A goroutine at the moment of the snapshot.
 #[derive(Debug)]
 pub struct Goroutine<'a> {
     /// Its number.
@@ -25,20 +33,22 @@ pub struct Goroutine<'a> {
     pub name: Option<Arc<str>>,
     /// Where it was spawned.
     pub site: &'static Location<'static>,
-    /// What it did.
+    /// What it does.
     pub state: State,
-    /// Who keeps its thread, if it waits for its turn and that lasts.
+    /// The goroutine that keeps its thread, if it is runnable and waits for that one.
     pub behind: Option<Behind>,
-    /// Bytes of stack in use. 0 if it ran or has not started.
+    /// Bytes of stack in use. 0 if it runs or has not started.
     pub stack: usize,
-    /// Bytes of memory behind the stack, the most that it has used so far, or whoever had the stack before. `None` if the system does not say, if
-    /// stacks are not wanted, or if it ran or has not started.
+    /// Bytes of memory behind the stack: the most that it has used so far, or that an earlier
+    /// goroutine has used of the same stack. `None` if the system does not report it, if no stacks
+    /// were asked for, or if it runs or has not started.
     pub touched: Option<u64>,
-    /// Where it had stopped. `None` if it ran or has not started, or if the system does not copy stacks.
+    /// Its stack. `None` if it runs or has not started, or if the system does not copy stacks.
     pub stopped: Option<StackCopy<'a>>,
 }
 
-/// What tells a goroutine from others, as reports say it: `goroutine 7 "importer" (spawned at src/main.rs:20:5)`.
+/// Identifies a goroutine. Its `Display` is as in reports: `goroutine 7 "importer" (spawned at
+/// src/main.rs:20:5)`.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its number.
@@ -77,7 +87,8 @@ pub enum State {
     Waiting {
         /// For what.
         wait: Wait,
-        /// Since when; `None` without sysmon, which keeps the time. As exact as sysmon looks: a millisecond.
+        /// Since when; `None` without sysmon, which keeps the time. As exact as sysmon looks: a
+        /// millisecond.
         since: Option<Nanos>,
     },
 }
@@ -95,7 +106,8 @@ pub struct Behind {
     pub since: Nanos,
 }
 
-/// The stack of a goroutine that has stopped: a copy, from which a debugger's unwinder can tell its callers.
+/// The stack of a goroutine that has stopped: a copy, from which a debugger's unwinder can tell its
+/// callers.
 #[derive(Clone, Copy, Debug)]
 pub struct StackCopy<'a> {
     /// Where, and the registers that say so.
@@ -104,7 +116,8 @@ pub struct StackCopy<'a> {
     pub bytes: &'a [u8],
 }
 
-/// How many times a goroutine that runs now and then is looked at again before it counts as one that runs.
+/// How often a watcher reads a goroutine that was resumed during the last try, before it shows the
+/// goroutine as running.
 const LOOKS: usize = 4;
 
 impl G {
@@ -123,10 +136,30 @@ impl Sched {
         self.current().map(G::identity)
     }
 
-    /// Calls `see` for each goroutine, in no order. They run on meanwhile: one that comes or goes may be missed.
+    /// The goroutine whose stack or guard has `address`: for a fault handler.
     ///
-    /// The stacks of those that have stopped are copied where `stacks` says who can. Some that have not started, of [`go_local`](Self::go_local) and at home on a busy
-    /// thread, are in no queue that others may look into; they are missing.
+    /// # Safety
+    ///
+    /// The goroutine of that stack exists and does not return during the call. It is the one that
+    /// has just faulted.
+    pub unsafe fn goroutine_at(&self, address: usize) -> Option<Identity> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.arena()
+                .owner_at(address)?
+                .current()
+                .cast::<G>()
+                .as_ref()
+        }
+        .map(G::identity)
+    }
+
+    /// Calls `see` for each goroutine, in no order. Goroutines run on: one that is spawned or
+    /// returns during the call may be missed.
+    ///
+    /// `stacks` copies the stacks of those that have stopped. Goroutines of
+    /// [`go_local`](Self::go_local) that have not started on a busy thread are missing: they are in
+    /// a queue that other threads cannot read.
     pub fn snapshot(
         &'static self,
         stacks: Option<&dyn Observe>,
@@ -140,22 +173,24 @@ impl Sched {
         self.unstarted().iter().for_each(see);
     }
 
-    /// Calls `f` for each goroutine that has started and not returned. Those that somebody else looks at are skipped, or `all` waits for him.
+    /// Calls `f` for each goroutine that has started and not returned. If another watcher has
+    /// pinned one, this waits for that watcher if `all` is set, and leaves the goroutine out
+    /// otherwise.
     pub(super) fn each_started(&'static self, all: bool, mut f: impl FnMut(Pinned)) {
-        for slot in self.arena.slots() {
-            let owner = self.arena.owner(slot);
+        for slot in self.arena().slots() {
+            let owner = self.arena().owner(slot);
             loop {
-                // SAFETY: `GRef::start` is the only one that binds the anchors of the arena.
+                // SAFETY: only `GRef::start` binds the owner words of the arena.
                 match unsafe { Pinned::new(owner) } {
                     Some(g) => break f(g),
-                    None if all && owner.is_pinned() => self.os.yield_thread(),
+                    None if all && owner.is_pinned() => self.os().yield_thread(),
                     None => break,
                 }
             }
         }
     }
 
-    /// The goroutines that have kept their Ms for long, by the index of the M.
+    /// The goroutines that keep their Ms, as sysmon has noted, each with the index of its M.
     fn keepers(&'static self) -> Vec<(usize, Behind)> {
         let kept = |m: &M| m.kept.get() > 0 && m.retake.in_goroutine();
         let mut keepers = Vec::new();
@@ -163,7 +198,7 @@ impl Sched {
             self.each_started(true, |g| {
                 if g.status() == Status::Running && kept(self.m_of(&g)) {
                     let m = self.m_of(&g);
-                    let doing = self.os.thread_state(m.thread.load(Ordering::Relaxed));
+                    let doing = self.os().thread_state(m.thread.load(Ordering::Relaxed));
                     keepers.push((
                         m.index,
                         Behind {
@@ -192,11 +227,13 @@ impl Sched {
             bytes: memory,
         });
         let stack = place.map_or(0, |place| {
-            self.arena.end_of(place.sp).map_or(0, |end| end - place.sp)
+            self.arena()
+                .end_of(place.sp)
+                .map_or(0, |end| end - place.sp)
         });
         let touched = place
             .zip(stacks)
-            .and_then(|(place, system)| self.arena.resident_at(place.sp, system));
+            .and_then(|(place, system)| self.arena().resident_at(place.sp, system));
         let keeper = keepers
             .iter()
             .find(|(m, _)| state == State::Runnable && g.home() == Some(*m));
@@ -216,7 +253,8 @@ impl Sched {
         }
     }
 
-    /// What `g` does, and where it has stopped; its stack, if that is wanted, is then in `memory`.
+    /// What `g` does, and where it has stopped. Copies its stack to `memory` if `stacks` is given
+    /// and it has stopped.
     fn state_of(
         &'static self,
         g: &G,
@@ -224,7 +262,7 @@ impl Sched {
         memory: &mut Vec<u8>,
     ) -> (State, Option<Place>) {
         for _ in 0..LOOKS {
-            let runs = g.wait_info.resumes.count();
+            let count = g.wait_info.resumes.count();
             let status = g.status();
             if matches!(status, Status::Running | Status::Dead) {
                 break;
@@ -233,7 +271,7 @@ impl Sched {
             if let Some(system) = stacks {
                 self.copy_stack(system, stop.place.sp, memory);
             }
-            if g.wait_info.resumes.validate(runs) {
+            if g.wait_info.resumes.validate(count) {
                 let state = if status == Status::Waiting {
                     Self::waiting(&stop)
                 } else {
@@ -253,7 +291,7 @@ impl Sched {
         };
         State::Running {
             thread,
-            doing: self.os.thread_state(thread),
+            doing: self.os().thread_state(thread),
         }
     }
 
@@ -273,10 +311,11 @@ impl Sched {
         }
     }
 
-    /// Copies a stack from `sp` on; nothing if it is none, or if the system copies less.
+    /// Copies the stack from `sp` to its end into `memory`. Leaves that empty if `sp` lies on no
+    /// stack, or if the system copies less.
     fn copy_stack(&self, system: &dyn Observe, sp: usize, memory: &mut Vec<u8>) {
         memory.clear();
-        let Some(end) = self.arena.end_of(sp) else {
+        let Some(end) = self.arena().end_of(sp) else {
             return;
         };
         memory.resize(end - sp, 0);
@@ -287,14 +326,9 @@ impl Sched {
 
     fn unstarted(&'static self) -> Vec<Goroutine<'static>> {
         let mut found = Vec::new();
-        let mut global = self.global.take_all();
-        let global = core::iter::from_fn(|| global.pop_front());
-        let rings = self
-            .ps
-            .iter()
-            .flat_map(|p| core::iter::from_fn(|| p.ring.steal_one()));
-        let all = global.chain(rings).inspect(|g| {
-            // In a migrating scheduler started ones are in the same queues, and are found by their anchors.
+        self.each_queued(|g| {
+            // In a migrating scheduler the same queues hold started ones, which their stacks lead
+            // to.
             if !g.started() {
                 found.push(Goroutine {
                     id: g.id(),
@@ -308,17 +342,12 @@ impl Sched {
                 });
             }
         });
-        let all: Vec<_> = all.collect();
-        if !all.is_empty() {
-            self.global.extend(all.into_iter());
-            self.wake_idle();
-        }
         found
     }
 
-    /// What runs on `m`, and how many goroutines at home there wait for their turn. With `joiners`,
-    /// also counts those that wait for the return of the one that runs: one of them may hold the
-    /// lock that it waits for.
+    /// The goroutine that runs on `m`, and how many goroutines are ready and at home there. With
+    /// `joiners`, those at home that join the running one count too: one of them may hold the lock
+    /// that it waits for.
     pub(super) fn walk_home(&'static self, m: &M, joiners: bool) -> (Option<Identity>, usize) {
         let (mut keeper, mut joined) = (None, Vec::new());
         let mut count = m.counts.unstarted.get() as usize;
