@@ -211,11 +211,8 @@ impl Driver<'_> {
             for side in 0..2 {
                 for word in self.asleep(side, core::mem::take) {
                     // SAFETY: the word of a thread that sleeps further out on this stack.
-                    assert_eq!(
-                        unsafe { &*(word as *const AtomicU32) }.load(Ordering::Relaxed),
-                        1,
-                        "a close wakes all waiters"
-                    );
+                    let word = unsafe { &*(word as *const AtomicU32) };
+                    assert_eq!(word.load(Ordering::Relaxed), 1, "a close wakes all waiters");
                 }
             }
         }

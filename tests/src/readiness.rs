@@ -336,12 +336,8 @@ fn socket_pair() -> [OwnedFd; 2] {
 fn pipe() -> [OwnedFd; 2] {
     let mut fds = [0; 2];
     // SAFETY: `fds` has room for two.
-    assert_eq!(
-        unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
     // SAFETY: both are new.
     let ends = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     // SAFETY: a system call on a descriptor of ours.

@@ -221,10 +221,8 @@ pub fn nonblocking<T: AsFd>(fd: T) -> T {
 pub fn pipe() -> (File, File) {
     let mut fds = [0; 2];
     // SAFETY: room for two descriptors.
-    assert_eq!(
-        unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) },
-        0
-    );
+    let result = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    assert_eq!(result, 0);
     // SAFETY: both are new and ours.
     let [reader, writer] = fds.map(|fd| unsafe { File::from_raw_fd(fd) });
     (reader, writer)

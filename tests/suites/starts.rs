@@ -159,12 +159,8 @@ fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
     let fifo = folder.file("fifo");
     let name = CString::new(fifo.to_str().unwrap()).unwrap();
     // SAFETY: `name` is a C string.
-    assert_eq!(
-        unsafe { libc::mkfifo(name.as_ptr(), 0o600) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
     let reader = thread::spawn(move || fs::read_to_string(fifo).unwrap());
     trace(&folder.file("fifo")).assert_success();
     assert!(reader.join().unwrap().ends_with("]\n"));

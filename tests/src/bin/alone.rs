@@ -68,10 +68,8 @@ fn schedtrace() {
 fn schedtrace_lines() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(
-        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
-        libc::STDERR_FILENO
-    );
+    let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
+    assert_eq!(result, libc::STDERR_FILENO);
     Builder::new().max_procs(2).start().unwrap();
     for line in BufReader::new(reader).lines().map(Result::unwrap) {
         println!("{line}");
@@ -185,12 +183,8 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
         rlim_max: value,
     };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(resource, &limit) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::setrlimit(resource, &limit) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// Spawns until there is no stack left, three times.

@@ -60,12 +60,8 @@ fn start_with_the_last_descriptor() {
             rlim_max: 64,
         };
         // SAFETY: the limit is valid.
-        assert_eq!(
-            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) },
-            0,
-            "{}",
-            io::Error::last_os_error()
-        );
+        let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
     };
     let started = (3..64).find(|&descriptors| {
         allow(descriptors);

@@ -51,10 +51,8 @@ fn main() {
 fn hangs(procs: usize, lines: usize, main: fn()) {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(
-        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
-        libc::STDERR_FILENO
-    );
+    let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
+    assert_eq!(result, libc::STDERR_FILENO);
     // Started before, with settings of its own, or here.
     let _ = Builder::new().max_procs(procs).start();
     thread::spawn(move || gopark::run(main));
@@ -357,10 +355,8 @@ fn fill_stderr() -> UnixStream {
     while stderr.write(&[b'x'; 4096]).is_ok() {}
     stderr.set_nonblocking(false).unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(
-        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
-        libc::STDERR_FILENO
-    );
+    let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
+    assert_eq!(result, libc::STDERR_FILENO);
     reader
 }
 

@@ -64,12 +64,8 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
         rlim_max: value,
     };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(resource, &limit) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::setrlimit(resource, &limit) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// Prints the bytes of the mappings that tools would write into a core dump: private, anonymous,
@@ -191,12 +187,8 @@ fn little_locked() {
     // SAFETY: no memory is passed. It fails for those that are ordinary users anyway.
     unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
     // SAFETY: the same. What is mapped from here on counts.
-    assert_eq!(
-        unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
     // libc keeps the stack of the thread that ends for the next one.
     let error = Builder::new()
         .max_procs(1)

@@ -126,12 +126,8 @@ fn fails_often() {
         rlim_max: 4 << 30,
     };
     // SAFETY: a valid structure, read during the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
     let most = limit_descriptors(20);
     for _ in 0..200 {
         let error = Builder::new().max_procs(64).start().unwrap_err();
@@ -176,11 +172,9 @@ fn address_space() -> usize {
 
 /// What counts of the environment, and whether the kernel calls the process privileged.
 fn environment() {
-    // SAFETY: asks for a number.
-    println!(
-        "privileged: {}",
-        unsafe { libc::getauxval(libc::AT_SECURE) } != 0
-    );
+    // SAFETY: the call only reads a number.
+    let privileged = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    println!("privileged: {privileged}");
     println!("procs: {}", gopark::max_procs());
     println!("handler: {}", disposition(libc::SIGUSR1) != libc::SIG_DFL);
 }
@@ -189,10 +183,8 @@ fn environment() {
 fn dumped() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
-    assert_eq!(
-        unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) },
-        libc::STDERR_FILENO
-    );
+    let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
+    assert_eq!(result, libc::STDERR_FILENO);
     let _sleeper = go(|| {
         gopark::set_name("sleeper");
         gopark::sleep(Duration::from_secs(1000));

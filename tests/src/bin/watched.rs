@@ -305,8 +305,8 @@ fn shrinks_at_all_times(migrate: bool) {
     let settings = Builder::new()
         .max_procs(2)
         .shrink_stacks(Duration::from_nanos(1), Duration::from_nanos(1));
-    // SAFETY: goroutines here keep nothing that is bound to a thread.
     let settings = if migrate {
+        // SAFETY: goroutines here keep nothing that is bound to a thread.
         unsafe { settings.migrate() }
     } else {
         settings

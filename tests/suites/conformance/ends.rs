@@ -229,10 +229,9 @@ fn an_urgent_mark_hides_no_data() {
         let watch = Watch::of(&ours);
         theirs.write_all(b"ab").unwrap();
         // SAFETY: one readable byte.
-        assert_eq!(
-            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) },
-            1
-        );
+        let result =
+            unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(result, 1);
         theirs.write_all(b"cd").unwrap();
         // All edges have been reported by then. The first read stops at the mark; nothing else will come.
         watch.wait(&ours, 1, Mode::Read);

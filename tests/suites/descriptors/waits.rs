@@ -58,8 +58,8 @@ fn both_ends_of_every_connection_park_at_once() {
         ..Config::new(2)
     });
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: room for two descriptors.
     let connection = |_| {
+        // SAFETY: room for two descriptors.
         pair(sched, |fds| unsafe {
             libc::socketpair(libc::AF_UNIX, kind, 0, fds)
         })
