@@ -45,6 +45,7 @@ mod park;
 mod placement;
 mod pool;
 mod quiescence;
+mod run;
 mod stall;
 mod start;
 mod sysmon;
@@ -79,7 +80,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr;
-use find::ALLOWANCE;
 use handoff::IdleMs;
 use idle::Idlers;
 use metrics::Totals;
@@ -494,46 +494,6 @@ impl Sched {
             None => _ = m.inbox.push(g),
         }
         Ok(())
-    }
-
-    /// Lets other goroutines run. On an ordinary thread, other threads.
-    #[doc(alias = "Gosched")]
-    pub fn yield_now(&'static self) {
-        match self.current() {
-            // SAFETY: `current` found the stack pointer on this goroutine's stack.
-            Some(g) => unsafe { g.suspend(None) },
-            None => self.os.yield_thread(),
-        }
-    }
-
-    /// Counts operations of the calling goroutine that did not block. If there were too many in a row, others get a turn first.
-    ///
-    /// On an ordinary thread, and where the goroutine keeps its M's thread to itself, there are no others.
-    #[cold]
-    pub(crate) fn spend(&'static self, count: u32) {
-        let Some(g) = self.current() else { return };
-        let allowance = &self.m_of(g).allowance;
-        // A concurrent taking away may be lost here; sysmon repeats it.
-        let rest = allowance.load(Ordering::Relaxed).saturating_sub(count);
-        allowance.store(rest, Ordering::Relaxed);
-        if rest == 0 && !self.unwinds() {
-            self.yield_now();
-        }
-    }
-
-    /// As [`spend`](Self::spend), for accepts. Each makes work for the neighbours, which are served once a round. So a turn of the acceptor may be
-    /// as long as a fair part of a round: with a fixed number of accepts, clients would wait the longer for it the more of them there are.
-    #[cold]
-    pub(crate) fn spend_accepts(&'static self, count: u32) {
-        /// For each that wait for this turn to end, one accept, which takes about as long as two of them.
-        const NEIGHBOURS: u32 = 4;
-        /// The longest turn. It takes about as long as the time slice that sysmon ends.
-        const MOST: u32 = 1024;
-        let ready = self
-            .here()
-            .map_or(0, |here| here.home(|home| home.queue.len()));
-        let turn = (ready.min(1 << 20) as u32 / NEIGHBOURS).clamp(ALLOWANCE, MOST);
-        self.spend((count * ALLOWANCE / turn).max(1));
     }
 
     /// The monotonic clock.

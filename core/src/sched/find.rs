@@ -1,14 +1,13 @@
-//! An M's life: find a goroutine, run it, and sleep when there is none.
+//! The search for the next goroutine of an M, in the order of its sources.
 
-use super::{Sched, park};
-use crate::g::{GRef, Resumed};
+use super::Sched;
+use crate::g::GRef;
 use crate::m::{Asleep, Here};
 use crate::os::{Delay, Nanos};
 use crate::polldesc;
 use crate::sync::Ordering;
 use crate::trace::Source;
-use crate::waiter::{Waiter, WaiterList};
-use core::ptr::NonNull;
+use crate::waiter::WaiterList;
 
 /// Every so many schedules, the global queue comes first and the poller is asked: a P with endless work of its own must not starve
 /// them. Go's number: not a power of two, so that it does not beat in time with the program.
@@ -19,10 +18,6 @@ const TIMER_TICK: u64 = 8;
 
 /// How many goroutines in a row may be run because the one before has readied them.
 const NEXT_BUDGET: u32 = 16;
-
-/// How many operations that do not block a goroutine may do in a row. A hot connection then keeps the others waiting for a fraction of a
-/// millisecond.
-pub(super) const ALLOWANCE: u32 = 64;
 
 /// An absence that costs those who wait for this M: more than the messages of a busy peer take, less than a time slice.
 const YIELD_LONG: Nanos = 500_000;
@@ -35,14 +30,6 @@ const YIELD_PAUSE: u32 = 16;
 const STEAL_ROUNDS: usize = 4;
 
 impl Sched {
-    /// The main loop of an M.
-    pub(super) fn run(&'static self, mut here: Here) -> ! {
-        loop {
-            let g = self.next(&mut here);
-            self.execute(&mut here, g);
-        }
-    }
-
     /// The next goroutine to run, and somebody else to look on.
     pub(super) fn next(&'static self, here: &mut Here) -> GRef {
         loop {
@@ -66,59 +53,6 @@ impl Sched {
             self.fill_poller(here.p.poller);
         }
         g
-    }
-
-    /// Runs a goroutine until it lets go of the M.
-    fn execute(&'static self, here: &mut Here, mut g: GRef) {
-        if !g.started() {
-            let (slot, stack, owner) = self.arena.take(g.stack_size(), &mut here.p.slots.lock());
-            g.start(slot, stack, owner);
-            if g.home().is_some() {
-                here.m
-                    .counts
-                    .unstarted
-                    .set(here.m.counts.unstarted.get() - 1);
-            }
-            if !self.config.migrate {
-                g.set_home(here.m.index);
-            }
-            here.m.counts.started.bump();
-        }
-        self.begin_turn(&g, here.m);
-        loop {
-            here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
-            self.trace_run(here, &g);
-            here.m.retake.leave();
-            let resumed = g.resume(NonNull::from(here.m).cast());
-            if !here.m.retake.enter() {
-                *here = self.come_back(*here, resumed);
-                return;
-            }
-            self.trace_stop(here, &resumed);
-            match resumed {
-                Resumed::Parked(parked, park) => {
-                    // SAFETY: the request comes from `park`, on the stack of this goroutine, which is suspended there.
-                    match unsafe { park::commit(park, Waiter::G(parked)) } {
-                        Ok(()) => {
-                            here.m.counts.parked.bump();
-                            return;
-                        }
-                        // The news came first: go on at once, in the same time slice.
-                        Err(Waiter::G(back)) => g = back,
-                        Err(Waiter::Thread(_)) => panic!("commit hands back what it was given"),
-                    }
-                }
-                Resumed::Yielded(g) => {
-                    if here.m.allowance.load(Ordering::Relaxed) == 0 {
-                        // It would have gone on for ever: whoever has news from the system comes first.
-                        self.poll(here, Delay::None);
-                    }
-                    self.count_yield(&g, here.m);
-                    return self.push_yielded(here, g);
-                }
-                Resumed::Dead(slot) => return self.arena.put(&here.p.slots, slot),
-            }
-        }
     }
 
     /// The next goroutine to run. Sleeps until there is one.
@@ -241,7 +175,7 @@ impl Sched {
     }
 
     /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
-    fn poll(&'static self, here: &Here, delay: Delay) -> bool {
+    pub(super) fn poll(&'static self, here: &Here, delay: Delay) -> bool {
         let poller = self.poller(here.p.poller);
         if delay == Delay::None && poller.watched() == 0 {
             return false;

@@ -17,11 +17,9 @@
 //! The race: an M begins to want a P while the last holder that could give one goes to sleep. The M is in the list before it looks for a
 //! sleeping holder, and a holder says that it sleeps before it looks at the list; both pass a fence in between, so one of them sees the other.
 
-use super::{Sched, park};
-use crate::g::{GRef, Resumed};
+use super::Sched;
 use crate::m::{Asleep, Here, M};
 use crate::sync::{AtomicU32, Lock, Ordering};
-use crate::waiter::Waiter;
 use core::ptr;
 
 /// The Ms without a P.
@@ -209,7 +207,7 @@ impl Sched {
     }
 
     /// Goes on without a P, as one that wants one or as a spare, until the M is granted one. `meanwhile` is done when it is in a list.
-    fn give_up_p(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
+    pub(super) fn give_up_p(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
         let m = here.m;
         let wants =
             here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
@@ -220,45 +218,6 @@ impl Sched {
             self.wake_holder();
         }
         self.await_grant(m)
-    }
-
-    /// Does what a goroutine asked for that came back to its M after the P was taken, and goes on when the M has a P again.
-    #[cold]
-    pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
-        self.abort_in_fork();
-        self.trace_outstayed(&here);
-        let runnable = match resumed {
-            Resumed::Yielded(g) => Some(g),
-            Resumed::Dead(slot) => {
-                self.arena.give_back(slot);
-                None
-            }
-            // SAFETY: as in `execute`.
-            Resumed::Parked(parked, park) => match unsafe { park::commit(park, Waiter::G(parked)) }
-            {
-                Err(Waiter::G(g)) => Some(g),
-                Ok(()) | Err(Waiter::Thread(_)) => {
-                    here.m.counts.parked.bump();
-                    None
-                }
-            },
-        };
-        if let Some(g) = runnable {
-            self.count_yield(&g, here.m);
-            self.requeue(&here, g);
-        }
-        self.give_up_p(here, |_| ())
-    }
-
-    /// Queues a goroutine that an M without a P has run.
-    fn requeue(&'static self, here: &Here, g: GRef) {
-        match g.home() {
-            Some(_) => here.home(|home| home.queue.push_back(g)),
-            None => {
-                self.global.push(g);
-                self.wake_idle();
-            }
-        }
     }
 
     /// Takes the P from an M that does not come back, and gives it to another. Whether that was possible. Called by one thread only.

@@ -5,7 +5,7 @@
 //! because the news came first, and then the goroutine goes on at once.
 
 use super::Sched;
-use crate::g::G;
+use crate::g::{G, GRef};
 use crate::sync::Ordering;
 use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
@@ -17,16 +17,20 @@ use core::ptr::NonNull;
 /// commit's last act.
 pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
 
-/// Runs the commit of a goroutine that has just been suspended.
+/// Runs the commit of a goroutine that has just been suspended. If it refuses, the goroutine goes
+/// on, and its `GRef` comes back.
 ///
 /// # Safety
 ///
-/// `park` is the request that the goroutine in `waiter` was suspended with.
+/// `park` is the request that `g` was suspended with.
 #[inline]
-pub(super) unsafe fn commit(park: NonNull<()>, waiter: Waiter) -> Result<(), Waiter> {
+pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
     // SAFETY: the request is the address of a `Park` on the stack of that goroutine, which does not run.
     let park = unsafe { park.cast::<Park<'_>>().as_mut() };
-    park(waiter)
+    park(Waiter::G(g)).map_err(|refused| match refused {
+        Waiter::G(g) => g,
+        Waiter::Thread(_) => unreachable!("a commit hands back the waiter that it was given"),
+    })
 }
 
 impl Sched {

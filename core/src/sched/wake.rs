@@ -96,14 +96,6 @@ impl Sched {
         }
     }
 
-    /// Where a goroutine goes that gave up its turn: behind all others that it may be served after.
-    pub(super) fn push_yielded(&'static self, here: &Here, g: GRef) {
-        match g.home() {
-            Some(_) => here.home(|home| home.queue.push_back(g)),
-            None => self.global.push(g),
-        }
-    }
-
     /// Appends to the P's ring; a full ring gives its older half to the global queue.
     pub(super) fn push_anywhere(&self, here: &Here, g: GRef) {
         if let Err(g) = here.p.ring.push(g) {
