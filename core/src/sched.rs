@@ -39,6 +39,7 @@
 mod find;
 mod fork;
 mod handoff;
+mod hooks;
 mod idle;
 mod metrics;
 mod park;
@@ -66,7 +67,7 @@ pub use sysmon::Monitor;
 pub(crate) use watchers::Schedule;
 pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, Stall, Stalls};
 
-use crate::counter::CoarseClock;
+use crate::counter::{CoarseClock, UnmodeledCount};
 use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
 use crate::os::{Errno, Nanos, Netpoll, Os};
@@ -219,7 +220,7 @@ pub struct Sched {
 
 #[derive(Default)]
 struct OrdinaryThreads {
-    spawned: AtomicU64,
+    spawned: UnmodeledCount,
     poll_waiting: AtomicI64,
     /// Threads that sleep until somebody in this process wakes them. Whoever wakes one counts it out first.
     dormant: AtomicI64,
@@ -352,23 +353,6 @@ impl Sched {
         &self.descs
     }
 
-    /// Goroutines that exist: spawned and not yet returned. Exact while none is being spawned or returns.
-    pub fn num_goroutines(&self) -> usize {
-        // Returned ones first: otherwise one that is spawned and returns in between would count -1.
-        let finished: u64 = self.ms().map(|m| m.counts.finished.get()).sum();
-        let spawned: u64 = self.ms().map(|m| m.counts.spawned.get()).sum();
-        (spawned + self.ordinary.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
-    }
-
-    /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
-    #[doc(alias = "netpollWaiters")]
-    pub fn num_poll_waiters(&self) -> usize {
-        let resumed: u64 = self.ms().map(|m| m.counts.poll_resumes.get()).sum();
-        let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
-        let outside = self.ordinary.poll_waiting.load(Ordering::Relaxed);
-        (waits as i64 + outside - resumed as i64).max(0) as usize
-    }
-
     /// How many Ms sleep, and how many look for work. For tests that know when nobody runs.
     #[doc(hidden)]
     pub fn num_idle(&self) -> (usize, usize) {
@@ -445,12 +429,9 @@ impl Sched {
     pub(crate) fn reserve_stack(&'static self) -> Result<(), Exhausted> {
         let Some(g) = self.current() else {
             self.arena.reserve_stacks(1)?;
-            self.ordinary.spawned.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
-        let m = self.m_of(g);
-        m.stack_credit.reserve(&self.arena)?;
-        m.counts.spawned.bump();
+        self.m_of(g).stack_credit.reserve(&self.arena)?;
         Ok(())
     }
 
@@ -458,18 +439,17 @@ impl Sched {
     pub(crate) fn release_stack(&'static self) {
         let g = self
             .current()
-            .unwrap_or_else(|| panic!("a goroutine retires itself"));
+            .unwrap_or_else(|| panic!("only a goroutine gives up its stack"));
         let m = self.m_of(g);
         m.stack_credit.release(&self.arena);
-        m.counts.finished.bump();
+        self.on_exit(m);
     }
 
     /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
-        self.measure_g(&g, &mut None);
         let here = self.here();
-        self.trace_spawn(&g, here.as_deref());
+        self.on_spawn(&g, here.as_deref());
         match here {
             Some(here) => self.push_anywhere(&here, g),
             None => self.global.push(g),
@@ -485,9 +465,8 @@ impl Sched {
         let m = self.m_of(current);
         g.set_home(m.index);
         m.counts.unstarted.bump();
-        self.measure_g(&g, &mut None);
         let here = self.here();
-        self.trace_spawn(&g, here.as_deref());
+        self.on_spawn(&g, here.as_deref());
         match here {
             Some(here) => here.home(|home| home.queue.push_back(g)),
             // The M looks there when it has a P again.

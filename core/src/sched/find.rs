@@ -170,7 +170,7 @@ impl Sched {
         }
         let mut woken = WaiterList::new();
         here.p.timers.run(now, &mut woken);
-        self.ready_batch(Source::Timers, woken, here);
+        self.ready_woken(Source::Timers, woken, here);
         Some(0)
     }
 
@@ -183,7 +183,7 @@ impl Sched {
         here.p.polls.bump();
         let woken = polldesc::poll(poller, delay, &here.p.events);
         let any = !woken.is_empty();
-        self.ready_batch(Source::Poll, woken, here);
+        self.ready_woken(Source::Poll, woken, here);
         any
     }
 

@@ -1,30 +1,18 @@
-//! Counting what goroutines do, and adding it up for whoever asks.
+//! Adding up what the hooks have counted: on the M where the change happened, or in [`Totals`].
 //!
-//! | a goroutine | is counted by |
-//! |---|---|
-//! | spawned → not started | `spawned` |
-//! | not started → running | `started` |
-//! | running → waiting | `parked` |
-//! | running → runnable | `yielded` |
-//! | waiting → runnable | `readied` |
-//! | running → gone | `finished` |
-//!
-//! So how many are in a state is what led into it less what led out of it, and no list of goroutines is needed. Those that run are the Ms on
-//! which a goroutine's code runs, and the rest are runnable.
+//! Those that run are the Ms on which a goroutine's code runs; the rest of those that have started
+//! and do not wait are runnable.
 
 use super::Sched;
 use crate::counter::{Count, UnmodeledCount};
-use crate::g::G;
-use crate::m::{Here, M};
 use crate::metrics::{Counts, Latencies, Metrics};
-use crate::os::{Nanos, Observe};
+use crate::os::Observe;
 use crate::p::P;
 use crate::sync::Ordering;
-use crate::waiter::Waiter;
 
 /// What is not counted on the threads of Ms, or by several of them together.
 pub(super) struct Totals {
-    readied: UnmodeledCount,
+    pub(super) readied: UnmodeledCount,
     wakes: UnmodeledCount,
     /// By sysmon alone, as what follows.
     pub(super) handoffs: Count,
@@ -45,55 +33,24 @@ impl Totals {
 }
 
 impl Sched {
-    /// A goroutine that waited can run.
-    #[inline]
-    pub(super) fn count_ready(&self, here: Option<&Here>) {
-        match here {
-            Some(here) => _ = here.m.counts.readied.bump(),
-            None => _ = self.totals.readied.fetch_add(1, Ordering::Relaxed),
-        }
+    /// Goroutines that exist: spawned and not yet returned. Exact while none is being spawned or returns.
+    pub fn num_goroutines(&self) -> usize {
+        // Returned ones first: otherwise one that is spawned and returns in between would count -1.
+        let finished: u64 = self.ms().map(|m| m.counts.finished.get()).sum();
+        let spawned: u64 = self.ms().map(|m| m.counts.spawned.get()).sum();
+        (spawned + self.ordinary.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
     }
 
-    /// A goroutine let go of its thread, but can go on.
-    pub(super) fn count_yield(&self, g: &G, m: &M) {
-        m.counts.yielded.bump();
-        self.measure_g(g, &mut None);
+    /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
+    #[doc(alias = "netpollWaiters")]
+    pub fn num_poll_waiters(&self) -> usize {
+        let resumed: u64 = self.ms().map(|m| m.counts.poll_resumes.get()).sum();
+        let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
+        let outside = self.ordinary.poll_waiting.load(Ordering::Relaxed);
+        (waits as i64 + outside - resumed as i64).max(0) as usize
     }
 
-    /// Whoever waited is about to be queued. `now` is the clock for all that are queued at once, if it was looked at.
-    #[inline]
-    pub(super) fn measure(&self, waiter: &Waiter, now: &mut Option<Nanos>) {
-        if let Waiter::G(g) = waiter {
-            self.measure_g(g, now);
-        }
-    }
-
-    /// A goroutine is about to be queued.
-    #[inline]
-    pub(super) fn measure_g(&self, g: &G, now: &mut Option<Nanos>) {
-        if g.is_measured() {
-            self.note_time(g, now);
-        }
-    }
-
-    #[cold]
-    fn note_time(&self, g: &G, now: &mut Option<Nanos>) {
-        g.waits_since(*now.get_or_insert_with(|| self.os.now()));
-    }
-
-    /// A goroutine is about to have a turn.
-    #[inline]
-    pub(super) fn begin_turn(&self, g: &G, m: &M) {
-        if let Some(since) = g.begin_turn() {
-            self.record_latency(m, since);
-        }
-    }
-
-    #[cold]
-    fn record_latency(&self, m: &M, since: Nanos) {
-        m.latencies.record(self.os.now() - since);
-    }
-
+    /// A system call is about to wake a thread.
     pub(super) fn count_wake(&self) {
         self.totals.wakes.fetch_add(1, Ordering::Relaxed);
     }

@@ -50,17 +50,15 @@ impl Sched {
         if !g.started() {
             self.start_g(here, &g);
         }
-        self.begin_turn(&g, here.m);
         loop {
             here.m.allowance.store(ALLOWANCE, Ordering::Relaxed);
-            self.trace_run(here, &g);
+            self.on_run(here, &g);
             here.m.retake.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
             if !here.m.retake.enter() {
                 *here = self.come_back(*here, resumed);
                 return;
             }
-            self.trace_stop(here, &resumed);
             match self.stop(here, Some(here.p), resumed) {
                 Stopped::Done => return,
                 Stopped::Refused(back) => g = back,
@@ -69,7 +67,7 @@ impl Sched {
                         // It did not stop of its own will: events come before its next turn.
                         self.poll(here, Delay::None);
                     }
-                    self.count_yield(&g, here.m);
+                    self.on_yield(here.m, &g);
                     return self.push_yielded(here, g);
                 }
             }
@@ -93,16 +91,20 @@ impl Sched {
 
     /// Carries out what a goroutine asked for when it stopped on this M. `p` is the P that the M
     /// has kept: if sysmon has taken it, nothing of that P may be touched.
-    #[inline]
-    fn stop(&self, here: &Here, p: Option<&P>, resumed: Resumed) -> Stopped {
+    #[inline(always)]
+    fn stop(&'static self, here: &Here, p: Option<&P>, resumed: Resumed) -> Stopped {
+        self.on_stop(here, p.is_some(), &resumed);
         match resumed {
             // SAFETY: the goroutine was suspended with this request.
             Resumed::Parked(g, request) => match unsafe { commit(request, g) } {
                 Ok(()) => {
-                    here.m.counts.parked.bump();
+                    self.on_park(here.m);
                     Stopped::Done
                 }
-                Err(g) => Stopped::Refused(g),
+                Err(g) => {
+                    self.on_refuse(&g);
+                    Stopped::Refused(g)
+                }
             },
             Resumed::Yielded(g) => Stopped::Yielded(g),
             Resumed::Dead(slot) => {
@@ -119,11 +121,10 @@ impl Sched {
     #[cold]
     fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
         self.abort_in_fork();
-        self.trace_outstayed(&here);
         match self.stop(&here, None, resumed) {
             Stopped::Done => {}
             Stopped::Refused(g) | Stopped::Yielded(g) => {
-                self.count_yield(&g, here.m);
+                self.on_yield(here.m, &g);
                 let anywhere = g.home().is_none();
                 self.push_yielded(&here, g);
                 if anywhere {

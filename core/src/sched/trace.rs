@@ -1,13 +1,12 @@
 //! Where the scheduler records what it does. Each function is one branch until somebody wants a trace.
 
 use super::Sched;
-use crate::g::{G, GRef, Resumed};
+use crate::g::{G, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
 use crate::sync::Ordering;
 use crate::trace::{Event, Reader, Readied, Row, Running, Source, Stopped, Subject, Trace};
 use crate::wait_info::Wait;
-use crate::waiter::WaiterList;
 use alloc::sync::Arc;
 
 /// A trace, and the function that records in it: a program that never asks for a trace is linked without what records.
@@ -24,7 +23,7 @@ enum Note<'a> {
     Ready(Option<&'a Here>, &'a G),
     Named(&'a Here, Arc<str>),
     Spawn(Option<&'a Here>, &'a G),
-    Batch(&'a Here, Source, WaiterList),
+    Batch(&'a Here, Source, u32, Nanos),
     Idle(&'a Here, Asleep),
     GaveWay(&'a Here, &'a M),
     /// Only by who has taken that P.
@@ -76,7 +75,16 @@ impl Sched {
             Note::Ready(here, g) => _ = self.note_origin(g, here),
             Note::Named(here, name) => record(trace, here, now(), Event::Named(name)),
             Note::Spawn(here, g) => self.record_spawn(trace, g, here),
-            Note::Batch(here, source, woken) => self.record_batch(trace, source, woken, here),
+            Note::Batch(here, source, count, since) => record(
+                trace,
+                here,
+                now(),
+                Event::Batch {
+                    source,
+                    count,
+                    since,
+                },
+            ),
             Note::Idle(here, asleep) => record(
                 trace,
                 here,
@@ -167,7 +175,7 @@ impl Sched {
 
     /// Before a goroutine is queued that did not run.
     #[inline]
-    pub(super) fn trace_ready(&'static self, g: &GRef, here: Option<&Here>) {
+    pub(super) fn trace_ready(&'static self, g: &G, here: Option<&Here>) {
         self.note(|| Note::Ready(here, g));
     }
 
@@ -208,7 +216,7 @@ impl Sched {
 
     /// Before a new goroutine is queued.
     #[inline]
-    pub(super) fn trace_spawn(&'static self, g: &GRef, here: Option<&Here>) {
+    pub(super) fn trace_spawn(&'static self, g: &G, here: Option<&Here>) {
         self.note(|| Note::Spawn(here, g));
     }
 
@@ -222,40 +230,23 @@ impl Sched {
         }
     }
 
-    /// Makes all of a list run again, in its order.
+    /// Whether there is a trace.
     #[inline]
-    pub(super) fn ready_batch(&'static self, source: Source, woken: WaiterList, here: &Here) {
-        match self.tracing() {
-            Some(tracing) if !woken.is_empty() => {
-                self.take_note(tracing, Note::Batch(here, source, woken))
-            }
-            _ => self.ready_all(woken, Some(here)),
-        }
+    pub(super) fn is_traced(&self) -> bool {
+        self.tracing().is_some()
     }
 
-    fn record_batch(
+    /// After `count` waiters were readied that events or timers had woken `since` then.
+    pub(super) fn trace_batch(
         &'static self,
-        trace: &Trace,
-        source: Source,
-        mut woken: WaiterList,
         here: &Here,
+        source: Source,
+        count: u32,
+        since: Nanos,
     ) {
-        let (since, mut count, mut counted) = (self.os.now(), 0, WaiterList::new());
-        while let Some(waiter) = woken.pop() {
-            counted.push(waiter);
-            count += 1;
+        if count > 0 {
+            self.note(|| Note::Batch(here, source, count, since));
         }
-        self.ready_all(counted, Some(here));
-        record(
-            trace,
-            here,
-            self.os.now(),
-            Event::Batch {
-                source,
-                count,
-                since,
-            },
-        );
     }
 
     /// Before an M sleeps.

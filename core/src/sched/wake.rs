@@ -3,9 +3,11 @@
 use super::Sched;
 use crate::g::{GRef, Status};
 use crate::m::{Asleep, Here, M};
+use crate::os::Nanos;
 use crate::p::P;
 use crate::sync::{AtomicU32, Ordering};
 use crate::timer::Heap;
+use crate::trace::Source;
 use crate::waiter::{Waiter, WaiterList};
 use core::{iter, ptr};
 
@@ -21,8 +23,8 @@ impl Sched {
     /// Makes a waiter run again. Callable from goroutines and ordinary threads; hold no lock.
     #[doc(alias = "goready")]
     pub(crate) fn ready(&'static self, waiter: Waiter) {
-        self.measure(&waiter, &mut None);
-        self.enqueue(waiter, self.here().as_deref(), Position::Next);
+        let here = self.here();
+        self.make_ready(waiter, here.as_deref(), Position::Next, &mut None);
     }
 
     /// Makes all of a list run again, in its order.
@@ -32,15 +34,41 @@ impl Sched {
         }
     }
 
-    pub(super) fn ready_all(&'static self, mut list: WaiterList, here: Option<&Here>) {
-        let mut now = None;
-        while let Some(waiter) = list.pop() {
-            self.measure(&waiter, &mut now);
-            self.enqueue(waiter, here, Position::Tail);
+    /// Makes the waiters run again that events or timers have woken.
+    #[inline]
+    pub(super) fn ready_woken(&'static self, source: Source, woken: WaiterList, here: &Here) {
+        match self.is_traced() {
+            true => self.ready_traced(source, woken, here),
+            false => _ = self.ready_all(woken, Some(here)),
         }
     }
 
-    fn enqueue(&'static self, waiter: Waiter, here: Option<&Here>, position: Position) {
+    #[cold]
+    fn ready_traced(&'static self, source: Source, woken: WaiterList, here: &Here) {
+        let since = self.os.now();
+        let count = self.ready_all(woken, Some(here));
+        self.trace_batch(here, source, count, since);
+    }
+
+    /// Makes all of a list run again, in its order. Returns how many there were.
+    fn ready_all(&'static self, mut list: WaiterList, here: Option<&Here>) -> u32 {
+        let (mut now, mut count) = (None, 0);
+        while let Some(waiter) = list.pop() {
+            self.make_ready(waiter, here, Position::Tail, &mut now);
+            count += 1;
+        }
+        count
+    }
+
+    /// Makes one waiter run again: wakes its thread, or queues its goroutine.
+    #[inline(always)]
+    fn make_ready(
+        &'static self,
+        waiter: Waiter,
+        here: Option<&Here>,
+        position: Position,
+        now: &mut Option<Nanos>,
+    ) {
         let g = match waiter {
             Waiter::Thread(thread) => {
                 self.count_wake();
@@ -56,10 +84,14 @@ impl Sched {
             g.id()
         );
         g.set_status(Status::Runnable);
-        self.trace_ready(&g, here);
+        self.on_ready(&g, here, now);
+        self.enqueue(g, here, position);
+    }
+
+    /// Queues a goroutine where an M finds it that may run it, and wakes that M.
+    fn enqueue(&'static self, g: GRef, here: Option<&Here>, position: Position) {
         match (g.home(), here) {
             (Some(home), Some(here)) if home == here.m.index => {
-                here.m.counts.readied.bump();
                 here.home(|home| match position {
                     Position::Tail => home.queue.push_back(g),
                     Position::Next => {
@@ -69,16 +101,13 @@ impl Sched {
                     }
                 });
             }
-            (Some(home), here) => {
-                self.count_ready(here);
-                g.wait_info.set_runnable(self.coarse_clock.get());
+            (Some(home), _) => {
                 let m = self.m(home);
                 if m.inbox.push(g) {
                     self.notify(m);
                 }
             }
             (None, Some(here)) => {
-                self.count_ready(Some(here));
                 let tail = match position {
                     Position::Tail => Some(g),
                     Position::Next => here.p.ring.swap_next(g),
@@ -89,7 +118,6 @@ impl Sched {
                 self.wake_idle();
             }
             (None, None) => {
-                self.count_ready(None);
                 self.global.push(g);
                 self.wake_idle();
             }
