@@ -46,6 +46,7 @@ mod park;
 mod placement;
 mod pool;
 mod quiescence;
+mod ready;
 mod run;
 mod stall;
 mod start;

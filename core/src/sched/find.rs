@@ -2,7 +2,7 @@
 
 use super::Sched;
 use crate::g::GRef;
-use crate::m::{Asleep, Here};
+use crate::m::Here;
 use crate::os::{Delay, Nanos};
 use crate::polldesc;
 use crate::sync::Ordering;
@@ -18,13 +18,6 @@ const TIMER_TICK: u64 = 8;
 
 /// How many goroutines in a row may be run because the one before has readied them.
 const NEXT_BUDGET: u32 = 16;
-
-/// An absence that costs those who wait for this M: more than the messages of a busy peer take, less than a time slice.
-const YIELD_LONG: Nanos = 500_000;
-
-/// How many times an M goes to sleep at once after such an absence. Measured: 64 gives the tail latency of not lingering and most of its
-/// cost back, 0 doubles the tail, 16 keeps nearly all of the gain.
-const YIELD_PAUSE: u32 = 16;
 
 /// How often a thief goes round all Ps; Go's number. In the last round it takes what runs next, too.
 const STEAL_ROUNDS: usize = 4;
@@ -43,15 +36,7 @@ impl Sched {
     fn find_one(&'static self, here: &mut Here) -> GRef {
         let g = self.find_runnable(here);
         self.stop_searching(here);
-        let must_wake_another = here.home(|home| core::mem::take(&mut home.must_wake_another));
-        if self.stop_spinning(here) || must_wake_another {
-            // There may be more where this came from, and the last one to look has just stopped. If not, whoever comes up for nothing steps aside
-            // (`yield_before_park`) and is there for the next event, for which it would else wait until a CPU is free.
-            self.wake_idle();
-        }
-        if must_wake_another {
-            self.fill_poller(here.p.poller);
-        }
+        self.found_work(here);
         g
     }
 
@@ -135,11 +120,8 @@ impl Sched {
         if from_global.is_some() || self.config.procs == 1 {
             return from_global;
         }
-        if !here.home(|home| home.spinning) {
-            if !self.idlers.try_spin(self.config.procs) {
-                return None;
-            }
-            here.home(|home| home.spinning = true);
+        if !self.try_spin(here) {
+            return None;
         }
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
@@ -185,95 +167,5 @@ impl Sched {
         let any = !woken.is_empty();
         self.ready_woken(Source::Poll, woken, here);
         any
-    }
-
-    /// Before going to sleep: lets the threads run that this M may be waiting for, and looks once more. True if that was worth it.
-    ///
-    /// Where Ms and their peers share the CPUs, an M that sleeps as soon as it can is woken for each message; one that steps aside gathers
-    /// a batch. With nobody else to run it costs half a microsecond. But whoever runs instead may use up its time slice, so after a long
-    /// absence the M sleeps the next few times. A single M has the poller's batches to itself already.
-    fn yield_before_park(&'static self, here: &Here) -> bool {
-        if self.stop_spinning(here) {
-            here.home(|home| home.must_wake_another = true);
-        }
-        if self.config.procs == 1 || self.poller(here.p.poller).watched() == 0 {
-            return false;
-        }
-        let due = here.home(|home| {
-            let due = home.skip_yields == 0;
-            home.skip_yields = home.skip_yields.saturating_sub(1);
-            due
-        });
-        if !due {
-            return false;
-        }
-        let start = self.os.now();
-        self.os.yield_thread();
-        if self.os.now() - start > YIELD_LONG {
-            here.home(|home| home.skip_yields = YIELD_PAUSE);
-        }
-        self.poll(here, Delay::None)
-    }
-
-    pub(super) fn stop_spinning(&self, here: &Here) -> bool {
-        let spinning = here.home(|home| core::mem::take(&mut home.spinning));
-        if spinning {
-            self.idlers.stop_spinning();
-        }
-        spinning
-    }
-
-    /// Sleeps until an event, a timer or another thread has something for this M, or gives up because there is something already.
-    /// At most `timeout`: somebody who arms an earlier timer meanwhile also notifies this M.
-    pub(super) fn sleep(&'static self, here: &Here, timeout: Option<Nanos>) {
-        let poller = self.poller(here.p.poller);
-        let asleep = if poller.try_enter() {
-            Asleep::Poller
-        } else {
-            Asleep::Futex
-        };
-        here.publish_queue();
-        self.idlers.park();
-        let mut spin = false;
-        if here.m.wake.prepare(asleep) {
-            self.idlers.before_recheck();
-            spin = self.work_elsewhere(here);
-            here.home(|home| home.must_wake_another = false);
-            self.trace_idle(here, asleep);
-            let vacant = asleep == Asleep::Futex && !poller.is_occupied();
-            match (asleep, timeout) {
-                _ if spin || vacant || self.exchange.is_wanted() => {}
-                (Asleep::WithoutP, _) => panic!("it holds a P"),
-                (Asleep::Futex, timeout) => {
-                    self.os
-                        .futex_wait(here.m.wake.futex(), asleep.bits(), timeout)
-                }
-                (Asleep::Poller, None) => _ = self.poll(here, Delay::Forever),
-                (Asleep::Poller, Some(timeout)) => _ = self.poll(here, Delay::AtMost(timeout)),
-            }
-        }
-        if self.idlers.unpark() == self.config.procs {
-            self.wake_sysmon();
-        }
-        let recruited = here.m.wake.awake();
-        if spin && !recruited {
-            self.idlers.spin();
-        }
-        here.home(|home| home.spinning = spin || recruited);
-        if asleep == Asleep::Poller {
-            poller.leave();
-            self.fill_poller(here.p.poller);
-        } else {
-            here.home(|home| home.must_wake_another = true);
-        }
-    }
-
-    /// The last look at the queues that others may have filled while this M became idle.
-    fn work_elsewhere(&self, here: &Here) -> bool {
-        !self.global.is_empty()
-            || self
-                .ps
-                .iter()
-                .any(|p| p.index != here.p.index && self.is_open(p))
     }
 }
