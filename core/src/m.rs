@@ -30,6 +30,10 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr;
 
+/// How many goroutines in a row may run because the one before has readied them. Two that ready
+/// each other would keep all others waiting.
+const NEXT_BUDGET: u32 = 16;
+
 pub(crate) struct M {
     pub(crate) index: usize,
     pub(crate) wake: CachePadded<WakeWord>,
@@ -259,6 +263,32 @@ impl Here {
     pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
         // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
         f(unsafe { &mut *self.m.home.get() })
+    }
+
+    /// Takes the next goroutine from the inbox and the home queue of the M and the ring of the P.
+    /// Home queue and ring take turns. What the last goroutine has readied comes first, up to
+    /// [`NEXT_BUDGET`] times in a row.
+    #[inline]
+    pub(crate) fn next_local(&self) -> Option<GRef> {
+        let ring = &self.p.ring;
+        self.home(|home| {
+            if !self.m.inbox.is_empty() {
+                self.m.inbox.drain(&mut home.queue);
+            }
+            if home.budget > 0 {
+                home.budget -= 1;
+                if let Some(g) = home.next.take().or_else(|| ring.take_next()) {
+                    return Some(g);
+                }
+            }
+            home.budget = NEXT_BUDGET;
+            home.ring_first = !home.ring_first;
+            let g = match home.ring_first {
+                true => ring.pop().or_else(|| home.queue.pop_front()),
+                false => home.queue.pop_front().or_else(|| ring.pop()),
+            };
+            g.or_else(|| home.next.take()).or_else(|| ring.take_next())
+        })
     }
 
     /// Lets others see how long the M's own queue is.

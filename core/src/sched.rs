@@ -49,8 +49,8 @@ mod quiescence;
 mod ready;
 mod run;
 mod stall;
-mod start;
 mod sysmon;
+mod threads;
 mod trace;
 mod unwinding;
 mod wake;
@@ -60,7 +60,7 @@ mod watchers;
 #[path = "../models/sched.rs"]
 mod models;
 #[cfg(all(test, loom))]
-pub(crate) use start::Start;
+pub(crate) use threads::Start;
 
 pub use fork::FORKED;
 pub(crate) use stall::{STILL, Walks};
@@ -77,7 +77,7 @@ use crate::polldesc::PollCache;
 use crate::poller::Poller;
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{self, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -206,6 +206,8 @@ pub struct Sched {
     idlers: Idlers,
     exchange: IdleMs,
     sysmon: Sysmon,
+    /// Whether the last attempt to start an M failed and was reported.
+    reported_no_thread: AtomicBool,
     coarse_clock: CoarseClock,
     descs: PollCache,
     next_id: AtomicU64,
@@ -297,7 +299,7 @@ impl Sched {
         for _ in 0..pollers {
             shared.push(Poller::new(poller().map_err(StartError::Poller)?));
         }
-        let gate = start::start_threads(os, &config)?;
+        let gate = threads::start_threads(os, &config)?;
         // Last: an `Os` takes no reservation back, so nothing may fail behind it.
         let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs)
             .map_err(|errno| {
@@ -317,6 +319,7 @@ impl Sched {
             idlers: Idlers::new(),
             exchange: IdleMs::new(),
             sysmon: Sysmon::new(),
+            reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
@@ -372,9 +375,16 @@ impl Sched {
         unsafe { g.as_ref() }
     }
 
-    /// The Ms started until now.
+    /// The Ms that have been started, in the order of their start.
     pub(crate) fn ms(&self) -> impl Iterator<Item = &M> {
         self.ms.iter()
+    }
+
+    /// The M of an index that `P::holder`, `G::home` or the order of starts names.
+    pub(crate) fn m(&self, index: usize) -> &M {
+        self.ms
+            .get(index)
+            .unwrap_or_else(|| panic!("no M {index} was started"))
     }
 
     /// The M that a running goroutine is on.
@@ -389,26 +399,27 @@ impl Sched {
         &self.ps[index]
     }
 
+    /// The P that an M held when it resumed the goroutine that runs on it.
+    #[inline]
+    fn p_of(&self, m: &M) -> &P {
+        self.p(m
+            .p()
+            .unwrap_or_else(|| panic!("M {} runs a goroutine and has never held a P", m.index)))
+    }
+
     #[inline]
     fn poller(&self, index: usize) -> &Poller {
         &self.pollers[index]
     }
 
-    /// The P of an M that a goroutine runs on.
-    #[inline]
-    fn p_of(&self, m: &M) -> &P {
-        self.p(m
-            .p()
-            .unwrap_or_else(|| panic!("goroutines are resumed with a P")))
-    }
-
-    /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if the P was taken because the goroutine has run
-    /// for long.
+    /// The M and P that the calling goroutine runs on. `None` on an ordinary thread, and if sysmon
+    /// has taken the P because the goroutine keeps its thread.
     #[inline]
     fn here(&'static self) -> Option<Visit> {
         let m = self.m_of(self.current()?);
         let p = self.p_of(m);
-        // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not park while they use it.
+        // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not
+        // park while they use it.
         unsafe { Visit::new(m, p) }
     }
 

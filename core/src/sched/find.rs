@@ -16,9 +16,6 @@ const FAIR_TICK: u64 = 61;
 /// Every so many schedules, timers are looked at while there is other work. A look costs a clock read.
 const TIMER_TICK: u64 = 8;
 
-/// How many goroutines in a row may be run because the one before has readied them.
-const NEXT_BUDGET: u32 = 16;
-
 /// How often a thief goes round all Ps; Go's number. In the last round it takes what runs next, too.
 const STEAL_ROUNDS: usize = 4;
 
@@ -61,7 +58,7 @@ impl Sched {
                 self.run_timers(here);
                 here.publish_queue();
             }
-            if let Some(g) = self.next_local(here).or_else(|| self.next_foreign(here)) {
+            if let Some(g) = here.next_local().or_else(|| self.next_foreign(here)) {
                 return g;
             }
             here.m.searches.store(true, Ordering::Relaxed);
@@ -77,29 +74,6 @@ impl Sched {
                 next => self.sleep(here, next),
             }
         }
-    }
-
-    /// From the queues of this M and P, which take turns.
-    fn next_local(&'static self, here: &Here) -> Option<GRef> {
-        let ring = &here.p.ring;
-        here.home(|home| {
-            if !here.m.inbox.is_empty() {
-                here.m.inbox.drain(&mut home.queue);
-            }
-            if home.budget > 0 {
-                home.budget -= 1;
-                if let Some(g) = home.next.take().or_else(|| ring.take_next()) {
-                    return Some(g);
-                }
-            }
-            home.budget = NEXT_BUDGET;
-            home.ring_first = !home.ring_first;
-            let g = match home.ring_first {
-                true => ring.pop().or_else(|| home.queue.pop_front()),
-                false => home.queue.pop_front().or_else(|| ring.pop()),
-            };
-            g.or_else(|| home.next.take()).or_else(|| ring.take_next())
-        })
     }
 
     /// A fair share of the global queue: one to run, and the rest for the P's ring. A single one each time would let a burst of spawns wait for

@@ -144,24 +144,11 @@ impl IdleMs {
 }
 
 impl Sched {
-    pub(super) fn m(&self, index: usize) -> &M {
-        self.ms
-            .get(index)
-            .unwrap_or_else(|| panic!("an index names an M that was started"))
-    }
-
     /// Gives an M that is in no list a P that nobody uses.
     pub(super) fn grant(&self, p: usize, m: &M) {
         self.p(p).set_holder(m.index);
         m.grant.give(p);
         self.notify(m);
-    }
-
-    /// What the thread of an M does.
-    pub(super) fn be_m(&'static self, m: &'static M) -> ! {
-        m.thread.store(self.os.thread_id(), Ordering::Relaxed);
-        let here = self.await_grant(m);
-        self.run(here)
     }
 
     /// Sleeps until the M is granted a P. It is in a list of the exchange, or about to be granted one.

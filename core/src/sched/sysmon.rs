@@ -85,8 +85,6 @@ impl Default for Monitor {
 pub(super) struct Sysmon {
     /// Whether it sleeps until an M wakes.
     sleep: AtomicU32,
-    /// Whether the lack of threads was reported.
-    no_thread: AtomicBool,
     asked: AtomicBool,
 }
 
@@ -94,7 +92,6 @@ impl Sysmon {
     pub(super) fn new() -> Self {
         Sysmon {
             sleep: AtomicU32::new(UP),
-            no_thread: AtomicBool::new(false),
             asked: AtomicBool::new(false),
         }
     }
@@ -452,24 +449,6 @@ impl Sched {
             ThreadState::Unknown => !detached.still,
         };
         detached_ms.iter().filter(computes).count()
-    }
-
-    /// A new M. If there is none to be had, that is worth a report.
-    pub(super) fn another_m(&'static self) -> Option<&'static M> {
-        let started = self.start_m();
-        let told = self
-            .sysmon
-            .no_thread
-            .swap(started.is_err(), Ordering::Relaxed);
-        started
-            .inspect_err(|&refused| {
-                let threads = self.ms().count();
-                let refused = (threads < self.config.max_threads).then_some(refused);
-                if !told {
-                    (self.config.report)(self, Report::NoThread { threads, refused });
-                }
-            })
-            .ok()
     }
 
     /// Whether anything waits for this P.
