@@ -406,15 +406,16 @@ impl State {
                 next.push(after);
             }
         }
-        self.successors_of_holders(program, mutant, next)
+        self.holders_continue(mutant, next)?;
+        if !self.locked() {
+            self.holders_begin(mutant, next)?;
+            next.extend(self.reuse(program));
+        }
+        Ok(())
     }
 
-    fn successors_of_holders(
-        self,
-        program: Program,
-        mutant: Mutant,
-        next: &mut Vec<State>,
-    ) -> Result<(), &'static str> {
+    /// Adds the next steps of `D`, `T` and `X`, if they are under way.
+    fn holders_continue(self, mutant: Mutant, next: &mut Vec<State>) -> Result<(), &'static str> {
         let holders: [fn(&mut State) -> &mut Holder; 3] =
             [|s| &mut s.d, |s| &mut s.t, |s| &mut s.x];
         let bad = [self.when == PASSED, true, true];
@@ -433,9 +434,11 @@ impl State {
                 ..self
             });
         }
-        if self.locked() {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Adds the first steps of `D`, `T` and `X`, which lock the descriptor.
+    fn holders_begin(self, mutant: Mutant, next: &mut Vec<State>) -> Result<(), &'static str> {
         let one = Holder {
             step: 1,
             took: false,
@@ -474,23 +477,26 @@ impl State {
             (after.running, after.armed) = (false, None);
             next.push(after);
         }
-        // No actor uses the descriptor, so it is freed and used again. Events and a fired timer of
-        // the last use may still be under way.
-        let idle = self.w == W::Done && [self.d, self.t, self.x] == [Holder::default(); 3];
-        if self.closing && idle && self.of + 1 < program.uses {
-            let fresh = State::start(program);
-            let mut after = State {
-                of: self.of + 1,
-                seq: self.seq,
-                fired: self.fired,
-                n: self.n,
-                events: self.events,
-                ..fresh
-            };
-            after.bump();
-            next.push(after);
-        }
         Ok(())
+    }
+
+    /// Frees the descriptor and opens its next use, if no actor uses it. Events and a fired timer of
+    /// the last use may still be under way.
+    fn reuse(self, program: Program) -> Option<Self> {
+        let idle = self.w == W::Done && [self.d, self.t, self.x] == [Holder::default(); 3];
+        if !self.closing || !idle || self.of + 1 >= program.uses {
+            return None;
+        }
+        let mut after = State {
+            of: self.of + 1,
+            seq: self.seq,
+            fired: self.fired,
+            n: self.n,
+            events: self.events,
+            ..State::start(program)
+        };
+        after.bump();
+        Some(after)
     }
 
     /// Returns an error if the waiter sleeps, has a reason to run, and no step under way can wake
