@@ -15,6 +15,7 @@
     reason = "jobs are reached by address, on the stacks of parked goroutines"
 )]
 
+use crate::must::Must;
 use crate::os::Errno;
 use crate::sched::Sched;
 use crate::sync::{AtomicU32, Lock, Ordering};
@@ -71,10 +72,7 @@ impl<F: FnOnce() -> T, T> Call<F, T> {
         let call = call.cast::<Self>().as_ptr();
         // SAFETY: until `done` is notified, the owner does not touch the other fields.
         unsafe {
-            let work = (*call)
-                .work
-                .take()
-                .unwrap_or_else(|| panic!("a job was run twice"));
+            let work = (*call).work.take().must("a job was run twice");
             (*call).result = Some(run_work(work));
         }
         // SAFETY: the owner waits for this notification and frees the call only afterwards. The
@@ -162,8 +160,7 @@ impl Pool {
         let done = unsafe { &(*call.as_ptr()).done };
         while !sched.wait(done, Wait::Blocking.encode(), || Ok::<_, ()>(())) {}
         // SAFETY: the pool does not touch the call any more.
-        unsafe { (*call.as_ptr()).result.take() }
-            .unwrap_or_else(|| panic!("a job was done without a result"))
+        unsafe { (*call.as_ptr()).result.take() }.must("a job was done without a result")
     }
 
     /// Queues a job and makes sure that a thread runs it: wakes a thread, starts one, or runs

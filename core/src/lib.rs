@@ -8,7 +8,7 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` |
+//! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` |
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] |
@@ -63,6 +63,7 @@ mod models;
 pub const FILE: &str = file!();
 
 mod counter;
+mod must;
 pub mod os;
 #[cfg(steps)]
 pub mod steps;

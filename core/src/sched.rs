@@ -71,6 +71,7 @@ pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, Stall, Stalls};
 use crate::counter::{CoarseClock, UnmodeledCount};
 use crate::g::{G, GRef};
 use crate::m::{M, Ms, Visit};
+use crate::must::Must;
 use crate::os::{Errno, Nanos, Netpoll, Os};
 use crate::p::P;
 use crate::polldesc::PollCache;
@@ -449,9 +450,7 @@ impl Sched {
 
     /// Counts the calling goroutine out: its work is done, and its stack promised to another.
     pub(crate) fn release_stack(&'static self) {
-        let g = self
-            .current()
-            .unwrap_or_else(|| panic!("only a goroutine gives up its stack"));
+        let g = self.current().must("only a goroutine gives up its stack");
         let m = self.m_of(g);
         m.stack_credit.release(&self.arena);
         self.on_exit(m);

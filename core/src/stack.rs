@@ -44,6 +44,7 @@ pub(crate) use credit::Credit;
 pub(crate) use larger::Size;
 pub use larger::Stacks;
 
+use crate::must::Must;
 use crate::os::{Errno, Observe, Os};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, Lock, Ordering};
 use core::fmt;
@@ -455,8 +456,8 @@ impl Arena {
         let mut seen = 0;
         let bottom = self.base + ((slot.index() as usize) << self.shift);
         for start in (bottom..bottom + self.stack_size()).step_by(stretch).rev() {
-            let start = NonNull::new(ptr::without_provenance_mut(start))
-                .unwrap_or_else(|| panic!("a stack is at address zero"));
+            let start =
+                NonNull::new(ptr::without_provenance_mut(start)).must("a stack is at address zero");
             match system.resident(start, stretch)? {
                 0 => break,
                 bytes => seen += bytes as u64,
@@ -636,8 +637,7 @@ impl Arena {
     ///
     /// They bound whole pages of one slot, and no code relies on what is there.
     pub(crate) unsafe fn discard(&self, start: usize, end: usize) {
-        let pointer =
-            NonNull::new(start as *mut u8).unwrap_or_else(|| panic!("a stack is at address zero"));
+        let pointer = NonNull::new(start as *mut u8).must("a stack is at address zero");
         // SAFETY: the caller's promise.
         unsafe { self.os.discard(pointer, end - start) };
     }

@@ -26,6 +26,7 @@
 )]
 
 use crate::counter::UnmodeledCount;
+use crate::must::Must;
 use crate::os::Nanos;
 use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering};
 use crate::waiter::WaiterList;
@@ -363,9 +364,7 @@ fn place(entries: &mut [Entry], index: usize, entry: Entry) {
 }
 
 fn remove_first(entries: &mut Vec<Entry>) {
-    let last = entries
-        .pop()
-        .unwrap_or_else(|| panic!("an empty timer heap had a first entry"));
+    let last = entries.pop().must("an empty timer heap had a first entry");
     if !entries.is_empty() {
         *at(entries, 0) = last;
         sift_down(entries, 0);

@@ -34,6 +34,7 @@
 #![allow(unsafe_code, reason = "a waiter is stored as an address")]
 
 use crate::g::{G, GRef};
+use crate::must::Must;
 use crate::os::Os;
 use crate::sync::{self, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
@@ -73,8 +74,8 @@ impl Waiter {
     ///
     /// `word` came from `into_word` and is used once.
     unsafe fn from_word(word: usize) -> Self {
-        let pointer = NonNull::new((word & !THREAD) as *mut ())
-            .unwrap_or_else(|| panic!("the word of a waiter is null"));
+        let pointer =
+            NonNull::new((word & !THREAD) as *mut ()).must("the word of a waiter is null");
         if word & THREAD == 0 {
             // SAFETY: `into_word` gave up the only GRef.
             Waiter::G(unsafe { GRef::from_raw(pointer.cast()) })

@@ -1,6 +1,7 @@
 //! The cache that poll descriptors come from and go back to. Their memory is never returned to the
 //! allocator, since the kernel may hold a token for longer than the descriptor lives.
 
+use crate::must::Must;
 use crate::polldesc::PollDesc;
 use crate::sync::{Lock, Ordering};
 use alloc::boxed::Box;
@@ -82,7 +83,7 @@ impl PollCache {
         });
         let first = descs
             .next()
-            .unwrap_or_else(|| panic!("a new block of poll descriptors is empty"));
+            .must("a new block of poll descriptors is empty");
         descs.for_each(|desc| self.put(desc));
         first
     }

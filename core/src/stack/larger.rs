@@ -10,6 +10,7 @@ use super::{
     Arena, CACHE_LINE, COLOURS, Exhausted, RESERVE, SIZE_SHIFT, Shortage, Slot, SlotCache, Stack,
     StackOwner,
 };
+use crate::must::Must;
 use crate::os::{Errno, Observe, Os};
 use crate::sync::{Lock, Once};
 use alloc::boxed::Box;
@@ -91,7 +92,7 @@ impl Larger {
 
     fn of(&self, size: Size) -> &Arena {
         let arena = size.place().and_then(|place| self.arenas.get(place)?.get());
-        arena.unwrap_or_else(|| panic!("no stack of this size was reserved"))
+        arena.must("no stack of this size was reserved")
     }
 
     fn take(&self, size: Size) -> (Slot, Stack, &StackOwner) {
@@ -245,9 +246,7 @@ impl Stacks {
 
     /// Reserves one larger stack of `size`.
     pub(crate) fn reserve_larger(&self, size: Size) -> Result<(), Exhausted> {
-        let place = size
-            .place()
-            .unwrap_or_else(|| panic!("an ordinary stack is not reserved alone"));
+        let place = size.place().must("an ordinary stack is not reserved alone");
         let larger = self.larger.call_once(|| Box::leak(Box::new(Larger::new())));
         let bytes = SMALLEST << place;
         let arena = larger.arenas[place].try_call_once(|| {

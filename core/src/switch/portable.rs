@@ -1,6 +1,7 @@
 //! A context on top of corosensei.
 
 use super::{Entry, Stop};
+use crate::must::Must;
 use crate::stack::Stack;
 use crate::sync::UnsafeCell;
 use core::mem::ManuallyDrop;
@@ -62,7 +63,7 @@ impl Context {
         let coroutine = unsafe { &mut *self.coroutine.get() };
         match coroutine
             .as_mut()
-            .unwrap_or_else(|| panic!("a context was resumed before it was started"))
+            .must("a context was resumed before it was started")
             .resume(())
         {
             CoroutineResult::Yield(word) => Stop::Suspended(word),
@@ -93,10 +94,10 @@ impl Context {
 // the limit, and the slot has one owner.
 unsafe impl corosensei::stack::Stack for Stack {
     fn base(&self) -> StackPointer {
-        StackPointer::new(self.base).unwrap_or_else(|| panic!("a stack is at address zero"))
+        StackPointer::new(self.base).must("a stack is at address zero")
     }
 
     fn limit(&self) -> StackPointer {
-        StackPointer::new(self.limit).unwrap_or_else(|| panic!("a stack is at address zero"))
+        StackPointer::new(self.limit).must("a stack is at address zero")
     }
 }

@@ -66,7 +66,7 @@ pub(crate) const TABLES: [Table; 1] = [Table {
 
 /// The rows of `core/src/lib.rs`.
 pub(crate) const ROWS: [&[&str]; 7] = [
-    &["tagptr", "steps", "os", "sync", "counter"],
+    &["tagptr", "steps", "os", "sync", "counter", "must"],
     &[
         "stack",
         "switch",
