@@ -1,8 +1,10 @@
-//! The scheduler on a simulated computer: real goroutines, poll descriptors, timers and `Fd`s on threads, a clock and a kernel that a seed
-//! decides about. A run that fails prints its seed, and `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME` repeats it
-//! with all its steps printed. `ci/simulation.sh` runs many seeds.
+//! The scheduler on a simulated computer: real goroutines, poll descriptors, timers and `Fd`s on
+//! threads, a clock and a kernel whose behaviour a seed determines. A run that fails prints its
+//! seed, and `GOPARK_SEED=… cargo test --package gopark-tests --test simulation NAME` repeats it
+//! and prints its steps. `ci/simulation.sh` runs many seeds.
 //!
-//! Threads take turns where they call the system, and under `--cfg steps` also where they touch an atomic of core (`core/src/steps.rs`).
+//! Threads are switched at system calls, and under `--cfg steps` also where they access an atomic
+//! of core (`core/src/steps.rs`).
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,7 +13,7 @@
 //! | `system` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
 //! | `oracle` | what must hold |
-//! | `scenarios` | bugs that others had |
+//! | `scenarios` | bugs of other runtimes |
 #![allow(
     unsafe_code,
     reason = "the simulated system promises what a real one does, and its threads are coroutines"
@@ -33,24 +35,24 @@ mod system;
 use gopark_core::os::{Errno, Netpoll};
 use gopark_core::sched::{Config, Monitor, Sched};
 use machine::{Odds, Verdict, World, seed_under_way};
-use oracle::Doing;
+use oracle::Activity;
 use program::Actor;
 use std::ops::Range;
 use std::panic;
 use std::sync::Once;
 use system::{SYSTEM, SimPoller};
 
-/// Stacks for a program and its messages when it fails.
+/// Bytes of each stack: room for a program and for its panic messages.
 const STACK_SIZE: usize = 64 * 1024;
 
-/// What a build that repeats a failure needs besides its seed.
+/// What a command that repeats a failure needs besides the seed.
 const REPEAT: &str = if cfg!(steps) {
     "RUSTFLAGS='--cfg steps' "
 } else {
     ""
 };
 
-/// How a scheduler is arranged.
+/// The configuration of a scheduler.
 #[derive(Clone, Copy, Debug)]
 struct Arrangement {
     procs: usize,
@@ -94,26 +96,27 @@ fn start(world: &World, arrangement: Arrangement) {
         ..Config::new(procs)
     };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimPoller::init()?)) };
-    // SAFETY: all threads of a run are one real thread, so nothing is bound to another.
-    let sched = unsafe { Sched::start(&SYSTEM, config, poller) }.expect("nothing is refused");
+    // SAFETY: one real thread runs all threads of a run, so a goroutine that migrates stays on it.
+    let sched =
+        unsafe { Sched::start(&SYSTEM, config, poller) }.expect("the kernel refuses no start");
     world
         .sched
         .set(sched)
-        .unwrap_or_else(|_| unreachable!("once for each world"));
+        .unwrap_or_else(|_| unreachable!("set once for each world"));
 }
 
-/// What kind of runs to make of the seeds.
+/// How to run a range of seeds.
 #[derive(Clone, Copy)]
 struct Runs {
-    /// Changes the odds drawn.
+    /// Changes the odds that were drawn.
     odds: fn(&mut Odds),
-    /// Drawn, if `None`.
+    /// Drawn if `None`.
     arrangement: Option<Arrangement>,
-    /// What happens.
+    /// The program.
     main: fn(Actor),
 }
 
-/// Runs what `main` does on a computer of its own.
+/// Runs `main` on a new computer.
 fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
     announce_seed_of_panics();
     let world = World::install(seed, runs.odds, logging);
@@ -133,10 +136,10 @@ fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
             .borrow()
             .actors
             .iter()
-            .all(|&doing| doing == Doing::Done)
+            .all(|&doing| doing == Activity::Done)
     };
     let ended = world.run(all_done, |next| {
-        if !world.is_disturbed() {
+        if !world.has_stalled_thread() {
             let verdict = world.oracle.borrow().at_rest(world, next);
             if let Err(why) = verdict {
                 world.fail(why);
@@ -144,12 +147,12 @@ fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
         }
     });
     if !world.failed() {
-        judge_the_end(world, ended);
+        check_end(world, ended);
     }
     world.remove()
 }
 
-fn judge_the_end(world: &World, ended: bool) {
+fn check_end(world: &World, ended: bool) {
     let (numbers, watched) = (
         world.kernel.borrow().open_numbers(),
         world.kernel.borrow().watched(),
@@ -160,19 +163,19 @@ fn judge_the_end(world: &World, ended: bool) {
             .actors
             .iter()
             .enumerate()
-            .filter(|(_, doing)| **doing != Doing::Done)
+            .filter(|(_, doing)| **doing != Activity::Done)
             .collect();
         world.fail(format!(
-            "lost wake-up: nothing will happen any more, and these have not ended: {left:?}"
+            "lost wake-up: no thread can ever run again, and these actors have not ended: {left:?}"
         ));
     } else if (numbers, watched) != (0, 0) {
         world.fail(format!(
-            "{numbers} descriptors and {watched} watches are left"
+            "{numbers} descriptors are open and {watched} are watched at the end"
         ));
     }
 }
 
-/// A panic in a goroutine or on an M ends the process: the seed has to be told before.
+/// A panic in a goroutine or on an M aborts the process: a hook prints the seed before.
 fn announce_seed_of_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -190,7 +193,7 @@ fn announce_seed_of_panics() {
     });
 }
 
-/// What many runs came to.
+/// Totals of many runs.
 #[derive(Default)]
 struct Sum {
     seeds: u64,
@@ -198,7 +201,8 @@ struct Sum {
     seconds: f64,
 }
 
-/// Runs each seed twice; or, with `GOPARK_SEED`, that one, and prints its steps.
+/// Runs each seed twice and compares both runs. With `GOPARK_SEED`, runs that seed once and prints
+/// its steps.
 fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
     if let Some(seed) = number("GOPARK_SEED") {
         let verdict = simulate(seed, true, runs);
@@ -214,7 +218,7 @@ fn explore(seeds: Range<u64>, runs: Runs) -> Sum {
         }
         assert_eq!(
             first.trace, second.trace,
-            "simulation: seed {seed} does not repeat itself"
+            "simulation: seed {seed} is not deterministic: its two runs differ"
         );
         sum.seeds += 1;
         sum.steps += first.steps + second.steps;
@@ -232,7 +236,7 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-/// `GOPARK_SEEDS` of them, from `GOPARK_FIRST_SEED` on.
+/// Runs `GOPARK_SEEDS` programs, from `GOPARK_FIRST_SEED` on.
 #[test]
 fn programs_keep_all_rules() {
     let first = number("GOPARK_FIRST_SEED").unwrap_or(0);

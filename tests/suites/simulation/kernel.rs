@@ -1,7 +1,9 @@
-//! The simulated kernel: streams, listeners and dead devices behind numbers, packets on their way, and who watches what.
+//! The simulated kernel: streams, listeners and broken devices behind descriptor numbers, packets
+//! in flight, and what each poller watches.
 //!
-//! A stream's bytes are only counted: the scheduler never sees them. What a real kernel promises about readiness holds here too: each
-//! arrival makes an edge, an edge stays until a poll fetches it, and the poll reports what is ready by then.
+//! Only the length of a stream's data is simulated: the scheduler never sees the bytes. Readiness
+//! follows the rules of a real kernel: each arrival makes an edge, an edge stays until a poll
+//! fetches it, and the poll reports what is ready at that moment.
 
 use crate::machine::{FAR, State, World, world};
 use gopark_core::os::{Errno, Event, Events, Mode, Nanos, Outcome, Ready};
@@ -14,50 +16,50 @@ pub(crate) const ENOMEM: i32 = 12;
 pub(crate) const ECONNRESET: i32 = 104;
 pub(crate) const ECONNREFUSED: i32 = 111;
 
-/// The number of a file, which no other file of the run has.
+/// The number of a file, unique in a run.
 pub(crate) type FileId = usize;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Kind {
     Stream,
     Listener,
-    /// A stream whose connect has not been asked for, is under way, or was refused.
+    /// A stream before its connect, during it, and after a refused one.
     Unconnected,
     Connecting,
     Refused,
-    /// A device that has nothing but an error to report.
+    /// A device that reports an error and nothing else.
     Broken,
 }
 
 pub(crate) struct File {
     pub(crate) kind: Kind,
     peer: Option<FileId>,
-    /// Bytes that can be read.
+    /// Bytes that a read can take.
     buffer: usize,
-    /// Bytes of the peer that have not been read, those on their way included.
+    /// Bytes that the peer has not read, those in flight included.
     owed: usize,
     capacity: usize,
-    /// Bytes before the urgent mark, at which a read stops.
+    /// How many bytes precede the urgent mark. A read stops there.
     mark: Option<usize>,
-    /// The peer sends no more.
+    /// The peer has shut down its sending half.
     fin: bool,
-    /// This end sends no more.
+    /// This end has shut down its sending half.
     shut: bool,
     reset: bool,
     error: Option<i32>,
-    /// A write has found no room: the next room makes an edge.
+    /// A write found no room: the next room makes an edge.
     wants_room: bool,
-    /// Connections to be accepted.
+    /// Connections that wait for an accept.
     queue: VecDeque<FileId>,
     watch: Option<Watch>,
-    /// Numbers that name it.
+    /// How many descriptor numbers name the file.
     numbers: usize,
     closed: bool,
-    /// The message that is being written here, and how many of its bytes are.
+    /// The message under way: its sender, and how many of its bytes are written.
     message: (u64, usize),
-    /// A poll has reported nothing but an error.
+    /// A poll has reported `ERROR` and nothing else of it.
     pub(crate) told_error: bool,
-    /// The system has refused to watch or to read it.
+    /// The kernel has refused to watch or to read it.
     pub(crate) refused: bool,
     last_arrival: Nanos,
 }
@@ -65,7 +67,7 @@ pub(crate) struct File {
 struct Watch {
     poller: usize,
     token: TaggedPtr,
-    /// Directions armed, for a poller that wants to be asked.
+    /// The directions that are armed, for a level-triggered poller.
     armed: Ready,
     enabled: bool,
 }
@@ -82,17 +84,17 @@ enum Packet {
 }
 
 pub(crate) struct Poller {
-    /// Whether it reports only what was armed.
+    /// Whether the poller is level-triggered: it reports only what is armed.
     asks: bool,
     ready: VecDeque<FileId>,
     pub(crate) wake: bool,
-    /// Tokens of the past, which a late event may carry.
+    /// Tokens of watches that have ended. A late event may carry one of them.
     stale: Vec<TaggedPtr>,
 }
 
 pub(crate) struct Kernel {
     pub(crate) files: Vec<File>,
-    /// What the numbers from 3 on name.
+    /// The files that the numbers from 3 on name.
     numbers: Vec<Option<FileId>>,
     packets: BTreeMap<(Nanos, u64), (FileId, Packet)>,
     packet: u64,
@@ -112,13 +114,13 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn next_hour(&self) -> Nanos {
+    pub(crate) fn next_event(&self) -> Nanos {
         self.packets
             .first_key_value()
             .map_or(FAR, |((hour, _), _)| *hour)
     }
 
-    /// Brings the packets that are due.
+    /// Delivers the packets that are due.
     pub(crate) fn deliver(world: &World) {
         let mut kernel = world.kernel.borrow_mut();
         while let Some(entry) = kernel.packets.first_entry() {
@@ -134,7 +136,7 @@ impl Kernel {
     fn send(&mut self, world: &World, to: FileId, packet: Packet) {
         let travel = world.dice.below(world.odds.latency) as Nanos;
         let file = &mut self.files[to];
-        // Packets do not overtake each other.
+        // Packets to one file arrive in the order in which they were sent.
         file.last_arrival = file.last_arrival.max(world.now() + travel);
         self.packet += 1;
         self.packets
@@ -173,7 +175,7 @@ impl Kernel {
         self.edge(world, to);
     }
 
-    /// Something about a file has changed.
+    /// The state of a file has changed: queues an event if its poller reports the new state.
     fn edge(&mut self, world: &World, id: FileId) {
         let ready = self.files[id].readiness();
         let Some(watch) = &self.files[id].watch else {
@@ -219,7 +221,7 @@ impl Kernel {
         self.files.len() - 1
     }
 
-    /// The lowest free number, as everywhere.
+    /// Gives `file` the lowest free number, as POSIX does.
     fn number(&mut self, file: FileId) -> i32 {
         let place = self
             .numbers
@@ -238,7 +240,8 @@ impl Kernel {
         *self.numbers.get(usize::try_from(number - 3).ok()?)?
     }
 
-    /// A message is written, of which `done` bytes are there. Whether another one came in between.
+    /// Notes that `done` bytes of `message` are written. Returns whether another message came in
+    /// between.
     pub(crate) fn part(&mut self, file: FileId, message: u64, done: usize) -> bool {
         let before = std::mem::replace(&mut self.files[file].message, (message, done));
         done > 0 && before.0 != message
@@ -257,7 +260,7 @@ impl Kernel {
         self.files.iter().filter(|file| file.is_watched()).count()
     }
 
-    /// Whether a direction could make progress.
+    /// Whether an operation in this direction could make progress.
     pub(crate) fn could(&self, file: FileId, mode: Mode) -> bool {
         let bit = if mode == Mode::Read {
             Ready::READ
@@ -267,7 +270,7 @@ impl Kernel {
         self.files[file].readiness().contains(bit)
     }
 
-    /// Whether a poller has events that nobody has fetched.
+    /// A poller with events that it has not fetched.
     pub(crate) fn unfetched(&self) -> Option<usize> {
         let reports = |id: &FileId, poller: &Poller| {
             let file = &self.files[*id];
@@ -289,7 +292,7 @@ impl Kernel {
         if self.files[id].numbers > 0 {
             return;
         }
-        // The last name is gone, and with it the watch, as in epoll.
+        // The watch goes with the last number, as in epoll.
         self.unwatch(id);
         let file = &mut self.files[id];
         file.closed = true;
@@ -338,7 +341,7 @@ impl File {
         let both = Ready::READ | Ready::WRITE | Ready::HANGUP;
         let mut ready = Ready::empty();
         match self.kind {
-            // Linux: an unconnected socket has hung up and is writable.
+            // Linux reports an unconnected socket as writable and hung up.
             Kind::Unconnected => return both,
             Kind::Connecting => return ready,
             Kind::Broken => return both | Ready::ERROR,
@@ -360,19 +363,20 @@ impl File {
         ready
     }
 
-    /// Room in the peer's buffer, as this end knows it: `owed` counts what this end has sent and nobody has read.
+    /// Room in the peer's buffer, as far as this end knows.
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.owed)
     }
 }
 
 impl Watch {
-    /// What of a file's readiness a poll reports.
+    /// What a poll reports of a file that is `ready`.
     fn reports(&self, ready: Ready, asks: bool) -> Ready {
         if !asks {
             return ready;
         }
-        // HUP and ERR, which are both directions and a hang-up, are reported to whoever watches at all.
+        // HUP and ERR stand for both directions and a hang-up. An enabled watch reports them even
+        // if nothing is armed.
         let full = Ready::READ | Ready::WRITE | Ready::HANGUP;
         match self.enabled {
             false => Ready::empty(),
@@ -383,7 +387,7 @@ impl Watch {
     }
 }
 
-/// What the simulated poller does in the kernel.
+/// What the simulated poller asks the kernel to do.
 impl Kernel {
     pub(crate) fn add_poller(&mut self) -> usize {
         self.pollers.push(Poller {
@@ -458,7 +462,7 @@ impl Kernel {
         }
     }
 
-    /// Fetches events, and adds what a kernel may add.
+    /// Fetches events. May leave some for later, and may add one that is spurious.
     pub(crate) fn fetch(&mut self, world: &World, poller: usize, waits: bool, events: &mut Events) {
         let some = |count: usize| {
             if world.one_in(world.odds.late) {
@@ -502,7 +506,7 @@ impl Kernel {
         }
     }
 
-    /// An event of a descriptor that is not ready, or of one that is gone.
+    /// Adds an event for a descriptor that is not ready, or for one that is closed.
     fn invent(&self, world: &World, poller: usize, events: &mut Events) {
         let live = self
             .files
@@ -525,7 +529,8 @@ impl Kernel {
             Ready::READ | Ready::WRITE,
             Ready::READ | Ready::WRITE | Ready::HANGUP | Ready::ERROR,
         ];
-        // A live descriptor's error would be a fact; a dead one's is a lie that must not reach the next use.
+        // `ERROR` for a live descriptor would be true for the rest of its life. For a closed one,
+        // core must ignore it.
         let kinds = if chosen < stale_from { 3 } else { 4 };
         let ready = some[world.dice.below(kinds) as usize];
         world.note("invented", [chosen as u64, ready.bits().into()]);
@@ -538,7 +543,7 @@ impl Kernel {
     }
 }
 
-/// System calls. Each is a step before and after.
+/// System calls. Each is a step at its start and at its end.
 impl Kernel {
     fn call<T>(
         what: &'static str,
@@ -626,7 +631,7 @@ impl Kernel {
         })
     }
 
-    /// Ends the sending half.
+    /// Shuts down the sending half.
     pub(crate) fn shutdown(file: FileId, number: i32) {
         let shut = |kernel: &mut Kernel, world: &World| {
             let end = &mut kernel.files[file];
@@ -653,7 +658,7 @@ impl Kernel {
         })
     }
 
-    /// Asks for a connection, which the dice may refuse.
+    /// Starts a connect. The kernel refuses it in one case of eight.
     pub(crate) fn connect(file: FileId, listener: FileId) {
         if world().dice.below(8) > 0 {
             return Self::connect_for_sure(file, listener);
@@ -664,7 +669,7 @@ impl Kernel {
         kernel.send(world(), file, Packet::Refused);
     }
 
-    /// Asks for a connection, which comes about if `listener` still listens then.
+    /// Starts a connect, which succeeds if `listener` is open when it arrives.
     pub(crate) fn connect_for_sure(file: FileId, listener: FileId) {
         let world = world();
         world.step("connect", [file as u64, listener as u64]);
@@ -676,7 +681,7 @@ impl Kernel {
         kernel.send(world, listener, Packet::Connection(server));
     }
 
-    /// Whether a connect has come to an end: `SO_ERROR`, then whether there is a peer.
+    /// The outcome of a connect, as Go finds it: `SO_ERROR` first, then whether there is a peer.
     pub(crate) fn connected(file: FileId, number: i32) -> Outcome<()> {
         Self::call("connected", file, number, |kernel, _| {
             match kernel.files[file].kind {
@@ -709,7 +714,7 @@ impl Kernel {
         (id, kernel.number(id))
     }
 
-    /// A second number for a file.
+    /// Gives a file one more number.
     pub(crate) fn dup(file: FileId) -> i32 {
         world().kernel.borrow_mut().number(file)
     }

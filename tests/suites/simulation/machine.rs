@@ -1,7 +1,9 @@
-//! The simulated computer: threads that are coroutines of one real thread, a clock that moves when it is told to, and dice.
+//! The simulated computer: threads that are coroutines of one real thread, a clock that moves only
+//! when told to, and a random generator.
 //!
-//! A thread runs until it calls the system. There the dice may give the computer to another one, or take it away for a while. When nobody
-//! can run, the clock jumps to the next hour that anybody waits for. So a run is a function of its seed, and of nothing else.
+//! A thread runs until it calls the system. There the generator may switch to another thread, or
+//! stall this one for a while. When no thread can run, the clock jumps to the next time that a
+//! thread or a packet waits for. A run therefore depends on its seed and on nothing else.
 
 use crate::kernel::Kernel;
 use crate::oracle::Oracle;
@@ -15,23 +17,23 @@ use std::collections::HashSet;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-/// Steps after which a run counts as one that does not come to an end. With turns at every access
-/// to an atomic, the longest program of the first 100 000 seeds makes 471 087 steps.
+/// A run that takes more steps counts as one that never ends. With turns at every access to an
+/// atomic, the longest program of the first 100 000 seeds makes 471 087 steps.
 const STEPS_MAX: u64 = if cfg!(steps) { 4_000_000 } else { 400_000 };
 
-/// Longer than anything that a program waits for.
+/// Later than anything that a program waits for.
 pub(crate) const FAR: Nanos = Nanos::MAX;
 
 /// What a thread does.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum State {
-    /// Could run.
+    /// Can run.
     Ready,
-    /// Could run, but would rather see others run.
+    /// Has called `yield_thread`: runs when the others cannot, and otherwise now and then.
     Yields,
-    /// Kept from running by the dice.
+    /// Kept from running until then.
     Stalled(Nanos),
-    /// Computes, outside the scheduler.
+    /// Computes until then, outside the scheduler.
     Busy(Nanos),
     Futex {
         word: usize,
@@ -49,44 +51,44 @@ struct Thread {
     /// Set by the thread's first instructions.
     yielder: Cell<*const Yielder<(), ()>>,
     state: Cell<State>,
-    /// Who goes first, in runs that give turns by rank.
+    /// The thread with the highest rank runs, in runs where ranks decide.
     rank: Cell<u64>,
 }
 
-/// How likely is what, one in so many. Drawn anew for each run, so that runs differ in kind.
+/// How likely each disturbance is: one in so many. Drawn for each run, so that runs differ in kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Odds {
-    /// A system call gives the computer away.
+    /// A system call switches to another thread.
     pub(crate) switch: u64,
-    /// A system call takes it away for a while.
+    /// A system call stalls its thread.
     pub(crate) stall: u64,
-    /// An access to a shared word counts as a system call, under `--cfg steps`.
+    /// An access to a shared word is treated as a system call, under `--cfg steps`.
     #[cfg(steps)]
     pub(crate) touch: u64,
-    /// Turns go by rank, and a turn changes one rank. 0: turns are drawn.
+    /// Ranks decide which thread runs, and a turn changes one rank. 0: each turn is drawn.
     pub(crate) rerank: u64,
-    /// A call is interrupted.
+    /// A signal interrupts a call.
     pub(crate) interrupt: u64,
-    /// A poll reports what has not happened, or what concerns an earlier use of a descriptor.
+    /// A poll adds a spurious event, or one for an earlier use of a descriptor.
     pub(crate) spurious: u64,
     /// A poll leaves events for the next one.
     pub(crate) late: u64,
-    /// The system refuses.
+    /// The kernel refuses a call.
     pub(crate) refuse: u64,
-    /// Nanoseconds that a packet travels, at most.
+    /// The longest time in flight of a packet, in nanoseconds.
     pub(crate) latency: u64,
-    /// What the system says of threads.
-    pub(crate) sight: Sight,
+    /// What the scheduler can see of its threads.
+    pub(crate) visibility: Visibility,
 }
 
-/// What a scheduler can know of its threads.
+/// What the system shows of threads.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Sight {
-    /// What they do and how much CPU they use.
+pub(crate) enum Visibility {
+    /// Their states and their CPU time.
     Full,
-    /// What they do.
+    /// Their states.
     States,
-    /// How much CPU they use.
+    /// Their CPU time.
     Clocks,
     Nothing,
 }
@@ -105,18 +107,18 @@ impl Odds {
             late: pick(&[2, 8, NEVER]),
             refuse: pick(&[4, 32, NEVER, NEVER]),
             latency: pick(&[1, 20_000, 300_000, 5_000_000]),
-            sight: [
-                Sight::Full,
-                Sight::Full,
-                Sight::States,
-                Sight::Clocks,
-                Sight::Nothing,
+            visibility: [
+                Visibility::Full,
+                Visibility::Full,
+                Visibility::States,
+                Visibility::Clocks,
+                Visibility::Nothing,
             ][dice.below(5) as usize],
         }
     }
 }
 
-/// Odds of what does not happen.
+/// One in this many: never.
 pub(crate) const NEVER: u64 = FAR as u64;
 
 pub(crate) struct World {
@@ -144,10 +146,11 @@ thread_local! {
     static GUARDED: RefCell<HashSet<usize>> = RefCell::new(HashSet::new());
 }
 
-/// The computer that this code runs on.
+/// The computer of the run under way.
 pub(crate) fn world() -> &'static World {
     let world = WORLD.get();
-    // SAFETY: `install` made it point to a leaked value, and nothing of a run goes on after the value is freed.
+    // SAFETY: `install` set it to a leaked value, and no code of a run executes after `remove`
+    // frees the value.
     unsafe { world.as_ref() }.expect("a world is installed")
 }
 
@@ -158,7 +161,7 @@ pub(crate) fn seed_under_way() -> Option<u64> {
         .map(|world| world.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
 }
 
-/// What a run came to.
+/// The outcome of a run.
 pub(crate) struct Verdict {
     pub(crate) failure: Option<String>,
     pub(crate) trace: u64,
@@ -168,7 +171,7 @@ pub(crate) struct Verdict {
 }
 
 impl World {
-    /// A computer, in place of the last one. `odds` may change those drawn.
+    /// Makes a new computer in place of the last one. `odds` may change the odds drawn.
     pub(crate) fn install(seed: u64, odds: fn(&mut Odds), logging: bool) -> &'static World {
         let dice = Dice::new(seed);
         // The first numbers of neighbouring seeds resemble each other.
@@ -215,17 +218,18 @@ impl World {
                 .take()
                 .expect("a thread is not resumed");
             if verdict.failure.is_none() {
-                // SAFETY: after a run that succeeded, only Ms are not done. What their stacks own is the batch of an unfinished poll: plain data.
+                // SAFETY: after a run that succeeded, only Ms are still suspended. Their stacks own
+                // the batch of an unfinished poll, which needs no drop.
                 unsafe { coroutine.force_reset() };
                 STACKS.with_borrow_mut(|stacks| stacks.push(coroutine.into_stack()));
             } else {
-                // Who knows what lies there.
+                // The thread may be suspended anywhere, so its stack cannot be dropped.
                 std::mem::forget(coroutine);
             }
         }
         WORLD.set(ptr::null());
         if verdict.failure.is_none() {
-            // SAFETY: `install` leaked it, and all threads that knew it are gone.
+            // SAFETY: `install` leaked it, and all threads that referred to it are gone.
             drop(unsafe { Box::from_raw(ptr::from_ref(self).cast_mut()) });
         }
         verdict
@@ -243,14 +247,15 @@ impl World {
         odds < NEVER && self.dice.below(odds) == 0
     }
 
-    /// Writes down what happens: two runs of a seed must write the same.
+    /// Notes an event. Two runs of a seed must note the same events, or the run is not
+    /// deterministic.
     pub(crate) fn note(&self, what: &'static str, details: [u64; 2]) {
-        let who = self.current.get().map_or(99, |thread| thread as u64);
+        let thread = self.current.get().map_or(99, |thread| thread as u64);
         let mut hash = self.trace.get();
         let name = what.bytes().fold(0, |name: u64, byte| {
             name << 5 ^ name >> 59 ^ u64::from(byte)
         });
-        for part in [who, name, details[0], details[1], self.now() as u64] {
+        for part in [thread, name, details[0], details[1], self.now() as u64] {
             hash = (hash ^ part)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29);
@@ -258,7 +263,7 @@ impl World {
         self.trace.set(hash);
         if let Some(log) = &self.log {
             log.borrow_mut().push(format!(
-                "{:>12} thread {who}: {what} {} {}",
+                "{:>12} thread {thread}: {what} {} {}",
                 self.now() - self.started,
                 details[0],
                 details[1]
@@ -266,7 +271,7 @@ impl World {
         }
     }
 
-    /// Ends the run with a failure. On a thread it does not return.
+    /// Ends the run with a failure. On a simulated thread it does not return.
     pub(crate) fn fail(&self, why: String) {
         self.failure.borrow_mut().get_or_insert(why);
         while self.current.get().is_some() {
@@ -278,7 +283,7 @@ impl World {
         self.failure.borrow().is_some()
     }
 
-    /// A system call begins or ends: time passes, and the dice may give the computer to somebody else.
+    /// The start or the end of a system call: time passes, and another thread may run.
     pub(crate) fn step(&self, what: &'static str, details: [u64; 2]) {
         self.steps.set(self.steps.get() + 1);
         self.now
@@ -298,7 +303,7 @@ impl World {
         }
     }
 
-    /// A thread is about to touch a word that it shares.
+    /// Called before a thread accesses a shared word.
     #[cfg(steps)]
     pub(crate) fn touch() {
         // SAFETY: as in `world`.
@@ -310,18 +315,20 @@ impl World {
         }
     }
 
-    /// The current thread goes into `state` and comes back when it is `Ready` and chosen.
+    /// Puts the current thread into `state`. It returns when the thread is `Ready` and is chosen to
+    /// run.
     pub(crate) fn switch(&self, state: State) {
         let Some(current) = self.current.get() else {
             return;
         };
         let thread = self.threads.borrow()[current].clone();
         thread.state.set(state);
-        // SAFETY: the thread's first instructions stored it, and it lives on that thread's stack, which is in use: this is the thread.
+        // SAFETY: the thread's first instructions stored the yielder, which lives on the thread's
+        // stack. The current thread is that thread, so its stack is in use.
         unsafe { &*thread.yielder.get() }.suspend(());
     }
 
-    /// What the current thread was told while it slept is told by its state: `Ready` is set by whoever wakes it, or by the clock.
+    /// Makes one thread whose state `matches` ready. Returns whether there was one.
     pub(crate) fn wake_where(&self, matches: impl Fn(State) -> bool) -> bool {
         let threads = self.threads.borrow();
         let sleeper = threads.iter().find(|thread| matches(thread.state.get()));
@@ -347,7 +354,7 @@ impl World {
             .any(|thread| matches(thread.state.get()))
     }
 
-    /// Starts a thread.
+    /// Starts a thread that runs `body`, and returns its number.
     pub(crate) fn spawn(&self, body: impl FnOnce() + 'static) -> usize {
         let stack = STACKS
             .with_borrow_mut(Vec::pop)
@@ -372,8 +379,9 @@ impl World {
         index
     }
 
-    /// Runs the threads until nobody can run and `over` says so, somebody fails, or nothing will ever happen again: then the result is
-    /// false. `rest` is called when nobody can run, with the hour to which the clock will jump.
+    /// Runs the threads until none can run and `over` returns true, or until a thread fails.
+    /// Returns false if no thread can ever run again. Calls `rest` when no thread can run, with the
+    /// time to which the clock will jump.
     pub(crate) fn run(&self, over: impl Fn() -> bool, rest: impl Fn(Nanos)) -> bool {
         while !self.failed() {
             Kernel::deliver(self);
@@ -381,9 +389,9 @@ impl World {
                 self.resume(chosen);
                 continue;
             }
-            let next = self.next_hour();
+            let next = self.next_event();
             rest(next);
-            if !self.is_disturbed() && over() {
+            if !self.has_stalled_thread() && over() {
                 return true;
             }
             if next == FAR {
@@ -410,15 +418,15 @@ impl World {
         self.current.set(None);
     }
 
-    /// A thread that can run.
+    /// Draws a thread that can run.
     fn choose(&self) -> Option<usize> {
         let now = self.now();
         let threads = self.threads.borrow();
-        let (mut ready, mut polite) = (0u64, 0u64);
+        let (mut ready, mut yielding) = (0u64, 0u64);
         for (index, thread) in threads.iter().enumerate() {
             match thread.state.get() {
                 State::Ready => ready |= 1 << index,
-                State::Yields => polite |= 1 << index,
+                State::Yields => yielding |= 1 << index,
                 State::Stalled(until)
                 | State::Busy(until)
                 | State::Futex { until, .. }
@@ -430,16 +438,17 @@ impl World {
                 _ => {}
             }
         }
-        if ready == 0 && polite != 0 {
-            // They may wait for one who is kept from running: without others, time passes faster.
+        if ready == 0 && yielding != 0 {
+            // The yielding threads may wait for a stalled one. While they alone can run, time
+            // passes faster.
             self.now.set(now + self.dice.below(20_000) as Nanos);
-            ready = polite;
+            ready = yielding;
         }
         if ready == 0 {
             return None;
         }
         if self.one_in(8) {
-            ready |= polite;
+            ready |= yielding;
             return Some(self.draw(ready));
         }
         if self.odds.rerank == 0 {
@@ -453,7 +462,7 @@ impl World {
             .max_by_key(|&index| threads[index].rank.get())
     }
 
-    /// One of the bits of `set`.
+    /// Draws one of the bits of `set`.
     fn draw(&self, mut set: u64) -> usize {
         for _ in 0..self.dice.below(set.count_ones().into()) {
             set &= set - 1;
@@ -461,28 +470,28 @@ impl World {
         set.trailing_zeros() as usize
     }
 
-    /// The next hour at which anything happens by itself.
-    fn next_hour(&self) -> Nanos {
+    /// The next time at which a thread or a packet is due.
+    fn next_event(&self) -> Nanos {
         let threads = self.threads.borrow();
-        let hours = threads.iter().map(|thread| match thread.state.get() {
+        let times = threads.iter().map(|thread| match thread.state.get() {
             State::Stalled(until)
             | State::Busy(until)
             | State::Futex { until, .. }
             | State::Poll { until, .. } => until,
             _ => FAR,
         });
-        hours
-            .chain([self.kernel.borrow().next_hour()])
+        times
+            .chain([self.kernel.borrow().next_event()])
             .min()
-            .expect("one at least")
+            .expect("the kernel's is there")
     }
 
-    /// Whether somebody is merely kept from running.
-    pub(crate) fn is_disturbed(&self) -> bool {
+    /// Whether a thread is stalled, so that the state at rest says nothing.
+    pub(crate) fn has_stalled_thread(&self) -> bool {
         self.any_state(|state| matches!(state, State::Stalled(_)))
     }
 
-    /// How many compute.
+    /// How many threads compute.
     pub(crate) fn busy(&self) -> usize {
         self.threads
             .borrow()
@@ -491,12 +500,12 @@ impl World {
             .count()
     }
 
-    /// Address space that this run alone has. What an earlier run opened there is open, and zeroed.
+    /// Reserves address space for this run. What an earlier run opened there is open and zeroed.
     pub(crate) fn reserve(&self, len: usize) -> NonNull<u8> {
         let turn = self.reservations.replace(self.reservations.get() + 1);
         RESERVED.with_borrow_mut(|reserved| match reserved.get(turn) {
             Some(&(start, size)) if size == len => {
-                // SAFETY: a mapping of this process. The run that had it is over.
+                // SAFETY: the range is a mapping of this process, and the run that used it is over.
                 let done =
                     unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
                 assert_eq!(done, 0, "madvise");
@@ -511,14 +520,14 @@ impl World {
         })
     }
 
-    /// Opens a part of a reservation, for all runs that get the reservation.
+    /// Opens a part of a reservation. It stays open in later runs.
     pub(crate) fn open(&self, start: NonNull<u8>, len: usize) {
         if OPENED.with_borrow_mut(|opened| opened.insert(start.as_ptr() as usize)) {
             protect(start, len, libc::PROT_READ | libc::PROT_WRITE);
         }
     }
 
-    /// Makes a page of a reservation fault. It does so for all runs that get the reservation.
+    /// Makes a page of a reservation fault, in this run and in later ones.
     pub(crate) fn guard(&self, start: NonNull<u8>, len: usize) {
         if GUARDED.with_borrow_mut(|guarded| guarded.insert(start.as_ptr() as usize)) {
             protect(start, len, libc::PROT_NONE);
@@ -528,7 +537,7 @@ impl World {
 
 fn map(len: usize, access: libc::c_int) -> NonNull<u8> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping.
+    // SAFETY: it makes a new mapping, and replaces none.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
     assert!(
         start != libc::MAP_FAILED,
@@ -539,15 +548,15 @@ fn map(len: usize, access: libc::c_int) -> NonNull<u8> {
 }
 
 fn protect(start: NonNull<u8>, len: usize, access: libc::c_int) {
-    // SAFETY: pages that nobody uses.
+    // SAFETY: no code uses these pages.
     let done = unsafe { libc::mprotect(start.as_ptr().cast(), len, access) };
     assert_eq!(done, 0, "mprotect: {}", std::io::Error::last_os_error());
 }
 
-/// A thread's stack, kept for later runs.
+/// The stack of a simulated thread, used again by later runs.
 struct ThreadStack(NonNull<u8>);
 
-/// Room for a panic message with a backtrace.
+/// Bytes: room for a panic message with a backtrace.
 const STACK_SIZE: usize = 512 * 1024;
 const GUARD: usize = 4096;
 
@@ -559,7 +568,8 @@ impl ThreadStack {
     }
 }
 
-// SAFETY: the mapping is page-aligned, its lowest page faults, and it has one owner for ever.
+// SAFETY: the mapping is page-aligned, its lowest page faults, and it is never unmapped and has one
+// owner.
 unsafe impl Stack for ThreadStack {
     fn base(&self) -> StackPointer {
         StackPointer::new(self.0.as_ptr() as usize + STACK_SIZE).expect("not null")

@@ -1,19 +1,22 @@
-//! What a run must obey, judged from outside the scheduler: which results an operation may have, and who may sleep when nobody runs.
+//! What every run must obey, checked from outside the scheduler: the results that an operation may
+//! have, and which goroutines and threads may wait when no thread can run.
 //!
-//! | rule | of `go-semantics` | judged |
+//! | rule | of `go-semantics` | checked |
 //! |---|---|---|
-//! | a timeout needs a deadline in force that has passed; a passed one lets nothing through | K6, K7 | when an operation ends |
-//! | closing needs a close; after it there is nothing else, and one close of many succeeds | K8 | when an operation ends |
-//! | no bytes lost, doubled, or mixed with another writer's; an end only after an end | K17 | when an operation ends |
-//! | nobody sleeps who has a reason to go on | K1, K3, K18 | when nobody can run |
-//! | whoever waits in a poller is counted, once | K4 | when nobody can run |
-//! | the clock does not jump over anybody's hour | K10, K11 | when nobody can run |
-//! | no event lies in a poller in which nobody sleeps; nobody shares one | K13, K14 | when nobody can run, or goes to sleep |
-//! | no goroutine is runnable while an M sleeps | bug 16 | when nobody can run, or all who do compute |
-//! | every M is counted as idle, none as spinning | bug 17 | when nobody can run |
+//! | a timeout needs a deadline in force that has passed; a passed deadline fails every operation | K6, K7 | when an operation ends |
+//! | `Closing` needs a close; after a close every operation says so, and one close of many succeeds | K8 | when an operation ends |
+//! | no bytes are lost, doubled or mixed with another writer's; an end of stream is reported only after one was sent | K17 | when an operation ends |
+//! | no actor waits for what has already happened | K1, K3, K18 | at rest |
+//! | each waiter in a poller is counted once | K4 | at rest |
+//! | the clock does not jump over a time that an actor waits for | K10, K11 | at rest |
+//! | no unfetched event is in a poller in which no M sleeps; no two Ms sleep in one poller | K13, K14 | at rest, or when an M goes to sleep |
+//! | no goroutine is runnable while an M sleeps | bug 16 | at rest, or when all running threads compute |
+//! | every M is counted as idle, none as spinning | bug 17 | at rest |
 //! | no descriptor, watch or goroutine is left | K8, K15 | at the end |
 //!
-//! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which run here as everywhere.
+//! A run is at rest when no thread can run until the clock jumps.
+//!
+//! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which are on in these runs.
 
 use crate::kernel::ENOMEM;
 use crate::machine::World;
@@ -22,10 +25,10 @@ use gopark_core::os::{Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
 use std::collections::BTreeSet;
 
-/// What an actor is at.
+/// What an actor does.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Doing {
-    /// Spawned, and has not run.
+pub(crate) enum Activity {
+    /// Spawned, and has not run yet.
     New,
     Running,
     Wait(usize, Mode),
@@ -36,7 +39,7 @@ pub(crate) enum Doing {
     Done,
 }
 
-/// A deadline that somebody set, from the beginning of the call to its end.
+/// A call that sets a deadline.
 #[derive(Clone, Copy)]
 struct Setting {
     deadline: Deadline,
@@ -48,31 +51,31 @@ struct Setting {
 #[derive(Default)]
 pub(crate) struct SocketState {
     settings: Vec<Setting>,
-    /// When the first close began and ended, in steps, and its time.
+    /// The stamps at which the first close began and ended.
     close: Option<(u64, u64)>,
     closes: usize,
 }
 
 pub(crate) struct Oracle {
     pub(crate) seed: u64,
-    pub(crate) actors: Vec<Doing>,
+    pub(crate) actors: Vec<Activity>,
     pub(crate) goroutine: Vec<bool>,
     pub(crate) files: Vec<usize>,
     pub(crate) sockets: Vec<SocketState>,
-    /// Permits given and taken, by semaphore.
+    /// Permits released and acquired, by semaphore.
     pub(crate) permits: Vec<(usize, usize)>,
-    /// The clock at each step that a call began or ended with: `(step, time)`, ascending.
+    /// The step and the time of each stamp, ascending.
     times: Vec<(u64, Nanos)>,
 }
 
-/// A call under way.
+/// A call that has not ended.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     begin: u64,
 }
 
-/// How late whoever waits for an hour may be: between a look at the clock and the sleep that follows from it no time passes, unless each
-/// access to memory takes some.
+/// How late an actor may wake, in nanoseconds. No time passes between reading the clock and the
+/// sleep that follows, unless each access to memory takes some.
 pub(crate) const SLACK: Nanos = if cfg!(steps) { 10_000_000 } else { 0 };
 
 const UNDER_WAY: u64 = u64::MAX;
@@ -106,7 +109,8 @@ impl Oracle {
         }
     }
 
-    /// Until when a setting may have been in force: until the end of a later one of the same direction.
+    /// The last stamp at which a setting may have been in force: the end of the next call that sets
+    /// the same direction.
     fn replaced(&self, socket: usize, setting: &Setting, mode: Mode) -> u64 {
         let concerns =
             |other: &&Setting| other.mode.is_none_or(|m| m == mode) && other.begin > setting.end;
@@ -119,7 +123,7 @@ impl Oracle {
             .unwrap_or(UNDER_WAY)
     }
 
-    /// Whether a timeout between two stamps has a deadline to refer to.
+    /// Whether a deadline explains a timeout between two stamps.
     fn may_time_out(&self, socket: usize, mode: Mode, begin: u64, end: u64) -> bool {
         self.sockets[socket]
             .settings
@@ -137,7 +141,8 @@ impl Oracle {
             })
     }
 
-    /// Whether a deadline that was in force for the whole of a call had passed before it began, beyond doubt.
+    /// Whether a deadline that was in force for the whole call had certainly passed before the call
+    /// began.
     fn must_fail(&self, socket: usize, mode: Mode, begin: u64) -> bool {
         let settings = self.sockets[socket]
             .settings
@@ -152,7 +157,7 @@ impl Oracle {
         alone && last.end < begin && last.deadline == Deadline::Passed
     }
 
-    /// Judges how an operation has ended.
+    /// Checks the result of an operation.
     pub(crate) fn end<T>(
         &mut self,
         world: &World,
@@ -169,24 +174,26 @@ impl Oracle {
             .is_some_and(|(_, close_end)| close_end < call.begin);
         match result {
             Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!(
-                "socket {socket} says closing, and nobody closes it"
+                "socket {socket} says closing, but no actor has closed it"
             )),
             Err(FdError::Poll(PollError::Closing)) => Ok(()),
             Err(FdError::Poll(PollError::NotPollable))
                 if !world.kernel.borrow().files[self.files[socket]].told_error =>
             {
-                Err(format!("socket {socket} says not pollable, and is"))
+                Err(format!(
+                    "socket {socket} says not pollable, but it is pollable"
+                ))
             }
             Err(FdError::Os(errno))
                 if errno.raw() == ENOMEM
                     && !world.kernel.borrow().files[self.files[socket]].refused =>
             {
                 Err(format!(
-                    "socket {socket} says that the system refused it, which did not"
+                    "socket {socket} says that the system refused it, but the system did not"
                 ))
             }
             _ if closed_before => Err(format!(
-                "an operation on socket {socket} did not say closing after the close"
+                "an operation on socket {socket} did not fail with closing after the close"
             )),
             Err(FdError::Poll(PollError::Timeout)) => {
                 match self.may_time_out(socket, mode, call.begin, end) {
@@ -197,7 +204,7 @@ impl Oracle {
                 }
             }
             _ if self.must_fail(socket, mode, call.begin) => Err(format!(
-                "socket {socket} went on in direction {mode:?} though its deadline had passed before"
+                "socket {socket} succeeded in direction {mode:?} although its deadline had passed before"
             )),
             _ => Ok(()),
         }
@@ -231,7 +238,7 @@ impl Oracle {
         let state = &mut self.sockets[socket];
         let begin = state.settings[setting].begin;
         if refused {
-            // It has changed nothing: as if it had begun and ended before all others.
+            // It has changed nothing: recorded as if it had begun and ended before all others.
             state.settings[setting] = Setting {
                 deadline: Deadline::None,
                 mode: None,
@@ -241,7 +248,7 @@ impl Oracle {
             return match state.close {
                 Some((close, _)) if close <= end => Ok(()),
                 _ => Err(format!(
-                    "a deadline of socket {socket} was refused, and nobody closes it"
+                    "a deadline of socket {socket} was refused, but no actor has closed it"
                 )),
             };
         }
@@ -280,36 +287,37 @@ impl Oracle {
         }
     }
 
-    /// Nobody can run, and the clock is about to jump to `next`: who sleeps that must not?
+    /// Checks the run at rest, before the clock jumps to `next`: finds actors that should not be
+    /// waiting.
     pub(crate) fn at_rest(&self, world: &World, next: Nanos) -> Result<(), String> {
         let sched = world.sched.get().expect("started");
         let (computing, config) = (world.busy(), sched.config());
         let busy = computing > 0;
         let mut waits = BTreeSet::new();
         for (actor, &doing) in self.actors.iter().enumerate() {
-            let wrong =
-                |why: &str| Err(format!("nobody runs, and actor {actor}, {doing:?}, {why}"));
+            let wrong = |why: &str| Err(format!("at rest, actor {actor}, {doing:?}, {why}"));
             match doing {
-                // While one M computes, those at home there wait for it; those that may run anywhere do not.
-                Doing::New if self.goroutine[actor] && computing < config.procs => {
-                    return wrong("could start: it lies in a queue");
+                // While one M computes, goroutines bound to it wait for it. Fresh ones can start on
+                // any M.
+                Activity::New if self.goroutine[actor] && computing < config.procs => {
+                    return wrong("could start: it is in a queue");
                 }
                 _ if busy => {}
-                Doing::New | Doing::Running => return wrong("could run: it lies in a queue"),
-                Doing::Sleep(when) if when <= world.now() - SLACK => {
+                Activity::New | Activity::Running => return wrong("could run: it is in a queue"),
+                Activity::Sleep(when) if when <= world.now() - SLACK => {
                     return wrong("has slept long enough");
                 }
-                Doing::Sleep(when) if when < next - SLACK => return wrong("would oversleep"),
-                Doing::Join(other) if self.actors[other] == Doing::Done => {
-                    return wrong("waits for one who has ended");
+                Activity::Sleep(when) if when < next - SLACK => return wrong("would oversleep"),
+                Activity::Join(other) if self.actors[other] == Activity::Done => {
+                    return wrong("waits for an actor that has ended");
                 }
-                Doing::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => {
+                Activity::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => {
                     return wrong("could have a permit");
                 }
-                Doing::Close(socket) if !waits_on(&self.actors, socket) => {
-                    return wrong("waits for nobody to let go");
+                Activity::Close(socket) if !waits_on(&self.actors, socket) => {
+                    return wrong("waits although no operation is left");
                 }
-                Doing::Wait(socket, mode) => {
+                Activity::Wait(socket, mode) => {
                     if let Err(why) = self.may_wait(world, socket, mode, next) {
                         return wrong(&why);
                     }
@@ -323,12 +331,12 @@ impl Oracle {
         }
         if let Some(poller) = world.kernel.borrow().unfetched() {
             return Err(format!(
-                "nobody runs, and poller {poller} has events that nobody waits for"
+                "at rest, poller {poller} has events that no thread fetches"
             ));
         }
         if sched.num_poll_waiters() != waits.len() {
             return Err(format!(
-                "{} are counted as waiting in pollers, and {waits:?} do",
+                "the scheduler counts {} waiters in pollers, but {waits:?} wait",
                 sched.num_poll_waiters()
             ));
         }
@@ -336,18 +344,18 @@ impl Oracle {
             .actors
             .iter()
             .zip(&self.goroutine)
-            .filter(|&(&doing, &goroutine)| goroutine && doing != Doing::Done)
+            .filter(|&(&doing, &goroutine)| goroutine && doing != Activity::Done)
             .count();
         if sched.num_goroutines() != alive {
             return Err(format!(
-                "{} goroutines are counted, and {alive} have not ended",
+                "the scheduler counts {} goroutines, but {alive} have not ended",
                 sched.num_goroutines()
             ));
         }
         match sched.num_idle() {
             (idle, 0) if idle == config.procs => Ok(()),
             (idle, spinning) => Err(format!(
-                "all {} Ms sleep, {idle} are counted so, and {spinning} as spinning",
+                "all {} Ms sleep, but {idle} are counted as idle and {spinning} as spinning",
                 config.procs
             )),
         }
@@ -365,7 +373,7 @@ impl Oracle {
             return Err("waits on a descriptor that is closing".into());
         }
         if world.kernel.borrow().could(self.files[socket], mode) {
-            return Err("waits for what is there".into());
+            return Err("waits although the descriptor is ready".into());
         }
         let settings = state
             .settings
@@ -374,25 +382,25 @@ impl Oracle {
         let Some(last) = settings.clone().max_by_key(|setting| setting.begin) else {
             return Ok(());
         };
-        // Of two that were set at the same time, either may hold.
+        // Either of two settings that overlap in time may be in force.
         let candidates: Vec<_> = settings
             .filter(|setting| setting.end >= last.begin)
             .collect();
-        let hour = |setting: &&Setting| match setting.deadline {
+        let time = |setting: &&Setting| match setting.deadline {
             Deadline::None => Nanos::MAX,
             Deadline::Passed => Nanos::MIN,
             Deadline::At(when) => when,
         };
-        match candidates.iter().map(hour).max() {
-            Some(hour) if hour <= world.now() - SLACK => Err("waits beyond its deadline".into()),
-            Some(hour) if hour < next - SLACK => Err("would wait beyond its deadline".into()),
+        match candidates.iter().map(time).max() {
+            Some(time) if time <= world.now() - SLACK => Err("waits beyond its deadline".into()),
+            Some(time) if time < next - SLACK => Err("would wait beyond its deadline".into()),
             _ => Ok(()),
         }
     }
 }
 
-fn waits_on(actors: &[Doing], socket: usize) -> bool {
+fn waits_on(actors: &[Activity], socket: usize) -> bool {
     actors
         .iter()
-        .any(|doing| matches!(doing, Doing::Wait(s, _) if *s == socket))
+        .any(|doing| matches!(doing, Activity::Wait(s, _) if *s == socket))
 }

@@ -1,12 +1,14 @@
-//! Programs for the simulated computer, drawn from the seed: actors that read, write, close, move deadlines, sleep, yield, count on
-//! semaphores, spawn and join, as goroutines or as threads that the scheduler does not own.
+//! Programs for the simulated computer, drawn from the seed: actors that read, write, close, move
+//! deadlines, sleep, yield, wait for semaphores, spawn and join, as goroutines or as threads
+//! outside the scheduler.
 //!
-//! Every program ends. Writers send so much and then shut their half; readers read to the end, or give up and close; a listener is closed
-//! by the last who dials. So an actor that does not end has been let down by the scheduler.
+//! Every program ends by itself. Writers send a fixed number of messages and then shut down their
+//! half; readers read to the end, or give up and close; the last dialer closes the listener. An
+//! actor that does not end is therefore the scheduler's fault.
 
 use crate::kernel::{FileId, Kernel, Kind};
 use crate::machine::{State, world};
-use crate::oracle::{Doing, SocketState};
+use crate::oracle::{Activity, SocketState};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
 use gopark_core::os::{Errno, Mode, Nanos, Outcome};
@@ -17,7 +19,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// A descriptor with its file, and how many still use it which way.
+/// A descriptor with its file, and the numbers of readers and writers that have not finished.
 pub(crate) struct Socket {
     pub(crate) fd: Fd,
     pub(crate) file: FileId,
@@ -26,7 +28,7 @@ pub(crate) struct Socket {
     writers: AtomicUsize,
 }
 
-/// Who acts: the number under which the oracle knows it.
+/// A goroutine or a thread of a program, by its number in the oracle.
 #[derive(Clone, Copy)]
 pub(crate) struct Actor(pub(crate) usize);
 
@@ -38,7 +40,7 @@ pub(crate) fn below(limit: u64) -> u64 {
     world().dice.below(limit)
 }
 
-/// Lets others run. Time passes, for those who do nothing else.
+/// Yields. Time passes, so that a loop of yields ends.
 pub(crate) fn yield_now() {
     world().step("yield_now", [0; 2]);
     sched().yield_now();
@@ -46,7 +48,7 @@ pub(crate) fn yield_now() {
 
 impl Socket {
     pub(crate) fn new((file, number): (FileId, i32), readers: usize, writers: usize) -> Arc<Self> {
-        // SAFETY: the simulated kernel has just made the number, for this alone.
+        // SAFETY: the simulated kernel has just made the number, and only this `Fd` owns it.
         let fd = unsafe { Fd::new(sched(), number) };
         let mut oracle = world().oracle.borrow_mut();
         oracle.files.push(file);
@@ -72,69 +74,70 @@ fn judge(verdict: Result<(), String>) {
 impl Actor {
     fn new(goroutine: bool) -> Self {
         let mut oracle = world().oracle.borrow_mut();
-        oracle.actors.push(Doing::New);
+        oracle.actors.push(Activity::New);
         oracle.goroutine.push(goroutine);
         Actor(oracle.actors.len() - 1)
     }
 
-    /// A goroutine that runs `body`.
+    /// Starts a goroutine that runs `body`.
     pub(crate) fn go(body: impl FnOnce(Actor) + Send + 'static) -> (Actor, Join<usize>) {
         let actor = Actor::new(true);
         let body = move || {
-            actor.set(Doing::Running);
+            actor.set(Activity::Running);
             body(actor);
-            actor.set(Doing::Done);
+            actor.set(Activity::Done);
             actor.0
         };
         let join = sched()
             .go(body, Location::caller())
-            .expect("there is room for all goroutines of a program");
+            .expect("the stacks suffice for a program");
         (actor, join)
     }
 
-    /// A thread that runs `body`, and a semaphore that tells when it has ended.
+    /// Starts a thread that runs `body`. The semaphore is released when it ends.
     pub(crate) fn thread(body: impl FnOnce(Actor) + 'static) -> (Actor, Arc<Semaphore>) {
         let actor = Actor::new(false);
         let ended = Semaphore::new();
         let end = ended.clone();
         world().spawn(move || {
-            actor.set(Doing::Running);
+            actor.set(Activity::Running);
             body(actor);
-            // The last reference must go before the thread does, whose stack is used again without being unwound.
+            // The thread's stack is used again without being unwound, so the last reference must go
+            // before.
             end.give(1);
             drop(end);
-            actor.set(Doing::Done);
+            actor.set(Activity::Done);
         });
         (actor, ended)
     }
 
-    fn set(self, doing: Doing) {
+    fn set(self, doing: Activity) {
         world().oracle.borrow_mut().actors[self.0] = doing;
         world().note("actor", [self.0 as u64, 0]);
     }
 
-    fn doing<T>(self, doing: Doing, f: impl FnOnce() -> T) -> T {
+    fn during<T>(self, doing: Activity, f: impl FnOnce() -> T) -> T {
         self.set(doing);
         let result = f();
-        self.set(Doing::Running);
+        self.set(Activity::Running);
         result
     }
 
     pub(crate) fn join(self, (actor, join): (Actor, Join<usize>)) {
-        let result = self.doing(Doing::Join(actor.0), || join.join());
+        let result = self.during(Activity::Join(actor.0), || join.join());
         if result != actor.0 {
             world().fail(format!("goroutine of actor {} returned {result}", actor.0));
         }
     }
 
     pub(crate) fn take(self, sema: &Semaphore) {
-        self.doing(Doing::Sema(sema.id), || sema.sema.acquire());
+        self.during(Activity::Sema(sema.id), || sema.sema.acquire());
         world().oracle.borrow_mut().permits[sema.id].1 += 1;
     }
 
     pub(crate) fn sleep(self, nanos: u64) {
         let when = world().now() + nanos as Nanos;
-        self.doing(Doing::Sleep(when), || sched().sleep_until(when));
+        self.during(Activity::Sleep(when), || sched().sleep_until(when));
         if world().now() < when {
             world().fail(format!(
                 "actor {} woke {} ns early",
@@ -155,10 +158,11 @@ impl Actor {
         f: impl FnOnce() -> Result<T, FdError>,
     ) -> Result<T, FdError> {
         let world = world();
-        // An operation that fails at once calls no system, and whoever repeats it must not stop the clock.
+        // An operation that fails at once makes no system call. Without this step, a loop of such
+        // operations would stop the clock.
         world.step("operation", [socket.id as u64, mode as u64]);
         let call = world.oracle.borrow_mut().begin(world);
-        let result = self.doing(Doing::Wait(socket.id, mode), f);
+        let result = self.during(Activity::Wait(socket.id, mode), f);
         let verdict = world
             .oracle
             .borrow_mut()
@@ -186,7 +190,7 @@ impl Actor {
         });
         if *result.as_ref().unwrap_or(&0) != took {
             world().fail(format!(
-                "a read of socket {} took {took} bytes and says {result:?}",
+                "a read of socket {} took {took} bytes and returns {result:?}",
                 socket.id
             ));
         }
@@ -201,7 +205,7 @@ impl Actor {
                 mixed |= world().kernel.borrow_mut().part(socket.file, message, put);
                 if range.start != put || range.end != len {
                     world().fail(format!(
-                        "of {len} bytes {put} are written, and {range:?} come next"
+                        "{put} of {len} bytes are written, but {range:?} come next"
                     ));
                 }
                 let outcome = Kernel::write(socket.file, number.raw(), range.len());
@@ -213,14 +217,14 @@ impl Actor {
             });
             sent.map_err(|(done, error)| {
                 if done != put {
-                    world().fail(format!("a write put {put} bytes and says {done}"));
+                    world().fail(format!("a write of {put} bytes returns {done}"));
                 }
                 error
             })
         });
         if result.is_ok() && (put != len || mixed) {
             world().fail(format!(
-                "a write of {len} bytes to socket {} has put {put}; mixed with another: {mixed}",
+                "a write of {len} bytes to socket {} wrote {put}; mixed with another message: {mixed}",
                 socket.id
             ));
         }
@@ -281,7 +285,7 @@ impl Actor {
         let world = world();
         world.oracle.borrow_mut().close_begins(world, socket.id);
         let closed = self
-            .doing(Doing::Close(socket.id), || socket.fd.close())
+            .during(Activity::Close(socket.id), || socket.fd.close())
             .is_ok();
         let verdict = world
             .oracle
@@ -320,12 +324,12 @@ impl Semaphore {
     }
 }
 
-/// Reads to the end, or gives up.
+/// Reads to the end, or gives up after a timeout.
 pub(crate) fn reader(actor: Actor, socket: &Socket) {
     loop {
         match actor.read(socket, 1 + below(40) as usize) {
             Ok(0) => break,
-            Ok(_) => linger(actor),
+            Ok(_) => pause(actor),
             Err(FdError::Poll(PollError::Timeout)) if below(8) == 0 => break,
             Err(FdError::Poll(PollError::Timeout)) => {
                 if below(2) == 0 {
@@ -333,7 +337,7 @@ pub(crate) fn reader(actor: Actor, socket: &Socket) {
                 }
                 let _ = actor.set_deadline(socket, Some(Mode::Read), draw_deadline());
             }
-            // Refused by the dice: the next attempt need not be.
+            // The kernel refused at random; the next attempt may succeed.
             Err(FdError::Os(errno)) if errno.raw() == crate::kernel::ENOMEM => {}
             Err(_) => break,
         }
@@ -343,12 +347,12 @@ pub(crate) fn reader(actor: Actor, socket: &Socket) {
     }
 }
 
-/// Sends some messages, each whole, and then the end.
+/// Sends some messages, each whole, and then shuts down its half.
 pub(crate) fn writer(actor: Actor, socket: &Socket) {
     let mut left = 1 + below(6);
     while left > 0 {
         match actor.write(socket, 1 + below(100) as usize) {
-            Ok(()) => linger(actor),
+            Ok(()) => pause(actor),
             Err(FdError::Poll(PollError::Timeout)) => {
                 let _ = actor.set_deadline(socket, Some(Mode::Write), Deadline::None);
             }
@@ -362,7 +366,7 @@ pub(crate) fn writer(actor: Actor, socket: &Socket) {
     }
 }
 
-fn linger(actor: Actor) {
+fn pause(actor: Actor) {
     match below(24) {
         0 => actor.sleep(below(300_000)),
         1 | 2 => yield_now(),
@@ -371,7 +375,7 @@ fn linger(actor: Actor) {
     }
 }
 
-/// Nanoseconds of computing: mostly as much as one does between two messages, now and then a time slice and more.
+/// Nanoseconds of computing: usually less than a time slice, sometimes more.
 fn draw_effort() -> u64 {
     below([100_000, 100_000, 100_000, 3_000_000, 30_000_000][below(5) as usize])
 }
@@ -387,7 +391,7 @@ fn draw_deadline() -> Deadline {
     }
 }
 
-/// Moves deadlines about, for one direction or both.
+/// Moves the deadlines of one direction or both.
 fn mover(actor: Actor, socket: &Socket) {
     for _ in 0..1 + below(8) {
         let mode = [Some(Mode::Read), Some(Mode::Write), None][below(3) as usize];
@@ -407,7 +411,7 @@ fn closer(actor: Actor, socket: &Socket) {
 
 fn dialer(actor: Actor, listener: &Socket) {
     let socket = Socket::new(Kernel::create(Kind::Unconnected), 1, 1);
-    // Registered before it connects, it reports that it has hung up and is writable.
+    // A socket that is registered before it connects reports that it is writable and has hung up.
     if below(2) == 0 {
         let _ = socket.fd.register();
     }
@@ -438,7 +442,8 @@ fn accepter(actor: Actor, listener: &Socket) {
     loop {
         match actor.accept(listener) {
             Ok(connection) => {
-                // The other end writes before it reads. Not the last reader, who would close.
+                // The peer writes before it reads. Two readers are noted, so that this one is not
+                // the last and does not close.
                 let socket = Socket::new(connection, 2, 1);
                 handlers.push(Actor::go(move |actor| {
                     reader(actor, &socket);
@@ -447,19 +452,19 @@ fn accepter(actor: Actor, listener: &Socket) {
                 }));
             }
             Err(FdError::Poll(PollError::Closing)) => break,
-            // No number was free, or the poller refused, or it took too long: once more.
+            // No number was free, the poller refused, or the deadline passed: try again.
             Err(_) => _ = actor.set_deadline(listener, Some(Mode::Read), Deadline::None),
         }
     }
     handlers.into_iter().for_each(|handler| actor.join(handler));
 }
 
-/// Reads from a device that has nothing to say but that it is broken.
+/// Reads from a broken device.
 fn broken(actor: Actor, socket: &Socket) {
     let result = actor.read(socket, 8);
     let refused = FdError::Os(Errno::new(crate::kernel::ENOMEM));
     if result != Err(FdError::Poll(PollError::NotPollable)) && result != Err(refused) {
-        world().fail(format!("a broken device's read says {result:?}"));
+        world().fail(format!("the read of a broken device returns {result:?}"));
     }
     actor.close(socket);
 }
@@ -486,7 +491,7 @@ fn spawner(actor: Actor, depth: u64) {
 
 type Body = Box<dyn FnOnce(Actor) + Send>;
 
-/// The parts of a program.
+/// Draws the parts of a program.
 fn draw() -> Vec<Body> {
     let mut parts: Vec<Body> = Vec::new();
     for _ in 0..1 + below(3) {
@@ -526,7 +531,7 @@ fn draw() -> Vec<Body> {
         }));
         parts.push(Box::new(move |actor| {
             for _ in 0..n {
-                linger(actor);
+                pause(actor);
                 semaphore.give(1);
             }
         }));
@@ -560,7 +565,7 @@ pub(crate) fn play(actor: Actor) {
             joins.push(Actor::go(part));
         }
         if below(8) == 0 {
-            linger(actor);
+            pause(actor);
         }
     }
     joins.into_iter().for_each(|join| actor.join(join));

@@ -1,5 +1,6 @@
-//! Bugs that other runtimes had, each as a small program that would show it. `docs/verification.md` numbers them; those that need a real kernel
-//! or a weak memory are elsewhere (`conformance`, `core/models`).
+//! Bugs that other runtimes had, each as a small program that would show it. The numbers are those
+//! of `docs/verification.md`. Bugs that need a real kernel or weak memory are elsewhere
+//! (`conformance`, `core/models`).
 
 #[path = "scenarios/scheduling.rs"]
 mod scheduling;
@@ -13,7 +14,7 @@ use gopark_core::os::Nanos;
 use gopark_core::polldesc::{Deadline, PollError};
 use std::sync::Arc;
 
-/// Enough for each to meet its bug many times over.
+/// Seeds for each scenario. A scheduler with the bug fails many of them.
 const SEEDS: u64 = 150;
 
 fn check(odds: fn(&mut Odds), main: fn(Actor)) {
@@ -47,11 +48,11 @@ fn must(holds: bool, what: &str) {
 }
 
 fn pair(capacity: usize) -> [Arc<Socket>; 2] {
-    // More readers and writers than there are: nobody is the last, who would close.
+    // Counts that never reach zero: no reader or writer closes the socket as the last one.
     Kernel::pair(capacity).map(|end| Socket::new(end, 9, 9))
 }
 
-/// As `read`, over and over while the poller refuses the descriptor.
+/// Like `read`, but repeats it while the poller refuses the descriptor.
 fn read(actor: Actor, socket: &Socket, len: usize) -> Result<usize, FdError> {
     loop {
         match actor.read(socket, len) {
@@ -64,7 +65,8 @@ fn read(actor: Actor, socket: &Socket, len: usize) -> Result<usize, FdError> {
 const CLOSING: FdError = FdError::Poll(PollError::Closing);
 const TIMEOUT: FdError = FdError::Poll(PollError::Timeout);
 
-/// 1, golang/go #19289: an event of an earlier use of a poll descriptor ends the next use's dial before it is connected.
+/// 1, golang/go #19289: an event of an earlier use of a poll descriptor ends the next use's dial
+/// before it is connected.
 #[test]
 fn a_dial_on_a_recycled_descriptor_waits_for_its_own_connect() {
     let stale = |odds: &mut Odds| (odds.spurious, odds.refuse) = (2, NEVER);
@@ -74,17 +76,23 @@ fn a_dial_on_a_recycled_descriptor_waits_for_its_own_connect() {
             let [a, b] = pair(64);
             let other = b.clone();
             let waits = Actor::go(move |actor| {
-                must(actor.read(&other, 8) == Err(CLOSING), "nothing was written")
+                must(
+                    actor.read(&other, 8) == Err(CLOSING),
+                    "a read without data must fail with closing",
+                )
             });
             actor.sleep(below(20_000));
             actor.close(&b);
             let socket = Socket::new(Kernel::create(Kind::Unconnected), 9, 9);
-            must(socket.fd.register().is_ok(), "nothing is refused");
+            must(
+                socket.fd.register().is_ok(),
+                "the kernel refuses nothing here",
+            );
             Kernel::connect(socket.file, listener.file);
             let connected = actor.connect(&socket).is_ok();
             must(
                 connected == (world().kernel.borrow().files[socket.file].kind == Kind::Stream),
-                "the dial says what the kernel says",
+                "the dial and the kernel must agree",
             );
             actor.join(waits);
             drop(a);
@@ -92,7 +100,8 @@ fn a_dial_on_a_recycled_descriptor_waits_for_its_own_connect() {
     });
 }
 
-/// 2, golang/go #59545 and #59631: the error of a dead device reaches the pipe that has its descriptor next.
+/// 2, golang/go #59545 and #59631: the error of a broken device reaches the pipe that reuses its
+/// poll descriptor.
 #[test]
 fn a_dead_devices_error_does_not_reach_the_next_use() {
     check(
@@ -126,7 +135,8 @@ fn a_dead_devices_error_does_not_reach_the_next_use() {
     );
 }
 
-/// 3, golang/go #33624 and #60782: whoever waits in a poller is counted in and never out, whatever ends the wait.
+/// 3, golang/go #33624 and #60782: a waiter in a poller is counted when it starts to wait, but not
+/// when it stops.
 #[test]
 fn every_wait_in_a_poller_is_counted_in_and_out() {
     check(as_drawn, |actor| {
@@ -142,11 +152,14 @@ fn every_wait_in_a_poller_is_counted_in_and_out() {
             drop(a);
             actor.join(waits);
         }
-        must(sched().num_poll_waiters() == 0, "nobody waits any more");
+        must(
+            sched().num_poll_waiters() == 0,
+            "no goroutine may be counted as a waiter",
+        );
     });
 }
 
-/// 5, golang/go #45211: a reader parks although the descriptor has begun to close, and sleeps for ever.
+/// 5, golang/go #45211: a reader parks after the close has begun, and no close wakes it.
 #[test]
 fn a_reader_that_parks_while_another_closes_is_told() {
     check(as_drawn, |actor| {
@@ -154,7 +167,10 @@ fn a_reader_that_parks_while_another_closes_is_told() {
             let [a, _b] = pair(16);
             let other = a.clone();
             let waits = Actor::go(move |actor| {
-                must(read(actor, &other, 8) == Err(CLOSING), "it was closed")
+                must(
+                    read(actor, &other, 8) == Err(CLOSING),
+                    "the read must fail with closing",
+                )
             });
             (0..below(4)).for_each(|_| yield_now());
             actor.close(&a);
@@ -163,9 +179,10 @@ fn a_reader_that_parks_while_another_closes_is_told() {
     });
 }
 
-/// 6, golang/go #35532: a deadline is changed at the very moment at which it passes: two locks taken in both orders.
+/// 6, golang/go #35532: a deadline changes while it expires, and two locks are taken in both
+/// orders.
 #[test]
-fn a_deadline_can_be_changed_at_its_hour() {
+fn a_deadline_can_be_changed_while_it_expires() {
     check(as_drawn, |actor| {
         let [a, b] = pair(16);
         let other = a.clone();
@@ -185,7 +202,7 @@ fn a_deadline_can_be_changed_at_its_hour() {
     });
 }
 
-/// 13, libuv #354 and #922, netty #3398: a huge time becomes a negative or an endless one.
+/// 13, libuv #354 and #922, netty #3398: a huge timeout overflows to a negative or an infinite one.
 #[test]
 fn times_at_both_ends_of_the_range_mean_what_they_say() {
     check(as_drawn, |actor| {
@@ -194,7 +211,10 @@ fn times_at_both_ends_of_the_range_mean_what_they_say() {
             let _ = actor.set_deadline(&a, None, Deadline::At(never));
             let other = a.clone();
             let waits = Actor::go(move |actor| {
-                must(read(actor, &other, 1) == Ok(1), "the deadline is far")
+                must(
+                    read(actor, &other, 1) == Ok(1),
+                    "the deadline has not passed",
+                )
             });
             actor.sleep(1_000_000_000_000_000_000);
             while actor.write(&b, 1).is_err() {}
@@ -206,17 +226,15 @@ fn times_at_both_ends_of_the_range_mean_what_they_say() {
             Deadline::At(world().now()),
         ] {
             let _ = actor.set_deadline(&a, None, passed);
-            must(
-                read(actor, &a, 1) == Err(TIMEOUT),
-                "the deadline has passed",
-            );
+            must(read(actor, &a, 1) == Err(TIMEOUT), "the read must time out");
         }
     });
 }
 
-/// 23, libuv #1099 and manticore #4057: a descriptor that lives on under a second number keeps reporting to a watcher that is gone.
+/// 23, libuv #1099 and manticore #4057: a closed descriptor whose file has a second number keeps
+/// reporting to the poller.
 #[test]
-fn a_closed_descriptor_is_silent_though_its_file_lives_on() {
+fn a_closed_descriptor_reports_nothing_although_its_file_is_open() {
     check(as_drawn, |actor| {
         let [a, b] = pair(16);
         let number = Kernel::dup(b.file);
@@ -226,7 +244,7 @@ fn a_closed_descriptor_is_silent_though_its_file_lives_on() {
         actor.close(&b);
         must(
             !world().kernel.borrow().files[b.file].is_watched(),
-            "nobody watches a closed descriptor",
+            "a closed descriptor must not be watched",
         );
         let _ = actor.write(&a, 4);
         actor.join(waits);
@@ -234,7 +252,8 @@ fn a_closed_descriptor_is_silent_though_its_file_lives_on() {
     });
 }
 
-/// 24, libuv #690, twisted #5368, libmill #182: an accept that finds no free number uses up the edge, and the queue waits for ever.
+/// 24, libuv #690, twisted #5368, libmill #182: an accept that finds no free number consumes the
+/// edge, and the queue is never served.
 #[test]
 fn an_accept_after_one_that_found_no_number_serves_the_queue() {
     let full = |odds: &mut Odds| odds.refuse = 2;
@@ -259,22 +278,23 @@ fn an_accept_after_one_that_found_no_number_serves_the_queue() {
                 }
                 Err(FdError::Os(errno)) => must(
                     [EMFILE, crate::kernel::ENOMEM].contains(&errno.raw()),
-                    "those two are refused",
+                    "only these two errors can happen",
                 ),
-                Err(error) => world().fail(format!("accept says {error}")),
+                Err(error) => world().fail(format!("accept fails with {error}")),
             }
         }
         clients.into_iter().for_each(|client| actor.join(client));
     });
 }
 
-/// 26, ceph #44344 and libuv #1703: a registration that is refused leaves a descriptor half registered, or one who relies on it asleep.
+/// 26, ceph #44344 and libuv #1703: a refused registration leaves the descriptor half registered,
+/// or leaves a waiter that no event wakes.
 #[test]
-fn a_refused_registration_is_tried_again_by_whoever_needs_it() {
+fn a_refused_registration_is_retried_by_the_next_operation() {
     let refused = |odds: &mut Odds| (odds.refuse, odds.switch) = (2, 1);
     check(refused, |actor| {
         for _ in 0..4 {
-            // A writer that has less to say than the reader asks for ends the stream.
+            // The stream ends when a writer has sent less than the reader asks for.
             let [a, b] = Kernel::pair(4).map(|end| Socket::new(end, 9, 1));
             let parts: Vec<_> = [a, b]
                 .into_iter()
@@ -295,17 +315,21 @@ fn a_refused_registration_is_tried_again_by_whoever_needs_it() {
     });
 }
 
-/// 27, golang/go #14548: an unconnected descriptor is writable, and the dial takes that for its end.
+/// 27, golang/go #14548: an unconnected descriptor is writable, and the dial takes that for the end
+/// of the connect.
 #[test]
 fn a_descriptor_that_is_writable_before_it_connects_does_not_end_the_dial() {
     let slow = |odds: &mut Odds| (odds.latency, odds.refuse) = (5_000_000, NEVER);
     check(slow, |actor| {
         let listener = Socket::new(Kernel::create(Kind::Listener), 9, 0);
         let socket = Socket::new(Kernel::create(Kind::Unconnected), 9, 9);
-        must(socket.fd.register().is_ok(), "nothing is refused");
+        must(
+            socket.fd.register().is_ok(),
+            "the kernel refuses nothing here",
+        );
         actor.sleep(below(2_000));
         Kernel::connect_for_sure(socket.file, listener.file);
-        must(actor.connect(&socket) == Ok(()), "the listener listens");
+        must(actor.connect(&socket) == Ok(()), "the dial must succeed");
         must(
             world().kernel.borrow().files[socket.file].kind == Kind::Stream,
             "the dial ends when it is connected",
@@ -313,7 +337,8 @@ fn a_descriptor_that_is_writable_before_it_connects_does_not_end_the_dial() {
     });
 }
 
-/// 32, golang/go #21856 and #24455: close returns before the system has released the number, or a reader holds on to it.
+/// 32, golang/go #21856 and #24455: close returns before the kernel has released the number, or a
+/// reader keeps the number in use.
 #[test]
 fn a_close_returns_when_the_number_is_free() {
     check(as_drawn, |actor| {
@@ -326,7 +351,7 @@ fn a_close_returns_when_the_number_is_free() {
             if actor.close(&a) {
                 must(
                     !world().kernel.borrow().names(number, a.file),
-                    "the number is free",
+                    "the number must be free",
                 );
             }
             readers.into_iter().for_each(|reader| actor.join(reader));
@@ -334,8 +359,9 @@ fn a_close_returns_when_the_number_is_free() {
     });
 }
 
-/// gopark's own: a second operation armed its direction before the first one had registered the descriptor, and was not heard. Both then
-/// wait: a reader for bytes, a writer for room.
+/// A bug of gopark: a second operation armed its direction before the first one had registered the
+/// descriptor, and the arming was lost. Both operations wait: a reader for bytes, a writer for
+/// room.
 #[test]
 fn a_direction_that_waits_while_the_other_registers_is_armed() {
     check_on(

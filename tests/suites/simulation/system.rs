@@ -1,23 +1,24 @@
-//! What the scheduler asks of the simulated computer: its threads, its clock, its memory, its pollers.
+//! What the scheduler asks of the simulated computer: threads, clock, memory and pollers.
 
 use crate::kernel::Kernel;
-use crate::machine::{FAR, Sight, State, world};
+use crate::machine::{FAR, State, Visibility, world};
 use gopark_core::os::{Delay, Errno, Events, Mode, Nanos, Netpoll, Os, ThreadState};
 use gopark_core::tagptr::TaggedPtr;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The simulated operating system. It has no state of its own: all is in the world of the run.
+/// The simulated operating system. Its state is in the `World` of the run.
 pub(crate) struct System;
 
 pub(crate) static SYSTEM: System = System;
 
-/// Address space that a run may have: a few hundred stacks.
+/// Bytes of address space that a run may reserve: a few hundred stacks.
 const ADDRESS_SPACE: usize = 32 << 20;
 
-// SAFETY: time only passes; the futex compares, sleeps and wakes as one step, since a real thread runs all of it; reservations are mappings
-// that no other run uses at the same time, zeroed for each.
+// SAFETY: the clock never goes back; the futex compares and goes to sleep in one step, because one
+// real thread runs the whole simulation; reservations are mappings that no other run uses at the
+// same time, zeroed for each run.
 unsafe impl Os for System {
     fn now(&self) -> Nanos {
         world().step("now", [0; 2]);
@@ -26,7 +27,7 @@ unsafe impl Os for System {
 
     fn futex_wait(&self, word: &AtomicU32, expected: u32, timeout: Option<Nanos>) {
         let world = world();
-        // From the entry on: the caller has just looked at the clock.
+        // The timeout counts from the call, as the caller has just read the clock.
         let until = timeout.map_or(FAR, |timeout| world.now().saturating_add(timeout));
         world.step(
             "futex_wait",
@@ -66,22 +67,26 @@ unsafe impl Os for System {
 
     fn thread_state(&self, thread: u32) -> ThreadState {
         world().step("thread_state", [thread.into(), 0]);
-        if matches!(world().odds.sight, Sight::Clocks | Sight::Nothing) {
+        if matches!(
+            world().odds.visibility,
+            Visibility::Clocks | Visibility::Nothing
+        ) {
             return ThreadState::Unknown;
         }
         match world().state(thread as usize) {
             State::Futex { .. } | State::Poll { .. } => ThreadState::Blocked(Some(0)),
-            // Blocked in a call of its own, for all that the scheduler can see.
+            // For the scheduler, a thread that computes until an even time is blocked in a system
+            // call of its own.
             State::Busy(until) if until % 2 == 0 => ThreadState::Blocked(Some(1)),
             _ => ThreadState::Running,
         }
     }
 
-    /// A thread that is not blocked has a CPU; one that is has a clock that stands still.
+    /// The clock of a blocked thread stands still. Every other thread has a CPU of its own.
     fn cpu_time(&self, thread: u32) -> Nanos {
         let now = self.now();
-        match (world().odds.sight, world().state(thread as usize)) {
-            (Sight::States | Sight::Nothing, _) => 0,
+        match (world().odds.visibility, world().state(thread as usize)) {
+            (Visibility::States | Visibility::Nothing, _) => 0,
             (_, State::Futex { .. } | State::Poll { .. }) => 1,
             (_, State::Busy(until)) if until % 2 == 0 => 1,
             _ => now,
@@ -135,7 +140,8 @@ unsafe impl Os for System {
 /// A poller of the simulated kernel.
 pub(crate) struct SimPoller(usize);
 
-// SAFETY: tokens in events were given to `open`; the kernel keeps those of the past for late events.
+// SAFETY: each token in an event was given to `open`; the kernel keeps tokens of closed descriptors
+// for late events.
 unsafe impl Netpoll for SimPoller {
     fn init() -> Result<Self, Errno> {
         Ok(SimPoller(world().kernel.borrow_mut().add_poller()))
@@ -173,7 +179,7 @@ unsafe impl Netpoll for SimPoller {
         let waits = delay != Delay::None;
         world.step("poll", [self.0 as u64, until as u64]);
         if delay == Delay::AtMost(0) || !events.is_empty() {
-            world.fail("a poll that waits no time, or whose batch is not empty".into());
+            world.fail("poll was called with AtMost(0), or with events in its batch".into());
         }
         loop {
             Kernel::deliver(world);

@@ -1,8 +1,9 @@
-//! Scenarios of threads, timers and queues: work that no thread takes up, or that takes its turn too late.
+//! Scenarios of threads, timers and queues: runnable work that no thread runs, or that runs too
+//! late.
 
 use super::{SEEDS, TIMEOUT, as_drawn, check, check_on, must, pair, read};
 use crate::kernel::{Kernel, Kind};
-use crate::machine::{NEVER, Odds, Sight, world};
+use crate::machine::{NEVER, Odds, Visibility, world};
 use crate::oracle::SLACK;
 use crate::program::{Actor, Semaphore, Socket, below, sched, writer, yield_now};
 use crate::{Arrangement, Runs, explore};
@@ -11,7 +12,8 @@ use gopark_core::polldesc::Deadline;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// 10, golang/go #42515 and #36294: a wake-up meant for a thread that sleeps in a poller is swallowed, and what it announced waits.
+/// 10, golang/go #42515 and #36294: a wake-up for a thread that sleeps in a poller is lost, and the
+/// work that it announced waits.
 #[test]
 fn a_wake_from_outside_reaches_the_sleeper_of_a_busy_poller() {
     check(
@@ -38,8 +40,9 @@ fn a_wake_from_outside_reaches_the_sleeper_of_a_busy_poller() {
     );
 }
 
-/// 11, golang/go #44343 and #38860: a timer earlier than the one for which a thread sleeps is not noticed. The clock does not lie here: it
-/// jumps to the next hour that some thread waits for, and must not jump over anybody's.
+/// 11, golang/go #44343 and #38860: a thread sleeps for a timer and does not notice an earlier one.
+/// The clock jumps to the next time that a thread waits for, and must not jump over the earlier
+/// timer.
 #[test]
 fn an_earlier_timer_of_another_thread_is_noticed() {
     check(as_drawn, |actor| {
@@ -53,7 +56,7 @@ fn an_earlier_timer_of_another_thread_is_noticed() {
                     Some(Mode::Read),
                     Deadline::At(world().now() + after / 2),
                 );
-                must(read(actor, &a, 4) == Err(TIMEOUT), "nothing was written");
+                must(read(actor, &a, 4) == Err(TIMEOUT), "the read must time out");
             }
         });
         (0..3)
@@ -64,9 +67,9 @@ fn an_earlier_timer_of_another_thread_is_noticed() {
     });
 }
 
-/// 12, oven-sh/bun #34780: an interrupted sleep starts over with its full time, or sleeps not at all.
+/// 12, oven-sh/bun #34780: an interrupted sleep starts again with its full time, or ends at once.
 #[test]
-fn an_interrupted_sleep_ends_at_its_hour() {
+fn an_interrupted_sleep_ends_on_time() {
     let interrupted = |odds: &mut Odds| (odds.interrupt, odds.stall) = (1, NEVER);
     check(interrupted, |actor| {
         for nanos in [1, 300, 300_000, 40_000_000] {
@@ -74,13 +77,14 @@ fn an_interrupted_sleep_ends_at_its_hour() {
             actor.sleep(nanos);
             must(
                 world().now() - start < nanos as Nanos + 200_000 + SLACK,
-                "it slept longer",
+                "the sleep took too long",
             );
         }
     });
 }
 
-/// 14, golang/go #60050, #47762, #38119, #25686: deadlines that are set again and again corrupt the heap, are forgotten, or starve others.
+/// 14, golang/go #60050, #47762, #38119, #25686: deadlines that change all the time corrupt the
+/// heap, are forgotten, or delay other timers.
 #[test]
 fn a_storm_of_deadlines_disturbs_no_other_timer() {
     check(as_drawn, |actor| {
@@ -114,8 +118,8 @@ fn a_storm_of_deadlines_disturbs_no_other_timer() {
     });
 }
 
-/// 15 and 16, tokio #1788 and #4383, golang/go #45867: the last thread that looks for work goes to sleep while work arrives. A goroutine
-/// spawned by one that then computes must be started by another thread.
+/// 15 and 16, tokio #1788 and #4383, golang/go #45867: the last spinning thread goes to sleep while
+/// work arrives. Another thread must start a goroutine whose spawner computes.
 #[test]
 fn a_goroutine_does_not_wait_for_the_one_that_spawned_it() {
     check_on(
@@ -138,23 +142,23 @@ fn a_goroutine_does_not_wait_for_the_one_that_spawned_it() {
     );
 }
 
-/// Whatever the system says of a thread that is blocked or computes, another one runs what waits for
-/// its P.
+/// When a thread is blocked or computes, another one takes over its P, however little the system
+/// shows of threads.
 #[test]
-fn a_thread_is_replaced_though_the_system_says_little_of_it() {
+fn a_blocked_thread_is_replaced_even_if_the_system_hides_its_state() {
     let one_proc = Arrangement {
         procs: 1,
         pollers: 1,
         migrate: false,
         level: false,
     };
-    let sights: [fn(&mut Odds); 4] = [
-        |odds| odds.sight = Sight::Full,
-        |odds| odds.sight = Sight::States,
-        |odds| odds.sight = Sight::Clocks,
-        |odds| odds.sight = Sight::Nothing,
+    let visibilities: [fn(&mut Odds); 4] = [
+        |odds| odds.visibility = Visibility::Full,
+        |odds| odds.visibility = Visibility::States,
+        |odds| odds.visibility = Visibility::Clocks,
+        |odds| odds.visibility = Visibility::Nothing,
     ];
-    for odds in sights {
+    for odds in visibilities {
         explore(
             0..SEEDS / 2,
             Runs {
@@ -182,7 +186,8 @@ fn a_thread_is_replaced(actor: Actor) {
     actor.join(keeper);
 }
 
-/// 17, tokio #8372 and #8373: the count of idle threads and the threads that are idle drift apart. The oracle compares them at each rest.
+/// 17, tokio #8372 and #8373: the count of idle threads differs from the number of threads that are
+/// idle. The oracle compares both whenever the run is at rest.
 #[test]
 fn idle_threads_are_counted_right_after_every_burst() {
     check_on(
@@ -205,7 +210,8 @@ fn idle_threads_are_counted_right_after_every_burst() {
     );
 }
 
-/// 18, compio #948, and 29, glommio #552: of two wakers one relies on the other, who has not yet woken; the sleeper has looked already.
+/// 18, compio #948, and 29, glommio #552: the second of two wakers relies on the first, which has
+/// not woken the sleeper yet, while the sleeper has already checked for work.
 #[test]
 fn goroutines_readied_by_several_threads_at_once_all_run() {
     check(as_drawn, |actor| {
@@ -233,7 +239,7 @@ fn goroutines_readied_by_several_threads_at_once_all_run() {
     });
 }
 
-/// 19, CVE-2021-32810: an element of a queue is taken twice while thieves are at it and the queue overflows.
+/// 19, CVE-2021-32810: an element of a queue is taken twice when thieves meet an overflow.
 #[test]
 fn each_of_many_goroutines_runs_once() {
     let arrangement = Arrangement {
@@ -258,8 +264,8 @@ fn each_of_many_goroutines_runs_once() {
                         })
                     })
                     .collect();
-                all.into_iter().for_each(|one| actor.join(one));
-                must(ran.load(SeqCst) == 280, "each ran once");
+                all.into_iter().for_each(|part| actor.join(part));
+                must(ran.load(SeqCst) == 280, "each goroutine must run once");
             },
         },
     );
@@ -267,7 +273,7 @@ fn each_of_many_goroutines_runs_once() {
 
 /// 31, golang/go #51651: descriptors starve while goroutines stay runnable.
 #[test]
-fn a_reader_is_served_while_others_never_rest() {
+fn a_reader_is_served_while_other_goroutines_never_park() {
     let arrangement = Arrangement {
         procs: 1,
         pollers: 1,
@@ -287,7 +293,7 @@ fn a_reader_is_served_while_others_never_rest() {
                     let mut turns = 0;
                     while written.load(SeqCst) < 2 && !world().failed() {
                         turns += written.load(SeqCst);
-                        // One schedule in 61 asks the poller.
+                        // One schedule in 61 polls.
                         must(turns <= 61, "the reader was not served in 61 turns");
                         yield_now();
                     }
@@ -303,7 +309,7 @@ fn a_reader_is_served_while_others_never_rest() {
             actor.sleep(20_000);
         }
         must(actor.write(&a, 4) == Ok(()), "there is room");
-        // The reader may have been served already.
+        // The reader may have set it to 2 already.
         written.fetch_max(1, SeqCst);
         restless
             .into_iter()
@@ -320,9 +326,10 @@ fn a_reader_is_served_while_others_never_rest() {
     );
 }
 
-/// gopark's own: a P whose goroutines never rest took one at a time from the global queue, in one schedule of 61.
+/// A bug of gopark: a P whose goroutines never park took one goroutine from the global queue in
+/// each 61 schedules.
 #[test]
-fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
+fn a_burst_of_fresh_goroutines_starts_while_others_never_park() {
     const BURST: usize = 100;
     let arrangement = Arrangement {
         procs: 1,
@@ -339,7 +346,7 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
                     let mut turns = 0;
                     while started.load(SeqCst) < BURST && !world().failed() {
                         turns += spawned.load(SeqCst);
-                        // The ring, which gets a share in one schedule of 61, is served as often as the home queue.
+                        // The ring has its turn in one schedule of 61, and the home queue as often.
                         must(
                             turns <= BURST + 2 * 61,
                             "a burst of fresh goroutines has not started in time",
@@ -370,9 +377,10 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_rest() {
     );
 }
 
-/// gopark's own: an acceptor accepted 64 connections in each round of all others, however many these were.
+/// A bug of gopark: an acceptor accepted 64 connections in each round of the run queue, however
+/// long the queue was.
 #[test]
-fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
+fn an_acceptor_gets_its_share_of_each_round_of_the_run_queue() {
     const NEIGHBOURS: usize = 400;
     const CONNECTIONS: usize = NEIGHBOURS / 4;
     let arrangement = Arrangement {
@@ -423,7 +431,7 @@ fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
             }
             must(
                 turns.load(SeqCst) == before,
-                "the acceptor waited for a round of all others",
+                "the acceptor waited for a round of the run queue",
             );
             stop.store(1, SeqCst);
         });
@@ -442,9 +450,10 @@ fn an_acceptor_among_many_takes_a_fair_part_of_each_round() {
     );
 }
 
-/// gopark's own: the two timers of a descriptor lay in the heaps of two threads, and only one of them was told of an earlier time.
+/// A bug of gopark: the two timers of a descriptor were in the heaps of two threads, and only one
+/// of the threads was told of an earlier deadline.
 #[test]
-fn both_directions_deadlines_are_kept_by_whoever_sleeps_for_them() {
+fn a_deadline_of_either_direction_wakes_the_thread_that_owns_its_timer() {
     check_on(
         Arrangement {
             procs: 2,
@@ -453,7 +462,7 @@ fn both_directions_deadlines_are_kept_by_whoever_sleeps_for_them() {
             level: false,
         },
         |actor| {
-            // Timers that an ordinary thread arms go to each heap in turn.
+            // A thread outside the scheduler spreads its timers over the heaps in turn.
             let (_, ended) = Actor::thread(|actor| {
                 let [a, _b] = pair(1);
                 for _ in 0..4 {
