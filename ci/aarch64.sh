@@ -67,9 +67,9 @@ left_out=(
     # qemu has no epoll_pwait2, and the fallback epoll_wait counts in milliseconds.
     a_short_delay_is_not_rounded_up_to_a_millisecond
     # qemu has no process_vm_readv, which copies stacks for a dump. The unwinder has unit tests.
-    whoever_parks_shows_what_it_called_of_gopark
-    a_reader_shows_the_read_and_who_called_it
-    a_deep_stack_shows_its_inner_end
+    a_dump_of_a_parked_goroutine_shows_the_call_that_parked_it
+    a_dump_of_a_reader_shows_the_read_and_its_callers
+    a_dump_of_a_deep_stack_shows_its_innermost_frames
     # qemu returns four bytes of a socket's TCP_INFO.
     a_listener_queues_as_much_as_the_system_allows
     # qemu has no socket options for the error queue.

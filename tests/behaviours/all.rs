@@ -1,5 +1,5 @@
-//! What holds under every arrangement of the runtime. A suite includes this file, starts its runtime in `start` and runs a behaviour in
-//! `check`.
+//! What holds under every arrangement of the runtime. A suite includes this file, starts its
+//! runtime in `start` and runs a behaviour in `check`.
 
 #[cfg(feature = "backtrace")]
 mod backtraces;

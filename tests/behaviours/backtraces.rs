@@ -1,4 +1,4 @@
-//! The calls that a dump shows of goroutines that are parked, and that showing them disturbs nobody.
+//! The calls in a dump of parked goroutines. A dump does not disturb the goroutines that it shows.
 
 use crate::check;
 use gopark::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// What the dump says of the goroutine of that name, once it is in that state.
+/// What the dump says of the goroutine `name`, as soon as it is in this state.
 fn paragraph(name: &str, state: &str) -> String {
     loop {
         let mut text = Vec::new();
@@ -37,7 +37,7 @@ fn calls(paragraph: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Whether these are the calls: functions, each with the line it has come to if that is known. Of a name, only the end is compared.
+/// Fails unless these are the calls: the end of each function's name, and its line if given.
 fn assert_calls(paragraph: &str, expected: &[(&str, Option<u32>)]) {
     let calls = calls(paragraph);
     assert_eq!(calls.len(), expected.len(), "{paragraph}");
@@ -70,7 +70,7 @@ fn serve(mut conn: TcpStream) -> bool {
 }
 
 #[test]
-fn a_reader_shows_the_read_and_who_called_it() {
+fn a_dump_of_a_reader_shows_the_read_and_its_callers() {
     check(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -83,7 +83,8 @@ fn a_reader_shows_the_read_and_who_called_it() {
         drop(client);
         assert!(!goroutine.join().unwrap());
         let calls = calls(&paragraph);
-        // Between the two is the standard library's part of `read_exact`, which some compilers count as the stream's own.
+        // Between the two are frames of std's `read_exact`, which some compilers attribute to the
+        // stream.
         let own = calls
             .iter()
             .position(|(name, _)| name.ends_with("read_header"))
@@ -110,7 +111,7 @@ fn a_reader_shows_the_read_and_who_called_it() {
 }
 
 #[test]
-fn whoever_parks_shows_what_it_called_of_gopark() {
+fn a_dump_of_a_parked_goroutine_shows_the_call_that_parked_it() {
     static AWAKE: AtomicBool = AtomicBool::new(false);
     check(|| {
         let line = line!() + 4;
@@ -151,7 +152,7 @@ fn whoever_parks_shows_what_it_called_of_gopark() {
 }
 
 #[test]
-fn a_deep_stack_shows_its_inner_end() {
+fn a_dump_of_a_deep_stack_shows_its_innermost_frames() {
     static AWAKE: AtomicBool = AtomicBool::new(false);
     #[inline(never)]
     fn recursive(depth: u32) -> u32 {

@@ -1,4 +1,4 @@
-//! Closing: who is woken, what is refused, and what the next owner of the descriptor sees.
+//! Close: which operations it ends and refuses, and what the next owner of the descriptor sees.
 
 use super::check_on_thread;
 use crate::check;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lets goroutines made before get to where they wait. Not needed for the outcome: it only makes the interesting case the common one.
+/// Gives spawned goroutines time to park. The result does not depend on it, but without it the
+/// tested case would be rare.
 fn settle(round: u64) {
     match round % 3 {
         0 => gopark::sleep(Duration::from_micros(300)),
@@ -212,13 +213,14 @@ fn a_borrowed_descriptor_stays_taken_but_leads_nowhere_after_close() {
     });
 }
 
-/// Eight bytes over and over: a byte of another connection, a lost one or one too many does not fit.
+/// Eight bytes, repeated: a byte that is lost, doubled or from another connection breaks the
+/// pattern.
 struct Tag {
     bytes: Vec<u8>,
     position: usize,
 }
 
-/// How much is read at once, and a bit more than is written.
+/// Bytes of a read. A write has a few more.
 const CHUNK: usize = 512;
 
 impl Tag {
@@ -246,7 +248,7 @@ impl Tag {
     }
 }
 
-/// Reads tagged bytes until an error, which is returned, or the end.
+/// Reads tagged bytes to the end of the stream, or to an error, which it returns.
 fn read_tagged(mut stream: &TcpStream, mut tag: Tag) -> io::Result<()> {
     let mut buffer = [0; CHUNK];
     loop {
@@ -270,7 +272,7 @@ fn write_tagged(mut stream: &TcpStream, mut tag: Tag) -> io::Error {
     }
 }
 
-/// Changes deadlines until that is refused.
+/// Changes deadlines until that fails.
 fn nag(stream: &TcpStream, dice: &Dice) -> io::Error {
     loop {
         let deadline = match dice.below(3) {
@@ -292,14 +294,16 @@ fn nag(stream: &TcpStream, dice: &Dice) -> io::Error {
 
 fn close_under_load(listener: &TcpListener, lane: u64, round: u64, dice: &Dice) {
     let (near, far) = pair_at(listener);
-    // Writers block after a few dozen writes. With less to receive into, the kernel drops resets for being out of its window.
+    // Writers block after a few dozen writes. With a smaller receive buffer, the kernel would
+    // ignore resets outside its window.
     for stream in [&near, &far] {
         SockRef::from(stream).set_send_buffer_size(1).unwrap();
         SockRef::from(stream)
             .set_recv_buffer_size(16 << 10)
             .unwrap();
     }
-    // Mostly a reset: the rest of what was written is otherwise delivered first, at the pace of the kernel's timers.
+    // Usually a reset: otherwise the kernel delivers the rest of the data first, at the pace of its
+    // timers.
     if dice.below(64) > 0 {
         near.set_linger(Some(Duration::ZERO)).unwrap();
     }

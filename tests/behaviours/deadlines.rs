@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Far more than any wake-up takes on a machine that does something else as well.
+/// An upper limit for any wake-up on a loaded machine.
 const SOON: Duration = Duration::from_secs(10);
 
 fn after(duration: Duration) -> Option<Instant> {
@@ -151,7 +151,7 @@ fn the_deadline_of_one_direction_leaves_the_other_alone() {
         far.write_all(b"fro").unwrap();
         near.read_exact(&mut [0; 3]).unwrap();
         assert_timeout(near.write(b"x"));
-        // Both, and then one apart again.
+        // Both directions, then one of them alone again.
         near.set_deadline(after(3_600_000 * MS)).unwrap();
         near.set_read_deadline(past()).unwrap();
         assert_timeout(near.read(&mut [0; 1]));
@@ -304,7 +304,7 @@ fn a_timeout_holds_for_each_operation_anew() {
     });
 }
 
-/// Returns when the goroutine of that name is parked in a read, or has returned.
+/// Returns when the goroutine `name` is parked in a read, or has returned.
 fn until_it_reads<T>(name: &str, reader: &gopark::JoinHandle<T>) {
     until("it reads", || {
         let mut dump = Vec::new();
@@ -367,7 +367,7 @@ fn data_that_was_there_before_a_read_comes_before_its_timeout() {
         let (near, mut far) = pair();
         far.write_all(b"x").unwrap();
         let mut near = near;
-        // Less than it asked for, so that the next read expects an edge.
+        // A short read, so that the next read waits for an edge.
         assert_eq!(near.read(&mut [0; 16]).unwrap(), 1);
         for _ in 0..5 {
             far.write_all(b"x").unwrap();
@@ -487,7 +487,8 @@ fn a_stale_deadline_never_strikes_the_next_connection() {
                         old.close().unwrap();
                         join(reader).unwrap_err();
 
-                        // It gets the descriptor and the poll descriptor of the one just closed.
+                        // It reuses the descriptor number and the poll descriptor of the connection
+                        // just closed.
                         let (mut new, mut peer) = pair_at(&listener);
                         let late = go(move || {
                             sleep(Duration::from_micros(400));

@@ -1,4 +1,4 @@
-//! A goroutine that keeps its thread for itself, in the system or computing, keeps nobody else.
+//! A goroutine that blocks in the system or computes delays no other goroutine.
 
 use crate::check;
 use gopark::net::{TcpListener, TcpStream};
@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Never inlined: nothing of the thread's address may be kept across a park.
+/// Never inlined: the compiler could keep the address of a thread-local across a park.
 #[inline(never)]
 fn thread_here() -> thread::ThreadId {
     thread::current().id()
 }
 
 #[test]
-fn goroutines_start_though_all_threads_are_blocked() {
+fn goroutines_start_while_all_threads_are_blocked() {
     check(|| {
         const BLOCKED: usize = 12;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..BLOCKED).map(|_| mpsc::channel()).unzip();
@@ -34,7 +34,7 @@ fn goroutines_start_though_all_threads_are_blocked() {
 }
 
 #[test]
-fn goroutines_start_though_all_threads_compute() {
+fn goroutines_start_while_all_threads_compute() {
     check(|| {
         let stop = Arc::new(AtomicBool::new(false));
         let computing: Vec<_> = (0..6)
@@ -78,7 +78,7 @@ fn connections_are_served_while_a_thread_is_blocked() {
             }
             client.join().unwrap();
         });
-        // This thread is blocked from here on, and with one proc the server has not even started.
+        // This thread is blocked from here on, and with one P the server has not started yet.
         news.recv_timeout(LIMIT / 2).expect("the client is served");
         join(server);
     });
@@ -138,7 +138,8 @@ fn neighbours_at_home_go_on_when_their_thread_is_back() {
 #[test]
 fn threads_that_share_too_few_procs_take_turns() {
     check(|| {
-        // Each of these is on a thread of its own, since it started while the others were blocked.
+        // Each of these runs on a thread of its own, because it started while the others were
+        // blocked.
         const THREADS: usize = 8;
         let meet = Arc::new(std::sync::Barrier::new(THREADS));
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! Work goes on while a goroutine computes: on another P, or on its own P under another thread.
+//! Other goroutines run while one computes: on another P, or on its P under another thread.
 
 use crate::start;
 use gopark::{go, yield_now};
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
-/// Nothing else runs meanwhile: an M takes work from others only when it has none of its own. One whose goroutines ask again and again for what
-/// those must do that are at home on the computing M always has some.
+/// Runs alone: an M steals only when it has no work of its own. Goroutines of other tests could
+/// keep all Ms busy.
 fn check_alone(behaviour: impl FnOnce() + Send + 'static) {
     start();
     gopark_tests::alone_in_goroutine(behaviour);
 }
 
-/// Computes without a call that parks or yields.
+/// Computes without parking or yielding.
 fn compute_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -50,7 +50,8 @@ fn timers_fire_while_another_p_computes() {
         let theirs = slept.clone();
         let computing = Arc::new(AtomicBool::new(false));
         let they = computing.clone();
-        // It starts on another P, since this one computes as soon as the sleeper says that it is about to sleep.
+        // It starts on another P, because this one computes as soon as the sleeper announces its
+        // sleep.
         let sleeper = go(move || {
             they.store(true, SeqCst);
             gopark::sleep(std::time::Duration::from_millis(1));

@@ -29,7 +29,7 @@ fn results_come_out_of_join() {
 }
 
 #[test]
-fn a_result_waits_for_whoever_joins_late() {
+fn a_result_is_kept_until_a_late_join() {
     check(|| {
         let goroutine = go(|| "done");
         until("the goroutine returns", || goroutine.is_finished());
@@ -67,7 +67,7 @@ fn a_panic_comes_out_of_join_and_ends_only_its_goroutine() {
         let others: Vec<_> = (0..10)
             .map(|i| go(move || (0..100).map(|_| yield_now()).count() + i))
             .collect();
-        // `resume_unwind` does not print what a `panic!` prints.
+        // `resume_unwind` does not call the panic hook, which prints.
         let failed: Vec<_> = (0..10)
             .map(|i| go(move || -> () { panic::resume_unwind(Box::new(Payload(vec![i; 3]))) }))
             .collect();
@@ -104,7 +104,7 @@ struct CountsDrops(Arc<AtomicUsize>);
 
 impl Drop for CountsDrops {
     fn drop(&mut self) {
-        // Only a goroutine can do this.
+        // `go_local` panics outside of a goroutine.
         drop(go_local(|| ()));
         self.0.fetch_add(1, SeqCst);
     }
@@ -261,7 +261,7 @@ fn yielding_goroutines_take_turns() {
 }
 
 #[test]
-fn a_goroutine_that_yields_for_ever_starves_nobody() {
+fn a_goroutine_that_always_yields_does_not_starve_others() {
     check(|| {
         let stop = Arc::new(AtomicBool::new(false));
         let yielders: Vec<_> = (0..8)
@@ -359,7 +359,7 @@ fn recursion_within_the_stack_is_fine() {
         }
     }
     check(|| {
-        // A frame of the debug profile holds its KiB twice or three times.
+        // In a debug build a frame takes two or three times its KiB.
         let goroutines: Vec<_> = (0..50).map(|_| go(|| recurse(64))).collect();
         for goroutine in goroutines {
             assert_eq!(join(goroutine), 64);

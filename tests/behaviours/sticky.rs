@@ -1,4 +1,4 @@
-//! What a started goroutine may rely on unless the runtime migrates goroutines: its thread.
+//! A started goroutine stays on its thread, unless the runtime migrates goroutines.
 
 use crate::check;
 use gopark::{go, yield_now};
@@ -51,7 +51,8 @@ fn thread_bound_values_live_across_parks() {
                             yield_now();
                             assert!(count.get() > before);
                         });
-                        // A guard that is not held across a park: another goroutine of this thread would block the thread on it.
+                        // The guard is not held across a park: another goroutine of this thread
+                        // would block the thread.
                         *LOCK.lock().unwrap() += 1;
                         let theirs = shared.clone();
                         join(gopark::go_local(move || theirs.set(theirs.get() + 1)));

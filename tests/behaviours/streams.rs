@@ -1,4 +1,4 @@
-//! Connections: every byte arrives, in order, once.
+//! Connections: every byte arrives once and in order.
 
 use super::check_on_thread;
 use crate::check;
@@ -112,7 +112,8 @@ fn a_reset_reaches_a_blocked_reader_and_writer() {
             drop(far);
             let kinds = [join(reader).err(), join(writer).err()]
                 .map(|error| error.map(|error| error.kind()));
-            // The system tells the one that asks first. To the other the connection has just ended.
+            // The kernel reports the error to the first operation. To the second, the connection
+            // has ended.
             assert!(
                 kinds.contains(&Some(io::ErrorKind::ConnectionReset)),
                 "{kinds:?}"
@@ -441,7 +442,7 @@ fn messages_of_every_size_around_the_buffer_arrive() {
 }
 
 #[test]
-fn a_queue_of_connections_is_accepted_by_whoever_waits() {
+fn queued_connections_are_accepted_by_all_waiting_acceptors() {
     const CLIENTS: usize = 100;
     check(|| {
         let listener = listener();
@@ -526,7 +527,7 @@ fn readers_written_for_std_work() {
 }
 
 #[test]
-fn what_is_no_socket_fails_and_harms_nobody() {
+fn a_descriptor_that_is_no_socket_fails_and_disturbs_no_other() {
     check(|| {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         let mut stream =

@@ -1,8 +1,9 @@
-//! Faults against real sockets: system calls that fail, limits that are reached, peers that vanish, networks that lose.
+//! Faults with real sockets: system calls that fail, limits that are reached, peers that vanish,
+//! networks that lose packets.
 //!
-//! One small program, the [`subject`], listens, dials, echoes, sleeps and joins. The rest makes things go wrong under it and then asks the
-//! same of it each time: it lives and has come to its end, it fails where the fault was and nowhere else, it has as many descriptors as
-//! before, and every goroutine has returned.
+//! One small program, the [`subject`], listens, dials, echoes, sleeps and joins. Every case injects
+//! a fault and then makes the same checks: the subject ends by itself, only the operation with the
+//! fault fails, no descriptor is left open, and every goroutine has returned.
 
 pub mod network;
 pub mod real;
@@ -15,22 +16,22 @@ use crate::process;
 use std::env;
 use std::process::{Command, ExitCode};
 
-/// What children run, also while the file is being replaced.
+/// The program of children, even if the file is replaced during the run.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// What a part has found out.
+/// The results of a part.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// Cases that went as they must.
+    /// Cases that passed.
     pub passed: usize,
-    /// Cases that did not.
+    /// Cases that failed.
     pub failed: usize,
     /// Cases that this machine cannot try.
     pub skipped: usize,
 }
 
 impl Tally {
-    /// Counts a case and prints how it went.
+    /// Counts a case and prints its outcome.
     pub fn count(&mut self, name: &str, outcome: Result<String, String>) {
         match outcome {
             Ok(remark) => {
@@ -47,13 +48,14 @@ impl Tally {
         }
     }
 
-    /// Counts cases that cannot be tried, and prints why.
+    /// Counts a case that cannot be tried, and prints why.
     pub fn skip(&mut self, name: &str, reason: &str) {
         self.skipped += 1;
         println!("skipped {name}: {reason}");
     }
 
-    /// Runs another program of this binary, and counts how it ended. Its last line is the remark; or, after `skip: `, why it cannot be tried.
+    /// Runs another program of this binary and counts how it ended. Its last line is the remark;
+    /// or, after `skip: `, the reason why it cannot be tried.
     pub fn child(&mut self, name: &str, arguments: &[&str]) {
         let mut command = Command::new(THIS_PROGRAM);
         command

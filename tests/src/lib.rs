@@ -1,4 +1,4 @@
-//! What the suites share: an end to every wait, dice for the races, and processes of their own.
+//! What the suites share: a limit for every wait, random numbers, and child processes.
 
 pub mod faults;
 pub mod process;
@@ -16,7 +16,8 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// After this a behaviour counts as hung. The slowest takes a few seconds on two busy CPUs, and up to ten times as long under a sanitizer.
+/// A behaviour that takes longer counts as hung. The slowest takes a few seconds on two busy CPUs,
+/// and up to ten times as long under a sanitizer.
 pub const LIMIT: Duration = Duration::from_secs(
     if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) {
         300
@@ -25,7 +26,8 @@ pub const LIMIT: Duration = Duration::from_secs(
     },
 );
 
-/// Starts the runtime of this process, if it is not running. `GOPARK_TEST_POLLERS` overrides the number of pollers: `ci/backends.sh` sets it.
+/// Starts the runtime of this process, unless it runs already. `GOPARK_TEST_POLLERS` overrides the
+/// number of pollers: `ci/backends.sh` sets it.
 pub fn start(settings: Builder) {
     static START: Once = Once::new();
     START.call_once(|| {
@@ -39,17 +41,18 @@ pub fn start(settings: Builder) {
     });
 }
 
-/// Held by every behaviour while it runs: shared, or exclusively by those that need the runtime for themselves.
+/// Held by every behaviour while it runs: shared, or exclusively by those that need the runtime for
+/// themselves.
 static RUNNING: RwLock<()> = RwLock::new(());
 
-/// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
+/// Runs `behaviour` in a goroutine. Fails if it panics or hangs.
 #[track_caller]
 pub fn in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
     let _shared = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
     spawn_and_finish(behaviour);
 }
 
-/// As [`in_goroutine`], while no other behaviour runs.
+/// Like [`in_goroutine`], while no other behaviour runs.
 #[track_caller]
 pub fn alone_in_goroutine(behaviour: impl FnOnce() + Send + 'static) {
     let _exclusive = RUNNING.write().unwrap_or_else(PoisonError::into_inner);
@@ -61,11 +64,11 @@ fn spawn_and_finish(behaviour: impl FnOnce() + Send + 'static) {
     let (done, outcome) = mpsc::channel();
     let goroutine = gopark::go(move || done.send(panic::catch_unwind(AssertUnwindSafe(behaviour))));
     finish(outcome);
-    // Whoever counts goroutines next must not find this one, which was about to return.
+    // The goroutine must have returned before the next test counts goroutines.
     let _ = goroutine.join();
 }
 
-/// Runs `behaviour` on an ordinary thread; fails as it fails, or because it hangs.
+/// Runs `behaviour` on an ordinary thread. Fails if it panics or hangs.
 #[track_caller]
 pub fn on_thread(behaviour: impl FnOnce() + Send + 'static) {
     let _shared = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +86,8 @@ fn finish(outcome: Receiver<thread::Result<()>>) {
     }
 }
 
-/// Waits for what another brings about, where there is nothing to block on. In a goroutine the others run meanwhile.
+/// Waits until `condition` holds, where there is nothing to block on. In a goroutine it yields, so
+/// that others run.
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -99,7 +103,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// As [`until`], without a runtime.
+/// Like [`until`], without a runtime.
 #[track_caller]
 pub fn until_on_thread(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
@@ -109,7 +113,7 @@ pub fn until_on_thread(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Runs `f` in a goroutine of its own, whose panic becomes the caller's.
+/// Joins a goroutine. Panics if the goroutine panicked.
 #[track_caller]
 pub fn join<T>(goroutine: gopark::JoinHandle<T>) -> T {
     goroutine
@@ -117,9 +121,10 @@ pub fn join<T>(goroutine: gopark::JoinHandle<T>) -> T {
         .unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
-/// The files behind the open descriptors below `limit`. Those of `/proc` do not count: sysmon reads one now and then.
+/// The files behind the open descriptors below `limit`, except those of `/proc`, which sysmon opens
+/// now and then.
 ///
-/// It makes no call that gopark makes, so a fault planted in those does not strike here.
+/// It makes none of gopark's system calls, so that no injected fault strikes here.
 pub fn open_files(limit: i32) -> Vec<PathBuf> {
     let files = (0..limit).filter_map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).ok());
     files.filter(|file| !file.starts_with("/proc")).collect()
@@ -132,11 +137,11 @@ pub fn thread_names() -> Vec<String> {
     names.map(|name| name.trim_end().into()).collect()
 }
 
-/// Numbers that look random and are the same in every run.
+/// A random generator whose numbers are the same in every run.
 pub struct Dice(Cell<u64>);
 
 impl Dice {
-    /// Dice whose numbers depend on `seed`.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Dice(Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1))
     }

@@ -1,4 +1,4 @@
-//! Processes of their own, for what ends one or changes its limits: programs of the binary `alone`.
+//! Child processes, for tests of what ends a process or changes its limits.
 
 use crate::LIMIT;
 use std::io::Read;
@@ -13,7 +13,7 @@ use std::time::Instant;
 pub struct Ended {
     /// Its status.
     pub status: ExitStatus,
-    /// What it wrote to both outputs.
+    /// What it wrote to stdout, then what it wrote to stderr.
     pub output: String,
 }
 
@@ -47,20 +47,21 @@ impl Ended {
     }
 }
 
-/// Copies a program. A process of its own does so: a child that is forked meanwhile would have the copy
-/// open for writing, and the copy could not be run.
+/// Copies a program, in a child process: if this process had the copy open for writing, a child
+/// that another thread forks at that moment would inherit the descriptor, and the copy could not be
+/// run (`ETXTBSY`).
 #[track_caller]
 pub fn copy_program(from: &Path, to: &Path) {
     run(Command::new("cp").args([from, to])).assert_success();
 }
 
-/// Runs `command` to its end. One that hangs is killed, and the test fails.
+/// Runs `command` to its end. Kills it and fails if it hangs.
 #[track_caller]
 pub fn run(command: &mut Command) -> Ended {
     attempt(command).unwrap_or_else(|hung| panic!("{hung}"))
 }
 
-/// As [`run`]; what is said of one that hangs is the error.
+/// Like [`run`], but returns a message if the command hangs.
 pub fn attempt(command: &mut Command) -> Result<Ended, String> {
     let mut child = command
         .stdin(Stdio::null())

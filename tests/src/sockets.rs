@@ -1,4 +1,4 @@
-//! Connections to test with, and what their errors must be.
+//! Connections for tests, and checks of their errors.
 
 use gopark::PollError;
 use gopark::net::{TcpListener, TcpStream};
@@ -15,7 +15,8 @@ pub fn pair() -> (TcpStream, TcpStream) {
     pair_at(&listener())
 }
 
-/// Both ends of a connection to a listener that nobody else uses: the one that connected, the one that was accepted.
+/// Both ends of a connection to a listener that has no other clients: the end that connected, and
+/// the accepted one.
 pub fn pair_at(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, peer) = listener.accept().unwrap();
@@ -23,7 +24,8 @@ pub fn pair_at(listener: &TcpListener) -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-/// Both ends of a connection that takes far less than a megabyte before a writer must wait for a reader.
+/// Both ends of a connection with small buffers: a writer waits for a reader long before a
+/// megabyte.
 pub fn narrow_pair() -> (TcpStream, TcpStream) {
     let (near, far) = pair();
     for stream in [&near, &far] {
@@ -42,7 +44,7 @@ pub fn poll_error(error: &io::Error) -> Option<PollError> {
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// Fails unless the operation failed because its deadline had passed, in every way that can be asked.
+/// Fails unless the error is a timeout, in each of its forms.
 #[track_caller]
 pub fn assert_timeout<T: std::fmt::Debug>(result: io::Result<T>) {
     let error = result.unwrap_err();
@@ -53,7 +55,7 @@ pub fn assert_timeout<T: std::fmt::Debug>(result: io::Result<T>) {
     );
 }
 
-/// Fails unless the operation failed because the socket was closed, in every way that can be asked.
+/// Fails unless the error says that the socket was closed, in each of its forms.
 #[track_caller]
 pub fn assert_closing<T: std::fmt::Debug>(result: io::Result<T>) {
     let error = result.unwrap_err();
@@ -67,12 +69,12 @@ pub fn assert_closing<T: std::fmt::Debug>(result: io::Result<T>) {
     );
 }
 
-/// `len` bytes in which no two neighbouring blocks are alike.
+/// `len` bytes in which two neighbouring blocks always differ.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251 + i / 4096) as u8).collect()
 }
 
-/// Everything until the end of the stream, in reads of up to `len` bytes.
+/// Reads to the end of the stream, up to `len` bytes at a time.
 pub fn read_to_end(mut stream: &TcpStream, len: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; len];
     let mut all = Vec::new();

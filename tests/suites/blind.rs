@@ -1,5 +1,5 @@
-//! Hand-offs and reports where the system shows and allows little: the program `src/bin/blind.rs`.
-//! Sanitizers need themselves what it takes away.
+//! Hand-offs and reports where the system shows little or forbids much: the program
+//! `src/bin/blind.rs`. Not under sanitizers, which need what it takes away.
 #![cfg(not(any(gopark_sanitize = "thread", gopark_sanitize = "address")))]
 
 use gopark_tests::process::{Ended, copy_program, run};
@@ -18,7 +18,7 @@ fn blind(wheres: &[&str]) -> Ended {
         .env("RUST_BACKTRACE", "0"))
 }
 
-/// Whether the program could be shown what it was to be shown; says why not.
+/// Whether the program could set up its restrictions. If not, prints the reason.
 fn arranged(ended: &Ended) -> bool {
     ended.assert_success();
     match ended
@@ -32,7 +32,7 @@ fn arranged(ended: &Ended) -> bool {
     !ended.output.contains("skipped: ")
 }
 
-/// Fails unless the hand-offs and the report came, the latter with these words.
+/// Fails unless the goroutines were handed off and the report appeared with these words.
 #[track_caller]
 fn assert_watched(ended: &Ended, doing: &str) {
     ended.assert_said("a fresh goroutine ran ");
@@ -41,7 +41,7 @@ fn assert_watched(ended: &Ended, doing: &str) {
 }
 
 #[test]
-fn a_program_that_sees_everything_is_told_nothing_at_its_start() {
+fn a_start_without_restrictions_prints_nothing() {
     let ended = blind(&["in-sight"]);
     assert_watched(&ended, "in system call clock_nanosleep");
     assert!(!ended.output.contains("refuses"), "{}", ended.output);
@@ -49,7 +49,7 @@ fn a_program_that_sees_everything_is_told_nothing_at_its_start() {
 
 #[test]
 fn threads_are_handed_off_in_a_process_that_is_not_dumpable() {
-    // Root can read what others cannot, so this is another user's.
+    // Root can read what other users cannot, so the program runs as another user.
     let folder = std::env::temp_dir().join(format!("gopark-blind-{}", std::process::id()));
     let program = Program::for_everybody(folder);
     let mut command = Command::new(program.0.join("blind"));
@@ -90,7 +90,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
+fn threads_are_handed_off_without_proc_and_the_start_reports_what_is_off() {
     let ended = blind(&["no-proc"]);
     if arranged(&ended) {
         assert_watched(&ended, "in a system call");
@@ -105,7 +105,7 @@ fn threads_are_handed_off_without_proc_and_the_start_says_what_is_off() {
 }
 
 #[test]
-fn a_start_that_takes_the_last_descriptor_says_that_descriptors_are_missing_and_not_proc() {
+fn a_start_that_takes_the_last_descriptor_reports_missing_descriptors_and_not_proc() {
     let ended = blind(&["no-descriptor"]);
     if arranged(&ended) {
         ended.assert_said(
@@ -116,7 +116,7 @@ fn a_start_that_takes_the_last_descriptor_says_that_descriptors_are_missing_and_
 }
 
 #[test]
-fn threads_are_handed_off_though_their_clocks_cannot_be_read() {
+fn threads_are_handed_off_even_if_their_clocks_cannot_be_read() {
     let ended = blind(&["no-clock"]);
     if arranged(&ended) {
         assert_watched(&ended, "in system call clock_nanosleep");
@@ -125,7 +125,7 @@ fn threads_are_handed_off_though_their_clocks_cannot_be_read() {
 }
 
 #[test]
-fn threads_are_handed_off_though_nothing_of_them_can_be_read() {
+fn threads_are_handed_off_even_if_neither_state_nor_clock_can_be_read() {
     let ended = blind(&["no-proc", "no-clock"]);
     if arranged(&ended) {
         ended.assert_said("a fresh goroutine ran ");
@@ -134,7 +134,7 @@ fn threads_are_handed_off_though_nothing_of_them_can_be_read() {
 }
 
 #[test]
-fn a_start_without_membarrier_says_that_nothing_is_handed_off() {
+fn a_start_without_membarrier_reports_that_threads_are_not_handed_off() {
     let ended = blind(&["no-membarrier"]);
     if arranged(&ended) {
         ended.assert_said("without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");

@@ -1,4 +1,4 @@
-//! What is counted over the whole runtime: this process does nothing else meanwhile.
+//! What is counted over the whole runtime. Nothing else uses this process's runtime.
 
 use gopark::{Builder, go, num_goroutines};
 use gopark_tests::{in_goroutine, join, start, thread_names, until};
@@ -12,7 +12,7 @@ fn threads() -> usize {
     names.filter(|name| name.starts_with("gopark-m")).count()
 }
 
-/// The tests take turns, so that nothing runs beside them.
+/// The tests take turns, because the counts are those of the process.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -32,7 +32,8 @@ fn goroutines_that_compute_do_not_get_a_thread_each() {
             .collect();
         computing.into_iter().for_each(join);
     });
-    // Two procs with eight beside each. The others are for those that waited for memory when they were looked at, which is no computing.
+    // Two Ps with up to eight extra threads each. The other 18 allow for goroutines that wait for
+    // memory when sysmon looks: they count as blocked, not as computing.
     assert!(
         threads() <= 2 + 16 + 18,
         "{} threads for two procs",

@@ -1,4 +1,5 @@
-//! Core's own door, `Fd` over real pipes, sockets and eventfds: what the sockets of `gopark::net` stand on, and what they do not show.
+//! Core's `Fd` over real pipes, sockets and eventfds: what `gopark::net` builds on, and what its
+//! sockets do not show.
 #![allow(
     unsafe_code,
     reason = "descriptors are made by libc, and a scheduler has a contract"
@@ -48,7 +49,7 @@ fn sched() -> &'static Sched {
     })
 }
 
-/// A scheduler with one thread, which nobody disturbs: what runs there and in which order is its own doing.
+/// A scheduler with one thread and without sysmon, so that its goroutines run in a known order.
 fn undisturbed() -> &'static Sched {
     start(Config {
         max_threads: 1,
@@ -57,7 +58,7 @@ fn undisturbed() -> &'static Sched {
     })
 }
 
-/// Core aborts where a panic leaves a goroutine.
+/// Spawns `f` and catches its panics: core aborts when a panic reaches the end of a goroutine.
 fn go<T: Send + 'static>(
     sched: &'static Sched,
     f: impl FnOnce() -> T + Send + 'static,
@@ -76,14 +77,14 @@ fn join<T>(goroutine: Join<thread::Result<T>>) -> T {
         .unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
-/// Runs `behaviour` in a goroutine; fails as it fails, or because it hangs.
+/// Runs `behaviour` in a goroutine. Fails if it panics or hangs.
 fn check_in(sched: &'static Sched, behaviour: impl FnOnce() + Send + 'static) {
     let (done, outcome) = mpsc::channel();
     thread::spawn(move || done.send(go(sched, behaviour).join()));
     match outcome.recv_timeout(LIMIT) {
         Ok(Ok(())) => {}
         Ok(Err(payload)) => panic::resume_unwind(payload),
-        Err(_) => panic!("hung: it has not come to an end in {LIMIT:?}"),
+        Err(_) => panic!("hung: it did not end within {LIMIT:?}"),
     }
 }
 
@@ -99,9 +100,9 @@ fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Takes over a descriptor that was just opened.
+/// Takes ownership of a descriptor that was just opened.
 fn own(sched: &'static Sched, raw: i32) -> Fd {
-    // SAFETY: callers pass what they have opened, or what is no descriptor.
+    // SAFETY: callers pass a number that they have just opened, or one that is not open.
     unsafe { Fd::new(sched, raw) }
 }
 
@@ -156,19 +157,20 @@ fn read_to_end(fd: &Fd) -> Vec<u8> {
     }
 }
 
-/// A goroutine that reads once from `fd`.
+/// Spawns a goroutine that reads once from `fd`.
 fn reader(fd: &Arc<Fd>) -> Join<thread::Result<Result<usize, FdError>>> {
     let fd = fd.clone();
     go(sched(), move || read(&fd, &mut [0; 16]))
 }
 
-/// Lets goroutines made before get to where they wait. Not needed for the outcome: it only makes the interesting case the common one.
+/// Gives spawned goroutines time to park. The result does not depend on it, but without it the
+/// tested case would be rare.
 fn settle() {
     sched().sleep_until(sched().now() + 2 * MILLISECOND);
 }
 
 #[test]
-fn what_is_always_ready_is_not_pollable_but_can_be_read() {
+fn a_file_that_is_always_ready_is_not_pollable_but_can_be_read() {
     check(|| {
         for path in ["/proc/self/exe", "/dev/null", "/dev/zero"] {
             let fd = file(path);
@@ -185,7 +187,7 @@ fn what_is_always_ready_is_not_pollable_but_can_be_read() {
 
 /// The writing end of a full pipe whose reader closes: epoll reports `EPOLLERR` and nothing else.
 #[test]
-fn a_bare_error_event_leaves_the_last_word_to_the_system() {
+fn after_a_bare_error_event_the_next_system_call_decides() {
     const SYSTEM: Errno = Errno::new(libc::ECONNRESET);
     for last_word in [Outcome::Failed(SYSTEM), Outcome::WouldBlock] {
         check(move || {
@@ -195,7 +197,8 @@ fn a_bare_error_event_leaves_the_last_word_to_the_system() {
             let mut tries = 0;
             let outcome = writer.operate(Mode::Read, |_| {
                 tries += 1;
-                // The event comes after the first try, wakes the wait, and stands when the second try has to wait again.
+                // The event arrives after the first try. It wakes the wait, and still counts when
+                // the second try has to wait again.
                 drop(reader.take());
                 if tries < 3 {
                     Outcome::<()>::WouldBlock
@@ -217,7 +220,7 @@ fn a_bare_error_event_leaves_the_last_word_to_the_system() {
 }
 
 #[test]
-fn nobody_waits_for_what_is_not_pollable() {
+fn an_operation_on_a_descriptor_that_is_not_pollable_does_not_wait() {
     check(|| {
         for _ in 0..200 {
             let fd = Arc::new(file("/dev/null"));
@@ -268,7 +271,7 @@ fn a_pipe_carries_everything_in_order_and_ends() {
         let [reader, writer] = pipe();
         let bytes: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
         let expected = bytes.clone();
-        // The goroutine owns the only Fd of the writing end: when it returns, the pipe ends.
+        // The goroutine owns the only `Fd` of the writing end: when it returns, the pipe ends.
         let writer = go(sched(), move || write(&writer, &bytes));
         assert!(read_to_end(&reader) == expected);
         assert_eq!(join(writer), Ok(()));
@@ -298,19 +301,20 @@ fn an_operation_that_panics_leaves_the_descriptor_to_others() {
             write(&near, b"back").unwrap();
             assert_eq!(read(&far, &mut [0; 16]), Ok(4));
             near.close().unwrap();
-            assert_eq!(read(&far, &mut [0; 16]), Ok(0), "the file is closed");
+            assert_eq!(read(&far, &mut [0; 16]), Ok(0), "the file must be closed");
         });
     }
 }
 
 #[test]
-fn data_that_a_panicking_read_has_left_is_read() {
+fn data_that_a_panicking_read_left_is_still_read() {
     check(|| {
         let [near, far] = socket_pair();
         for _ in 0..3 {
             write(&far, b"short").unwrap();
             assert_eq!(read(&near, &mut [0; 16]), Ok(5));
-            // The next read waits before it asks, and uses up the readiness.
+            // After a short read, the next read waits before it asks the kernel. It consumes the
+            // readiness.
             write(&far, b"left").unwrap();
             let read_and_panic = || near.transfer(Mode::Read, 16, |_| unwind());
             assert!(panic::catch_unwind(AssertUnwindSafe(read_and_panic)).is_err());
@@ -345,7 +349,8 @@ fn data_and_the_end_in_one_edge_are_both_read() {
         for make in [pipe, socket_pair] {
             for _ in 0..200 {
                 let [near, far] = make();
-                // The descriptor is registered, and so are the data and the end that come while it waits.
+                // The reader has registered the descriptor and waits when the data and the end
+                // arrive.
                 let theirs = near.clone();
                 let reader = go(sched(), move || {
                     (read(&theirs, &mut [0; 4096]), read(&theirs, &mut [0; 4096]))
@@ -354,14 +359,18 @@ fn data_and_the_end_in_one_edge_are_both_read() {
                 write(&far, &[7; 10]).unwrap();
                 drop(far);
                 assert_eq!(join(reader), (Ok(10), Ok(0)));
-                assert_eq!(read(&near, &mut [0; 4096]), Ok(0), "an end stays an end");
+                assert_eq!(
+                    read(&near, &mut [0; 4096]),
+                    Ok(0),
+                    "an end of stream must be permanent"
+                );
             }
         }
     });
 }
 
 #[test]
-fn writing_to_a_pipe_that_nobody_reads_fails() {
+fn writing_to_a_pipe_without_a_reader_fails() {
     check(|| {
         let [reader, writer] = pipe();
         let theirs = writer.clone();
@@ -377,7 +386,7 @@ fn writing_to_a_pipe_that_nobody_reads_fails() {
 }
 
 #[test]
-fn a_failed_write_says_how_much_was_written() {
+fn a_failed_write_returns_how_much_was_written() {
     check(|| {
         let [reader, writer] = pipe();
         writer
@@ -411,11 +420,11 @@ fn an_empty_read_does_nothing_and_an_empty_write_looks_at_the_deadline() {
 }
 
 #[test]
-fn close_ends_all_who_queue_for_a_side() {
+fn close_ends_all_waiters_for_a_direction() {
     check(|| {
         for _ in 0..50 {
             let [near, _far] = socket_pair();
-            // One waits for the poller, the others for it.
+            // The first waits in the poller, the others for the first.
             let readers: Vec<_> = (0..10).map(|_| reader(&near)).collect();
             let threads: Vec<_> = (0..2)
                 .map(|_| {
@@ -443,7 +452,7 @@ fn close_ends_all_who_queue_for_a_side() {
 }
 
 #[test]
-fn close_returns_when_the_last_user_has_let_go() {
+fn close_returns_when_the_last_operation_has_ended() {
     check(|| {
         let [near, far] = socket_pair();
         let (entered, leave) = (
@@ -468,7 +477,7 @@ fn close_returns_when_the_last_user_has_let_go() {
         assert_eq!(
             read(&far, &mut [0; 1]),
             Err(TIMEOUT),
-            "the descriptor is still open"
+            "the descriptor must still be open"
         );
         leave.store(true, SeqCst);
         assert_eq!(join(closer), Ok(()));
@@ -488,13 +497,13 @@ fn a_dropped_descriptor_is_closed() {
 }
 
 #[test]
-fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
+fn a_reserved_number_stays_in_use_until_the_descriptor_is_dropped() {
     check(|| {
         let [near, far] = socket_pair();
-        // SAFETY: that is what it does.
+        // SAFETY: `close_keeping_number` keeps the number in use, as the contract asks.
         let number = unsafe { near.reserve_number(io::close_keeping_number) }.unwrap();
         near.close().unwrap();
-        assert_eq!(read(&far, &mut [0; 1]), Ok(0), "the file is closed");
+        assert_eq!(read(&far, &mut [0; 1]), Ok(0), "the file must be closed");
         for _ in 0..10 {
             let [a, b] = socket_pair();
             assert!(a.raw() != number && b.raw() != number);
@@ -505,7 +514,7 @@ fn a_lent_number_stays_taken_until_the_descriptor_is_dropped() {
 }
 
 #[test]
-fn readiness_that_comes_before_the_wait_counts() {
+fn readiness_that_comes_before_the_wait_is_kept() {
     check(|| {
         let [reader, writer] = pipe();
         reader.register().unwrap();
@@ -517,7 +526,8 @@ fn readiness_that_comes_before_the_wait_counts() {
             }
             write(&writer, b"x").unwrap();
             settle();
-            // A deadline that passes does not destroy it, once it is moved away.
+            // A deadline that expires does not consume the readiness, which counts again when the
+            // deadline is removed.
             reader
                 .set_deadline(Some(Mode::Read), Deadline::Passed)
                 .unwrap();
@@ -543,7 +553,8 @@ fn a_duplicate_keeps_the_file_open_but_not_its_registration() {
             });
             near.close().unwrap();
             assert_eq!(join(waiting), Err(CLOSING));
-            // It takes the poll descriptor that was just freed; events of the old registration would reach it.
+            // It gets the poll descriptor that was just freed, which events of the old registration
+            // would reach.
             let [next, _peer] = socket_pair();
             next.set_deadline(None, Deadline::At(sched().now() + 3 * MILLISECOND))
                 .unwrap();

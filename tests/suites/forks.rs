@@ -1,4 +1,5 @@
-//! What a child process made by fork may do, and that it says so where it may not: programs of `src/bin/forks.rs`.
+//! What a child process made by fork may do, and the refusals of what it may not: the programs of
+//! `src/bin/forks.rs`.
 
 use gopark_tests::process::{Ended, run};
 use std::process::Command;

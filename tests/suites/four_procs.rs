@@ -1,4 +1,5 @@
-//! The behaviours with four Ps that share one poller: Go's arrangement, with goroutines that stay on their threads.
+//! The behaviours with four Ps that share one poller: Go's arrangement, with goroutines that stay
+//! on their threads.
 
 #[path = "../behaviours/all.rs"]
 mod behaviours;
@@ -7,7 +8,7 @@ mod sticky;
 
 use gopark::Builder;
 
-/// Rounds of closing while everything else goes on.
+/// Rounds of closing in the race against other operations.
 const CLOSES: u64 = 10_000;
 
 fn start() {

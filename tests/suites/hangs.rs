@@ -1,5 +1,5 @@
-//! Hangs of a new user's programs, and what gopark says of them unasked: the programs of
-//! `src/bin/hangs.rs`.
+//! Mistakes that hang a program, and the reports that gopark prints without being asked: the
+//! programs of `src/bin/hangs.rs`.
 
 use gopark_tests::process::{Ended, run};
 use std::process::Command;
@@ -13,7 +13,8 @@ fn hangs(program: &str) -> Ended {
         .env("RUST_BACKTRACE", "0"))
 }
 
-/// Fails unless the program tells that so many wait for a goroutine of this name in a futex.
+/// Fails unless the program reports that `waiting` goroutines wait for the goroutine `name`, which
+/// is blocked in a futex.
 #[track_caller]
 fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
     let ended = hangs(program);
@@ -28,42 +29,42 @@ fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
 }
 
 #[test]
-fn a_mutex_held_over_writes_that_yield_is_told() {
+fn a_mutex_held_over_writes_that_yield_is_reported() {
     assert_told("mutex", " \"logger\"", "1 goroutine waits");
 }
 
 #[test]
-fn a_channel_between_neighbours_is_told() {
+fn a_std_channel_between_goroutines_of_one_thread_is_reported() {
     assert_told("channel", " \"writer\"", "1 goroutine waits");
 }
 
 #[test]
-fn a_mutex_held_over_the_join_of_a_neighbour_that_locks_it_is_told() {
+fn a_mutex_held_over_the_join_of_a_goroutine_that_locks_it_is_reported() {
     assert_told("join", " \"locks\"", "1 goroutine waits");
 }
 
 #[test]
-fn a_condvar_between_neighbours_is_told() {
+fn a_condvar_between_goroutines_of_one_thread_is_reported() {
     assert_told("condvar", "", "1 goroutine waits");
 }
 
 #[test]
-fn a_once_lock_whose_initialiser_parks_is_told() {
+fn a_once_lock_whose_initialiser_parks_is_reported() {
     assert_told("once-lock", "", "1 goroutine waits");
 }
 
 #[test]
-fn a_lazy_lock_whose_initialiser_parks_is_told() {
+fn a_lazy_lock_whose_initialiser_parks_is_reported() {
     assert_told("lazy-lock", "", "1 goroutine waits");
 }
 
 #[test]
-fn a_main_goroutine_that_waits_for_one_that_has_not_started_is_told() {
+fn a_main_goroutine_that_waits_for_one_that_has_not_started_is_reported() {
     assert_told("main-blocks", " \"main\"", "1 goroutine waits");
 }
 
 #[test]
-fn a_goroutine_that_keeps_the_main_one_waiting_is_told() {
+fn a_goroutine_that_keeps_the_main_goroutine_waiting_is_reported() {
     assert_told("main-waits", " \"blocked\"", "1 goroutine waits");
 }
 
@@ -73,19 +74,19 @@ fn a_neighbour_that_is_readied_late_is_seen_in_a_later_look() {
 }
 
 #[test]
-fn it_is_told_though_no_thread_runs_anything() {
+fn a_hang_is_reported_even_if_all_threads_are_blocked() {
     let ended = hangs("every-thread");
     ended.assert_success();
     ended.assert_said("\"waits\", spawned at");
 }
 
 #[test]
-fn it_is_told_though_there_may_be_no_other_thread() {
+fn a_hang_is_reported_even_at_the_limit_of_threads() {
     assert_told("no-spare-thread", "", "1 goroutine waits");
 }
 
 #[test]
-fn a_spawn_site_is_told_once() {
+fn a_spawn_site_is_reported_once() {
     let ended = hangs("twice");
     ended.assert_success();
     ended.assert_said("done");
@@ -101,21 +102,21 @@ fn a_spawn_site_is_told_once() {
 }
 
 #[test]
-fn a_goroutine_that_computes_or_keeps_none_waiting_is_not_told_unasked() {
+fn a_goroutine_that_computes_or_delays_no_other_is_not_reported() {
     let ended = hangs("others-go-on");
     ended.assert_success();
     assert_eq!(ended.output, "done\n");
 }
 
 #[test]
-fn what_the_documentation_says_works_between_neighbours_does() {
+fn what_the_documentation_allows_between_goroutines_of_one_thread_works() {
     let ended = hangs("works");
     ended.assert_success();
     assert_eq!(ended.output, "done\n");
 }
 
 #[test]
-fn a_dump_says_who_keeps_the_thread_of_one_that_waits_and_where() {
+fn a_dump_names_the_goroutine_that_blocks_the_thread_of_a_waiting_one() {
     let ended = hangs("dump");
     ended.assert_success();
     let (_, kept) = ended
@@ -141,6 +142,6 @@ fn a_standard_error_that_is_full_keeps_no_thread_from_being_replaced() {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer has a thread that gopark cannot account for"
 )]
-fn a_deadlock_ends_the_process_though_standard_error_is_full() {
+fn a_deadlock_ends_the_process_even_if_stderr_is_full() {
     assert_eq!(hangs("deadlock-with-full-stderr").status.code(), Some(2));
 }

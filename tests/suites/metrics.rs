@@ -1,4 +1,5 @@
-//! The figures of the runtime: each moves when it must, and by as much as it must. This process does nothing else meanwhile.
+//! The figures of the runtime: each changes when it must, and by the right amount. Nothing else
+//! uses this process's runtime.
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, Metrics, blocking, go, metrics};
@@ -10,15 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The example's own code, called in place of its `main`.
+/// The example's own code. The suite calls its functions in place of its `main`.
 #[allow(dead_code, unreachable_pub, reason = "the test is the main program")]
 #[path = "../../std-shim/examples/metrics.rs"]
 mod example;
 
-/// The tests take turns, so that nothing runs beside them.
+/// The tests take turns, because the figures are those of the whole runtime.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Runs `behaviour` alone, on a runtime that has come to rest.
+/// Runs `behaviour` alone, when the runtime is idle.
 #[track_caller]
 fn alone(behaviour: impl FnOnce() + Send + 'static) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -27,7 +28,7 @@ fn alone(behaviour: impl FnOnce() + Send + 'static) {
     in_goroutine(behaviour);
 }
 
-/// Whether there is nothing that could still count.
+/// Whether no goroutine or timer is left that could change a figure.
 fn at_rest() -> bool {
     let m = metrics();
     m.goroutines == 0 && m.procs_idle == 2
@@ -53,7 +54,7 @@ fn goroutines_are_counted_by_state() {
             Arc::new(AtomicBool::new(false)),
         );
 
-        // Both procs are busy: this goroutine's, and that of one which computes.
+        // Both Ps are busy: one with this goroutine, one with a goroutine that computes.
         let computing = Arc::new(AtomicBool::new(false));
         let busy = go({
             let (hold, computing) = (hold.clone(), computing.clone());
@@ -73,7 +74,8 @@ fn goroutines_are_counted_by_state() {
             .collect();
         let m = metrics();
         assert_eq!(m.goroutines_created, before.goroutines_created + 101);
-        // A thread beside the two may have taken over from the one that computes, and started some.
+        // Another thread may have taken over the P of the goroutine that computes, and started some
+        // of them.
         assert_eq!(
             (m.goroutines, states(&m).iter().sum::<u64>()),
             (102, 102),
@@ -98,13 +100,13 @@ fn goroutines_are_counted_by_state() {
 fn goroutines_that_have_no_turn_yet_are_not_started() {
     alone(|| {
         let before = metrics();
-        // They can run nowhere else.
+        // Local goroutines run on this thread only.
         let local: Vec<_> = (0..100)
             .map(|_| gopark::go_local(gopark::yield_now))
             .collect();
         assert_eq!(states(&metrics()), [100, 0, 1, 0]);
         gopark::yield_now();
-        // Each has had a turn, and given it up.
+        // Each has run once and yielded.
         let m = metrics();
         assert_eq!(states(&m), [0, 100, 1, 0]);
         assert_eq!(
@@ -119,7 +121,8 @@ fn goroutines_that_have_no_turn_yet_are_not_started() {
     });
 }
 
-/// Whether all could be seen asleep before the first woke.
+/// Starts sleepers that sleep for `patience`. Returns whether all could be counted before the first
+/// woke.
 fn sleepers_are_counted(patience: Duration) -> bool {
     let before = metrics();
     let wake_at = Instant::now() + patience;
@@ -132,7 +135,7 @@ fn sleepers_are_counted(patience: Duration) -> bool {
     let asleep = metrics();
     let seen = Instant::now() < wake_at;
     if seen {
-        // One of them may be about to park.
+        // One of them may not have parked yet.
         assert!(
             asleep.goroutines_waiting + asleep.goroutines_running >= 1001,
             "{asleep:?}"
@@ -141,7 +144,7 @@ fn sleepers_are_counted(patience: Duration) -> bool {
     }
     sleepers.into_iter().for_each(join);
     let after = metrics();
-    // Whoever waits in `until` sleeps now and then, too.
+    // This goroutine, in `until`, sleeps now and then.
     assert_eq!(after.timers_armed, before.timers_armed);
     if seen {
         assert!(
@@ -168,7 +171,8 @@ fn sleepers_park_and_have_armed_a_timer_each() {
 #[test]
 fn a_park_is_counted_once() {
     alone(|| {
-        // Whoever is held up on the way to sleep may find that the time is over, and does not park.
+        // A goroutine that is delayed on its way to sleep may find that its time has passed, and
+        // does not park.
         let counted = (0..100).find_map(|_| {
             let before = metrics();
             for _ in 0..20 {
@@ -222,7 +226,8 @@ fn every_event_of_a_connection_is_counted() {
             }
         });
         until("the server waits", || metrics().poll_waiters == 1);
-        // An ordinary thread, whose own waits no poller sees. It finds the server waiting each time, or about to.
+        // An ordinary thread, whose waits are not counted. Each of its writes finds the server
+        // waiting, or about to wait.
         let client = thread::spawn(move || {
             let mut stream = std::net::TcpStream::connect(addr).unwrap();
             for _ in 0..50 {
@@ -243,7 +248,7 @@ fn every_event_of_a_connection_is_counted() {
 }
 
 #[test]
-fn who_is_blocked_without_saying_so_loses_the_proc() {
+fn a_goroutine_that_blocks_outside_of_blocking_loses_its_proc() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     start(Builder::new().max_procs(2));
     until_on_thread("all is quiet", at_rest);
@@ -283,7 +288,7 @@ fn blocking_work_parks_its_goroutine_and_has_a_thread_of_a_pool() {
         let before = metrics();
         for _ in 0..10 {
             let states = blocking(|| {
-                // The goroutine may be on its way into the queue of the pool.
+                // The goroutine may still be on its way into the queue of the pool.
                 until_on_thread("it is parked", || metrics().goroutines_waiting == 1);
                 states(&metrics())
             });
@@ -304,7 +309,7 @@ fn goroutines_of_a_busy_thread_are_stolen() {
     alone(|| {
         let before = metrics();
         let threads: Vec<_> = (0..100).map(|_| go(thread_id)).collect();
-        // This goroutine keeps its thread, so whoever runs them has taken them from it.
+        // This goroutine keeps its thread, so another thread has stolen the goroutines that ran.
         until_on_thread("the other thread has run them", || {
             threads.iter().all(|goroutine| goroutine.is_finished())
         });
@@ -325,7 +330,8 @@ fn queues_have_a_length() {
             .collect();
         gopark::yield_now();
         let m = metrics();
-        // It is looked at every eight turns. This goroutine was in it, too, and one of the others is not.
+        // The figure is updated every eight turns. It includes this goroutine, and misses one of
+        // the others.
         assert!(
             (56..=65).contains(&m.local_queues.iter().max().copied().unwrap()),
             "{m:?}"
@@ -355,7 +361,7 @@ fn about_one_turn_in_eight_is_measured() {
             after.latencies.count() - before.latencies.count(),
         );
         assert!(runs >= 8000);
-        // An eighth of what each thread counts, and a few of the spawns.
+        // Each thread may withhold an eighth of its count, and the last spawns are missing.
         assert!(
             (runs / 8 - 20..=runs / 8 + 20).contains(&measured),
             "{measured} of {runs}"
@@ -407,7 +413,7 @@ fn stacks_in_use_are_resident() {
             metrics().goroutines_not_started == 0
         });
         let after = metrics().stack_bytes.unwrap();
-        // An estimate, if earlier tests have left many stacks; and these may be some of them.
+        // The figure is an estimate, since earlier tests may have left many free stacks.
         assert!(
             after >= before.max(100 * TOUCHED as u64 * 3 / 4),
             "{before}, then {after}"
@@ -421,7 +427,7 @@ fn stacks_in_use_are_resident() {
     });
 }
 
-/// One sample of a page in Prometheus's text format.
+/// A sample of a page in Prometheus's text format.
 struct Sample {
     name: String,
     labels: HashMap<String, String>,
@@ -431,7 +437,7 @@ struct Sample {
 /// The type and the samples of each family.
 type Families = HashMap<String, (String, Vec<Sample>)>;
 
-/// Reads a page. Panics where the page breaks a rule of the format.
+/// Parses a page. Panics if it breaks a rule of the format.
 fn parse(page: &str) -> Families {
     let mut families = Families::new();
     let (mut family, mut helped) = (String::new(), String::new());
@@ -508,7 +514,7 @@ fn sample(line: &str) -> Sample {
     }
 }
 
-/// What the server answers to one request.
+/// The status and the body of the server's answer to one request.
 fn request(addr: std::net::SocketAddr, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(stream, "{request}\r\nHost: localhost\r\n\r\n").unwrap();
@@ -569,7 +575,8 @@ fn the_example_exports_what_prometheus_can_read() {
         assert!(
             value(&second, "gopark_events_total") >= value(&first, "gopark_events_total") + 100.0
         );
-        // This goroutine and the one that answers, two servers, one connection to the first.
+        // This goroutine, the one that answers, those of two servers, and one connection to the
+        // first.
         assert_eq!(value(&second, "gopark_goroutines"), 5.0);
         assert_eq!(value(&second, "gopark_procs"), 2.0);
 

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 
-/// Rounds of closing while everything else goes on.
+/// Rounds of closing in the race against other operations.
 const CLOSES: u64 = 10_000;
 
 fn start() {
-    // SAFETY: goroutines of this process use thread-locals in calls that do not park only, and those that keep an `Rc` across a park were
-    // made by `go_local`, which stay on their threads.
+    // SAFETY: the goroutines of this process use thread-locals only in calls that do not park.
+    // Those that keep an `Rc` across a park were made by `go_local` and stay on their threads.
     gopark_tests::start(unsafe { Builder::new().max_procs(4).migrate() });
 }
 
@@ -29,7 +29,7 @@ fn check(behaviour: impl FnOnce() + Send + 'static) {
     gopark_tests::in_goroutine(|| join(gopark::go_local(behaviour)));
 }
 
-/// Never inlined: nothing of the thread's address may be kept across a park.
+/// Never inlined: the compiler could keep the address of a thread-local across a park.
 #[inline(never)]
 fn here() -> ThreadId {
     thread::current().id()

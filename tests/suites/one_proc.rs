@@ -1,4 +1,4 @@
-//! The behaviours with one P: everything takes turns on one thread.
+//! The behaviours with one P: one thread runs all goroutines in turn.
 
 #[path = "../behaviours/all.rs"]
 mod behaviours;
@@ -7,7 +7,7 @@ mod sticky;
 
 use gopark::Builder;
 
-/// Rounds of closing while everything else goes on.
+/// Rounds of closing in the race against other operations.
 const CLOSES: u64 = 2_000;
 
 fn start() {

@@ -1,4 +1,4 @@
-//! What is said of goroutines that panic: programs of `src/bin/panics.rs`.
+//! The output when goroutines panic: the programs of `src/bin/panics.rs`.
 
 use gopark_tests::process::{Ended, run};
 use std::process::Command;
@@ -15,7 +15,7 @@ fn panics(program: &str, backtrace: Option<&str>) -> Ended {
     })
 }
 
-/// With the lines of places in the source, which change, cut from it.
+/// The output of `program`, without line numbers, which change with the source.
 #[track_caller]
 fn said(program: &str) -> String {
     let ended = panics(program, None);
@@ -53,7 +53,7 @@ fn a_panic_names_goroutine_and_spawn_site_in_the_form_of_std() {
 }
 
 #[test]
-fn how_to_get_a_backtrace_is_said_once() {
+fn the_hint_about_backtraces_is_printed_once() {
     let output = said("twice");
     assert!(
         output.contains("round 0") && output.contains("round 1"),
@@ -135,7 +135,7 @@ fn a_panic_while_panicking_aborts_and_both_are_reported() {
     ended.assert_killed_by(libc::SIGABRT);
     ended.assert_said("there is no column 8");
     ended.assert_said("there is no column 9");
-    // The third is of std: it does not unwind out of a destructor.
+    // The third message is std's: a destructor must not unwind.
     assert_eq!(
         ended.output.matches("(spawned at ").count(),
         3,

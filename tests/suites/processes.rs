@@ -1,5 +1,5 @@
-//! What ends a process or changes its limits: each in a process of its own, the programs of `src/bin/alone.rs` and
-//! `src/bin/poller.rs`.
+//! What ends a process or changes its limits: the programs of `src/bin/alone.rs` and
+//! `src/bin/poller.rs`, each in a process of its own.
 
 use gopark::Builder;
 use gopark_tests::process::{Ended, run};
@@ -55,7 +55,7 @@ fn another_fault_in_a_goroutine_is_not_called_an_overflow() {
     assert!(!ended.output.contains("overflowed"), "{}", ended.output);
 }
 
-/// As profilers do that sample by a signal.
+/// Profilers interrupt a process in the same way.
 #[test]
 #[cfg_attr(
     any(gopark_sanitize = "thread", gopark_sanitize = "address"),
@@ -67,7 +67,7 @@ fn every_instruction_of_a_yield_a_spawn_a_join_and_a_park_can_be_unwound() {
 }
 
 #[test]
-fn a_panic_that_nobody_joins_is_printed_and_ends_only_its_goroutine() {
+fn a_panic_without_a_join_is_printed_and_ends_only_its_goroutine() {
     let ended = run(&mut alone("panic-without-join"));
     ended.assert_success();
     ended.assert_said("nobody joins this");
@@ -85,7 +85,7 @@ fn running_out_of_address_space_fails_the_spawn_and_nothing_else() {
 }
 
 #[test]
-fn running_out_of_descriptors_fails_the_accept_and_loses_nobody() {
+fn running_out_of_descriptors_fails_the_accept_and_loses_no_connection() {
     run(&mut alone("descriptors")).assert_success();
 }
 
@@ -108,12 +108,12 @@ fn a_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works()
 
 /// manticore #4057.
 #[test]
-fn a_closed_descriptor_is_silent_though_a_child_has_it() {
+fn a_closed_descriptor_reports_nothing_although_a_child_has_it_open() {
     run(&mut poller("fork")).assert_success();
 }
 
 #[test]
-fn a_descriptor_closes_though_the_thread_that_opened_it_is_stuck() {
+fn a_descriptor_closes_while_the_thread_that_opened_it_is_blocked() {
     run(&mut poller("stuck-thread")).assert_success();
 }
 
@@ -168,12 +168,13 @@ fn schedtrace_prints_gos_line_for_as_long_as_the_process_lives() {
             "{line}"
         );
     }
-    // The last is of 200 ms after the start, when sysmon, which prints them, would sleep if nobody wanted them.
+    // The last line is from 200 ms after the start. Without `schedtrace`, sysmon would sleep by
+    // then.
     ended.assert_said(" idleprocs=2 ");
 }
 
 #[test]
-fn schedtrace_says_what_is_wrong_with_its_variable() {
+fn schedtrace_reports_what_is_wrong_with_its_variable() {
     for value in ["often", "-1", "1.5"] {
         schedtrace(value, "with-sysmon").assert_said(&format!(
             "InvalidInput: GOPARK_SCHEDTRACE: {value:?} is not a number of milliseconds"
@@ -221,7 +222,8 @@ fn a_second_start_is_refused() {
     run(&mut alone("start-twice")).assert_success();
 }
 
-/// No settings that are refused start anything, so these need no process of their own.
+/// Fails unless the start refuses `settings`. No thread is started, so no process of its own is
+/// needed.
 #[track_caller]
 fn assert_refused(settings: Builder, said: &str) {
     let error = settings.start().unwrap_err();

@@ -1,4 +1,5 @@
-//! A system that refuses what a scheduler asks for: what is left behind, and whether the next try succeeds.
+//! A system that refuses what a scheduler asks for: what a failed start leaves behind, and whether
+//! the next one succeeds.
 #![allow(
     unsafe_code,
     reason = "it is an operating system, and starts schedulers over it"
@@ -17,12 +18,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
-/// Linux, which may be told to refuse.
+/// Linux, with refusals on request.
 struct Refusing {
     linux: Linux,
-    /// From this thread on there are no more.
+    /// How many more threads may start.
     threads: AtomicUsize,
-    /// How many are to ask for a thread before any of them is refused.
+    /// How many callers must have asked for a thread before the first one is refused.
     crowd: AtomicUsize,
     space: AtomicBool,
     memory: AtomicBool,
@@ -46,7 +47,8 @@ const NO_SPACE: Errno = Errno::new(libc::ENOMEM);
 const NO_MEMORY: Errno = Errno::new(libc::EACCES);
 const NO_GUARD: Errno = Errno::new(libc::ENOMEM);
 
-// SAFETY: what it does not refuse is done by one that keeps the promises.
+// SAFETY: it refuses a call, which the contract allows, or passes it on to `Linux`, which keeps the
+// contract.
 unsafe impl Os for Refusing {
     fn now(&self) -> Nanos {
         self.linux.now()
@@ -159,7 +161,7 @@ fn threads() -> usize {
 }
 
 #[test]
-fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_repeated() {
+fn a_failed_start_without_threads_leaks_nothing_and_can_be_repeated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config {
         stack_size: 64 * 1024,
@@ -186,7 +188,7 @@ fn a_start_without_threads_leaves_neither_descriptors_nor_threads_and_may_be_rep
 }
 
 #[test]
-fn a_start_without_address_space_leaves_neither_descriptors_nor_threads_and_comes_last() {
+fn a_failed_start_without_address_space_leaks_nothing_and_reserves_last() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config {
         stack_size: 64 * 1024,
@@ -212,8 +214,7 @@ fn a_start_without_address_space_leaves_neither_descriptors_nor_threads_and_come
 }
 
 #[test]
-fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_never_without_work()
-{
+fn a_fresh_goroutine_starts_although_its_p_cannot_be_handed_off_and_the_other_p_is_always_busy() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config {
         stack_size: 64 * 1024,
@@ -236,7 +237,7 @@ fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_
                 }
             });
         }
-        // They start on the other P, since this goroutine keeps its own.
+        // They start on the other P, because this goroutine keeps its own.
         until_on_thread("the restless start", || STARTED.load(SeqCst) == 3);
         go(|_| _ = STARTED.fetch_add(1, SeqCst));
         until_on_thread("the fresh one starts", || STARTED.load(SeqCst) == 4);
@@ -247,9 +248,9 @@ fn a_fresh_goroutine_starts_though_its_p_cannot_be_handed_over_and_the_other_is_
 }
 
 #[test]
-fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
+fn spawns_without_memory_or_guards_name_what_is_missing_and_leak_no_stacks() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // Of the largest stacks there are only some thousands.
+    // Of the largest stacks there are only a few thousand, so a leak shows soon.
     let sched = start(Config {
         stack_size: 1 << 30,
         max_threads: 8,
@@ -284,7 +285,7 @@ fn spawns_without_memory_or_guards_say_of_which_and_cost_no_stacks() {
 }
 
 #[test]
-fn blocking_work_is_done_though_all_who_bring_it_are_refused_a_thread_at_once() {
+fn blocking_jobs_run_even_if_no_caller_gets_a_thread() {
     const TOGETHER: usize = 2;
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let config = Config {

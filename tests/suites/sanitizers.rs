@@ -1,11 +1,12 @@
-//! What the sanitizers see of goroutines: without these, a run of theirs that reports nothing would say nothing. Each fault is planted in a
-//! program of `src/bin/alone.rs`. `ci/sanitizers.sh` runs them; in an ordinary build there is no sanitizer, and this suite is empty.
+//! What the sanitizers find in goroutines: without this suite, a run without reports would prove
+//! nothing. Each program of `src/bin/alone.rs` that it runs contains a fault. `ci/sanitizers.sh`
+//! runs the suite; in an ordinary build it is empty.
 #![cfg(any(gopark_sanitize = "thread", gopark_sanitize = "address"))]
 
 use gopark_tests::process::{Ended, run};
 use std::process::Command;
 
-/// Reports go to stderr, as they do by default.
+/// Reports go to stderr, which is the default.
 fn alone(program: &str, use_after_return: bool) -> Ended {
     let options = format!(
         "detect_stack_use_after_return={}",

@@ -1,5 +1,6 @@
-//! What stacks ask of the system, and what a process with limits gets: programs of
-//! `src/bin/stacks.rs`, each in a process of its own. Sanitizers need address space and larger frames themselves.
+//! What stacks take from the system, and what happens at its limits: programs of
+//! `src/bin/stacks.rs`, each in a process of its own. Not under sanitizers, which need address
+//! space and larger frames themselves.
 #![cfg(not(any(gopark_sanitize = "thread", gopark_sanitize = "address")))]
 
 use gopark::Builder;
@@ -32,7 +33,7 @@ fn a_core_dump_contains_the_stacks_that_were_used_and_no_reservation() {
     assert!((used..1 << 30).contains(&dumped), "{dumped} bytes");
 }
 
-/// Where the kernel writes core files into the working directory.
+/// Where the kernel writes core files to the working directory.
 #[test]
 fn a_core_file_is_small() {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
@@ -90,7 +91,7 @@ fn many_more_goroutines_than_have_indices_at_first_have_stacks() {
     succeeds("crowd");
 }
 
-/// Frames of C code are not touched page by page: one of 33 KiB steps over a guard of a page.
+/// C code does not touch its frames page by page: a frame of 33 KiB skips a guard of one page.
 #[test]
 fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {

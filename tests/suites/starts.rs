@@ -1,4 +1,4 @@
-//! How a runtime starts, and what it makes of its environment: the programs of `src/bin/starts.rs`.
+//! How a runtime starts, and how it reads its environment: the programs of `src/bin/starts.rs`.
 #![allow(
     unsafe_code,
     reason = "files get privileges, and FIFOs are made, through libc"
@@ -24,7 +24,7 @@ const VARIABLES: [&str; 6] = [
     "GOPARK_TRACE_LIMIT",
 ];
 
-/// A place for files, which other users reach too and which goes with the test.
+/// A folder that other users can reach and that is removed at the end of the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -109,7 +109,8 @@ fn a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting() {
 
 #[test]
 fn starts_that_fail_take_no_address_space_from_the_one_that_succeeds() {
-    // An arena of glibc's for the threads of one start is not there for those of the next at once, and takes 64 MiB.
+    // glibc keeps an arena of 64 MiB for a thread of an earlier start, so a later start finds less
+    // address space.
     run(starts(PROGRAM.as_ref(), &["fails-often"]).env("MALLOC_ARENA_MAX", "1")).assert_success();
 }
 
@@ -166,7 +167,7 @@ fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
     assert!(reader.join().unwrap().ends_with("]\n"));
 }
 
-/// What an ordinary user gets from a program of `root`'s, with a full environment.
+/// Runs a program of `root`'s as another user, with a full environment.
 fn as_nobody(program: &Path, trace: &Path) -> Ended {
     const NOBODY: u32 = 65534;
     let mut command = starts(program, &["environment"]);
@@ -186,7 +187,7 @@ fn give_capability(program: &Path) -> io::Result<()> {
         .flat_map(u32::to_le_bytes)
         .collect();
     let path = CString::new(program.to_str().unwrap()).unwrap();
-    // SAFETY: two C strings, and as many bytes as is said.
+    // SAFETY: two C strings, and a buffer whose length is passed.
     match unsafe {
         libc::setxattr(
             path.as_ptr(),
@@ -207,7 +208,7 @@ fn give_capability(program: &Path) -> io::Result<()> {
     ignore = "its leak check may not look at a process with privileges"
 )]
 fn a_program_with_privileges_takes_no_setting_from_the_environment() {
-    // SAFETY: asks for a number.
+    // SAFETY: the call only returns a number.
     if unsafe { libc::geteuid() } != 0 {
         return eprintln!("skipped: only root can make programs that run with privileges");
     }
@@ -218,7 +219,7 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
     fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
 
-    // The same user may use an ordinary program, and its variables count.
+    // The same user runs an ordinary program: its variables are read.
     let ended = as_nobody(&program, &secret);
     ended.assert_said("Permission denied");
 

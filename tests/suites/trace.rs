@@ -1,4 +1,4 @@
-//! `GOPARK_TRACE`: the timelines of the program `src/bin/traced.rs`, read as whoever draws them would.
+//! `GOPARK_TRACE`: the timelines of the program `src/bin/traced.rs`, read as a viewer reads them.
 
 use gopark_tests::process::{Ended, run};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A place for files that goes with the test.
+/// A folder that is removed at the end of the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -33,7 +33,7 @@ impl Drop for Folder {
     }
 }
 
-/// The program in `folder`, with a timeline there.
+/// The command that runs the program in `folder` and records a timeline there.
 fn traced(folder: &Folder, procs: u32, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_traced"));
     command
@@ -47,7 +47,7 @@ fn traced(folder: &Folder, procs: u32, args: &[&str]) -> Command {
     command
 }
 
-/// Nanoseconds, which the format writes as microseconds.
+/// Nanoseconds, from the microseconds of the format.
 fn nanos(event: &Value, key: &str) -> i64 {
     (event[key]
         .as_f64()
@@ -82,7 +82,7 @@ impl Slice {
 
 struct Timeline {
     events: Vec<Value>,
-    /// In the order of their starts.
+    /// Sorted by start.
     slices: Vec<Slice>,
 }
 
@@ -118,7 +118,7 @@ impl Timeline {
             .collect()
     }
 
-    /// The rows that have a name, and those that are used.
+    /// Checks that every row that is used has a name, and that the names are right.
     fn check_rows(&self, procs: u64) {
         let named = self
             .of_kind("M")
@@ -151,7 +151,8 @@ impl Timeline {
         }
     }
 
-    /// A P runs one goroutine at a time, and a goroutine runs in one place at a time.
+    /// Checks that a P runs one goroutine at a time, and that a goroutine runs in one place at a
+    /// time.
     fn check_turns(&self) {
         let mut last_on_row: BTreeMap<Row, &Slice> = BTreeMap::new();
         let mut last_of_goroutine: BTreeMap<u64, &Slice> = BTreeMap::new();
@@ -176,8 +177,8 @@ impl Timeline {
         }
     }
 
-    /// Each arrow leads from a slice to the beginning of a later one. At the end of the file the slice of a P may not have come
-    /// to its own end.
+    /// Checks that each arrow leads from a slice to the beginning of a later one. The last slice of
+    /// a P may be cut off at the end of the file.
     fn check_arrows(&self) {
         let by_id = |ph| {
             self.of_kind(ph)
@@ -258,7 +259,7 @@ fn printed(ended: &Ended, name: &str) -> Vec<u64> {
     numbers
 }
 
-/// Every goroutine was spawned, begins with an arrow, and returned.
+/// Checks that every goroutine was spawned, begins with an arrow, and returned.
 fn check_goroutines(timeline: &Timeline, ended: &Ended) {
     let spawned: BTreeSet<_> = timeline
         .instants("spawn")
@@ -308,7 +309,7 @@ fn check_goroutines(timeline: &Timeline, ended: &Ended) {
 }
 
 #[test]
-fn a_timeline_shows_who_ran_where_and_who_woke_whom() {
+fn a_timeline_shows_where_goroutines_ran_and_what_woke_them() {
     for (procs, args) in [(1, &["20"][..]), (2, &["20"]), (2, &["20", "migrate"])] {
         let folder = Folder::new(&format!("whole-{procs}-{}", args.len()));
         let ended = run(&mut traced(&folder, procs, args));
@@ -419,7 +420,7 @@ fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
     timeline.check_arrows();
 }
 
-/// The thread that writes the file could wake nobody.
+/// The thread that writes the file might have no wake-up to record.
 #[test]
 #[cfg_attr(
     gopark_sanitize = "thread",

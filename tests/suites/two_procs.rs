@@ -7,7 +7,7 @@ mod sticky;
 
 use gopark::Builder;
 
-/// Rounds of closing while everything else goes on.
+/// Rounds of closing in the race against other operations.
 const CLOSES: u64 = 10_000;
 
 fn start() {

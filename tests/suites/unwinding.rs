@@ -1,6 +1,5 @@
-//! A goroutine that unwinds lets no other run on its thread, so that none takes the panic for its
-//! own, unless its destructors ask for that.
-
+//! While a goroutine unwinds, no other goroutine runs on its thread, where it would see the panic
+//! as its own; unless a destructor parks.
 //!
 //! One thread runs all goroutines, and one test at a time.
 
@@ -23,8 +22,8 @@ fn check(behaviour: impl FnOnce() + Send + 'static) {
     gopark_tests::alone_in_goroutine(behaviour);
 }
 
-/// Goroutines of this thread that hold a lock's guard now and then, and count whenever they see a
-/// panic, which is never theirs.
+/// Goroutines of this thread that lock a mutex now and then and count how often they see a panic.
+/// None of them panics.
 struct Neighbours {
     seen: Arc<AtomicUsize>,
     locks: Vec<Arc<Mutex<()>>>,
@@ -59,7 +58,7 @@ impl Neighbours {
         }
     }
 
-    /// How many times they saw a panic.
+    /// Ends them. Returns how often they saw a panic.
     fn end(self) -> usize {
         self.over.store(true, SeqCst);
         self.goroutines.into_iter().for_each(join);
@@ -70,7 +69,7 @@ impl Neighbours {
     }
 }
 
-/// Runs `destructor` in the unwinding of a goroutine of this thread; what it returned.
+/// Runs `destructor` while a goroutine of this thread unwinds, and returns its result.
 fn while_unwinding<T: 'static>(destructor: impl FnOnce() -> T + 'static) -> T {
     struct OnDrop<F: FnMut()>(F);
 
@@ -84,7 +83,7 @@ fn while_unwinding<T: 'static>(destructor: impl FnOnce() -> T + 'static) -> T {
     let mut destructor = Some(destructor);
     let unwinding = gopark::go_local(move || {
         let _dropped = OnDrop(|| result.send(destructor.take().unwrap()()).unwrap());
-        // Without the panic hook, which prints.
+        // `panic!` would call the hook, which prints.
         panic::resume_unwind(Box::new(()))
     });
     let unwound: thread::Result<()> = unwinding.join();
@@ -92,8 +91,8 @@ fn while_unwinding<T: 'static>(destructor: impl FnOnce() -> T + 'static) -> T {
     results.recv().unwrap()
 }
 
-/// How many of so many rounds had a neighbour that saw the panic of a goroutine that runs
-/// `destructor` while it unwinds.
+/// In how many rounds a neighbour saw the panic of a goroutine that runs `destructor` while it
+/// unwinds.
 fn rounds_seen(make: impl Fn() -> Box<dyn FnOnce()>) -> usize {
     let mut rounds = 0;
     for _ in 0..ROUNDS {
@@ -105,7 +104,7 @@ fn rounds_seen(make: impl Fn() -> Box<dyn FnOnce()>) -> usize {
     rounds
 }
 
-/// A connection whose writing side takes no more, and its peer.
+/// A connection that takes no more bytes, and its peer.
 fn full_pair() -> (TcpStream, TcpStream) {
     let (mut near, far) = narrow_pair();
     near.set_write_deadline(Some(Instant::now() + Duration::from_millis(5)))
@@ -120,7 +119,7 @@ fn the_destructors_of_gopark_let_no_neighbour_run() {
     check(|| {
         let streams = || {
             let (near, far) = pair();
-            // Registered with a poller, and shared.
+            // So that the descriptor is registered with a poller and shared.
             let clone = near.try_clone().unwrap();
             join(go(move || (&clone).write_all(b"x").unwrap()));
             Box::new(move || drop((near, far))) as Box<dyn FnOnce()>
@@ -151,7 +150,7 @@ fn a_flush_in_a_destructor_fails_where_it_would_wait() {
 }
 
 #[test]
-fn many_operations_in_a_destructor_give_nobody_a_turn() {
+fn many_operations_in_a_destructor_yield_to_no_other_goroutine() {
     check(|| {
         let busy = || {
             let (mut near, mut far) = pair();
@@ -194,7 +193,7 @@ fn assert_unwinding<T: std::fmt::Debug>(result: io::Result<T>) {
 }
 
 #[test]
-fn what_need_not_wait_works_while_unwinding_and_the_rest_says_why_not() {
+fn while_unwinding_operations_that_need_not_wait_work_and_others_are_refused() {
     check(|| {
         let (mut near, mut far) = pair();
         let (mut full, _peer) = full_pair();
@@ -203,7 +202,7 @@ fn what_need_not_wait_works_while_unwinding_and_the_rest_says_why_not() {
             far.write_all(b"there").unwrap();
             let mut buffer = [0; 8];
             assert_eq!(near.read(&mut buffer).unwrap(), 5);
-            // After a short read the next one would wait before it asks.
+            // After a short read, the next read waits before it asks the kernel.
             far.write_all(b"more").unwrap();
             assert_eq!(near.read(&mut buffer).unwrap(), 4);
             assert_unwinding(near.read(&mut buffer));
@@ -251,7 +250,7 @@ fn a_destructor_that_parks_on_purpose_does_not_refuse_its_neighbours() {
                 _ => join(client).unwrap(),
             });
             join(echo).unwrap();
-            // From then on a panic is the unwinding goroutine's own again.
+            // The neighbours have ended, so a panic can only be the unwinding goroutine's.
             let (mut near, _far) = pair();
             while_unwinding(move || assert_unwinding(near.read(&mut [0])));
         }

@@ -1,4 +1,4 @@
-//! What gopark says of programs that go wrong: the programs of `src/bin/watched.rs`.
+//! The reports about programs that go wrong: the programs of `src/bin/watched.rs`.
 
 use gopark_tests::process::{Ended, run};
 use std::process::Command;
@@ -15,7 +15,7 @@ fn watched(program: &str) -> Ended {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
 )]
-fn a_program_whose_goroutines_all_wait_for_each_other_says_so_and_ends() {
+fn a_deadlock_of_all_goroutines_is_reported_and_ends_the_process() {
     let ended = watched("deadlock");
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
     ended.assert_said("fatal error: all goroutines are asleep - deadlock!\n\ngoroutine ");
@@ -29,7 +29,7 @@ fn a_program_whose_goroutines_all_wait_for_each_other_says_so_and_ends() {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
 )]
-fn an_ordinary_thread_that_waits_for_nobody_is_a_deadlock_too() {
+fn an_ordinary_thread_that_waits_in_vain_is_a_deadlock() {
     let ended = watched("deadlock-of-a-thread");
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
     ended.assert_said("all goroutines are asleep - deadlock!");
@@ -40,14 +40,14 @@ fn an_ordinary_thread_that_waits_for_nobody_is_a_deadlock_too() {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
 )]
-fn a_deadlock_of_a_thread_is_found_though_everything_has_slept_before() {
+fn a_deadlock_of_a_thread_is_found_after_the_runtime_was_idle() {
     let ended = watched("deadlock-of-a-thread-later");
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
     ended.assert_said("all goroutines are asleep - deadlock!");
 }
 
 #[test]
-fn a_thread_that_could_wake_somebody_is_waited_for() {
+fn a_thread_that_could_still_wake_a_goroutine_prevents_the_report_of_a_deadlock() {
     let ended = watched("rescue");
     ended.assert_success();
     ended.assert_said("rescued");
@@ -71,14 +71,14 @@ fn timers_connections_and_work_elsewhere_are_no_deadlock() {
     ended.assert_said("awake");
 }
 
-/// Only the alarm ends it.
+/// The program sets an alarm, which is all that ends it.
 #[test]
 fn a_sleep_to_the_end_of_time_is_no_deadlock() {
     watched("asleep-for-ever").assert_killed_by(libc::SIGALRM);
 }
 
 #[test]
-fn a_stall_names_the_goroutine_where_it_came_from_what_it_does_and_who_waits() {
+fn a_stall_report_names_the_goroutine_its_spawn_site_its_system_call_and_the_waiters() {
     let ended = watched("stall");
     ended.assert_success();
     let lines: Vec<_> = ended
@@ -172,7 +172,7 @@ fn a_signal_gets_a_dump_while_every_thread_is_kept_busy() {
 }
 
 #[test]
-fn a_crowd_that_waits_in_every_way_is_told_apart_and_not_disturbed() {
+fn a_dump_of_many_goroutines_names_every_wait_reason_and_disturbs_none() {
     let count = if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) {
         "500"
     } else {

@@ -1,4 +1,5 @@
-//! Networks that swallow, refuse, lose and delay: each program has a network namespace of its own, with nothing but a loopback.
+//! Networks that drop, refuse, lose or delay packets: each program has a network namespace of its
+//! own, with a loopback interface only.
 #![allow(unsafe_code, reason = "a namespace is entered by a raw system call")]
 
 use super::Tally;
@@ -11,7 +12,7 @@ use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-/// How late a deadline may strike on a machine with other work.
+/// How late a deadline may expire on a loaded machine.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// Runs all programs.
@@ -52,7 +53,7 @@ pub fn main(program: &str) -> ExitCode {
 
 /// Enters a new network namespace, before there is a second thread. The runtime starts in it.
 fn enter() -> Result<(), String> {
-    // SAFETY: takes flags.
+    // SAFETY: the call takes flags only.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err(format!(
             "no network namespace: {}",
@@ -86,7 +87,7 @@ fn command(line: &str) {
     try_command(line).unwrap();
 }
 
-/// What becomes of packets that come in.
+/// Sets what happens to incoming packets.
 fn rule(rule: &str) {
     command(&format!("nft add rule inet faults in {rule}"));
 }
@@ -95,7 +96,7 @@ fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// Fails unless `start` was `time` ago, and not much more. How much more.
+/// Fails unless `start` was `time` ago, within [`SLACK`]. Returns by how much it was late.
 #[track_caller]
 fn assert_elapsed(start: Instant, time: Duration) -> Duration {
     let late = start
@@ -106,7 +107,7 @@ fn assert_elapsed(start: Instant, time: Duration) -> Duration {
     late
 }
 
-/// Dials at once; each ends when its own time has come, and a good connection is not held up.
+/// Dials at once: each dial ends at its own timeout, and no dial delays a good connection.
 fn black_hole() -> String {
     rule("tcp dport 9004 drop");
     let dials: Vec<_> = (1..=20)
@@ -196,7 +197,8 @@ fn loss() -> String {
     format!("8 transfers of 100 kB there and back in {elapsed:.1?}, {lost} packets lost")
 }
 
-/// A queue that holds packets for up to 50 ms: data comes late, and a deadline in between strikes on time.
+/// A queue that holds packets for up to 50 ms: data comes late, and a deadline expires in between,
+/// on time.
 fn slow() -> String {
     command("tc qdisc add dev lo root tbf rate 8mbit burst 10kb latency 50ms");
     let elapsed = transfers(4, 100_000);
@@ -217,7 +219,8 @@ fn link() -> String {
     format!("a deadline {late:.1?} late, and all arrived when the link was up again")
 }
 
-/// A transfer whose reader is stopped by a deadline after `fault`, and then goes on to the end. How late the deadline struck.
+/// A transfer whose reader times out after `fault` and then reads to the end. Returns how late the
+/// timeout was.
 fn interrupted(fault: fn()) -> Duration {
     const LEN: usize = 1 << 20;
     let listener = TcpListener::bind(addr(0)).unwrap();

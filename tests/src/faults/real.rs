@@ -1,6 +1,7 @@
-//! Faults that the system itself brings about: a limit that is reached, peers that are killed or reset, descriptors that others hold.
+//! Faults that the system itself causes: a limit that is reached, peers that are killed or reset,
+//! descriptors that other processes hold.
 //!
-//! Each is a program of its own, which fails by a panic. Its last line says what it has seen.
+//! Each is a program of its own, which fails by a panic. Its last line is the remark.
 #![allow(
     unsafe_code,
     reason = "limits and timers are set, and CPU time is read, through libc"
@@ -39,7 +40,7 @@ pub fn cases(tally: &mut Tally) {
     );
 }
 
-/// Runs one, or a child of one.
+/// Runs one program, or a child of one.
 pub fn main(program: &str, rest: &[&str]) -> ExitCode {
     match (program, rest) {
         ("flood", []) => with_bystanders(flood),
@@ -77,7 +78,8 @@ fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-/// Runs `fault` while other connections echo without pause; none of them may feel it. Nothing may be left behind.
+/// Runs `fault` while other connections echo all the time. None of them may see it, and nothing may
+/// be left behind.
 fn with_bystanders(fault: fn() -> String) {
     Builder::new().max_procs(2).start().unwrap();
     let before = open_files(1024);
@@ -129,7 +131,8 @@ fn chat(mut stream: TcpStream, over: &AtomicBool) -> usize {
 
 const FLOOD: usize = 300;
 
-/// More clients than there are descriptors: each is served when others have gone, and waiting for that costs little.
+/// More clients than descriptors: each is served when others have gone, and waiting for that takes
+/// little CPU time.
 fn flood() -> String {
     let limit = libc::rlimit {
         rlim_cur: open_files(1024).len() as u64 + 20,
@@ -147,7 +150,7 @@ fn flood() -> String {
     while served.len() < FLOOD {
         match listener.accept() {
             Ok((stream, _)) => served.push(go(move || {
-                // As long as a request takes that keeps the descriptor.
+                // The time of a request, which holds its descriptor.
                 gopark::sleep(Duration::from_millis(10));
                 echo(stream);
             })),
@@ -162,7 +165,7 @@ fn flood() -> String {
     assert!(clients.wait().unwrap().success());
     let (elapsed, used) = (start.elapsed(), cpu_time() - cpu);
     assert!(refused > 0, "the limit was not felt");
-    // A loop that does not wait takes all of it, and more than one CPU.
+    // A busy loop would take all of a CPU or more.
     assert!(used < elapsed * 3 / 4, "{used:?} of CPU in {elapsed:?}");
     format!("{FLOOD} clients served, {refused} times EMFILE, {used:.0?} of CPU in {elapsed:.0?}")
 }
@@ -184,7 +187,7 @@ fn flood_clients(addr: SocketAddr) {
         .for_each(|client| client.join().unwrap());
 }
 
-/// Peers that die with half a message sent, and with an answer that they do not read under way.
+/// Peers that die after half a message, and while an answer to them is being written.
 fn killed() -> String {
     const PEERS: usize = 30;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -239,7 +242,8 @@ fn half_client(addr: SocketAddr) {
     }
 }
 
-/// Connections that are reset in the queue, before their first byte, in the middle of a message, and under a blocked writer.
+/// Connections that are reset in the queue, before their first byte, in the middle of a message,
+/// and under a blocked writer.
 fn resets() -> String {
     const CONNECTIONS: usize = 5000;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -279,8 +283,8 @@ fn resets() -> String {
     });
     until("the storm is over", || storm.is_finished());
     storm.join().unwrap();
-    // Goroutines of the bystanders, of the acceptor, and this one.
-    until("everybody has seen the reset", || {
+    // The goroutines of the bystanders, the acceptor, and this one.
+    until("every end has seen the reset", || {
         gopark::num_goroutines() == 2 * 4 + 2
     });
     listener.close().unwrap();
@@ -290,7 +294,8 @@ fn resets() -> String {
     format!("{CONNECTIONS} connections, {handled} accepted and all of them ended")
 }
 
-/// epoll goes on to report a file that somebody else keeps open after our number is closed. Nobody may be woken by it, nor the CPU kept busy.
+/// After a close, epoll keeps reporting a file that another process has open. The report must wake
+/// no goroutine and use no CPU time.
 fn dup() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut kept = Vec::new();
@@ -323,7 +328,7 @@ fn dup() -> String {
     format!("1000 messages to nobody, {used:.0?} of CPU in {elapsed:.0?}")
 }
 
-/// A timed sleep that a signal interrupts goes on with the rest of its time, and does not spin through it.
+/// A timed sleep that a signal interrupts continues with the rest of its time, and does not spin.
 fn ticks(profile: &[&str]) {
     extern "C" fn nothing(_: i32) {}
     profile.iter().for_each(|name| seccomp::enter(name));
@@ -336,7 +341,8 @@ fn ticks(profile: &[&str]) {
         it_interval: tick,
         it_value: tick,
     };
-    // SAFETY: all zeroes is an action with an empty mask and no flags, so that calls are interrupted; the handler does nothing.
+    // SAFETY: all zeroes is an action with an empty mask and no flags, so that calls are
+    // interrupted; the handler does nothing.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
@@ -364,7 +370,7 @@ fn ticks(profile: &[&str]) {
     println!("at most {worst:.0?} late; {used:.0?} of CPU in a sleep of 500 ms");
 }
 
-/// How late a sleep has ended.
+/// Sleeps, and returns how late the sleep ended.
 fn sleep_once(time: Duration) -> Duration {
     let start = Instant::now();
     gopark::sleep(time);
@@ -372,7 +378,7 @@ fn sleep_once(time: Duration) -> Duration {
         .elapsed()
         .checked_sub(time)
         .expect("a sleep is not too short");
-    // One that begins anew at each tick never ends; a machine with other work may take a while.
+    // A sleep that starts again at each tick would never end. A loaded machine may be late.
     assert!(late < Duration::from_secs(5), "{late:?}");
     late
 }

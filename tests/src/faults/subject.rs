@@ -1,12 +1,14 @@
-//! The program that faults are tried on. It ends by itself whatever fails, and tells what did:
+//! The program in which faults are injected. It ends by itself whatever fails, and prints what
+//! failed:
 //!
 //! | line | meaning |
 //! |---|---|
-//! | `trouble WHAT: ERROR` | an operation failed; it was tried again, or its connection was given up |
-//! | `broken FACT` | something that no fault excuses |
-//! | `survived` | the end was reached, and a round went by without trouble |
+//! | `trouble WHAT: ERROR` | an operation failed; it was repeated, or its connection was given up |
+//! | `broken FACT` | a failure that no fault explains |
+//! | `survived` | the end was reached, and one round went without trouble |
 //!
-//! Its goroutines hand results over by `join` alone: a lock of std could lose its own wake-up when a futex call fails.
+//! Its goroutines pass results by `join` alone: a lock of std could lose its own wake-up when a
+//! futex call fails.
 #![allow(
     unsafe_code,
     reason = "descriptors are counted, the process stops itself, and limits are set through libc"
@@ -24,25 +26,25 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Connections of a round.
+/// Connections in each round.
 const CLIENTS: usize = 4;
 
-/// No operation takes this long unless its wake-up was lost.
+/// An operation that takes longer has lost its wake-up.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// No dial takes this long unless the kernel was kept from beginning it.
+/// A dial that takes longer was never started by the kernel.
 const DIAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A message, and what an echo of it is.
+/// Bytes of a message and of its echo.
 const MESSAGE: usize = 16;
 
-/// More than a connection with small buffers takes at once, so that its writer has to wait.
+/// Bytes: more than a connection with small buffers takes, so that the writer waits.
 const LARGE: usize = 200_000;
 
-/// Rounds until one is without trouble.
+/// At most so many rounds, until one is without trouble.
 const ROUNDS: usize = 8;
 
-/// How often an operation is tried that a fault has stopped.
+/// How often an operation is repeated after a fault.
 const TRIES: usize = 4;
 
 struct Trouble {
@@ -52,7 +54,8 @@ struct Trouble {
 
 type Troubles = Vec<Trouble>;
 
-/// `settings`: the arrangement, then seccomp profiles to be under, and `stop` to be stopped before the runtime starts.
+/// `settings`: the arrangement, then the names of seccomp profiles, and `stop` to raise SIGSTOP
+/// before the runtime starts.
 pub fn main(settings: &[&str]) -> ExitCode {
     let (arrangement, rest) = settings.split_first().expect("an arrangement");
     for name in rest.iter().filter(|name| **name != "stop") {
@@ -73,7 +76,7 @@ fn start(arrangement: &str) -> bool {
         "one" => Builder::new().max_procs(1),
         "two" => Builder::new().max_procs(2),
         "shared" => Builder::new().max_procs(2).pollers(1),
-        // SAFETY: nothing here is bound to a thread.
+        // SAFETY: no goroutine here depends on its thread.
         "migrating" => unsafe { Builder::new().max_procs(2).migrate() },
         "default" => Builder::new(),
         _ => panic!("no arrangement {arrangement}"),
@@ -125,7 +128,7 @@ fn live() {
     }
 }
 
-/// Lets goroutines that were joined leave the count.
+/// Waits until joined goroutines are no longer counted.
 fn settle() {
     let start = Instant::now();
     while gopark::num_goroutines() != 0 && start.elapsed() < LIMIT {
@@ -133,7 +136,7 @@ fn settle() {
     }
 }
 
-/// Connections between goroutines.
+/// Connections between goroutines. Returns the troubles.
 fn round() -> Troubles {
     let mut troubles = Troubles::new();
     let Some((listener, addr, server)) = serve(&mut troubles) else {
@@ -167,7 +170,7 @@ fn outside(troubles: &mut Troubles) {
 
 fn serve(troubles: &mut Troubles) -> Option<(TcpListener, SocketAddr, JoinHandle<Troubles>)> {
     let listener = insist(troubles, "bind", || TcpListener::bind("127.0.0.1:0"))?;
-    // Connections have it from their listener.
+    // Connections inherit the size from their listener.
     insist(troubles, "buffer", || {
         SockRef::from(&listener).set_send_buffer_size(16 << 10)
     })?;
@@ -202,7 +205,7 @@ fn accept(listener: TcpListener) -> Troubles {
     troubles
 }
 
-/// Sends back what comes; instead of a message that begins with `L`, something large.
+/// Echoes messages. The answer to a message that begins with `L` is large.
 fn echo(mut stream: TcpStream) -> Troubles {
     let mut troubles = Troubles::new();
     let mut serve = || {
@@ -287,7 +290,7 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     whole(stream.read(&mut [0])?, 0)?;
     if n == 0 {
-        // A number that was lent stays taken after `close`, by an inert file.
+        // The number of a borrowed descriptor stays in use after `close`, by an inert file.
         let _ = stream.as_fd();
         stream.close()?;
     }
@@ -327,7 +330,7 @@ fn spawn<T: Send + 'static>(
     insist(troubles, "go", || try_go(f.clone()))
 }
 
-/// What `f` owns is dropped if there is no goroutine for it.
+/// If the goroutine cannot start, what `f` owns is dropped.
 fn spawn_once<T: Send + 'static>(
     troubles: &mut Troubles,
     f: impl FnOnce() -> T + Send + 'static,
@@ -354,7 +357,7 @@ fn tell(trouble: &Trouble) {
     say(&format!("trouble {}: {}", trouble.what, trouble.error));
 }
 
-/// Prints a line, though writes may fail.
+/// Prints a line, even if some writes fail.
 fn say(line: &str) {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();

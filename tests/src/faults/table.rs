@@ -1,31 +1,35 @@
-//! Which errors each system call is made to fail with, and what must come of it: those of its manual page, and of `ip(7)` and `tcp(7)`.
+//! The errors that each system call is made to fail with, and the outcome that each must have:
+//! those of its manual page, and of `ip(7)` and `tcp(7)`.
 //!
-//! Left out are answers that the kernel gives only together with an effect that injection cannot have, for they would be lies that no
-//! program can see through:
+//! Left out are answers that the kernel gives only together with an effect that an injection cannot
+//! have: no program could handle them.
 //!
-//! | left out | because the kernel says it only |
+//! | left out | because the kernel gives it only |
 //! |---|---|
 //! | `EAGAIN` of a read, a write or an accept on an edge-triggered socket | when the socket is not ready, and then an edge follows |
 //! | `EAGAIN` of the write to an eventfd | when the eventfd is readable |
 //! | `EISCONN` of `connect` | when there is a connection |
 //! | every error of `brk` | never: it returns an address |
 //!
-//! Also left out is `rseq`, which libc calls for each thread, and which it answers itself by ending the process.
+//! Also left out is `rseq`, which libc calls for each thread: if it fails, libc ends the process.
 
-/// What must come of a fault, beside what holds for each: see [`super::sweep`].
+/// The outcome that a fault must have, besides the checks of [`super::sweep`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expected {
-    /// The operation that made the call fails with this error, or goes another way. Nothing else fails.
+    /// The operation that made the call fails with this error, or succeeds in another way. Nothing
+    /// else fails.
     Reported,
     /// No operation fails.
     Absorbed,
-    /// As `Reported`, or an operation waits for what never comes until its deadline: the kernel would have begun something.
+    /// Like `Reported`, or an operation waits until its deadline: the kernel would have started
+    /// something.
     ReportedOrLate,
-    /// As `Reported`, but the descriptor stays: only the kernel could have released it.
+    /// Like `Reported`, but the descriptor stays open: only the kernel could have released it.
     Leaks,
-    /// The process says this and aborts.
+    /// The process prints this and aborts.
     Dies(&'static str),
-    /// The process says this and aborts, or as `Reported`, by which caller of several made the call.
+    /// The process prints this and aborts, or the outcome is as for `Reported`: several callers
+    /// make the call.
     MayDie(&'static str),
 }
 
@@ -36,7 +40,7 @@ pub struct Row {
     pub call: &'static str,
     /// Errors, as strace names them.
     pub errors: &'static [Error],
-    /// What must come of each.
+    /// The outcome that each of them must have.
     pub expected: Expected,
 }
 
@@ -96,7 +100,7 @@ pub const ROWS: &[Row] = &[
     row!(io_uring_enter, Reported, EAGAIN EBUSY EINTR ENXIO EOPNOTSUPP EPERM),
     row!(io_uring_enter, MayDie("gopark: io_uring_enter has failed"), EBADF EBADR EFAULT EINVAL),
     row!(poll, Absorbed, EINTR EIO ENOMEM EPERM EAGAIN),
-    // The poller of that name dies; to io_uring it is a second opinion.
+    // The poller `poll` aborts. For io_uring the call is a second check only.
     row!(poll, MayDie("gopark: poll has failed"), EFAULT EINVAL),
     row!(read, Absorbed, EAGAIN EBADF EFAULT EINTR EINVAL EIO EISDIR),
     row!(write, Absorbed, EINTR EDESTADDRREQ EDQUOT EFBIG EIO ENOSPC EPERM EPIPE),
@@ -124,7 +128,7 @@ pub const ROWS: &[Row] = &[
     row!(set_robust_list, Absorbed, EINVAL),
 ];
 
-/// For pollers that report a state, not a change of it: to them a socket that was not ready and now is looks no different.
+/// For level-triggered pollers, which cannot tell a fault from a socket that is still ready.
 pub const LEVEL_ROWS: &[Row] = &[
     row!(accept4, Absorbed, EAGAIN),
     row!(recvfrom, Absorbed, EAGAIN),

@@ -1,4 +1,5 @@
-//! Waits over core alone: deadlines, sleeps, semaphores, and how many goroutines wait in a poller.
+//! Waits over core alone: deadlines, sleeps, semaphores, and the count of goroutines that wait in a
+//! poller.
 
 use super::{
     MILLISECOND, TIMEOUT, check, check_in, go, join, pair, pipe_in, read, sched, start,
@@ -35,7 +36,10 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
         let blocked = go(sched, move || read(&theirs, &mut [0; 1]));
         let start = Instant::now();
         while sched.num_poll_waiters() == 0 {
-            assert!(start.elapsed() < LIMIT / 2, "the reader waits");
+            assert!(
+                start.elapsed() < LIMIT / 2,
+                "the reader does not wait in the poller"
+            );
             thread::yield_now();
         }
         thread::sleep(std::time::Duration::from_millis(1));
@@ -45,7 +49,7 @@ fn a_sooner_deadline_from_a_thread_reaches_a_runtime_that_sleeps() {
         let late = sched.now() - when;
         assert!(
             (0..60_000 * MILLISECOND).contains(&late),
-            "it came {late} ns after the deadline"
+            "the wake-up came {late} ns after the deadline"
         );
     }
 }
@@ -121,7 +125,8 @@ fn waiters_are_counted_while_they_wait() {
             let fd = pairs[0][0].clone();
             thread::spawn(move || read(&fd, &mut [0; 1]))
         };
-        // The thread queues for the side that a goroutine holds, so it is not in the poller.
+        // The thread waits for the goroutine that holds the reading side, so it is not counted as a
+        // waiter of the poller.
         count(100);
         match round % 3 {
             0 => pairs
@@ -149,7 +154,7 @@ fn waiters_are_counted_while_they_wait() {
 }
 
 #[test]
-fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
+fn two_goroutines_that_always_ready_each_other_do_not_starve_a_third() {
     let sched = undisturbed();
     check_in(sched, move || {
         let [left, right] = [(); 2].map(|()| Arc::new(Sema::new(sched)));
@@ -176,10 +181,13 @@ fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
             let between = exchanges.load(SeqCst) - before;
             assert!(
                 between <= 100,
-                "{between} exchanges between two turns of the third"
+                "{between} exchanges between two turns of the third goroutine"
             );
         }
-        assert!(exchanges.load(SeqCst) > 100, "the two do play");
+        assert!(
+            exchanges.load(SeqCst) > 100,
+            "the two goroutines must take turns"
+        );
         stop.store(true, SeqCst);
         players.into_iter().for_each(Join::join);
     });
@@ -189,7 +197,7 @@ fn two_that_ready_each_other_for_ever_do_not_starve_a_third() {
 fn sleepers_wake_in_the_order_of_their_deadlines() {
     const SLEEPERS: Nanos = 1000;
 
-    /// Whether they did. Not, if not all slept before the first deadline.
+    /// Returns whether all slept before the first deadline, and woke in order.
     fn in_order(sched: &'static Sched, lead: Nanos) -> bool {
         let first = sched.now() + lead * MILLISECOND;
         let woken = Rc::new(RefCell::new(Vec::new()));
@@ -215,7 +223,7 @@ fn sleepers_wake_in_the_order_of_their_deadlines() {
         let leads = [20, 200, 500, 1000, 2000];
         assert!(
             leads.into_iter().any(|lead| in_order(sched, lead)),
-            "{SLEEPERS} goroutines wake in another order, or do not get to sleep in two seconds"
+            "{SLEEPERS} goroutines wake out of order, or take more than two seconds to fall asleep"
         );
     });
 }
