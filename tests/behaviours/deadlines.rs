@@ -450,7 +450,7 @@ fn deadlines_that_come_and_go_lose_no_byte() {
                 while all.len() < LEN {
                     match near.read(&mut buffer) {
                         Ok(n) => all.extend_from_slice(&buffer[..n]),
-                        Err(_) if done.load(SeqCst) => unreachable!("nobody else ends the nagging"),
+                        Err(_) if done.load(SeqCst) => unreachable!("the deadlines still change"),
                         timeout => {
                             assert_timeout(timeout);
                             yield_now();

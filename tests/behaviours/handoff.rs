@@ -43,7 +43,7 @@ fn goroutines_start_while_all_threads_compute() {
                 go(move || {
                     let start = Instant::now();
                     while !stop.load(SeqCst) {
-                        assert!(start.elapsed() < LIMIT / 2, "nobody stops it");
+                        assert!(start.elapsed() < LIMIT / 2, "the test does not end it");
                         hint::spin_loop();
                     }
                 })

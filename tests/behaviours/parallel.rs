@@ -35,7 +35,7 @@ fn unstarted_goroutines_are_stolen_while_their_maker_computes() {
                     go(move || _ = ran.fetch_add(1, SeqCst))
                 })
                 .collect();
-            compute_until("others run what this goroutine has made", || {
+            compute_until("other threads run what this goroutine has spawned", || {
                 ran.load(SeqCst) == count
             });
             goroutines.into_iter().for_each(join);

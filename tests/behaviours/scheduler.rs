@@ -249,7 +249,7 @@ fn yielding_goroutines_take_turns() {
                         };
                         assert!(
                             most - least <= 1,
-                            "one goroutine has had {most} turns, another {least}"
+                            "the most turns of a goroutine are {most}, the fewest {least}"
                         );
                         yield_now();
                     }

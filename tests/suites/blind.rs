@@ -137,7 +137,10 @@ fn threads_are_handed_off_even_if_neither_state_nor_clock_can_be_read() {
 fn a_start_without_membarrier_reports_that_threads_are_not_handed_off() {
     let ended = blind(&["no-membarrier"]);
     if arranged(&ended) {
-        ended.assert_said("without membarrier, a goroutine that blocks its thread or computes holds up all others of its proc");
+        ended.assert_said(
+            "without membarrier, a goroutine that blocks its thread or computes \
+             holds up all others of its proc",
+        );
     }
 }
 

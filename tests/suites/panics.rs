@@ -46,7 +46,9 @@ fn a_panic_names_goroutine_and_spawn_site_in_the_form_of_std() {
         "goroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs:"
     ));
     let expected = format!(
-        "goroutine {id}.\ngoroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs) panicked at tests/src/bin/panics.rs\n\
+        "goroutine {id}.\n\
+         goroutine {id} \"importer\" (spawned at tests/src/bin/panics.rs) panicked \
+         at tests/src/bin/panics.rs\n\
          there is no column 3\n{NOTE}\n"
     );
     assert_eq!(said("named"), expected);
@@ -100,7 +102,8 @@ fn a_backtrace_needs_no_more_stack_than_the_panic() {
 #[test]
 fn a_panic_on_a_thread_of_the_pool_names_the_goroutine_that_asked() {
     let output = said("pool");
-    let name = "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked at tests/src/bin/panics.rs\nthere is no column 5\n";
+    let name = "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked \
+                at tests/src/bin/panics.rs\nthere is no column 5\n";
     assert!(output.contains(name), "{output}");
     let (_, second) = output.split_once("there is no column 5\n").unwrap();
     assert!(

@@ -70,7 +70,7 @@ fn every_instruction_of_a_yield_a_spawn_a_join_and_a_park_can_be_unwound() {
 fn a_panic_without_a_join_is_printed_and_ends_only_its_goroutine() {
     let ended = run(&mut alone("panic-without-join"));
     ended.assert_success();
-    ended.assert_said("nobody joins this");
+    ended.assert_said("no goroutine joins this");
     ended.assert_said("the others go on");
 }
 

@@ -71,7 +71,9 @@ unsafe impl Os for Refusing {
             _ = self
                 .crowd
                 .fetch_update(SeqCst, SeqCst, |missing| missing.checked_sub(1));
-            until_on_thread("the others ask, too", || self.crowd.load(SeqCst) == 0);
+            until_on_thread("the other callers ask for a thread", || {
+                self.crowd.load(SeqCst) == 0
+            });
             return Err(NO_THREAD);
         }
         self.linux.spawn(name, entry, arg)
@@ -180,7 +182,7 @@ fn a_failed_start_without_threads_leaks_nothing_and_can_be_repeated() {
                 .to_string()
                 .ends_with("raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max")
         );
-        until_on_thread("all has been given back", || count() == before);
+        until_on_thread("everything has been released", || count() == before);
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
@@ -199,14 +201,14 @@ fn a_failed_start_without_address_space_leaks_nothing_and_reserves_last() {
     let before = count();
     SYSTEM.space.store(true, SeqCst);
     assert_eq!(start(config).err(), Some(StartError::Stacks(NO_SPACE)));
-    until_on_thread("all has been given back", || count() == before);
+    until_on_thread("everything has been released", || count() == before);
     SYSTEM.threads.store(4, SeqCst);
     assert_eq!(
         start(config).err(),
         Some(StartError::Thread(4, NO_THREAD)),
-        "nothing may be reserved before what can fail"
+        "address space must be reserved last"
     );
-    until_on_thread("all has been given back", || count() == before);
+    until_on_thread("everything has been released", || count() == before);
     SYSTEM.threads.store(usize::MAX, SeqCst);
     SYSTEM.space.store(false, SeqCst);
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
@@ -238,9 +240,11 @@ fn a_fresh_goroutine_starts_although_its_p_cannot_be_handed_off_and_the_other_p_
             });
         }
         // They start on the other P, because this goroutine keeps its own.
-        until_on_thread("the restless start", || STARTED.load(SeqCst) == 3);
+        until_on_thread("the yielding goroutines start", || {
+            STARTED.load(SeqCst) == 3
+        });
         go(|_| _ = STARTED.fetch_add(1, SeqCst));
-        until_on_thread("the fresh one starts", || STARTED.load(SeqCst) == 4);
+        until_on_thread("the fresh goroutine starts", || STARTED.load(SeqCst) == 4);
         STOP.store(true, SeqCst);
     };
     sched.go(computes, Location::caller()).unwrap().join();
@@ -275,7 +279,7 @@ fn spawns_without_memory_or_guards_name_what_is_missing_and_leak_no_stacks() {
             let exhausted = sched
                 .go(|| (), Location::caller())
                 .err()
-                .expect("a stack that cannot be used is none");
+                .expect("the spawn must fail");
             assert_eq!(exhausted.cause, cause);
             assert!(exhausted.to_string().contains(said), "{exhausted}");
         }
@@ -305,7 +309,7 @@ fn blocking_jobs_run_even_if_no_caller_gets_a_thread() {
                     .unwrap()
             })
             .collect();
-        until_on_thread("all calls return", || {
+        until_on_thread("all calls have returned", || {
             calls.iter().all(|call| call.is_finished())
         });
         assert_eq!(

@@ -68,7 +68,10 @@ fn of_a_limited_address_space_most_is_left_to_the_program() {
 fn stacks_count_as_memory_when_they_are_opened_and_running_out_names_the_limit() {
     let ended = succeeds("limited-data");
     ended.assert_said("no stack for another goroutine: ");
-    ended.assert_said("and memory for more was refused (errno 12; `ulimit -d` and vm.overcommit_memory=2 limit it)");
+    ended.assert_said(
+        "and memory for more was refused \
+         (errno 12; `ulimit -d` and vm.overcommit_memory=2 limit it)",
+    );
 }
 
 #[test]
@@ -116,7 +119,10 @@ fn an_overflow_on_a_thread_of_the_pool_names_it_and_the_goroutine_that_asked() {
         .split_once("the doomed one is goroutine ")
         .unwrap();
     let (id, _) = id.split_once('.').unwrap();
-    ended.assert_said("gopark: thread gopark-b1 has overflowed its stack of 2048 KiB in gopark::blocking for goroutine ");
+    ended.assert_said(
+        "gopark: thread gopark-b1 has overflowed its stack of 2048 KiB \
+         in gopark::blocking for goroutine ",
+    );
     ended.assert_said(&format!(
         "goroutine {id} \"deep\" (spawned at tests/src/bin/stacks.rs:"
     ));
@@ -185,7 +191,10 @@ fn running_out_of_larger_stacks_names_the_limit_and_passes() {
         "{}",
         ended.output
     );
-    ended.assert_said("have one of 1048576 KiB each, which is all the address space that was reserved (raise `ulimit -v`");
+    ended.assert_said(
+        "have one of 1048576 KiB each, which is all the address space that was reserved \
+         (raise `ulimit -v`",
+    );
     ended.assert_said("ordinary ones go on");
 }
 

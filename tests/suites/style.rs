@@ -1,6 +1,8 @@
-//! The style of the sources, as far as a program can see it: who imports whom, how long things are, where `unsafe` and atomics may be named.
+//! The style of the repository, as far as a program can check it: which module imports which, how
+//! long and how wide things are, where `unsafe` and atomics may occur, and which words are used.
 //!
-//! Each rule is a function from a source to its violations, and has a sample that breaks it: a rule that cannot fail says nothing.
+//! Each rule is a function from a source to its violations, and has a sample that breaks it: a rule
+//! that cannot fail proves nothing.
 
 #[path = "style/mutants.rs"]
 mod mutants;
@@ -79,7 +81,7 @@ fn the_root_holds_the_files_that_are_listed_and_no_others() {
         .args(["ls-files"])
         .current_dir(root())
         .output();
-    // A copy of the sources without its history has only its files to show.
+    // Without git's history, everything but build output counts.
     let names: BTreeSet<String> = match tracked {
         Ok(output) if output.status.success() && !output.stdout.is_empty() => {
             let text = String::from_utf8(output.stdout).unwrap();
@@ -265,7 +267,7 @@ fn no_two_public_types_share_a_name() {
     );
 }
 
-/// A rule, the path of a source and a text that breaks the rule once.
+/// A rule, the path of a source, and a text that breaks the rule once.
 type Sample<'a> = (Rule, &'a str, &'a str);
 
 const SAMPLES: [Sample<'_>; 19] = [
@@ -360,9 +362,25 @@ fn every_rule_has_something_to_find() {
 
 #[test]
 fn no_rule_finds_what_is_not_there() {
-    let innocent = "//! x\n#![allow(unsafe_code, reason = \"x\")]\nuse crate::{os::Os, sync};\n// std::vec, libc, println!\nlet s = \"std::libc\";\n\
-                    pub struct Group;\npub(crate) struct G;\npub unsafe fn f(fd: i32) {}\n// See core/src/os.rs, fuzz/corpus/NAME.hex and core/*/x.rs.\n// It has no. One is enough.\nconst NOT_A_FN: u8 = b'\"';\n#[cfg(test)]\nmod tests {\n    use std::vec::Vec;\n}\n";
-    let source = Source::new("core/src/g.rs", innocent);
+    let innocent = [
+        "//! x",
+        "#![allow(unsafe_code, reason = \"x\")]",
+        "use crate::{os::Os, sync};",
+        "// std::vec, libc, println!",
+        "let s = \"std::libc\";",
+        "pub struct Group;",
+        "pub(crate) struct G;",
+        "pub unsafe fn f(fd: i32) {}",
+        "// See core/src/os.rs, fuzz/corpus/NAME.hex and core/*/x.rs.",
+        "// It has no. One is enough.",
+        "const NOT_A_FN: u8 = b'\"';",
+        "#[cfg(test)]",
+        "mod tests {",
+        "    use std::vec::Vec;",
+        "}\n",
+    ]
+    .join("\n");
+    let source = Source::new("core/src/g.rs", &innocent);
     let rules: [Rule; 16] = [
         imports_go_up,
         backends_know_the_contract_only,

@@ -13,7 +13,7 @@ fn watched(program: &str) -> Ended {
 #[test]
 #[cfg_attr(
     gopark_sanitize = "thread",
-    ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
+    ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
 fn a_deadlock_of_all_goroutines_is_reported_and_ends_the_process() {
     let ended = watched("deadlock");
@@ -27,7 +27,7 @@ fn a_deadlock_of_all_goroutines_is_reported_and_ends_the_process() {
 #[test]
 #[cfg_attr(
     gopark_sanitize = "thread",
-    ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
+    ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
 fn an_ordinary_thread_that_waits_in_vain_is_a_deadlock() {
     let ended = watched("deadlock-of-a-thread");
@@ -38,7 +38,7 @@ fn an_ordinary_thread_that_waits_in_vain_is_a_deadlock() {
 #[test]
 #[cfg_attr(
     gopark_sanitize = "thread",
-    ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
+    ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
 fn a_deadlock_of_a_thread_is_found_after_the_runtime_was_idle() {
     let ended = watched("deadlock-of-a-thread-later");
@@ -56,7 +56,7 @@ fn a_thread_that_could_still_wake_a_goroutine_prevents_the_report_of_a_deadlock(
 #[test]
 #[cfg_attr(
     gopark_sanitize = "thread",
-    ignore = "ThreadSanitizer has a thread of its own, which could wake somebody for all that gopark knows"
+    ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
 fn a_deadlock_is_found_when_the_last_thread_that_could_help_has_ended() {
     let ended = watched("abandoned");
@@ -134,7 +134,8 @@ fn a_pool_that_is_used_up_is_reported_once_with_the_limit_and_the_remedy() {
     let ended = watched("pool-used-up");
     ended.assert_success();
     ended.assert_said(
-        "gopark: gopark::blocking has 2 threads, all busy for a second, and no more are allowed (Builder::max_threads): 3 calls wait for one",
+        "gopark: gopark::blocking has 2 threads, all busy for a second, and no more are allowed \
+         (Builder::max_threads): 3 calls wait for one",
     );
     assert_eq!(
         ended.output.matches("gopark::blocking has").count(),

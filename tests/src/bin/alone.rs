@@ -1,5 +1,5 @@
-//! Programs that need a process of their own, since they end it or change its limits. `suites/processes.rs` runs them by name, and
-//! `suites/sanitizers.rs` those that a sanitizer must find fault with.
+//! Programs that end their process or change its limits. `suites/processes.rs` runs them by name,
+//! and `suites/sanitizers.rs` those with a fault that a sanitizer must find.
 #![allow(
     unsafe_code,
     reason = "limits are set, and faults provoked, through libc and raw pointers"
@@ -55,7 +55,7 @@ fn recurse(depth: u64) -> u64 {
     recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
 }
 
-/// A runtime with nothing to do, or why there is none.
+/// Starts a runtime and leaves it idle, or prints why it cannot start.
 fn schedtrace() {
     let sysmon = std::env::args().nth(2).as_deref() != Some("without-sysmon");
     match Builder::new().max_procs(2).sysmon(sysmon).start() {
@@ -64,7 +64,8 @@ fn schedtrace() {
     }
 }
 
-/// Lives until GOPARK_SCHEDTRACE has printed a line of 200 ms after the start or later, and shows what it printed.
+/// Waits until GOPARK_SCHEDTRACE has printed a line of 200 ms after the start or later. Prints what
+/// it printed.
 fn schedtrace_lines() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
@@ -121,12 +122,12 @@ fn overflow_of_a_thread() {
 fn null_pointer() {
     gopark::run(|| {
         let null = black_box(std::ptr::dangling::<u64>());
-        // SAFETY: none; the fault is what this program is for.
+        // SAFETY: none; the program exists for this fault.
         println!("{}", unsafe { null.read_volatile() });
     });
 }
 
-/// Until all Ms but the caller's have nothing to do.
+/// Waits until all Ms but the caller's are idle.
 fn until_others_sleep() {
     let procs = gopark::max_procs() as u64;
     until("the others sleep", || {
@@ -134,7 +135,8 @@ fn until_others_sleep() {
     });
 }
 
-/// Goroutines that block their thread are made beside two that are at home on one thread and wait for each other.
+/// Spawns goroutines that block their thread, beside two that are bound to one thread and wait for
+/// each other.
 fn blocks_elsewhere() {
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
@@ -171,7 +173,7 @@ fn pair() -> (TcpStream, TcpStream) {
 
 fn panic_without_join() {
     gopark::run(|| {
-        drop(go(|| panic!("nobody joins this")));
+        drop(go(|| panic!("no goroutine joins this")));
         until("it has panicked", || gopark::num_goroutines() == 1);
         println!("the others go on");
     });
@@ -187,7 +189,7 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Spawns until there is no stack left, three times.
+/// Spawns until no stack is left, three times.
 fn address_space() {
     limit(libc::RLIMIT_AS, 2 << 30);
     Builder::new().max_procs(2).start().unwrap();
@@ -235,7 +237,7 @@ fn spawn_all(release: &Arc<AtomicBool>) -> (Vec<JoinHandle<()>>, io::Error) {
     }
 }
 
-/// Opens files until there is no descriptor left.
+/// Opens files until no descriptor is left.
 fn take_all_descriptors() -> Vec<File> {
     let mut files = Vec::new();
     loop {
@@ -249,10 +251,11 @@ fn take_all_descriptors() -> Vec<File> {
     }
 }
 
-/// Accepts with no descriptor left, and goes on when there are some again.
+/// Accepts without a free descriptor, and goes on when one is free.
 ///
-/// One thread runs it all: a call to accept that finds nobody has a number for a moment, as has a file of `/proc` that sysmon reads, and that
-/// number would be there when all are thought to be taken.
+/// One thread runs everything: an accept that finds no connection holds a number for a moment, as
+/// does sysmon while it reads a file of `/proc`. With two threads, such a number could be free
+/// after all the others are taken.
 fn descriptors() {
     const CLIENTS: usize = 10;
     limit(libc::RLIMIT_NOFILE, 100);
@@ -272,7 +275,7 @@ fn descriptors() {
             refused(TcpStream::connect(addr).map(drop));
             refused(TcpListener::bind("127.0.0.1:0").map(drop));
         }
-        // Goroutines, their stacks and established connections need none.
+        // Goroutines, their stacks and established connections need no descriptor.
         assert_eq!(join(go(|| "still here")), "still here");
         files.pop();
         let mut served = vec![listener.accept().unwrap().0];
@@ -284,13 +287,13 @@ fn descriptors() {
             client.write_all(&[i as u8]).unwrap();
             let mut byte = [0];
             server.read_exact(&mut byte).unwrap();
-            assert_eq!(byte, [i as u8], "the queue is in order and has lost nobody");
+            assert_eq!(byte, [i as u8], "the queue is in order and complete");
         }
         wake_without_descriptor(&listener);
     });
 }
 
-/// An acceptor that waits is woken by a connection that it has no descriptor for.
+/// A connection wakes a waiting acceptor that has no descriptor for it.
 fn wake_without_descriptor(listener: &TcpListener) {
     let addr = listener.local_addr().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -342,18 +345,18 @@ fn leave() {
     println!("left");
 }
 
-/// Wrongly said to be shared.
+/// Claims to be shareable, which is not true.
 struct Shared(UnsafeCell<u64>);
 
-// SAFETY: none; the race is what this is for.
+// SAFETY: none; the program exists for this race.
 unsafe impl Sync for Shared {}
 
-/// One goroutine writes, and publishes it in a way that orders nothing; another, on another M, reads.
+/// One goroutine writes and publishes with relaxed ordering; another, on another M, reads.
 fn relaxed_publish() {
     static VALUE: Shared = Shared(UnsafeCell::new(0));
     static PUBLISHED: AtomicBool = AtomicBool::new(false);
     static READ: AtomicBool = AtomicBool::new(false);
-    // Few calls: a report needs the history of both sides, which is short.
+    // Few calls: the report needs the history of both sides, which is short.
     let spin_until = |flag: &AtomicBool| {
         while !flag.load(Relaxed) {
             thread::sleep(Duration::from_millis(1));
@@ -363,11 +366,11 @@ fn relaxed_publish() {
     gopark::run(move || {
         let reader = go(move || {
             spin_until(&PUBLISHED);
-            // SAFETY: none.
+            // SAFETY: none; the program exists for this race.
             println!("{}", unsafe { VALUE.0.get().read_volatile() });
             READ.store(true, Relaxed);
         });
-        // SAFETY: none.
+        // SAFETY: none; the program exists for this race.
         unsafe { VALUE.0.get().write_volatile(1) };
         PUBLISHED.store(true, Relaxed);
         // Without parking: one M would order the two.
@@ -382,7 +385,7 @@ fn use_after_free() {
         let dangling = &raw const boxed[3];
         drop(black_box(boxed));
         gopark::yield_now();
-        // SAFETY: none; the fault is what this program is for.
+        // SAFETY: none; the program exists for this fault.
         println!("{}", unsafe { dangling.read_volatile() });
     });
 }
@@ -396,7 +399,7 @@ fn use_after_return() {
     gopark::run(|| {
         let dangling = black_box(local());
         gopark::yield_now();
-        // SAFETY: none; the fault is what this program is for.
+        // SAFETY: none; the program exists for this fault.
         println!("{}", unsafe { dangling.read_volatile() });
     });
 }
@@ -406,7 +409,7 @@ fn overrun() {
     gopark::run(|| {
         let array = black_box([7_u8; 32]);
         gopark::yield_now();
-        // SAFETY: none; the fault is what this program is for.
+        // SAFETY: none; the program exists for this fault.
         println!("{}", unsafe {
             array.as_ptr().add(black_box(array.len())).read_volatile()
         });
@@ -419,7 +422,7 @@ fn leak() {
     });
 }
 
-/// Returns while memory is known to nobody but a goroutine that is parked.
+/// Returns while only a parked goroutine refers to some memory, which is no leak.
 fn keep() {
     static ASLEEP: AtomicBool = AtomicBool::new(false);
     gopark::run(|| {

@@ -1,5 +1,5 @@
-//! Goroutines that keep their threads where the system shows and allows little: `suites/blind.rs` runs
-//! `blind WHERE`, and reads after how long a fresh goroutine has run.
+//! Goroutines that block or compute where the system shows little or forbids much.
+//! `suites/blind.rs` runs `blind WHERE`, which prints how long a fresh goroutine waited.
 #![allow(
     unsafe_code,
     reason = "what the system shows is taken away through libc"
@@ -52,7 +52,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Raises the limit of descriptors until the runtime can start: then none is left.
+/// Raises the limit of descriptors until the runtime can start, so that none is left.
 fn start_with_the_last_descriptor() {
     let allow = |descriptors| {
         let limit = libc::rlimit {
@@ -73,7 +73,7 @@ fn start_with_the_last_descriptor() {
     );
 }
 
-/// In a process that is not dumpable, an ordinary user cannot read which calls its own threads are in.
+/// Makes the process not dumpable: an ordinary user cannot read the system calls of its threads.
 fn hide_calls() -> io::Result<()> {
     // SAFETY: no memory is passed.
     if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) } != 0 {
@@ -89,7 +89,7 @@ fn hide_calls() -> io::Result<()> {
     }
 }
 
-/// In a namespace of its own, an empty file system takes the place of `/proc`.
+/// Mounts an empty file system on `/proc`, in a namespace of its own.
 fn hide_proc() -> io::Result<()> {
     let checked = |result: i32| {
         if result == 0 {
@@ -116,10 +116,10 @@ fn hide_proc() -> io::Result<()> {
     mount(c"none", c"/proc", c"tmpfs", 0)
 }
 
-/// Set in the numbers of the clocks that belong to a thread.
+/// This bit marks the clock ids that belong to a thread.
 const SIGN: u32 = 1 << 31;
 
-/// From now on a system call fails: always, or if its first argument has this bit.
+/// From now on a system call fails: always, or if its first argument has `bit`.
 fn forbid(number: libc::c_long, bit: Option<u32>) -> io::Result<()> {
     const FIRST_ARGUMENT: u32 = 16;
     let step = |code: u32, value: u32, if_so: u8, if_not: u8| libc::sock_filter {
@@ -172,7 +172,7 @@ fn forbid(number: libc::c_long, bit: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// How long a fresh goroutine took to run, and so to release the one that blocks the only thread.
+/// How long a fresh goroutine waits that must release the goroutine which blocks the only thread.
 fn after_blocking() -> Duration {
     let (begin, begun) = mpsc::channel();
     let (release, released) = mpsc::channel();
@@ -186,7 +186,7 @@ fn after_blocking() -> Duration {
     join(blocked)
 }
 
-/// The same with one that computes.
+/// The same with a goroutine that computes.
 fn after_computing() -> Duration {
     let (begin, begun) = mpsc::channel();
     let stop = Arc::new(AtomicBool::new(false));
@@ -207,7 +207,7 @@ fn after_computing() -> Duration {
     join(fresh)
 }
 
-/// A goroutine that is blocked for longer than sysmon bears, with one at home that waits.
+/// A goroutine that blocks long enough to be reported, with another one that waits for its thread.
 fn stall() {
     join(go(|| {
         gopark::set_name("blocked");

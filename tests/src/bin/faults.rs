@@ -1,4 +1,4 @@
-//! Faults against real sockets: `ci/faults.sh` runs it. `gopark_tests::faults` says how.
+//! Faults with real sockets: see `gopark_tests::faults`. `ci/faults.sh` runs it.
 
 fn main() -> std::process::ExitCode {
     gopark_tests::faults::main()

@@ -1,4 +1,5 @@
-//! Programs that fork, for `suites/forks.rs`. A child that hangs is killed by its alarm, and the parent says how it ended.
+//! Programs that fork, for `suites/forks.rs`. An alarm kills a child that hangs, and the parent
+//! prints how the child ended.
 #![allow(
     unsafe_code,
     reason = "fork, exec and what goes with them are calls of libc"
@@ -36,12 +37,13 @@ fn main() {
     }
 }
 
-/// Forks while a goroutine waits for a connection's bytes, and uses both afterwards: whatever the child does is none of theirs.
+/// Forks while a goroutine waits for a connection's bytes, and uses both afterwards: the child must
+/// not affect them.
 fn fork_and_do(deed: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
-    // It joins a poller, and nothing waits for it when the process forks.
+    // It is registered with a poller, and no operation waits for it when the process forks.
     listener
         .set_deadline(Some(Instant::now() + Duration::from_millis(5)))
         .unwrap();
@@ -87,7 +89,8 @@ struct Inherited {
     waiting: JoinHandle<io::Result<[u8; 4]>>,
 }
 
-/// Does `deed`, which is to fail if it needs what only the parent has. Does not return, except for `return`.
+/// Performs `deed`, which must fail if it needs the parent's runtime. Returns only if `deed` is
+/// `return`.
 fn child(deed: &str, inherited: Inherited) {
     let Inherited {
         client,
@@ -131,7 +134,8 @@ fn before_the_start() {
     }
 }
 
-/// With and without a closure before the exec: `std` forks for one and uses `posix_spawn` otherwise.
+/// With and without a closure before the exec: std forks if there is one and uses `posix_spawn`
+/// otherwise.
 fn command() {
     let mut plain = Command::new("echo");
     let mut forked = Command::new("echo");
@@ -147,9 +151,9 @@ fn command() {
     println!("the parent goes on");
 }
 
-/// `None` in the child, which ends if it hangs.
+/// Returns `None` in the child, and sets its alarm.
 fn fork() -> Option<i32> {
-    // SAFETY: the child only does what these tests are about.
+    // SAFETY: the child does what the tests check, and nothing else.
     match unsafe { libc::fork() } {
         0 => {
             // SAFETY: no memory is passed.
@@ -171,6 +175,6 @@ fn wait(pid: i32) -> ExitStatus {
 }
 
 fn exit(status: i32) -> ! {
-    // SAFETY: the process ends here, without what it has from its parent.
+    // SAFETY: the process ends here, without running destructors of what it copied from its parent.
     unsafe { libc::_exit(status) }
 }

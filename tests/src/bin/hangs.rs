@@ -1,5 +1,5 @@
-//! Programs that hang because a goroutine waits for what a neighbour on its own thread holds, and
-//! what gopark says of them unasked: `suites/hangs.rs` runs them by name and reads that.
+//! Programs that hang because a goroutine blocks on what another goroutine of its thread holds.
+//! `suites/hangs.rs` runs them by name and reads the reports.
 #![allow(
     unsafe_code,
     reason = "standard error is read, and the process ended, through libc"
@@ -47,13 +47,13 @@ fn main() {
     }
 }
 
-/// Runs `main`, which hangs, until so many lines about stalls were told; prints them.
+/// Runs `main`, which hangs, until `lines` lines about stalls were printed; prints them.
 fn hangs(procs: usize, lines: usize, main: fn()) {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.
     let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
     assert_eq!(result, libc::STDERR_FILENO);
-    // Started before, with settings of its own, or here.
+    // `main` may have started the runtime with settings of its own.
     let _ = Builder::new().max_procs(procs).start();
     thread::spawn(move || gopark::run(main));
     let mut told = BufReader::new(reader)
@@ -61,11 +61,10 @@ fn hangs(procs: usize, lines: usize, main: fn()) {
         .map_while(io::Result::ok)
         .skip_while(|line| !line.contains("keeps its thread"));
     for _ in 0..lines {
-        // What is wrong, and what to do.
+        // The explanation and the remedy.
         told.by_ref().take(2).for_each(|line| println!("{line}"));
     }
-    // Without a leak check: what hangs keeps its memory.
-    // SAFETY: ends the process.
+    // Without a leak check: goroutines that hang keep their memory. SAFETY: ends the process.
     unsafe { libc::_exit(0) }
 }
 
@@ -75,7 +74,8 @@ fn connection() -> (TcpStream, std::net::TcpStream) {
     (listener.accept().unwrap().0, client)
 }
 
-/// Two log to one connection, byte by byte. An operation that does not block yields now and then.
+/// Two goroutines log to one connection, byte by byte. Operations that do not block yield now and
+/// then.
 fn mutex() {
     let (stream, mut peer) = connection();
     thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
@@ -91,7 +91,7 @@ fn mutex() {
     loggers.into_iter().for_each(join);
 }
 
-/// One reads a connection and tells the other what it has read.
+/// One goroutine reads a connection and sends what it has read to the other.
 fn channel() {
     let (mut stream, mut peer) = connection();
     let (say, said) = mpsc::channel();
@@ -109,7 +109,7 @@ fn channel() {
     [reads, writes].into_iter().for_each(join);
 }
 
-/// One joins a neighbour, and holds the lock that it waits for: none is ready to run.
+/// One goroutine joins another while it holds the lock that the other waits for: none is runnable.
 fn join_of_one_that_locks() {
     let lock = Arc::new(Mutex::new(()));
     let theirs = lock.clone();
@@ -155,7 +155,7 @@ fn lazy_lock() {
         .for_each(|goroutine| assert_eq!(join(goroutine), 7));
 }
 
-/// The main goroutine waits for news of one that has not even started.
+/// The main goroutine blocks until a goroutine that has not started sends to it.
 fn main_blocks() {
     let (tell, told) = mpsc::channel();
     set_name("main");
@@ -164,7 +164,7 @@ fn main_blocks() {
     join(neighbour);
 }
 
-/// The main goroutine is the one that waits for its turn.
+/// The main goroutine is the one that waits for its thread.
 fn main_waits() {
     static STARTED: AtomicBool = AtomicBool::new(false);
     drop(go(move || {
@@ -176,7 +176,7 @@ fn main_waits() {
     until("it has started", || STARTED.load(SeqCst));
 }
 
-/// The neighbour is readied when the thread has been blocked for longer than a second.
+/// The waiting goroutine becomes runnable after the thread has been blocked for more than a second.
 fn late_neighbour() {
     let (tell, told) = mpsc::channel();
     drop(go(move || {
@@ -187,7 +187,7 @@ fn late_neighbour() {
     told.recv().unwrap();
 }
 
-/// Each of two threads waits for a lock that is held on itself, so no thread runs anything.
+/// Each of two threads blocks on a lock that another of its goroutines holds: no thread runs.
 fn every_thread() {
     let locks: &'static [Mutex<()>; 2] = Box::leak(Box::new([Mutex::new(()), Mutex::new(())]));
     let held = Arc::new(AtomicUsize::new(0));
@@ -196,7 +196,7 @@ fn every_thread() {
         drop(go(move || {
             let _guard = lock.lock().unwrap();
             held.fetch_add(1, SeqCst);
-            // Without parking: the other one starts on another thread.
+            // Without parking, so that the other one starts on another thread.
             while held.load(SeqCst) < 2 {
                 thread::yield_now();
             }
@@ -212,7 +212,7 @@ fn every_thread() {
     sleep(Duration::from_secs(1000));
 }
 
-/// Blocks for longer than is borne, twice, from one spawn site, and once from another.
+/// Blocks for longer than the limit: twice from one spawn site, and once from another.
 fn twice() {
     Builder::new().max_procs(1).start().unwrap();
     let block = || {
@@ -227,7 +227,7 @@ fn twice() {
     println!("done");
 }
 
-/// What is no stall: computing, and blocking while none waits at home.
+/// What must not be reported: computing, and blocking while no goroutine waits for the thread.
 fn others_go_on() {
     Builder::new().max_procs(1).start().unwrap();
     let computes = go(|| {
@@ -245,19 +245,19 @@ fn others_go_on() {
         thread::sleep(Duration::from_millis(1200));
     });
     begun.recv().unwrap();
-    // They start under other threads.
+    // They start on other threads.
     (0..50).for_each(|_| join(go(yield_now)));
     join(blocks);
-    // One that joins what sleeps could not run anyway, and holds nothing that a sleeper waits for.
+    // The main goroutine waits for the sleeper, and the sleeper needs nothing of it.
     gopark::run(|| join(go_local(|| thread::sleep(Duration::from_millis(1200)))));
     println!("done");
 }
 
-/// What the documentation says works between goroutines of one thread.
+/// What the documentation allows between goroutines of one thread.
 fn works() {
     Builder::new().max_procs(1).start().unwrap();
     gopark::run(|| {
-        // A lock that is never held over what parks.
+        // A lock that is never held across a park.
         let sum = Arc::new(Mutex::new(0));
         let adders: Vec<_> = (0..10)
             .map(|_| {
@@ -273,21 +273,21 @@ fn works() {
         adders.into_iter().for_each(join);
         assert_eq!(*sum.lock().unwrap(), 2000);
 
-        // A std channel, waited for on another thread.
+        // A std channel whose receiver waits on another thread.
         let (tell, mut told) = mpsc::channel();
         let tells = go(move || {
             sleep(Duration::from_millis(5));
             (0..100).for_each(|i| tell.send(i).unwrap());
         });
         let sum = gopark::blocking(|| {
-            // A receiver cannot be shared with another thread, but lent to it.
+            // A receiver cannot be shared between threads, but it can be lent to one.
             let told = &mut told;
             told.iter().sum::<u32>()
         });
         assert_eq!(sum, 4950);
         join(tells);
 
-        // A lock that is held over what parks, if all wait for it on other threads.
+        // A lock that is held across parks, if all others wait for it on other threads.
         let lock = Arc::new(Mutex::new(0));
         let holders = [(); 4].map(|()| {
             let lock = lock.clone();
@@ -315,7 +315,7 @@ fn works() {
     println!("done");
 }
 
-/// A neighbour that waits, and a dump.
+/// A dump while a goroutine waits for its thread.
 fn dump() {
     Builder::new().max_procs(1).reports(false).start().unwrap();
     let (release, released) = mpsc::channel::<()>();
@@ -330,12 +330,15 @@ fn dump() {
         join(neighbour);
     });
     let mut text = String::new();
-    until("the dump says who keeps the thread", || {
-        let mut bytes = Vec::new();
-        gopark::dump(&mut bytes).unwrap();
-        text = String::from_utf8(bytes).unwrap();
-        text.contains("its thread is kept by")
-    });
+    until(
+        "the dump names the goroutine that blocks the thread",
+        || {
+            let mut bytes = Vec::new();
+            gopark::dump(&mut bytes).unwrap();
+            text = String::from_utf8(bytes).unwrap();
+            text.contains("its thread is kept by")
+        },
+    );
     println!("{text}");
     drop(release);
     join(logger);
@@ -348,7 +351,7 @@ fn dump() {
     });
 }
 
-/// Makes standard error a stream that is full and that none reads. Its other end is the result.
+/// Replaces stderr by a stream that is full and has no reader. Returns its other end.
 fn fill_stderr() -> UnixStream {
     let (reader, mut stderr) = UnixStream::pair().unwrap();
     stderr.set_nonblocking(true).unwrap();
@@ -360,8 +363,8 @@ fn fill_stderr() -> UnixStream {
     reader
 }
 
-/// A goroutine that holds the lock of standard error for ever, and the report of that; then another
-/// that keeps its thread, and one that must run all the same.
+/// A goroutine that holds the lock of stderr forever, and the report of that; then another that
+/// blocks its thread, and one that must still run.
 fn full_stderr() {
     let _reader = fill_stderr();
     Builder::new().max_procs(1).start().unwrap();

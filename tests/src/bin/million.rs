@@ -1,4 +1,5 @@
-//! A million goroutines asleep at once, with the default sysctls: what each costs. Fails if it is more than `docs/performance.md` claims.
+//! A million goroutines asleep at once, with the default sysctls: the memory of each. Fails if it
+//! exceeds the figure in `docs/performance.md`.
 //!
 //! `cargo run --release -p gopark-tests --bin million [-- COUNT]`
 
@@ -8,7 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// Resident memory and page tables of one: a page of stack, 513 bytes of page table for it, the goroutine, its handle and its timer.
+/// Bytes of resident memory and page tables of one: a page of stack, 513 bytes of page table for
+/// it, the goroutine, its handle and its timer.
 const BYTES_MAX: usize = 4915;
 const MAPPINGS_MAX: usize = 1000;
 
@@ -25,7 +27,7 @@ fn end() -> Instant {
     start() + Duration::from_millis(END.load(SeqCst))
 }
 
-/// Keeps the end far enough away.
+/// Moves the end on.
 fn put_off() {
     if end() < Instant::now() + Duration::from_secs(5) {
         END.fetch_add(5_000, SeqCst);
@@ -85,7 +87,9 @@ fn main() {
         let waking = Instant::now();
         goroutines.into_iter().for_each(join);
         println!(
-            "{count} goroutines asleep after {spawned:.1?}: {each} B each, resident and page tables; {mappings} mappings"
+            "{count} goroutines asleep after {spawned:.1?}: \
+             {each} B each, resident and page tables; \
+             {mappings} mappings"
         );
         println!(
             "all woken and joined {:.1?} after the end of their sleep",

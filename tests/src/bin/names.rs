@@ -1,5 +1,5 @@
-//! A process with a name server of its own, which answers only when it has seen that the asker's neighbours go on. `suites/processes.rs`
-//! runs it.
+//! A process with a name server of its own, which answers only after another goroutine has run.
+//! `suites/processes.rs` runs it.
 #![allow(
     unsafe_code,
     reason = "files of /etc are replaced, for this process, through libc"
@@ -14,18 +14,19 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::{env, fs, io, process, thread};
 
-/// Of the name server. Only loopback is asked, at an address that other name servers of this machine do not use.
+/// The address of the name server: a loopback address that other name servers of this machine do
+/// not use.
 const SERVER: &str = "127.83.67.53";
 
 /// Queries that have arrived.
 static ASKED: AtomicU32 = AtomicU32::new(0);
-/// Those of them that the neighbour has seen.
+/// Queries that the other goroutine has seen.
 static SEEN: AtomicU32 = AtomicU32::new(0);
 
 fn main() {
     let socket = match become_lonely().and_then(|()| UdpSocket::bind((SERVER, 53))) {
         Ok(socket) => socket,
-        Err(error) => return println!("skipped: a name server of one's own takes root: {error}"),
+        Err(error) => return println!("skipped: a private name server needs root: {error}"),
     };
     thread::spawn(move || serve(&socket));
     Builder::new().max_procs(1).start().unwrap();
@@ -66,7 +67,7 @@ fn main() {
     });
 }
 
-/// The network's names as this process sees them come from `SERVER` alone.
+/// Makes `SERVER` the only source of names for this process.
 fn become_lonely() -> io::Result<()> {
     // SAFETY: only this thread exists, and none of its memory is passed.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -116,7 +117,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Every name has the address 127.0.0.1 and no other.
+/// Answers that every name has the address 127.0.0.1 and no other.
 fn serve(socket: &UdpSocket) {
     let mut query = [0; 512];
     loop {
@@ -144,7 +145,7 @@ fn answer(query: &[u8]) -> Vec<u8> {
     ]
     .concat();
     if is_address {
-        // The name at the start of the question, an address of the internet, which lives for 0 seconds, of 4 bytes.
+        // The name of the question, an internet address with a lifetime of 0 seconds and 4 bytes.
         answer.extend([
             0xc0,
             HEADER as u8,

@@ -1,4 +1,4 @@
-//! Programs in which goroutines panic, for `suites/panics.rs`, which reads what they say.
+//! Programs in which goroutines panic, for `suites/panics.rs`, which reads their output.
 
 use gopark::{Builder, go};
 use std::hint::black_box;
@@ -86,7 +86,7 @@ fn while_panicking() {
     .unwrap_err();
 }
 
-/// The first use of gopark is in a destructor that a panic runs.
+/// The first use of gopark is in a destructor that runs during a panic.
 fn started_by_a_panic() {
     struct Late;
     impl Drop for Late {

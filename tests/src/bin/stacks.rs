@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// Hundreds of goroutines that are there at once.
+/// Runs hundreds of goroutines at the same time.
 fn work() {
     crowd(300);
 }
@@ -68,8 +68,8 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Prints the bytes of the mappings that tools would write into a core dump: private, anonymous,
-/// accessible, and not left out by advice.
+/// Prints how many bytes a core dump would contain: the mappings that are private, anonymous,
+/// accessible, and not excluded by advice.
 fn dumped() {
     work();
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
@@ -92,7 +92,7 @@ fn dumped() {
     println!("{dumped}");
 }
 
-/// More free stacks in the end than there was room for in the list of them at first.
+/// Leaves more free stacks than the first array of them can hold.
 fn small_crowd() {
     Builder::new()
         .max_procs(1)
@@ -109,7 +109,7 @@ fn crash() {
     std::process::abort();
 }
 
-/// Takes half of its address space for itself, and gets it.
+/// Allocates half of the limited address space, which must succeed.
 fn limited_address_space() {
     limit(libc::RLIMIT_AS, 1 << 30);
     Builder::new().max_procs(2).start().unwrap();
@@ -118,8 +118,8 @@ fn limited_address_space() {
     work();
 }
 
-/// Spawns until the limit of private writable memory is reached, which stacks count against when
-/// they are opened, and not before.
+/// Spawns until the limit of private writable memory is reached. Stacks count against it from the
+/// moment they are opened.
 fn limited_data() {
     limit(libc::RLIMIT_DATA, 512 << 20);
     Builder::new().max_procs(1).start().unwrap();
@@ -142,13 +142,12 @@ fn limited_data() {
 }
 
 fn lock_memory() {
-    // Not by libc's function, which does nothing in a program with a sanitizer.
-    // SAFETY: no memory is passed.
+    // Not through libc, whose function does nothing under a sanitizer. SAFETY: no memory is passed.
     let locked = unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_CURRENT | libc::MCL_FUTURE) };
     assert_eq!(locked, 0, "{}", io::Error::last_os_error());
 }
 
-/// KiB of the kind that `/proc/self/status` calls `key`.
+/// The KiB that `/proc/self/status` gives for `key`.
 fn status(key: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     status
@@ -181,10 +180,10 @@ fn locked_after() {
     println!("{} KiB resident", status("VmRSS:"));
 }
 
-/// As an ordinary user, whose locked memory is limited.
+/// Runs as an ordinary user, whose locked memory is limited.
 fn little_locked() {
     limit(libc::RLIMIT_MEMLOCK, 8 << 20);
-    // SAFETY: no memory is passed. It fails for those that are ordinary users anyway.
+    // SAFETY: no memory is passed. It fails for ordinary users, who need no change.
     unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
     // SAFETY: the same. What is mapped from here on counts.
     let result = unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) };
@@ -208,7 +207,7 @@ fn little_locked() {
     gopark::run(|| join(go(|| println!("small stacks are no trouble"))));
 }
 
-/// Whatever the system counts: run by hand, `docs/stacks.md` says how.
+/// For strict overcommit: run by hand as `docs/stacks.md` describes.
 fn strict() {
     work();
     println!(
@@ -227,26 +226,39 @@ fn recurse(depth: u64) -> u64 {
     recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
 }
 
-/// A frame as C compilers make them: 33 KiB, of which only the lowest word is touched.
+/// A frame as C compilers make it: 33 KiB, of which only the lowest word is touched.
 #[inline(never)]
 fn frame_without_probes() {
     const FRAME: usize = 33 << 10;
-    // SAFETY: none if the frame is larger than the rest of the stack; that is what this program is
-    // for.
+    // SAFETY: none if the frame is larger than the rest of the stack, which is the case under test.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        std::arch::asm!("mov {sp}, rsp", "sub rsp, {frame}", "mov qword ptr [rsp], 1", "mov rsp, {sp}",
-            sp = out(reg) _, frame = const FRAME);
+        std::arch::asm!(
+            "mov {sp}, rsp",
+            "sub rsp, {frame}",
+            "mov qword ptr [rsp], 1",
+            "mov rsp, {sp}",
+            sp = out(reg) _,
+            frame = const FRAME,
+        );
     }
     // SAFETY: the same.
     #[cfg(target_arch = "aarch64")]
     unsafe {
-        std::arch::asm!("mov {sp}, sp", "mov {frame}, #{size}", "sub sp, sp, {frame}", "str {sp}, [sp]", "mov sp, {sp}",
-            sp = out(reg) _, frame = out(reg) _, size = const FRAME);
+        std::arch::asm!(
+            "mov {sp}, sp",
+            "mov {frame}, #{size}",
+            "sub sp, sp, {frame}",
+            "str {sp}, [sp]",
+            "mov sp, {sp}",
+            sp = out(reg) _,
+            frame = out(reg) _,
+            size = const FRAME,
+        );
     }
 }
 
-/// Goes down until less than half of such a frame is left, and calls it.
+/// Recurses until less than half of such a frame is left, and calls it.
 #[inline(never)]
 fn go_down(end: usize) {
     let here = black_box([0u8; 512]);
@@ -299,13 +311,13 @@ fn overflow_of_sysmon() {
     gopark::run(|| std::thread::sleep(Duration::from_secs(10)));
 }
 
-/// Uses so many bytes of stack and a few KiB more.
+/// Uses `bytes` of stack and a few KiB more.
 fn dig(bytes: usize) {
     #[inline(never)]
     fn down(end: usize) -> usize {
         let frame = black_box([0u8; 1024]);
         if frame.as_ptr().addr() <= end {
-            // What is found from the stack pointer is found here, too.
+            // gopark finds the goroutine from the stack pointer here, too.
             gopark::yield_now();
             return 0;
         }
@@ -321,7 +333,7 @@ fn larger() -> gopark::thread::Builder {
         .stack_size(8 << 20)
 }
 
-/// A hundred goroutines with six MiB of stack in use at once.
+/// A hundred goroutines that each use six MiB of stack at the same time.
 fn deep() {
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
@@ -367,7 +379,7 @@ fn deep_overflow() {
     });
 }
 
-/// What an ordinary stack has is an ordinary stack; a byte more is not.
+/// A stack of the default size is an ordinary one; one byte more makes it a larger one.
 fn deep_beside_small() {
     Builder::new().max_procs(1).start().unwrap();
     gopark::run(|| {
@@ -396,7 +408,7 @@ fn deep_beside_small() {
             3 << 20,
             1 << 30,
         ] {
-            // Of the largest, a part will do.
+            // Of the largest stack, a part is enough.
             let used = (bytes - (8 << 10)).min(50 << 20);
             join(
                 gopark::thread::Builder::new()
@@ -414,7 +426,7 @@ fn deep_beside_small() {
     });
 }
 
-/// Spawns until there are no more of the largest stacks, and then again.
+/// Spawns until no largest stack is left, and then again.
 fn deep_without_room() {
     limit(libc::RLIMIT_AS, 24 << 30);
     Builder::new().max_procs(1).start().unwrap();
@@ -445,7 +457,7 @@ fn deep_without_room() {
     });
 }
 
-/// Takes a third of its address space for itself beside stacks of four larger sizes, and gets it.
+/// Allocates a third of the address space beside stacks of four larger sizes, which must succeed.
 fn deep_in_four_sizes() {
     limit(libc::RLIMIT_AS, 4 << 30);
     Builder::new().max_procs(2).start().unwrap();
@@ -461,12 +473,12 @@ fn deep_in_four_sizes() {
         }
         let mut heap = Vec::<u8>::new();
         heap.try_reserve_exact((4 << 30) / 3).unwrap();
-        // It is not left out.
+        // The allocation is not optimised away.
         black_box(heap);
     });
 }
 
-/// Reads where a stack would be if there were that many. The program's own handler is to hear of it.
+/// Reads an address where a stack could be, but is not. The program's own handler must be called.
 fn wild() {
     extern "C" fn handler(_: libc::c_int) {
         let text = "the program's own handler\n";
@@ -493,7 +505,7 @@ fn wild() {
             (to - from, to)
         });
     let (_, end) = ends.max().expect("the reservation");
-    // SAFETY: none; the fault is what this program is for.
+    // SAFETY: none; the program exists for this fault.
     println!("{}", unsafe {
         std::ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile()
     });

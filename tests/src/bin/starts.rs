@@ -1,5 +1,5 @@
-//! How a runtime starts, and what it makes of its environment: `suites/starts.rs` runs these
-//! programs by name.
+//! How a runtime starts, and how it reads its environment: `suites/starts.rs` runs these programs
+//! by name.
 #![allow(
     unsafe_code,
     reason = "limits, signals and privileges are asked for through libc"
@@ -34,7 +34,7 @@ fn main() {
     }
 }
 
-/// A start that is refused a signal, and one that is not.
+/// A start with a signal that is refused, and one without.
 fn dump_on(signal: i32) {
     let before = thread_names().len();
     let error = Builder::new()
@@ -52,7 +52,7 @@ fn dump_on(signal: i32) {
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
 }
 
-/// The most descriptors that this process may have, for now.
+/// Sets the limit of descriptors of this process and returns the one before.
 fn limit_descriptors(most: u64) -> u64 {
     let mut limit = MaybeUninit::<libc::rlimit>::uninit();
     // SAFETY: `limit` is writable, and valid before it is read.
@@ -75,7 +75,7 @@ fn disposition(signal: i32) -> usize {
     }
 }
 
-/// A start that lacks descriptors leaves nothing, and its settings count for nothing.
+/// A start that fails for lack of descriptors leaves nothing behind, and none of its settings stay.
 fn fails_first() {
     let trace = std::env::var_os("GOPARK_TRACE").expect("a trace is wanted");
     let (before, threads_before) = (fs::read(&trace).ok(), thread_names().len());
@@ -112,14 +112,15 @@ fn fails_first() {
         .unwrap();
     assert_ne!(disposition(libc::SIGUSR2), libc::SIG_DFL);
     gopark::run(|| {
-        // Without parking: it keeps its thread until that is told.
+        // Without parking, so that it keeps its thread.
         while !TOLD.load(SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
     });
 }
 
-/// Starts that lack descriptors, and one that does not, in four gigabytes of address space.
+/// Starts that fail for lack of descriptors, and one that succeeds, in four gigabytes of address
+/// space.
 fn fails_often() {
     let limit = libc::rlimit {
         rlim_cur: 4 << 30,
@@ -136,7 +137,7 @@ fn fails_often() {
     limit_descriptors(most);
     let mut sizes = Vec::new();
     for _ in 0..100 {
-        // The least number of such stacks takes more than there is.
+        // Even the smallest number of such stacks needs more address space than there is.
         let error = Builder::new()
             .max_procs(1)
             .stack_size(1 << 30)
@@ -146,8 +147,8 @@ fn fails_often() {
         until_on_thread("its threads have ended", || thread_names().len() == 1);
         sizes.push(address_space());
     }
-    // A start that lost address space would lose it every time. glibc keeps the stacks of threads that
-    // ended, and maps another when more threads of one start are alive at once than in all before.
+    // A start that leaks address space would do so every time. glibc keeps the stacks of ended
+    // threads, and maps another one when more threads of a start are alive at once than before.
     let grown = sizes[9..]
         .windows(2)
         .filter(|pair| pair[1] > pair[0])
@@ -170,7 +171,7 @@ fn address_space() -> usize {
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
-/// What counts of the environment, and whether the kernel calls the process privileged.
+/// Prints which variables are read, and whether the kernel calls the process privileged.
 fn environment() {
     // SAFETY: the call only reads a number.
     let privileged = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
@@ -179,7 +180,7 @@ fn environment() {
     println!("handler: {}", disposition(libc::SIGUSR1) != libc::SIG_DFL);
 }
 
-/// Ends when the environment's signal has brought a dump.
+/// Ends when the signal that the environment names has produced a dump.
 fn dumped() {
     let (reader, stderr) = UnixStream::pair().unwrap();
     // SAFETY: no memory is passed.

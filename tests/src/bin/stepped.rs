@@ -1,8 +1,8 @@
-//! Goes through a yield, a spawn, a first run, a return, a join and a park one instruction at a
-//! time, and unwinds at each, as the signal handler of a profiler might. Every trace must end where
-//! the stack begins that it was taken on: a goroutine's, or its M's.
+//! Runs a yield, a spawn, a first run, a return, a join and a park one instruction at a time, and
+//! unwinds at each instruction, as the signal handler of a profiler might. Every trace must end at
+//! the beginning of the stack on which it was taken: a goroutine's, or its M's.
 //!
-//! It prints how many instructions it was, and how many were on goroutines.
+//! It prints the number of instructions, and how many of them were on goroutines.
 #![allow(
     unsafe_code,
     reason = "a handler of the signal that the trap flag raises reads registers, and unwinds"
@@ -11,7 +11,7 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
 fn main() {
     println!(
-        "skip: only x86-64 has the trap flag, and only glibc's threads end where they can be unwound to"
+        "skip: only x86-64 has the trap flag, and only glibc's threads end where unwinding can stop"
     );
 }
 
@@ -34,8 +34,8 @@ mod stepped {
     const DEPTH_MAX: usize = 200;
     const TRAP_FLAG: i64 = 0x100;
 
-    /// At each step: the instruction, the stack pointer, and the outermost frame's address, 0 if
-    /// the trace did not end.
+    /// At each step: the instruction, the stack pointer, and the address of the outermost frame, or
+    /// 0 if the trace did not end.
     static SEEN: [[AtomicUsize; 3]; STEPS_MAX] =
         [const { [const { AtomicUsize::new(0) }; 3] }; STEPS_MAX];
     static STEPS: AtomicUsize = AtomicUsize::new(0);
@@ -60,7 +60,7 @@ mod stepped {
         const NORMAL_STOP: c_int = 4;
         // SAFETY: the unwinder passes a frame.
         let ip = unsafe { _Unwind_GetIP(frame) };
-        // Beyond the outermost frame comes one without an address.
+        // The frame after the outermost one has no address.
         walk.outermost = if ip == 0 { walk.outermost } else { ip };
         walk.depth += 1;
         if walk.depth == DEPTH_MAX {
@@ -97,7 +97,7 @@ mod stepped {
         STEPS.store(step + 1, Relaxed);
     }
 
-    /// The stack of the calling thread, whatever stack it is on.
+    /// The stack of the calling thread, even when the caller runs on another one.
     fn threads_stack() -> Range<usize> {
         let (mut start, mut size) = (ptr::null_mut(), 0);
         // SAFETY: the attributes are initialised by the first call, and destroyed once.
@@ -116,14 +116,13 @@ mod stepped {
         start as usize..start as usize + size
     }
 
-    /// Whether the instruction at `ip` is the linker's `jmp [rip + …]` into a library, for which
-    /// lld writes no CFI.
+    /// Whether `ip` is in the linker's `jmp [rip + …]` into a library, for which lld writes no CFI.
     fn is_linkage(ip: usize) -> bool {
-        // SAFETY: it was executed, and is six bytes long if it begins like that.
+        // SAFETY: the instruction has been executed, and is six bytes long if it begins like that.
         unsafe { *(ip as *const [u8; 2]) == [0xff, 0x25] }
     }
 
-    /// What is stepped through, in a goroutine on the only M.
+    /// The program under test, in a goroutine on the only M.
     fn program() {
         gopark::yield_now();
         let other = gopark::go(|| {
@@ -149,7 +148,7 @@ mod stepped {
             .start()
             .unwrap();
         let (end, stack) = gopark::run(|| {
-            // What is done once is not of interest.
+            // A first run, so that one-time initialisation is not stepped through.
             program();
             let here = (outermost(), threads_stack());
             // SAFETY: from here on each instruction of this thread ends in the handler above.
@@ -182,7 +181,7 @@ mod stepped {
                 ends.insert(outermost);
             }
         }
-        // Before, in and behind the call of the goroutine's function.
+        // Before, during and after the call of the goroutine's function.
         assert!(
             ends.len() > 3,
             "the beginning and the end of a goroutine were not seen: {ends:x?}"

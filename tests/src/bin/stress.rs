@@ -1,5 +1,6 @@
-//! Everything at once, by chance: three Ms and ordinary threads beside them spawn, join, send, wait with deadlines that others move, and
-//! close under each other's hands. Every byte is checked, and in the end every goroutine and descriptor is gone.
+//! Random operations at the same time: three Ms, and ordinary threads beside them, spawn, join,
+//! send, wait with deadlines that others move, and close what others use. Every byte is checked,
+//! and at the end every goroutine and descriptor is gone.
 //!
 //! `cargo run --release -p gopark-tests --bin stress -- SECONDS [migrate]`
 #![allow(
@@ -21,7 +22,7 @@ use std::{env, thread};
 const GOROUTINES: u64 = 12;
 const THREADS: u64 = 2;
 
-/// What an actor does at a time, and how often it was done.
+/// What an actor does, and how often it was done.
 struct Act {
     name: &'static str,
     perform: fn(&Dice),
@@ -57,7 +58,8 @@ fn main() {
     let mut settings = Builder::new().max_procs(3);
     settings = match args.next().as_deref() {
         None => settings.pollers(2),
-        // SAFETY: goroutines of this process keep nothing across a call that parks that is bound to a thread.
+        // SAFETY: no goroutine of this process keeps anything bound to a thread across a call that
+        // parks.
         Some("migrate") => unsafe { settings.migrate() },
         Some(word) => panic!("{word}? `migrate` or nothing"),
     };
@@ -96,7 +98,7 @@ fn main() {
 fn act(seed: u64, done: &Sender<thread::Result<()>>) {
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let dice = Dice::new(seed + 1);
-        // In the first round there is somebody for each act, however short the run.
+        // The first actors do each act once, however short the run.
         let mut choice = seed % ACTS.len() as u64;
         loop {
             let act = &ACTS[choice as usize];
@@ -111,7 +113,7 @@ fn act(seed: u64, done: &Sender<thread::Result<()>>) {
     done.send(outcome).expect("main waits for all");
 }
 
-/// On a goroutine, or now and then on a thread of its own.
+/// Runs `f` in a goroutine, or now and then on a thread of its own.
 fn aside(dice: &Dice, f: impl FnOnce(Dice) + Send + 'static) -> JoinHandle<()> {
     let dice = Dice::new(dice.below(u64::MAX));
     match dice.below(16) {
@@ -136,14 +138,15 @@ fn pause(dice: &Dice) {
     }
 }
 
-/// A moment close enough to now that either side of it may come first; sometimes none, sometimes past.
+/// A time near now, so that either outcome is likely; sometimes none, sometimes one that has
+/// passed.
 fn deadline(dice: &Dice) -> Option<Instant> {
     let micros = dice.below(600);
     (micros < 500)
         .then(|| Instant::now() + Duration::from_micros(micros) - Duration::from_micros(50))
 }
 
-/// What is in a stream at an offset.
+/// The byte of a stream at an offset.
 fn byte(seed: u64, offset: usize) -> u8 {
     (offset % 251 + offset / 4096) as u8 ^ seed as u8
 }
@@ -151,16 +154,18 @@ fn byte(seed: u64, offset: usize) -> u8 {
 fn assert_timeout(error: &io::Error) {
     assert_eq!(poll_error(error), Some(PollError::Timeout), "{error}");
     TIMEOUTS.fetch_add(1, Relaxed);
-    // With a deadline in the past nothing parks, and whoever is to move it may wait for this M.
+    // With a deadline in the past no operation parks, so the goroutine that is to move the deadline
+    // might never get this M.
     yield_now();
 }
 
-/// What the number of bytes says that an operation moved: none if its deadline passed.
+/// How many bytes an operation moved, or `None` if its deadline passed.
 fn moved(result: io::Result<usize>) -> Option<usize> {
     result.map_err(|error| assert_timeout(&error)).ok()
 }
 
-/// One end writes, the other reads, both with deadlines, and a third moves those of the reader: all arrives, once, in order.
+/// One end writes, the other reads, both with deadlines, and a third goroutine moves the reader's:
+/// all bytes arrive, once and in order.
 fn stream(dice: &Dice) {
     let (near, far) = narrow_pair();
     let (seed, len) = (dice.below(256), 1 + dice.below(96 << 10) as usize);
@@ -188,14 +193,15 @@ fn write(mut to: TcpStream, seed: u64, len: usize, dice: &Dice) {
         sent += moved(to.write(&block)).unwrap_or(0);
     }
     to.shutdown(Shutdown::Write).unwrap();
-    // The other end resets when it has all.
+    // The other end resets the connection when it has everything.
     assert_eq!(
         to.read(&mut [0]).unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }
 
-/// Makes a close a reset, which unlike an orderly end does not keep the port for a minute: there are 28 000.
+/// Makes the close a reset: an orderly close would keep the port busy for a minute, and there are
+/// only 28 000.
 fn leave_no_trace(stream: &TcpStream) {
     stream.set_linger(Some(Duration::ZERO)).unwrap();
 }
@@ -225,7 +231,7 @@ fn read(mut from: TcpStream, seed: u64, len: usize, dice: &Dice) {
     leave_no_trace(&from);
 }
 
-/// A connection is closed under a reader, a writer and somebody who moves deadlines.
+/// Closes a connection while others read, write and move deadlines.
 fn close(dice: &Dice) {
     let (near, far) = narrow_pair();
     let clone = || near.try_clone().unwrap();
@@ -271,7 +277,7 @@ fn close(dice: &Dice) {
     drop(far);
 }
 
-/// Some accept with a deadline while others connect, until the listener is closed.
+/// Accepts with deadlines while others connect, until the listener is closed.
 fn listen(dice: &Dice) {
     let listener = listener();
     let addr = listener.local_addr().unwrap();
@@ -317,7 +323,7 @@ fn accept(listener: &TcpListener, dice: &Dice) {
     }
 }
 
-/// Goroutines that make goroutines, some detached, some bound to their thread: each counts once.
+/// Goroutines that spawn goroutines, some detached, some bound to their thread: each counts once.
 fn tree(dice: &Dice) {
     let depth = 1 + dice.below(6);
     let seed = dice.below(u64::MAX);

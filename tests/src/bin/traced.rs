@@ -1,5 +1,5 @@
-//! A server, its clients, and a goroutine that keeps its thread: what `suites/trace.rs` wants the timeline of. `traced ROUNDS
-//! [abort|migrate]` prints the numbers of its goroutines.
+//! A server, its clients, and a goroutine that blocks its thread: `suites/trace.rs` checks their
+//! timeline. `traced ROUNDS [abort|migrate]` prints the numbers of its goroutines.
 #![allow(unsafe_code, reason = "migrating is a promise")]
 
 use gopark::net::{TcpListener, TcpStream};
@@ -21,7 +21,7 @@ fn main() -> io::Result<()> {
         .expect("how many rounds");
     let extra = args.next();
     let settings = match extra.as_deref() {
-        // SAFETY: no goroutine here keeps anything that is bound to a thread.
+        // SAFETY: no goroutine here keeps anything bound to a thread.
         Some("migrate") => unsafe { Builder::new().migrate() },
         _ => Builder::new(),
     };
@@ -29,7 +29,7 @@ fn main() -> io::Result<()> {
     gopark::run(|| {
         talk(rounds)?;
         occupy_a_thread();
-        // More than once: what wakes this one for the last time may be too late for the timeline.
+        // More than once: the last wake-up of this goroutine may come too late for the timeline.
         (0..5).for_each(|_| gopark::sleep(Duration::from_millis(1)));
         Ok::<(), io::Error>(())
     })?;
@@ -89,7 +89,7 @@ fn call(addr: std::net::SocketAddr, rounds: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps its thread until another goroutine has run: with one P, on another thread.
+/// Blocks its thread until another goroutine has run: with one P, on another thread.
 fn occupy_a_thread() {
     let occupier = go(|| {
         static RAN: AtomicBool = AtomicBool::new(false);

@@ -1,5 +1,6 @@
-//! Programs that go wrong, and what gopark says of them: `suites/watched.rs` runs them by name and reads that. `crowd` is a hundred thousand
-//! goroutines that wait in every way there is, and a dump of them.
+//! Programs that go wrong, and gopark's reports about them: `suites/watched.rs` runs them by name
+//! and reads the reports. `crowd` is a hundred thousand goroutines, one for each way to wait in
+//! turn, and a dump of them.
 #![allow(unsafe_code, reason = "a signal is raised through libc")]
 
 use gopark::net::{TcpListener, TcpStream};
@@ -41,7 +42,7 @@ fn main() {
     }
 }
 
-/// Waits for a permit that only others could give.
+/// Waits for a permit that only others could release.
 fn wait_for(permit: &Sema) {
     permit.acquire();
 }
@@ -49,7 +50,7 @@ fn wait_for(permit: &Sema) {
 fn deadlock() {
     gopark::run(|| {
         set_name("main");
-        // Everything that can end does so first: timers, work on other threads, a connection.
+        // First everything that can end does so: timers, work on other threads, a connection.
         sleep(Duration::from_millis(20));
         gopark::blocking(|| thread::sleep(Duration::from_millis(20)));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -67,7 +68,7 @@ fn deadlock_of_a_thread() {
     wait_for(&Sema::new(gopark::scheduler()));
 }
 
-/// It begins to wait when all else has slept for long.
+/// It begins to wait after everything else has slept for long.
 fn deadlock_of_a_thread_later() {
     Builder::new().max_procs(1).start().unwrap();
     thread::sleep(Duration::from_millis(500));
@@ -86,7 +87,7 @@ fn rescue() {
     println!("rescued");
 }
 
-/// The thread that could have helped ends.
+/// The thread that could have woken the goroutine ends.
 fn abandoned() {
     let permit = Sema::new(gopark::scheduler());
     let thread = thread::spawn(|| thread::sleep(Duration::from_millis(300)));
@@ -94,7 +95,7 @@ fn abandoned() {
     thread.join().unwrap();
 }
 
-/// Not dead: each of these ends by itself, or could be ended from outside.
+/// No deadlock: each of these ends by itself, or could be ended from outside.
 fn asleep() {
     gopark::run(|| sleep(Duration::from_millis(300)));
     gopark::run(|| gopark::blocking(|| thread::sleep(Duration::from_millis(300))));
@@ -107,9 +108,9 @@ fn asleep() {
     println!("awake");
 }
 
-/// Several deadlocks could be found before the alarm.
+/// Time for several reports of a deadlock before the alarm.
 fn asleep_for_ever() {
-    // SAFETY: a number goes in.
+    // SAFETY: no memory is passed.
     unsafe { libc::alarm(2) };
     gopark::run(|| sleep(Duration::MAX));
 }
@@ -123,7 +124,7 @@ fn stall() {
     gopark::run(|| {
         let sleeper = go(|| {
             set_name("sleeper");
-            // At home on the same thread, started, and ready to go on: they wait.
+            // Bound to the same thread, started, and runnable: they wait for the thread.
             let neighbours = [(); 3].map(|()| gopark::go_local(gopark::yield_now));
             gopark::yield_now();
             thread::sleep(Duration::from_millis(200));
@@ -172,7 +173,7 @@ fn stall_callback() {
 fn no_more_threads() {
     Builder::new().max_procs(1).max_threads(2).start().unwrap();
     gopark::run(|| {
-        // Two keep both threads; the last one waits.
+        // Two block both threads; the last one waits.
         let busy = [(); 3].map(|()| go(|| thread::sleep(Duration::from_millis(100))));
         busy.into_iter().for_each(join);
         join(go(|| ()));
@@ -180,7 +181,8 @@ fn no_more_threads() {
     println!("done");
 }
 
-/// Five calls share two threads. The first two return when the pool was reported, or too late for a report that does not come.
+/// Five calls share two threads. The first two return when the pool was reported, or after the time
+/// in which the report should appear.
 fn pool_used_up() {
     Builder::new().max_procs(1).max_threads(2).start().unwrap();
     gopark::run(|| {
@@ -191,7 +193,7 @@ fn pool_used_up() {
     println!("done");
 }
 
-/// Goroutines that nobody will ever wake, while the program goes on.
+/// Goroutines that nothing can ever wake, while the program goes on.
 fn leaked() {
     gopark::run(|| {
         let permit: &'static Sema = Box::leak(Box::new(Sema::new(gopark::scheduler())));
@@ -209,7 +211,7 @@ fn dumped() -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// Every thread is kept busy, and a signal comes.
+/// All threads are busy when a signal arrives.
 fn stuck() {
     Builder::new()
         .max_procs(2)
@@ -233,13 +235,13 @@ fn stuck() {
     let waiting = go(|| ());
     // SAFETY: a handler for it is installed.
     unsafe { libc::raise(libc::SIGUSR1) };
-    // The dump comes from another thread; whoever reads it ends this program.
+    // The dump comes from another thread. The test that reads it ends this program.
     thread::sleep(Duration::from_secs(1));
     stop.store(true, SeqCst);
     busy.into_iter().chain([waiting]).for_each(join);
 }
 
-/// Fills so many frames with `mark`, then calls `f` down there, and sees that all is as it was.
+/// Fills `frames` frames with `mark`, calls `f` below them, and checks that they are unchanged.
 fn deep<T>(frames: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
     let frame = black_box([mark; 512]);
     let result = match frames {
@@ -253,7 +255,7 @@ fn deep<T>(frames: usize, mark: u8, f: &mut dyn FnMut() -> T) -> T {
     result
 }
 
-/// Bytes of memory that this process has.
+/// Bytes of resident memory of this process.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
@@ -265,7 +267,7 @@ fn shrinks() {
     const GOROUTINES: usize = 600;
     // 110 KiB without optimisation.
     const DEEP: usize = 45;
-    // What two Ps keep for themselves, and as much again for all else.
+    // Stacks that two Ps keep for themselves, and as many again for everything else.
     const CACHED: usize = 128 + 128;
     Builder::new()
         .max_procs(2)
@@ -300,13 +302,13 @@ fn shrinks() {
     });
 }
 
-/// Goroutines that come and go while their stacks shrink all the time.
+/// Goroutines that come and go while free stacks shrink all the time.
 fn shrinks_at_all_times(migrate: bool) {
     let settings = Builder::new()
         .max_procs(2)
         .shrink_stacks(Duration::from_nanos(1), Duration::from_nanos(1));
     let settings = if migrate {
-        // SAFETY: goroutines here keep nothing that is bound to a thread.
+        // SAFETY: no goroutine here keeps anything bound to a thread.
         unsafe { settings.migrate() }
     } else {
         settings
@@ -326,7 +328,7 @@ fn shrinks_at_all_times(migrate: bool) {
     goroutines.into_iter().for_each(join);
 }
 
-/// Goroutines that wait in every way there is, a dump of them, and their end: nobody was disturbed.
+/// Goroutines that wait in every way, a dump of them, and their end: the dump has disturbed none.
 fn crowd(count: usize) {
     Builder::new().max_procs(2).start().unwrap();
     gopark::run(|| {
@@ -349,7 +351,7 @@ fn crowd(count: usize) {
             peers.push(listener.accept().unwrap().0);
             waiting.push(go(move || match index < readers {
                 true => assert_eq!(connection.read(&mut [0; 8]).unwrap(), 0),
-                // More than the system buffers; it fails when the peer goes.
+                // More than the system buffers. The write fails when the peer closes.
                 false => assert!(connection.write_all(&vec![0; 64 << 20]).is_err()),
             }));
         }
@@ -395,7 +397,7 @@ fn crowd(count: usize) {
     });
 }
 
-/// How many goroutines of a dump, this one left out, are in each state.
+/// How many goroutines of a dump are in each state, without this one.
 fn states(dump: &str) -> BTreeMap<String, usize> {
     let mut states = BTreeMap::new();
     for line in dump

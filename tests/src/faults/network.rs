@@ -17,7 +17,7 @@ const SLACK: Duration = Duration::from_millis(500);
 
 /// Runs all programs.
 pub fn cases(tally: &mut Tally) {
-    tally.child("a SYN that nobody answers", &["network", "black-hole"]);
+    tally.child("a SYN without an answer", &["network", "black-hole"]);
     tally.child(
         "a connection refused by a reset, and by ICMP",
         &["network", "refused"],
@@ -209,7 +209,7 @@ fn slow() -> String {
     );
     let late = interrupted(|| {});
     format!(
-        "4 transfers of 100 kB there and back in {elapsed:.1?}; a deadline in between {late:.1?} late"
+        "4 transfers of 100 kB each way in {elapsed:.1?}; a deadline in between {late:.1?} late"
     )
 }
 

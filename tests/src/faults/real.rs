@@ -325,7 +325,7 @@ fn dup() -> String {
     }
     let (elapsed, used) = (start.elapsed(), cpu_time() - cpu);
     assert!(used < elapsed / 2, "{used:?} of CPU in {elapsed:?}");
-    format!("1000 messages to nobody, {used:.0?} of CPU in {elapsed:.0?}")
+    format!("1000 messages without a reader, {used:.0?} of CPU in {elapsed:.0?}")
 }
 
 /// A timed sleep that a signal interrupts continues with the rest of its time, and does not spin.

@@ -248,7 +248,7 @@ fn talk(mut stream: TcpStream, n: usize) -> io::Result<()> {
             }
             Err(error) => Err(error),
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(n) => Err(io::Error::other(format!("{n} bytes that nobody sent"))),
+            Ok(n) => Err(io::Error::other(format!("{n} bytes that were never sent"))),
         }
     };
     nothing(&mut stream)?;

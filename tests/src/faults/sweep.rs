@@ -1,13 +1,15 @@
-//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`], and k = 1, 2, 3, 12, 48 ….
+//! The k-th call fails: for every system call that the subject makes, every error of [`ROWS`], and
+//! k = 1, 2, 3, 12, 48 ….
 //!
-//! Interruptions also come at every second call, and an accept fails at every fourth.
+//! An interruption also comes at every second call, and an accept fails at every fourth.
 //!
-//! strace counts calls by thread, from the moment before the runtime starts, and so does this: "the third" is the third of each
-//! thread that makes three. A point counts if its trace shows `(INJECTED)`. Then:
+//! strace counts calls for each thread, from before the runtime starts: "the third" is the third
+//! call of every thread that makes three. A point counts if its trace shows `(INJECTED)`. Then:
 //!
-//! - the subject ends by itself, in time, and says that it survived; or, where there is nobody to go on, it says which call it was;
-//! - each trouble names the injected error, there are no more of them than faults and of what follows from them, and the next round
-//!   has none;
+//! - the subject ends by itself, in time, and prints that it survived; where it cannot continue, it
+//!   prints the call that failed and aborts;
+//! - each trouble names the injected error, no trouble is without a fault that explains it, and the
+//!   next round has none;
 //! - it has as many descriptors as before, and no goroutine is left.
 //!
 //! `FAULTS=all` tries every k, in more arrangements; `FAULTS_CALLS` names the system calls to try.
@@ -27,10 +29,10 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A subject that is not done by then hangs. One that waits for deadlines takes a few of them.
+/// A subject that takes longer hangs. One that waits for deadlines takes a few of them.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// How the runtime is started, and the calls that are different for it; none: all.
+/// How the runtime is started, and the system calls to try there. No calls: all.
 const ARRANGEMENTS: [(&str, &[&str]); 5] = [
     ("one", &[]),
     ("two", &[]),
@@ -39,7 +41,7 @@ const ARRANGEMENTS: [(&str, &[&str]); 5] = [
     ("default", PROCS),
 ];
 
-/// What Ms sleep and wake each other with, who share a poller here.
+/// The calls with which Ms that share a poller sleep and wake each other.
 const SLEEP: &[&str] = &[
     "futex",
     "epoll_wait",
@@ -50,7 +52,7 @@ const SLEEP: &[&str] = &[
     "sched_yield",
 ];
 
-/// How the number of Ps is found, if nobody sets it.
+/// The calls that find the number of CPUs, if no setting gives the number of Ps.
 const PROCS: &[&str] = &["sched_getaffinity", "openat", "read"];
 
 /// One fault.
@@ -58,20 +60,21 @@ struct Point {
     arrangement: &'static str,
     row: &'static Row,
     error: Error,
-    /// As strace takes it: `k`, or `first..last+step`.
+    /// In strace's notation: `k`, or `first..last+step`.
     when: String,
 }
 
 /// How a subject ended under a fault.
 struct Ended {
-    /// `None`: it hung.
+    /// `None` if it hung.
     status: Option<ExitStatus>,
     output: String,
     /// How many calls were made to fail.
     hits: usize,
 }
 
-/// Per system call: points, how many struck, and how many of those the process did not live through, as it had to.
+/// For each system call: points, how many of them struck, and how many of those ended the process,
+/// as they had to.
 #[derive(Default)]
 struct Count {
     points: usize,
@@ -146,7 +149,7 @@ pub fn cases(tally: &mut Tally) {
     println!("{struck} faults struck");
 }
 
-/// Why this machine cannot inject faults.
+/// The reason why this machine cannot inject faults, if any.
 fn traceable() -> Result<(), String> {
     let mut sleeper = Command::new("sleep")
         .arg("60")
@@ -172,7 +175,7 @@ fn traceable() -> Result<(), String> {
     }
 }
 
-/// Which calls the subject makes in this arrangement, and the faults to try on them.
+/// The calls that the subject makes in this arrangement, and the faults to try on them.
 fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     let log = std::env::temp_dir().join(format!("gopark-faults-{}-calls", std::process::id()));
     let trace = subject(arrangement, &log, &["-e", "trace=all"]);
@@ -316,7 +319,7 @@ impl Point {
         {
             return Ok(());
         }
-        // What a peer sees may have the same name.
+        // The trouble that the peer sees may have the same name.
         let ends = if named.iter().any(|line| follows(line)) {
             2
         } else {
@@ -337,7 +340,8 @@ impl Point {
     }
 
     fn names(&self, line: &str) -> bool {
-        // pthread_create says `EAGAIN` of every shortage, and what EAGAIN means to io_uring is `ENOMEM`. `EPERM` from a poller has its own text.
+        // pthread_create fails with `EAGAIN` for every shortage, and io_uring turns `EAGAIN` into
+        // `ENOMEM`. For `EPERM` from a poller there is a message of its own.
         let numbers: &[_] = match self.error.1 {
             libc::EPERM if line.contains("not pollable") => return true,
             libc::EAGAIN | libc::ENOMEM => &[libc::EAGAIN, libc::ENOMEM],
@@ -351,7 +355,7 @@ impl Point {
     }
 }
 
-/// What the peer of a connection sees that was given up.
+/// Whether a trouble is that of the peer of a connection that was given up.
 fn follows(trouble: &str) -> bool {
     ["talk: ", "serve: "]
         .iter()
@@ -383,7 +387,7 @@ fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
         .expect("it is this program");
     let pid = child.id() as i32;
     let mut stopped = 0;
-    // SAFETY: `stopped` is writable. The child is only looked at: std reaps it.
+    // SAFETY: `stopped` is writable. The child is not reaped here: std does that.
     unsafe { libc::waitpid(pid, &mut stopped, libc::WUNTRACED) };
     assert!(
         libc::WIFSTOPPED(stopped),
@@ -427,7 +431,7 @@ fn subject(arrangement: &str, log: &Path, options: &[&str]) -> Ended {
     }
 }
 
-/// Waits for the end of `child`; kills it if that does not come.
+/// Waits for the end of `child`, and kills it after [`LIMIT`].
 fn finish(child: &mut Child) -> Option<ExitStatus> {
     let start = Instant::now();
     while start.elapsed() < LIMIT {

@@ -6,7 +6,7 @@
 //!
 //! | left out | because the kernel gives it only |
 //! |---|---|
-//! | `EAGAIN` of a read, a write or an accept on an edge-triggered socket | when the socket is not ready, and then an edge follows |
+//! | `EAGAIN` on an edge-triggered socket | when it is not ready, and then an edge follows |
 //! | `EAGAIN` of the write to an eventfd | when the eventfd is readable |
 //! | `EISCONN` of `connect` | when there is a connection |
 //! | every error of `brk` | never: it returns an address |
@@ -49,7 +49,11 @@ pub type Error = (&'static str, i32);
 
 macro_rules! row {
     ($call:ident, $expected:expr, $($error:ident)*) => {
-        Row { call: stringify!($call), expected: $expected, errors: &[$((stringify!($error), libc::$error)),*] }
+        Row {
+            call: stringify!($call),
+            expected: $expected,
+            errors: &[$((stringify!($error), libc::$error)),*],
+        }
     };
 }
 
@@ -61,11 +65,13 @@ const NO_MEMORY: &str = "memory allocation of";
 /// All rows.
 pub const ROWS: &[Row] = &[
     row!(accept4, Absorbed, ECONNABORTED EINTR),
-    row!(accept4, Reported, EMFILE ENFILE ENOBUFS ENOMEM EPERM EPROTO EBADF EFAULT EINVAL ENOTSOCK EOPNOTSUPP ENETDOWN ENOPROTOOPT EHOSTDOWN
-        ENONET EHOSTUNREACH ENETUNREACH ENOSR ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT),
+    row!(accept4, Reported, EMFILE ENFILE ENOBUFS ENOMEM EPERM EPROTO EBADF EFAULT EINVAL
+        ENOTSOCK EOPNOTSUPP ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH ENOSR
+        ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT),
     row!(socket, Reported, EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT),
     row!(connect, Absorbed, EADDRNOTAVAIL),
-    row!(connect, Reported, EACCES EPERM EADDRINUSE EAFNOSUPPORT EAGAIN EBADF ECONNREFUSED EFAULT ENETUNREACH ENOTSOCK EPROTOTYPE ETIMEDOUT),
+    row!(connect, Reported, EACCES EPERM EADDRINUSE EAFNOSUPPORT EAGAIN EBADF ECONNREFUSED
+        EFAULT ENETUNREACH ENOTSOCK EPROTOTYPE ETIMEDOUT),
     row!(connect, ReportedOrLate, EINTR EINPROGRESS EALREADY),
     row!(bind, Reported, EACCES EADDRINUSE EBADF EINVAL ENOTSOCK EADDRNOTAVAIL EFAULT ENOMEM),
     row!(listen, Reported, EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP),
@@ -75,15 +81,17 @@ pub const ROWS: &[Row] = &[
     row!(getpeername, Reported, EBADF EFAULT EINVAL ENOBUFS ENOTSOCK),
     row!(getpeername, ReportedOrLate, ENOTCONN),
     row!(recvfrom, Absorbed, EINTR),
-    row!(recvfrom, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET ETIMEDOUT),
+    row!(recvfrom, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK
+        ECONNRESET ETIMEDOUT),
     row!(recvmsg, Absorbed, EINTR),
-    row!(recvmsg, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET ETIMEDOUT),
+    row!(recvmsg, Reported, EBADF ECONNREFUSED EFAULT EINVAL ENOMEM ENOTCONN ENOTSOCK ECONNRESET
+        ETIMEDOUT),
     row!(sendto, Absorbed, EINTR),
-    row!(sendto, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK
-        EOPNOTSUPP EPIPE),
+    row!(sendto, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN
+        EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE),
     row!(sendmsg, Absorbed, EINTR),
-    row!(sendmsg, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK
-        EOPNOTSUPP EPIPE),
+    row!(sendmsg, Reported, EACCES EALREADY EBADF ECONNRESET EDESTADDRREQ EFAULT EINVAL EISCONN
+        EMSGSIZE ENOBUFS ENOMEM ENOTCONN ENOTSOCK EOPNOTSUPP EPIPE),
     row!(shutdown, Reported, EBADF EINVAL ENOTCONN ENOTSOCK),
     row!(close, Leaks, EBADF EINTR EIO ENOSPC EDQUOT),
     row!(dup3, Absorbed, EBUSY EINTR EBADF EINVAL EMFILE),

@@ -105,8 +105,8 @@ fn take_entry(fd: Borrowed<'_>) -> Outcome<()> {
 const LONG: Duration = Duration::from_millis(300);
 const TRIES_MAX: usize = 30 * 3 + 20;
 
-/// Reads once from `fd` in a goroutine, which has to wait for `send`; how many bytes came, and how often
-/// it tried.
+/// Reads once from `fd` in a goroutine, which has to wait for `send`; how many bytes came, and how
+/// often it tried.
 fn read_late(fd: Fd, send: impl FnOnce()) -> Result<(usize, usize), FdError> {
     let polls = sched().metrics(&LINUX).polls;
     let reader = sched().go(
@@ -150,7 +150,7 @@ fn an_error_that_a_peer_has_sent_is_reported_once_and_data_comes_after_it() {
     set(&ours, libc::IPPROTO_IP, libc::IP_RECVERR, 1);
     let (address, peer) = (theirs.local_addr().unwrap(), ours.local_addr().unwrap());
     drop(theirs);
-    ours.send(b"to nobody").unwrap();
+    ours.send(b"no receiver").unwrap();
     let ours = own(ours);
     let refused = ours.operate(Mode::Read, |lent| io::recv(lent, &mut [0; 64]));
     assert_eq!(refused, Err(FdError::Os(Errno::new(libc::ECONNREFUSED))));

@@ -1,20 +1,31 @@
 //! What every run must obey, checked from outside the scheduler: the results that an operation may
 //! have, and which goroutines and threads may wait when no thread can run.
 //!
-//! | rule | of `go-semantics` | checked |
-//! |---|---|---|
-//! | a timeout needs a deadline in force that has passed; a passed deadline fails every operation | K6, K7 | when an operation ends |
-//! | `Closing` needs a close; after a close every operation says so, and one close of many succeeds | K8 | when an operation ends |
-//! | no bytes are lost, doubled or mixed with another writer's; an end of stream is reported only after one was sent | K17 | when an operation ends |
-//! | no actor waits for what has already happened | K1, K3, K18 | at rest |
-//! | each waiter in a poller is counted once | K4 | at rest |
-//! | the clock does not jump over a time that an actor waits for | K10, K11 | at rest |
-//! | no unfetched event is in a poller in which no M sleeps; no two Ms sleep in one poller | K13, K14 | at rest, or when an M goes to sleep |
-//! | no goroutine is runnable while an M sleeps | bug 16 | at rest, or when all running threads compute |
-//! | every M is counted as idle, none as spinning | bug 17 | at rest |
-//! | no descriptor, watch or goroutine is left | K8, K15 | at the end |
+//! When an operation ends:
 //!
-//! A run is at rest when no thread can run until the clock jumps.
+//! - A timeout needs a deadline in force that has passed; a passed one fails every operation
+//!   (K6, K7).
+//! - `Closing` needs a close. After it every operation says so; one of many closes succeeds (K8).
+//! - No bytes are lost, doubled or mixed with another writer's; an end of stream is reported only
+//!   after one was sent (K17).
+//!
+//! At rest, and partly earlier:
+//!
+//! - No actor waits for what has already happened (K1, K3, K18).
+//! - Each waiter in a poller is counted once (K4).
+//! - The clock does not jump over a time that an actor waits for (K10, K11).
+//! - No unfetched event is in a poller in which no M sleeps; no two Ms sleep in one poller
+//!   (K13, K14).
+//! - No goroutine is runnable while an M sleeps (bug 16). Checked also when all running threads
+//!   compute.
+//! - Every M is counted as idle, none as spinning (bug 17).
+//!
+//! At the end:
+//!
+//! - No descriptor, watch or goroutine is left (K8, K15).
+//!
+//! A run is at rest when no thread can run until the clock jumps. The numbers are those of
+//! `go-semantics`.
 //!
 //! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which are on in these runs.
 
@@ -199,12 +210,12 @@ impl Oracle {
                 match self.may_time_out(socket, mode, call.begin, end) {
                     true => Ok(()),
                     false => Err(format!(
-                        "socket {socket} timed out in direction {mode:?} without a deadline that has passed"
+                        "socket {socket} timed out in direction {mode:?} before its deadline"
                     )),
                 }
             }
             _ if self.must_fail(socket, mode, call.begin) => Err(format!(
-                "socket {socket} succeeded in direction {mode:?} although its deadline had passed before"
+                "socket {socket} succeeded in direction {mode:?} after its deadline"
             )),
             _ => Ok(()),
         }

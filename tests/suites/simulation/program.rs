@@ -224,7 +224,7 @@ impl Actor {
         });
         if result.is_ok() && (put != len || mixed) {
             world().fail(format!(
-                "a write of {len} bytes to socket {} wrote {put}; mixed with another message: {mixed}",
+                "a write of {len} bytes to socket {} wrote {put}; mixed: {mixed}",
                 socket.id
             ));
         }

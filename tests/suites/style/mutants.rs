@@ -46,7 +46,7 @@ pub(crate) fn mutants(text: &str) -> Vec<Mutant> {
     found
 }
 
-/// Whether a source that `suite` runs has the function, or the fuzz target, that `test` names.
+/// Whether `suite` has the test, or the fuzz target, that `test` names.
 pub(crate) fn killer_exists((suite, test): &(String, String), sources: &[Source]) -> bool {
     if suite == "fuzz" {
         return root().join(format!("fuzz/fuzz_targets/{test}.rs")).exists();

@@ -1,15 +1,15 @@
-//! The rule that one name is one thing.
+//! The rule that no two public types share a name.
 
 use crate::source::Source;
 use std::collections::BTreeMap;
 
-/// Public types of two files that share a name, for a reason.
+/// Names that two public types may share, each with its reason.
 const SHARED: [(&str, &str); 1] = [(
     "Builder",
     "`gopark::thread` has the names of `std::thread`, so that a program can change between them",
 )];
 
-/// The names that two public types of the libraries have.
+/// The names that two or more public types of the libraries share.
 pub(crate) fn homonyms(sources: &[Source]) -> Vec<String> {
     let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for source in sources.iter().filter(|source| source.is_library()) {
@@ -29,7 +29,7 @@ pub(crate) fn homonyms(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// The name of the public type that `line` begins to declare.
+/// The name of the public type whose declaration begins in `line`.
 fn public_type(line: &str) -> Option<&str> {
     let item = line.trim_start().strip_prefix("pub ")?;
     let item = item.strip_prefix("unsafe ").unwrap_or(item);

@@ -1,8 +1,8 @@
-//! The rules for every text: how wide its lines are, and that the files it names exist.
+//! The rules for every text: how wide its lines may be, and that the files it names exist.
 
 use crate::source::{Source, root};
 
-/// Paths whose texts are not checked yet.
+/// Paths whose texts are not checked.
 const UNREAD: [&str; 10] = [
     "CHANGELOG.md",
     "README.md",
@@ -21,12 +21,12 @@ pub(crate) fn is_read(source: &Source) -> bool {
     !UNREAD.iter().any(|path| source.path.starts_with(path))
 }
 
-/// Columns of a line. Two files then fit side by side on a screen, and so do both sides of a diff.
+/// Columns of a line. Two files fit side by side on a screen, and so do both sides of a diff.
 const COLUMNS_MAX: usize = 100;
 
 pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
     let is_markdown = source.path.ends_with(".md");
-    // Markdown has no way to break a row of a table or a link.
+    // Markdown cannot break a row of a table or a link.
     let breaks = |line: &str| !(is_markdown && (line.starts_with('|') || line.contains("://")));
     let lines = source.text.lines().enumerate();
     lines
@@ -36,7 +36,7 @@ pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// Folders at the root, one of which a path in prose begins with.
+/// The folders at the root with which a path in prose begins.
 const FOLDERS: [&str; 7] = [
     "backends/",
     "ci/",
@@ -62,7 +62,8 @@ pub(crate) fn paths_exist(source: &Source) -> Vec<String> {
     found
 }
 
-/// The paths from the root of the repository that `prose` names. One with a word in capitals is a pattern.
+/// The paths from the root of the repository that `prose` names. A path with a capital letter or an
+/// asterisk is a pattern.
 fn paths(prose: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c.is_alphanumeric() || "/._-*".contains(c);
     let words = prose.split(move |c| !is_part(c));

@@ -1,8 +1,9 @@
-//! The rows of modules, and which module may import which.
+//! The rows of modules, which say which module may import which.
 
 use crate::source::Source;
 
-/// The names that follow `root::` in the sources: `a` and `b` for `root::a::x` and `root::{a, b::y}`.
+/// The modules that a source imports below `root`: `a` and `b` for `root::a::x` and for `root::{a,
+/// b::y}`.
 pub(crate) fn imports(source: &Source, root: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let prefix = format!("{root}::");
@@ -45,13 +46,14 @@ pub(crate) fn first_names(rest: &str) -> Vec<String> {
     names
 }
 
-/// Modules in rows. A module imports the rows above its own, and in its row what stands to its left.
+/// Modules in rows. A module imports from the rows above its own, and from its row what stands to
+/// its left.
 pub(crate) struct Table {
-    /// Where the files of the modules are. Files in a module's folder belong to the module.
+    /// The folder of the modules. The files in a module's own folder belong to the module.
     pub(crate) folder: &'static str,
-    /// What an import of a module begins with.
+    /// The beginning of an import of a module.
     root: &'static str,
-    /// Whether modules also import items of the root itself, which stand in no row.
+    /// Whether modules also import items of the root itself, which are in no row.
     root_has_items: bool,
     /// The rows, the lowest layer first.
     pub(crate) rows: &'static [&'static [&'static str]],
@@ -87,13 +89,13 @@ pub(crate) const ROWS: [&[&str]; 7] = [
 ];
 
 impl Table {
-    /// The module that `source` belongs to, if its table is this one.
+    /// The module that `source` belongs to, if it is one of this table.
     pub(crate) fn module<'a>(&self, source: &'a Source) -> Option<&'a str> {
         let path = source.path.strip_prefix(self.folder)?.strip_suffix(".rs")?;
         (path != "lib").then(|| path.split('/').next().unwrap())
     }
 
-    /// How many modules come before the module `name`.
+    /// How many modules precede the module `name`.
     fn position(&self, name: &str) -> Option<usize> {
         let mut modules = self.rows.iter().flat_map(|row| row.iter());
         modules.position(|module| *module == name)
@@ -129,7 +131,7 @@ pub(crate) fn imports_go_up(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// The modules in the rows of a table in Markdown whose first column counts from 0, by row.
+/// The modules in each row of a Markdown table whose first column counts from 0.
 pub(crate) fn rows_of_table(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter_map(|line| {
         let cells: Vec<_> = line.trim_start_matches("//!").trim().split('|').collect();

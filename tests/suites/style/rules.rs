@@ -1,4 +1,4 @@
-//! The rules that each see one source.
+//! The rules that check one Rust file at a time.
 
 use crate::rows::imports;
 use crate::source::{Line, Source, has_word, item_len};
@@ -43,7 +43,7 @@ pub(crate) fn atomics_come_from_sync(source: &Source) -> Vec<String> {
     {
         return Vec::new();
     }
-    // A futex is a word of 32 bits by contract.
+    // The contract of a futex demands a word of 32 bits.
     let allowed = |code: &str| {
         source.path == "core/src/os.rs" && code == "use core::sync::atomic::AtomicU32;"
     };
@@ -70,7 +70,7 @@ pub(crate) fn atomics_come_from_sync(source: &Source) -> Vec<String> {
 pub(crate) const FILE_LINES_MAX: usize = 700;
 pub(crate) const FUNCTION_LINES_MAX: usize = 70;
 
-/// How many of `lines` hold code. Comments and blank lines make nothing longer than it should be.
+/// How many of `lines` hold code. Comments and blank lines do not count.
 pub(crate) fn code_lines(lines: &[Line<'_>]) -> usize {
     lines
         .iter()
@@ -119,7 +119,7 @@ pub(crate) fn files_begin_with_their_purpose(source: &Source) -> Vec<String> {
 }
 
 pub(crate) fn nothing_is_left_to_do(source: &Source) -> Vec<String> {
-    // In two pieces, for this file is a source as well.
+    // In two pieces, because the rule reads this file as well.
     let markers = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"]].map(|pieces| pieces.concat());
     let marked = |line: &Line<'_>| {
         markers.iter().any(|marker| has_word(line.raw, marker)) || line.code.contains("dbg!")
@@ -179,7 +179,8 @@ pub(crate) fn unsafe_files_say_why(source: &Source) -> Vec<String> {
         })
         .collect()
 }
-/// What the scheduler frees or uses again. The compiler then refuses a public function that hands out a reference to one.
+/// Types whose values the scheduler frees or uses again. As they are not public, the compiler
+/// refuses a public function that hands out a reference to one.
 pub(crate) const INTERNALS: [&str; 10] = [
     "G",
     "GRef",

@@ -1,4 +1,4 @@
-//! What the rules read: the files of the repository, their lines, and the code in a line.
+//! The files that the rules read, and the code in each line.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ pub(crate) struct Source {
     pub(crate) may_be_unsafe: bool,
 }
 
-/// A line of code, comments and the contents of strings left out.
+/// A line, and its code without comments and without the contents of strings.
 pub(crate) struct Line<'a> {
     pub(crate) number: usize,
     pub(crate) code: String,
@@ -39,7 +39,7 @@ impl Source {
             .collect()
     }
 
-    /// The lines that are not for unit tests only.
+    /// The lines outside of unit tests.
     pub(crate) fn library_lines(&self) -> Vec<Line<'_>> {
         let mut lines = self.lines();
         if self.path.ends_with("/tests.rs") {
@@ -62,8 +62,8 @@ impl Source {
     }
 }
 
-/// How many lines the item at the start of `lines` takes. In formatted code it ends at the first closing brace that stands as far to the
-/// left as it does.
+/// How many lines the item at the start of `lines` takes. In formatted code it ends at the first
+/// closing brace with its indentation.
 pub(crate) fn item_len(lines: &[Line<'_>]) -> usize {
     let Some(first) = lines.first() else { return 0 };
     let indent = first.raw.len() - first.raw.trim_start().len();
@@ -77,7 +77,8 @@ pub(crate) fn item_len(lines: &[Line<'_>]) -> usize {
         .map_or(lines.len(), |end| end + 1)
 }
 
-/// `line` without its comment, and with empty strings. Good enough for formatted code without strings of several lines.
+/// The code of `line`, without its comment and with empty strings. Correct for formatted code
+/// without strings of several lines.
 pub(crate) fn code_of(line: &str) -> String {
     let mut code = String::new();
     let mut chars = line.chars().peekable();
@@ -95,14 +96,15 @@ pub(crate) fn code_of(line: &str) -> String {
     code
 }
 
-/// Whether `code` has `word` with nothing of an identifier around it.
+/// Whether `word` occurs in `code` as a whole identifier.
 pub(crate) fn has_word(code: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word)
         .any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
 }
 
-/// Whether a file opts in to unsafe code, and says why. What it says holds for the files of its folder.
+/// Whether a file opts in to unsafe code and gives a reason, which also holds for the files of its
+/// folder.
 pub(crate) fn opts_in(text: &str) -> bool {
     let text: String = text.split_whitespace().collect();
     text.contains("#![allow(unsafe_code,reason=")
@@ -110,12 +112,12 @@ pub(crate) fn opts_in(text: &str) -> bool {
 
 pub(crate) type Rule = fn(&Source) -> Vec<String>;
 
-/// Fails with what `rule` finds in the Rust files.
+/// Fails with the violations of `rule` in the Rust files.
 pub(crate) fn check(rule: Rule) {
     check_in(sources(), rule);
 }
 
-/// Fails with what `rule` finds in `sources`.
+/// Fails with the violations of `rule` in `sources`.
 pub(crate) fn check_in<'a>(sources: impl IntoIterator<Item = &'a Source>, rule: Rule) {
     let violations: Vec<_> = sources
         .into_iter()
@@ -151,7 +153,7 @@ pub(crate) fn sources() -> &'static [Source] {
     })
 }
 
-/// The other files of the repository that are written by hand: scripts, settings and prose.
+/// The other files that are written by hand: scripts, settings and prose.
 pub(crate) fn texts() -> &'static [Source] {
     static TEXTS: OnceLock<Vec<Source>> = OnceLock::new();
     TEXTS.get_or_init(|| {
@@ -162,7 +164,8 @@ pub(crate) fn texts() -> &'static [Source] {
     })
 }
 
-/// Reads the files below `folder` whose path ends with one of `ends`, except what git and cargo make.
+/// Reads the files below `folder` whose path ends with one of `ends`, except those of git and build
+/// output.
 fn collect(folder: &str, ends: &[&str], found: &mut Vec<Source>) {
     for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();

@@ -1,4 +1,4 @@
-//! Which files there may be, and where.
+//! Which files may exist, and where.
 
 use crate::source::{Source, root};
 use std::fs;
@@ -18,7 +18,7 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
     found
 }
 
-/// What stands in the root of the repository, and nothing else.
+/// The files and folders in the root of the repository.
 pub(crate) const ROOT_FILES: [&str; 18] = [
     ".ci",
     ".gitignore",

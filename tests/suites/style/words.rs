@@ -1,4 +1,4 @@
-//! The words that comments, documentation and messages do without.
+//! The words that comments, documentation and messages do not use.
 
 use crate::source::Source;
 
@@ -38,7 +38,7 @@ const THE_ACTOR: &str = "the component: the M, the waiter, the poller, sysmon, t
 const THE_ACTOR_DOES_NOT: &str =
     "the component, and that it does not: no M waits, the poller has no waiter";
 
-/// A human user may be "who" where users are spoken of.
+/// A human user may be "who" where the documentation speaks of users.
 fn may_say(source: &Source, word: &str) -> bool {
     word == "who" && source.path.ends_with(".md")
 }
@@ -47,7 +47,7 @@ pub(crate) fn words_are_plain(source: &Source) -> Vec<String> {
     if source.path == TABLE {
         return Vec::new();
     }
-    // Each word of the text with its line, in lower case. What begins a line of a comment is no word.
+    // Each word of the text with its line, in lower case. Comment markers are not words.
     let words: Vec<_> = source
         .text
         .lines()
@@ -79,7 +79,7 @@ fn is_mark(word: &str) -> bool {
     word.chars().all(|c| "/!#*|>".contains(c))
 }
 
-/// The words in a piece of text without blanks. An identifier is one word.
+/// The words in a text without blanks. An identifier is one word.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
 }
