@@ -40,7 +40,7 @@ impl Alarm {
 
     /// Arms the timer. Returns whether the M that sleeps until the heap's next timer must wake.
     fn arm(&'static self, heap: &'static Heap, when: Nanos, seq: u32) -> bool {
-        // SAFETY: the alarm outlives the model's threads, one of which arms it.
+        // SAFETY: the alarm outlives the model's threads, and one of them arms it.
         unsafe { self.timer.arm(heap, when, seq, fire) }.is_some()
     }
 

@@ -168,14 +168,17 @@ fn a_timeline_follows_no_link_may_be_a_fifo_and_is_its_owners() {
 }
 
 /// Runs a program of `root`'s as another user, with a full environment.
-fn as_nobody(program: &Path, trace: &Path) -> Ended {
-    const NOBODY: u32 = 65534;
+fn as_ordinary_user(program: &Path, trace: &Path) -> Ended {
+    const ORDINARY_USER: u32 = 65534;
     let mut command = starts(program, &["environment"]);
     command
         .env("GOPARK_MAXPROCS", "61")
         .env("GOPARK_DUMP", "USR1")
         .env("GOPARK_TRACE", trace);
-    run(command.uid(NOBODY).gid(NOBODY).current_dir("/"))
+    run(command
+        .uid(ORDINARY_USER)
+        .gid(ORDINARY_USER)
+        .current_dir("/"))
 }
 
 /// Gives a program the capability to use low ports, as `setcap cap_net_bind_service=ep` does.
@@ -220,7 +223,7 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
 
     // The same user runs an ordinary program: its variables are read.
-    let ended = as_nobody(&program, &secret);
+    let ended = as_ordinary_user(&program, &secret);
     ended.assert_said("Permission denied");
 
     let setuid = |program: &Path| fs::set_permissions(program, Permissions::from_mode(0o4755));
@@ -239,7 +242,7 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
             eprintln!("skipped: {kind}: {error}");
             continue;
         }
-        let ended = as_nobody(&program, &secret);
+        let ended = as_ordinary_user(&program, &secret);
         if ended.output.contains("privileged: false") {
             eprintln!(
                 "skipped: {kind}: {} is mounted without privileges for programs",

@@ -1,4 +1,4 @@
-//! Programs about the memory of stacks, each of which needs a process of its own:
+//! Programs about the memory of stacks. Each needs a process of its own:
 //! `suites/stacks.rs` runs them by name.
 #![allow(
     unsafe_code,
@@ -183,7 +183,7 @@ fn locked_after() {
 /// Runs as an ordinary user, whose locked memory is limited.
 fn little_locked() {
     limit(libc::RLIMIT_MEMLOCK, 8 << 20);
-    // SAFETY: no memory is passed. It fails for ordinary users, who need no change.
+    // SAFETY: no memory is passed. It fails for ordinary users, and these need no change.
     unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
     // SAFETY: the same. What is mapped from here on counts.
     let result = unsafe { libc::syscall(libc::SYS_mlockall, libc::MCL_FUTURE) };
@@ -226,7 +226,7 @@ fn recurse(depth: u64) -> u64 {
     recurse(black_box(depth + 1)) + frame[depth as usize % frame.len()]
 }
 
-/// A frame as C compilers make it: 33 KiB, of which only the lowest word is touched.
+/// A frame as C compilers make it: of its 33 KiB only the lowest word is touched.
 #[inline(never)]
 fn frame_without_probes() {
     const FRAME: usize = 33 << 10;
