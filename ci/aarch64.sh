@@ -90,7 +90,8 @@ sum() { { grep -aoE "[0-9]+ $1;" "$log" || true; } | awk '{ sum += $1 } END { pr
 suite() {
     local name=$1 status=0 ok bad start=$SECONDS
     shift
-    timeout --kill-after=10 "$limit" cargo test --target "$target" "$@" -- "${options[@]}" \
+    timeout --kill-after=10 "$limit" cargo test --target "$target" "$@" \
+        -- ${filter:-} "${options[@]}" \
         > "$log" 2>&1 || status=$?
     ok=$(sum passed)
     bad=$(sum failed)
@@ -135,7 +136,8 @@ if ! cargo test --quiet --no-run --target "$target" "${libraries[@]}" ||
     exit 1
 fi
 suite "unit tests" "${libraries[@]}"
-suite "conformance" --package gopark-tests --test conformance
+# The limits of the emulator are known for this poller only.
+filter=epoll:: suite "conformance" --package gopark-tests --test conformance
 suite "4 procs, migrating" --package gopark-tests --test migrating
 suite "descriptors" --package gopark-tests --test descriptors
 GOPARK_SEEDS=300 suite "simulation" --package gopark-tests --test simulation

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Over every poller: lints, its unit tests, the conformance suite, and all behaviours of the runtime with 1, 2 and 4 procs, 1 and 2 pollers,
-# goroutines that stay on their threads and goroutines that move. Then that two pollers, or none, are refused. It needs Rust stable and a C
-# linker, and installs nothing.
+# Runs, over every poller and in one build with all of them: the conformance suite, and all behaviours
+# of the runtime with 1, 2 and 4 procs, with 1 and 2 pollers, with goroutines that stay on their threads
+# and with goroutines that move. Then lints and unit tests with each poller compiled in alone, and with
+# none. It needs Rust stable and a C linker, and installs nothing.
 #
 #   ci/backends.sh [POLLER...]      all of them by default
 set -uo pipefail
@@ -38,31 +39,35 @@ tests() { grep -oE "[0-9]+ $1;" "$log" | awk '{ sum += $1 } END { print sum + 0 
 # Whether the kernel lets this user make a ring: a test that does nothing else says it.
 has_io_uring() {
     [ "$(cat /proc/sys/kernel/io_uring_disabled 2> /dev/null || echo 0)" != 2 ] &&
-        cargo test --quiet --package gopark-backends --no-default-features --features io-uring --lib -- --exact io_uring::tests::a_ring_can_be_made > /dev/null
+        cargo test --quiet --package gopark-backends --no-default-features --features io-uring \
+            --lib -- --exact io_uring::tests::a_ring_can_be_made > /dev/null
 }
 
-# The compiler refuses these features, and says what to do.
-refuses() {
-    ! cargo check --quiet --package gopark --no-default-features --features "$1" > "$log" 2>&1 && grep --quiet "$2" "$log" && grep --quiet 'default-features = false' "$log"
+# A runtime without a poller says at its start what to do.
+says_what_is_missing() {
+    ! cargo run --quiet --package gopark --no-default-features --example echo -- --addr 127.0.0.1:0 \
+        > "$log" 2>&1 &&
+        grep --quiet "no poller is compiled in: turn on one of gopark's features epoll, io-uring," "$log"
 }
-export -f refuses
-export log
 
-if [ $# -eq 0 ]; then
-    set -- epoll epoll-level poll io-uring
+features=epoll,epoll-level,poll
+if has_io_uring; then
+    features+=,io-uring
+else
+    echo "skipped io-uring: the kernel refuses io_uring_setup (too old, seccomp, io_uring_disabled)"
 fi
+[ $# != 0 ] || set -- ${features//,/ }
+
+all=(--package gopark-tests --no-default-features --features "$features")
+check "all: lints" cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
+check "all: conformance" cargo test "${all[@]}" --test conformance
 for poller in "$@"; do
-    options=(--no-default-features --features "$poller")
-    if [ "$poller" = io-uring ] && ! has_io_uring; then
-        echo "skipped io-uring: the kernel refuses io_uring_setup (too old, seccomp, or kernel.io_uring_disabled)"
-        continue
-    fi
-    suite() { check "$poller: $1" env "${@:3}" cargo test --package gopark-tests "${options[@]}" --test "$2"; }
-    check "$poller: lints" cargo clippy --workspace --all-targets "${options[@]}" -- -D warnings
-    check "$poller: unit tests" cargo test --package gopark-backends --package gopark-core --package gopark --lib "${options[@]}"
-    suite "conformance" conformance
+    suite() {
+        check "$poller: $1" env GOPARK_POLLER="$poller" "${@:3}" cargo test "${all[@]}" --test "$2"
+    }
     suite "processes of their own" processes
     suite "descriptors" descriptors
+    suite "refusals" refusals
     suite "counts" counts
     suite "what is seen and said" watched
     suite "starts and settings" starts
@@ -74,16 +79,20 @@ for poller in "$@"; do
     suite "forks" forks
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
-    for pollers in 1 2; do
-        suite "4 procs, $pollers poller(s)" four_procs GOPARK_TEST_POLLERS=$pollers
-        suite "4 procs, $pollers poller(s), migrating" migrating GOPARK_TEST_POLLERS=$pollers
+    for number in 1 2; do
+        suite "4 procs, $number poller(s)" four_procs GOPARK_TEST_POLLERS=$number
+        suite "4 procs, $number poller(s), migrating" migrating GOPARK_TEST_POLLERS=$number
     done
 done
 
-check "two pollers are refused" bash -c 'for two in epoll,epoll-level epoll,poll epoll,io-uring epoll-level,poll epoll-level,io-uring poll,io-uring; do
-    refuses "$two" "gopark has one poller" || exit 1
-done'
-check "no poller is refused" bash -c 'refuses "" "gopark has no poller"'
+for poller in "$@"; do
+    alone=(--package gopark-backends --package gopark --no-default-features --features "$poller")
+    check "$poller alone: lints" cargo clippy --all-targets "${alone[@]}" -- -D warnings
+    check "$poller alone: unit tests" cargo test --lib "${alone[@]}"
+done
+none=(--package gopark-backends --package gopark --no-default-features)
+check "no poller: lints" cargo clippy --all-targets "${none[@]}" -- -D warnings
+check "no poller: what a start says" says_what_is_missing
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -10,8 +10,8 @@
 #   ci/fuzz.sh corpus [TARGET…]  replaces the corpora by all inputs that add coverage, including
 #                                those that earlier runs found
 #
-# FUZZ_POLLER (epoll) is the poller under `backend`. It uses the nightly toolchain if there is one,
-# and otherwise stable's unstable options.
+# The target `backend` runs each input over every poller except io_uring's. The script uses the
+# nightly toolchain if there is one, and otherwise stable's unstable options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,7 +61,6 @@ PYTHON
 build() {
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
     local options=(--sanitizer none --no-trace-compares)
-    options+=(--no-default-features --features "${FUZZ_POLLER:-epoll}")
     if [ $# = 0 ]; then
         # One command links the targets on all CPUs.
         cargo "${toolchain[@]}" fuzz build "${options[@]}"
@@ -163,7 +162,7 @@ coverage() {
     tools=$(llvm)
     # The fuzz programs, instrumented by rustc in place of libFuzzer.
     (cd fuzz && RUSTFLAGS="--cfg fuzzing -Cinstrument-coverage" CARGO_TARGET_DIR=$dir cargo build \
-        --release --quiet --no-default-features --features "${FUZZ_POLLER:-epoll}")
+        --release --quiet)
     rm -f "$dir"/*.profraw
     for target in "${targets[@]}"; do
         unpack "$target" "$CARGO_TARGET_DIR/corpus/$target"

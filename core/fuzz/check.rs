@@ -8,11 +8,11 @@ const LENGTH_MAX: u64 = 96;
 
 /// Runs `target` over `fuzz/corpus/NAME.hex` (one input a line) and over `inputs` random inputs,
 /// the same in every run. If the target panics, prints the input and passes the panic on.
-pub fn check(name: &str, inputs: u32, target: fn(&[u8])) {
+pub fn check(name: &str, inputs: u32, target: impl Fn(&[u8])) {
     let path = format!("{}/../fuzz/corpus/{name}.hex", env!("CARGO_MANIFEST_DIR"));
     let corpus = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     for line in corpus.lines() {
-        attempt(target, &bytes(line));
+        attempt(&target, &bytes(line));
     }
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = || {
@@ -23,11 +23,11 @@ pub fn check(name: &str, inputs: u32, target: fn(&[u8])) {
     };
     for _ in 0..inputs {
         let input = Vec::from_iter((0..random() % LENGTH_MAX).map(|_| random() as u8));
-        attempt(target, &input);
+        attempt(&target, &input);
     }
 }
 
-fn attempt(target: fn(&[u8]), input: &[u8]) {
+fn attempt(target: &impl Fn(&[u8]), input: &[u8]) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| target(input))) {
         println!(
             "the input: {}",

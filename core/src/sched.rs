@@ -267,7 +267,7 @@ impl Sched {
     pub unsafe fn start(
         os: &'static dyn Os,
         config: Config,
-        poller: fn() -> Result<Box<dyn Netpoll>, Errno>,
+        mut poller: impl FnMut() -> Result<Box<dyn Netpoll>, Errno>,
     ) -> Result<&'static Self, StartError> {
         let Config {
             procs,

@@ -1,4 +1,4 @@
 //! See `tests/src/readiness.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| gopark_tests::readiness::fuzz(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| gopark_tests::readiness::fuzz_all(input));

@@ -157,12 +157,27 @@
 //! and says so; a child that execs, as those of [`std::process::Command`] do, works. Fork before the
 //! first use of this crate, or see `docs/fork.md` in the repository.
 //!
+//! # Features
+//!
+//! | feature | default | compiles in |
+//! |---|---|---|
+//! | `epoll` | yes | the edge-triggered epoll poller |
+//! | `io-uring` | no | the io_uring poller; Linux 5.13 |
+//! | `epoll-level` | no | the level-triggered epoll poller |
+//! | `poll` | yes | the `poll(2)` poller, for sandboxes without epoll |
+//! | `backtrace` | yes | the calls of parked goroutines in a [`dump`](dump()) |
+//!
+//! None excludes another. Of the pollers that are compiled in, [`Builder::poller`] or
+//! `GOPARK_POLLER` chooses one at the start. Otherwise the start takes the first of the table that
+//! the system permits, and [`poller()`] says which one that is. Without any, the start fails.
+//!
 //! # Environment
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `GOPARK_DUMP` | a signal (`USR1`, say) that gets a [`dump`](dump()) of all goroutines on stderr, as [`Builder::dump_on`] does |
 //! | `GOPARK_MAXPROCS` | how many goroutines run at once, unless [`Builder::max_procs`] is set |
+//! | `GOPARK_POLLER` | the poller, by the name of its feature, unless [`Builder::poller`] is set |
 //! | `GOPARK_REPORTS` | `off`: none of the reports that [`Builder::reports`] lists, unless that is set |
 //! | `GOPARK_SCHEDTRACE` | prints Go's schedtrace line to stderr every so many milliseconds |
 //! | `GOPARK_TRACE` | a file for a timeline of the scheduler, which <https://ui.perfetto.dev> and chrome://tracing draw |
@@ -188,6 +203,7 @@ mod metrics;
 pub mod net;
 mod overflow;
 mod panics;
+mod poller;
 mod report;
 mod runtime;
 mod signals;
@@ -196,6 +212,7 @@ pub mod thread;
 mod trace;
 
 pub use dump::dump;
+pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{
@@ -204,7 +221,7 @@ pub use goroutine::{
 };
 pub use metrics::metrics;
 pub use report::Stall;
-pub use runtime::{Builder, max_procs, run, scheduler};
+pub use runtime::{Builder, max_procs, poller, run, scheduler};
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -5,13 +5,14 @@
 )]
 
 use crate::goroutine::catching;
+use crate::poller::Choice;
 use crate::report::{self, OnStall, Stall};
 use crate::signals::{self, Handlers};
 use crate::{environment, fork, metrics, overflow, panics, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux::{self, Linux};
 use gopark_core::blocking::Pool;
-use gopark_core::os::{Nanos, Netpoll, Os};
+use gopark_core::os::{Nanos, Os};
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{
     Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Monitor, Sched, Shrink, Stalls, StartError,
@@ -33,6 +34,7 @@ static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
 struct Runtime {
     sched: &'static Sched,
     pool: Pool,
+    poller: Poller,
     /// The same moment on both clocks. The second was read later, so a converted time is never early.
     epoch: (Instant, Nanos),
 }
@@ -48,6 +50,7 @@ struct Runtime {
 #[must_use = "settings do nothing until `start`"]
 pub struct Builder {
     max_procs: Option<usize>,
+    poller: Option<Poller>,
     pollers: Option<usize>,
     stack_size: Option<usize>,
     guard_size: Option<usize>,
@@ -65,6 +68,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Builder {
             max_procs,
+            poller,
             pollers,
             stack_size,
             guard_size,
@@ -79,6 +83,7 @@ impl fmt::Debug for Builder {
         } = self;
         f.debug_struct("Builder")
             .field("max_procs", max_procs)
+            .field("poller", poller)
             .field("pollers", pollers)
             .field("stack_size", stack_size)
             .field("guard_size", guard_size)
@@ -114,6 +119,25 @@ impl Builder {
     #[doc(alias = "GOMAXPROCS")]
     pub fn max_procs(mut self, n: usize) -> Self {
         self.max_procs = Some(n);
+        self
+    }
+
+    /// Which poller the runtime has. Default: `GOPARK_POLLER` from the environment (the name of a
+    /// feature), or else the first of these that is compiled in and that the system permits: epoll,
+    /// io-uring, epoll-level, poll. [`poller()`](crate::poller()) says which one it is.
+    ///
+    /// A poller that is chosen here or by the environment is used or is an error: no other one takes
+    /// its place. `docs/backends.md` in the repository says what each costs.
+    ///
+    /// ```
+    /// use gopark::Poller;
+    ///
+    /// gopark::Builder::new().poller(Poller::Poll).start()?;
+    /// assert_eq!(gopark::poller(), Poller::Poll);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn poller(mut self, poller: Poller) -> Self {
+        self.poller = Some(poller);
         self
     }
 
@@ -271,7 +295,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `Unsupported` in a child made by `fork` from a process whose runtime is running (`docs/fork.md`).
+    /// `Unsupported` in a child made by `fork` from a process whose runtime is running (`docs/fork.md`),
+    /// and for a [`poller`](Self::poller) that is not compiled in.
     /// `InvalidInput` for a setting or a `GOPARK_…` variable out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
     /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
     /// A start that fails leaves no thread, signal handler or file, and the next one may succeed.
@@ -287,6 +312,7 @@ impl Builder {
         }
         let unasked = report::are_wanted(self.reports)?;
         let config = self.config(unasked)?;
+        let mut pollers = Choice::new(self.poller)?;
         let signals = signals::requested(self.dump_on)?;
         if self.no_sysmon && !signals.is_empty() {
             return Err(io::Error::new(
@@ -299,11 +325,12 @@ impl Builder {
         // of these takes back what they did.
         let handlers = Handlers::install(&signals)?;
         let trace = trace::Request::from_environment()?;
-        let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
-        let sched = unsafe { Sched::start(&LINUX, config, poller) }.map_err(|error| {
+        let started = unsafe { Sched::start(&LINUX, config, || pollers.make()) };
+        let sched = started.map_err(|error| {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
             let remedy = match error {
+                StartError::Poller(_) => return pollers.error(),
                 StartError::Stacks(_) | StartError::Thread(..)
                     if cause.kind() == io::ErrorKind::WouldBlock =>
                 {
@@ -340,6 +367,7 @@ impl Builder {
             Box::into_raw(Box::new(Runtime {
                 sched,
                 pool,
+                poller: pollers.made(),
                 epoch: (instant, nanos),
             })),
             Ordering::Release,
@@ -534,6 +562,16 @@ pub(crate) fn pool() -> &'static Pool {
 #[track_caller]
 pub fn max_procs() -> usize {
     sched().config().procs
+}
+
+/// The poller that the runtime has. Starts it if it is not running.
+///
+/// ```
+/// println!("sockets wait in {}", gopark::poller());
+/// ```
+#[track_caller]
+pub fn poller() -> Poller {
+    runtime().poller
 }
 
 /// Runs `main` in a goroutine and returns what it returns, starting the runtime if it is not running.

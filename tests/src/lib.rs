@@ -6,7 +6,7 @@ pub mod readiness;
 pub mod sockets;
 pub mod watch;
 
-use gopark::Builder;
+use gopark::{Builder, Poller};
 use std::cell::Cell;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -39,6 +39,20 @@ pub fn start(settings: Builder) {
         };
         settings.start().expect("the runtime starts")
     });
+}
+
+/// The poller under test: that of `GOPARK_POLLER`, which runtimes read themselves, or else the best
+/// one that is compiled in.
+pub fn poller() -> Poller {
+    match std::env::var("GOPARK_POLLER") {
+        Ok(name) => Poller::from_name(&name).expect("GOPARK_POLLER names a poller"),
+        Err(_) => Poller::compiled().next().expect("a poller is compiled in"),
+    }
+}
+
+/// Whether `poller` reports to those who arm what holds, and not only what changes.
+pub fn reports_levels(poller: Poller) -> bool {
+    matches!(poller, Poller::EpollLevel | Poller::Poll)
 }
 
 /// Held by every behaviour while it runs: shared, or exclusively by those that need the runtime for

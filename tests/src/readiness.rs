@@ -9,16 +9,17 @@
     reason = "pipes, and poll(2) as the reference, are libc's"
 )]
 
+use crate::reports_levels;
 use gopark_backends::Poller;
 use gopark_core::os::{Delay, Events, Mode, Nanos, Netpoll, Ready};
 use gopark_core::tagptr::{ALIGN, TaggedPtr};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-/// Whether the poller reports levels to those who arm. The others report edges.
-const LEVELS: bool = cfg!(any(feature = "epoll-level", feature = "poll"));
 
 const PAIRS: usize = 3;
 const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
@@ -42,7 +43,9 @@ struct End {
 }
 
 struct Driver<'a> {
-    poller: &'a Poller,
+    poller: &'a dyn Netpoll,
+    /// Whether the poller reports levels to those who arm. The others report edges.
+    levels: bool,
     ends: [End; 2 * PAIRS],
     /// The number of registrations so far.
     uses: u32,
@@ -50,45 +53,56 @@ struct Driver<'a> {
 }
 
 std::thread_local! {
-    static POLLER: Poller = {
-        // SAFETY: a write to a pipe without a reader is to fail, and not to end the process.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-        Poller::init().unwrap()
-    };
+    /// The pollers of this thread, made when they are first asked for.
+    static POLLERS: RefCell<HashMap<Poller, Rc<dyn Netpoll>>> = RefCell::default();
 }
 
-/// One byte is one step: what (4 bits), at which end (3), and how (1).
-pub fn fuzz(input: &[u8]) {
-    POLLER.with(|poller| {
-        let none = || End {
-            fd: None,
-            is_socket: false,
-            token: None,
-            level: Ready::empty(),
-            been: Ready::empty(),
-            risen: [false; 2],
-            armed: [false; 2],
-        };
-        let mut driver = Driver {
-            poller,
-            ends: [(); 2 * PAIRS].map(|()| none()),
-            uses: 0,
-            wake: false,
-        };
-        for &step in input {
-            driver.step(
-                step & 15,
-                usize::from(step >> 4 & 7) % (2 * PAIRS),
-                usize::from(step >> 7),
-            );
-        }
-        driver.settle();
-        for at in 0..2 * PAIRS {
-            driver.close(at);
-        }
-        driver.wait();
-        driver.settle();
-    });
+fn of_this_thread(poller: Poller) -> Rc<dyn Netpoll> {
+    let make = || {
+        // SAFETY: a write to a pipe without a reader is to fail, and not to end the process.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        poller.init().unwrap().into()
+    };
+    POLLERS.with_borrow_mut(|pollers| pollers.entry(poller).or_insert_with(make).clone())
+}
+
+/// Runs a program over each poller that is compiled in.
+pub fn fuzz_all(input: &[u8]) {
+    Poller::compiled().for_each(|poller| fuzz(poller, input));
+}
+
+/// Runs a program over `poller`. One byte is one step: what (4 bits), at which end (3), and how (1).
+pub fn fuzz(poller: Poller, input: &[u8]) {
+    let none = || End {
+        fd: None,
+        is_socket: false,
+        token: None,
+        level: Ready::empty(),
+        been: Ready::empty(),
+        risen: [false; 2],
+        armed: [false; 2],
+    };
+    let made = of_this_thread(poller);
+    let mut driver = Driver {
+        poller: &*made,
+        levels: reports_levels(poller),
+        ends: [(); 2 * PAIRS].map(|()| none()),
+        uses: 0,
+        wake: false,
+    };
+    for &step in input {
+        driver.step(
+            step & 15,
+            usize::from(step >> 4 & 7) % (2 * PAIRS),
+            usize::from(step >> 7),
+        );
+    }
+    driver.settle();
+    for at in 0..2 * PAIRS {
+        driver.close(at);
+    }
+    driver.wait();
+    driver.settle();
 }
 
 impl Driver<'_> {
@@ -251,7 +265,7 @@ impl Driver<'_> {
                     end.token.is_some()
                         && end.armed[side]
                         && end.level.contains(bit)
-                        && (LEVELS || end.risen[side]),
+                        && (self.levels || end.risen[side]),
                 );
             }
             owed

@@ -11,6 +11,7 @@ use gopark_core::tagptr::{ALIGN, TaggedPtr};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
@@ -28,7 +29,7 @@ pub fn lend(fd: &impl AsRawFd) -> Borrowed<'_> {
 }
 
 /// What one poll reports.
-pub fn poll(poller: &Poller, delay: Delay) -> Vec<Event> {
+pub fn poll(poller: &impl Deref<Target = dyn Netpoll>, delay: Delay) -> Vec<Event> {
     let mut events = Events::new();
     poller.poll(delay, &mut events);
     events.to_vec()
@@ -37,30 +38,24 @@ pub fn poll(poller: &Poller, delay: Delay) -> Vec<Event> {
 /// A poller for one thread, with the readiness that it has reported and nobody has waited for.
 pub struct Watch {
     /// The poller.
-    pub poller: Poller,
+    pub poller: Box<dyn Netpoll>,
     latched: RefCell<HashMap<u32, Ready>>,
     seen: RefCell<HashMap<u32, Ready>>,
 }
 
-impl Default for Watch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Watch {
     /// A poller that watches nothing.
-    pub fn new() -> Self {
+    pub fn new(poller: Poller) -> Self {
         Watch {
-            poller: Poller::init().unwrap(),
+            poller: poller.init().unwrap(),
             latched: RefCell::default(),
             seen: RefCell::default(),
         }
     }
 
     /// A poller that watches `fd` under tag 1.
-    pub fn of(fd: &impl AsRawFd) -> Self {
-        let watch = Self::new();
+    pub fn of(poller: Poller, fd: &impl AsRawFd) -> Self {
+        let watch = Self::new(poller);
         watch.open(fd, 1);
         watch
     }

@@ -8,15 +8,14 @@
 #[path = "descriptors/waits.rs"]
 mod waits;
 
-use gopark_backends::Poller;
 use gopark_backends::linux::{Linux, io};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
-use gopark_core::os::{Errno, Mode, Nanos, Netpoll, Outcome};
+use gopark_core::os::{Errno, Mode, Nanos, Outcome};
 use gopark_core::polldesc::{Deadline, PollError};
 use gopark_core::sched::{Config, Sched};
-use gopark_tests::LIMIT;
 use gopark_tests::watch::lend;
+use gopark_tests::{LIMIT, poller};
 use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::panic::{self, AssertUnwindSafe, Location};
@@ -33,9 +32,8 @@ const NOT_POLLABLE: FdError = FdError::Poll(PollError::NotPollable);
 static LINUX: Linux = Linux::new();
 
 fn start(config: Config) -> &'static Sched {
-    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: no configuration here migrates goroutines.
-    unsafe { Sched::start(&LINUX, config, poller) }.unwrap()
+    unsafe { Sched::start(&LINUX, config, || poller().init()) }.unwrap()
 }
 
 /// The scheduler of most tests.

@@ -1,7 +1,7 @@
 //! What ends a process or changes its limits: the programs of `src/bin/alone.rs` and
 //! `src/bin/poller.rs`, each in a process of its own.
 
-use gopark::Builder;
+use gopark::{Builder, Poller};
 use gopark_tests::process::{Ended, run};
 use std::io;
 use std::process::Command;
@@ -15,10 +15,12 @@ fn alone(program: &str) -> Command {
     command
 }
 
-fn poller(program: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
-    command.arg(program);
-    command
+/// Runs a program of `src/bin/poller.rs` over each poller that is compiled in.
+fn over_each_poller(arguments: &[&str]) {
+    for poller in Poller::compiled() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
+        run(command.args(arguments).env("GOPARK_POLLER", poller.name())).assert_success();
+    }
 }
 
 #[test]
@@ -95,31 +97,31 @@ fn a_start_that_the_system_refuses_names_the_limit() {
 }
 
 #[test]
-fn a_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works() {
+fn a_chosen_poller_that_the_system_forbids_is_an_error_of_the_start_and_another_works() {
     for call in [
         "io_uring_setup",
         "io_uring_enter",
         "epoll_create1",
         "epoll_pwait2",
     ] {
-        run(poller("forbidden").arg(call)).assert_success();
+        over_each_poller(&["forbidden", call]);
     }
 }
 
 /// manticore #4057.
 #[test]
 fn a_closed_descriptor_reports_nothing_although_a_child_has_it_open() {
-    run(&mut poller("fork")).assert_success();
+    over_each_poller(&["fork"]);
 }
 
 #[test]
 fn a_descriptor_closes_while_the_thread_that_opened_it_is_blocked() {
-    run(&mut poller("stuck-thread")).assert_success();
+    over_each_poller(&["stuck-thread"]);
 }
 
 #[test]
 fn a_dropped_poller_releases_descriptors_files_and_memory() {
-    run(&mut poller("dropped")).assert_success();
+    over_each_poller(&["dropped"]);
 }
 
 #[track_caller]
@@ -299,6 +301,7 @@ fn an_empty_variable_counts_as_none() {
     let variables = [
         "DUMP",
         "MAXPROCS",
+        "POLLER",
         "REPORTS",
         "SCHEDTRACE",
         "TRACE",

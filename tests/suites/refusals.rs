@@ -5,13 +5,12 @@
     reason = "it is an operating system, and starts schedulers over it"
 )]
 
-use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
-use gopark_core::os::{Borrowed, Errno, Nanos, Netpoll, Os, ThreadState};
+use gopark_core::os::{Borrowed, Errno, Nanos, Os, ThreadState};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_core::stack::Shortage;
-use gopark_tests::{open_files, thread_names, until_on_thread};
+use gopark_tests::{open_files, poller, thread_names, until_on_thread};
 use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -151,9 +150,8 @@ unsafe impl Os for Refusing {
 }
 
 fn start(config: Config) -> Result<&'static Sched, StartError> {
-    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
     // SAFETY: no configuration here migrates goroutines.
-    unsafe { Sched::start(&SYSTEM, config, poller) }
+    unsafe { Sched::start(&SYSTEM, config, || poller().init()) }
 }
 
 /// The threads of schedulers.

@@ -4,6 +4,7 @@
     reason = "files get privileges, and FIFOs are made, through libc"
 )]
 
+use gopark::Poller;
 use gopark_tests::process::{Ended, copy_program, run};
 use std::ffi::CString;
 use std::fs::{self, Permissions};
@@ -260,4 +261,102 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
         ended.assert_said("handler: false");
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret", "{kind}");
     }
+}
+
+/// A program of `src/bin/poller.rs`, which may take any poller.
+fn poller(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
+    command
+        .args(arguments)
+        .env("RUST_BACKTRACE", "0")
+        .env("GOPARK_REPORTS", "off")
+        .env_remove("GOPARK_POLLER");
+    command
+}
+
+fn names(pollers: impl Iterator<Item = Poller>) -> Vec<&'static str> {
+    pollers.map(Poller::name).collect()
+}
+
+#[test]
+fn the_best_poller_that_is_compiled_in_runs_unless_the_program_or_a_variable_chooses() {
+    let best = Poller::compiled().next().unwrap();
+    assert_eq!(
+        run(&mut poller(&["which"])).output,
+        format!("runs with {best}\n")
+    );
+    let permitted = Poller::compiled().filter(|&poller| poller.init().is_ok());
+    for name in names(permitted) {
+        let runs = format!("runs with {name}\n");
+        assert_eq!(
+            run(poller(&["which"]).env("GOPARK_POLLER", name)).output,
+            runs
+        );
+        // The program's choice counts before the environment's, even before one that is wrong.
+        for variable in [best.name(), "kqueue"] {
+            let ended = run(poller(&["chosen", name]).env("GOPARK_POLLER", variable));
+            assert_eq!(ended.output, runs);
+        }
+    }
+}
+
+#[test]
+fn a_poller_that_is_unknown_or_not_compiled_in_is_refused_with_a_list_of_those_that_are() {
+    let compiled = names(Poller::compiled()).join(", ");
+    let absent = Poller::ALL
+        .into_iter()
+        .filter(|poller| !Poller::compiled().any(|compiled| compiled == *poller));
+    let absent = names(absent);
+    for value in ["kqueue", "Epoll", "epoll,poll"].iter().chain(&absent) {
+        let ended = run(poller(&["which"]).env("GOPARK_POLLER", value));
+        assert!(!ended.status.success());
+        ended.assert_said(&format!(
+            "GOPARK_POLLER: {value:?} is not one of the pollers that are compiled in: {compiled}"
+        ));
+    }
+    for name in absent {
+        let ended = run(&mut poller(&["chosen", name]));
+        assert_eq!(
+            ended.output,
+            format!(
+                "Unsupported: poller: {name} is not compiled in: turn on gopark's feature `{name}`, or choose one of these: {compiled}\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn where_a_sandbox_refuses_epoll_the_runtime_starts_with_poll() {
+    if !Poller::compiled().any(|poller| poller == Poller::Poll) {
+        return eprintln!("skipped: the poller `poll` is not compiled in");
+    }
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let ended = run(&mut poller(&["fallback", &errno.to_string()]));
+        ended.assert_success();
+        assert_eq!(ended.output, "runs with poll\n");
+    }
+}
+
+#[test]
+fn a_system_that_refuses_every_poller_is_an_error_that_names_each() {
+    for (errno, said) in [
+        (libc::ENOSYS, "Function not implemented (os error 38)"),
+        (libc::EPERM, "Operation not permitted (os error 1)"),
+    ] {
+        let ended = run(&mut poller(&["none-permitted", &errno.to_string()]));
+        ended.assert_success();
+        let tried: Vec<_> = Poller::compiled()
+            .map(|poller| format!("{poller}: {said}: permit {}", poller.needs()))
+            .collect();
+        ended.assert_said(&format!("no poller: {}", tried.join("; ")));
+    }
+}
+
+#[test]
+fn a_lack_of_descriptors_is_no_reason_to_take_another_poller() {
+    let ended = run(&mut poller(&["without-descriptors"]));
+    ended.assert_success();
+    let best = Poller::compiled().next().unwrap();
+    let said = "Too many open files (os error 24): raise `ulimit -n`";
+    assert_eq!(ended.output, format!("no poller: {best}: {said}\n"));
 }

@@ -36,7 +36,7 @@ use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
 use core::str::FromStr;
 use core::sync::atomic::{AtomicU32, Ordering};
-use gopark_backends::Poller;
+use gopark_backends::Epoll;
 use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
@@ -109,7 +109,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         migrate,
         ..Config::new(affinity())
     };
-    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    let poller = || Ok(Box::new(Epoll::init()?) as Box<dyn Netpoll>);
     // SAFETY: goroutines move only if there are no thread-locals, and those below keep nothing else
     // that belongs to a thread.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {

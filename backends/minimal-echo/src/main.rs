@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use core::ffi::{c_char, c_int};
 use core::net::{Ipv4Addr, SocketAddr};
 use core::panic::{Location, PanicInfo};
-use gopark_backends::Poller;
+use gopark_backends::Epoll;
 use gopark_backends::linux::{Linux, affinity, has_thread_locals, io, panicked, socket};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Borrowed, Errno, Mode, Nanos, Netpoll};
@@ -55,7 +55,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         sysmon: None,
         ..Config::new(affinity())
     };
-    let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
+    let poller = || Ok(Box::new(Epoll::init()?) as Box<dyn Netpoll>);
     // SAFETY: goroutines move only if there are no thread-locals, and those below keep nothing else
     // that belongs to a thread.
     let sched = match unsafe { Sched::start(&LINUX, config, poller) } {

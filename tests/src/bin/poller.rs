@@ -2,10 +2,9 @@
 //! `suites/processes.rs` runs by name, since they would disturb other tests.
 #![allow(unsafe_code, reason = "children and filters are made by libc")]
 
-use gopark::Builder;
 use gopark::net::{TcpListener, TcpStream};
+use gopark::{Builder, Poller};
 use gopark::{go, run};
-use gopark_backends::Poller;
 use gopark_backends::linux::io;
 use gopark_core::os::{Delay, Mode, Netpoll, Outcome, Ready};
 use gopark_tests::watch::{Watch, lend, nonblocking, poll, state_of, thread_id, token};
@@ -24,6 +23,11 @@ fn main() {
         ["stuck-thread"] => stuck_thread(),
         ["dropped"] => dropped(),
         ["forbidden", call] => forbidden(call),
+        ["fallback", errno] => fallback(errno.parse().unwrap(), true),
+        ["none-permitted", errno] => fallback(errno.parse().unwrap(), false),
+        ["without-descriptors"] => without_descriptors(),
+        ["which"] => println!("runs with {}", gopark::poller()),
+        ["chosen", name] => chosen(name),
         _ => panic!("there is no program {arguments:?}"),
     }
 }
@@ -36,7 +40,7 @@ fn pair() -> (UnixStream, UnixStream) {
 /// A child has every descriptor, and keeps a file alive that its parent has closed.
 fn fork() {
     let (ours, mut theirs) = pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(gopark_tests::poller(), &ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     watch.poll(Delay::None);
     // SAFETY: this process has one thread. The child makes one system call, again and again.
@@ -67,7 +71,7 @@ fn fork() {
 
 /// Closes a descriptor that was opened by a thread which is in the kernel for good. A ring ends a poll on the thread that submitted it.
 fn stuck_thread() {
-    let poller = Arc::new(Poller::init().unwrap());
+    let poller = Arc::<dyn Netpoll>::from(gopark_tests::poller().init().unwrap());
     let (ours, theirs) = pair();
     let (mut release, stuck) = UnixStream::pair().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -119,7 +123,7 @@ fn dropped() {
     };
     let before = (open(), mapped());
     let (ours, mut theirs) = pair();
-    let poller = Poller::init().unwrap();
+    let poller = gopark_tests::poller().init().unwrap();
     poller.open(ours.as_raw_fd(), token(1)).unwrap();
     poll(&poller, Delay::None);
     assert!(open() > before.0 + 2);
@@ -129,31 +133,76 @@ fn dropped() {
     assert_eq!((open(), mapped()), before);
 }
 
-/// Starts a runtime that may not call what `name` says: with an error if its poller stands on that, and otherwise it works.
+/// Starts a runtime that may not make the call `name`: with an error if its poller stands on that, and
+/// otherwise it works.
 fn forbidden(name: &str) {
+    let poller = gopark_tests::poller();
     let (call, needed) = match name {
-        "io_uring_setup" => (libc::SYS_io_uring_setup, cfg!(feature = "io-uring")),
-        "io_uring_enter" => (libc::SYS_io_uring_enter, cfg!(feature = "io-uring")),
+        "io_uring_setup" => (libc::SYS_io_uring_setup, poller == Poller::IoUring),
+        "io_uring_enter" => (libc::SYS_io_uring_enter, poller == Poller::IoUring),
         "epoll_create1" => (
             libc::SYS_epoll_create1,
-            cfg!(any(feature = "epoll", feature = "epoll-level")),
+            matches!(poller, Poller::Epoll | Poller::EpollLevel),
         ),
         "epoll_pwait2" => (libc::SYS_epoll_pwait2, false),
         _ => panic!("no filter for {name}"),
     };
-    forbid(call as u32);
-    let started = Builder::new().max_procs(2).start();
+    forbid(call, libc::EPERM);
+    let started = Builder::new().max_procs(2).poller(poller).start();
     if needed {
         let error = started.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(
-            error.to_string().starts_with("no poller: ") && error.to_string().contains("forbids"),
-            "{error}"
+        let text = format!(
+            "no poller: {poller}: Operation not permitted (os error 1): permit {}",
+            poller.needs()
         );
+        assert_eq!(error.to_string(), text);
         println!("{error}");
         return;
     }
     started.unwrap();
+    assert_eq!(gopark::poller(), poller);
+    serve_one();
+}
+
+/// Starts a runtime that takes whichever poller the system permits. It permits epoll to none, and an
+/// eventfd only where `poll` may stand on it.
+fn fallback(errno: i32, may_have_eventfds: bool) {
+    forbid(libc::SYS_epoll_create1, errno);
+    forbid(libc::SYS_io_uring_setup, errno);
+    if may_have_eventfds {
+        Builder::new().max_procs(2).start().unwrap();
+        println!("runs with {}", gopark::poller());
+        return serve_one();
+    }
+    forbid(libc::SYS_eventfd2, errno);
+    let error = Builder::new().max_procs(2).start().unwrap_err();
+    println!("{:?}: {error}", error.kind());
+}
+
+/// Starts a runtime with the poller called `name`.
+fn chosen(name: &str) {
+    let poller = Poller::from_name(name).unwrap();
+    match Builder::new().poller(poller).start() {
+        Ok(()) => println!("runs with {}", gopark::poller()),
+        Err(error) => println!("{:?}: {error}", error.kind()),
+    }
+}
+
+/// A start that lacks descriptors for epoll, which another poller could do with less of.
+fn without_descriptors() {
+    let most = libc::rlimit {
+        rlim_cur: 3,
+        rlim_max: 3,
+    };
+    // SAFETY: a valid structure, read during the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) }, 0);
+    let error = Builder::new().max_procs(1).start().unwrap_err();
+    println!("{error}");
+}
+
+/// One connection, and one timer.
+fn serve_one() {
     run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -169,8 +218,8 @@ fn forbidden(name: &str) {
     });
 }
 
-/// From now on this process gets `EPERM` from system call `number`.
-fn forbid(number: u32) {
+/// From now on this process gets `errno` from system call `number`.
+fn forbid(number: libc::c_long, errno: i32) {
     let step = |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter {
         code: code as u16,
         jt: if_equal,
@@ -180,10 +229,15 @@ fn forbid(number: u32) {
     let mut filter = [
         // The number is the first field of what a filter reads.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            number as u32,
+            0,
+            1,
+        ),
         step(
             libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
             0,
             0,
         ),

@@ -6,6 +6,7 @@
 
 use super::{THIS_PROGRAM, Tally};
 use crate::process;
+use gopark::Poller;
 use std::io;
 use std::process::Command;
 
@@ -43,7 +44,7 @@ const fn all(call: libc::c_long, errno: i32) -> Refused {
 
 const MADV_GUARD_INSTALL: u32 = 102;
 
-const NO_POLLER: &str = "no poller: raise `ulimit -n`, or the system forbids this kind";
+const NO_POLLER: &str = "no poller: ";
 
 fn profiles() -> Vec<Profile> {
     let profile = |name, calls, outcome| Profile {
@@ -56,9 +57,9 @@ fn profiles() -> Vec<Profile> {
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
     ];
-    let poller = std::any::type_name::<gopark_backends::Poller>();
-    let needs = |word: &str| {
-        if poller.contains(word) {
+    let poller = crate::poller();
+    let needs = |pollers: &[Poller]| {
+        if pollers.contains(&poller) {
             NoStart(NO_POLLER)
         } else {
             Survives
@@ -68,26 +69,22 @@ fn profiles() -> Vec<Profile> {
         profile(
             "no-io-uring",
             io_uring.map(|call| all(call, libc::ENOSYS)).into(),
-            needs("Uring"),
+            needs(&[Poller::IoUring]),
         ),
         profile(
             "forbidden-io-uring",
             io_uring.map(|call| all(call, libc::EPERM)).into(),
-            needs("Uring"),
+            needs(&[Poller::IoUring]),
         ),
         profile(
             "no-epoll",
             vec![all(libc::SYS_epoll_create1, libc::ENOSYS)],
-            needs("Epoll"),
+            needs(&[Poller::Epoll, Poller::EpollLevel]),
         ),
         profile(
             "no-eventfd",
             vec![all(libc::SYS_eventfd2, libc::ENOSYS)],
-            if poller.contains("Uring") {
-                Survives
-            } else {
-                NoStart(NO_POLLER)
-            },
+            needs(&[Poller::Epoll, Poller::EpollLevel, Poller::Poll]),
         ),
         profile(
             "no-epoll-pwait2",
@@ -251,6 +248,8 @@ pub fn cases(tally: &mut Tally) {
                 .env("RUST_BACKTRACE", "0");
             // What the start says of a refusal is for the suite `blind`.
             command.env("GOPARK_REPORTS", "off");
+            // Without this, another poller would take the place of one that is refused.
+            command.env("GOPARK_POLLER", crate::poller().name());
             let ended = match process::attempt(&mut command) {
                 Ok(ended) => ended,
                 Err(hung) => {

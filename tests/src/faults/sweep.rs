@@ -201,7 +201,11 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
     }
     let _ = fs::remove_file(log);
     let mut points = Vec::new();
-    let level = if reports_state() { LEVEL_ROWS } else { &[] };
+    let level = if crate::reports_levels(crate::poller()) {
+        LEVEL_ROWS
+    } else {
+        &[]
+    };
     for row in ROWS
         .iter()
         .chain(level)
@@ -237,12 +241,6 @@ fn points(arrangement: &'static str, calls: &[&str], all: bool) -> Vec<Point> {
         }
     }
     points
-}
-
-/// Whether the poller under test reports what holds, and not only what changes.
-fn reports_state() -> bool {
-    let poller = std::any::type_name::<gopark_backends::Poller>();
-    poller.ends_with("::EpollLevel") || poller.ends_with("::Poll")
 }
 
 impl Point {

@@ -1,8 +1,8 @@
 //! Hang-ups, resets, errors and urgent marks: none of them hides data, or hides behind it.
 
-use super::{tcp_pair, unix_pair};
+use super::{POLLER, tcp_pair, unix_pair};
 use gopark_backends::linux::io;
-use gopark_core::os::{Delay, Errno, Mode, Netpoll, Outcome, Ready};
+use gopark_core::os::{Delay, Errno, Mode, Outcome, Ready};
 use gopark_tests::watch::{Watch, fill, lend, pipe, token};
 use socket2::SockRef;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[test]
 fn data_and_an_end_at_once_are_both_found() {
     for (ours, mut theirs) in (0..200).map(|_| unix_pair()) {
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
         watch.poll(Delay::None);
         theirs.write_all(b"abc").unwrap();
@@ -24,7 +24,7 @@ fn data_and_an_end_at_once_are_both_found() {
         assert_eq!(watch.read_spent(&ours, 1, usize::MAX).unwrap(), b"abc");
     }
     for (ours, mut theirs) in (0..200).map(|_| tcp_pair()) {
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         theirs.write_all(b"abc").unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
         assert_eq!(watch.read_spent(&ours, 1, usize::MAX).unwrap(), b"abc");
@@ -34,7 +34,7 @@ fn data_and_an_end_at_once_are_both_found() {
 #[test]
 fn an_end_that_comes_after_the_data_is_found() {
     for (ours, mut theirs) in (0..100).map(|_| tcp_pair()) {
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         let peer = thread::spawn(move || {
             theirs.write_all(b"abc").unwrap();
             thread::yield_now();
@@ -48,7 +48,7 @@ fn an_end_that_comes_after_the_data_is_found() {
 fn a_peer_that_stops_writing_is_a_hangup_for_readers() {
     let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
         let ours = ours.as_raw_fd();
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         watch.poller.arm(ours, token(1), Mode::Read);
         watch.poll(Delay::None);
         stop();
@@ -67,7 +67,7 @@ fn a_peer_that_stops_writing_is_a_hangup_for_readers() {
 #[test]
 fn who_stops_writing_can_read_on() {
     let (ours, mut theirs) = tcp_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     ours.shutdown(Shutdown::Write).unwrap();
     for _ in 0..10 {
         theirs.write_all(b"x").unwrap();
@@ -84,7 +84,7 @@ fn a_reset_ends_both_directions() {
     for waits_for_reader in [true, false] {
         let (ours, theirs) = tcp_pair();
         fill(&ours);
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         for mode in [Mode::Read, Mode::Write] {
             watch.poller.arm(ours.as_raw_fd(), token(1), mode);
         }
@@ -117,7 +117,7 @@ fn a_reset_ends_both_directions() {
 fn a_reset_after_data_is_found() {
     let check = |ours: &dyn AsRawFd, leave: &dyn Fn()| {
         let ours = ours.as_raw_fd();
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         // The peer leaves this unread.
         assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1));
         watch.wait(&ours, 1, Mode::Read);
@@ -144,7 +144,7 @@ fn a_reset_after_data_is_found() {
 fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
     let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
         let ours = ours.as_raw_fd();
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         watch.poller.arm(ours, token(1), Mode::Read);
         watch.poll(Delay::None);
         stop();
@@ -166,7 +166,7 @@ fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
 fn both_halves_may_end_one_after_the_other() {
     let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
         let ours = ours.as_raw_fd();
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         watch.poller.arm(ours, token(1), Mode::Read);
         watch.poll(Delay::None);
         stop();
@@ -201,7 +201,7 @@ fn both_halves_may_end_one_after_the_other() {
 fn a_full_pipe_without_reader_is_nothing_but_an_error() {
     let (reader, writer) = pipe();
     fill(&writer);
-    let watch = Watch::of(&writer);
+    let watch = Watch::of(POLLER, &writer);
     watch.poller.arm(writer.as_raw_fd(), token(1), Mode::Write);
     watch.assert_quiet(0);
     drop(reader);
@@ -217,7 +217,7 @@ fn a_full_pipe_without_reader_is_nothing_but_an_error() {
 fn a_broken_pipe_with_room_is_no_polling_error() {
     let (reader, writer) = pipe();
     drop(reader);
-    let watch = Watch::of(&writer);
+    let watch = Watch::of(POLLER, &writer);
     watch.wait(&writer, 1, Mode::Write);
     assert_eq!(watch.seen(1), Ready::READ | Ready::WRITE | Ready::HANGUP);
 }
@@ -226,7 +226,7 @@ fn a_broken_pipe_with_room_is_no_polling_error() {
 fn an_urgent_mark_hides_no_data() {
     for _ in 0..50 {
         let (ours, mut theirs) = tcp_pair();
-        let watch = Watch::of(&ours);
+        let watch = Watch::of(POLLER, &ours);
         theirs.write_all(b"ab").unwrap();
         // SAFETY: one readable byte.
         let result =
@@ -248,7 +248,7 @@ fn a_refused_datagram_is_reported_and_the_socket_goes_on() {
     let address = theirs.local_addr().unwrap();
     ours.connect(address).unwrap();
     drop(theirs);
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     ours.send(b"x").unwrap();
     assert_eq!(

@@ -1,8 +1,8 @@
 //! Descriptors of every kind, and those that cannot be polled.
 
-use super::poller;
+use super::{POLLER, poller};
 use gopark_backends::linux::io;
-use gopark_core::os::{Delay, Errno, Mode, Netpoll, Outcome, Ready};
+use gopark_core::os::{Delay, Errno, Mode, Outcome, Ready};
 use gopark_tests::watch::{Watch, lend, nonblocking, pipe, poll, terminal, token};
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 #[test]
 fn connections_and_connects_are_reported() {
     let listener = nonblocking(TcpListener::bind("127.0.0.1:0").unwrap());
-    let watch = Watch::of(&listener);
+    let watch = Watch::of(POLLER, &listener);
     for tag in 2..50 {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -47,7 +47,7 @@ fn a_refused_connect_is_reported() {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
     let _ = socket.connect(&address.into());
-    let watch = Watch::of(&socket);
+    let watch = Watch::of(POLLER, &socket);
     watch.wait(&socket, 1, Mode::Write);
     assert_eq!(
         io::take_socket_error(lend(&socket)),
@@ -58,7 +58,7 @@ fn a_refused_connect_is_reported() {
 #[test]
 fn pipes_carry_everything() {
     let (reader, writer) = pipe();
-    let watch = Watch::new();
+    let watch = Watch::new(POLLER);
     watch.open(&reader, 1);
     watch.open(&writer, 2);
     let (mut sent, mut received) = (0, 0);
@@ -85,7 +85,7 @@ fn datagrams_are_reported() {
     let ours = nonblocking(ours);
     let udp = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
     udp[0].set_nonblocking(true).unwrap();
-    let watch = Watch::new();
+    let watch = Watch::new(POLLER);
     watch.open(&ours, 1);
     watch.open(&udp[0], 2);
     for len in [0, 1, 100] {
@@ -110,9 +110,12 @@ fn datagrams_are_reported() {
 
 #[test]
 fn a_unix_listener_is_reported() {
-    let path = std::env::temp_dir().join(format!("gopark-conformance-{}", std::process::id()));
+    let path = std::env::temp_dir().join(format!(
+        "gopark-conformance-{POLLER}-{}",
+        std::process::id()
+    ));
     let listener = nonblocking(UnixListener::bind(&path).unwrap());
-    let watch = Watch::of(&listener);
+    let watch = Watch::of(POLLER, &listener);
     for _ in 0..10 {
         let _theirs = UnixStream::connect(&path).unwrap();
         watch.wait(&listener, 1, Mode::Read);
@@ -124,7 +127,7 @@ fn a_unix_listener_is_reported() {
 #[test]
 fn terminals_are_reported_and_hang_up() {
     let (mut master, mut slave) = terminal();
-    let watch = Watch::new();
+    let watch = Watch::new(POLLER);
     watch.open(&master, 1);
     watch.open(&slave, 2);
     for _ in 0..100 {
@@ -142,7 +145,7 @@ fn terminals_are_reported_and_hang_up() {
     assert!(watch.seen(2).contains(Ready::HANGUP));
 
     let (master, mut slave) = terminal();
-    let watch = Watch::of(&master);
+    let watch = Watch::of(POLLER, &master);
     slave.write_all(b"abc").unwrap();
     assert_eq!(watch.read(&master, 1, &mut [0; 3]), Ok(3));
     watch.poller.arm(master.as_raw_fd(), token(1), Mode::Read);

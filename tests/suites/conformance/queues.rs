@@ -1,11 +1,10 @@
 //! Sockets with an error queue: the poller reports an error for as long as an entry lies there, and
 //! no operation on the data meets it. Readers and writers of data go on, and none spins.
 
-use super::{MILLISECOND, SECOND, now};
-use gopark_backends::Poller;
+use super::{MILLISECOND, POLLER, SECOND, now};
 use gopark_backends::linux::{Linux, io};
 use gopark_core::fd::{Fd, FdError};
-use gopark_core::os::{Borrowed, Errno, Mode, Nanos, Netpoll, Outcome};
+use gopark_core::os::{Borrowed, Errno, Mode, Nanos, Outcome};
 use gopark_core::sched::{Config, Sched};
 use gopark_tests::watch::{Watch, nonblocking};
 use std::io::Write;
@@ -21,7 +20,6 @@ static LINUX: Linux = Linux::new();
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
     SCHED.get_or_init(|| {
-        let poller = || Poller::init().map(|poller| Box::new(poller) as Box<dyn Netpoll>);
         // SAFETY: it does not migrate goroutines.
         unsafe {
             Sched::start(
@@ -30,7 +28,7 @@ fn sched() -> &'static Sched {
                     max_threads: 8,
                     ..Config::new(2)
                 },
-                poller,
+                || POLLER.init(),
             )
         }
         .unwrap()
@@ -212,7 +210,7 @@ fn a_poller_with_an_error_that_nobody_fetches_lets_its_thread_sleep() {
     stamp_sent(&ours);
     ours.send(b"stamped").unwrap();
     theirs.recv(&mut [0; 16]).unwrap();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     let waits = |limit: Nanos| {
         let (end, mut polls) = (now() + limit, 0);
         while now() < end {

@@ -1,8 +1,8 @@
 //! What is ready is reported: to whoever waits, once, in either direction.
 
-use super::{MILLISECOND, tcp_pair, unix_pair};
+use super::{MILLISECOND, POLLER, tcp_pair, unix_pair};
 use gopark_backends::linux::io;
-use gopark_core::os::{Delay, EVENT_BATCH, Mode, Netpoll, Outcome, Ready};
+use gopark_core::os::{Delay, EVENT_BATCH, Mode, Outcome, Ready};
 use gopark_core::tagptr::{ALIGN, TaggedPtr};
 use gopark_tests::watch::{Watch, eventfd, fill, lend, nonblocking, pipe, poll, token};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use std::thread;
 fn readiness_from_before_open_is_reported() {
     let (ours, mut theirs) = unix_pair();
     theirs.write_all(b"x").unwrap();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     watch.wait(&ours, 1, Mode::Read);
     watch.wait(&ours, 1, Mode::Write);
 }
@@ -22,7 +22,7 @@ fn readiness_from_before_open_is_reported() {
 #[test]
 fn readiness_that_nobody_waited_for_is_not_lost() {
     let (ours, mut theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     watch.poll(Delay::None);
     theirs.write_all(b"x").unwrap();
     watch.poll(Delay::None);
@@ -56,7 +56,7 @@ fn round_trips<T: Read + Write + AsRawFd + Send + 'static>(n: usize, ours: T, mu
             theirs.read_exact(&mut byte).unwrap();
         }
     });
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     for i in 0..n {
         let mut buffer = [0; 8];
         assert_eq!(watch.read(&ours, 1, &mut buffer), Ok(1));
@@ -78,7 +78,7 @@ fn after_a_read_that_emptied_the_buffer_no_second_one_is_needed() {
 }
 
 fn read_in_short_reads<T: AsRawFd, U: Write + Send + 'static>(ours: T, mut theirs: U) {
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     let peer = thread::spawn(move || {
         for _ in 0..3000 {
             theirs.write_all(b"abc").unwrap();
@@ -97,7 +97,7 @@ fn tokens_of_every_value_come_back() {
     for addr in [ALIGN, 0x7fff_ff00, usize::MAX >> 17 & !(ALIGN - 1)] {
         for tag in [0, 1, u32::MAX >> 1, u32::MAX] {
             let token = TaggedPtr::pack(addr, tag);
-            let watch = Watch::new();
+            let watch = Watch::new(POLLER);
             watch.poller.open(fd.as_raw_fd(), token).unwrap();
             watch.poller.wake();
             let mut reported = Vec::new();
@@ -118,7 +118,7 @@ fn tokens_of_every_value_come_back() {
 fn a_direction_that_fires_leaves_the_other_armed() {
     let (ours, theirs) = unix_pair();
     let mut theirs = nonblocking(theirs);
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     for round in 0..100 {
         fill(&ours);
         for mode in [Mode::Read, Mode::Write] {
@@ -149,7 +149,7 @@ fn a_direction_that_fires_leaves_the_other_armed() {
 #[test]
 fn a_timed_out_wait_does_not_disturb_the_next() {
     let (ours, mut theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     for _ in 0..10 {
         watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
         watch.poll(Delay::AtMost(MILLISECOND / 10));
@@ -161,7 +161,7 @@ fn a_timed_out_wait_does_not_disturb_the_next() {
 #[test]
 fn data_that_nobody_reads_is_not_reported_over_and_over() {
     let (ours, mut theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     theirs.write_all(b"x").unwrap();
     watch.wait(&ours, 1, Mode::Read);
     watch.wait(&ours, 1, Mode::Write);
@@ -171,7 +171,7 @@ fn data_that_nobody_reads_is_not_reported_over_and_over() {
 #[test]
 fn an_idle_descriptor_is_not_reported() {
     let (ours, _theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     watch.assert_quiet(1);
     assert!(
@@ -187,7 +187,7 @@ fn an_idle_descriptor_is_not_reported() {
 fn what_exceeds_a_batch_stays_for_the_next() {
     const WATCHED: usize = 3 * EVENT_BATCH / 2;
     let fds: Vec<_> = (0..WATCHED).map(|_| eventfd()).collect();
-    let watch = Watch::new();
+    let watch = Watch::new(POLLER);
     for (tag, fd) in (0..).zip(&fds) {
         watch.open(fd, tag);
         watch.poller.arm(fd.as_raw_fd(), token(tag), Mode::Write);

@@ -1,8 +1,8 @@
 //! A thread that sleeps in the poller: what others open, arm, close and ask for meanwhile, and for how long it sleeps.
 
-use super::{MILLISECOND, SECOND, now, poller, sleep_in, unix_pair};
+use super::{MILLISECOND, POLLER, SECOND, now, poller, sleep_in, unix_pair};
 use gopark_backends::linux::io;
-use gopark_core::os::{Delay, Errno, Mode, Nanos, Netpoll, Outcome};
+use gopark_core::os::{Delay, Errno, Mode, Nanos, Outcome};
 use gopark_tests::LIMIT;
 use gopark_tests::watch::{
     INTERRUPTS, Watch, asleep, interrupt, lend, nonblocking, pipe, poll, thread_id, token,
@@ -133,7 +133,7 @@ fn a_port_is_free_when_its_listener_is_closed() {
 
 #[test]
 fn what_a_thread_opened_is_watched_after_the_thread_has_ended() {
-    let watch = Watch::new();
+    let watch = Watch::new(POLLER);
     let (ours, mut theirs) = unix_pair();
     thread::scope(|scope| {
         let (poller, fd) = (&watch.poller, ours.as_raw_fd());
@@ -186,7 +186,7 @@ fn wakes_that_nobody_took_count_as_one() {
 #[test]
 fn a_wake_beside_an_event_hides_neither() {
     let (ours, mut theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     for _ in 0..100 {
         watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
         theirs.write_all(b"x").unwrap();
@@ -305,7 +305,7 @@ fn a_long_delay_is_no_short_one() {
 #[test]
 fn an_event_ends_the_longest_delay() {
     let (ours, _theirs) = unix_pair();
-    let watch = Watch::of(&ours);
+    let watch = Watch::of(POLLER, &ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Write);
     for delay in [Delay::AtMost(Nanos::MAX), Delay::Forever] {
         watch.poller.wake();

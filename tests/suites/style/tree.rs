@@ -64,6 +64,10 @@ pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
             included_below("tests/suites/", "\"../behaviours")
                 || declared_in("tests/behaviours/all.rs")
         }
+        "tests/suites/conformance" => {
+            declared_in("tests/suites/conformance.rs")
+                || declared_in("tests/suites/conformance/contract.rs")
+        }
         "core/models" => {
             included_below("core/src/", "../models") || declared_in("core/models/system.rs")
         }
