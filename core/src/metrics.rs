@@ -1,7 +1,9 @@
-//! What a scheduler has done and is doing, in figures: the plain structure that a reader gets, and what latencies are recorded in.
+//! Metrics: the figures of a scheduler that a reader gets, and the histogram that latencies are
+//! recorded in.
 //!
-//! The counters behind it have one writer each (`Count`), so that counting costs an addition; a reader sums them up. Since it stops nobody,
-//! it may see the two ends of a change at different times: [`Metrics`] says how exact each figure is.
+//! Each counter behind them has one writer (`Count`), so counting costs an addition; the reader
+//! adds the counters up. A reader stops no M, so it may see only one side of a change that another
+//! thread makes: [`Metrics`] says how exact each figure is.
 
 use crate::counter::{Count, UnmodeledCount};
 use crate::os::Nanos;
@@ -10,63 +12,64 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-/// Figures of one runtime. Those that count what happened never go down, and begin at zero when it starts.
+/// Figures of one runtime. Counts of events never go down, and are zero when the runtime starts.
 ///
-/// All are exact while nothing runs but the reader, and miss nothing in the long run. While others run, a figure may be off by as many as
-/// changed during the read, which takes some microseconds.
+/// All figures are exact while only the reader runs, and miss nothing in the long run. Otherwise a
+/// figure may be off by what changed during the read, which takes some microseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Goroutines that exist: spawned, and not yet returned. The next four add up to it.
+    /// Goroutines that exist: spawned and not yet returned. The next four figures add up to it.
     #[doc(alias = "/sched/goroutines:goroutines")]
     pub goroutines: u64,
-    /// Goroutines that wait for their first turn.
+    /// Goroutines that have not run yet.
     pub goroutines_not_started: u64,
-    /// Goroutines that have run before and wait for a turn.
+    /// Goroutines that have run before and are in a run queue.
     #[doc(alias = "/sched/goroutines/runnable:goroutines")]
     pub goroutines_runnable: u64,
-    /// Goroutines on a thread: they run, compute, or are blocked in the system.
+    /// Goroutines on a thread: they run, or the system blocks them.
     #[doc(alias = "/sched/goroutines/running:goroutines")]
     pub goroutines_running: u64,
-    /// Goroutines that are parked: for a descriptor, a timer, another goroutine, or work given to `blocking`.
+    /// Parked goroutines: they wait for a descriptor, a timer, another goroutine, or work given to
+    /// `blocking`.
     #[doc(alias = "/sched/goroutines/waiting:goroutines")]
     pub goroutines_waiting: u64,
-    /// Goroutines, and ordinary threads, that wait for a descriptor.
+    /// Goroutines and ordinary threads that wait for a descriptor.
     pub poll_waiters: u64,
     /// Goroutines spawned.
     #[doc(alias = "/sched/goroutines-created:goroutines")]
     pub goroutines_created: u64,
 
-    /// How many goroutines run at once.
+    /// How many goroutines can run at once.
     #[doc(alias = "/sched/gomaxprocs:threads")]
     pub max_procs: u64,
-    /// Procs whose thread sleeps, because there is nothing to run.
+    /// Procs whose thread sleeps because there is nothing to run.
     pub procs_idle: u64,
     /// Threads started to run goroutines.
     #[doc(alias = "/sched/threads/total:threads")]
     pub threads: u64,
-    /// Those of `threads` that have no proc: their goroutine keeps them busy or blocked, or they wait to be needed.
+    /// Those of `threads` without a proc: their goroutine computes or blocks, or they are spare.
     pub threads_without_proc: u64,
     /// Those of `threads` that look for goroutines to run.
     pub threads_spinning: u64,
-    /// Threads started for work that blocks its thread.
+    /// Threads of the pool for work that blocks.
     pub pool_threads: u64,
 
-    /// Turns of goroutines that have come to an end: those that parked, yielded or returned.
+    /// Turns of goroutines that have ended: with a park, a yield or a return.
     pub runs: u64,
-    /// Turns that ended because the goroutine had to wait.
+    /// Turns that ended with a park.
     pub parks: u64,
-    /// Turns that ended because the goroutine let others go first.
+    /// Turns that ended with a yield.
     pub yields: u64,
-    /// How often a thread took goroutines out of the queue of another's proc.
+    /// How often a thread stole goroutines from the queue of another proc.
     pub steals: u64,
-    /// Procs taken from a thread whose goroutine kept it for too long.
+    /// Procs retaken from a thread whose goroutine kept them for too long.
     pub handoffs: u64,
-    /// How often a poller was asked for events.
+    /// Calls of a poller.
     pub polls: u64,
     /// Events that pollers reported.
     pub events: u64,
-    /// Calls to the system that end a thread's sleep.
+    /// System calls that wake a sleeping thread.
     pub wakes: u64,
 
     /// Timers that will fire, deadlines included.
@@ -74,28 +77,29 @@ pub struct Metrics {
     /// Timers that have fired.
     pub timers_fired: u64,
 
-    /// Length of the queue that all procs share.
+    /// The length of the queue that all procs share.
     pub global_queue: u64,
-    /// Lengths of the procs' own queues, with those of their threads. The latter are up to eight turns old, and without what other threads have
-    /// sent meanwhile: `goroutines_runnable` has all.
+    /// The lengths of the procs' own queues and the home queues of their threads. A home queue's
+    /// length is up to eight turns old, and lacks goroutines that other threads have readied since;
+    /// `goroutines_runnable` includes them.
     pub local_queues: Vec<u64>,
 
-    /// How long goroutines that could run waited for their turn: one turn in eight is measured, as in Go.
+    /// How long runnable goroutines waited for their turn. One turn in eight is measured, as in Go.
     #[doc(alias = "/sched/latencies:seconds")]
     pub latencies: Histogram,
 
-    /// Memory behind the stacks of goroutines, in bytes; free stacks that are kept for the next goroutines are included. With more than 256
-    /// stacks an estimate, from 256 of them. `None` if the system does not say.
+    /// Bytes of memory behind goroutine stacks, free ones included. With more than 256 stacks an
+    /// estimate, from 256 of them. `None` if the system does not report it.
     pub stack_bytes: Option<u64>,
 }
 
-/// How often something took how long.
+/// A histogram of durations.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Histogram {
-    /// From short to long, without gaps: Go's, four between each power of two and the next.
+    /// From short to long, without gaps. Go's buckets: four between two powers of two.
     pub buckets: Vec<Bucket>,
-    /// All that was measured, added up.
+    /// The sum of all measured durations.
     pub sum: Duration,
 }
 
@@ -103,20 +107,20 @@ pub struct Histogram {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Bucket {
-    /// Longer than all of this bucket, and the shortest of the next. The last bucket ends with [`Duration::MAX`].
+    /// The exclusive upper bound, where the next bucket begins. [`Duration::MAX`] for the last one.
     pub below: Duration,
-    /// How many there were.
+    /// How many durations are in it.
     pub count: u64,
 }
 
 impl Histogram {
-    /// How many were measured.
+    /// How many durations were measured.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.count).sum()
     }
 }
 
-/// Only the buckets with something in them.
+/// Shows only the buckets that are not empty.
 impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Histogram { buckets, sum } = self;
@@ -128,21 +132,21 @@ impl fmt::Debug for Histogram {
     }
 }
 
-/// Buckets between one power of two and the next.
+/// How many buckets lie between two powers of two.
 const STEPS: usize = 4;
 
-/// 256 ns, below which all steps are of the same width.
+/// log2 of 256 ns, below which all buckets have the same width.
 const SHORTEST_BITS: u32 = 8;
 
-/// A day and a half. What takes longer is in the last bucket.
+/// log2 of a day and a half in nanoseconds. Longer durations are in the last bucket.
 const LONGEST_BITS: u32 = 47;
 
 const BUCKETS: usize = (LONGEST_BITS - SHORTEST_BITS + 1) as usize * STEPS + 1;
 
-/// The width of the shortest ones: 64 ns.
+/// log2 of 64 ns, the width of the narrowest buckets.
 const NARROWEST_BITS: u32 = SHORTEST_BITS - STEPS.ilog2();
 
-/// The bucket that a duration belongs to. Up to the second power of two all are as narrow.
+/// The index of the bucket for a duration.
 fn bucket(nanos: Nanos) -> usize {
     const LEAST: u64 = 1 << SHORTEST_BITS;
     let nanos = nanos.max(0) as u64;
@@ -150,7 +154,7 @@ fn bucket(nanos: Nanos) -> usize {
     (octave as usize * STEPS + (nanos >> (octave + NARROWEST_BITS)) as usize).min(BUCKETS - 1)
 }
 
-/// Where a bucket ends.
+/// The upper bound of a bucket.
 fn below(bucket: usize) -> Duration {
     if bucket + 1 == BUCKETS {
         return Duration::MAX;
@@ -159,21 +163,21 @@ fn below(bucket: usize) -> Duration {
     Duration::from_nanos(((bucket + 1 - octave * STEPS) as u64) << (octave as u32 + NARROWEST_BITS))
 }
 
-/// What goroutines did on one M. Written on its thread.
+/// Counters of what goroutines did on one M. Written on its thread.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) spawned: Count,
     pub(crate) finished: Count,
-    /// Waits in a poller that began.
+    /// Waits in a poller that have begun.
     pub(crate) poll_waits: Count,
-    /// Waits in a poller that ended.
+    /// Waits in a poller that have ended.
     pub(crate) poll_resumes: Count,
     /// Goroutines that ran for the first time.
     pub(crate) started: Count,
     pub(crate) parked: Count,
     pub(crate) yielded: Count,
     pub(crate) readied: Count,
-    /// Times it stole from another P.
+    /// How often the M stole from another P.
     pub(crate) steals: Count,
     /// The length of the home queue, up to eight turns old.
     pub(crate) queued: Count,
@@ -181,7 +185,7 @@ pub(crate) struct Counts {
     pub(crate) unstarted: Count,
 }
 
-/// The latencies that one M has measured. Written on its thread only.
+/// The latencies that one M has measured. Written on its thread.
 pub(crate) struct Latencies {
     counts: [UnmodeledCount; BUCKETS],
     sum: UnmodeledCount,
@@ -203,7 +207,7 @@ impl Latencies {
         add(&self.sum, nanos.max(0) as u64);
     }
 
-    /// Adds up those of several Ms.
+    /// Adds up the latencies of several Ms.
     pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Latencies>) -> Histogram {
         let mut buckets: Vec<_> = (0..BUCKETS)
             .map(|bucket| Bucket {
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn buckets_are_gos() {
-        // The bounds that Go's runtime/metrics names for /sched/latencies begin and end like this.
+        // Go's runtime/metrics has these bounds for /sched/latencies at both ends.
         let first: Vec<_> = (0..14).map(|bucket| below(bucket).as_nanos()).collect();
         assert_eq!(
             first,

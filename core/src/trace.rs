@@ -1,14 +1,17 @@
-//! Trace: what the scheduler does, recorded for whoever draws it.
+//! Trace: a record of what the scheduler does, for a viewer to draw.
 //!
-//! Until [`Sched::trace`](crate::sched::Sched::trace) was called there is nothing of this but a branch at each place that would record. From
-//! then on each P has a ring of records that its holder writes, and all who hold no P share one more, whose lock they take. A single
+//! Goal: a program without a trace pays one branch at each place that would record, and a traced
+//! one takes no lock on a P. [`Sched::trace`](crate::sched::Sched::trace) gives each P a ring of
+//! records that the P's holder writes. Threads without a P share one more ring, under a lock. One
 //! [`Reader`] empties all of them.
 //!
-//! A ring that is full takes no more: the writer neither waits nor writes over what the reader may be reading. It counts what it could not
-//! record, and says so with a record of its own as soon as there is room: the reader knows where the gap is and how long.
+//! A full ring takes no more records: its writer neither waits nor overwrites what the reader may
+//! be reading. It counts the lost records, and adds a record of the gap when there is room: so the
+//! reader knows where the gap is and how long.
 //!
-//! Each record can be drawn without records of other rings, which the reader sees sooner or later: whoever readies a goroutine leaves a note
-//! on it (`Origin`) that the M which runs it copies into its own record.
+//! The reader sees rings at different times, so each record can be drawn without those of other
+//! rings: the thread that readies a goroutine leaves a note on it (`Origin`), and the M that runs
+//! the goroutine copies the note into its own record.
 #![allow(
     unsafe_code,
     reason = "a record is handed from the ring's writer to its reader in a plain cell"
@@ -27,9 +30,9 @@ use core::panic::Location;
 /// Where something happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Row {
-    /// On the P of this index.
+    /// On the P with this index.
     P(u32),
-    /// On the thread that the system calls so, which held no P.
+    /// On the thread with this number, which held no P.
     Thread(u32),
 }
 
@@ -38,31 +41,31 @@ pub enum Row {
 pub struct Subject {
     /// Its number.
     pub id: u64,
-    /// The name it had been given by then.
+    /// The name that it had then.
     pub name: Option<Arc<str>>,
     /// Where it was spawned.
     pub site: &'static Location<'static>,
 }
 
-/// Who made a goroutine ready: by readying or by spawning it.
+/// What made a goroutine ready or spawned it.
 #[derive(Clone, Copy, Debug)]
 pub struct Readied {
     /// When.
     pub time: Nanos,
     /// Where.
     pub row: Row,
-    /// The goroutine that did it, or 0: an M that found an event or a timer, or an ordinary thread.
+    /// The goroutine that did it. 0: an M that found an event or a timer, or an ordinary thread.
     pub by: u64,
 }
 
 /// Why a goroutine stopped running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stopped {
-    /// It waits, for what Go calls so.
+    /// It waits, for this reason in Go's words.
     Blocked(&'static str),
-    /// It lets others run.
+    /// It yielded.
     Yielded,
-    /// It is done.
+    /// It returned.
     Returned,
 }
 
@@ -85,41 +88,41 @@ pub enum Event {
         g: Subject,
         /// The M.
         m: u32,
-        /// Since when it could, and thanks to whom. `None` if it goes on after it had yielded or had not parked after all.
+        /// What made it ready, and when. `None` if it goes on after a yield or a failed park.
         readied: Option<Readied>,
     },
-    /// It gave itself a name.
+    /// The running goroutine set its name.
     Named(Arc<str>),
-    /// It stopped.
+    /// The running goroutine stopped.
     Stop(Stopped),
-    /// The P was taken from M `from`, on which a goroutine runs on, and given to M `to`.
+    /// The P was retaken from M `from`, whose goroutine runs on, and given to M `to`.
     Taken {
-        /// Who had it.
+        /// The M that had it.
         from: u32,
-        /// Who gets it.
+        /// The M that gets it.
         to: u32,
     },
-    /// M `from` lets M `to` have the P.
+    /// M `from` gave the P to M `to`.
     GaveWay {
-        /// Who had it.
+        /// The M that had it.
         from: u32,
-        /// Who gets it.
+        /// The M that gets it.
         to: u32,
     },
-    /// A goroutine that had lost its P has stopped at last, on a thread without one.
+    /// A goroutine whose M had lost its P stopped, on a thread without one.
     Outstayed {
         /// The goroutine.
         g: Subject,
-        /// When the P was taken.
+        /// When the P was retaken.
         since: Nanos,
     },
     /// The P's holder made `count` goroutines and threads ready.
     Batch {
-        /// Thanks to what.
+        /// Where they came from.
         source: Source,
         /// How many.
         count: u32,
-        /// When it began.
+        /// When that began.
         since: Nanos,
     },
     /// A goroutine was spawned.
@@ -136,12 +139,12 @@ pub enum Event {
     Lost {
         /// How many.
         count: u64,
-        /// When the first of them was to be made.
+        /// When the first of them would have been made.
         since: Nanos,
     },
 }
 
-/// An event, and when and where it happened.
+/// An event, with its time and place.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// When it happened, or ended if it took time.
@@ -154,20 +157,22 @@ pub struct Record {
 
 /// A queue of fixed size between one writer and one reader.
 ///
-/// `tail` counts what was pushed and `head` what was taken; both wrap, and `tail - head <= capacity`. The slot of a number is its remainder.
-/// A slot is the writer's from the `head` that frees it, which the reader releases when it has read it, to the `tail` that covers it, which the
-/// writer releases when it has written it. Nothing else orders the two.
+/// `tail` counts pushed elements and `head` taken ones. Both wrap; `tail - head <= capacity`, and
+/// an element's slot is its number modulo the capacity. A slot belongs to the writer once the
+/// reader has released the `head` that frees it, and to the reader once the writer has released the
+/// `tail` that covers it. Nothing else orders the two.
 struct Ring<T> {
     tail: CachePadded<AtomicUsize>,
     head: CachePadded<AtomicUsize>,
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
 }
 
-// SAFETY: a slot has one owner at a time, as above. `push` and `pop_all` ask for a single caller.
+// SAFETY: a slot has one owner at a time, as above. `push` and `pop_all` require a single caller
+// each.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
-    /// `capacity` is a power of two.
+    /// An empty ring. `capacity` is a power of two.
     fn new(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two());
         Ring {
@@ -183,35 +188,35 @@ impl<T> Ring<T> {
         self.slots[number & (self.slots.len() - 1)].get()
     }
 
-    /// Appends what `make` makes, if there is room. Whether there was.
+    /// Appends what `make` returns, if there is room. Returns whether there was.
     ///
     /// # Safety
     ///
-    /// One caller at a time, each after the one before.
+    /// One caller at a time, each ordered after the one before.
     unsafe fn push(&self, make: impl FnOnce() -> T) -> bool {
         let tail = self.tail.load(Ordering::Relaxed);
-        // Acquire: the reader has done with the slot.
+        // Acquire pairs with the Release in `pop_all`: the reader has read the slot.
         if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == self.slots.len() {
             return false;
         }
         let value = make();
-        // SAFETY: the slot is the writer's.
+        // SAFETY: the slot belongs to the writer.
         unsafe { (*self.slot(tail)).write(value) };
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         true
     }
 
-    /// Takes all that is there now.
+    /// Passes all elements that are there now to `take`.
     ///
     /// # Safety
     ///
-    /// One caller at a time, each after the one before.
+    /// One caller at a time, each ordered after the one before.
     unsafe fn pop_all(&self, mut take: impl FnMut(T)) {
-        // Acquire: the writer has written the slots.
+        // Acquire pairs with the Release in `push`: the writer has written the slots.
         let tail = self.tail.load(Ordering::Acquire);
         let mut head = self.head.load(Ordering::Relaxed);
         while head != tail {
-            // SAFETY: the slot is the reader's, and written.
+            // SAFETY: the slot belongs to the reader, and was written.
             take(unsafe { (*self.slot(head)).assume_init_read() });
             head = head.wrapping_add(1);
             self.head.store(head, Ordering::Release);
@@ -219,10 +224,10 @@ impl<T> Ring<T> {
     }
 }
 
-/// A ring of records, and what did not fit.
+/// A ring of records, and how many did not fit.
 struct Track {
     ring: Ring<Record>,
-    /// How many records are missing since `lost_since`. Both are the writer's.
+    /// How many records are missing since `lost_since`. The writer owns both.
     lost: AtomicU64,
     lost_since: AtomicI64,
 }
@@ -236,9 +241,11 @@ impl Track {
         }
     }
 
+    /// Adds a record, or counts it as lost.
+    ///
     /// # Safety
     ///
-    /// As [`Ring::push`].
+    /// As for [`Ring::push`].
     unsafe fn record(&self, record: Record) {
         let (lost, since) = (
             self.lost.load(Ordering::Relaxed),
@@ -267,16 +274,17 @@ impl Track {
     }
 }
 
-/// How many records a ring holds: what a P that passes messages as fast as it can makes in about 50 ms.
+/// How many records a ring holds: about 50 ms of a P that passes messages as fast as it can. Two
+/// under loom.
 const CAPACITY: usize = if cfg!(loom) { 2 } else { 1 << 14 };
 
-/// The records of a scheduler that are not read yet.
+/// The records of a scheduler that were not read yet.
 pub(crate) struct Trace {
     ps: Box<[Track]>,
     others: Track,
-    /// Held by whoever writes to `others`.
+    /// Held by the writer of `others`.
     writer: Lock<()>,
-    /// Nobody reads any more.
+    /// Set when the reader is dropped.
     over: AtomicBool,
 }
 
@@ -290,18 +298,18 @@ impl Trace {
         }
     }
 
-    /// Whether records are of no use any more.
+    /// Whether the reader is gone.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Records what happened on P `p`.
+    /// Records an event on P `p`.
     ///
     /// # Safety
     ///
-    /// The caller owns the P: it is its holder, or has taken it and not yet granted it.
+    /// The caller owns the P: it holds the P, or has retaken it and not yet granted it.
     pub(crate) unsafe fn record_on(&self, p: usize, time: Nanos, event: Event) {
-        // SAFETY: a P has one owner at a time, and its way from one to the next orders what they do.
+        // SAFETY: a P has one owner at a time, and its hand-over orders what they do.
         unsafe {
             self.ps[p].record(Record {
                 time,
@@ -311,10 +319,10 @@ impl Trace {
         };
     }
 
-    /// Records what happened on a thread without a P.
+    /// Records an event on a thread without a P.
     pub(crate) fn record_outside(&self, thread: u32, time: Nanos, event: Event) {
         let _one_at_a_time = self.writer.lock();
-        // SAFETY: the lock.
+        // SAFETY: the lock is held.
         unsafe {
             self.others.record(Record {
                 time,
@@ -325,25 +333,25 @@ impl Trace {
     }
 }
 
-/// The one reader of a scheduler's records. When it is dropped, nothing more is recorded. It has a thread to itself, which makes nobody ready:
-/// otherwise a deadlock would be taken for none.
+/// The reader of a scheduler's records. After it is dropped, nothing is recorded. It needs a thread
+/// of its own that readies no goroutine, since a thread that may ready one hides a deadlock.
 pub struct Reader(&'static Trace);
 
 impl Reader {
-    /// There is one for each trace.
+    /// The reader of a trace, which has only one.
     pub(crate) fn new(trace: &'static Trace) -> Self {
         Reader(trace)
     }
 
-    /// Takes what was recorded until now. For each row in the order of time; rows in no order.
+    /// Takes all records made so far: those of a row in the order of time, the rows in no order.
     pub fn drain(&mut self, mut take: impl FnMut(Record)) {
         for track in self.0.ps.iter().chain([&self.0.others]) {
-            // SAFETY: there is one reader, which is borrowed here.
+            // SAFETY: there is one reader, which is borrowed mutably here.
             unsafe { track.ring.pop_all(&mut take) };
         }
     }
 
-    /// How many records are missing of which no [`Event::Lost`] tells yet.
+    /// How many records are missing that no [`Event::Lost`] has reported yet.
     pub fn lost(&self) -> u64 {
         self.0
             .ps
@@ -360,14 +368,14 @@ impl Drop for Reader {
     }
 }
 
-/// The note on a goroutine of who made it ready. Touched by the holder of its `GRef` only.
+/// The note on a goroutine of what made it ready. Owned by the holder of its `GRef`.
 pub(crate) struct Origin {
     time: AtomicI64,
     by: AtomicU64,
     row: AtomicU32,
 }
 
-/// In a note, the row of a thread. The system's numbers of threads are positive `i32`s.
+/// Set in the `row` of a thread. Linux's thread numbers are positive `i32`s.
 const THREAD: u32 = 1 << 31;
 
 impl Origin {
@@ -389,7 +397,7 @@ impl Origin {
         self.row.store(row, Ordering::Relaxed);
     }
 
-    /// Reads the note and tears it off.
+    /// Takes the note.
     pub(crate) fn take(&self) -> Option<Readied> {
         let time = self.time.load(Ordering::Relaxed);
         if time == 0 {
@@ -408,7 +416,7 @@ impl Origin {
     }
 }
 
-/// What an M runs, while there is a trace.
+/// What an M runs, during a trace.
 pub(crate) struct Running {
     pub(crate) g: Subject,
     pub(crate) since: Nanos,
@@ -440,7 +448,7 @@ mod tests {
     #[test]
     fn a_full_ring_counts_what_it_loses_and_says_where() {
         let (trace, mut reader) = trace();
-        // SAFETY: there is one thread.
+        // SAFETY: one thread records.
         let record = |time| unsafe { trace.record_on(1, time, Event::Idle { in_poller: true }) };
         let all = CAPACITY as Nanos;
         (1..=all + 3).for_each(record);
@@ -465,7 +473,7 @@ mod tests {
         let record = |time| trace.record_outside(7, time, Event::Idle { in_poller: true });
         let all = CAPACITY as Nanos;
         (1..=all + 2).for_each(record);
-        // One slot: the gap is told of, and the next record is lost again.
+        // One slot is free: it takes the gap, and the next record is lost again.
         trace.others.ring.head.store(1, Ordering::Relaxed);
         record(all + 3);
         assert_eq!(reader.lost(), 1);
