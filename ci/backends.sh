@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Runs, over every poller and in one build with all of them: the conformance suite, and all behaviours
-# of the runtime with 1, 2 and 4 procs, with 1 and 2 pollers, with goroutines that stay on their threads
-# and with goroutines that move. Then lints and unit tests with each poller compiled in alone, and with
-# none. It needs Rust stable and a C linker, and installs nothing.
+# Runs over every poller, in one build with all of them: the conformance suite, and all behaviours
+# of the runtime with 1, 2 and 4 procs, with 1 and 2 pollers, with goroutines that stay on their
+# threads and with goroutines that migrate. Then lints and unit tests with each poller compiled in
+# alone, and with none. It needs Rust stable and a C linker, and installs nothing.
 #
-#   ci/backends.sh [POLLER...]      all of them by default
+#   ci/backends.sh [POLLER…]
+#
+# Without names it leaves out the suites over epoll that `cargo test` runs: epoll is its default.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 limit=300 # seconds for one suite; the slowest takes a quarter of a minute
 passed=0
@@ -14,7 +16,7 @@ failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# Runs a command. What it counts are the tests that it runs, or itself if it runs none.
+# Runs a command, and counts the tests that it runs. A command without tests counts as one.
 check() {
     local name=$1 status=0 ok bad start=$SECONDS
     shift
@@ -28,7 +30,8 @@ check() {
     fi
     passed=$((passed + ok))
     failed=$((failed + bad))
-    printf '%-6s %5d passed %3d failed %4d s  %s\n' "$([ "$bad" = 0 ] && echo ok || echo FAILED)" "$ok" "$bad" $((SECONDS - start)) "$name"
+    printf '%-6s %5d passed %3d failed %4d s  %s\n' \
+        "$([ "$bad" = 0 ] && echo ok || echo FAILED)" "$ok" "$bad" $((SECONDS - start)) "$name"
     if [ "$bad" != 0 ]; then
         grep -v '\.\.\. ok$' "$log" | tail --lines=60
     fi
@@ -36,18 +39,18 @@ check() {
 
 tests() { grep -oE "[0-9]+ $1;" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }
 
-# Whether the kernel lets this user make a ring: a test that does nothing else says it.
+# Whether the kernel lets this user make a ring. One test does only that.
 has_io_uring() {
     [ "$(cat /proc/sys/kernel/io_uring_disabled 2> /dev/null || echo 0)" != 2 ] &&
         cargo test --quiet --package gopark-backends --no-default-features --features io-uring \
             --lib -- --exact io_uring::tests::a_ring_can_be_made > /dev/null
 }
 
-# A runtime without a poller says at its start what to do.
+# Whether the start of a runtime without a poller fails and says what to do.
 says_what_is_missing() {
-    ! cargo run --quiet --package gopark --no-default-features --example echo -- --addr 127.0.0.1:0 \
-        > "$log" 2>&1 &&
-        grep --quiet "no poller is compiled in: turn on one of gopark's features epoll, io-uring," "$log"
+    local advice="no poller is compiled in: turn on one of gopark's features epoll, io-uring,"
+    ! cargo run --quiet --package gopark --no-default-features --example echo -- \
+        --addr 127.0.0.1:0 > "$log" 2>&1 && grep --quiet "$advice" "$log"
 }
 
 features=epoll,epoll-level,poll
@@ -56,22 +59,33 @@ if has_io_uring; then
 else
     echo "skipped io-uring: the kernel refuses io_uring_setup (too old, seccomp, io_uring_disabled)"
 fi
-[ $# != 0 ] || set -- ${features//,/ }
+IFS=, read -r -a pollers <<< "$features"
+whole=("$@") # the pollers with all suites
+if [ $# = 0 ]; then
+    set -- "${pollers[@]}"
+    whole=("${pollers[@]:1}")
+fi
 
 all=(--package gopark-tests --no-default-features --features "$features")
-check "all: lints" cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
+check "all: lints" \
+    cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
 check "all: conformance" cargo test "${all[@]}" --test conformance
+suite() {
+    check "$poller: $1" env GOPARK_POLLER="$poller" "${@:3}" cargo test "${all[@]}" --test "$2"
+}
 for poller in "$@"; do
-    suite() {
-        check "$poller: $1" env GOPARK_POLLER="$poller" "${@:3}" cargo test "${all[@]}" --test "$2"
-    }
+    suite "4 procs, 2 pollers" four_procs GOPARK_TEST_POLLERS=2
+    suite "4 procs, 1 poller, migrating" migrating GOPARK_TEST_POLLERS=1
+    suite "4 procs, 2 pollers, migrating" migrating GOPARK_TEST_POLLERS=2
+done
+for poller in "${whole[@]}"; do
     suite "processes of their own" processes
     suite "descriptors" descriptors
     suite "refusals" refusals
     suite "counts" counts
-    suite "what is seen and said" watched
+    suite "reports and dumps" watched
     suite "starts and settings" starts
-    suite "where the system shows little" blind
+    suite "systems that show little" blind
     suite "hangs" hangs
     suite "stacks" stacks
     suite "panics" panics
@@ -79,10 +93,7 @@ for poller in "$@"; do
     suite "forks" forks
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
-    for number in 1 2; do
-        suite "4 procs, $number poller(s)" four_procs GOPARK_TEST_POLLERS=$number
-        suite "4 procs, $number poller(s), migrating" migrating GOPARK_TEST_POLLERS=$number
-    done
+    suite "4 procs, 1 poller" four_procs
 done
 
 for poller in "$@"; do
