@@ -480,8 +480,8 @@ impl State {
         Ok(())
     }
 
-    /// Frees the descriptor and opens its next use, if no actor uses it. Events and a fired timer of
-    /// the last use may still be under way.
+    /// Frees the descriptor and opens its next use, if no actor uses it. Events and a fired timer
+    /// of the last use may still be under way.
     fn reuse(self, program: Program) -> Option<Self> {
         let idle = self.w == W::Done && [self.d, self.t, self.x] == [Holder::default(); 3];
         if !self.closing || !idle || self.of + 1 >= program.uses {

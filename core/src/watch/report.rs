@@ -97,7 +97,8 @@ impl fmt::Display for SchedTrace {
         )?;
         write!(
             f,
-            "spinningthreads={spinning_threads} needspinning=0 idlethreads={idle_threads} runqueue={global_queue} [ "
+            "spinningthreads={spinning_threads} needspinning=0 idlethreads={idle_threads} \
+             runqueue={global_queue} [ "
         )?;
         self.local_queues
             .iter()
@@ -132,8 +133,8 @@ mod tests {
         };
         assert_eq!(
             trace.to_string(),
-            "SCHED 1004ms: gomaxprocs=2 idleprocs=1 threads=5 spinningthreads=1 needspinning=0 idlethreads=2 runqueue=7 [ 3 0 ] \
-             schedticks=[ 40 1066 ]"
+            "SCHED 1004ms: gomaxprocs=2 idleprocs=1 threads=5 spinningthreads=1 needspinning=0 \
+             idlethreads=2 runqueue=7 [ 3 0 ] schedticks=[ 40 1066 ]"
         );
     }
 }
