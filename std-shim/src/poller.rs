@@ -1,5 +1,5 @@
-//! Which poller the runtime has: the one that the program or the environment names, or else the
-//! best one that the system permits.
+//! Selects the poller of the runtime: that of [`Builder::poller`](crate::Builder::poller) or
+//! `GOPARK_POLLER`, or else the best that the system permits.
 
 use crate::environment;
 use gopark_backends::Poller;
@@ -8,16 +8,17 @@ use std::io::{self, ErrorKind};
 
 const VARIABLE: &str = "GOPARK_POLLER";
 
-/// Makes the pollers of a start. All of them are of one kind, which the first one decides.
+/// Makes the pollers of a start. All of them are of the same kind, that of the first.
 pub(crate) struct Choice {
-    /// What to try, best first. Once a poller is made, its kind only. Never empty.
+    /// The kinds to try, best first. After a poller was made, only its kind. Never empty.
     candidates: Vec<Poller>,
-    /// The kinds that the system did not give, and what it said.
+    /// The kinds that the system has refused, with its errors.
     failed: Vec<(Poller, Errno)>,
 }
 
 impl Choice {
-    /// The poller of `setting`, or of the environment, or else all that are compiled in.
+    /// Returns the choice of `setting`, or else of `GOPARK_POLLER`, or else of all pollers that are
+    /// compiled in. Fails if a named poller is not compiled in, or if none is.
     pub(crate) fn new(setting: Option<Poller>) -> io::Result<Choice> {
         let unsupported = |text| Err(io::Error::new(ErrorKind::Unsupported, text));
         let named = match setting {
@@ -67,12 +68,13 @@ impl Choice {
         Err(last)
     }
 
-    /// The kind of the pollers that were made.
+    /// Returns the kind of the pollers that were made.
     pub(crate) fn made(&self) -> Poller {
         self.candidates[0]
     }
 
-    /// The error of a start without a poller: what was tried, what the system said, and the remedy.
+    /// Returns the error of a start that got no poller: the kinds tried, the errors of the system,
+    /// and the remedies.
     pub(crate) fn error(&self) -> io::Error {
         let mut kind = ErrorKind::Unsupported;
         let tried = self.failed.iter().map(|&(poller, errno)| {
@@ -94,7 +96,8 @@ fn is_compiled(poller: Poller) -> bool {
     Poller::compiled().any(|compiled| compiled == poller)
 }
 
-/// Whether `errno` says that the kernel is too old for a poller or that a sandbox forbids it.
+/// Returns whether `errno` means that the kernel is too old for a poller, or that a sandbox forbids
+/// it.
 fn is_refusal(errno: Errno) -> bool {
     matches!(
         errno.raw(),
@@ -102,6 +105,7 @@ fn is_refusal(errno: Errno) -> bool {
     )
 }
 
+/// Returns the poller that `GOPARK_POLLER` names. Fails if it is not compiled in.
 fn from_environment() -> io::Result<Option<Poller>> {
     let Some(value) = environment::nonempty(VARIABLE) else {
         return Ok(None);

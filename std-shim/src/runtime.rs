@@ -1,7 +1,7 @@
-//! The one runtime of a process: its settings, its start, and its clock.
+//! The runtime of the process: its settings, its start, and its clock.
 #![allow(
     unsafe_code,
-    reason = "core's start has a contract that `migrate` passes on"
+    reason = "core's start has a contract, which `migrate` passes on to its caller"
 )]
 
 use crate::goroutine::catching;
@@ -28,18 +28,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks().with_limits();
-/// Null before the start, and in a child process, which has none of the runtime's threads. What it points to is never freed.
+
+/// The runtime, which is never freed. Null before the start, and in a child made by `fork`, which
+/// has none of the runtime's threads.
 static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
 
 struct Runtime {
     sched: &'static Sched,
     pool: Pool,
     poller: Poller,
-    /// The same moment on both clocks. The second was read later, so a converted time is never early.
+    /// The same moment on both clocks. The second was read later, so that a deadline converted with
+    /// them never comes early.
     epoch: (Instant, Nanos),
 }
 
-/// Settings of the runtime, for programs that want others than the defaults.
+/// The settings of the runtime, for a program that wants other settings than the defaults: tokio's
+/// `runtime::Builder`.
+///
+/// [`start`](Self::start) must come before the first use of anything else in this crate, which
+/// starts the runtime with the defaults.
 ///
 /// ```
 /// gopark::Builder::new().max_procs(2).stack_size(64 * 1024).start()?;
@@ -98,36 +105,53 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Enough for a panic with a backtrace, deep recursion apart; only touched pages cost memory.
+/// Bytes of a goroutine's stack with its guard. Enough for a panic with a backtrace, but not for
+/// deep recursion. Only pages that are touched cost memory.
 const DEFAULT_STACK: usize = 256 * 1024;
 
-/// What else to do about a mapping or a thread that the system refuses with EAGAIN: RLIMIT_MEMLOCK
-/// may be the limit.
+/// An additional remedy if the system refuses a mapping or a thread with EAGAIN: RLIMIT_MEMLOCK may
+/// be the limit.
 const LOCKED: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
 
-/// Threads beside one for each proc. Each costs little until it is started.
+/// Threads beside one per proc: room for goroutines that keep their threads busy. A thread costs
+/// little until it is started.
 const DEFAULT_SPARE_THREADS: usize = 256;
 
 impl Builder {
-    /// The defaults.
+    /// Returns the defaults.
+    ///
+    /// ```
+    /// gopark::Builder::new().start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many goroutines run at once, 1 to 1024. Default: `GOPARK_MAXPROCS` from the environment, or else the CPUs that the thread's affinity
-    /// and its cgroup's quota allow, as in Go.
+    /// Sets how many goroutines run at once, 1 to 1024: the number of Ps, Go's `GOMAXPROCS`.
+    ///
+    /// Default: `GOPARK_MAXPROCS` from the environment, or else the number of CPUs that the
+    /// thread's affinity and its cgroup's quota allow, as in Go.
+    ///
+    /// ```
+    /// gopark::Builder::new().max_procs(2).start()?;
+    /// assert_eq!(gopark::max_procs(), 2);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[doc(alias = "GOMAXPROCS")]
     pub fn max_procs(mut self, n: usize) -> Self {
         self.max_procs = Some(n);
         self
     }
 
-    /// Which poller the runtime has. Default: `GOPARK_POLLER` from the environment (the name of a
-    /// feature), or else the first of these that is compiled in and that the system permits: epoll,
-    /// io-uring, epoll-level, poll. [`poller()`](crate::poller()) says which one it is.
+    /// Sets the poller: how the runtime waits for sockets.
     ///
-    /// A poller that is chosen here or by the environment is used or is an error: no other one takes
-    /// its place. `docs/backends.md` in the repository says what each costs.
+    /// Default: `GOPARK_POLLER` from the environment (the name of a feature), or else the first of
+    /// epoll, io-uring, epoll-level and poll that is compiled in and that the system permits.
+    /// [`poller()`](crate::poller()) returns the poller in use.
+    ///
+    /// If the system refuses a poller that is set here or in the environment,
+    /// [`start`](Self::start) fails. `docs/backends.md` in the repository compares the pollers.
     ///
     /// ```
     /// use gopark::Poller;
@@ -141,36 +165,50 @@ impl Builder {
         self
     }
 
-    /// How many pollers the runtime has, 1 to `max_procs`. Default: one for each proc, which keeps a connection's events on the thread
-    /// of its goroutine; with [`migrate`](Self::migrate) one for all, which is Go's arrangement.
+    /// Sets how many pollers the runtime has, 1 to [`max_procs`](Self::max_procs).
+    ///
+    /// Default: one per P, which delivers a connection's events on the thread of its goroutine.
+    /// With [`migrate`](Self::migrate) one for all, as in Go.
+    ///
+    /// ```
+    /// gopark::Builder::new().max_procs(4).pollers(1).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn pollers(mut self, n: usize) -> Self {
         self.pollers = Some(n);
         self
     }
 
-    /// Bytes of address space of each goroutine's stack *with its guard*, rounded up to a power of
-    /// two: 16 KiB to 1 GiB, default 256 KiB. Of these a goroutine can use all but the guard
-    /// ([`guard_size`](Self::guard_size)) and up to 2 KiB at the top: 190 KiB of 256, where a
-    /// thread of std has 2 MiB. Memory is committed page by page as it is touched.
+    /// Sets the bytes of address space of each goroutine's stack *including its guard*, rounded up
+    /// to a power of two: 16 KiB to 1 GiB, default 256 KiB.
     ///
-    /// [`thread::Builder::stack_size`](crate::thread::Builder::stack_size) is different: as in std,
-    /// it is what the goroutine can use.
+    /// A goroutine can use all of it except the guard ([`guard_size`](Self::guard_size)) and up to
+    /// 2 KiB at the top: 190 KiB of 256 KiB. A thread of `std` has 2 MiB. The kernel backs a page
+    /// with memory when it is first touched.
     ///
-    /// A goroutine that needs more ends the process, with its number and spawn site on stderr. One that
-    /// needs more than all others is spawned by [`thread::Builder`](crate::thread::Builder).
+    /// A goroutine that needs more stack ends the process, with its number and spawn site on
+    /// stderr. For a single goroutine with a larger stack, use
+    /// [`thread::Builder::stack_size`](crate::thread::Builder::stack_size), which, as in `std`, is
+    /// the size that the goroutine can use.
+    ///
+    /// ```
+    /// gopark::Builder::new().stack_size(1 << 20).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
     }
 
-    /// Bytes at the low end of each stack that end the process when they are touched, rounded up to
-    /// whole pages: 1 to a quarter of [`stack_size`](Self::stack_size), default 64 KiB or that
-    /// quarter if it is less. They are address space only.
+    /// Sets the bytes of the guard at the low end of each stack, rounded up to whole pages: 1 to a
+    /// quarter of [`stack_size`](Self::stack_size). Default: 64 KiB, or that quarter if it is less.
     ///
-    /// Code of Rust touches its stack page by page, so any guard stops it. Code of C does not: a
-    /// function whose frame is larger than the guard may step over it into another goroutine's
-    /// stack. The largest frames of glibc have 33 KiB. A program that calls C code with larger ones
-    /// raises this and `stack_size`.
+    /// Touching the guard ends the process. It takes address space, but no memory.
+    ///
+    /// Code compiled from Rust touches its stack page by page, so a guard of any size stops it. C
+    /// code does not: a function whose frame is larger than the guard can step over it into another
+    /// goroutine's stack. The largest frames of glibc have 33 KiB. If a program calls C code with
+    /// larger frames, raise this and `stack_size`.
     ///
     /// ```
     /// gopark::Builder::new().stack_size(1 << 20).guard_size(256 << 10).start()?;
@@ -182,29 +220,49 @@ impl Builder {
         self
     }
 
-    /// The most threads that run goroutines, `max_procs` to 10 000; default `max_procs` + 256. A goroutine that keeps its thread busy for long (it
-    /// computes, or makes a system call that blocks) is left alone with it, and the other goroutines move to another thread, at most so many, except those that have started on this one: they wait.
-    /// [`blocking`](crate::blocking) has as many threads of its own.
+    /// Sets the most threads that run goroutines, [`max_procs`](Self::max_procs) to 10 000.
+    /// Default: `max_procs` + 256. [`blocking`](crate::blocking) has as many threads of its own.
+    ///
+    /// When a goroutine computes for long or makes a system call that blocks, another thread takes
+    /// over its P with the other goroutines, except those that have started on the busy thread,
+    /// which wait. When no thread is left, all of them wait.
+    ///
+    /// ```
+    /// gopark::Builder::new().max_procs(2).max_threads(16).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[doc(alias = "SetMaxThreads")]
     pub fn max_threads(mut self, n: usize) -> Self {
         self.max_threads = Some(n);
         self
     }
 
-    /// Whether a thread watches over the others; on by default. Without it nobody notices a goroutine that keeps its thread for itself, and there
-    /// is nobody to print the lines of `GOPARK_SCHEDTRACE` (see [`metrics`](crate::metrics())): setting both is an error.
+    /// Sets whether the runtime has a thread that watches the others, Go's sysmon. Default: true.
+    ///
+    /// Without it, no other thread takes over when a goroutine keeps its thread busy. Settings that
+    /// need it ([`stall_after`](Self::stall_after), [`dump_on`](Self::dump_on),
+    /// [`shrink_stacks`](Self::shrink_stacks), `GOPARK_SCHEDTRACE`) are then errors of
+    /// [`start`](Self::start).
+    ///
+    /// ```
+    /// gopark::Builder::new().sysmon(false).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn sysmon(mut self, on: bool) -> Self {
         self.no_sysmon = !on;
         self
     }
 
-    /// Reports every goroutine that keeps its thread for longer than this, whether it computes or is
-    /// blocked in the system: once each time, to [`on_stall`](Self::on_stall), or else as a line on
-    /// stderr. Seen to about a millisecond, from 10 ms on. Needs [`sysmon`](Self::sysmon).
+    /// Reports each goroutine that keeps its thread for longer than `limit`, whether it computes or
+    /// is blocked in a system call.
     ///
-    /// Default: what is blocked for a second while goroutines that can run on that thread only are
-    /// ready. Stderr then gets one line for each spawn site, and at most five a minute;
-    /// [`reports`](Self::reports) turns them off.
+    /// Each stall is reported once, to [`on_stall`](Self::on_stall) if that is set, or else on
+    /// stderr. A stall is noticed from 10 ms on, to about a millisecond. Needs
+    /// [`sysmon`](Self::sysmon).
+    ///
+    /// Default: a goroutine is reported if it is blocked for a second while goroutines that can run
+    /// on that thread only are ready. stderr then gets one report per spawn site, and at most five
+    /// per minute; [`reports`](Self::reports) turns them off.
     ///
     /// ```
     /// use std::time::Duration;
@@ -217,11 +275,13 @@ impl Builder {
         self
     }
 
-    /// Whether stderr gets what the program has not asked for: goroutines that are blocked for a second
-    /// while others wait, threads that are used up, and, at the start, what the system refuses to tell.
-    /// Default: `GOPARK_REPORTS` (`on` or `off`) from the environment, or else on. What
-    /// [`stall_after`](Self::stall_after) asks for is reported in any case, as is a deadlock, which ends
-    /// the process.
+    /// Sets whether the runtime writes unrequested reports to stderr. Default: `GOPARK_REPORTS`
+    /// (`on` or `off`) from the environment, or else true.
+    ///
+    /// They report goroutines that are blocked for a second while others wait for their thread,
+    /// that all threads are in use, and, at the start, what the system does not permit the runtime
+    /// to observe. The reports of [`stall_after`](Self::stall_after), and that of a deadlock, which
+    /// ends the process, are written in any case.
     ///
     /// ```
     /// gopark::Builder::new().reports(false).start()?;
@@ -232,17 +292,25 @@ impl Builder {
         self
     }
 
-    /// Is called with each stall, in place of a line on stderr, also with [`reports(false)`](Self::reports).
-    /// It runs on the thread that watches over the others, so it must return soon and must not wait for
-    /// a lock that goroutines hold, such as that of standard error, which `eprintln!` takes: send the
-    /// stall to another thread. Needs [`sysmon`](Self::sysmon).
+    /// Sets a function that is called with each stall, instead of a report on stderr, even with
+    /// [`reports(false)`](Self::reports).
+    ///
+    /// It runs on sysmon's thread, so it must return soon. It must not wait for a lock that
+    /// goroutines hold, such as that of standard error, which `eprintln!` takes: send the stall to
+    /// another thread. Needs [`sysmon`](Self::sysmon).
     ///
     /// ```
     /// use std::sync::mpsc;
     ///
     /// let (sender, stalls) = mpsc::channel();
-    /// std::thread::spawn(move || stalls.iter().for_each(|stall: gopark::Stall| eprintln!("{stall}")));
-    /// gopark::Builder::new().on_stall(move |stall| _ = sender.send(stall.clone())).start()?;
+    /// std::thread::spawn(move || {
+    ///     for stall in stalls {
+    ///         eprintln!("{stall}");
+    ///     }
+    /// });
+    /// gopark::Builder::new()
+    ///     .on_stall(move |stall: &gopark::Stall| _ = sender.send(stall.clone()))
+    ///     .start()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn on_stall(mut self, tell: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
@@ -250,26 +318,37 @@ impl Builder {
         self
     }
 
-    /// Has the process write a [`dump`](crate::dump()) to stderr whenever it gets `signal`, such as
-    /// `libc::SIGUSR1`. Needs [`sysmon`](Self::sysmon). The handler replaces any other handler of that
-    /// signal. `GOPARK_DUMP=USR1` in the environment does the same without code.
+    /// Writes a [`dump`](crate::dump()) to stderr whenever the process gets `signal`, such as
+    /// `libc::SIGUSR1`. `GOPARK_DUMP=USR1` in the environment does the same without code.
     ///
-    /// [`start`](Self::start) refuses signals that cannot be caught (`SIGKILL`, `SIGSTOP`), that faults
-    /// raise (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`, `SIGTRAP`, `SIGSYS`), that writing the dump could
-    /// raise (`SIGPIPE`, `SIGTTOU`, `SIGXFSZ`), and those that libc uses itself.
+    /// The handler replaces any other handler of that signal. Needs [`sysmon`](Self::sysmon).
+    ///
+    /// [`start`](Self::start) fails for a signal that cannot be caught (`SIGKILL`, `SIGSTOP`), that
+    /// faults raise (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`, `SIGTRAP`, `SIGSYS`), that writing
+    /// the dump could raise (`SIGPIPE`, `SIGTTOU`, `SIGXFSZ`), or that libc uses.
+    ///
+    /// ```
+    /// gopark::Builder::new().dump_on(libc::SIGUSR1).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn dump_on(mut self, signal: i32) -> Self {
         self.dump_on = Some(signal);
         self
     }
 
-    /// Gives the memory below the stack pointer of goroutines that have waited for `after` back to the system, and that of stacks that nobody uses:
-    /// what a deep call or a burst has touched is not kept. Every so often (`every`) the thread that watches over the others looks for
-    /// such stacks: a few milliseconds for a hundred thousand. Off by default. Needs [`sysmon`](Self::sysmon), and a kernel with `membarrier`.
+    /// Returns unused stack memory to the system: the memory below the stack pointer of goroutines
+    /// that have waited for `after`, and that of free stacks. Off by default.
+    ///
+    /// Without it, the runtime keeps the memory that a deep call or a burst of goroutines has
+    /// touched. sysmon looks for such stacks at intervals of `every`, which takes a few
+    /// milliseconds for a hundred thousand stacks. Needs [`sysmon`](Self::sysmon), and a kernel
+    /// with `membarrier`.
     ///
     /// ```
     /// use std::time::Duration;
     ///
-    /// gopark::Builder::new().shrink_stacks(Duration::from_secs(60), Duration::from_secs(10)).start()?;
+    /// let (after, every) = (Duration::from_secs(60), Duration::from_secs(10));
+    /// gopark::Builder::new().shrink_stacks(after, every).start()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "shrinkstack")]
@@ -278,28 +357,50 @@ impl Builder {
         self
     }
 
-    /// Lets started goroutines move between threads, as in Go: a thread that is free takes over any goroutine that is ready.
+    /// Lets started goroutines move between threads, as in Go: an idle thread takes any goroutine
+    /// that is ready.
     ///
     /// # Safety
     ///
-    /// From here on, everything in this crate that may park may return on another thread. All code that runs in goroutines must stand
-    /// that: across such a call it must not keep anything that is bound to a thread: a value that is not `Send` (`Rc`, a
-    /// `MutexGuard`), a reference into a thread-local. Compilers are free to keep the *address* of a thread-local across a call, so a function
-    /// must not use one thread-local both before and after such a call either, not even through inlined code of libraries.
+    /// After the start, each function of this crate that may park can return on another thread. All
+    /// code that runs in goroutines must permit this:
+    ///
+    /// - It holds nothing that is bound to a thread across such a call: no value that is not `Send`
+    ///   (an `Rc`, a `MutexGuard`), and no reference into a thread-local.
+    /// - No function uses the same thread-local both before and after such a call, not even through
+    ///   inlined code of libraries. A compiler may keep the *address* of a thread-local across a
+    ///   call.
+    ///
+    /// ```
+    /// // SAFETY: the goroutines of this program use no thread-locals and share only Send values.
+    /// unsafe { gopark::Builder::new().migrate() }.start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub unsafe fn migrate(mut self) -> Self {
         self.migrate = true;
         self
     }
 
-    /// Starts the runtime. It runs until the process ends.
+    /// Starts the runtime with these settings. It runs until the process ends.
     ///
     /// # Errors
     ///
-    /// `Unsupported` in a child made by `fork` from a process whose runtime is running (`docs/fork.md`),
-    /// and for a [`poller`](Self::poller) that is not compiled in.
-    /// `InvalidInput` for a setting or a `GOPARK_…` variable out of its range, `AlreadyExists` if it is running (the first use of anything in this crate starts it
-    /// with the defaults), whatever `GOPARK_TRACE` makes impossible, and whatever the system says when it refuses threads, memory or a poller.
-    /// A start that fails leaves no thread, signal handler or file, and the next one may succeed.
+    /// - `AlreadyExists` if the runtime is running. The first use of anything else in this crate
+    ///   starts it with the defaults.
+    /// - `InvalidInput` if a setting or a `GOPARK_…` variable is out of its range.
+    /// - `Unsupported` if the [`poller`](Self::poller) is not compiled in, and in a child made by
+    ///   `fork` from a process whose runtime is running (`docs/fork.md`).
+    /// - The error of the system if it refuses threads, memory, a poller or the file of
+    ///   `GOPARK_TRACE`.
+    ///
+    /// A start that fails leaves no thread, signal handler or file behind, and may be repeated.
+    ///
+    /// ```
+    /// gopark::Builder::new().start()?;
+    /// let error = gopark::Builder::new().start().unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn start(self) -> io::Result<()> {
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -321,11 +422,11 @@ impl Builder {
             ));
         }
         fork::watch(in_child)?;
-        // What can fail comes before the scheduler, which never ends. If a later step fails, the drop
-        // of these takes back what they did.
+        // The scheduler never ends, so all other steps that can fail come before it. If a later
+        // step fails, the drop of these two values undoes the earlier ones.
         let handlers = Handlers::install(&signals)?;
         let trace = trace::Request::from_environment()?;
-        // SAFETY: `migrate` is set only through `Builder::migrate`, whose contract is this one's.
+        // SAFETY: `migrate` is set only by `Builder::migrate`, which has the same contract.
         let started = unsafe { Sched::start(&LINUX, config, || pollers.make()) };
         let sched = started.map_err(|error| {
             let cause = io::Error::from_raw_os_error(error.errno().raw());
@@ -340,9 +441,9 @@ impl Builder {
             };
             io::Error::new(cause.kind(), format!("{error} ({cause}{remedy})"))
         })?;
-        // From here on nothing fails.
+        // No step after this one fails.
         handlers.keep();
-        // No goroutine can stall before `RUNTIME` is set.
+        // No goroutine exists before `RUNTIME` is set, so sysmon has no stall to report yet.
         let on_stall = self.on_stall.clone();
         _ = report::SETTINGS.set(report::Settings {
             unasked,
@@ -355,11 +456,12 @@ impl Builder {
         if let Some(trace) = trace {
             trace.begin(sched);
         }
-        // The closest of a few pairs: the thread may be interrupted between the two clocks.
+        // The thread may be interrupted between reading the two clocks: take the closest of 5
+        // pairs.
         let epochs = (0..5).map(|_| (Instant::now(), LINUX.now(), Instant::now()));
         let (instant, nanos, _) = epochs
             .min_by_key(|&(before, _, after)| after - before)
-            .expect("a few");
+            .expect("there are 5 pairs");
         overflow::install(sched);
         panics::install();
         let pool = Pool::new(config.max_threads);
@@ -450,6 +552,7 @@ impl Builder {
     }
 }
 
+/// Returns `GOPARK_MAXPROCS`, or else the number of available CPUs.
 fn default_procs() -> io::Result<usize> {
     const VARIABLE: &str = "GOPARK_MAXPROCS";
     let Some(value) = environment::nonempty(VARIABLE) else {
@@ -469,11 +572,13 @@ fn default_procs() -> io::Result<usize> {
 
 #[inline]
 fn running() -> Option<&'static Runtime> {
-    // SAFETY: null, or from the box that `start` has leaked. Acquire pairs with its Release.
+    // SAFETY: the pointer is null or points to the box that `start` has leaked. Acquire pairs with
+    // the Release in `start`, which makes the box visible.
     unsafe { RUNTIME.load(Ordering::Acquire).as_ref() }
 }
 
-/// Where each use of this crate comes in. A child process is told by the pointer that is looked at anyway.
+/// Returns the runtime. Starts it with the defaults if it is not running. In a child made by `fork`
+/// the pointer is null, so this one load also detects that case.
 #[inline]
 #[track_caller]
 fn runtime() -> &'static Runtime {
@@ -483,7 +588,8 @@ fn runtime() -> &'static Runtime {
     }
 }
 
-/// On the only thread of a child process, before fork returns there.
+/// Runs in a child process before `fork` returns there, on its only thread. Returns whether the
+/// runtime was running.
 fn in_child() -> bool {
     let before = running();
     RUNTIME.store(ptr::null_mut(), Ordering::Release);
@@ -504,25 +610,25 @@ fn start_with_defaults() -> &'static Runtime {
     }
 }
 
-/// The scheduler, if it is running. May be called in a signal handler.
+/// Returns the scheduler if it is running. May be called in a signal handler.
 pub(crate) fn started() -> Option<&'static Sched> {
     running().map(|runtime| runtime.sched)
 }
 
-/// The scheduler, started with the defaults if it is not running.
+/// Returns the scheduler. Starts the runtime with the defaults if it is not running.
 #[inline]
 #[track_caller]
 pub(crate) fn sched() -> &'static Sched {
     runtime().sched
 }
 
-/// The scheduler beneath, for tests of what is not built on it yet.
+/// Returns the scheduler beneath, for tests.
 #[doc(hidden)]
 pub fn scheduler() -> &'static Sched {
     sched()
 }
 
-/// An instant on the scheduler's clock. Far ones count as never.
+/// Converts an instant to the scheduler's clock. An instant too far away becomes the last one.
 pub(crate) fn nanos(instant: Instant) -> Nanos {
     let (epoch, base) = runtime().epoch;
     match instant.checked_duration_since(epoch) {
@@ -531,7 +637,7 @@ pub(crate) fn nanos(instant: Instant) -> Nanos {
     }
 }
 
-/// Long ones count as endless.
+/// Converts a duration to nanoseconds. One that is too long becomes `Nanos::MAX`: no limit.
 pub(crate) fn duration_nanos(duration: Duration) -> Nanos {
     let seconds = Nanos::try_from(duration.as_secs()).unwrap_or(Nanos::MAX);
     seconds
@@ -539,7 +645,7 @@ pub(crate) fn duration_nanos(duration: Duration) -> Nanos {
         .saturating_add(duration.subsec_nanos().into())
 }
 
-/// A deadline as core wants it: passed ones are told apart here.
+/// Converts a deadline for core, where one that has passed has its own variant.
 pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
     match instant {
         None => Deadline::None,
@@ -548,12 +654,13 @@ pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
     }
 }
 
-/// The threads for work that blocks.
+/// Returns the threads of [`blocking`](crate::blocking).
 pub(crate) fn pool() -> &'static Pool {
     &runtime().pool
 }
 
-/// How many goroutines run at once. Starts the runtime if it is not running.
+/// Returns how many goroutines run at once: the number of Ps, Go's `GOMAXPROCS`. Starts the runtime
+/// with the defaults if it is not running. [`Builder::max_procs`] sets it.
 ///
 /// ```
 /// assert!(gopark::max_procs() >= 1);
@@ -564,7 +671,8 @@ pub fn max_procs() -> usize {
     sched().config().procs
 }
 
-/// The poller that the runtime has. Starts it if it is not running.
+/// Returns the poller of the runtime. Starts the runtime with the defaults if it is not running.
+/// [`Builder::poller`] sets it.
 ///
 /// ```
 /// println!("sockets wait in {}", gopark::poller());
@@ -574,14 +682,17 @@ pub fn poller() -> Poller {
     runtime().poller
 }
 
-/// Runs `main` in a goroutine and returns what it returns, starting the runtime if it is not running.
+/// Runs `main` in a goroutine, waits until it has returned, and returns its result. Starts the
+/// runtime with the defaults if it is not running.
 ///
-/// Goroutines that `main` has started and not joined are not waited for; they run on for as long as the process lives. Called in a
-/// goroutine, it runs `main` in another one.
+/// `main` may borrow from the caller. `run` does not wait for other goroutines that `main` has
+/// started: they continue until the process ends. Within a goroutine, `run` starts another one and
+/// parks.
 ///
 /// # Panics
 ///
-/// With the panic of `main`; if the runtime cannot be started; if there is no stack for another goroutine.
+/// With the panic of `main`. If the runtime is not running and cannot be started. If no stack is
+/// available, as in [`go`](crate::go).
 ///
 /// ```
 /// let mut numbers = vec![1, 2, 3];
@@ -596,8 +707,9 @@ pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
     let mut result = None;
     let place = &mut result;
     let main: Box<dyn FnOnce() + Send + '_> = Box::new(move || *place = Some(catching(main)()));
-    // SAFETY: only the lifetime changes. The closure is called or dropped before `join` returns, or dropped by a failed `go`: both within
-    // this function, which holds what it borrows.
+    // SAFETY: only the lifetime changes. The closure is called or dropped before `join` returns, or
+    // is dropped by a `go` that fails. Both happen before this function returns, and so while all
+    // that the closure borrows is alive.
     let main: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(main) };
     match sched().go(main, panic::Location::caller()) {
         Ok(goroutine) => goroutine.join(),
