@@ -261,7 +261,8 @@ impl TcpStream {
     ///
     /// Operations in progress, and all later operations, fail with
     /// [`PollError::Closing`](crate::PollError::Closing). The kernel still sends the data that it
-    /// has accepted, unless [`set_linger`](Self::set_linger) says otherwise.
+    /// has accepted, with two exceptions, in which it resets the connection: received data is
+    /// unread, or [`set_linger`](Self::set_linger) was called with zero.
     ///
     /// # Errors
     ///
