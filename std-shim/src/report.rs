@@ -22,9 +22,9 @@ pub(crate) type OnStall = Arc<dyn Fn(&Stall) + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Settings {
     /// Whether stderr gets the reports that are on by default.
-    pub(crate) unasked: bool,
+    pub(crate) default_reports: bool,
     /// Whether stalls are on by default, and so limited to one line per spawn site.
-    pub(crate) unasked_stalls: bool,
+    pub(crate) default_stalls: bool,
     pub(crate) on_stall: Option<OnStall>,
 }
 
@@ -42,7 +42,7 @@ const VARIABLE: &str = "GOPARK_REPORTS";
 
 /// Returns whether stderr gets the reports that are on by default: as
 /// [`Builder::reports`](crate::Builder::reports) says, or else `GOPARK_REPORTS`.
-pub(crate) fn are_wanted(setting: Option<bool>) -> io::Result<bool> {
+pub(crate) fn are_enabled(setting: Option<bool>) -> io::Result<bool> {
     let value = environment::nonempty(VARIABLE);
     let default = match value.as_ref().map(|value| value.to_str()) {
         None | Some(Some("on")) => true,
@@ -220,7 +220,7 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
                     ..
                 }) => on_stall(&stall),
                 Some(Settings {
-                    unasked_stalls: true,
+                    default_stalls: true,
                     ..
                 }) if !LIMITER
                     .lock()
@@ -241,7 +241,7 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
         Report::Asked => stderr::dump_later(),
         Report::Trace(trace) => stderr::line_later(format!("{trace}\n")),
         Report::NoThread { .. } | Report::PoolFull { .. }
-            if settings.is_some_and(|settings| !settings.unasked) => {}
+            if settings.is_some_and(|settings| !settings.default_reports) => {}
         report => stderr::line_later(format!("gopark: {report}\n")),
     }
 }

@@ -111,7 +111,7 @@ const DEFAULT_STACK: usize = 256 * 1024;
 
 /// An additional remedy if the system refuses a mapping or a thread with EAGAIN: RLIMIT_MEMLOCK may
 /// be the limit.
-const LOCKED: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
+const MLOCK_REMEDY: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
 
 /// Threads beside one per proc: room for goroutines that keep their threads busy. A thread costs
 /// little until it is started.
@@ -313,8 +313,8 @@ impl Builder {
     ///     .start()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn on_stall(mut self, tell: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
-        self.on_stall = Some(Arc::new(tell));
+    pub fn on_stall(mut self, on_stall: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Arc::new(on_stall));
         self
     }
 
@@ -411,8 +411,8 @@ impl Builder {
                 "the gopark runtime is already running",
             ));
         }
-        let unasked = report::are_wanted(self.reports)?;
-        let config = self.config(unasked)?;
+        let default_reports = report::are_enabled(self.reports)?;
+        let config = self.config(default_reports)?;
         let mut pollers = Choice::new(self.poller)?;
         let signals = signals::requested(self.dump_on)?;
         if self.no_sysmon && !signals.is_empty() {
@@ -435,7 +435,7 @@ impl Builder {
                 StartError::Stacks(_) | StartError::Thread(..)
                     if cause.kind() == io::ErrorKind::WouldBlock =>
                 {
-                    LOCKED
+                    MLOCK_REMEDY
                 }
                 _ => "",
             };
@@ -446,11 +446,11 @@ impl Builder {
         // No goroutine exists before `RUNTIME` is set, so sysmon has no stall to report yet.
         let on_stall = self.on_stall.clone();
         _ = report::SETTINGS.set(report::Settings {
-            unasked,
-            unasked_stalls: self.stall_after.is_none(),
+            default_reports,
+            default_stalls: self.stall_after.is_none(),
             on_stall,
         });
-        if unasked && config.sysmon.is_some() {
+        if default_reports && config.sysmon.is_some() {
             report::report_restrictions();
         }
         if let Some(trace) = trace {
@@ -477,7 +477,7 @@ impl Builder {
         Ok(())
     }
 
-    fn config(&self, unasked: bool) -> io::Result<Config> {
+    fn config(&self, default_reports: bool) -> io::Result<Config> {
         let procs = match self.max_procs {
             Some(n) => n,
             None => default_procs()?,
@@ -521,7 +521,7 @@ impl Builder {
         let guard_size = self.guard_size;
         let stalls = match self.stall_after {
             Some(limit) => Some(Stalls::after(duration_nanos(limit))),
-            None if unasked || self.on_stall.is_some() => Some(Stalls::blocked(
+            None if default_reports || self.on_stall.is_some() => Some(Stalls::blocked(
                 duration_nanos(report::BLOCKED_FOR),
                 libc::SYS_futex as u32,
             )),

@@ -105,7 +105,9 @@ fn check(signal: i32) -> Result<(), String> {
         }
         _ => return Ok(()),
     };
-    Err(format!("{name} {why}; use SIGUSR1 or SIGQUIT, say"))
+    Err(format!(
+        "{name} {why}; choose another, such as SIGUSR1 or SIGQUIT"
+    ))
 }
 
 /// The installed handlers, each with the action that it replaced. Unless [`keep`](Self::keep) is
