@@ -4,7 +4,7 @@
 //! if writer and reader use it without an order between them.
 #![allow(unsafe_code, reason = "the ring relies on one writer and one reader")]
 
-use super::Ring;
+use super::RecordRing;
 use crate::models::{Immortal, Mail, check};
 use loom::thread;
 use std::vec::Vec;
@@ -12,14 +12,14 @@ use std::vec::Vec;
 const SLOTS: usize = 2;
 
 struct Traced {
-    ring: Ring<u32>,
+    ring: RecordRing<u32>,
     mails: [Mail; SLOTS],
 }
 
 impl Traced {
     fn new() -> Immortal<Self> {
         Immortal::new(Traced {
-            ring: Ring::new(SLOTS),
+            ring: RecordRing::new(SLOTS),
             mails: core::array::from_fn(|_| Mail::new()),
         })
     }

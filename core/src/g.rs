@@ -25,7 +25,7 @@ use crate::os::Nanos;
 use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
-use crate::trace::Origin;
+use crate::trace::{Identity, Origin};
 use crate::wait_info::{Place, WaitInfo};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -153,6 +153,14 @@ impl G {
     /// Where it was spawned.
     pub(crate) fn site(&self) -> &'static Location<'static> {
         self.site
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            id: self.id,
+            name: self.name(),
+            site: self.site,
+        }
     }
 
     /// Its name, if it has one.

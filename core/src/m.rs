@@ -23,7 +23,7 @@ use crate::retake::Retake;
 use crate::runq::{GList, Inbox};
 use crate::stack::Credit;
 use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
-use crate::trace::Running;
+use crate::trace::Turn;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -87,7 +87,7 @@ pub(crate) struct Home {
     /// finds work it must call somebody else.
     pub(crate) must_wake_another: bool,
     /// The goroutine that runs, if there is a trace.
-    pub(crate) running: Option<Running>,
+    pub(crate) running: Option<Turn>,
 }
 
 impl M {

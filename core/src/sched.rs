@@ -66,7 +66,7 @@ pub use fork::FORKED;
 pub(crate) use stall::{STILL, Walks};
 pub use sysmon::Monitor;
 pub(crate) use watchers::Schedule;
-pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, Stall, Stalls};
+pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, StallReport, Stalls};
 
 use crate::counter::{CoarseClock, UnmodeledCount};
 use crate::g::{G, GRef};

@@ -24,6 +24,7 @@ use crate::sync::{
 };
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::fmt;
 use core::mem::MaybeUninit;
 use core::panic::Location;
 
@@ -36,15 +37,26 @@ pub enum Row {
     Thread(u32),
 }
 
-/// A goroutine.
+/// Identifies a goroutine. Its `Display` is as in reports: `goroutine 7 "importer" (spawned at
+/// src/main.rs:20:5)`.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub struct Identity {
     /// Its number.
     pub id: u64,
-    /// The name that it had then.
+    /// The name that it had at that time.
     pub name: Option<Arc<str>>,
     /// Where it was spawned.
     pub site: &'static Location<'static>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goroutine {}", self.id)?;
+        if let Some(name) = &self.name {
+            write!(f, " \"{name}\"")?;
+        }
+        write!(f, " (spawned at {})", self.site)
+    }
 }
 
 /// What made a goroutine ready or spawned it.
@@ -60,7 +72,7 @@ pub struct Readied {
 
 /// Why a goroutine stopped running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stopped {
+pub enum StopReason {
     /// It waits, for this reason in Go's words.
     Blocked(&'static str),
     /// It yielded.
@@ -81,11 +93,11 @@ pub enum Source {
 /// What happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Event {
+pub enum TraceEvent {
     /// A goroutine began to run on the P, on M `m`.
     Run {
         /// The goroutine.
-        g: Subject,
+        g: Identity,
         /// The M.
         m: u32,
         /// What made it ready, and when. `None` if it goes on after a yield or a failed park.
@@ -94,7 +106,7 @@ pub enum Event {
     /// The running goroutine set its name.
     Named(Arc<str>),
     /// The running goroutine stopped.
-    Stop(Stopped),
+    Stop(StopReason),
     /// The P was retaken from M `from`, whose goroutine runs on, and given to M `to`.
     Taken {
         /// The M that had it.
@@ -112,7 +124,7 @@ pub enum Event {
     /// A goroutine whose M had lost its P stopped, on a thread without one.
     Outstayed {
         /// The goroutine.
-        g: Subject,
+        g: Identity,
         /// When the P was retaken.
         since: Nanos,
     },
@@ -128,7 +140,7 @@ pub enum Event {
     /// A goroutine was spawned.
     Spawn {
         /// The new goroutine.
-        g: Subject,
+        g: Identity,
     },
     /// The P's holder goes to sleep: in the P's poller, or on its futex.
     Idle {
@@ -152,7 +164,7 @@ pub struct Record {
     /// Where.
     pub row: Row,
     /// What.
-    pub event: Event,
+    pub event: TraceEvent,
 }
 
 /// A queue of fixed size between one writer and one reader.
@@ -161,7 +173,7 @@ pub struct Record {
 /// an element's slot is its number modulo the capacity. A slot belongs to the writer once the
 /// reader has released the `head` that frees it, and to the reader once the writer has released the
 /// `tail` that covers it. Nothing else orders the two.
-struct Ring<T> {
+struct RecordRing<T> {
     tail: CachePadded<AtomicUsize>,
     head: CachePadded<AtomicUsize>,
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
@@ -169,13 +181,13 @@ struct Ring<T> {
 
 // SAFETY: a slot has one owner at a time, as above. `push` and `pop_all` require a single caller
 // each.
-unsafe impl<T: Send> Sync for Ring<T> {}
+unsafe impl<T: Send> Sync for RecordRing<T> {}
 
-impl<T> Ring<T> {
+impl<T> RecordRing<T> {
     /// An empty ring. `capacity` is a power of two.
     fn new(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two());
-        Ring {
+        RecordRing {
             tail: CachePadded::new(AtomicUsize::new(0)),
             head: CachePadded::new(AtomicUsize::new(0)),
             slots: (0..capacity)
@@ -226,7 +238,7 @@ impl<T> Ring<T> {
 
 /// A ring of records, and how many did not fit.
 struct Track {
-    ring: Ring<Record>,
+    ring: RecordRing<Record>,
     /// How many records are missing since `lost_since`. The writer owns both.
     lost: AtomicU64,
     lost_since: AtomicI64,
@@ -235,7 +247,7 @@ struct Track {
 impl Track {
     fn new(capacity: usize) -> Self {
         Track {
-            ring: Ring::new(capacity),
+            ring: RecordRing::new(capacity),
             lost: AtomicU64::new(0),
             lost_since: AtomicI64::new(0),
         }
@@ -245,7 +257,7 @@ impl Track {
     ///
     /// # Safety
     ///
-    /// As for [`Ring::push`].
+    /// As for [`RecordRing::push`].
     unsafe fn record(&self, record: Record) {
         let (lost, since) = (
             self.lost.load(Ordering::Relaxed),
@@ -255,7 +267,7 @@ impl Track {
         let gap = || Record {
             time,
             row,
-            event: Event::Lost { count: lost, since },
+            event: TraceEvent::Lost { count: lost, since },
         };
         // SAFETY: the caller's promise.
         let said = lost == 0 || unsafe { self.ring.push(gap) };
@@ -308,7 +320,7 @@ impl Trace {
     /// # Safety
     ///
     /// The caller owns the P: it holds the P, or has retaken it and not yet granted it.
-    pub(crate) unsafe fn record_on(&self, p: usize, time: Nanos, event: Event) {
+    pub(crate) unsafe fn record_on(&self, p: usize, time: Nanos, event: TraceEvent) {
         // SAFETY: a P has one owner at a time, and its hand-over orders what they do.
         unsafe {
             self.ps[p].record(Record {
@@ -320,7 +332,7 @@ impl Trace {
     }
 
     /// Records an event on a thread without a P.
-    pub(crate) fn record_outside(&self, thread: u32, time: Nanos, event: Event) {
+    pub(crate) fn record_outside(&self, thread: u32, time: Nanos, event: TraceEvent) {
         let _one_at_a_time = self.writer.lock();
         // SAFETY: the lock is held.
         unsafe {
@@ -351,7 +363,7 @@ impl Reader {
         }
     }
 
-    /// How many records are missing that no [`Event::Lost`] has reported yet.
+    /// How many records are missing that no [`TraceEvent::Lost`] has reported yet.
     pub fn lost(&self) -> u64 {
         self.0
             .ps
@@ -416,9 +428,9 @@ impl Origin {
     }
 }
 
-/// What an M runs, during a trace.
-pub(crate) struct Running {
-    pub(crate) g: Subject,
+/// The turn of the goroutine that an M runs, during a trace.
+pub(crate) struct Turn {
+    pub(crate) g: Identity,
     pub(crate) since: Nanos,
 }
 
@@ -432,7 +444,7 @@ mod tests {
         let mut found = Vec::new();
         reader.drain(|record| {
             let lost = match record.event {
-                Event::Lost { count, since } => Some((count, since)),
+                TraceEvent::Lost { count, since } => Some((count, since)),
                 _ => None,
             };
             found.push((record.time, lost));
@@ -449,7 +461,8 @@ mod tests {
     fn a_full_ring_counts_what_it_loses_and_says_where() {
         let (trace, mut reader) = trace();
         // SAFETY: one thread records.
-        let record = |time| unsafe { trace.record_on(1, time, Event::Idle { in_poller: true }) };
+        let record =
+            |time| unsafe { trace.record_on(1, time, TraceEvent::Idle { in_poller: true }) };
         let all = CAPACITY as Nanos;
         (1..=all + 3).for_each(record);
         assert_eq!(reader.lost(), 3);
@@ -470,7 +483,7 @@ mod tests {
     #[test]
     fn a_gap_that_is_told_of_in_the_last_slot_begins_anew() {
         let (trace, mut reader) = trace();
-        let record = |time| trace.record_outside(7, time, Event::Idle { in_poller: true });
+        let record = |time| trace.record_outside(7, time, TraceEvent::Idle { in_poller: true });
         let all = CAPACITY as Nanos;
         (1..=all + 2).for_each(record);
         // One slot is free: it takes the gap, and the next record is lost again.

@@ -18,5 +18,6 @@ mod shrink;
 mod snapshot;
 mod stall;
 
+pub use crate::trace::Identity;
 pub use crate::wait_info::{Descriptor, Place, Wait};
-pub use snapshot::{Behind, Goroutine, Identity, StackCopy, State};
+pub use snapshot::{Behind, Goroutine, StackCopy, State};

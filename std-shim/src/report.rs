@@ -87,7 +87,7 @@ pub(crate) fn are_enabled(setting: Option<bool>) -> io::Result<bool> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Stall(sched::Stall);
+pub struct Stall(sched::StallReport);
 
 impl Stall {
     /// Returns the goroutine's number, that of [`JoinHandle::id`](crate::JoinHandle::id).

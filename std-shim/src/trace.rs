@@ -20,7 +20,7 @@
 use crate::environment;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::sched::Sched;
-use gopark_core::trace::{Event, Reader, Readied, Record, Row, Source, Stopped, Subject};
+use gopark_core::trace::{Identity, Reader, Readied, Record, Row, Source, StopReason, TraceEvent};
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
@@ -265,7 +265,7 @@ fn report_end(error: &io::Error) {
 
 /// A turn in progress: a goroutine that runs on a P.
 struct Turn {
-    g: Subject,
+    g: Identity,
     m: u32,
     since: Nanos,
     readied: Option<Readied>,
@@ -281,7 +281,7 @@ struct Timeline {
     named_threads: HashSet<u32>,
     /// How many arrows have been drawn. Each has a number.
     arrows: u64,
-    /// How many records were lost, as `Event::Lost` has reported.
+    /// How many records were lost, as `TraceEvent::Lost` has reported.
     lost: u64,
 }
 
@@ -319,7 +319,7 @@ impl Timeline {
     fn draw(&mut self, Record { time, row, event }: Record) {
         self.name_row(row);
         match event {
-            Event::Run { g, m, readied } => {
+            TraceEvent::Run { g, m, readied } => {
                 self.begin_turn(
                     row,
                     Turn {
@@ -330,26 +330,26 @@ impl Timeline {
                     },
                 );
             }
-            Event::Named(name) => {
+            TraceEvent::Named(name) => {
                 if let Some(turn) = self.turn(row) {
                     turn.g.name = Some(name);
                 }
             }
-            Event::Stop(Stopped::Blocked(why)) => {
+            TraceEvent::Stop(StopReason::Blocked(why)) => {
                 self.end_turn(row, time, format_args!("blocked: {why}"))
             }
-            Event::Stop(Stopped::Yielded) => self.end_turn(row, time, "yielded"),
-            Event::Stop(Stopped::Returned) => self.end_turn(row, time, "returned"),
-            Event::Taken { from, to } => {
+            TraceEvent::Stop(StopReason::Yielded) => self.end_turn(row, time, "yielded"),
+            TraceEvent::Stop(StopReason::Returned) => self.end_turn(row, time, "returned"),
+            TraceEvent::Taken { from, to } => {
                 self.end_turn(row, time, "lost its P");
                 self.writer.moved(row, time, "hand-off", from, to);
             }
-            Event::GaveWay { from, to } => self.writer.moved(row, time, "gave way", from, to),
-            Event::Outstayed { g, since } => {
+            TraceEvent::GaveWay { from, to } => self.writer.moved(row, time, "gave way", from, to),
+            TraceEvent::Outstayed { g, since } => {
                 let args = format_args!(r#"{},"end":"came back""#, GoroutineArgs(&g));
                 self.writer.slice(row, since, time, SliceName(&g), args);
             }
-            Event::Batch {
+            TraceEvent::Batch {
                 source,
                 count,
                 since,
@@ -361,16 +361,16 @@ impl Timeline {
                 self.writer
                     .slice(row, since, time, name, format_args!(r#""woken":{count}"#));
             }
-            Event::Spawn { g } => {
+            TraceEvent::Spawn { g } => {
                 let args = format_args!("{}", GoroutineArgs(&g));
                 self.writer.instant(row, time, "spawn", args);
             }
-            Event::Idle { in_poller } => {
+            TraceEvent::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };
                 self.writer
                     .instant(row, time, "idle", format_args!(r#""in":"{place}""#));
             }
-            Event::Lost { count, since } => {
+            TraceEvent::Lost { count, since } => {
                 self.end_turn(row, since, "unknown");
                 self.lost += count;
                 if let Row::P(_) = row {
@@ -590,11 +590,11 @@ impl fmt::Display for Micros {
 }
 
 /// The name of a goroutine's slices.
-struct SliceName<'a>(&'a Subject);
+struct SliceName<'a>(&'a Identity);
 
 impl fmt::Display for SliceName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Subject { id, name, site } = self.0;
+        let Identity { id, name, site } = self.0;
         match name {
             Some(name) => write!(f, "G{id} {}", Escaped(name)),
             None => write!(
@@ -608,11 +608,11 @@ impl fmt::Display for SliceName<'_> {
 }
 
 /// The JSON members that identify a goroutine.
-struct GoroutineArgs<'a>(&'a Subject);
+struct GoroutineArgs<'a>(&'a Identity);
 
 impl fmt::Display for GoroutineArgs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Subject { id, name, site } = self.0;
+        let Identity { id, name, site } = self.0;
         write!(f, r#""goroutine":{id},"site":"{}""#, Escaped(site))?;
         name.iter()
             .try_for_each(|name| write!(f, r#","name":"{}""#, Escaped(name)))

@@ -5,7 +5,7 @@ use crate::g::{G, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
 use crate::sync::Ordering;
-use crate::trace::{Event, Reader, Readied, Row, Running, Source, Stopped, Subject, Trace};
+use crate::trace::{Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, Turn};
 use crate::wait_info::Wait;
 use alloc::sync::Arc;
 
@@ -73,13 +73,13 @@ impl Sched {
             Note::Stop(here, resumed) => self.record_stop(trace, here, resumed),
             Note::Outstayed(here) => self.record_outstayed(trace, here),
             Note::Ready(here, g) => _ = self.note_origin(g, here),
-            Note::Named(here, name) => record(trace, here, now(), Event::Named(name)),
+            Note::Named(here, name) => record(trace, here, now(), TraceEvent::Named(name)),
             Note::Spawn(here, g) => self.record_spawn(trace, g, here),
             Note::Batch(here, source, count, since) => record(
                 trace,
                 here,
                 now(),
-                Event::Batch {
+                TraceEvent::Batch {
                     source,
                     count,
                     since,
@@ -89,7 +89,7 @@ impl Sched {
                 trace,
                 here,
                 now(),
-                Event::Idle {
+                TraceEvent::Idle {
                     in_poller: asleep == Asleep::Poller,
                 },
             ),
@@ -97,7 +97,7 @@ impl Sched {
                 trace,
                 here,
                 now(),
-                Event::GaveWay {
+                TraceEvent::GaveWay {
                     from: here.m.index as u32,
                     to: to.index as u32,
                 },
@@ -110,7 +110,7 @@ impl Sched {
                     trace.record_on(
                         p,
                         now,
-                        Event::Taken {
+                        TraceEvent::Taken {
                             from: from.index as u32,
                             to: to.index as u32,
                         },
@@ -128,13 +128,13 @@ impl Sched {
 
     fn record_run(&self, trace: &Trace, here: &Here, g: &G) {
         let (readied, since, m) = (g.origin().take(), self.os.now(), here.m.index as u32);
-        let g = goroutine(g);
-        let running = Running {
+        let g = g.identity();
+        let running = Turn {
             g: g.clone(),
             since,
         };
         drop(here.home(|home| home.running.replace(running)));
-        record(trace, here, since, Event::Run { g, m, readied });
+        record(trace, here, since, TraceEvent::Run { g, m, readied });
     }
 
     /// After a goroutine came back to an M that has kept its P, before anybody can ready it.
@@ -146,13 +146,13 @@ impl Sched {
     fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
         let stopped = match resumed {
             Resumed::Parked(g, _) => {
-                Stopped::Blocked(Wait::decode(g.wait_info.read().wait, |_, _| ()).reason())
+                StopReason::Blocked(Wait::decode(g.wait_info.read().wait, |_, _| ()).reason())
             }
-            Resumed::Yielded(_) => Stopped::Yielded,
-            Resumed::Dead(_) => Stopped::Returned,
+            Resumed::Yielded(_) => StopReason::Yielded,
+            Resumed::Dead(_) => StopReason::Returned,
         };
         drop(here.home(|home| home.running.take()));
-        record(trace, here, self.os.now(), Event::Stop(stopped));
+        record(trace, here, self.os.now(), TraceEvent::Stop(stopped));
     }
 
     /// After a goroutine came back to an M that has lost its P.
@@ -164,11 +164,11 @@ impl Sched {
         let (now, taken) = (self.os.now(), here.m.p_taken.load(Ordering::Relaxed));
         let running = here.home(|home| home.running.take());
         // Nothing orders the taker's note: it may be missed, or be that of an earlier time.
-        if let Some(Running { g, .. }) = running.filter(|running| taken >= running.since) {
+        if let Some(Turn { g, .. }) = running.filter(|running| taken >= running.since) {
             trace.record_outside(
                 here.m.thread.load(Ordering::Relaxed),
                 now,
-                Event::Outstayed { g, since: taken },
+                TraceEvent::Outstayed { g, since: taken },
             );
         }
     }
@@ -222,7 +222,7 @@ impl Sched {
 
     fn record_spawn(&'static self, trace: &Trace, g: &G, here: Option<&Here>) {
         let Readied { time, row, .. } = self.note_origin(g, here);
-        let event = Event::Spawn { g: goroutine(g) };
+        let event = TraceEvent::Spawn { g: g.identity() };
         match (here, row) {
             (Some(here), _) => record(trace, here, time, event),
             (None, Row::Thread(thread)) => trace.record_outside(thread, time, event),
@@ -269,15 +269,7 @@ impl Sched {
     }
 }
 
-fn record(trace: &Trace, here: &Here, time: Nanos, event: Event) {
+fn record(trace: &Trace, here: &Here, time: Nanos, event: TraceEvent) {
     // SAFETY: this M holds the P.
     unsafe { trace.record_on(here.p.index, time, event) };
-}
-
-fn goroutine(g: &G) -> Subject {
-    Subject {
-        id: g.id(),
-        name: g.name(),
-        site: g.site(),
-    }
 }

@@ -103,7 +103,7 @@ impl Schedule {
 pub enum Report<'a> {
     /// A goroutine keeps its thread, as [`Config::stalls`](super::Config::stalls) says. Reported
     /// once.
-    Stall(&'a Stall),
+    Stall(&'a StallReport),
     /// A thread or a signal handler has called [`Sched::ask`].
     Asked,
     /// Nothing will ever wake a goroutine or a thread of this process again.
@@ -135,7 +135,7 @@ pub enum Report<'a> {
 
 /// A goroutine that keeps its thread.
 #[derive(Clone, Debug)]
-pub struct Stall {
+pub struct StallReport {
     /// Its number.
     pub id: u64,
     /// The name it was given.

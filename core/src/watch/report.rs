@@ -1,7 +1,7 @@
 //! The text of reports.
 
 use crate::os::ThreadState;
-use crate::sched::{Report, SchedTrace, Stall, THREAD_LIMITS};
+use crate::sched::{Report, SchedTrace, StallReport, THREAD_LIMITS};
 use core::fmt;
 
 impl fmt::Display for Report<'_> {
@@ -52,7 +52,7 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-impl fmt::Display for Stall {
+impl fmt::Display for StallReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "goroutine {}", self.id)?;
         if let Some(name) = &self.name {

@@ -18,10 +18,10 @@ use crate::os::{Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
 use crate::sched::Sched;
 use crate::sync::Ordering;
+use crate::trace::Identity;
 use crate::wait_info::{Descriptor, LastStop, Place, Wait};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::panic::Location;
 
 /// A goroutine at the moment of the snapshot.
@@ -45,28 +45,6 @@ pub struct Goroutine<'a> {
     pub touched: Option<u64>,
     /// Its stack. `None` if it runs or has not started, or if the system does not copy stacks.
     pub stopped: Option<StackCopy<'a>>,
-}
-
-/// Identifies a goroutine. Its `Display` is as in reports: `goroutine 7 "importer" (spawned at
-/// src/main.rs:20:5)`.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Its number.
-    pub id: u64,
-    /// The name it was given.
-    pub name: Option<Arc<str>>,
-    /// Where it was spawned.
-    pub site: &'static Location<'static>,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "goroutine {}", self.id)?;
-        if let Some(name) = &self.name {
-            write!(f, " \"{name}\"")?;
-        }
-        write!(f, " (spawned at {})", self.site)
-    }
 }
 
 /// What a goroutine does.
@@ -119,16 +97,6 @@ pub struct StackCopy<'a> {
 /// How often a watcher reads a goroutine that was resumed during the last try, before it shows the
 /// goroutine as running.
 const LOOKS: usize = 4;
-
-impl G {
-    pub(super) fn identity(&self) -> Identity {
-        Identity {
-            id: self.id(),
-            name: self.name(),
-            site: self.site(),
-        }
-    }
-}
 
 impl Sched {
     /// The calling goroutine. `None` on an ordinary thread.

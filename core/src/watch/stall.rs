@@ -1,11 +1,11 @@
 //! Stalls: goroutines that keep their threads for longer than the program wants, or that block in
 //! the system while others wait for their thread.
 
-use super::snapshot::Identity;
 use crate::m::M;
 use crate::os::{Nanos, ThreadState};
-use crate::sched::{Report, STILL, Sched, Stall, Stalls, Walks};
+use crate::sched::{Report, STILL, Sched, StallReport, Stalls, Walks};
 use crate::sync::{AtomicU32, Ordering};
+use crate::trace::Identity;
 
 impl Stalls {
     /// Those that have lasted for `after` nanoseconds.
@@ -76,13 +76,13 @@ fn stall_on(
     lasts: Nanos,
     walks: &mut Walks,
     doing: ThreadState,
-) -> Option<Stall> {
+) -> Option<StallReport> {
     let lock = sched.config().stalls.and_then(|stalls| stalls.lock);
     let locks = lock.is_some_and(|lock| doing == ThreadState::Blocked(Some(lock)));
     let began = sched.now();
     let (keeper, waiting) = sched.walk_home(m, locks);
     walks.ended(began, sched.now());
-    keeper.map(|Identity { id, name, site }| Stall {
+    keeper.map(|Identity { id, name, site }| StallReport {
         id,
         name,
         site,
