@@ -21,7 +21,7 @@ mod tree;
 #[path = "style/words.rs"]
 mod words;
 
-use mutants::{Mutant, killer_exists, mutants};
+use mutants::{Mutant, killer_exists, mutants, named_tests};
 use names::homonyms;
 use prose::{is_read, lines_are_narrow, paths_exist};
 use rows::{ROWS, TABLES, imports_go_up, rows_of_table};
@@ -140,6 +140,25 @@ fn each_mutant_changes_what_stands_in_the_code_once_and_has_a_killer() {
         &("loom".into(), "models::no_such_test".into()),
         sources
     ));
+}
+
+#[test]
+fn scripts_name_tests_that_exist() {
+    let functions: Vec<_> = sources()
+        .iter()
+        .flat_map(|source| source.text.lines())
+        .filter_map(|line| line.trim_start().strip_prefix("fn "))
+        .collect();
+    let exists = |name: &str| functions.iter().any(|line| line.contains(name));
+    let mut named = 0;
+    for script in texts().iter().filter(|text| text.path.starts_with("ci/")) {
+        for name in named_tests(&script.text) {
+            assert!(exists(name), "{} names no test: {name}", script.path);
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} names were read");
+    assert!(!exists("a_test_that_nothing_defines"));
 }
 
 #[test]

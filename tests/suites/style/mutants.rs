@@ -1,4 +1,4 @@
-//! The planted bugs of `ci/mutants.txt`.
+//! The planted bugs of `ci/mutants.txt`, and the tests that scripts name.
 
 use crate::source::{Source, root};
 
@@ -53,4 +53,17 @@ pub(crate) fn killer_exists((suite, test): &(String, String), sources: &[Source]
     }
     let function = format!("fn {}(", test.rsplit("::").next().unwrap());
     sources.iter().any(|source| source.text.contains(&function))
+}
+
+/// The tests that a script of `ci` names in an array: lines that are one name of several words.
+pub(crate) fn named_tests(script: &str) -> impl Iterator<Item = &str> {
+    let is_name = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    script
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .map(|line| line.rsplit("::").next().unwrap())
+        .filter(move |name| name.matches('_').count() >= 2 && is_name(name))
 }
