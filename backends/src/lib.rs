@@ -1,14 +1,14 @@
 //! The Linux side of gopark: the pollers, and the system calls under the scheduler and its sockets.
 //!
-//! The crate is `no_std` and needs libc only, so a program without `std` gets the same runtime. Each
-//! item implements a trait of [`gopark_core::os`], or makes one system call and sorts its outcome.
-//! None holds a goroutine, and none schedules.
+//! The crate is `no_std` and needs libc only, so a program without `std` gets the same runtime.
+//! Each item implements a trait of [`gopark_core::os`], or makes one system call and sorts its
+//! outcome. None holds a goroutine, and none schedules.
 //!
 //! | item | gives |
 //! |---|---|
 //! | `Epoll`, `IoUring`, `EpollLevel`, `Poll` | the pollers, each behind a feature |
 //! | [`Poller`] | a choice among the pollers that are compiled in |
-//! | [`linux::Linux`] | the [`Os`](gopark_core::os::Os): threads, futexes, the clock, stack memory |
+//! | [`linux::Linux`] | [`Os`](gopark_core::os::Os): threads, futexes, the clock, stack memory |
 //! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
 //! | [`linux::membarrier`] | a memory barrier on every running thread of the process |

@@ -192,12 +192,13 @@ unsafe impl Os for Linux {
         let mut len = size_of_val(&kind) as libc::socklen_t;
         // SAFETY: `kind` is writable for `len` bytes. Unlike `SO_ERROR`, this takes nothing away.
         unsafe {
-            libc::getsockopt(
+            libc::syscall(
+                libc::SYS_getsockopt,
                 fd.raw(),
                 libc::SOL_SOCKET,
                 libc::SO_TYPE,
-                (&raw mut kind).cast(),
-                &mut len,
+                &raw mut kind,
+                &raw mut len,
             ) == 0
         }
     }
@@ -319,7 +320,7 @@ pub(crate) fn retry_or_abort(call: fmt::Arguments<'_>, errno: Errno, times: &mut
     ) || *times == TRIES
     {
         Linux::new().abort(format_args!(
-            "gopark: {call} has failed: {errno} (descriptor closed, or forbidden by seccomp?)"
+            "gopark: {call} has failed: {errno} (closed, or refused by seccomp?)"
         ));
     }
     let millisecond = timespec_longs(1_000_000);
