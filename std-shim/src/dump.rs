@@ -1,7 +1,7 @@
 //! The dump: a text that says for every goroutine what it does.
 
 use crate::backtraces::Backtraces;
-use crate::runtime::{LINUX, sched};
+use crate::runtime::LINUX;
 use gopark_core::os::{Nanos, ThreadState};
 use gopark_core::sched::Sched;
 use gopark_core::watch::{Behind, Descriptor, Goroutine, State, Wait};
@@ -10,59 +10,8 @@ use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
-/// Writes the state of every goroutine to `out`: number, name, state, what it waits for and since
-/// when, where it was spawned, and its backtrace.
-///
-/// The text resembles Go's, is meant for people, and may change between versions:
-///
-/// ```text
-/// goroutine 7 "importer" [IO wait, 12s, fd 5 read]:
-///     gopark::net::tcp_stream::TcpStream::read
-///         …
-/// created at src/main.rs:20:5
-/// ```
-///
-/// The dump stops no goroutine. It shows each as it was when the dump came to it, and a goroutine
-/// that runs on another thread without its backtrace. It works even if goroutines keep all threads
-/// busy. [`Builder::dump_on`](crate::Builder::dump_on) makes the same dump when a signal comes.
-///
-/// Backtraces need the feature `backtrace`, which is on by default, and x86-64 or aarch64. They
-/// have names if the program has symbols, and inlined functions, files and lines if it has debug
-/// information (`debug = "line-tables-only"` in the profile is enough). The functions with which
-/// gopark parks are omitted.
-///
-/// A goroutine that is ready but whose thread is kept busy by another goroutine says so:
-/// `[runnable, 2s, its thread is kept by goroutine 2 "logger" in futex]`. Goroutines that have yet
-/// to start on such a thread are only counted.
-///
-/// Times are exact to a millisecond. Without [`sysmon`](crate::Builder::sysmon) there are none.
-///
-/// # Errors
-///
-/// The first error of `out`, or that of the system if it refuses the thread that makes the dump.
-///
-/// # Panics
-///
-/// If the runtime is not running and cannot be started.
-///
-/// ```
-/// gopark::run(|| {
-///     let sleeper = gopark::go(|| {
-///         gopark::set_name("sleeper");
-///         gopark::sleep(std::time::Duration::from_millis(50));
-///     });
-///     gopark::yield_now();
-///     let mut text = Vec::new();
-///     gopark::dump(&mut text).unwrap();
-///     assert!(String::from_utf8(text).unwrap().contains("goroutine"));
-///     sleeper.join().unwrap();
-/// });
-/// ```
-#[doc(alias = "Stack")]
-#[doc(alias = "pprof")]
-#[track_caller]
-pub fn dump(out: &mut impl Write) -> io::Result<()> {
-    let sched = sched();
+/// Writes the state of every goroutine to `out`.
+pub(crate) fn write(sched: &'static Sched, out: &mut impl Write) -> io::Result<()> {
     let (text, pieces) = mpsc::sync_channel(1);
     thread::scope(move |scope| {
         // A thread makes the text: reading debug information may take more stack than a goroutine
@@ -82,7 +31,7 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
 /// switching between the two costs little.
 const PIECE: usize = 64 * 1024;
 
-/// Sends what is written to it to the caller of [`dump`].
+/// Sends what is written to it to the caller of [`write`].
 struct Pieces(SyncSender<Vec<u8>>);
 
 impl Write for Pieces {

@@ -213,35 +213,50 @@
 //! start creates can be read by its owner only. The path may name a FIFO, but not a symbolic link,
 //! and so not `/dev/stdout`; links among its directories are followed.
 
+// The modules in rows. A module imports from the rows above it and, in its own row, from the
+// modules to its left.
+//
+// | row | modules |
+// |---|---|
+// | 0 | `environment` `error` `fork` `backtraces` |
+// | 1 | `runtime` `poller` |
+// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
+// | 3 | `builder` |
+// | 4 | `goroutine` `thread` `inspect` `net` |
+//
+// Row 0 knows the process, and row 1 the runtime that it has or lacks. Row 2 reports: each module
+// takes the scheduler as an argument. Row 3 starts the runtime, and row 4 uses it, which starts it
+// if it is not running.
 mod backtraces;
+mod builder;
 mod dump;
 mod environment;
 mod error;
 mod fork;
 mod goroutine;
-mod metrics;
+mod inspect;
 pub mod net;
 mod overflow;
 mod panics;
 mod poller;
 mod report;
 mod runtime;
+mod schedtrace;
 mod signals;
 mod stderr;
 pub mod thread;
 mod trace;
 
-pub use dump::dump;
+pub use builder::{Builder, max_procs, poller, scheduler};
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{
-    JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
+    JoinHandle, blocking, go, go_local, num_goroutines, run, set_name, sleep, sleep_until, try_go,
     yield_now,
 };
-pub use metrics::metrics;
+pub use inspect::{dump, metrics};
 pub use report::Stall;
-pub use runtime::{Builder, max_procs, poller, run, scheduler};
 
 /// Compiles the program in the README.
 #[cfg(doctest)]

@@ -209,7 +209,7 @@ impl Limiter {
 
 /// Passes on a report. Runs on sysmon's thread, so it does not write to stderr itself, which could
 /// block, except for a deadlock, which ends the process.
-pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
+pub(crate) fn report(sched: &'static Sched, report: Report<'_>) {
     let settings = SETTINGS.get();
     match report {
         Report::Stall(stall) => {
@@ -234,7 +234,7 @@ pub(crate) fn report(_: &'static Sched, report: Report<'_>) {
             let mut stderr = Stderr::with_timeout();
             let _ = stderr
                 .write_all(format!("fatal error: {report}\n\n").as_bytes())
-                .and_then(|()| dump::dump(&mut stderr));
+                .and_then(|()| dump::write(sched, &mut stderr));
             // Go's exit status of a deadlock.
             process::exit(2);
         }

@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "the C library is given memory and a descriptor")]
 
 use crate::dump;
-use crate::runtime::LINUX;
+use crate::runtime::{LINUX, started};
 use gopark_core::os::Os;
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -83,7 +83,7 @@ impl Text {
     fn write(&self, mut stderr: Stderr) {
         let _ = match self {
             Text::Line(line) => stderr.write_all(line.as_bytes()),
-            Text::Dump => dump::dump(&mut stderr),
+            Text::Dump => started().map_or(Ok(()), |sched| dump::write(sched, &mut stderr)),
         };
     }
 }

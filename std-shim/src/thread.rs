@@ -1,7 +1,7 @@
 //! Goroutines with their own name or stack size, under the names that [`std::thread`] uses.
 
+use crate::builder::sched;
 use crate::goroutine::{JoinHandle, catching};
-use crate::runtime::sched;
 use gopark_core::join::Options;
 use gopark_core::stack::MAX_STACK;
 use std::io;

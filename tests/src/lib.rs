@@ -50,7 +50,7 @@ pub fn poller() -> Poller {
     }
 }
 
-/// Whether `poller` reports to those who arm what holds, and not only what changes.
+/// Whether `poller` reports, after `arm`, the present state. The others report changes only.
 pub fn reports_levels(poller: Poller) -> bool {
     matches!(poller, Poller::EpollLevel | Poller::Poll)
 }

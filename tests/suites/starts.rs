@@ -319,7 +319,8 @@ fn a_poller_that_is_unknown_or_not_compiled_in_is_refused_with_a_list_of_those_t
         assert_eq!(
             ended.output,
             format!(
-                "Unsupported: poller: {name} is not compiled in: turn on gopark's feature `{name}`, or choose one of these: {compiled}\n"
+                "Unsupported: poller: {name} is not compiled in: turn on gopark's feature \
+                 `{name}`, or choose one of these: {compiled}\n"
             )
         );
     }

@@ -164,7 +164,7 @@ fn role(name: &str, file: &str) -> Role {
     match defining_crate(name) {
         _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
         _ if is_closure
-            && ["gopark::goroutine::catching", "gopark::runtime::run"]
+            && ["gopark::goroutine::catching", "gopark::goroutine::run"]
                 .iter()
                 .any(|start| path.starts_with(start)) =>
         {
@@ -191,7 +191,7 @@ fn role_by_file(name: &str, file: &str) -> Role {
     match (below(gopark), below(core)) {
         _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
-        (Some("goroutine.rs" | "runtime.rs"), _) if name.starts_with("{closure") => Role::Start,
+        (Some("goroutine.rs"), _) if name.starts_with("{closure") => Role::Start,
         (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => {
             Role::Start
         }
@@ -334,10 +334,10 @@ mod tests {
                 Role::Start,
             ),
             (
-                "gopark::runtime::run::<(), server::main::{closure#0}>::{closure#0}",
+                "gopark::goroutine::run::<(), server::main::{closure#0}>::{closure#0}",
                 Role::Start,
             ),
-            ("gopark::runtime::run", Role::Gopark),
+            ("gopark::goroutine::run", Role::Gopark),
         ] {
             assert_eq!(super::role(name, ""), role, "{name}");
         }
@@ -362,18 +362,13 @@ mod tests {
                 Role::Start,
             ),
             (
-                "{closure#0}<(), server::main::{closure_env#0}>",
-                gopark("runtime.rs"),
-                Role::Start,
-            ),
-            (
                 "__rust_begin_short_backtrace<server::main::{closure_env#0}, ()>",
                 gopark("goroutine.rs"),
                 Role::Start,
             ),
             (
                 "run<(), server::main::{closure_env#0}>",
-                gopark("runtime.rs"),
+                gopark("goroutine.rs"),
                 Role::Gopark,
             ),
             (

@@ -10,8 +10,9 @@
     reason = "vectors of buffers, borrowed descriptors, and addresses cross into system calls"
 )]
 
+use crate::builder::{deadline, sched};
 use crate::error::io_error;
-use crate::runtime::{deadline, duration_nanos, sched};
+use crate::runtime::duration_nanos;
 use gopark_backends::linux::io::{self as sys, IOV_MAX};
 use gopark_backends::linux::socket::{self, Address};
 use gopark_core::fd::{Fd, FdError, MAX_RW};

@@ -3,7 +3,7 @@
 use super::dial::{adopt_options, dial};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
-use crate::runtime::sched;
+use crate::builder::sched;
 use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;

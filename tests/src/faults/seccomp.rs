@@ -46,12 +46,22 @@ const MADV_GUARD_INSTALL: u32 = 102;
 
 const NO_POLLER: &str = "no poller: ";
 
-fn profiles() -> Vec<Profile> {
-    let profile = |name, calls, outcome| Profile {
+fn profile(name: &'static str, calls: Vec<Refused>, outcome: Outcome) -> Profile {
+    Profile {
         name,
         calls,
         outcome,
-    };
+    }
+}
+
+fn profiles() -> Vec<Profile> {
+    let mut profiles = profiles_of_pollers();
+    profiles.extend(profiles_of_threads());
+    profiles
+}
+
+/// Without the system calls of pollers.
+fn profiles_of_pollers() -> Vec<Profile> {
     let io_uring = [
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
@@ -96,6 +106,12 @@ fn profiles() -> Vec<Profile> {
             vec![all(libc::SYS_epoll_pwait2, libc::EPERM)],
             Survives,
         ),
+    ]
+}
+
+/// Without the system calls for threads and their memory.
+fn profiles_of_threads() -> Vec<Profile> {
+    vec![
         profile(
             "no-membarrier",
             vec![all(libc::SYS_membarrier, libc::ENOSYS)],

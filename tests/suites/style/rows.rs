@@ -59,12 +59,20 @@ pub(crate) struct Table {
     pub(crate) rows: &'static [&'static [&'static str]],
 }
 
-pub(crate) const TABLES: [Table; 1] = [Table {
-    folder: "core/src/",
-    root: "crate",
-    root_has_items: false,
-    rows: &ROWS,
-}];
+pub(crate) const TABLES: [Table; 2] = [
+    Table {
+        folder: "core/src/",
+        root: "crate",
+        root_has_items: false,
+        rows: &ROWS,
+    },
+    Table {
+        folder: "std-shim/src/",
+        root: "crate",
+        root_has_items: true,
+        rows: &STD_SHIM_ROWS,
+    },
+];
 
 /// The rows of `core/src/lib.rs`.
 pub(crate) const ROWS: [&[&str]; 7] = [
@@ -86,6 +94,24 @@ pub(crate) const ROWS: [&[&str]; 7] = [
     &["sema", "netpoll", "join", "sleep", "blocking"],
     &["fdmutex", "fd"],
     &["watch"],
+];
+
+/// The rows of `std-shim/src/lib.rs`.
+pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
+    &["environment", "error", "fork", "backtraces"],
+    &["runtime", "poller"],
+    &[
+        "panics",
+        "overflow",
+        "signals",
+        "dump",
+        "stderr",
+        "report",
+        "schedtrace",
+        "trace",
+    ],
+    &["builder"],
+    &["goroutine", "thread", "inspect", "net"],
 ];
 
 impl Table {
@@ -134,7 +160,11 @@ pub(crate) fn imports_go_up(source: &Source) -> Vec<String> {
 /// The modules in each row of a Markdown table whose first column counts from 0.
 pub(crate) fn rows_of_table(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter_map(|line| {
-        let cells: Vec<_> = line.trim_start_matches("//!").trim().split('|').collect();
+        let cells: Vec<_> = line
+            .trim_start_matches(['/', '!'])
+            .trim()
+            .split('|')
+            .collect();
         let [_, row, modules, ..] = cells[..] else {
             return None;
         };
