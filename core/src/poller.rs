@@ -1,8 +1,8 @@
 //! Poller: a port's [`Netpoll`] as the Ms share it.
 //!
-//! Ms may be more than pollers, and one M at a time sleeps in a poller. An M that finds its poller
-//! occupied sleeps on its futex. When the occupant leaves with work, it wakes one of those
-//! (`idle`), so that events do not wait while all Ms of the poller are busy or on their futex.
+//! Several Ms may share a poller, and one M at a time sleeps in it. An M that finds its poller
+//! occupied sleeps on its futex. The M that leaves a poller wakes an M that sleeps on its futex
+//! (`fill_poller`), so that events do not wait until an M of this poller is idle.
 
 use crate::os::{Delay, Errno, Events, Mode, Netpoll};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
@@ -53,7 +53,7 @@ impl Poller {
         self.watched.load(Ordering::Relaxed)
     }
 
-    /// Adds the events of descriptors to `events`. Waits for the first one as `delay` says.
+    /// Adds the events of descriptors to `events`. Waits for the first event as `delay` says.
     #[inline]
     pub(crate) fn poll(&self, delay: Delay, events: &mut Events) {
         self.backend.poll(delay, events);
@@ -63,7 +63,7 @@ impl Poller {
         self.watched.load(Ordering::Acquire);
     }
 
-    /// Ends the sleep of the M in it, or the next one.
+    /// Ends the sleep of the M in it, or its next sleep there.
     pub(crate) fn wake(&self) {
         self.backend.wake();
     }

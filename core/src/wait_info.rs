@@ -29,7 +29,7 @@ use crate::sync::unmodeled::{self, AtomicI64, AtomicUsize};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence, light_barrier};
 use core::fmt;
 
-/// What a goroutine waits for.
+/// What a goroutine waits for: Go's `waitReason`, with what it is about.
 ///
 /// `D` stands for the poll descriptor: its address while the goroutine waits, a [`Descriptor`] in a
 /// snapshot.

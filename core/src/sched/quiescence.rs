@@ -1,6 +1,6 @@
 //! Quiescence: no goroutine runs, and nothing within the scheduler will wake one.
 //!
-//! Only another thread of the process can then end it, by readying a goroutine or spawning one.
+//! Only a thread that is none of the scheduler's can then end it: it readies or spawns a goroutine.
 
 use super::Sched;
 use crate::sync::Ordering;

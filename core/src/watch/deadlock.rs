@@ -1,13 +1,13 @@
 //! Deadlock: nothing will ever wake a goroutine or a thread of the process again.
 //!
 //! Go knows because it starts every thread itself. Here any thread of the process may ready a
-//! goroutine. So besides what could wake one from within (`is_quiescent`), this accounts for every
-//! thread of the process: each must be one that only another thread of the process can wake
-//! (`quiescent_threads`).
+//! goroutine. So after the scheduler's own sources of work (`is_quiescent`), this accounts for
+//! every thread of the process: it must be sysmon or a thread that sleeps until another thread
+//! wakes it (`quiescent_threads`).
 //!
-//! The race: a thread is counted that runs. It counts itself after it can be found by the thread
-//! that wakes it, and that thread counts it out before it wakes it. So no thread that runs is
-//! counted.
+//! The race: a thread that runs must not count as asleep. A thread adds itself to the count once
+//! the thread that will wake it can find it, and that thread subtracts it before it wakes it. So
+//! the count is too low for a moment, and never too high.
 
 use crate::os::Observe;
 use crate::sched::{Deadlocks, Report, Sched};
@@ -28,7 +28,8 @@ fn look(sched: &'static Sched, system: &'static dyn Observe) -> bool {
     quiescent
 }
 
-/// Whether every thread of the process waits for another one. The caller is sysmon, the exception.
+/// Whether every thread of the process but sysmon, the caller, sleeps until another thread wakes
+/// it.
 fn is_dead(sched: &'static Sched, system: &dyn Observe) -> bool {
     let asleep = sched.quiescent_threads();
     system.threads() == Some(asleep) && sched.has_sleepers() && sched.is_quiescent()

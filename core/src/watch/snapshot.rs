@@ -35,7 +35,7 @@ pub struct Goroutine<'a> {
     pub site: &'static Location<'static>,
     /// What it does.
     pub state: State,
-    /// The goroutine that keeps its thread, if it is runnable and waits for that one.
+    /// The goroutine that keeps its thread, if it is runnable and that thread is kept.
     pub behind: Option<Behind>,
     /// Bytes of stack in use. 0 if it runs or has not started.
     pub stack: usize,
@@ -56,22 +56,21 @@ pub enum State {
     Runnable,
     /// It runs.
     Running {
-        /// Its thread, by the system's name for it.
+        /// The number that the system gives its thread.
         thread: u32,
-        /// What that does.
+        /// What the thread does.
         doing: ThreadState,
     },
     /// It waits for something else.
     Waiting {
         /// For what.
         wait: Wait,
-        /// Since when; `None` without sysmon, which keeps the time. As exact as sysmon looks: a
-        /// millisecond.
+        /// Since when, exact to the millisecond between looks of sysmon. `None` without sysmon.
         since: Option<Nanos>,
     },
 }
 
-/// The goroutine that keeps the thread on which another one waits for its turn.
+/// A goroutine that keeps the thread on which a runnable goroutine waits for its turn.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Behind {
     /// Its number.
@@ -80,7 +79,7 @@ pub struct Behind {
     pub name: Option<Arc<str>>,
     /// What its thread does.
     pub doing: ThreadState,
-    /// Since when it keeps the other one waiting. As exact as sysmon looks: 10 milliseconds.
+    /// Since when the runnable goroutine waits for it, exact to the 10 ms between looks of sysmon.
     pub since: Nanos,
 }
 
