@@ -9,7 +9,7 @@
 //! | stopped → waiting | [`on_park`](Sched::on_park) | `parked` | | |
 //! | stopped → running | [`on_refuse`](Sched::on_refuse) | | a wait begins | |
 //! | stopped → runnable | [`on_yield`](Sched::on_yield) | `yielded` | a wait begins | |
-//! | waiting → runnable | [`on_ready`](Sched::on_ready) | `readied` | a wait begins | what readied it |
+//! | waiting → runnable | [`on_ready`](Sched::on_ready) | `readied` | a wait begins | by what |
 //! | running → gone | [`on_exit`](Sched::on_exit) | `finished` | | |
 //!
 //! A goroutine that stops is traced before its M runs the commit: afterwards it may run elsewhere.

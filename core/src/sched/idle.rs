@@ -3,10 +3,10 @@
 //! | an M that holds a P | counted as | wake word | goes on |
 //! |---|---|---|---|
 //! | runs goroutines | | 0 | spins or yields when it finds none |
-//! | spins: looks for work in the rings of other Ps | spinning | 0 | runs what it finds, or yields |
+//! | spins: looks for work in other Ps' rings | spinning | 0 | runs what it finds, or yields |
 //! | yields: lets other threads run and polls once more | | 0 | runs what it finds, or parks |
 //! | is parked in its poller | idle | `IN_POLLER` | after an event, a timer or a `notify` |
-//! | is parked on its futex: another M is in the poller | idle | `ON_FUTEX` | after a timer or a `notify` |
+//! | is parked on its futex, another in the poller | idle | `ON_FUTEX` | after a timer or a `notify` |
 //! | is woken by `wake_idle` | spinning | `SPIN` | spins |
 //!
 //! Both counts are in one word, [`Idlers`], since every decision needs both.
@@ -30,8 +30,8 @@
 //! |---|---|---|---|
 //! | a submitter | a queue | `after_submit` | the counts |
 //! | an M that parks | the counts | `before_recheck` | all queues |
-//! | an M that leaves a poller | whether the poller is occupied | `before_recheck` | the count of idle Ms, wake words |
-//! | an M that parks on its futex | the count of idle Ms, its wake word | `before_recheck` | whether the poller is occupied |
+//! | an M that leaves a poller | its occupation | `before_recheck` | idle Ms, wake words |
+//! | an M that parks on its futex | idle Ms, its wake word | `before_recheck` | the occupation |
 //! | an M that begins to want a P | the list of such Ms | `before_recheck` | wake words |
 //! | a holder that parks | its wake word | `before_recheck` | the list |
 
@@ -99,7 +99,8 @@ impl Idlers {
         Self::idle(self.0.load(Ordering::Relaxed)) > 0
     }
 
-    /// Counts an M that is about to be woken as the only one that spins. Fails if one spins already.
+    /// Counts an M that is about to be woken as the only one that spins. Fails if one spins
+    /// already.
     pub(crate) fn spin_alone(&self) -> bool {
         let first = |word| (Self::spinning(word) == 0).then_some(word + SPINNING);
         self.0

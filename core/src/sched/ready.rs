@@ -3,7 +3,7 @@
 //! | the goroutine | readied on its home M | readied elsewhere |
 //! |---|---|---|
 //! | has a home | the home queue | the inbox of its home, whose M is notified |
-//! | has none | the ring of the P, and an idle M is woken | the same; without a P, the global queue |
+//! | has none | the ring of the P; wakes an idle M | the same; without a P, the global queue |
 
 use super::Sched;
 use crate::g::{GRef, Status};
@@ -137,9 +137,9 @@ impl Sched {
         }
     }
 
-    /// Moves all goroutines from the ring of a P to the global queue, which every P looks at now and
-    /// then. A P with work of its own looks into no other ring. Called by sysmon when the M of the P
-    /// does not come back.
+    /// Moves all goroutines from the ring of a P to the global queue, which every P looks at now
+    /// and then. A P with work of its own looks into no other ring. Called by sysmon when the M of
+    /// the P does not come back.
     pub(super) fn empty_ring(&self, p: &P) {
         let stuck = p.ring.len();
         if stuck > 0 {

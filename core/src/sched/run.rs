@@ -4,7 +4,7 @@
 //! | the goroutine | the M that has kept its P | the M whose P sysmon has taken |
 //! |---|---|---|
 //! | parked | runs the commit, finds the next goroutine | runs the commit, waits for a P |
-//! | parked, but the commit refused | resumes it at once: the turn goes on | queues it, waits for a P |
+//! | parked, but the commit refused | resumes it: the turn goes on | queues it, waits for a P |
 //! | yielded | queues it, finds the next goroutine | queues it, waits for a P |
 //! | returned | keeps the stack with the P | gives the stack to the arena, waits for a P |
 //!

@@ -1,19 +1,23 @@
-//! sysmon: the thread that watches over the others. It holds no P and runs no goroutine.
+//! sysmon: the thread that looks at all Ps from time to time and does what their Ms do not do. It
+//! holds no P and runs no goroutine.
 //!
-//! | it sees | it does |
+//! | sysmon sees | it does |
 //! |---|---|
-//! | a goroutine that has run for 10 ms | takes away its allowance: one of its next operations lets others run |
-//! | one that has computed for 3 ms, or been blocked in the system for 1 ms, while others wait for its P | hands the P to another M |
-//! | one that has run for 10 ms all the same, while goroutines that any M may start lie in the ring of its P | moves them to the global queue |
-//! | a poller that nobody has asked for 10 ms, a timer that is 10 ms late | asks it, fires it |
+//! | a goroutine that has run for 10 ms | sets its allowance to 0, so that it yields soon |
+//! | one that computes for 3 ms or blocks for 1 ms, its P needed | hands the P off to another M |
+//! | one that runs for 10 ms, others in the ring of its P | moves those to the global queue |
+//! | a poller that no M has polled for 10 ms | polls it |
+//! | a timer that is 10 ms late | fires it |
 //! | a goroutine that has kept its thread for as long as `Config::stalls` says | reports it |
-//! | that it is time for a round of `Config::shrink` | gives memory of stacks back |
+//! | that a round of `Config::shrink` is due | gives memory of stacks back |
 //! | that all Ms sleep | sleeps until one wakes |
-//! | that nobody could ever wake one | reports that (`deadlock`) |
+//! | that nothing could ever wake one | reports a deadlock |
 //!
-//! A look costs a few loads for each P, and the thread it takes the CPU from far more. So it looks every 20 µs after it had something to do,
-//! and ever more rarely while it has not: Go's back-off, with a stop on the way. Go goes on to 10 ms at once; here it is 1 ms for a thousand
-//! looks, so a program that has lately blocked a thread does not wait long behind the next one.
+//! A look costs a few loads for each P, but the CPU that sysmon takes from another thread costs far
+//! more. So sysmon looks every 20 µs after it had something to do, and more rarely the longer it
+//! had nothing: Go's back-off, with one more step. Go goes from 20 µs to 10 ms; here the delay
+//! stays at 1 ms for a thousand looks. A program that has lately blocked a thread does not wait
+//! long for the look that finds the next one.
 
 use super::Sched;
 use super::pool::PoolWatch;
@@ -28,48 +32,51 @@ use crate::timer::NEVER;
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 
-/// How long a goroutine may run while others wait; Go's number.
+/// Nanoseconds that a goroutine may run while others wait; Go's number.
 const SLICE: Nanos = 10_000_000;
 
-/// How long one may be blocked in the system. Longer than a file operation that finds its data in memory takes.
+/// Nanoseconds that a goroutine may be blocked in the system while its P is needed. A file
+/// operation that finds its data in memory takes less.
 const BLOCKED: Nanos = 1_000_000;
 
-/// How long one may compute while others wait for its P. Less than a slice: two that begin at once on each P, and share the CPUs with those before
-/// them, still keep the others waiting for less than Go does.
+/// Nanoseconds that a goroutine may compute while its P is needed. Less than a slice: if two begin
+/// at once on each P, and share the CPUs with those whose P was taken before, the others still wait
+/// less than with Go.
 const COMPUTED: Nanos = 3_000_000;
 
-/// For each P, how many threads may compute beside it. Each takes its share of the CPUs from those that serve others, so a program that only
-/// computes must not get one for every goroutine.
+/// How many threads without a P may compute, for each P. Each takes its share of the CPUs from the
+/// Ms that serve others, so a program that only computes must not get a thread for every goroutine.
 const COMPUTING: usize = 8;
 
-/// How long it waits before the next look: at first, for [`ALERT_LOOKS`], and at last.
+/// Nanoseconds before the next look: at first, for [`ALERT_LOOKS`] looks, and at last.
 const EAGER_DELAY: Nanos = 20_000;
 const ALERT_DELAY: Nanos = 1_000_000;
 const CALM_DELAY: Nanos = 10_000_000;
 
-/// How many looks without a deed before the delay grows; Go's number.
+/// Looks with nothing to do before the delay grows; Go's number.
 const EAGER_LOOKS: u32 = 50;
 
-/// How many looks without a deed before it grows again.
+/// Looks with nothing to do before it grows again. A guess: a second.
 const ALERT_LOOKS: u32 = 1_000;
 
-/// After how many looks at sleeping Ms it goes to sleep itself: a server that is called every few milliseconds must not wake it each time.
+/// Looks at which all Ms sleep before sysmon sleeps itself. A server that gets a request every few
+/// milliseconds must not wake sysmon for each.
 const QUIET_LOOKS: u32 = 20;
 
 const UP: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// What sysmon's thread does. A program that never makes one is linked without it.
+/// The main function of sysmon's thread. A program that makes no `Monitor` is linked without it.
 #[derive(Clone, Copy, Debug)]
 pub struct Monitor(fn(&'static Sched) -> !);
 
 impl Monitor {
-    /// The one there is.
+    /// sysmon.
     pub fn new() -> Self {
         Monitor(Sched::watch)
     }
 
-    /// Watches over the Ms of `sched` for ever.
+    /// Runs sysmon for `sched`.
     pub(super) fn watch(self, sched: &'static Sched) -> ! {
         (self.0)(sched)
     }
@@ -81,10 +88,11 @@ impl Default for Monitor {
     }
 }
 
-/// What others know of sysmon.
+/// What other threads share with sysmon.
 pub(super) struct Sysmon {
-    /// Whether it sleeps until an M wakes.
+    /// `UP` or `ASLEEP`: a futex.
     sleep: AtomicU32,
+    /// Whether a report was asked for. Set by any thread, cleared by sysmon.
     asked: AtomicBool,
 }
 
@@ -97,25 +105,30 @@ impl Sysmon {
     }
 }
 
-/// What sysmon saw of a P when it last changed.
+/// What sysmon saw of a P at the last look that found it changed.
 struct SysmonTick {
+    /// The index of the M that held it.
     m: usize,
+    /// `P::tick`: it grows with each turn.
     tick: u64,
+    /// Since when the M and the tick are the same.
     ran: Nanos,
-    /// The CPU clock of its M's thread, once that has run for too long.
-    clock: Option<Clock>,
+    /// The CPU time of the M's thread, once its goroutine has run for too long.
+    clock: Option<CpuClock>,
+    /// `P::polls`.
     polls: u64,
+    /// Since when that is the same.
     polled: Nanos,
     next_report: NextReport,
-    /// Whether `M::kept` says since when.
+    /// Whether `M::kept` is set for this goroutine.
     kept: bool,
-    /// Whether the system did not say what its M does when last asked. Then the clock is read as soon
-    /// as the M takes up a goroutine, for the next look to tell whether it stands still.
-    blind: bool,
+    /// Whether the system did not know the state of the M's thread when last asked. Then the clock
+    /// is read as soon as a turn begins, so that the next look can tell whether it stands still.
+    state_unknown: bool,
 }
 
 impl SysmonTick {
-    /// What is seen of a P that has just got its M, or whose M has just taken up a goroutine.
+    /// A P whose M has just been granted it or has just begun a turn.
     fn new(m: usize, tick: u64, polls: u64, now: Nanos) -> Self {
         SysmonTick {
             m,
@@ -126,55 +139,64 @@ impl SysmonTick {
             polled: now,
             next_report: NextReport::default(),
             kept: false,
-            blind: false,
+            state_unknown: false,
         }
+    }
+
+    /// Whether the thread's CPU clock, and that alone, shows that the thread is blocked.
+    fn clock_stands(&self, now: Nanos) -> bool {
+        let stands = |clock: &CpuClock| now - clock.stands_since >= STILL;
+        self.state_unknown && self.clock.as_ref().is_some_and(stands)
     }
 }
 
-/// The CPU time of a thread that may have to lose its P.
-struct Clock {
-    /// What it showed at first, and when.
+/// The CPU time of a thread whose P may have to be taken.
+struct CpuClock {
+    /// What the first look read, and when.
     first: Nanos,
     since: Nanos,
-    /// What it showed last, and since when.
+    /// What the last look read, and since when that is the same.
     last: Nanos,
-    stands: Nanos,
+    stands_since: Nanos,
 }
 
-impl Clock {
+impl CpuClock {
     fn new(time: Nanos, now: Nanos) -> Self {
-        Clock {
+        CpuClock {
             first: time,
             since: now,
             last: time,
-            stands: now,
+            stands_since: now,
         }
     }
 
-    fn shows(&mut self, time: Nanos, now: Nanos) {
+    fn update(&mut self, time: Nanos, now: Nanos) {
         if time != self.last {
-            (self.last, self.stands) = (time, now);
+            (self.last, self.stands_since) = (time, now);
         }
     }
 }
 
 /// What sysmon keeps from look to look.
 struct Watch {
-    sights: Vec<SysmonTick>,
-    /// Ms that have lost their P and are not back.
+    /// One for each P.
+    ticks: Vec<SysmonTick>,
+    /// Ms whose P was taken and that are not back.
     detached_ms: Vec<Detached>,
     walks: Walks,
-    /// When stacks were last shrunk, and whether there may be more without anyone running meanwhile.
+    /// When stacks were last shrunk, and whether the next round may find more although no goroutine
+    /// has run.
     shrunk: Nanos,
     shrinkable: bool,
     trace: Schedule,
     pool: PoolWatch,
 }
 
-/// How often it looks.
+/// How often sysmon looks.
 struct Pace {
+    /// Nanoseconds before the next look.
     delay: Nanos,
-    /// Looks since there was something to do.
+    /// Looks since the last one that had something to do.
     idle_looks: u32,
 }
 
@@ -204,26 +226,31 @@ impl Pace {
 }
 
 impl Sched {
-    /// After the first M woke while all slept. Both sides have a read-modify-write on the count of idle Ms behind them, so either sysmon's comes
-    /// first, and its word is seen here, or it finds that not all are idle.
+    /// Wakes sysmon if it sleeps. Called by the first M that wakes while all Ms sleep.
+    ///
+    /// The M counts itself out of the idle Ms, then reads the word of sysmon; sysmon writes its
+    /// word, then reads the count. Both accesses to the count are read-modify-writes. If sysmon's
+    /// comes first, this load sees its word; otherwise sysmon sees that an M is up.
     pub(super) fn wake_sysmon(&self) {
         if self.sysmon.sleep.load(Ordering::Acquire) == ASLEEP {
-            // Nobody has kept the time.
+            // sysmon, which sets the coarse clock, has slept.
             self.coarse_clock.set(self.os.now());
             self.sysmon.sleep.swap(UP, Ordering::AcqRel);
             self.wake_one(&self.sysmon.sleep);
         }
     }
 
-    /// Has sysmon report [`Report::Asked`] soon. May be called in a signal handler.
+    /// Makes sysmon report [`Report::Asked`] soon. A signal handler may call this.
     pub fn ask(&self) {
         self.sysmon.asked.store(true, Ordering::Release);
-        // Either sysmon sees this before it sleeps, or it is seen to sleep: a fence on both sides.
+        // Pairs with the fence in `sysmon_sleeps`: either sysmon sees `asked` before it sleeps, or
+        // the load in `wake_sysmon` sees that it sleeps.
         fence(Ordering::SeqCst);
         self.wake_sysmon();
     }
 
-    /// At most for `limit`.
+    /// Sleeps until an M wakes or a report is asked for, `limit` nanoseconds at most. Returns at
+    /// once if an M is up or a report was asked for.
     pub(super) fn sysmon_sleeps(&self, limit: Option<Nanos>) {
         self.sysmon.sleep.swap(ASLEEP, Ordering::AcqRel);
         fence(Ordering::SeqCst);
@@ -237,15 +264,15 @@ impl Sched {
         self.sysmon.sleep.swap(UP, Ordering::AcqRel);
     }
 
-    /// What its thread does.
+    /// The main loop of sysmon.
     fn watch(&'static self) -> ! {
         let now = self.os.now();
         let seen = |_| SysmonTick::new(usize::MAX, 0, 0, now);
-        let sights = self.ps.iter().map(seen).collect();
+        let ticks = self.ps.iter().map(seen).collect();
         let trace = Schedule::new(self.config.schedtrace, now);
         let (detached_ms, walks, pool) = (Vec::new(), Walks::default(), PoolWatch::default());
         let mut watch = Watch {
-            sights,
+            ticks,
             detached_ms,
             walks,
             shrunk: now,
@@ -277,7 +304,8 @@ impl Sched {
         }
     }
 
-    /// Sleeps until an M wakes or something of its own is due. Before that, and now and then if it is in doubt, looks whether one ever will.
+    /// Sleeps until an M wakes or sysmon itself has something to do. Looks for a deadlock before,
+    /// and again every second while there may be one.
     fn rest(&'static self, watch: &Watch) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.doubts();
@@ -296,7 +324,7 @@ impl Sched {
         self.coarse_clock.set(self.os.now());
     }
 
-    /// One look at everything. True if there was something to do.
+    /// One look at everything. Returns whether there was something to do.
     fn look(&'static self, watch: &mut Watch, now: Nanos) -> bool {
         let mut progress = false;
         if self.sysmon.asked.load(Ordering::Relaxed)
@@ -304,7 +332,7 @@ impl Sched {
         {
             (self.config.report)(self, Report::Asked);
         }
-        for (p, seen) in self.ps.iter().zip(&mut watch.sights) {
+        for (p, seen) in self.ps.iter().zip(&mut watch.ticks) {
             progress |= self.look_at(p, seen, &mut watch.detached_ms, &mut watch.walks, now);
         }
         if let Some(shrink) = self
@@ -323,7 +351,7 @@ impl Sched {
         progress | (watch.detached_ms.len() < detached)
     }
 
-    /// Looks at one P, and helps where it must. True if it did.
+    /// Looks at one P and does what its M does not do. Returns whether there was something to do.
     fn look_at(
         &'static self,
         p: &'static P,
@@ -332,67 +360,29 @@ impl Sched {
         walks: &mut Walks,
         now: Nanos,
     ) -> bool {
-        let (tick, polls) = (p.tick.get(), p.polls.get());
         let m = self.m(p.holder());
-        let asleep = m.wake.asleep();
-        if asleep || tick != seen.tick || m.index != seen.m {
-            if seen.kept {
-                self.m(seen.m).kept.set(0);
-            }
-            let (blind, polls, polled) = (seen.blind, seen.polls, seen.polled);
-            let clock = (blind && !asleep)
-                .then(|| Clock::new(self.os.cpu_time(m.thread.load(Ordering::Relaxed)), now));
-            *seen = SysmonTick {
-                clock,
-                blind,
-                polled,
-                ..SysmonTick::new(m.index, tick, polls, now)
-            };
-        }
-        if asleep {
-            (seen.polls, seen.polled) = (polls, now);
+        let sleeps = self.update(p, m, seen, now);
+        if sleeps {
             return false;
         }
-        if polls != seen.polls {
-            (seen.polls, seen.polled) = (polls, now);
-        }
-        let ran = now - seen.ran;
+        let (ran, tick) = (now - seen.ran, seen.tick);
         if ran >= SLICE {
             m.allowance.store(0, Ordering::Relaxed);
         }
-        if ran >= SLICE && m.retake.in_goroutine() {
-            m.kept.set(seen.ran);
-            seen.kept = true;
-        }
         if m.retake.in_goroutine() {
+            if ran >= SLICE {
+                m.kept.set(seen.ran);
+                seen.kept = true;
+            }
             let lasts_on = || m.retake.in_goroutine() && p.tick.get() == tick;
             self.tell_if_due(m, ran, &mut seen.next_report, walks, &lasts_on);
         }
-        if ran >= BLOCKED
-            && m.retake.in_goroutine()
-            && self.is_needed(p, now)
-            && self.keeps_its_thread(m, seen, detached_ms, now)
-        {
-            let still = seen.blind
-                && seen
-                    .clock
-                    .as_ref()
-                    .is_some_and(|clock| now - clock.stands >= STILL);
-            if self.hand_off(p.index) {
-                detached_ms.push(Detached {
-                    m: m.index,
-                    since: seen.ran,
-                    still,
-                    next_report: seen.next_report,
-                });
-                // The stray's, from here on.
-                seen.kept = false;
-                (seen.ran, seen.clock) = (now, None);
-                return true;
-            }
+        if ran >= BLOCKED && self.hand_off_kept(p, m, seen, detached_ms, now) {
+            return true;
         }
         if ran >= SLICE && m.retake.in_goroutine() && self.config.procs > 1 {
-            // Not a deed: one that spawns for long would have it all looked at each 20 µs.
+            // This does not count as something to do: a goroutine that spawns for long would make
+            // sysmon look every 20 µs.
             self.empty_ring(p);
         }
         let polled = now - seen.polled >= SLICE && self.poll_for(p);
@@ -402,12 +392,65 @@ impl Sched {
         polled | self.fire_late(p, now)
     }
 
-    /// Whether what an M runs is blocked or computes. Not if its thread waits for a CPU: another thread
-    /// would only wait as well.
+    /// Updates what sysmon has seen of a P, which M `m` holds. Returns whether that M sleeps.
+    fn update(&self, p: &P, m: &M, seen: &mut SysmonTick, now: Nanos) -> bool {
+        let (tick, polls) = (p.tick.get(), p.polls.get());
+        let asleep = m.wake.asleep();
+        if asleep || tick != seen.tick || m.index != seen.m {
+            if seen.kept {
+                self.m(seen.m).kept.set(0);
+            }
+            let (state_unknown, polls, polled) = (seen.state_unknown, seen.polls, seen.polled);
+            let clock = (state_unknown && !asleep)
+                .then(|| CpuClock::new(self.os.cpu_time(m.thread.load(Ordering::Relaxed)), now));
+            *seen = SysmonTick {
+                clock,
+                state_unknown,
+                polled,
+                ..SysmonTick::new(m.index, tick, polls, now)
+            };
+        }
+        if asleep || polls != seen.polls {
+            (seen.polls, seen.polled) = (polls, now);
+        }
+        asleep
+    }
+
+    /// Hands a P off if it is needed and the goroutine on its M keeps the thread. Returns whether
+    /// it did. The M is detached from then on.
+    fn hand_off_kept(
+        &'static self,
+        p: &P,
+        m: &M,
+        seen: &mut SysmonTick,
+        detached_ms: &mut Vec<Detached>,
+        now: Nanos,
+    ) -> bool {
+        let keeps = m.retake.in_goroutine()
+            && self.is_needed(p, now)
+            && self.keeps_its_thread(m, seen, detached_ms, now);
+        if !keeps || !self.hand_off(p.index) {
+            return false;
+        }
+        detached_ms.push(Detached {
+            m: m.index,
+            since: seen.ran,
+            still: seen.clock_stands(now),
+            next_report: seen.next_report,
+        });
+        // `M::kept` belongs to the entry just pushed.
+        seen.kept = false;
+        (seen.ran, seen.clock) = (now, None);
+        true
+    }
+
+    /// Whether the goroutine on an M blocks or computes. False if the thread waits for a CPU:
+    /// another thread would wait as well.
     ///
     /// The system says whether the thread is blocked, and its CPU clock whether it computes. If the
-    /// system says nothing, the clock tells both: it stands still while the thread is blocked. If
-    /// there is no clock either, what runs for a time slice counts as computing.
+    /// system does not know the state, the clock tells both: it stands still while the thread is
+    /// blocked. If there is no clock either, a goroutine that runs for a time slice counts as
+    /// computing.
     fn keeps_its_thread(
         &self,
         m: &M,
@@ -420,14 +463,14 @@ impl Sched {
         if matches!(doing, ThreadState::Blocked(_)) {
             return true;
         }
-        seen.blind = doing == ThreadState::Unknown;
+        seen.state_unknown = doing == ThreadState::Unknown;
         let time = self.os.cpu_time(thread);
         let Some(clock) = &mut seen.clock else {
-            seen.clock = Some(Clock::new(time, now));
+            seen.clock = Some(CpuClock::new(time, now));
             return false;
         };
-        clock.shows(time, now);
-        if seen.blind && time > 0 && now - clock.stands >= STILL {
+        clock.update(time, now);
+        if seen.state_unknown && time > 0 && now - clock.stands_since >= STILL {
             return true;
         }
         let computes = if time > 0 {
@@ -438,7 +481,7 @@ impl Sched {
         computes && self.computing(detached_ms) < COMPUTING * self.config.procs
     }
 
-    /// How many Ms compute without a P.
+    /// How many detached Ms compute.
     fn computing(&self, detached_ms: &[Detached]) -> usize {
         let computes = |detached: &&Detached| match self
             .os
@@ -451,7 +494,8 @@ impl Sched {
         detached_ms.iter().filter(computes).count()
     }
 
-    /// Whether anything waits for this P.
+    /// Whether work waits for this P: a timer that is due soon, a goroutine that any M may run, or
+    /// events in a poller that no M is in.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
         timer
@@ -460,7 +504,7 @@ impl Sched {
             || self.poller(p.poller).is_unattended()
     }
 
-    /// Asks a P's poller in its place.
+    /// Polls the poller of a P, if no M is in it. Returns whether that woke any waiter.
     fn poll_for(&'static self, p: &P) -> bool {
         let poller = self.poller(p.poller);
         if !poller.is_unattended() {
@@ -473,6 +517,8 @@ impl Sched {
         any
     }
 
+    /// Fires the timers of a P if the first is a time slice late. Returns whether that woke any
+    /// waiter.
     fn fire_late(&'static self, p: &'static P, now: Nanos) -> bool {
         if p.timers.next().is_none_or(|when| when > now - SLICE) {
             return false;

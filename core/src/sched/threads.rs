@@ -150,8 +150,9 @@ impl Sched {
         if index == self.ms.most() {
             return Err(Errno::EAGAIN);
         }
-        // A goroutine releases its stack credit shortly before its stack is free. Each M may have one
-        // such goroutine, so each M reserves a stack. The arena's slack has those of the first Ms.
+        // A goroutine releases its stack credit shortly before its stack is free. Each M may have
+        // one such goroutine, so each M reserves a stack. The arena's slack has those of the first
+        // Ms.
         self.arena.reserve_stacks(1).map_err(Exhausted::errno)?;
         let gate = Gate::new();
         spawn(self.os, &gate, Role::M(index)).inspect_err(|_| self.arena.release(1))?;

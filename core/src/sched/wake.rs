@@ -35,8 +35,8 @@ impl Sched {
         self.os.futex_wake(ptr::from_ref(word).cast());
     }
 
-    /// Makes the M that sleeps for the timers of `heap` look at them again. Called after a timer was
-    /// armed that is due before all others of the heap.
+    /// Makes the M that sleeps for the timers of `heap` look at them again. Called after a timer
+    /// was armed that is due before all others of the heap.
     pub(crate) fn look_again(&'static self, heap: &Heap) {
         // This M looks at its timers before it sleeps.
         if self.here().is_none_or(|here| here.p.index != heap.owner()) {
