@@ -1,18 +1,22 @@
-//! M: an operating system thread that runs goroutines while it holds a P, its home queue, and its sleep.
+//! M: an operating system thread that runs goroutines while it holds a P.
 //!
 //! # The wake word
 //!
-//! An M that finds nothing to do sleeps in a poller or on its futex, and whoever has work for it wakes it. Every hand-over goes
-//! through one word, so its modification order decides every race:
+//! An M without work sleeps in its poller or on its futex until another thread has work for it. The
+//! two meet in one word, so its modification order decides every race:
 //!
 //! | bit | set by | means |
 //! |---|---|---|
-//! | `NOTIFIED` | anyone (`notify`, `notify_idle`) | look again before sleeping |
-//! | `SPIN` | `notify_idle` | the wake came with a place among the spinning Ms |
-//! | `ON_FUTEX`, `IN_POLLER`, `WITHOUT_P` | the M (`prepare`) | asleep, or about to be: whoever sets `NOTIFIED` must also call the system |
+//! | `NOTIFIED` | any thread (`notify`, `notify_idle`) | the M looks again before it sleeps |
+//! | `SPIN` | `notify_idle` | the M is counted as spinning already |
+//! | `ON_FUTEX`, `IN_POLLER`, `WITHOUT_P` | the M (`prepare`) | the M sleeps there, or soon will |
 //!
-//! The M clears the word (`awake`), *then* looks for work, and sleeps only if it can go from 0 to an asleep state. Work published
-//! before a `notify` is therefore either seen by the look, or its `NOTIFIED` makes `prepare` fail, or it finds the M asleep and wakes it.
+//! A thread that sets `NOTIFIED` while the M sleeps must also wake it by a system call.
+//!
+//! The M clears the word (`awake`), *then* looks for work, and sleeps only if it can move the word
+//! from 0 to a sleep. For work that was published before a `notify`, there are three cases: the
+//! look finds it, or `NOTIFIED` makes `prepare` fail, or the notifier finds the M asleep and wakes
+//! it.
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
 use crate::counter::CoarseClock;
@@ -34,59 +38,69 @@ use core::ptr;
 /// each other would keep all others waiting.
 const NEXT_BUDGET: u32 = 16;
 
+/// An M. Other threads use it through a shared reference; what is not an atomic or a lock is
+/// reached through [`Here`], on the M's own thread.
 pub(crate) struct M {
+    /// Its place in the order of starts, from 0.
     pub(crate) index: usize,
     pub(crate) wake: CachePadded<WakeWord>,
-    /// Goroutines at home here that were readied by other threads.
+    /// Goroutines at home here that other threads have readied.
     pub(crate) inbox: CachePadded<Inbox>,
+    /// The protocol by which sysmon takes the P.
     pub(crate) retake: Retake,
-    /// The P that it holds. Written by the M itself.
+    /// The index of the P that it holds, or `NO_P`. Written by the M, on its own thread.
     p: AtomicU32,
-    /// A P that it was given while it had none, and has not seen yet.
+    /// A P that another thread has granted and the M has not taken up yet.
     pub(crate) grant: Grant,
-    /// How many operations its goroutine may still do that do not block, before others get a turn. Written by the M, and set to 0 by
-    /// whoever thinks that it has run for too long.
+    /// Operations that do not block and that its goroutine may do before it yields. Written by the
+    /// M's thread; sysmon sets it to 0 after a time slice.
     pub(crate) allowance: AtomicU32,
-    /// Whether the panic that its thread may be in is perhaps that of a goroutine that has stopped.
-    /// See `sched/unwinding`.
-    pub(crate) detached: AtomicBool,
-    /// Whether it holds a P and has found no goroutine to run: it looks for one, sleeps, or is on its way up. Written by the M.
+    /// Set when a goroutine stopped here while its thread was in a panic: the panic may not be that
+    /// of the goroutine that runs. Written by the M's thread. See `sched/unwinding`.
+    pub(crate) foreign_panic: AtomicBool,
+    /// Whether it holds a P and has found no goroutine to run: it looks for one, or sleeps. Written
+    /// by the M's thread.
     pub(crate) searches: AtomicBool,
-    /// What the system calls its thread.
+    /// The system's number for its thread. Written once, by that thread.
     pub(crate) thread: AtomicU32,
-    /// Since when one goroutine keeps it, if that is long. Written by sysmon.
+    /// Since when one goroutine keeps the thread, if that is longer than a time slice, else 0.
+    /// Written by sysmon.
     pub(crate) kept: CoarseClock,
-    /// When its P was last taken, if there is a trace. Written by the taker.
+    /// When its P was last taken, if there is a trace. Written by the thread that takes it.
     pub(crate) p_taken: AtomicI64,
     pub(crate) stack_credit: Credit,
+    /// What the hooks count. Written by the M's thread.
     pub(crate) counts: Counts,
-    /// How long goroutines that it ran had waited for their turn.
+    /// How long goroutines waited for a turn on this M. Written by the M's thread.
     pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
-    /// The next in a list of the exchange. Belongs to whoever holds its lock.
+    /// The next M in a list of [`IdleMs`](crate::sched). Owned by the lock of those lists.
     pub(crate) link: UnsafeCell<Option<&'static M>>,
 }
 
-// SAFETY: `home` is reached through `Here` only, which exists only on the M's own thread, and `link` under a lock; the rest is atomics.
+// SAFETY: `home` is reached through `Here`, which exists on the M's own thread only, and `link`
+// under the lock of the lists; all other fields are atomics or do not change.
 unsafe impl Sync for M {}
 
-/// Ready goroutines that have started on this M and stay here.
+/// What only the M's own thread uses: runnable goroutines that have started here and stay, and
+/// where its search stands.
 pub(crate) struct Home {
-    /// Readied by the goroutine that runs, to run next: what one goroutine waits for, another has just done, while its data is in the cache.
+    /// Runs next: the goroutine that runs has readied it, and their common data is in the cache.
     pub(crate) next: Option<GRef>,
+    /// Run in this order.
     pub(crate) queue: GList,
-    /// How many times in a row `next` may still be served before the queues get their turn.
+    /// How many times in a row `next` may still come before the queues.
     pub(crate) budget: u32,
-    /// Whose turn it is among the home queue and the P's ring.
+    /// Whether the ring of the P was asked before the home queue the last time. They take turns.
     pub(crate) ring_first: bool,
-    /// How many times this M goes to sleep without lingering first.
+    /// How many times this M parks without a yield before it.
     pub(crate) skip_yields: u32,
-    /// Whether this M is counted as spinning: looking for work that others may have.
+    /// Whether this M is counted as spinning.
     pub(crate) spinning: bool,
-    /// Whether others may rely on this M: it was the one that looked when they submitted, or was called to a poller that another has left. If it
-    /// finds work it must call somebody else.
+    /// Set when this M gave up spinning, or was woken on its futex, perhaps to take over the
+    /// poller. If it then finds work, it must wake another M. See `sched/idle`.
     pub(crate) must_wake_another: bool,
-    /// The goroutine that runs, if there is a trace.
+    /// The goroutine that runs, while there is a trace.
     pub(crate) running: Option<Turn>,
 }
 
@@ -100,7 +114,7 @@ impl M {
             p: AtomicU32::new(NO_P),
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
-            detached: AtomicBool::new(false),
+            foreign_panic: AtomicBool::new(false),
             searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: CoarseClock::new(),
@@ -123,16 +137,16 @@ impl M {
     }
 }
 
-/// The Ms of a scheduler, in the order of their start. None ever leaves.
+/// The Ms of a scheduler, in the order of their start. None is ever removed.
 pub(crate) struct Ms(Vec<AtomicPtr<M>>);
 
 impl Ms {
-    /// Room for so many.
+    /// Room for `most` Ms.
     pub(crate) fn new(most: usize) -> Self {
         Ms((0..most).map(|_| AtomicPtr::new(ptr::null_mut())).collect())
     }
 
-    /// How many there may be.
+    /// How many Ms there may be.
     pub(crate) fn most(&self) -> usize {
         self.0.len()
     }
@@ -147,11 +161,11 @@ impl Ms {
         (0..self.most()).map_while(|index| self.get(index))
     }
 
-    /// Makes the M of the next index, which is `index`. One caller at a time.
+    /// Makes the next M, whose index must be `index`. One thread at a time may call this.
     pub(crate) fn add(&self, index: usize) -> &M {
         let m = Box::into_raw(Box::new(M::new(index)));
         self.0[index].store(m, Ordering::Release);
-        // SAFETY: new, and freed with `self` only.
+        // SAFETY: the box was just leaked, and only the drop of `self` frees it.
         unsafe { &*m }
     }
 }
@@ -161,7 +175,7 @@ impl Drop for Ms {
         for m in &self.0 {
             let m = m.load(Ordering::Relaxed);
             if !m.is_null() {
-                // SAFETY: `add` made it, and nobody uses it any more.
+                // SAFETY: `add` leaked it, and references to it do not outlive `self`.
                 drop(unsafe { Box::from_raw(m) });
             }
         }
@@ -171,12 +185,13 @@ impl Drop for Ms {
 const NO_P: u32 = u32::MAX;
 
 impl M {
-    /// The P that it holds, as it last said itself.
+    /// The index of the P that the M held when it last wrote that. Another thread may see an old
+    /// one.
     pub(crate) fn p(&self) -> Option<usize> {
         index(self.p.load(Ordering::Relaxed))
     }
 
-    /// To be called on its own thread.
+    /// Called on the M's own thread.
     pub(crate) fn set_p(&self, p: Option<usize>) {
         self.p
             .store(p.map_or(NO_P, |p| p as u32), Ordering::Relaxed);
@@ -187,11 +202,12 @@ fn index(p: u32) -> Option<usize> {
     (p != NO_P).then_some(p as usize)
 }
 
-/// A P on its way to an M that has none.
+/// A P on its way to an M that has none: its index, or `NO_P`.
 pub(crate) struct Grant(AtomicU32);
 
 impl Grant {
-    /// Release: the P's last holder is done with it. A swap, because loom may let a plain store come before an earlier `take`.
+    /// Release pairs with the Acquire in `take`: the M sees all that the last holder did to the P.
+    /// A swap, because loom may order a plain store before an earlier `take`.
     pub(crate) fn give(&self, p: usize) {
         self.0.swap(p as u32, Ordering::Release);
     }
@@ -201,22 +217,24 @@ impl Grant {
     }
 }
 
-/// A goroutine's visit to the scheduler: while it lasts, the P stays.
+/// A goroutine in the scheduler's code: while this exists, sysmon does not take the P.
 pub(crate) struct Visit(Here);
 
 impl Visit {
-    /// `None` if the M has lost its P.
+    /// `None` if sysmon has taken the P.
     ///
     /// # Safety
     ///
-    /// The caller runs in a goroutine on the thread of `m`, whose last P is `p`, and does not park before it drops this.
+    /// The caller runs in a goroutine on the thread of `m`, which held `p` when it resumed the
+    /// goroutine, and does not park before it drops the result.
     #[inline]
     pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Option<Self> {
         if !m.retake.enter() {
             m.retake.leave();
             return None;
         }
-        // SAFETY: until `leave`, nobody takes the P; the rest is the caller's promise.
+        // SAFETY: `enter` succeeded, so the P is not taken before `leave`; the rest is the caller's
+        // promise.
         Some(Visit(unsafe { Here::new(m, p) }))
     }
 }
@@ -237,7 +255,8 @@ impl Drop for Visit {
     }
 }
 
-/// Holding one proves: this code runs on the thread of M `m`, which holds P `p`, and will not park while it holds it.
+/// Proof that this code runs on the thread of M `m`, which holds P `p`, and does not park while the
+/// proof exists.
 #[derive(Clone, Copy)]
 pub(crate) struct Here {
     pub(crate) m: &'static M,
@@ -248,7 +267,8 @@ pub(crate) struct Here {
 impl Here {
     /// # Safety
     ///
-    /// What holding one proves.
+    /// This code runs on the thread of `m`, `m` holds `p`, and the code does not park while the
+    /// result exists.
     #[inline]
     pub(crate) unsafe fn new(m: &'static M, p: &'static P) -> Self {
         Here {
@@ -258,10 +278,11 @@ impl Here {
         }
     }
 
-    /// Works on the M's own queue. `f` must not lead back here.
+    /// Calls `f` with what the M alone uses. `f` must not call this again.
     #[inline]
     pub(crate) fn home<R>(&self, f: impl FnOnce(&mut Home) -> R) -> R {
-        // SAFETY: only this thread gets here, and the closures passed are queue operations that call nothing else of the scheduler.
+        // SAFETY: `Here` exists on the M's own thread only, and no closure passed calls `home`:
+        // they are short and call only queues.
         f(unsafe { &mut *self.m.home.get() })
     }
 
@@ -291,7 +312,7 @@ impl Here {
         })
     }
 
-    /// Lets others see how long the M's own queue is.
+    /// Publishes the length of the home queue, for metrics and traces.
     pub(crate) fn publish_queue(&self) {
         self.m
             .counts
@@ -306,7 +327,7 @@ const ON_FUTEX: u32 = 4;
 const IN_POLLER: u32 = 8;
 const WITHOUT_P: u32 = 16;
 
-/// See the module's head.
+/// The wake word: see the module's head.
 pub(crate) struct WakeWord(AtomicU32);
 
 /// Where an M sleeps.
@@ -314,7 +335,7 @@ pub(crate) struct WakeWord(AtomicU32);
 pub(crate) enum Asleep {
     Futex,
     Poller,
-    /// On its futex, with no P to run goroutines with.
+    /// On its futex, without a P.
     WithoutP,
 }
 
@@ -336,51 +357,54 @@ impl Asleep {
         }
     }
 
-    /// As [`of`](Self::of), for an M that could run something.
+    /// As [`of`](Self::of), but `None` for an M without a P.
     fn with_p(word: u32) -> Option<Asleep> {
         Asleep::of(word).filter(|&asleep| asleep != Asleep::WithoutP)
     }
 }
 
 impl WakeWord {
-    /// The word to sleep on.
+    /// The word itself, to sleep on.
     pub(crate) fn futex(&self) -> &AtomicU32 {
         &self.0
     }
 
-    /// Tells the M to look again. Where it sleeps, if this call is the one that has to end that.
+    /// Makes the M look again before it sleeps. If it sleeps, returns where, and the caller must
+    /// end the sleep.
     #[must_use]
     pub(crate) fn notify(&self) -> Option<Asleep> {
-        // Always a read-modify-write, even where the bit is set: its Release is what the M's `awake` acquires.
+        // A read-modify-write even if the bit is set: its Release pairs with the Acquire in
+        // `awake`.
         Asleep::of(self.0.fetch_or(NOTIFIED, Ordering::AcqRel))
     }
 
-    /// Wakes the M if it sleeps with a P, giving it a place among the spinning. Where it sleeps.
+    /// If the M sleeps with a P, tells it that it is counted as spinning, and returns where it
+    /// sleeps: the caller must end the sleep.
     #[must_use]
     pub(crate) fn notify_idle(&self) -> Option<Asleep> {
-        let recruited = |word| Asleep::with_p(word).map(|_| word | NOTIFIED | SPIN);
+        let spinning = |word| Asleep::with_p(word).map(|_| word | NOTIFIED | SPIN);
         let before = self
             .0
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, recruited);
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, spinning);
         before.ok().and_then(Asleep::with_p)
     }
 
-    /// Whether the M sleeps with a P, or is about to, and nobody has told it to get up.
+    /// Whether the M sleeps with a P, or is about to, and has not been notified.
     pub(crate) fn asleep(&self) -> bool {
         Asleep::with_p(self.0.load(Ordering::Relaxed)).is_some()
     }
 
-    /// Whether the M sleeps anywhere and nobody has told it to get up.
+    /// Whether the M sleeps, with or without a P, and has not been notified.
     pub(crate) fn is_asleep(&self) -> bool {
         Asleep::of(self.0.load(Ordering::Acquire)).is_some()
     }
 
-    /// Whether the M sleeps on its futex and nobody has told it to get up.
+    /// Whether the M sleeps on its futex with a P, and has not been notified.
     pub(crate) fn on_futex(&self) -> bool {
         self.0.load(Ordering::Relaxed) == ON_FUTEX
     }
 
-    /// The M declares that it goes to sleep. False if it has been told to look again.
+    /// The M declares that it goes to sleep. Returns false if it was notified: it must look again.
     #[must_use]
     pub(crate) fn prepare(&self, asleep: Asleep) -> bool {
         self.0
@@ -388,7 +412,8 @@ impl WakeWord {
             .is_ok()
     }
 
-    /// The M is up. True if it was recruited to spin.
+    /// The M is up. Returns whether `notify_idle` has counted it as spinning. Acquire pairs with
+    /// the Release in `notify` and `notify_idle`.
     #[must_use]
     pub(crate) fn awake(&self) -> bool {
         self.0.swap(0, Ordering::AcqRel) & SPIN != 0

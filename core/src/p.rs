@@ -1,7 +1,7 @@
-//! P: the right to run goroutines, and what goes with it. There are `max_procs` of them.
+//! P: the right to run goroutines, and what goes with it. There are `procs` of them.
 //!
-//! A P is used by the one M that holds it; other threads only steal from its ring, arm timers in its heap (sysmon also fires late ones) and read
-//! its counters. It changes its holder only as `sched/handoff` says.
+//! One M holds a P and uses it. Other threads steal from its ring, arm timers in its heap, fire
+//! late ones (sysmon) and read its counters. A P changes its holder only as `sched/handoff` says.
 
 use crate::counter::Count;
 use crate::runq::Ring;
@@ -10,21 +10,24 @@ use crate::sync::{AtomicU32, Lock, Ordering};
 use crate::timer::Heap;
 
 pub(crate) struct P {
+    /// From 0.
     pub(crate) index: usize,
-    /// Goroutines that may run on any M: not yet started ones, and all ready ones in a migrating scheduler.
+    /// Goroutines that any M may run: those that have not started and, in a migrating scheduler,
+    /// all that are runnable.
     pub(crate) ring: Ring,
     pub(crate) timers: Heap,
-    /// Which of the scheduler's pollers this P's descriptors join.
+    /// The index of the poller that descriptors join which are first waited for on this P.
     pub(crate) poller: usize,
-    /// Free stacks. Only the holder of the P takes this lock, so it never waits.
+    /// Free stacks. Only the holder of the P takes this lock, so it is never contended.
     pub(crate) slots: Lock<SlotCache>,
-    /// Goroutines resumed, those that inherit a time slice left out.
+    /// How often its M has looked for a goroutine: once a turn, at least. Written by the holder.
     pub(crate) tick: Count,
-    /// How often its poller was asked on its behalf.
+    /// How often its M has polled. Written by the holder.
     pub(crate) polls: Count,
-    /// Events that these brought.
+    /// Events that these polls brought. Written by the holder.
     pub(crate) events: Count,
-    /// The M that holds it. Moved by read-modify-writes: see `Sched::look_again`.
+    /// The index of the M that holds it, or to which it is granted. All accesses are
+    /// read-modify-writes: see `holder`.
     holder: AtomicU32,
     random: AtomicU32,
 }
@@ -45,7 +48,11 @@ impl P {
         }
     }
 
-    /// The M that holds this P, or is being given it. Whoever changed something that the M looks at before it sleeps finds the M that will look.
+    /// The index of the M that holds this P, or to which it is granted.
+    ///
+    /// The caller has changed something that the holder looks at before it sleeps, and then
+    /// notifies that M. Both this and `set_holder` are read-modify-writes. If this comes first, the
+    /// new holder acquires the change and sees it; otherwise this finds the new holder.
     pub(crate) fn holder(&self) -> usize {
         self.holder.fetch_add(0, Ordering::AcqRel) as usize
     }
@@ -54,7 +61,8 @@ impl P {
         self.holder.swap(m as u32, Ordering::AcqRel);
     }
 
-    /// A cheap random number, for the order of victims.
+    /// A cheap random number, for the order in which the M steals from others. Called by the
+    /// holder.
     pub(crate) fn random(&self) -> u32 {
         let mut x = self.random.load(Ordering::Relaxed);
         x ^= x << 13;

@@ -1,41 +1,59 @@
-//! The scheduler: the only code that decides who runs.
+//! The scheduler: it decides which goroutine runs on which thread.
 //!
-//! The goal is Go's: a goroutine is cheap, blocks like a thread, and as many run at once as there are Ps. Every P is held by an M, a
-//! thread that takes a goroutine from the queues and runs it until it parks, yields or returns.
+//! The goal is Go's: a goroutine is cheap and blocks like a thread, and as many run at once as
+//! there are Ps. Each P is held by an M, a thread that takes a goroutine from the queues and runs
+//! it until it parks, yields or returns.
 //!
 //! # Sticky and migrating
 //!
-//! Go moves a started goroutine to whichever thread is free. In Rust that is unsound for ordinary code: an `Rc` or a lock guard on
-//! the goroutine's stack would change threads, and compilers keep the address of a thread-local across a call that parks. So:
+//! Go moves a started goroutine to any thread that is free. In Rust that is unsound for ordinary
+//! code: an `Rc` or a lock guard on the goroutine's stack would change threads, and compilers keep
+//! the address of a thread-local across a call that parks. So:
 //!
 //! | goroutine | may run on | is queued in |
 //! |---|---|---|
-//! | not started | any M | a P's ring (stealable), or the global queue |
-//! | started, sticky | the M that started it: its *home* | that M's home queue; through its inbox if readied elsewhere |
-//! | started, in a migrating scheduler | any M | a P's ring, or the global queue |
+//! | not started | any M | a P's ring, from which others steal, or the global queue |
+//! | started, sticky | the M that started it: its *home* | that M's home queue or inbox |
+//! | started, migrating | any M | a P's ring, or the global queue |
 //!
-//! One scheduler holds both kinds, and `G::home` is the whole difference.
+//! One scheduler holds both kinds; `G::home` is the only difference.
 //!
-//! # Who wakes whom
+//! # Which M is woken
 //!
-//! A goroutine readied at home needs its M (`M::wake`). One that may run anywhere needs *some* M: if some sleep and none is looking,
-//! one is recruited, and it recruits the next when it finds work (`wake`, `idle`). An idle M sleeps in its poller, so that events
-//! wake it as well as calls do, or on its futex if another M sleeps there (`find`).
+//! For a goroutine that is readied at home, its M is notified. For one that any M may run, an idle
+//! M is woken, unless one spins already (`idle`). An idle M sleeps in its poller, so that events
+//! and other threads can wake it, or on its futex if another M sleeps in that poller.
 //!
 //! # Where a fresh goroutine starts
 //!
-//! Any M may start it, and then it stays there. An M with clearly more goroutines at home leaves it to
-//! one that runs none (`placement`).
+//! Any M may start it, and then it stays there. An M with clearly more goroutines at home offers it
+//! to an M that runs none (`placement`).
 //!
-//! # Who holds a P
+//! # Which M holds a P
 //!
-//! A goroutine that computes or blocks in the system keeps its M, but not the P: `sysmon` notices and gives the P to another M (`handoff`).
-//! So there may be more Ms than Ps, and goroutines at home on an M without a P wait until a holder gives way.
+//! A goroutine that computes or blocks in the system keeps its M, but not the P: sysmon gives the P
+//! to another M (`handoff`). So there may be more Ms than Ps, and goroutines at home on an M
+//! without a P wait until a holder gives way.
+//!
+//! # The modules
+//!
+//! A module imports the rows above its own, and in its row what stands to its left. Methods of
+//! [`Sched`] call each other across rows: an M that parks polls, what it polls is readied, and that
+//! wakes Ms.
+//!
+//! | row | modules | what they do |
+//! |---|---|---|
+//! | 0 | `trace`, `metrics`, `hooks` | count, measure and trace what the others do |
+//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
+//! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
+//! | 3 | `pool`, `stall`, `watchers`, `quiescence`, `sysmon` | what sysmon looks at |
+//! | 4 | `config`, `threads` | how a scheduler and its threads start |
 #![allow(
     unsafe_code,
     reason = "Here is made from the fact of which thread runs"
 )]
 
+mod config;
 mod find;
 mod fork;
 mod handoff;
@@ -62,6 +80,8 @@ mod models;
 #[cfg(all(test, loom))]
 pub(crate) use threads::Start;
 
+pub(crate) use config::THREAD_LIMITS;
+pub use config::{Config, MAX_PROCS, MAX_THREADS, StartError};
 pub use fork::FORKED;
 pub(crate) use stall::{STILL, Walks};
 pub use sysmon::Monitor;
@@ -81,7 +101,6 @@ use crate::stack::{self, Exhausted, Stacks};
 use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ptr;
 use handoff::IdleMs;
 use idle::Idlers;
@@ -90,157 +109,53 @@ use pool::PoolCounts;
 use sysmon::Sysmon;
 use trace::Tracing;
 
-/// What a scheduler is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// How many goroutines run at once: at least 1.
-    pub procs: usize,
-    /// How many pollers they share: 1 to `procs`.
-    pub pollers: usize,
-    /// Bytes of address space of a goroutine's stack: a power of two from [`stack::MIN_STACK`] to [`stack::MAX_STACK`].
-    pub stack_size: usize,
-    /// Bytes at the low end of each stack that fault when they are touched, rounded up to whole
-    /// pages: at most a quarter of `stack_size`. `None`: [`stack::GUARD`], or that quarter if it is
-    /// less.
-    pub guard_size: Option<usize>,
-    /// Whether started goroutines move between threads. [`Sched::start`] says what that asks for.
-    pub migrate: bool,
-    /// The most threads that run goroutines, `procs` to [`MAX_THREADS`]: each that is kept busy by one goroutine may be replaced by another.
-    pub max_threads: usize,
-    /// The thread that watches over the others. `None`: a goroutine that does not block keeps its P and
-    /// its turn, nothing is reported, and the program is linked without what would watch.
-    pub sysmon: Option<Monitor>,
-    /// How it is found out, and reported, that nobody will ever run again. `None`: not at all.
-    pub deadlocks: Option<Deadlocks>,
-    /// Which goroutines that keep their threads are reported. `None`: none.
-    pub stalls: Option<Stalls>,
-    /// How often sysmon reports what the scheduler is doing. `None`: never.
-    pub schedtrace: Option<Every>,
-    /// When the stacks of goroutines that wait give memory back. `None`: never.
-    pub shrink: Option<Shrink>,
-    /// Whether the calling thread is in a panic: `std::thread::panicking`.
-    pub unwinding: fn() -> bool,
-    /// What sysmon calls with what it has seen. It is to return soon: nobody watches meanwhile.
-    pub report: fn(&'static Sched, Report<'_>),
-}
-
-impl Config {
-    /// For `procs` Ps: a poller each, stacks of 256 KiB, 256 threads more than Ps, with sysmon, which keeps to itself what it sees.
-    pub fn new(procs: usize) -> Self {
-        Config {
-            procs,
-            pollers: procs,
-            stack_size: 256 * 1024,
-            guard_size: None,
-            migrate: false,
-            max_threads: (procs + 256).min(MAX_THREADS),
-            sysmon: Some(Monitor::new()),
-            deadlocks: None,
-            stalls: None,
-            schedtrace: None,
-            shrink: None,
-            unwinding: || false,
-            report: |_, _| (),
-        }
-    }
-}
-
-/// What a scheduler could not get from the system.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StartError {
-    /// Address space for stacks.
-    Stacks(Errno),
-    /// A poller.
-    Poller(Errno),
-    /// A thread, after this many were started.
-    Thread(usize, Errno),
-}
-
-impl StartError {
-    /// What the system said.
-    pub fn errno(self) -> Errno {
-        match self {
-            StartError::Stacks(errno)
-            | StartError::Poller(errno)
-            | StartError::Thread(_, errno) => errno,
-        }
-    }
-}
-
-/// The limits for which a system refuses a thread with EAGAIN: of their number, and of the address
-/// space, which their stacks take.
-pub(crate) const THREAD_LIMITS: &str = "`ulimit -u`, `ulimit -v` or the cgroup's pids.max";
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Stacks(_) => f.write_str(
-                "no address space for stacks: raise `ulimit -v` or lower the stack size",
-            ),
-            StartError::Poller(_) => {
-                f.write_str("no poller: raise `ulimit -n`, or the system forbids this kind")
-            }
-            StartError::Thread(started, _) => {
-                write!(f, "no thread after {started}: raise {THREAD_LIMITS}")
-            }
-        }
-    }
-}
-
-impl core::error::Error for StartError {}
-
-/// The most Ps a scheduler has.
-pub const MAX_PROCS: usize = 1024;
-
-/// The most threads a scheduler has: Go's default limit.
-pub const MAX_THREADS: usize = 10_000;
-
 /// A scheduler with its threads, pollers and goroutines. It lives until the process ends.
 pub struct Sched {
     os: &'static dyn Os,
     config: Config,
+    /// The stacks.
     arena: Stacks,
     ms: Ms,
     ps: Vec<P>,
     pollers: Vec<Poller>,
+    /// Goroutines that any M may run and that lie in no P's ring.
     global: Global,
+    /// How many Ms with a P are parked, and how many spin.
     idlers: Idlers,
-    exchange: IdleMs,
+    /// The Ms without a P.
+    idle_ms: IdleMs,
     sysmon: Sysmon,
-    /// Whether the last attempt to start an M failed and was reported.
+    /// Whether the last attempt to start an M failed and was reported. Written by sysmon.
     reported_no_thread: AtomicBool,
+    /// The time of sysmon's last look.
     coarse_clock: CoarseClock,
     descs: PollCache,
+    /// The number of the next goroutine.
     next_id: AtomicU64,
-    /// What ordinary threads count, where goroutines use their P's counters.
     ordinary: OrdinaryThreads,
-    /// There once somebody wants it.
+    /// Made when a program asks for a trace.
     trace: Once<Tracing>,
     totals: Totals,
-    /// Not null in a child process. Written while that has one thread.
+    /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
 }
 
+/// What is counted of threads that are no Ms. Written by any thread.
 #[derive(Default)]
 struct OrdinaryThreads {
+    /// Goroutines that they have spawned.
     spawned: UnmodeledCount,
+    /// Those that wait for a descriptor.
     poll_waiting: AtomicI64,
-    /// Threads that sleep until somebody in this process wakes them. Whoever wakes one counts it out first.
+    /// Those that are parked. The thread that wakes one counts it out first.
     dormant: AtomicI64,
-    /// Spreads ordinary threads' descriptors over the pollers.
+    /// Spreads what they do over the pollers and Ps.
     turn: AtomicU32,
 }
 
-fn require(setting: fmt::Arguments<'_>, value: usize, least: usize, most: usize) {
-    assert!(
-        (least..=most).contains(&value),
-        "{setting}: {value} is not in {least}..={most}"
-    );
-}
-
 impl OrdinaryThreads {
-    /// One of so many, in turn.
+    /// A number below `among`, the next one each time. 0 if `among` is 0.
     fn round_robin(&self, among: usize) -> usize {
         (self.turn.fetch_add(1, Ordering::Relaxed) as usize)
             .checked_rem(among)
@@ -249,11 +164,13 @@ impl OrdinaryThreads {
 }
 
 impl Sched {
-    /// Starts a scheduler: makes pollers, starts one M for each P, reserves stacks.
+    /// Starts a scheduler: makes the pollers, starts an M for each P and sysmon, reserves the
+    /// address space of stacks.
     ///
     /// # Errors
     ///
-    /// If the system refuses a poller, a thread or address space, in this order. Threads started before that end, and pollers are closed.
+    /// If the system refuses a poller, a thread or address space, in this order. Then the threads
+    /// started before end, and the pollers are closed.
     ///
     /// # Panics
     ///
@@ -261,9 +178,10 @@ impl Sched {
     ///
     /// # Safety
     ///
-    /// With `config.migrate`, a goroutine may go on on another thread whenever it has called something that parks. All code that runs in
-    /// goroutines must stand that: nothing that is bound to a thread (a `!Send` value, a `MutexGuard`, a reference into a thread-local,
-    /// `errno`) may be kept across such a call. Without `migrate` there is nothing to promise.
+    /// With `config.migrate`, a goroutine may continue on another thread after each call that
+    /// parks. No code that runs in goroutines may keep what is bound to a thread (a `!Send` value,
+    /// a `MutexGuard`, a reference into a thread-local, `errno`) across such a call. Without
+    /// `migrate` there is nothing to promise.
     pub unsafe fn start(
         os: &'static dyn Os,
         config: Config,
@@ -276,34 +194,14 @@ impl Sched {
             max_threads,
             ..
         } = config;
-        require(format_args!("procs"), procs, 1, MAX_PROCS);
-        require(format_args!("pollers"), pollers, 1, procs);
-        require(format_args!("max_threads"), max_threads, procs, MAX_THREADS);
-        require(
-            format_args!("stack_size"),
-            stack_size,
-            stack::MIN_STACK.max(4 * os.page_size()),
-            stack::MAX_STACK,
-        );
-        assert!(
-            stack_size.is_power_of_two(),
-            "stack_size: it is no power of two"
-        );
-
-        let page = os.page_size();
-        let guard_size = config
-            .guard_size
-            .unwrap_or(stack::GUARD.min(stack_size / 4));
-        require(format_args!("guard_size"), guard_size, 1, stack_size / 4);
-
+        let guard_size = config.check(os.page_size());
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
             shared.push(Poller::new(poller().map_err(StartError::Poller)?));
         }
         let gate = threads::start_threads(os, &config)?;
-        // Last: an `Os` takes no reservation back, so nothing may fail behind it.
-        let arena = Stacks::reserve(os, stack_size, (guard_size + page - 1) & !(page - 1), procs)
-            .map_err(|errno| {
+        // Last, because an `Os` cannot undo a reservation: nothing after it may fail.
+        let arena = Stacks::reserve(os, stack_size, guard_size, procs).map_err(|errno| {
             gate.dismiss(os, &config);
             StartError::Stacks(errno)
         })?;
@@ -318,7 +216,7 @@ impl Sched {
             pollers: shared,
             global: Global::new(),
             idlers: Idlers::new(),
-            exchange: IdleMs::new(),
+            idle_ms: IdleMs::new(),
             sysmon: Sysmon::new(),
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
@@ -335,17 +233,17 @@ impl Sched {
         Ok(sched)
     }
 
-    /// The operating system it runs on.
+    /// The port to the operating system.
     pub fn os(&self) -> &'static dyn Os {
         self.os
     }
 
-    /// Its settings.
+    /// The settings.
     pub fn config(&self) -> Config {
         self.config
     }
 
-    /// The stacks of its goroutines.
+    /// The stacks of the goroutines.
     pub fn arena(&self) -> &Stacks {
         &self.arena
     }
@@ -358,13 +256,14 @@ impl Sched {
         &self.descs
     }
 
-    /// How many Ms sleep, and how many look for work. For tests that know when nobody runs.
+    /// How many Ms are idle, and how many spin. For tests that know when none runs a goroutine.
     #[doc(hidden)]
     pub fn num_idle(&self) -> (usize, usize) {
         self.idlers.count()
     }
 
-    /// The goroutine whose stack this code runs on; `None` on an ordinary thread, an M's own stack, or a stack that somebody else switched to.
+    /// The goroutine on whose stack this code runs. `None` on an ordinary thread, on an M's own
+    /// stack, and on a stack that the program has switched to itself.
     #[inline]
     pub(crate) fn current(&self) -> Option<&G> {
         let g = self
@@ -372,7 +271,8 @@ impl Sched {
             .owner_at(stack::stack_pointer())?
             .current()
             .cast::<G>();
-        // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it was bound to.
+        // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it
+        // was bound to.
         unsafe { g.as_ref() }
     }
 
@@ -424,7 +324,7 @@ impl Sched {
         unsafe { Visit::new(m, p) }
     }
 
-    /// The poller that a descriptor joins when the caller has to wait for it.
+    /// The poller that a descriptor joins when the calling thread waits for it first.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
         let index = match self.current() {
             Some(g) => self.p_of(self.m_of(g)).poller,
@@ -448,7 +348,7 @@ impl Sched {
         Ok(())
     }
 
-    /// Counts the calling goroutine out: its work is done, and its stack promised to another.
+    /// Called by a goroutine that is about to return: releases its reservation of a stack.
     pub(crate) fn release_stack(&'static self) {
         let g = self.current().must("only a goroutine gives up its stack");
         let m = self.m_of(g);
@@ -456,7 +356,7 @@ impl Sched {
         self.on_exit(m);
     }
 
-    /// Queues a goroutine that has not run, to run on any M. On an ordinary thread or in a goroutine alike.
+    /// Queues a new goroutine that any M may start. Any thread may call this.
     #[doc(alias = "newproc")]
     pub(crate) fn submit(&'static self, g: GRef) {
         let here = self.here();
@@ -468,7 +368,8 @@ impl Sched {
         self.wake_idle();
     }
 
-    /// Queues a goroutine that has not run, to run on the current M only. Handed back on an ordinary thread.
+    /// Queues a new goroutine that only the current M may start. On an ordinary thread, hands it
+    /// back.
     pub(crate) fn submit_here(&'static self, g: GRef) -> Result<(), GRef> {
         let Some(current) = self.current() else {
             return Err(g);
@@ -480,7 +381,7 @@ impl Sched {
         self.on_spawn(&g, here.as_deref());
         match here {
             Some(here) => here.home(|home| home.queue.push_back(g)),
-            // The M looks there when it has a P again.
+            // The M drains its inbox when it has a P again.
             None => _ = m.inbox.push(g),
         }
         Ok(())

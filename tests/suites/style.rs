@@ -24,7 +24,7 @@ mod words;
 use mutants::{Mutant, killer_exists, mutants, named_tests};
 use names::homonyms;
 use prose::{is_read, lines_are_narrow, paths_exist};
-use rows::{ROWS, STD_SHIM_ROWS, TABLES, imports_go_up, rows_of_table};
+use rows::{ROWS, SCHED_ROWS, STD_SHIM_ROWS, TABLES, imports_go_up, rows_of_table};
 use rules::{
     atomics_come_from_sync, backends_know_the_contract_only, core_names_no_system, files_are_short,
     files_begin_with_their_purpose, functions_are_short, internals_are_not_public,
@@ -67,10 +67,12 @@ fn the_tables_of_rows_say_the_same() {
         names
     };
     let core = Vec::from_iter(ROWS.iter().map(sorted));
+    let sched = Vec::from_iter(SCHED_ROWS.iter().map(sorted));
     let std_shim = Vec::from_iter(STD_SHIM_ROWS.iter().map(sorted));
     for (file, rows) in [
         ("core/src/lib.rs", &core),
         ("docs/architecture.md", &core),
+        ("core/src/sched.rs", &sched),
         ("std-shim/src/lib.rs", &std_shim),
     ] {
         let text = fs::read_to_string(root().join(file)).unwrap();
@@ -292,7 +294,7 @@ fn no_two_public_types_share_a_name() {
 /// A rule, the path of a source, and a text that breaks the rule once.
 type Sample<'a> = (Rule, &'a str, &'a str);
 
-const SAMPLES: [Sample<'_>; 20] = [
+const SAMPLES: [Sample<'_>; 21] = [
     (paths_exist, "docs/fork.md", "see core/src/absent.rs"),
     (imports_go_up, "core/src/g.rs", "use crate::sched::Sched;"),
     (
@@ -310,6 +312,11 @@ const SAMPLES: [Sample<'_>; 20] = [
         imports_go_up,
         "std-shim/src/runtime.rs",
         "use crate::builder::Builder;",
+    ),
+    (
+        imports_go_up,
+        "core/src/sched/idle.rs",
+        "use super::{Sched, run::Stopped};",
     ),
     (
         backends_know_the_contract_only,

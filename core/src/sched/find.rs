@@ -9,18 +9,20 @@ use crate::sync::Ordering;
 use crate::trace::Source;
 use crate::waiter::WaiterList;
 
-/// Every so many schedules, the global queue comes first and the poller is asked: a P with endless work of its own must not starve
-/// them. Go's number: not a power of two, so that it does not beat in time with the program.
+/// One search in this many begins with the poller and the global queue: a P with endless work of
+/// its own must not starve them. Go's number, and a prime: it does not beat in time with the
+/// program.
 const FAIR_TICK: u64 = 61;
 
-/// Every so many schedules, timers are looked at while there is other work. A look costs a clock read.
+/// One search in this many looks at timers even if there is other work. A look costs a clock read.
 const TIMER_TICK: u64 = 8;
 
-/// How often a thief goes round all Ps; Go's number. In the last round it takes what runs next, too.
+/// How many times a spinning M looks into the rings of all other Ps; Go's number. In the last round
+/// it also takes what is to run next there.
 const STEAL_ROUNDS: usize = 4;
 
 impl Sched {
-    /// The next goroutine to run, and somebody else to look on.
+    /// The next goroutine for this M to run. Sleeps until there is one.
     pub(super) fn next(&'static self, here: &mut Here) -> GRef {
         loop {
             let g = self.find_one(here);
@@ -37,16 +39,22 @@ impl Sched {
         g
     }
 
-    /// The next goroutine to run. Sleeps until there is one.
+    /// The next goroutine, from the first of these sources that has one:
     ///
-    /// The order: now and then the global queue and the poller; due timers; what other threads readied for this M; own queues; the global
-    /// queue; others' queues; sleep in the poller.
+    /// 1. one search in [`FAIR_TICK`]: the poller, the global queue,
+    /// 2. one search in [`TIMER_TICK`]: timers that are due,
+    /// 3. the inbox, the home queue, the ring of the P,
+    /// 4. the global queue,
+    /// 5. the rings of other Ps,
+    /// 6. timers that are due, and sleep in the poller until there is something.
+    ///
+    /// An M that wants a P gets it before 1, or before 6.
     #[doc(alias = "findRunnable")]
     fn find_runnable(&'static self, here: &mut Here) -> GRef {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
-                if self.exchange.is_wanted() {
+                if self.idle_ms.is_wanted() {
                     *here = self.give_way(*here);
                 }
                 self.poll(here, Delay::None);
@@ -62,7 +70,7 @@ impl Sched {
                 return g;
             }
             here.m.searches.store(true, Ordering::Relaxed);
-            if self.exchange.is_wanted() {
+            if self.idle_ms.is_wanted() {
                 *here = self.give_way(*here);
                 continue;
             }
@@ -76,18 +84,20 @@ impl Sched {
         }
     }
 
-    /// A fair share of the global queue: one to run, and the rest for the P's ring. A single one each time would let a burst of spawns wait for
-    /// as many rounds as it has goroutines, while home queues never run empty.
+    /// Takes a fair share of the global queue: one goroutine to run, and the others for the ring.
+    /// If an M took one at a time while its home queue is never empty, a burst of spawns would wait
+    /// for as many rounds as it has goroutines.
     fn take_global(&'static self, here: &Here) -> Option<GRef> {
         let first = self.global.take(&here.p.ring, self.config.procs)?;
         if !here.p.ring.is_empty() {
-            // The rest of the batch was in no queue for a moment, when an M that went to sleep may have looked for it.
+            // The others were in no queue for a moment. An M that went to sleep may have looked
+            // then.
             self.wake_idle();
         }
         Some(first)
     }
 
-    /// From the global queue, or from another P's ring.
+    /// Takes a goroutine from the global queue, or steals from the ring of another P.
     fn next_foreign(&'static self, here: &Here) -> Option<GRef> {
         let ring = &here.p.ring;
         let from_global = self.take_global(here);
@@ -99,7 +109,7 @@ impl Sched {
         }
         let victims = self.ps.len();
         for round in 0..STEAL_ROUNDS {
-            // A number below `victims`, without a division.
+            // A random number below `victims`, without a division.
             let mut next = ((u64::from(here.p.random()) * victims as u64) >> 32) as usize;
             for _ in 0..victims {
                 let victim = self.p(next);
@@ -117,7 +127,8 @@ impl Sched {
         None
     }
 
-    /// Fires due timers. The time until the next one: `None` without timers, 0 if some fired.
+    /// Fires timers that are due. Returns the time until the next one: 0 if any fired, `None` if
+    /// there is no timer.
     fn run_timers(&'static self, here: &Here) -> Option<Nanos> {
         let next = here.p.timers.next()?;
         let now = self.os.now();
@@ -130,7 +141,7 @@ impl Sched {
         Some(0)
     }
 
-    /// Asks this P's poller, and readies whom its events wake. True if there was anyone.
+    /// Polls, and readies what the events wake. Returns whether they woke any waiter.
     pub(super) fn poll(&'static self, here: &Here, delay: Delay) -> bool {
         let poller = self.poller(here.p.poller);
         if delay == Delay::None && poller.watched() == 0 {

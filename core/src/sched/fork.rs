@@ -1,27 +1,29 @@
-//! fork: the child has one thread, so nothing that waits for another thread of this scheduler ever ends there.
+//! fork: the child process has one thread, and none of the other Ms.
 //!
-//! The child shares the pollers with its parent, whose registrations it must not touch, and has none of the Ms. So there nothing reaches a
-//! poller, and what would park fails:
+//! A wait for another thread of the scheduler would never end there. The child also shares the
+//! pollers with its parent, whose registrations it must not touch. So in the child no call reaches
+//! a poller, and what would park fails:
 //!
 //! | in the child | what happens |
 //! |---|---|
 //! | an operation that does not block, a close | works |
-//! | an ordinary thread would park, an operation on a descriptor would wait | panics with [`FORKED`] |
-//! | the goroutine that forked parks, yields or returns | its M finds the lease taken, and ends the process with [`FORKED`] |
+//! | an ordinary thread would park, or an operation would wait | panics with [`FORKED`] |
+//! | the goroutine that forked parks, yields or returns | its M ends the process with [`FORKED`] |
 //!
-//! The lease makes the look at goroutines free: an M compares it after each turn anyway. A program that never calls `forked` is linked
-//! without the texts.
+//! The last row costs nothing elsewhere: `forked` marks the P as taken, and an M looks at that
+//! after each turn anyway. A program that never calls `forked` is linked without the texts.
 
 use super::Sched;
 use crate::sync::Ordering;
 use core::ptr;
 
-/// What fails in the child, and the remedies.
-pub const FORKED: &str = "this process is a fork of the one whose threads run the goroutines, and none of them is here: in the child call exec or \
-                          _exit, or fork before the runtime starts";
+/// What is wrong in the child, and the remedies.
+pub const FORKED: &str = "this process is a fork of the one whose threads run the goroutines, and \
+    none of them is here: in the child call exec or _exit, or fork before the runtime starts";
 
 impl Sched {
-    /// Says that the calling thread is the only one of a child process, made by fork. Callable in a handler of `pthread_atfork`.
+    /// Declares that the calling thread is the only one of a child process that fork has made. A
+    /// handler of `pthread_atfork` may call this.
     pub fn forked(&'static self) {
         static REFUSALS: Refusals = Refusals {
             panic: || panic!("{FORKED}"),
@@ -41,11 +43,11 @@ impl Sched {
 
     #[inline]
     fn refusals(&self) -> Option<&'static Refusals> {
-        // SAFETY: null, or from `forked`.
+        // SAFETY: null, or the address of the static in `forked`.
         unsafe { self.forked.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// Panics in a child: the caller is about to wait for another thread.
+    /// Panics in a child. Called before a wait for another thread.
     #[inline]
     pub(crate) fn forbid_in_fork(&self) {
         if let Some(refusals) = self.refusals() {
@@ -53,7 +55,8 @@ impl Sched {
         }
     }
 
-    /// Ends a child, whose goroutine has come back to its M.
+    /// Ends a child process. Called when a goroutine has stopped on an M whose P is marked as
+    /// taken.
     pub(super) fn abort_in_fork(&self) {
         if let Some(refusals) = self.refusals() {
             (refusals.abort)(self);
@@ -61,7 +64,7 @@ impl Sched {
     }
 }
 
-/// How a child fails.
+/// How operations fail in a child.
 pub(super) struct Refusals {
     panic: fn() -> !,
     abort: fn(&Sched) -> !,

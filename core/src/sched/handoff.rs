@@ -1,43 +1,48 @@
-//! Hand-off: Ps that change their M, so that a goroutine that keeps its thread keeps nobody else waiting.
+//! Hand-off: how a P changes its M, so that a goroutine that keeps its thread delays only those
+//! that must run on that thread.
 //!
 //! ```text
-//!                 take (sysmon)               grant
+//!                take (sysmon)
 //!   M runs, P ─────────────────▶ M runs, no P
-//!     ▲    │ give way               │ its goroutine parks, yields or returns
+//!     ▲    │ gives way              │ its goroutine parks, yields or returns
 //!     │    ▼                        ▼
-//!     │   WANTING  ◀─────────────  home queue not empty?  ─────────────▶ SPARE
-//!     │      │   grant                                                    │  │ readied at home: WANTING
-//!     └──────┴────────────────────────────────────────────────────────────┘  ▼
+//!     │   WANTING ◀─────────── home queue empty? ───────────▶ SPARE
+//!     │      │ ▲        no                          yes        │ │
+//!     │      │ └───────── a goroutine is readied at home ──────┘ │
+//!     └──────┴────────────────────── grant ──────────────────────┘
 //! ```
 //!
-//! A P always has a holder: whoever takes one from an M has another M at hand, a spare one or a new one. An M without a P is in one of the
-//! two lists of the exchange or has been granted a P, and sleeps on its wake word until it is. It runs its started goroutines, which nobody
-//! else may, when a holder gives way: one that has nothing to run does so at once, a busy one now and then.
+//! A P always has a holder: a thread that takes one from an M first gets another M, a spare one or
+//! a new one. An M without a P is in one of the lists of [`IdleMs`] or has been granted a P, and
+//! sleeps on its wake word until it is granted one. Goroutines that have started there run when a
+//! holder gives way. A holder that has nothing to run does so at once, a busy one after
+//! `FAIR_TICK` searches.
 //!
-//! The race: an M begins to want a P while the last holder that could give one goes to sleep. The M is in the list before it looks for a
-//! sleeping holder, and a holder says that it sleeps before it looks at the list; both pass a fence in between, so one of them sees the other.
+//! The race: an M begins to want a P while the last holder that could give way goes to sleep. The M
+//! enters the list, then reads the wake words of holders; a holder writes its wake word, then reads
+//! the list. Both pass a fence in between (`before_recheck`), so at least one sees the other.
 
 use super::Sched;
 use crate::m::{Asleep, Here, M};
 use crate::sync::{AtomicU32, Lock, Ordering};
 use core::ptr;
 
-/// The Ms without a P.
+/// The Ms without a P whose goroutines have stopped.
 pub(super) struct IdleMs {
-    /// How many want one: to look at without the lock.
+    /// The length of `Lists::wanting`, which holders read without the lock.
     wanting: AtomicU32,
     lists: Lock<Lists>,
 }
 
 #[derive(Default)]
 struct Lists {
-    /// Ms that have goroutines to run, first come first served.
+    /// Ms that have goroutines to run, in the order in which they came.
     wanting: List,
-    /// Ms that have none.
+    /// Ms that have none. The last to come is the first to go: its stack is in the cache.
     spare: List,
 }
 
-/// Ms linked through themselves: no allocation. An M is in one list, or in none; there is one lock for all lists.
+/// A list of Ms, linked through `M::link`. An M is in one list at most.
 #[derive(Default)]
 struct List {
     first: Option<&'static M>,
@@ -71,7 +76,7 @@ impl List {
         Some(first)
     }
 
-    /// False if it is not there.
+    /// Removes an M. Returns whether it was in the list.
     fn remove(&mut self, m: &'static M) -> bool {
         let (mut rest, mut found) = (core::mem::take(self), false);
         while let Some(other) = rest.pop() {
@@ -84,10 +89,11 @@ impl List {
     }
 }
 
-/// The link of an M, to be used at once and by a list.
+/// The link of an M, which a list uses at once.
 #[allow(clippy::mut_from_ref, reason = "the lock of all lists is held")]
 fn next(m: &M) -> &mut Option<&'static M> {
-    // SAFETY: only lists call this, under their lock, and keep the result for one statement, in which they ask for one link.
+    // SAFETY: only lists call this, under the one lock of all lists, and no statement holds two
+    // results.
     unsafe { &mut *m.link.get() }
 }
 
@@ -99,12 +105,13 @@ impl IdleMs {
         }
     }
 
-    /// Whether some M waits for a P.
+    /// Whether an M with goroutines waits for a P.
     #[inline]
     pub(super) fn is_wanted(&self) -> bool {
         self.wanting.load(Ordering::Relaxed) > 0
     }
 
+    /// Adds an M that has no P: to those that want one, or to the spare ones.
     fn enlist(&self, m: &'static M, wants: bool) {
         let mut lists = self.lists.lock();
         if wants {
@@ -115,7 +122,8 @@ impl IdleMs {
         }
     }
 
-    /// A spare M begins to want a P. False if it is no longer in that list: a grant is on its way.
+    /// Moves a spare M to those that want a P. Returns false if it is in no list: a P is about to
+    /// be granted to it.
     fn want(&self, m: &'static M) -> bool {
         let mut lists = self.lists.lock();
         if !lists.spare.remove(m) {
@@ -126,14 +134,14 @@ impl IdleMs {
         true
     }
 
-    /// The M that has wanted a P for longest.
+    /// Removes the M that has wanted a P for longest.
     fn first_wanting(&self) -> Option<&'static M> {
         let first = self.lists.lock().wanting.pop()?;
         self.wanting.fetch_sub(1, Ordering::AcqRel);
         Some(first)
     }
 
-    /// How many Ms have neither a P nor goroutines.
+    /// How many spare Ms there are.
     pub(super) fn spares(&self) -> usize {
         self.lists.lock().spare.iter().count()
     }
@@ -144,35 +152,36 @@ impl IdleMs {
 }
 
 impl Sched {
-    /// Gives an M that is in no list a P that nobody uses.
+    /// Gives a P that is not in use to an M that is in no list.
     pub(super) fn grant(&self, p: usize, m: &M) {
         self.p(p).set_holder(m.index);
         m.grant.give(p);
         self.notify(m);
     }
 
-    /// Sleeps until the M is granted a P. It is in a list of the exchange, or about to be granted one.
+    /// Sleeps until the M is granted a P. The M is in a list, or is about to be granted a P.
     pub(super) fn await_grant(&'static self, m: &'static M) -> Here {
         loop {
             if let Some(p) = m.grant.take() {
                 m.set_p(Some(p));
                 m.retake.renew();
-                // SAFETY: this is the M's thread, the grant made it the holder, and code on an M's own stack never parks.
+                // SAFETY: this is the M's thread, the grant made the M the holder, and code on an
+                // M's own stack never parks.
                 return unsafe { Here::new(m, self.p(p)) };
             }
-            if !m.inbox.is_empty() && self.exchange.want(m) {
+            if !m.inbox.is_empty() && self.idle_ms.want(m) {
                 self.wake_holder();
             }
             if m.wake.prepare(Asleep::WithoutP) {
                 self.os
                     .futex_wait(m.wake.futex(), Asleep::WithoutP.bits(), None);
             }
-            let recruited = m.wake.awake();
-            debug_assert!(!recruited, "an M without a P was recruited");
+            let spins = m.wake.awake();
+            debug_assert!(!spins, "M {} has no P but is counted as spinning", m.index);
         }
     }
 
-    /// After an M began to want a P: wakes one that holds a P and sleeps, if any does.
+    /// Wakes one M that sleeps with a P, to give way. Called after an M began to want a P.
     fn wake_holder(&self) {
         self.idlers.before_recheck();
         if let Some(m) = self.ms().find(|m| m.wake.asleep()) {
@@ -180,10 +189,10 @@ impl Sched {
         }
     }
 
-    /// Lets an M that wants a P have this one, and waits for another.
+    /// Grants this P to an M that wants one, if there is one still, and waits for another.
     #[cold]
     pub(super) fn give_way(&'static self, here: Here) -> Here {
-        let Some(next) = self.exchange.first_wanting() else {
+        let Some(next) = self.idle_ms.first_wanting() else {
             return here;
         };
         if self.stop_spinning(&here) {
@@ -193,41 +202,44 @@ impl Sched {
         self.give_up_p(here, |sched| sched.grant(here.p.index, next))
     }
 
-    /// Goes on without a P, as one that wants one or as a spare, until the M is granted one. `meanwhile` is done when it is in a list.
-    pub(super) fn give_up_p(&'static self, here: Here, meanwhile: impl FnOnce(&Self)) -> Here {
+    /// Puts this M into a list, calls `then`, and waits until the M is granted a P. From the moment
+    /// that it is in a list, another thread may grant it one.
+    pub(super) fn give_up_p(&'static self, here: Here, then: impl FnOnce(&Self)) -> Here {
         let m = here.m;
         let wants =
             here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
         m.set_p(None);
-        self.exchange.enlist(m, wants);
-        meanwhile(self);
+        self.idle_ms.enlist(m, wants);
+        then(self);
         if wants {
             self.wake_holder();
         }
         self.await_grant(m)
     }
 
-    /// Takes the P from an M that does not come back, and gives it to another. Whether that was possible. Called by one thread only.
+    /// Takes a P from an M that does not come back, and grants it to another M. Returns false if no
+    /// other M can be had, or if the M is back. Called by sysmon only.
     #[doc(alias = "retake", alias = "handoffp")]
     pub(super) fn hand_off(&'static self, p: usize) -> bool {
-        let wanting = self.exchange.first_wanting();
+        let wanting = self.idle_ms.first_wanting();
         let wanted = wanting.is_some();
         let Some(next) = wanting
-            .or_else(|| self.exchange.spare())
+            .or_else(|| self.idle_ms.spare())
             .or_else(|| self.another_m())
         else {
             return false;
         };
         let holder = self.m(self.p(p).holder());
         if holder.retake.take(|| self.os.barrier()) {
-            // SAFETY: it is taken.
+            // SAFETY: `take` has just taken the P.
             unsafe { self.trace_taken(p, holder, next) };
             self.totals.handoffs.bump();
             self.grant(p, next);
             return true;
         }
-        // The M was back. What happened while the other was in no list, it looks for now.
-        self.exchange.enlist(next, wanted);
+        // The M is back. Put `next` into its list again, and make it look for what arrived while it
+        // was in none.
+        self.idle_ms.enlist(next, wanted);
         match wanted {
             true => self.wake_holder(),
             false => self.notify(next),

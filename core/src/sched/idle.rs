@@ -6,7 +6,7 @@
 //! | spins: looks for work in other Ps' rings | spinning | 0 | runs what it finds, or yields |
 //! | yields: lets other threads run and polls once more | | 0 | runs what it finds, or parks |
 //! | is parked in its poller | idle | `IN_POLLER` | after an event, a timer or a `notify` |
-//! | is parked on its futex, another in the poller | idle | `ON_FUTEX` | after a timer or a `notify` |
+//! | is parked on its futex | idle | `ON_FUTEX` | after a timer or a `notify` |
 //! | is woken by `wake_idle` | spinning | `SPIN` | spins |
 //!
 //! Both counts are in one word, [`Idlers`], since every decision needs both.
@@ -233,7 +233,7 @@ impl Sched {
             self.trace_idle(here, asleep);
             let vacant = asleep == Asleep::Futex && !poller.is_occupied();
             match (asleep, timeout) {
-                _ if spin || vacant || self.exchange.is_wanted() => {}
+                _ if spin || vacant || self.idle_ms.is_wanted() => {}
                 (Asleep::WithoutP, _) => unreachable!("an M with a P sleeps as one without"),
                 (Asleep::Futex, timeout) => {
                     self.os
@@ -246,11 +246,11 @@ impl Sched {
         if self.idlers.unpark() == self.config.procs {
             self.wake_sysmon();
         }
-        let recruited = here.m.wake.awake();
-        if spin && !recruited {
+        let woken_to_spin = here.m.wake.awake();
+        if spin && !woken_to_spin {
             self.idlers.spin();
         }
-        here.home(|home| home.spinning = spin || recruited);
+        here.home(|home| home.spinning = spin || woken_to_spin);
         if asleep == Asleep::Poller {
             poller.leave();
             self.fill_poller(here.p.poller);

@@ -10,11 +10,13 @@ use crate::os::Observe;
 use crate::p::P;
 use crate::sync::Ordering;
 
-/// What is not counted on the threads of Ms, or by several of them together.
+/// What is not counted for one M or P.
 pub(super) struct Totals {
+    /// By threads that hold no P.
     pub(super) readied: UnmodeledCount,
+    /// By all threads.
     wakes: UnmodeledCount,
-    /// By sysmon alone, as what follows.
+    /// By sysmon, as are the two that follow.
     pub(super) handoffs: Count,
     pub(super) polls: Count,
     pub(super) events: Count,
@@ -33,15 +35,17 @@ impl Totals {
 }
 
 impl Sched {
-    /// Goroutines that exist: spawned and not yet returned. Exact while none is being spawned or returns.
+    /// How many goroutines exist: spawned and not returned. Exact while none is spawned or returns.
     pub fn num_goroutines(&self) -> usize {
-        // Returned ones first: otherwise one that is spawned and returns in between would count -1.
+        // `finished` before `spawned`: otherwise a goroutine that is spawned and returns in between
+        // would count as -1.
         let finished: u64 = self.ms().map(|m| m.counts.finished.get()).sum();
         let spawned: u64 = self.ms().map(|m| m.counts.spawned.get()).sum();
         (spawned + self.ordinary.spawned.load(Ordering::Relaxed)).saturating_sub(finished) as usize
     }
 
-    /// Goroutines and threads that wait in a poller for a descriptor. Exact while none begins or ends such a wait.
+    /// How many goroutines and threads wait for a descriptor. Exact while none begins or ends such
+    /// a wait.
     #[doc(alias = "netpollWaiters")]
     pub fn num_poll_waiters(&self) -> usize {
         let resumed: u64 = self.ms().map(|m| m.counts.poll_resumes.get()).sum();
@@ -55,18 +59,19 @@ impl Sched {
         self.totals.wakes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many goroutines wait in the queues of a P and of the M that holds it.
+    /// How many goroutines are queued on a P and at home on the M that holds it.
     pub(super) fn queue_len(&self, p: &P) -> u64 {
         p.ring.len() as u64 + self.m(p.holder()).counts.queued.get()
     }
 
-    /// The figures of now. `system` says how much memory is behind stacks.
+    /// All figures. `system` says how much memory stacks use.
     pub fn metrics(&self, system: &dyn Observe) -> Metrics {
         let tally = |tally: &UnmodeledCount| tally.load(Ordering::Relaxed);
         let by_m =
             |count: fn(&Counts) -> &Count| self.ms().map(|m| count(&m.counts).get()).sum::<u64>();
         let by_p = |count: fn(&P) -> &Count| self.ps.iter().map(|p| count(p).get()).sum::<u64>();
-        // What leads out of a state comes first, so that what happens meanwhile does not make it negative.
+        // What leads out of a state is read before what leads into it, so that a change in between
+        // does not make the difference negative.
         let finished = by_m(|counts| &counts.finished);
         let yields = by_m(|counts| &counts.yielded);
         let readied = by_m(|counts| &counts.readied) + tally(&self.totals.readied);

@@ -1,8 +1,9 @@
-//! Parking: how a goroutine or a thread stops until somebody readies it.
+//! Parking: how a goroutine or a thread stops until it is readied.
 //!
-//! A goroutine cannot publish its own address and then stop: whoever finds the address might resume a goroutine that still runs. So
-//! it stops first and leaves a *commit*, which its M runs on its own stack: it stores the waiter where it will be found, or refuses
-//! because the news came first, and then the goroutine goes on at once.
+//! A goroutine cannot publish its own address and then stop: a thread that finds the address might
+//! resume a goroutine that still runs. So the goroutine stops first and leaves a *commit*, which
+//! its M runs on the M's own stack. The commit stores the waiter where it will be found. If what
+//! the goroutine would wait for has come already, the commit refuses, and the goroutine goes on.
 
 use super::Sched;
 use crate::g::{G, GRef};
@@ -11,10 +12,10 @@ use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::ptr::NonNull;
 
-/// What a goroutine leaves behind when it parks: where its waiter is to be stored. `Err` hands the waiter back: do not park.
+/// A commit: stores the waiter, or hands it back to refuse.
 ///
-/// Once the waiter is stored, the goroutine may run again elsewhere and the commit's captures may be gone: storing it is the
-/// commit's last act.
+/// Storing the waiter is its last act: from then on the goroutine may run elsewhere, and what the
+/// closure captured may be gone.
 pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
 
 /// Runs the commit of a goroutine that has just been suspended. If it refuses, the goroutine goes
@@ -25,7 +26,7 @@ pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
 /// `park` is the request that `g` was suspended with.
 #[inline]
 pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
-    // SAFETY: the request is the address of a `Park` on the stack of that goroutine, which does not run.
+    // SAFETY: the request is the address of a `Park` on the stack of `g`, which does not run.
     let park = unsafe { park.cast::<Park<'_>>().as_mut() };
     park(Waiter::G(g)).map_err(|refused| match refused {
         Waiter::G(g) => g,
@@ -34,7 +35,8 @@ pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
 }
 
 impl Sched {
-    /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied. Returns at once if `park` refused.
+    /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied.
+    /// Returns at once if `park` refused.
     #[doc(alias = "gopark")]
     pub(crate) fn park(&'static self, wait: WaitWords, park: Park<'_>) {
         let current = self.current();
@@ -42,7 +44,8 @@ impl Sched {
         self.park_as(current, wait, park);
     }
 
-    /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses dies here.
+    /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses
+    /// dies here.
     #[inline(never)]
     fn park_as(&'static self, current: Option<&G>, wait: WaitWords, mut park: Park<'_>) {
         match current {
@@ -63,7 +66,8 @@ impl Sched {
         }
     }
 
-    /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last look for a reason not to park.
+    /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last
+    /// look for a reason not to park.
     pub(crate) fn wait<E>(
         &'static self,
         slot: &WaitSlot,
@@ -103,7 +107,8 @@ impl Sched {
         wait: WaitWords,
         check: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
-        // A migrating goroutine may come back on another M: the two counts are made on whichever it is on.
+        // A migrating goroutine may come back on another M: the two counts are made on whichever it
+        // is on.
         match current {
             Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
             None => _ = self.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),

@@ -1,14 +1,18 @@
-//! Placement: on which M a fresh goroutine starts. It stays there, so where it starts decides which goroutines share a thread.
+//! Placement: on which M a fresh goroutine starts. It stays there, so this decides which goroutines
+//! share a thread.
 //!
-//! The rule: an M that is about to start a goroutine leaves it to an M that runs none and has clearly fewer at home. "Clearly" is two
-//! fewer, and an eighth: a program that spawns and joins one goroutine at a time does not have each of them started by another thread,
-//! which must be woken for it. While all Ms are busy, each starts what it finds.
+//! The rule: an M that is about to start a goroutine offers it to an M that runs none and has
+//! clearly fewer at home. Clearly means fewer by two, and by an eighth. So a program that spawns
+//! and joins one goroutine at a time does not wake another thread for each of them. While all Ms
+//! are busy, each starts what it finds.
 //!
-//! The goroutine is put in front of the other P's ring, where thieves still find it if that M does something else first.
+//! The goroutine is put in front of the ring of the other P. Other Ms can steal it from there if
+//! that M runs something else first.
 //!
-//! The race: the other M finds another goroutine to run while this one is offered to it. It says that it no longer searches, then looks
-//! at its ring; the M that offers fills the ring, then looks whether the other still searches. Both put a fence in between, so one of
-//! them sees the other's store, and wakes an M that takes the goroutine.
+//! The race: the other M finds a goroutine to run while this one is offered to it. The other M
+//! clears `M::searches`, then reads its ring; the M that offers fills the ring, then reads
+//! `M::searches`. Both pass a fence in between, so at least one sees the other's store, and wakes
+//! an M that takes the goroutine.
 
 use super::Sched;
 use crate::g::GRef;
@@ -16,10 +20,12 @@ use crate::m::{Here, M};
 use crate::p::P;
 use crate::sync::Ordering;
 
-/// How many Ps are looked at, from a random one on. A start costs no more on a machine with many CPUs.
+/// How many Ps are looked at, from a random one on. A bound, so that a start costs no more on a
+/// machine with many CPUs.
 const CANDIDATES: usize = 8;
 
-/// How many goroutines have started on an M and have not returned, as far as another thread can tell.
+/// How many goroutines have started on an M and have not returned. Another thread may get an old
+/// figure.
 fn at_home(m: &M) -> u64 {
     m.counts
         .started
@@ -28,7 +34,7 @@ fn at_home(m: &M) -> u64 {
 }
 
 impl Sched {
-    /// Hands back a goroutine that is to run here. `None` if it has not started and was left to another M.
+    /// Returns a goroutine that is to run on this M, or `None` if it was offered to another M.
     #[inline]
     pub(super) fn keep(&'static self, here: &Here, g: GRef) -> Option<GRef> {
         if g.started() {
@@ -56,7 +62,8 @@ impl Sched {
         None
     }
 
-    /// Of the Ps whose Ms run no goroutine, the one with the fewest at home, if those are clearly fewer than here.
+    /// The P whose M runs no goroutine and has the fewest at home, if those are clearly fewer than
+    /// on this M.
     fn lighter(&self, here: &Here) -> Option<&P> {
         let mine = at_home(here.m);
         if mine < 2 {
@@ -72,12 +79,13 @@ impl Sched {
         (fewer + fewer / 8 + 1 < mine).then_some(lightest)
     }
 
-    /// Whether the M of a P has found nothing to run since it last looked.
+    /// Whether the M of a P has found no goroutine to run.
     pub(super) fn is_searching(&self, p: &P) -> bool {
         self.m(p.holder()).searches.load(Ordering::Relaxed)
     }
 
-    /// The M has found a goroutine. If another M has offered it one more meanwhile, others may take that.
+    /// Called when this M has found a goroutine. If another M has offered it one more, wakes an M
+    /// that can take that.
     pub(super) fn stop_searching(&self, here: &Here) {
         if here.m.searches.load(Ordering::Relaxed) {
             here.m.searches.store(false, Ordering::Relaxed);
@@ -88,7 +96,8 @@ impl Sched {
         }
     }
 
-    /// Whether the ring of a P holds what other Ms may take: all but what was offered to its M while that searches.
+    /// Whether the ring of a P holds goroutines that other Ms may take. What was offered to its M
+    /// is left to it while it searches.
     pub(super) fn is_open(&self, p: &P) -> bool {
         !p.ring.is_empty() && (p.ring.has_queued() || !self.is_searching(p))
     }

@@ -1,25 +1,27 @@
-//! The pool of `blocking` as sysmon sees it: when it is used up, that is worth a report.
+//! The pool of `blocking` as sysmon sees it: it reports a pool that has no thread to spare.
 
 use super::{Report, Sched};
 use crate::os::{Errno, Nanos};
 use crate::sync::{AtomicI32, AtomicUsize, Ordering};
 
-/// For how long jobs may wait before that is reported. Work that blocks for some milliseconds each makes them wait for moments.
+/// Nanoseconds that jobs may wait before sysmon reports it. Jobs that block for some milliseconds
+/// each make others wait for moments, which is no reason for a report.
 const PATIENCE: Nanos = 1_000_000_000;
 
 /// What pools count.
 #[derive(Default)]
 pub(crate) struct PoolCounts {
-    /// Threads, which stay. One is counted when it exists.
+    /// Threads, which never end. Each is counted once it exists.
     pub(crate) threads: AtomicUsize,
-    /// Jobs not yet done. One is counted out when its owner has been readied.
+    /// Jobs that are not done. Each is counted out after the goroutine that waits for it was
+    /// readied.
     pub(crate) jobs: AtomicUsize,
-    /// What the system said when it was last asked for a thread, or 0 if it gave one.
+    /// The errno with which the system last refused a thread, or 0 if it gave one.
     pub(crate) refused: AtomicI32,
 }
 
 impl PoolCounts {
-    /// Jobs that no thread has begun, as far as a bystander can tell.
+    /// Jobs that no thread has begun, about: the two numbers are read one after the other.
     fn waiting(&self) -> usize {
         self.jobs
             .load(Ordering::Relaxed)
@@ -27,24 +29,24 @@ impl PoolCounts {
     }
 }
 
-/// What sysmon keeps of the pool from look to look.
+/// What sysmon remembers of the pool from look to look.
 #[derive(Default)]
 pub(super) struct PoolWatch {
-    /// Since when jobs wait.
+    /// Since when jobs have waited without a break.
     since: Option<Nanos>,
-    /// Whether that, and a refusal of the system, was reported.
+    /// Whether it was reported that jobs wait, and that the system refuses threads.
     told_full: bool,
     told_refused: bool,
 }
 
 impl Sched {
-    /// Until when sysmon may sleep for the pool's sake: `None` if no job waits.
+    /// How long sysmon may sleep before it must look at the pool: `None` if no job waits.
     pub(super) fn pool_patience(&self) -> Option<Nanos> {
         (self.pool.waiting() > 0).then_some(PATIENCE)
     }
 
-    /// Reports that jobs have waited for long, once until half of the threads are free again, and that the system refuses threads, once until
-    /// it gives one. Called by sysmon.
+    /// Reports that jobs have waited for too long, once until half of the threads are free again,
+    /// and that the system refuses threads, once until it gives one. Called by sysmon.
     pub(super) fn look_at_pool(&'static self, watch: &mut PoolWatch, now: Nanos) {
         let (waiting, refused) = (
             self.pool.waiting(),

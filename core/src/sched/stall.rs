@@ -1,8 +1,7 @@
 //! When a goroutine that keeps its thread is due for a report. It may be on an M that has lost its
 //! P: such an M is *detached* until it is back.
 
-use super::Sched;
-use super::watchers::Stalls;
+use super::{Sched, Stalls};
 use crate::m::M;
 use crate::os::Nanos;
 

@@ -1,4 +1,5 @@
-//! Where the scheduler records what it does. Each function is one branch until somebody wants a trace.
+//! What the scheduler records for a trace. Until a program asks for a trace, each function is one
+//! branch.
 
 use super::Sched;
 use crate::g::{G, Resumed};
@@ -9,13 +10,14 @@ use crate::trace::{Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, 
 use crate::wait_info::Wait;
 use alloc::sync::Arc;
 
-/// A trace, and the function that records in it: a program that never asks for a trace is linked without what records.
+/// A trace, and the function that records in it. Only [`Sched::trace`] names the function, so a
+/// program that never asks for a trace is linked without it.
 pub(super) struct Tracing {
     trace: Trace,
     record: fn(&'static Sched, &Trace, Note<'_>),
 }
 
-/// What is to be recorded, and where that is written down.
+/// What to record, and on which P: that of `Here`, or that of the index.
 enum Note<'a> {
     Run(&'a Here, &'a G),
     Stop(&'a Here, &'a Resumed),
@@ -26,12 +28,13 @@ enum Note<'a> {
     Batch(&'a Here, Source, u32, Nanos),
     Idle(&'a Here, Asleep),
     GaveWay(&'a Here, &'a M),
-    /// Only by who has taken that P.
+    /// The caller has taken the P.
     Taken(usize, &'a M, &'a M),
 }
 
 impl Sched {
-    /// Begins to record what the scheduler does, for the reader to draw. `None` if that was begun before: there is one reader.
+    /// Begins to record. Returns the reader, of which there is one: `None` if a trace was begun
+    /// before.
     pub fn trace(&'static self) -> Option<Reader> {
         let mut first = false;
         let tracing = self.trace.call_once(|| {
@@ -44,7 +47,7 @@ impl Sched {
         first.then(|| Reader::new(&tracing.trace))
     }
 
-    /// How many threads are there only to read the trace.
+    /// How many threads only read the trace: 1 if there is one.
     pub(super) fn trace_readers(&self) -> usize {
         usize::from(self.tracing().is_some())
     }
@@ -105,7 +108,7 @@ impl Sched {
             Note::Taken(p, from, to) => {
                 let now = now();
                 from.p_taken.store(now, Ordering::Relaxed);
-                // SAFETY: so says the note.
+                // SAFETY: the note says so.
                 unsafe {
                     trace.record_on(
                         p,
@@ -120,7 +123,7 @@ impl Sched {
         }
     }
 
-    /// Before a goroutine is resumed.
+    /// Called before a goroutine is resumed.
     #[inline]
     pub(super) fn trace_run(&'static self, here: &Here, g: &G) {
         self.note(|| Note::Run(here, g));
@@ -137,7 +140,7 @@ impl Sched {
         record(trace, here, since, TraceEvent::Run { g, m, readied });
     }
 
-    /// After a goroutine came back to an M that has kept its P, before anybody can ready it.
+    /// Called after a goroutine stopped on an M that has kept its P, before the commit.
     #[inline]
     pub(super) fn trace_stop(&'static self, here: &Here, resumed: &Resumed) {
         self.note(|| Note::Stop(here, resumed));
@@ -155,7 +158,7 @@ impl Sched {
         record(trace, here, self.os.now(), TraceEvent::Stop(stopped));
     }
 
-    /// After a goroutine came back to an M that has lost its P.
+    /// Called after a goroutine stopped on an M whose P was taken.
     pub(super) fn trace_outstayed(&'static self, here: &Here) {
         self.note(|| Note::Outstayed(here));
     }
@@ -163,7 +166,8 @@ impl Sched {
     fn record_outstayed(&self, trace: &Trace, here: &Here) {
         let (now, taken) = (self.os.now(), here.m.p_taken.load(Ordering::Relaxed));
         let running = here.home(|home| home.running.take());
-        // Nothing orders the taker's note: it may be missed, or be that of an earlier time.
+        // No ordering connects this with the store of the thread that took the P: this may read the
+        // time of an earlier one.
         if let Some(Turn { g, .. }) = running.filter(|running| taken >= running.since) {
             trace.record_outside(
                 here.m.thread.load(Ordering::Relaxed),
@@ -173,7 +177,7 @@ impl Sched {
         }
     }
 
-    /// Before a goroutine is queued that did not run.
+    /// Called before a goroutine is queued that has waited.
     #[inline]
     pub(super) fn trace_ready(&'static self, g: &G, here: Option<&Here>) {
         self.note(|| Note::Ready(here, g));
@@ -202,7 +206,8 @@ impl Sched {
         readied
     }
 
-    /// Gives the calling goroutine a name, in place of any before. False on an ordinary thread.
+    /// Gives the calling goroutine a name, in place of any other. Returns false on an ordinary
+    /// thread.
     pub fn set_name(&'static self, name: Arc<str>) -> bool {
         let Some(g) = self.current() else {
             return false;
@@ -214,7 +219,7 @@ impl Sched {
         true
     }
 
-    /// Before a new goroutine is queued.
+    /// Called before a new goroutine is queued.
     #[inline]
     pub(super) fn trace_spawn(&'static self, g: &G, here: Option<&Here>) {
         self.note(|| Note::Spawn(here, g));
@@ -236,7 +241,7 @@ impl Sched {
         self.tracing().is_some()
     }
 
-    /// After `count` waiters were readied that events or timers had woken `since` then.
+    /// Called after `count` waiters were readied, which began at `since`.
     pub(super) fn trace_batch(
         &'static self,
         here: &Here,
@@ -249,17 +254,17 @@ impl Sched {
         }
     }
 
-    /// Before an M sleeps.
+    /// Called before an M sleeps.
     pub(super) fn trace_idle(&'static self, here: &Here, asleep: Asleep) {
         self.note(|| Note::Idle(here, asleep));
     }
 
-    /// Before an M grants its P to another.
+    /// Called before an M grants its P to another.
     pub(super) fn trace_gave_way(&'static self, here: &Here, to: &M) {
         self.note(|| Note::GaveWay(here, to));
     }
 
-    /// Between taking P `p` and granting it to another M.
+    /// Called after P `p` was taken and before it is granted to another M.
     ///
     /// # Safety
     ///

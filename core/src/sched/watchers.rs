@@ -194,7 +194,7 @@ impl Sched {
             idle_procs,
             threads: self.ms().count() + 1,
             spinning_threads,
-            idle_threads: idle_procs + self.exchange.spares(),
+            idle_threads: idle_procs + self.idle_ms.spares(),
             global_queue: self.global.len(),
             local_queues: self.ps.iter().map(|p| self.queue_len(p)).collect(),
             ticks: self.ps.iter().map(|p| p.tick.get()).collect(),

@@ -59,7 +59,7 @@ pub(crate) struct Table {
     pub(crate) rows: &'static [&'static [&'static str]],
 }
 
-pub(crate) const TABLES: [Table; 2] = [
+pub(crate) const TABLES: [Table; 3] = [
     Table {
         folder: "core/src/",
         root: "crate",
@@ -71,6 +71,12 @@ pub(crate) const TABLES: [Table; 2] = [
         root: "crate",
         root_has_items: true,
         rows: &STD_SHIM_ROWS,
+    },
+    Table {
+        folder: "core/src/sched/",
+        root: "super",
+        root_has_items: true,
+        rows: &SCHED_ROWS,
     },
 ];
 
@@ -112,6 +118,15 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
     ],
     &["builder"],
     &["goroutine", "thread", "inspect", "net"],
+];
+
+/// The rows of `core/src/sched.rs`.
+pub(crate) const SCHED_ROWS: [&[&str]; 5] = [
+    &["trace", "metrics", "hooks"],
+    &["fork", "unwinding", "wake", "idle", "ready", "park"],
+    &["placement", "find", "handoff", "run"],
+    &["pool", "stall", "watchers", "quiescence", "sysmon"],
+    &["config", "threads"],
 ];
 
 impl Table {
