@@ -119,7 +119,7 @@ fn a_closed_connection_refuses_everything() {
 }
 
 #[test]
-fn of_many_that_close_exactly_one_succeeds() {
+fn exactly_one_of_many_concurrent_closes_succeeds() {
     check(|| {
         for _ in 0..50 {
             let (near, mut far) = pair();
@@ -187,7 +187,7 @@ fn what_was_written_before_a_close_arrives() {
 }
 
 #[test]
-fn a_borrowed_descriptor_stays_taken_but_leads_nowhere_after_close() {
+fn a_borrowed_descriptor_keeps_its_number_after_close_but_reaches_nothing() {
     check(|| {
         let (near, mut far) = pair();
         let borrowed = near.as_fd();
@@ -345,7 +345,7 @@ fn close_under_load(listener: &TcpListener, lane: u64, round: u64, dice: &Dice) 
 }
 
 #[test]
-fn ten_thousand_closes_race_with_all_else_and_nothing_strays() {
+fn ten_thousand_closes_race_with_all_operations_and_no_byte_reaches_another_connection() {
     const LANES: u64 = 8;
     check(|| {
         let lanes: Vec<_> = (0..LANES)

@@ -269,7 +269,7 @@ fn a_sooner_deadline_from_an_ordinary_thread_comes_in_time() {
 }
 
 #[test]
-fn a_timeout_holds_for_each_operation_anew() {
+fn a_timeout_applies_to_each_operation_separately() {
     check(|| {
         let (mut near, mut far) = narrow_pair();
         near.set_read_timeout(Some(4 * MS)).unwrap();
@@ -315,7 +315,7 @@ fn until_it_reads<T>(name: &str, reader: &gopark::JoinHandle<T>) {
 }
 
 #[test]
-fn a_timeout_set_on_another_handle_leaves_a_read_under_way_its_own() {
+fn a_timeout_set_on_another_handle_does_not_change_a_read_under_way() {
     check(|| {
         for (own, others) in [
             (Some(60 * MS), None),
@@ -347,7 +347,7 @@ fn a_timeout_set_on_another_handle_leaves_a_read_under_way_its_own() {
 }
 
 #[test]
-fn a_timeout_that_was_taken_away_strikes_no_later_read() {
+fn a_removed_timeout_does_not_end_a_later_read() {
     check(|| {
         let (mut near, mut far) = pair();
         near.set_read_timeout(Some(MS)).unwrap();
@@ -468,7 +468,7 @@ fn deadlines_that_come_and_go_lose_no_byte() {
 }
 
 #[test]
-fn a_stale_deadline_never_strikes_the_next_connection() {
+fn a_stale_deadline_never_ends_an_operation_of_the_next_connection() {
     check(|| {
         let lanes: Vec<_> = (0..8)
             .map(|seed| {

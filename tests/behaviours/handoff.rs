@@ -85,7 +85,7 @@ fn connections_are_served_while_a_thread_is_blocked() {
 }
 
 #[test]
-fn a_goroutine_that_comes_back_from_the_system_does_all_that_others_do() {
+fn a_goroutine_that_returns_from_a_blocking_call_can_use_the_whole_runtime() {
     check(|| {
         let here = go(|| {
             let mut client = None;
@@ -110,7 +110,7 @@ fn a_goroutine_that_comes_back_from_the_system_does_all_that_others_do() {
 }
 
 #[test]
-fn neighbours_at_home_go_on_when_their_thread_is_back() {
+fn goroutines_bound_to_a_blocked_thread_go_on_when_it_returns() {
     check(|| {
         let (started, theirs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
@@ -168,7 +168,7 @@ fn threads_that_share_too_few_procs_take_turns() {
 }
 
 #[test]
-fn everything_at_once_comes_to_an_end() {
+fn all_kinds_of_blocking_at_once_come_to_an_end() {
     check(|| {
         let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
         let addr = listener.local_addr().unwrap();
@@ -230,7 +230,7 @@ fn blocking_work_borrows_returns_and_panics_as_if_it_ran_here() {
 }
 
 #[test]
-fn neighbours_at_home_go_on_during_blocking_work() {
+fn goroutines_bound_to_the_thread_go_on_during_blocking_work() {
     check(|| {
         let (sender, news) = mpsc::channel();
         let neighbour = gopark::go_local(move || {

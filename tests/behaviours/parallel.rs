@@ -25,7 +25,7 @@ fn compute_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn unstarted_goroutines_are_stolen_while_their_maker_computes() {
+fn unstarted_goroutines_are_stolen_while_their_spawner_computes() {
     check_alone(|| {
         for count in [1, 2, 7, 300, 1000] {
             let ran = Arc::new(AtomicUsize::new(0));

@@ -137,7 +137,7 @@ fn a_detached_result_is_dropped_once_on_a_goroutine() {
 }
 
 #[test]
-fn what_a_goroutine_captures_is_dropped_once() {
+fn captured_values_are_dropped_once() {
     check(|| {
         let drops = Arc::new(AtomicUsize::new(0));
         let captured = CountsDrops(drops.clone());
@@ -147,7 +147,7 @@ fn what_a_goroutine_captures_is_dropped_once() {
 }
 
 #[test]
-fn go_local_shares_an_rc_with_its_maker() {
+fn go_local_shares_an_rc_with_its_spawner() {
     check(|| {
         let log = Rc::new(RefCell::new(Vec::new()));
         let goroutines: Vec<_> = (0..10)
@@ -163,7 +163,7 @@ fn go_local_shares_an_rc_with_its_maker() {
 }
 
 #[test]
-fn go_local_goroutines_stay_on_the_thread_of_their_maker() {
+fn go_local_goroutines_stay_on_the_thread_of_their_spawner() {
     check(|| {
         let home = Rc::new(Cell::new(None));
         let goroutines: Vec<_> = (0..20)

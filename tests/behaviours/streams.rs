@@ -123,7 +123,7 @@ fn a_reset_reaches_a_blocked_reader_and_writer() {
 }
 
 #[test]
-fn urgent_data_does_not_hold_up_what_follows() {
+fn urgent_data_does_not_hold_up_the_data_after_it() {
     check(|| {
         for _ in 0..50 {
             let (mut near, mut far) = pair();
@@ -183,7 +183,7 @@ fn short_writes_add_up() {
 }
 
 #[test]
-fn what_two_write_all_at_once_does_not_mix() {
+fn two_concurrent_write_alls_do_not_mix() {
     const BLOCK: usize = 50_000;
     const BLOCKS: usize = 15;
     check(|| {
@@ -390,7 +390,7 @@ fn ordinary_threads_serve_and_dial() {
 }
 
 #[test]
-fn a_connection_may_be_handed_from_goroutine_to_goroutine_and_thread() {
+fn a_connection_can_move_between_goroutines_and_threads() {
     check(|| {
         let (mut near, mut far) = pair();
         for round in 0..300u32 {
@@ -548,7 +548,7 @@ fn a_descriptor_that_is_no_socket_fails_and_disturbs_no_other() {
 }
 
 #[test]
-fn a_duplicate_that_makes_the_file_blocking_blocks_no_thread() {
+fn a_duplicate_set_to_blocking_does_not_block_a_thread() {
     check(|| {
         let (mut near, mut far) = pair();
         let duplicate = std::net::TcpStream::from(near.as_fd().try_clone_to_owned().unwrap());

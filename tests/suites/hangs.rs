@@ -69,7 +69,7 @@ fn a_goroutine_that_keeps_the_main_goroutine_waiting_is_reported() {
 }
 
 #[test]
-fn a_neighbour_that_is_readied_late_is_seen_in_a_later_look() {
+fn a_waiting_goroutine_that_becomes_runnable_late_is_reported_later() {
     assert_told("late-neighbour", "", "1 goroutine waits");
 }
 
@@ -131,7 +131,7 @@ fn a_dump_names_the_goroutine_that_blocks_the_thread_of_a_waiting_one() {
 }
 
 #[test]
-fn a_standard_error_that_is_full_keeps_no_thread_from_being_replaced() {
+fn a_full_stderr_does_not_prevent_hand_offs() {
     let ended = hangs("full-stderr");
     ended.assert_success();
     assert_eq!(ended.output, "done\n");

@@ -97,7 +97,7 @@ fn goroutines_are_counted_by_state() {
 }
 
 #[test]
-fn goroutines_that_have_no_turn_yet_are_not_started() {
+fn goroutines_that_have_not_run_are_counted_as_not_started() {
     alone(|| {
         let before = metrics();
         // Local goroutines run on this thread only.

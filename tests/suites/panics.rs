@@ -100,7 +100,7 @@ fn a_backtrace_needs_no_more_stack_than_the_panic() {
 }
 
 #[test]
-fn a_panic_on_a_thread_of_the_pool_names_the_goroutine_that_asked() {
+fn a_panic_on_a_thread_of_the_pool_names_the_calling_goroutine() {
     let output = said("pool");
     let name = "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked \
                 at tests/src/bin/panics.rs\nthere is no column 5\n";
@@ -113,7 +113,7 @@ fn a_panic_on_a_thread_of_the_pool_names_the_goroutine_that_asked() {
 }
 
 #[test]
-fn threads_panic_as_ever() {
+fn ordinary_threads_panic_as_without_gopark() {
     let output = said("thread");
     assert!(
         output.contains("thread 'an ordinary thread'") && !output.contains("goroutine"),
@@ -122,7 +122,7 @@ fn threads_panic_as_ever() {
 }
 
 #[test]
-fn a_hook_of_the_program_is_left_alone_whenever_it_was_set() {
+fn a_panic_hook_of_the_program_is_kept_whenever_it_was_set() {
     for program in ["own-hook", "later-hook"] {
         let output = said(program);
         assert!(
@@ -148,7 +148,7 @@ fn a_panic_while_panicking_aborts_and_both_are_reported() {
 }
 
 #[test]
-fn a_runtime_that_a_panic_starts_leaves_the_hook_alone() {
+fn a_runtime_that_starts_during_a_panic_keeps_the_hook() {
     let output = said("started-by-a-panic");
     assert!(
         output.contains("in a goroutine") && output.contains("there is no column 10"),

@@ -27,7 +27,7 @@ fn succeeds(program: &str) -> Ended {
 }
 
 #[test]
-fn a_core_dump_contains_the_stacks_that_were_used_and_no_reservation() {
+fn a_core_dump_contains_used_stacks_and_no_reservation() {
     let dumped: u64 = succeeds("dumped").output.trim().parse().unwrap();
     let used = 300 * (256 << 10);
     assert!((used..1 << 30).contains(&dumped), "{dumped} bytes");
@@ -60,7 +60,7 @@ fn a_core_file_is_small() {
 }
 
 #[test]
-fn of_a_limited_address_space_most_is_left_to_the_program() {
+fn most_of_a_limited_address_space_is_left_to_the_program() {
     succeeds("limited-address-space");
 }
 
@@ -90,7 +90,7 @@ fn locked_memory_that_is_used_up_names_its_limit() {
 }
 
 #[test]
-fn many_more_goroutines_than_have_indices_at_first_have_stacks() {
+fn goroutines_beyond_the_initial_array_of_stacks_have_stacks() {
     succeeds("crowd");
 }
 
@@ -111,7 +111,7 @@ fn a_large_frame_of_c_code_near_the_end_of_a_stack_is_an_overflow() {
 }
 
 #[test]
-fn an_overflow_on_a_thread_of_the_pool_names_it_and_the_goroutine_that_asked() {
+fn an_overflow_on_a_thread_of_the_pool_names_it_and_the_calling_goroutine() {
     let ended = run(&mut stacks("overflow-in-pool"));
     ended.assert_killed_by(libc::SIGSEGV);
     let (_, id) = ended
@@ -174,7 +174,7 @@ fn an_overflow_of_a_larger_stack_names_goroutine_and_size() {
 }
 
 #[test]
-fn what_an_ordinary_stack_has_is_an_ordinary_stack_and_more_a_larger_one() {
+fn a_stack_larger_than_an_ordinary_one_is_a_larger_stack() {
     let ended = succeeds("deep-beside-small");
     ended.assert_said("InvalidInput: stack_size: 1073741825 bytes is more than 1073741824");
 }

@@ -379,7 +379,7 @@ fn every_rule_has_something_to_find() {
     );
     let unfinished = format!("// {}DO: more", "TO");
     let wide = format!("let s = \"{}\";", "x".repeat(90));
-    let riddle = format!("/// The M that {}ever waits.", "who");
+    let riddle = format!("/// The M {}ho waits.", "w");
     let broken_riddle = format!("/// There is no\n/// {} here.", "one");
     let made: [Sample<'_>; 6] = [
         (lines_are_narrow, "ci/loom.sh", &wide),

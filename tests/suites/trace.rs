@@ -332,7 +332,7 @@ fn a_timeline_shows_where_goroutines_ran_and_what_woke_them() {
 }
 
 #[test]
-fn a_goroutine_that_stays_on_its_thread_is_seen_to() {
+fn a_timeline_shows_a_goroutine_that_stays_on_its_thread() {
     let folder = Folder::new("sticky");
     let ended = run(&mut traced(&folder, 2, &["20"]));
     ended.assert_success();
@@ -348,7 +348,7 @@ fn a_goroutine_that_stays_on_its_thread_is_seen_to() {
 }
 
 #[test]
-fn a_goroutine_that_outstays_its_p_goes_on_on_the_row_of_its_thread() {
+fn a_goroutine_without_a_p_appears_in_the_row_of_its_thread() {
     let folder = Folder::new("outstayed");
     let ended = run(&mut traced(&folder, 1, &["1"]));
     ended.assert_success();
@@ -384,7 +384,7 @@ fn a_goroutine_that_outstays_its_p_goes_on_on_the_row_of_its_thread() {
 }
 
 #[test]
-fn a_file_ends_properly_before_it_is_longer_than_its_limit() {
+fn a_file_ends_properly_within_its_limit() {
     for limit in [1024, 3000, 20_000] {
         let folder = Folder::new(&format!("limit-{limit}"));
         run(traced(&folder, 2, &["500"]).env("GOPARK_TRACE_LIMIT", limit.to_string()))
@@ -404,7 +404,7 @@ fn a_file_ends_properly_before_it_is_longer_than_its_limit() {
 }
 
 #[test]
-fn a_program_that_dies_leaves_a_file_that_lacks_nothing_but_its_end() {
+fn an_aborted_program_leaves_a_file_that_lacks_only_its_end() {
     let folder = Folder::new("died");
     let ended = run(&mut traced(&folder, 2, &["20", "abort"]));
     ended.assert_killed_by(libc::SIGABRT);
@@ -438,7 +438,7 @@ fn a_deadlock_is_seen_in_spite_of_the_trace() {
 }
 
 #[test]
-fn without_the_variable_nothing_is_made() {
+fn without_the_variable_no_file_is_written() {
     let folder = Folder::new("off");
     for command in [
         traced(&folder, 2, &["1"]).env_remove("GOPARK_TRACE"),
@@ -465,7 +465,7 @@ fn a_file_that_cannot_be_written_is_an_error_of_the_start() {
 }
 
 #[test]
-fn a_limit_that_is_no_number_or_leaves_no_room_is_an_error_of_the_start() {
+fn an_invalid_or_too_small_limit_is_an_error_of_the_start() {
     let folder = Folder::new("limits");
     for limit in ["much", "-1", "1023"] {
         let ended = run(traced(&folder, 2, &["1"]).env("GOPARK_TRACE_LIMIT", limit));

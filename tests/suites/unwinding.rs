@@ -115,7 +115,7 @@ fn full_pair() -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn the_destructors_of_gopark_let_no_neighbour_run() {
+fn destructors_of_gopark_let_no_other_goroutine_run() {
     check(|| {
         let streams = || {
             let (near, far) = pair();
@@ -134,7 +134,7 @@ fn the_destructors_of_gopark_let_no_neighbour_run() {
 }
 
 #[test]
-fn a_flush_in_a_destructor_fails_where_it_would_wait() {
+fn a_flush_in_a_destructor_fails_if_it_would_wait() {
     check(|| {
         let buffered = || {
             let (near, far) = full_pair();
@@ -166,7 +166,7 @@ fn many_operations_in_a_destructor_yield_to_no_other_goroutine() {
 }
 
 #[test]
-fn work_for_the_pool_and_a_close_under_others_do_not_park_while_unwinding() {
+fn blocking_and_close_do_not_park_while_unwinding() {
     check(|| {
         let blocking = || Box::new(|| assert_eq!(gopark::blocking(|| 7), 7)) as Box<dyn FnOnce()>;
         assert_eq!(rounds_seen(blocking), 0);
@@ -212,7 +212,7 @@ fn while_unwinding_operations_that_need_not_wait_work_and_others_are_refused() {
 }
 
 #[test]
-fn the_side_that_another_holds_is_not_waited_for_while_unwinding() {
+fn an_operation_does_not_wait_for_another_one_while_unwinding() {
     check(|| {
         let (near, mut far) = pair();
         let mut theirs = near.try_clone().unwrap();
@@ -225,7 +225,7 @@ fn the_side_that_another_holds_is_not_waited_for_while_unwinding() {
 }
 
 #[test]
-fn a_destructor_that_parks_on_purpose_does_not_refuse_its_neighbours() {
+fn a_destructor_that_parks_explicitly_lets_other_goroutines_run() {
     check(|| {
         for round in 0..ROUNDS {
             let (mut near, mut far) = pair();

@@ -147,7 +147,7 @@ fn a_pool_that_is_used_up_is_reported_once_with_the_limit_and_the_remedy() {
 }
 
 #[test]
-fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
+fn leaked_goroutines_are_in_a_dump_with_their_spawn_sites() {
     let ended = watched("leaked");
     ended.assert_success();
     ended.assert_said(" KiB touched\n");
@@ -160,7 +160,7 @@ fn leaked_goroutines_are_in_a_dump_with_where_they_came_from() {
 }
 
 #[test]
-fn a_signal_gets_a_dump_while_every_thread_is_kept_busy() {
+fn a_signal_produces_a_dump_while_every_thread_is_busy() {
     let ended = watched("stuck");
     ended.assert_success();
     assert_eq!(

@@ -233,7 +233,10 @@ fn spawn_all(release: &Arc<AtomicBool>) -> (Vec<JoinHandle<()>>, io::Error) {
             Ok(goroutine) => goroutines.push(goroutine),
             Err(error) => return (goroutines, error),
         }
-        assert!(goroutines.len() < 1_000_000, "the limit is not felt");
+        assert!(
+            goroutines.len() < 1_000_000,
+            "the limit has no effect"
+        );
     }
 }
 

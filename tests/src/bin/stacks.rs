@@ -132,7 +132,7 @@ fn limited_data() {
                 Ok(goroutine) => goroutines.push(goroutine),
                 Err(error) => break error,
             }
-            assert!(goroutines.len() < 100_000, "the limit is not felt");
+            assert!(goroutines.len() < 100_000, "the limit has no effect");
         };
         println!("{} goroutines; {error}", goroutines.len());
         release.store(true, SeqCst);
@@ -445,7 +445,7 @@ fn deep_without_room() {
                     Ok(goroutine) => goroutines.push(goroutine),
                     Err(error) => break error,
                 }
-                assert!(goroutines.len() < 24, "the limit is not felt");
+                assert!(goroutines.len() < 24, "the limit has no effect");
             };
             println!("{}: {:?}: {error}", goroutines.len(), error.kind());
             assert!(!goroutines.is_empty());

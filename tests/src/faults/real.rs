@@ -164,7 +164,7 @@ fn flood() -> String {
     served.into_iter().for_each(join);
     assert!(clients.wait().unwrap().success());
     let (elapsed, used) = (start.elapsed(), cpu_time() - cpu);
-    assert!(refused > 0, "the limit was not felt");
+    assert!(refused > 0, "the limit has no effect");
     // A busy loop would take all of a CPU or more.
     assert!(used < elapsed * 3 / 4, "{used:?} of CPU in {elapsed:?}");
     format!("{FLOOD} clients served, {refused} times EMFILE, {used:.0?} of CPU in {elapsed:.0?}")
