@@ -83,7 +83,7 @@ skipped=(
     a_thread_that_cannot_start_is_an_error
     running_out_of_address_space_fails_the_spawn_and_nothing_else
     the_address_space_is_its_limit_or_that_of_locked_memory
-    starts_that_fail_take_no_address_space_from_the_one_that_succeeds
+    failed_starts_take_no_address_space_from_the_one_that_succeeds
 )
 # The simulation switches one thread between stacks that ThreadSanitizer does not know, and leaks
 # the computers that it abandons. It runs separately under AddressSanitizer, without a leak check.

@@ -41,7 +41,7 @@ pub fn start(settings: Builder) {
     });
 }
 
-/// The poller under test: that of `GOPARK_POLLER`, which runtimes read themselves, or else the best
+/// The poller under test: that of `GOPARK_POLLER`, which runtimes read as well, or else the best
 /// one that is compiled in.
 pub fn poller() -> Poller {
     match std::env::var("GOPARK_POLLER") {

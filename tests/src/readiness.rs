@@ -1,9 +1,11 @@
-//! The fuzz target `backend`: pipes and socket pairs that are written, read and closed at random, and the poller's reports against what
-//! `poll(2)` says of the same descriptors.
+//! The fuzz target `backend`: random writes, reads and closes on pipes and socket pairs, and the
+//! poller's reports compared with what `poll(2)` says of the same descriptors.
 //!
-//! The model is the contract of `Netpoll`. A direction that was armed and is ready must be reported by the next poll; to a poller of edges only if
-//! it has become ready since its last report. What is reported has been true at some time since then, and comes with the token of
-//! that use. When nothing happens, polls fall silent. A wake ends one poll that waits, and none that does not.
+//! The model is the contract of `Netpoll`. A direction that is armed and ready must be reported by
+//! the next poll; by an edge-triggered poller only if it has become ready since its last report.
+//! Every report must have been true at some time since then, and carry the token of the current
+//! registration. Without new events, polls report nothing. A wake ends one poll that waits, and no
+//! poll without delay.
 #![allow(
     unsafe_code,
     reason = "pipes, and poll(2) as the reference, are libc's"
@@ -25,7 +27,7 @@ const PAIRS: usize = 3;
 const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
 const BITS: [Ready; 2] = [Ready::READ, Ready::WRITE];
 
-/// No poll that has a reason to return takes as long.
+/// Nanoseconds: a poll that takes longer has lost its event.
 const LONG: Nanos = 20_000_000_000;
 
 /// One end of a pipe or of a socket pair.
@@ -34,17 +36,19 @@ struct End {
     is_socket: bool,
     /// What its events carry, while it is registered.
     token: Option<TaggedPtr>,
-    /// What poll(2) said last, and everything that it has said since the last report.
+    /// The last answer of poll(2), and all its answers since the last report.
     level: Ready,
     been: Ready,
-    /// By direction: it has become ready since its last report; it was armed since then.
+    /// For each direction: whether it has become ready since its last report, and whether it was
+    /// armed since then.
     risen: [bool; 2],
     armed: [bool; 2],
 }
 
 struct Driver<'a> {
     poller: &'a dyn Netpoll,
-    /// Whether the poller reports levels to those who arm. The others report edges.
+    /// Whether the poller is level-triggered: it reports what is armed and ready. Others report
+    /// changes.
     levels: bool,
     ends: [End; 2 * PAIRS],
     /// The number of registrations so far.
@@ -53,13 +57,14 @@ struct Driver<'a> {
 }
 
 std::thread_local! {
-    /// The pollers of this thread, made when they are first asked for.
+    /// The pollers of this thread, each made when it is first used.
     static POLLERS: RefCell<HashMap<Poller, Rc<dyn Netpoll>>> = RefCell::default();
 }
 
 fn of_this_thread(poller: Poller) -> Rc<dyn Netpoll> {
     let make = || {
-        // SAFETY: a write to a pipe without a reader is to fail, and not to end the process.
+        // SAFETY: it changes how SIGPIPE is handled: a write to a pipe without a reader must fail,
+        // not end the process.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         poller.init().unwrap().into()
     };
@@ -71,7 +76,8 @@ pub fn fuzz_all(input: &[u8]) {
     Poller::compiled().for_each(|poller| fuzz(poller, input));
 }
 
-/// Runs a program over `poller`. One byte is one step: what (4 bits), at which end (3), and how (1).
+/// Runs a program over `poller`. Each byte is one step: what to do (4 bits), at which end (3), and
+/// how (1).
 pub fn fuzz(poller: Poller, input: &[u8]) {
     let none = || End {
         fd: None,
@@ -133,7 +139,7 @@ impl Driver<'_> {
         self.look();
     }
 
-    /// Both ends of a new pair take the place of `at` and its neighbour.
+    /// Replaces `at` and its neighbour by both ends of a new pair.
     fn make(&mut self, at: usize, socket: bool) {
         let at = at & !1;
         self.close(at);
@@ -204,12 +210,12 @@ impl Driver<'_> {
         unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), count) > 0 }
     }
 
-    /// Asks poll(2) about every registered end, after something has happened.
+    /// Asks poll(2) about every registered end, after an event.
     fn look(&mut self) {
         for end in self.ends.iter_mut().filter(|end| end.token.is_some()) {
             let level = level(end.fd.as_ref().expect("what is registered is open"));
             let news = level - end.level;
-            // An end or an error is news for both directions.
+            // A hang-up or an error makes both directions ready.
             for (risen, bit) in end.risen.iter_mut().zip(BITS) {
                 *risen |=
                     news.contains(bit) || level.contains(bit) && news.intersects(Ready::HANGUP);
@@ -218,7 +224,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Polls without waiting until nothing comes any more, which is soon. Then everything that had to be reported has been.
+    /// Polls without waiting until nothing is reported. Fails if something that had to be reported
+    /// was not.
     fn settle(&mut self) {
         self.look();
         let owed = self.owed();
@@ -236,7 +243,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Polls with a wait, if there is a reason for it to end.
+    /// Polls with a wait, if there is a reason for the poll to end.
     fn wait(&mut self) {
         self.look();
         let owed = self.owed();
@@ -272,15 +279,15 @@ impl Driver<'_> {
         })
     }
 
-    /// One poll. Adds up what it reports; whether that is anything.
+    /// Polls once and adds what it reports. Returns whether it reported anything.
     fn poll(&mut self, delay: Delay, reported: &mut [Ready; 2 * PAIRS]) -> bool {
         let mut events = Events::new();
         self.poller.poll(delay, &mut events);
         for event in &events {
-            // A token may come late, when its use is over.
+            // A late event may carry the token of an earlier registration.
             assert!(
                 (1..=self.uses).contains(&event.token.tag()),
-                "nobody was registered as {:?}",
+                "no end was registered as {:?}",
                 event.token
             );
             let Some(at) = self
@@ -309,7 +316,7 @@ impl Driver<'_> {
     }
 }
 
-/// What poll(2) says of a descriptor, by the table on [`Ready`].
+/// The answer of poll(2) for a descriptor, by the table on [`Ready`].
 fn level(fd: &OwnedFd) -> Ready {
     let mut entry = libc::pollfd {
         fd: fd.as_raw_fd(),
@@ -318,7 +325,7 @@ fn level(fd: &OwnedFd) -> Ready {
     };
     // SAFETY: one writable entry.
     while unsafe { libc::poll(&mut entry, 1, 0) } < 0 {
-        // The fuzzer's own alarm interrupts even a call that does not wait.
+        // The fuzzer's alarm may interrupt even a call that does not wait.
         let error = io::Error::last_os_error();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
     }
@@ -334,7 +341,7 @@ fn level(fd: &OwnedFd) -> Ready {
     ready
 }
 
-/// A pair that takes a few kilobytes.
+/// A socket pair with buffers of a few kilobytes.
 fn socket_pair() -> [OwnedFd; 2] {
     let (a, b) = UnixStream::pair().unwrap();
     [a, b].map(|end| {
@@ -346,7 +353,7 @@ fn socket_pair() -> [OwnedFd; 2] {
     })
 }
 
-/// A pipe of one page.
+/// A pipe with a buffer of one page.
 fn pipe() -> [OwnedFd; 2] {
     let mut fds = [0; 2];
     // SAFETY: `fds` has room for two.

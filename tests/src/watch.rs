@@ -1,6 +1,7 @@
-//! A poller as core uses it: who waits arms first, readiness is latched until somebody waits for it, and it may be spurious.
+//! A poller used as core uses it: a waiter arms first, readiness is latched until a waiter takes
+//! it, and it may be spurious.
 //!
-//! So a test over it passes with edges and with levels, if readiness is never lost.
+//! A test over it passes with edge- and level-triggered pollers, if no readiness is lost.
 #![allow(unsafe_code, reason = "descriptors and signals are libc's")]
 
 use crate::LIMIT;
@@ -24,18 +25,18 @@ pub fn token(tag: u32) -> TaggedPtr {
 
 /// Lends a test's descriptor.
 pub fn lend(fd: &impl AsRawFd) -> Borrowed<'_> {
-    // SAFETY: the test owns it and has borrowed it, or it is a number that no file has.
+    // SAFETY: the test owns the descriptor and has borrowed it here, or the number is not open.
     unsafe { Borrowed::new(fd.as_raw_fd()) }
 }
 
-/// What one poll reports.
+/// The events of one poll.
 pub fn poll(poller: &impl Deref<Target = dyn Netpoll>, delay: Delay) -> Vec<Event> {
     let mut events = Events::new();
     poller.poll(delay, &mut events);
     events.to_vec()
 }
 
-/// A poller for one thread, with the readiness that it has reported and nobody has waited for.
+/// A poller for one thread, with the readiness that it has reported and no waiter has taken.
 pub struct Watch {
     /// The poller.
     pub poller: Box<dyn Netpoll>,
@@ -66,18 +67,18 @@ impl Watch {
         self.poller.open(fd.as_raw_fd(), token(tag)).unwrap();
     }
 
-    /// Polls once and latches what it reports; how many events that were.
+    /// Polls once and latches what is reported. Returns the number of events.
     pub fn poll(&self, delay: Delay) -> usize {
         let events = poll(&self.poller, delay);
         for event in &events {
             let tag = event.token.tag();
-            assert_eq!(event.token, token(tag), "a token that nobody gave");
+            assert_eq!(event.token, token(tag), "a token that was never registered");
             *self
                 .latched
                 .borrow_mut()
                 .entry(tag)
                 .or_insert(Ready::empty()) |= event.ready;
-            // `ERROR` says it of the last event only.
+            // `ERROR` holds only for the last event.
             let mut seen = self.seen.borrow_mut();
             let seen = seen.entry(tag).or_insert(Ready::empty());
             *seen = seen.difference(Ready::ERROR) | event.ready;
@@ -85,7 +86,7 @@ impl Watch {
         events.len()
     }
 
-    /// Everything that was reported of `tag`.
+    /// Everything that was reported for `tag`.
     pub fn seen(&self, tag: u32) -> Ready {
         self.seen
             .borrow()
@@ -94,14 +95,14 @@ impl Watch {
             .unwrap_or(Ready::empty())
     }
 
-    /// Waits until `fd`, watched under `tag`, is reported ready, since the last such wait.
+    /// Arms `fd`, watched under `tag`, and waits until it is reported ready.
     #[track_caller]
     pub fn wait(&self, fd: &impl AsRawFd, tag: u32, mode: Mode) {
         self.poller.arm(fd.as_raw_fd(), token(tag), mode);
         self.wait_armed(tag, mode);
     }
 
-    /// As `wait`, for a direction that was armed before.
+    /// Like `wait`, for a direction that is already armed.
     #[track_caller]
     pub fn wait_armed(&self, tag: u32, mode: Mode) {
         let direction = direction(mode);
@@ -114,7 +115,7 @@ impl Watch {
         self.forget(tag, mode);
     }
 
-    /// Forgets readiness reported so far, as an operation does that asks the system now.
+    /// Forgets the readiness reported so far, as an operation does before it asks the kernel.
     pub fn forget(&self, tag: u32, mode: Mode) {
         self.latched
             .borrow_mut()
@@ -131,7 +132,7 @@ impl Watch {
             .unwrap_or(Ready::empty())
     }
 
-    /// Tries `op` until it does not block, waiting each time that it does; readiness from before does not count.
+    /// Tries `op` until it does not block, and waits in between. Earlier readiness is forgotten.
     #[track_caller]
     pub fn operate<T>(
         &self,
@@ -151,14 +152,14 @@ impl Watch {
         }
     }
 
-    /// Reads once, waiting as long as there is nothing.
+    /// Reads once, and waits as long as there is nothing to read.
     #[track_caller]
     pub fn read(&self, fd: &impl AsRawFd, tag: u32, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.operate(fd, tag, Mode::Read, |fd| io::read(fd, buffer))
     }
 
-    /// Reads `len` bytes, or fewer to the end, as core does: after a read that did not fill its buffer it waits before it asks again, unless
-    /// a hang-up was seen.
+    /// Reads `len` bytes, or fewer at the end of the stream, as core does: after a short read it
+    /// waits before it asks the kernel again, unless a hang-up was reported.
     #[track_caller]
     pub fn read_spent(&self, fd: &impl AsRawFd, tag: u32, len: usize) -> Result<Vec<u8>, Errno> {
         let mut all = Vec::new();
@@ -186,7 +187,7 @@ impl Watch {
         Ok(all)
     }
 
-    /// Fails if the poller reports more than `expected` events from now on, which nobody armed.
+    /// Fails if the poller reports more than `expected` events that were not armed.
     #[track_caller]
     pub fn assert_quiet(&self, expected: usize) {
         let reported: usize = (0..20).map(|_| self.poll(Delay::None)).sum::<usize>()
@@ -236,7 +237,8 @@ pub fn eventfd() -> OwnedFd {
 pub fn terminal() -> (File, File) {
     let mut fds = [0; 2];
     let [master, slave] = &mut fds;
-    // SAFETY: room for both descriptors; the other arguments may be null. All zeroes is a `termios`, which tcgetattr fills.
+    // SAFETY: room for both descriptors; the other arguments may be null. All zeroes is a
+    // `termios`, which tcgetattr fills.
     unsafe {
         let null = std::ptr::null_mut();
         assert_eq!(
@@ -253,18 +255,19 @@ pub fn terminal() -> (File, File) {
     (nonblocking(master), nonblocking(slave))
 }
 
-/// Writes until there is no more room.
+/// Writes until the buffer is full.
 pub fn fill(fd: &impl AsRawFd) {
     while io::write(lend(fd), &[7; 4096]) != Outcome::WouldBlock {}
 }
 
-/// The kernel's number of this thread.
+/// The kernel's id of this thread.
 pub fn thread_id() -> i32 {
     // SAFETY: no memory is passed.
     unsafe { libc::gettid() }
 }
 
-/// What thread `id` does, as `/proc` says: `R`uns, `S`leeps, or sleeps so that no signal ends it (`D`). `None` if it has ended.
+/// The state of thread `id` in `/proc`: `R` runs, `S` sleeps, `D` sleeps and cannot be interrupted.
+/// `None` if it has ended.
 pub fn state_of(id: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
@@ -277,15 +280,16 @@ pub fn asleep(id: i32) {
     }
 }
 
-/// How often a handler of [`interrupt`]'s signal has run.
+/// How often the handler of [`interrupt`]'s signal has run.
 pub static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
-/// Interrupts the system call in which thread `id` is.
+/// Interrupts the system call of thread `id`.
 pub fn interrupt(id: i32) {
     extern "C" fn note(_: i32) {
         INTERRUPTS.fetch_add(1, SeqCst);
     }
-    // SAFETY: all zeroes is an action with an empty mask and no flags; the handler is async-signal-safe. A thread that is gone is no error.
+    // SAFETY: all zeroes is an action with an empty mask and no flags; the handler is
+    // async-signal-safe. For a thread that has ended, `tgkill` fails.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = note as *const () as usize;

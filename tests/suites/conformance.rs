@@ -1,8 +1,9 @@
 //! The contract of [`Netpoll`](gopark_core::os::Netpoll), over descriptors of every kind and over
 //! every poller that is compiled in.
 //!
-//! Edges and levels both pass. A test arms before it expects anything, takes spurious readiness, and fails if readiness is lost. The
-//! contract in words is on the trait; `docs/backends.md` says how to run this over a new poller.
+//! Edge- and level-triggered pollers both pass. A test arms before it expects an event, accepts
+//! spurious readiness, and fails if readiness is lost. The trait states the contract in words;
+//! `docs/backends.md` says how to run this over a new poller.
 #![allow(unsafe_code, reason = "some descriptors are made by libc")]
 #![allow(clippy::duplicate_mod, reason = "one set of tests for each poller")]
 

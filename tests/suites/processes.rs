@@ -77,7 +77,7 @@ fn a_panic_without_a_join_is_printed_and_ends_only_its_goroutine() {
 }
 
 #[test]
-fn a_goroutine_that_blocks_starts_beside_as_few_others_as_it_can() {
+fn a_goroutine_that_blocks_starts_away_from_goroutines_bound_to_a_thread() {
     run(&mut alone("blocks-elsewhere")).assert_success();
 }
 
@@ -198,17 +198,17 @@ fn the_process_ends_when_main_returns() {
 }
 
 #[test]
-fn everything_at_once_loses_no_byte_no_goroutine_and_no_descriptor() {
+fn the_stress_loses_no_byte_no_goroutine_and_no_descriptor() {
     run(Command::new(env!("CARGO_BIN_EXE_stress")).arg("2")).assert_success();
 }
 
 #[test]
-fn everything_at_once_loses_nothing_either_where_goroutines_migrate() {
+fn the_stress_loses_nothing_where_goroutines_migrate() {
     run(Command::new(env!("CARGO_BIN_EXE_stress")).args(["2", "migrate"])).assert_success();
 }
 
 #[test]
-fn neighbours_go_on_while_a_name_server_is_silent() {
+fn other_goroutines_run_while_a_name_server_does_not_answer() {
     let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_names")));
     ended.assert_success();
     println!("{}", ended.output);

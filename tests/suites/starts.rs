@@ -109,7 +109,7 @@ fn a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting() {
 }
 
 #[test]
-fn starts_that_fail_take_no_address_space_from_the_one_that_succeeds() {
+fn failed_starts_take_no_address_space_from_the_one_that_succeeds() {
     // glibc keeps an arena of 64 MiB for a thread of an earlier start, so a later start finds less
     // address space.
     run(starts(PROGRAM.as_ref(), &["fails-often"]).env("MALLOC_ARENA_MAX", "1")).assert_success();
@@ -263,7 +263,7 @@ fn a_program_with_privileges_takes_no_setting_from_the_environment() {
     }
 }
 
-/// A program of `src/bin/poller.rs`, which may take any poller.
+/// The command for a program of `src/bin/poller.rs`, without the variable that chooses a poller.
 fn poller(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poller"));
     command
@@ -292,7 +292,7 @@ fn the_best_poller_that_is_compiled_in_runs_unless_the_program_or_a_variable_cho
             run(poller(&["which"]).env("GOPARK_POLLER", name)).output,
             runs
         );
-        // The program's choice counts before the environment's, even before one that is wrong.
+        // The program's choice overrides the environment's, even a wrong one.
         for variable in [best.name(), "kqueue"] {
             let ended = run(poller(&["chosen", name]).env("GOPARK_POLLER", variable));
             assert_eq!(ended.output, runs);
@@ -327,7 +327,7 @@ fn a_poller_that_is_unknown_or_not_compiled_in_is_refused_with_a_list_of_those_t
 }
 
 #[test]
-fn where_a_sandbox_refuses_epoll_the_runtime_starts_with_poll() {
+fn the_runtime_starts_with_poll_if_a_sandbox_refuses_epoll() {
     if !Poller::compiled().any(|poller| poller == Poller::Poll) {
         return eprintln!("skipped: the poller `poll` is not compiled in");
     }

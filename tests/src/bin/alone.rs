@@ -233,10 +233,7 @@ fn spawn_all(release: &Arc<AtomicBool>) -> (Vec<JoinHandle<()>>, io::Error) {
             Ok(goroutine) => goroutines.push(goroutine),
             Err(error) => return (goroutines, error),
         }
-        assert!(
-            goroutines.len() < 1_000_000,
-            "the limit has no effect"
-        );
+        assert!(goroutines.len() < 1_000_000, "the limit has no effect");
     }
 }
 

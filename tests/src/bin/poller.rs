@@ -1,5 +1,5 @@
-//! What the poller owes a process that forks, whose threads get stuck, and that may not make every system call: programs that
-//! `suites/processes.rs` runs by name, since they would disturb other tests.
+//! A poller in a process that forks, whose threads block, or that may not make every system call:
+//! programs that `suites/processes.rs` runs by name, because they would disturb other tests.
 #![allow(unsafe_code, reason = "children and filters are made by libc")]
 
 use gopark::net::{TcpListener, TcpStream};
@@ -37,13 +37,13 @@ fn pair() -> (UnixStream, UnixStream) {
     (nonblocking(ours), theirs)
 }
 
-/// A child has every descriptor, and keeps a file alive that its parent has closed.
+/// A child inherits every descriptor, and keeps a file open that its parent has closed.
 fn fork() {
     let (ours, mut theirs) = pair();
     let watch = Watch::of(gopark_tests::poller(), &ours);
     watch.poller.arm(ours.as_raw_fd(), token(1), Mode::Read);
     watch.poll(Delay::None);
-    // SAFETY: this process has one thread. The child makes one system call, again and again.
+    // SAFETY: this process has one thread. The child only calls `pause`.
     let child = unsafe { libc::fork() };
     if child == 0 {
         loop {
@@ -56,7 +56,7 @@ fn fork() {
     theirs.write_all(b"x").unwrap();
     watch.assert_quiet(0);
 
-    // The number means another file now.
+    // The number names another file now.
     let (ours, mut theirs) = pair();
     watch.open(&ours, 2);
     theirs.write_all(b"x").unwrap();
@@ -69,7 +69,8 @@ fn fork() {
     }
 }
 
-/// Closes a descriptor that was opened by a thread which is in the kernel for good. A ring ends a poll on the thread that submitted it.
+/// Closes a descriptor that was opened by a thread which blocks in the kernel. The kernel ends a
+/// ring's poll on the thread that submitted it.
 fn stuck_thread() {
     let poller = Arc::<dyn Netpoll>::from(gopark_tests::poller().init().unwrap());
     let (ours, theirs) = pair();
@@ -98,10 +99,11 @@ fn stuck_thread() {
     assert!(poll(&poller, Delay::AtMost(1)).is_empty());
 }
 
-/// Sleeps as a parent does until its child has called `exec`, so that no signal ends it.
+/// Sleeps as the parent of a vfork does, so that no signal interrupts it.
 fn sleep_until_readable(stuck: &UnixStream) {
     let flags = libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: a fork: the child has a copy of the memory, also of the stack, and makes two system calls.
+    // SAFETY: a fork: the child has a copy of the memory, also of the stack, and makes two system
+    // calls.
     unsafe {
         let child = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
         if child == 0 {
@@ -112,7 +114,7 @@ fn sleep_until_readable(stuck: &UnixStream) {
     }
 }
 
-/// Drops a poller that watches something.
+/// Drops a poller that watches descriptors.
 fn dropped() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mapped = || {
@@ -133,8 +135,8 @@ fn dropped() {
     assert_eq!((open(), mapped()), before);
 }
 
-/// Starts a runtime that may not make the call `name`: with an error if its poller stands on that, and
-/// otherwise it works.
+/// Starts a runtime that may not make the call `name`. The start must fail if the poller needs that
+/// call, and the runtime must work otherwise.
 fn forbidden(name: &str) {
     let poller = gopark_tests::poller();
     let (call, needed) = match name {
@@ -165,8 +167,8 @@ fn forbidden(name: &str) {
     serve_one();
 }
 
-/// Starts a runtime that takes whichever poller the system permits. It permits epoll to none, and an
-/// eventfd only where `poll` may stand on it.
+/// Starts a runtime in a sandbox that refuses epoll, and eventfds unless `may_have_eventfds`: the
+/// next poller must take over.
 fn fallback(errno: i32, may_have_eventfds: bool) {
     forbid(libc::SYS_epoll_create1, errno);
     forbid(libc::SYS_io_uring_setup, errno);
@@ -189,7 +191,7 @@ fn chosen(name: &str) {
     }
 }
 
-/// A start that lacks descriptors for epoll, which another poller could do with less of.
+/// A start without enough descriptors for epoll must fail, although another poller needs fewer.
 fn without_descriptors() {
     let most = libc::rlimit {
         rlim_cur: 3,
@@ -201,7 +203,7 @@ fn without_descriptors() {
     println!("{error}");
 }
 
-/// One connection, and one timer.
+/// One connection and one timer.
 fn serve_one() {
     run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -218,7 +220,7 @@ fn serve_one() {
     });
 }
 
-/// From now on this process gets `errno` from system call `number`.
+/// From now on system call `number` fails with `errno`.
 fn forbid(number: libc::c_long, errno: i32) {
     let step = |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter {
         code: code as u16,

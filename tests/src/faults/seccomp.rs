@@ -1,4 +1,4 @@
-//! Kernels and containers that lack a system call, played by a filter that the subject installs on itself.
+//! Kernels and containers that lack a system call, simulated by a filter that the subject installs.
 #![allow(
     unsafe_code,
     reason = "a filter is installed through prctl, and tried by a raw system call"
@@ -10,14 +10,14 @@ use gopark::Poller;
 use std::io;
 use std::process::Command;
 
-/// Calls that are refused.
+/// System calls that are refused.
 struct Profile {
     name: &'static str,
     calls: Vec<Refused>,
     outcome: Outcome,
 }
 
-/// One call, with all arguments or with this third one.
+/// A system call that is refused: always, or with this third argument only.
 struct Refused {
     call: libc::c_long,
     third: Option<u32>,
@@ -26,9 +26,9 @@ struct Refused {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// All goes on by other means, without a failed operation.
+    /// Everything works by other means, without a failed operation.
     Survives,
-    /// `Builder::start` fails, and says of what.
+    /// `Builder::start` fails with this message.
     NoStart(&'static str),
 }
 
@@ -167,7 +167,7 @@ fn profiles_of_threads() -> Vec<Profile> {
     ]
 }
 
-/// Puts this process under the profile `name`, and shows that it is.
+/// Puts this process under the profile `name`, and checks that the calls are refused.
 pub fn enter(name: &str) {
     let profiles = profiles();
     let profile = profiles
@@ -184,7 +184,8 @@ pub fn enter(name: &str) {
         .filter(|refused| refused.call != libc::SYS_prctl)
     {
         let nowhere = 0usize;
-        // SAFETY: the filter refuses the call; otherwise these arguments would make it fail or do nothing.
+        // SAFETY: the filter refuses the call; without it, these arguments would make the call fail
+        // or do nothing.
         let result = unsafe {
             libc::syscall(
                 refused.call,
@@ -262,7 +263,7 @@ pub fn cases(tally: &mut Tally) {
             command
                 .args(["subject", arrangement, profile.name])
                 .env("RUST_BACKTRACE", "0");
-            // What the start says of a refusal is for the suite `blind`.
+            // The suite `blind` checks what a start reports about refusals.
             command.env("GOPARK_REPORTS", "off");
             // Without this, another poller would take the place of one that is refused.
             command.env("GOPARK_POLLER", crate::poller().name());

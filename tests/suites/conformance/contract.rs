@@ -41,7 +41,8 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
     (nonblocking(listener.accept().unwrap().0), theirs)
 }
 
-/// A thread that polls once, asleep by now; what it says is the events' tags.
+/// Starts a thread that polls once, and returns when it sleeps. Its result is the tags of the
+/// events.
 fn sleep_in(poller: &Arc<dyn Netpoll>, delay: Delay) -> (thread::JoinHandle<Vec<u32>>, i32) {
     let (sender, receiver) = mpsc::channel();
     let poller = poller.clone();

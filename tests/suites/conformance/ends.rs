@@ -1,4 +1,4 @@
-//! Hang-ups, resets, errors and urgent marks: none of them hides data, or hides behind it.
+//! Hang-ups, resets, errors and urgent marks: none of them hides data, and data hides none of them.
 
 use super::{POLLER, tcp_pair, unix_pair};
 use gopark_backends::linux::io;
@@ -55,7 +55,7 @@ fn a_peer_that_stops_writing_is_a_hangup_for_readers() {
         watch.wait_armed(1, Mode::Read);
         assert!(watch.seen(1).contains(Ready::HANGUP), "{:?}", watch.seen(1));
         assert_eq!(watch.read(&ours, 1, &mut [0; 8]), Ok(0));
-        // The other half works on.
+        // The other half still works.
         assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1));
     };
     let (ours, theirs) = unix_pair();
@@ -65,7 +65,7 @@ fn a_peer_that_stops_writing_is_a_hangup_for_readers() {
 }
 
 #[test]
-fn who_stops_writing_can_read_on() {
+fn an_end_that_stops_writing_can_still_read() {
     let (ours, mut theirs) = tcp_pair();
     let watch = Watch::of(POLLER, &ours);
     ours.shutdown(Shutdown::Write).unwrap();
@@ -118,11 +118,11 @@ fn a_reset_after_data_is_found() {
     let check = |ours: &dyn AsRawFd, leave: &dyn Fn()| {
         let ours = ours.as_raw_fd();
         let watch = Watch::of(POLLER, &ours);
-        // The peer leaves this unread.
+        // The peer does not read this.
         assert_eq!(io::write(lend(&ours), b"x"), Outcome::Done(1));
         watch.wait(&ours, 1, Mode::Read);
         leave();
-        // Whether the data survives is the system's affair.
+        // Whether the data survives depends on the kernel.
         let read = watch.read_spent(&ours, 1, usize::MAX);
         assert!(matches!(read.as_deref(), Ok(b"abc") | Err(_)), "{read:?}");
         watch.wait(&ours, 1, Mode::Write);
@@ -141,7 +141,7 @@ fn a_reset_after_data_is_found() {
 }
 
 #[test]
-fn who_stops_reading_is_told_that_there_is_nothing_to_wait_for() {
+fn an_end_that_stops_reading_gets_an_event() {
     let check = |ours: &dyn AsRawFd, stop: &dyn Fn()| {
         let ours = ours.as_raw_fd();
         let watch = Watch::of(POLLER, &ours);
@@ -233,7 +233,8 @@ fn an_urgent_mark_hides_no_data() {
             unsafe { libc::send(theirs.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
         assert_eq!(result, 1);
         theirs.write_all(b"cd").unwrap();
-        // All edges have been reported by then. The first read stops at the mark; nothing else will come.
+        // All edges have been reported by then. The first read stops at the mark, and no other
+        // event follows.
         watch.wait(&ours, 1, Mode::Read);
         watch.poll(Delay::None);
         assert_eq!(watch.read_spent(&ours, 1, 4).unwrap(), b"abcd");

@@ -18,7 +18,7 @@ fn connections_and_connects_are_reported() {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // It goes on by itself; how it ends is asked below.
+        // The connect continues in the background; its outcome is checked below.
         let _ = socket.connect(&listener.local_addr().unwrap().into());
         watch.open(&socket, tag);
         watch.wait(&socket, tag, Mode::Write);
@@ -158,7 +158,7 @@ fn terminals_are_reported_and_hang_up() {
 }
 
 #[test]
-fn what_is_always_ready_cannot_be_polled() {
+fn a_file_that_is_always_ready_cannot_be_polled() {
     let poller = poller();
     for path in ["/proc/self/exe", "/proc/self", "/dev/null", "/dev/zero"] {
         let file = File::open(path).unwrap();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 #[test]
-fn of_thousands_those_that_are_ready_are_reported() {
+fn thousands_of_ready_descriptors_are_all_reported() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -67,7 +67,7 @@ fn of_thousands_those_that_are_ready_are_reported() {
 
 /// libuv #1099, #1468.
 #[test]
-fn a_closed_descriptor_is_silent_though_a_duplicate_is_open() {
+fn a_closed_descriptor_reports_nothing_although_a_duplicate_is_open() {
     let (ours, mut theirs) = unix_pair();
     let watch = Watch::of(POLLER, &ours);
     let _duplicate = ours.try_clone().unwrap();
@@ -95,7 +95,7 @@ fn a_descriptor_can_be_opened_again_after_close() {
 }
 
 #[test]
-fn duplicates_are_watched_each_for_itself() {
+fn duplicates_are_watched_independently() {
     let (ours, mut theirs) = unix_pair();
     let duplicate = ours.try_clone().unwrap();
     let watch = Watch::new(POLLER);
@@ -134,7 +134,7 @@ fn a_number_can_be_opened_again_at_once() {
         watch.open(&number, tag);
         watch.poller.arm(number.as_raw_fd(), token(tag), Mode::Read);
         if tag % 3 == 0 {
-            // An end that nobody fetches before the number has a new meaning.
+            // A hang-up that is not fetched before the number names another file.
             drop(theirs);
         } else {
             theirs.write_all(b"x").unwrap();
@@ -157,7 +157,7 @@ fn a_number_is_reused_while_others_poll() {
     let poller = poller();
     let reported: Arc<Vec<AtomicU32>> = Arc::new((0..=ROUNDS).map(|_| AtomicU32::new(0)).collect());
     let stop = Arc::new(AtomicBool::new(false));
-    // One sleeps, one only looks.
+    // One poller sleeps, the other polls without delay.
     let pollers = [Delay::Forever, Delay::None].map(|delay| {
         let (poller, reported, stop) = (poller.clone(), reported.clone(), stop.clone());
         thread::spawn(move || {
@@ -181,7 +181,7 @@ fn a_number_is_reused_while_others_poll() {
         poller.arm(number.as_raw_fd(), token(tag), Mode::Read);
         let ready = || Ready::from_bits_retain(reported[tag as usize].load(Ordering::SeqCst) as u8);
         if tag % 2 == 0 {
-            // Its hang-up may come late, but never under the next tag.
+            // The hang-up may come late, but not under the next tag.
             drop(theirs);
         } else {
             theirs.write_all(b"x").unwrap();

@@ -1,5 +1,5 @@
-//! Sockets with an error queue: the poller reports an error for as long as an entry lies there, and
-//! no operation on the data meets it. Readers and writers of data go on, and none spins.
+//! Sockets with an error queue: the poller reports an error as long as the queue has an entry, but
+//! no read or write of data fails with it. Readers and writers of data must go on without spinning.
 
 use super::{MILLISECOND, POLLER, SECOND, now};
 use gopark_backends::linux::{Linux, io};
@@ -20,7 +20,7 @@ static LINUX: Linux = Linux::new();
 fn sched() -> &'static Sched {
     static SCHED: OnceLock<&Sched> = OnceLock::new();
     SCHED.get_or_init(|| {
-        // SAFETY: it does not migrate goroutines.
+        // SAFETY: the configuration does not migrate goroutines.
         unsafe {
             Sched::start(
                 &LINUX,
@@ -36,7 +36,7 @@ fn sched() -> &'static Sched {
 }
 
 fn own(socket: impl IntoRawFd) -> Fd {
-    // SAFETY: given away here, and non-blocking, as the callers see to.
+    // SAFETY: ownership is passed on here, and callers make the socket non-blocking.
     unsafe { Fd::new(sched(), socket.into_raw_fd()) }
 }
 
@@ -62,7 +62,7 @@ fn udp_pair() -> (UdpSocket, UdpSocket) {
     (nonblocking(ours), theirs)
 }
 
-/// Has the kernel note in the error queue when each packet was sent.
+/// Makes the kernel add an entry to the error queue when a packet is sent.
 fn stamp_sent(socket: &impl AsRawFd) {
     let stamps = libc::SOF_TIMESTAMPING_TX_SOFTWARE
         | libc::SOF_TIMESTAMPING_SOFTWARE
@@ -98,13 +98,13 @@ fn take_entry(fd: Borrowed<'_>) -> Outcome<()> {
     }
 }
 
-/// For how long a reader waits in vain, and how often it may be woken for that: with levels and no
-/// other way, a hundred times a second, and a few times more.
+/// How long a reader waits for nothing, and how often it may be woken: a level-triggered poller
+/// without another way wakes it a hundred times a second.
 const LONG: Duration = Duration::from_millis(300);
 const TRIES_MAX: usize = 30 * 3 + 20;
 
-/// Reads once from `fd` in a goroutine, which has to wait for `send`; how many bytes came, and how
-/// often it tried.
+/// Reads once from `fd` in a goroutine, which has to wait for `send`. Returns how many bytes came,
+/// and how often it tried.
 fn read_late(fd: Fd, send: impl FnOnce()) -> Result<(usize, usize), FdError> {
     let polls = sched().metrics(&LINUX).polls;
     let reader = sched().go(
@@ -132,7 +132,7 @@ fn check(read: Result<(usize, usize), FdError>) {
 }
 
 #[test]
-fn data_is_read_beside_timestamps_that_nobody_fetches() {
+fn data_is_read_beside_timestamps_that_are_never_fetched() {
     let (ours, theirs) = udp_pair();
     stamp_sent(&ours);
     ours.send(b"stamped").unwrap();
@@ -180,9 +180,9 @@ fn a_stream_is_read_while_its_zero_copy_sends_are_not_acknowledged_to_it() {
     check(read_late(own(ours), || theirs.write_all(b"data").unwrap()));
 }
 
-/// No data comes, and the entry comes while its reader waits.
+/// No data comes. The entry arrives while its reader waits.
 #[test]
-fn an_entry_of_the_error_queue_wakes_whoever_waits_for_it() {
+fn an_entry_of_the_error_queue_wakes_a_waiter_for_it() {
     let (ours, _theirs) = udp_pair();
     stamp_sent(&ours);
     let sender = ours.try_clone().unwrap();
@@ -205,7 +205,7 @@ fn an_entry_of_the_error_queue_wakes_whoever_waits_for_it() {
 }
 
 #[test]
-fn a_poller_with_an_error_that_nobody_fetches_lets_its_thread_sleep() {
+fn a_poller_with_an_unfetched_error_lets_its_thread_sleep() {
     let (ours, theirs) = udp_pair();
     stamp_sent(&ours);
     ours.send(b"stamped").unwrap();
@@ -228,7 +228,7 @@ fn a_poller_with_an_error_that_nobody_fetches_lets_its_thread_sleep() {
     let start = now();
     assert_eq!(watch.read(&ours, 1, &mut [0; 16]), Ok(4));
     assert!(now() - start < SECOND);
-    // Once the entry is fetched, the level is gone.
+    // When the entry is fetched, the level is gone.
     assert_eq!(
         take_entry(gopark_tests::watch::lend(&ours)),
         Outcome::Done(())

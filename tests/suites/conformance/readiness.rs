@@ -1,4 +1,4 @@
-//! What is ready is reported: to whoever waits, once, in either direction.
+//! Readiness is reported to a waiter, once, in either direction.
 
 use super::{MILLISECOND, POLLER, tcp_pair, unix_pair};
 use gopark_backends::linux::io;
@@ -20,7 +20,7 @@ fn readiness_from_before_open_is_reported() {
 }
 
 #[test]
-fn readiness_that_nobody_waited_for_is_not_lost() {
+fn readiness_that_comes_before_its_waiter_is_not_lost() {
     let (ours, mut theirs) = unix_pair();
     let watch = Watch::of(POLLER, &ours);
     watch.poll(Delay::None);
@@ -72,7 +72,8 @@ fn after_a_read_that_emptied_the_buffer_no_second_one_is_needed() {
     read_in_short_reads(ours, theirs);
     let (ours, theirs) = unix_pair();
     read_in_short_reads(ours, theirs);
-    // Linux 5.5 to 5.13 woke the edges of a pipe for its first data only, unless it was emptied (linux 3a34b13a).
+    // Linux 5.5 to 5.13 reported only the first data in a pipe, unless the pipe was emptied (linux
+    // 3a34b13a).
     let (ours, theirs) = pipe();
     read_in_short_reads(ours, theirs);
 }
@@ -90,7 +91,8 @@ fn read_in_short_reads<T: AsRawFd, U: Write + Send + 'static>(ours: T, mut their
     peer.join().unwrap();
 }
 
-/// The wake-up is told from a descriptor by a word of its own: golang/go #72900, #67056.
+/// The poller must tell its wake-up from a descriptor whatever the token is: golang/go #72900,
+/// #67056.
 #[test]
 fn tokens_of_every_value_come_back() {
     let fd = eventfd();
@@ -125,7 +127,7 @@ fn a_direction_that_fires_leaves_the_other_armed() {
             watch.forget(1, mode);
             watch.poller.arm(ours.as_raw_fd(), token(1), mode);
         }
-        // Whatever is still under way from before.
+        // Takes events that are left from before.
         watch.poll(Delay::None);
         watch.forget(1, Mode::Write);
         let drain = |theirs: &UnixStream| {
@@ -159,7 +161,7 @@ fn a_timed_out_wait_does_not_disturb_the_next() {
 }
 
 #[test]
-fn data_that_nobody_reads_is_not_reported_over_and_over() {
+fn unread_data_is_not_reported_again_and_again() {
     let (ours, mut theirs) = unix_pair();
     let watch = Watch::of(POLLER, &ours);
     theirs.write_all(b"x").unwrap();
@@ -184,7 +186,7 @@ fn an_idle_descriptor_is_not_reported() {
 }
 
 #[test]
-fn what_exceeds_a_batch_stays_for_the_next() {
+fn events_beyond_a_batch_stay_for_the_next_poll() {
     const WATCHED: usize = 3 * EVENT_BATCH / 2;
     let fds: Vec<_> = (0..WATCHED).map(|_| eventfd()).collect();
     let watch = Watch::new(POLLER);

@@ -1,4 +1,5 @@
-//! A thread that sleeps in the poller: what others open, arm, close and ask for meanwhile, and for how long it sleeps.
+//! A thread that sleeps in the poller while other threads open, arm, close and wake, and how long
+//! it sleeps.
 
 use super::{MILLISECOND, POLLER, SECOND, now, poller, sleep_in, unix_pair};
 use gopark_backends::linux::io;
@@ -15,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 #[test]
-fn what_is_opened_and_armed_while_a_thread_polls_is_reported() {
+fn a_descriptor_opened_and_armed_while_a_thread_polls_is_reported() {
     for _ in 0..200 {
         let poller = poller();
         let (sleeper, _) = sleep_in(&poller, Delay::Forever);
@@ -28,7 +29,7 @@ fn what_is_opened_and_armed_while_a_thread_polls_is_reported() {
 }
 
 #[test]
-fn what_is_armed_while_a_thread_polls_wakes_it_later() {
+fn a_descriptor_armed_while_a_thread_polls_wakes_it_later() {
     for _ in 0..200 {
         let poller = poller();
         let (ours, mut theirs) = unix_pair();
@@ -43,7 +44,7 @@ fn what_is_armed_while_a_thread_polls_wakes_it_later() {
 }
 
 #[test]
-fn what_is_closed_while_a_thread_polls_is_released_at_once() {
+fn a_descriptor_closed_while_a_thread_polls_is_released_at_once() {
     for _ in 0..200 {
         let poller = poller();
         let (ours, theirs) = unix_pair();
@@ -73,9 +74,9 @@ fn what_is_closed_while_a_thread_polls_is_released_at_once() {
     }
 }
 
-/// A ring ends a poll on the thread that submitted it, which is busy here.
+/// The kernel ends a ring's poll on the thread that submitted it, which is busy here.
 #[test]
-fn what_another_thread_opened_is_released_when_it_is_closed() {
+fn a_descriptor_opened_by_another_thread_is_released_when_it_is_closed() {
     const ROUNDS: usize = 300;
     let poller = poller();
     let (to_open, numbers) = mpsc::channel();
@@ -132,7 +133,7 @@ fn a_port_is_free_when_its_listener_is_closed() {
 }
 
 #[test]
-fn what_a_thread_opened_is_watched_after_the_thread_has_ended() {
+fn a_descriptor_is_watched_after_the_thread_that_opened_it_has_ended() {
     let watch = Watch::new(POLLER);
     let (ours, mut theirs) = unix_pair();
     thread::scope(|scope| {
@@ -169,7 +170,7 @@ fn a_poll_without_delay_leaves_the_wake_to_one_that_waits() {
 }
 
 #[test]
-fn wakes_that_nobody_took_count_as_one() {
+fn wakes_before_a_poll_count_as_one() {
     let poller = poller();
     for _ in 0..3 {
         poller.wake();
@@ -216,7 +217,7 @@ fn no_wake_is_lost_in_a_storm() {
             })
         })
         .collect();
-    // Relaxed is enough: who returns has acquired what the wakers wrote.
+    // Relaxed is enough: the poll that returns has acquired what the wakers wrote.
     while asked
         .iter()
         .any(|asked| asked.load(Ordering::Relaxed) < WAKES)
@@ -270,7 +271,7 @@ fn a_timed_poll_never_returns_early() {
     }
 }
 
-/// golang/go #44343, #38860: a timer of a few microseconds may not wait for a millisecond.
+/// golang/go #44343, #38860: a timer of a few microseconds must not wait for a millisecond.
 #[test]
 fn a_short_delay_is_not_rounded_up_to_a_millisecond() {
     let poller = poller();
@@ -282,9 +283,10 @@ fn a_short_delay_is_not_rounded_up_to_a_millisecond() {
     assert!(took.min().unwrap() < MILLISECOND, "every delay");
 }
 
-/// libuv #354, #922, netty #3398: too many milliseconds for an `int` were none, or wrapped.
+/// libuv #354, #922, netty #3398: a delay of more milliseconds than an `int` holds became none, or
+/// wrapped.
 #[test]
-fn a_long_delay_is_no_short_one() {
+fn a_long_delay_does_not_become_a_short_one() {
     let poller = poller();
     for limit in [
         (1 << 31) * MILLISECOND,
