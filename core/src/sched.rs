@@ -48,10 +48,7 @@
 //! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `pool`, `stall`, `watchers`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
-#![allow(
-    unsafe_code,
-    reason = "Here is made from the fact of which thread runs"
-)]
+#![allow(unsafe_code, reason = "a `Here` asserts that its M runs the caller")]
 
 mod config;
 mod find;

@@ -23,7 +23,7 @@ mod words;
 
 use mutants::{Mutant, killer_exists, mutants, named_tests};
 use names::homonyms;
-use prose::{is_read, lines_are_narrow, paths_exist};
+use prose::{lines_are_narrow, paths_exist};
 use rows::{ROWS, SCHED_ROWS, STD_SHIM_ROWS, TABLES, imports_go_up, rows_of_table};
 use rules::{
     atomics_come_from_sync, backends_know_the_contract_only, core_names_no_system, files_are_short,
@@ -253,10 +253,9 @@ fn no_file_is_an_orphan() {
     }
 }
 
-/// The texts that the rules for texts apply to: Rust, scripts, settings and prose.
+/// All texts: Rust, scripts, settings and prose.
 fn all_texts() -> impl Iterator<Item = &'static Source> {
-    let all = sources().iter().chain(texts());
-    all.filter(|source| is_read(source))
+    sources().iter().chain(texts())
 }
 
 #[test]
@@ -271,7 +270,7 @@ fn words_that_hide_the_actor_are_not_used() {
 
 #[test]
 fn paths_named_in_comments_and_documentation_exist() {
-    check_in(sources().iter().chain(texts()), paths_exist);
+    check_in(all_texts(), paths_exist);
 }
 
 #[test]

@@ -2,19 +2,6 @@
 
 use crate::source::{Source, root};
 
-/// Paths whose texts are not checked.
-const UNREAD: [&str; 4] = [
-    "core/src/m.rs",
-    "core/src/p.rs",
-    "core/src/sched",
-    "core/src/watch",
-];
-
-/// Whether the rules for texts apply to `source`.
-pub(crate) fn is_read(source: &Source) -> bool {
-    !UNREAD.iter().any(|path| source.path.starts_with(path))
-}
-
 /// Columns of a line. Two files fit side by side on a screen, and so do both sides of a diff.
 const COLUMNS_MAX: usize = 100;
 
