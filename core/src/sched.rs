@@ -268,8 +268,8 @@ impl Sched {
             .owner_at(stack::stack_pointer())?
             .current()
             .cast::<G>();
-        // SAFETY: the stack is in use, by this very code, so its anchor names the live G that it
-        // was bound to.
+        // SAFETY: this code runs on the stack, so its owner word names the live G that was bound to
+        // it.
         unsafe { g.as_ref() }
     }
 

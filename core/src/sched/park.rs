@@ -44,8 +44,10 @@ impl Sched {
         self.park_as(current, wait, park);
     }
 
-    /// Never inlined: whatever the caller's function keeps in registers of thread-local addresses
-    /// dies here.
+    /// As [`park`](Self::park), for a caller that has looked up `current`.
+    ///
+    /// Never inlined: a migrating goroutine may return on another thread, and an address of a
+    /// thread-local that the caller's function keeps must not live across the stop.
     #[inline(never)]
     fn park_as(&'static self, current: Option<&G>, wait: WaitWords, mut park: Park<'_>) {
         match current {
@@ -66,8 +68,8 @@ impl Sched {
         }
     }
 
-    /// Waits until `slot` is notified or cancelled; whether it was notified. `check` is the last
-    /// look for a reason not to park.
+    /// Waits until `slot` is notified or cancelled. Returns whether it was notified. After the wait
+    /// is announced, `check` looks once more for a reason not to park.
     pub(crate) fn wait<E>(
         &'static self,
         slot: &WaitSlot,
@@ -81,6 +83,7 @@ impl Sched {
         self.wait_as(current, slot, wait, check)
     }
 
+    /// As [`wait`](Self::wait), for a caller that has looked up `current`.
     fn wait_as<E>(
         &'static self,
         current: Option<&G>,
@@ -97,9 +100,8 @@ impl Sched {
         slot.settle()
     }
 
-    /// As [`wait`](Self::wait), over and over until `slot` is notified or `check` fails; the
-    /// caller, which is `current`, counts as waiting in a poller
-    /// meanwhile.
+    /// Waits until `slot` is notified or `check` fails, and returns the outcome of the two. The
+    /// caller, which is `current`, counts as waiting in a poller until then.
     pub(crate) fn wait_in_poller<E>(
         &'static self,
         current: Option<&G>,
@@ -107,8 +109,8 @@ impl Sched {
         wait: WaitWords,
         check: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
-        // A migrating goroutine may come back on another M: the two counts are made on whichever it
-        // is on.
+        // A migrating goroutine may come back on another M. Each count is made on the M that it is
+        // on, and only their sum is read.
         match current {
             Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
             None => _ = self.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),

@@ -231,7 +231,7 @@ impl Sched {
         match (here, row) {
             (Some(here), _) => record(trace, here, time, event),
             (None, Row::Thread(thread)) => trace.record_outside(thread, time, event),
-            (None, Row::P(_)) => unreachable!("whoever is nowhere holds no P"),
+            (None, Row::P(_)) => unreachable!("a thread that holds no P records on a P"),
         }
     }
 
