@@ -102,6 +102,9 @@ impl Sched {
 
     /// Waits until `slot` is notified or `check` fails, and returns the outcome of the two. The
     /// caller, which is `current`, counts as waiting in a poller until then.
+    ///
+    /// Always inlined: a call costs twenty instructions of each round trip.
+    #[inline(always)]
     pub(crate) fn wait_in_poller<E>(
         &'static self,
         current: Option<&G>,
