@@ -33,8 +33,7 @@ enum Note<'a> {
 }
 
 impl Sched {
-    /// Begins to record. Returns the reader, of which there is one: `None` if a trace was begun
-    /// before.
+    /// Begins to record. Returns the one reader, or `None` if a trace was begun before.
     pub fn trace(&'static self) -> Option<Reader> {
         let mut first = false;
         let tracing = self.trace.call_once(|| {
