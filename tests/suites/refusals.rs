@@ -150,8 +150,15 @@ unsafe impl Os for Refusing {
 }
 
 fn start(config: Config) -> Result<&'static Sched, StartError> {
+    let before = threads();
     // SAFETY: no configuration here migrates goroutines.
-    unsafe { Sched::start(&SYSTEM, config, || poller().init()) }
+    let started = unsafe { Sched::start(&SYSTEM, config, || poller().init()) };
+    if started.is_ok() {
+        // A thread gives itself its name, and a later test counts names.
+        let new = config.procs + usize::from(config.sysmon.is_some());
+        until_on_thread("its threads have names", || threads() >= before + new);
+    }
+    started
 }
 
 /// The threads of schedulers.
