@@ -1,12 +1,13 @@
 //! Atomics, cells and the one lock. Every other module takes them from here, so that a model
 //! checker can replace them.
 //!
-//! [`Lock`] is a spin lock for a few instructions: a thread never holds it across a park, a system
-//! call or a callback. A waiter spins briefly, then yields its thread, because the holder may have
-//! lost its CPU. Lock order, outermost first; no other locks nest:
+//! [`Lock`] is a spin lock for a few instructions: a thread never holds it across a park, a call of
+//! [`Os`] or a call of user code. A waiter spins briefly, then yields its thread, because the
+//! holder may have lost its CPU. Lock order, outermost first; no other locks nest:
 //!
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
+//! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this

@@ -14,7 +14,8 @@
 //!
 //! A goroutine that stops is traced before its M runs the commit: afterwards it may run elsewhere.
 //! Whether it waits is known, and counted, only after that. If the commit refuses, it is running
-//! again: it has neither parked nor yielded.
+//! again: it has neither parked nor yielded. If sysmon has taken the P of its M, it is queued
+//! instead, which counts as a yield.
 //!
 //! Goroutines that have had a first turn are in `started`, which `run` counts itself, since
 //! `placement` decides by it. So how many goroutines are in a state is what led into it less what

@@ -14,7 +14,7 @@
 
 use super::Sched;
 use super::park::commit;
-use crate::g::{GRef, Resumed};
+use crate::g::{GRef, Resumed, Status};
 use crate::m::Here;
 use crate::os::Delay;
 use crate::p::P;
@@ -124,6 +124,8 @@ impl Sched {
         match self.stop(&here, None, resumed) {
             Stopped::Done => {}
             Stopped::Refused(g) | Stopped::Yielded(g) => {
+                // A goroutine whose commit refused still has the status of one that waits.
+                g.set_status(Status::Runnable);
                 self.on_yield(here.m, &g);
                 let anywhere = g.home().is_none();
                 self.push_yielded(&here, g);
@@ -137,6 +139,7 @@ impl Sched {
 
     /// Queues a goroutine whose turn is over behind all others that may run before it.
     fn push_yielded(&self, here: &Here, g: GRef) {
+        debug_assert_eq!(g.status(), Status::Runnable, "it is in a run queue");
         match g.home() {
             Some(_) => here.home(|home| home.queue.push_back(g)),
             None => self.global.push(g),
