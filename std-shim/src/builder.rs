@@ -239,8 +239,8 @@ impl Builder {
     /// is blocked in a system call.
     ///
     /// Each stall is reported once, to [`on_stall`](Self::on_stall) if that is set, or else on
-    /// stderr. A stall is noticed from 10 ms on, to about a millisecond. Needs
-    /// [`sysmon`](Self::sysmon).
+    /// stderr. A stall is noticed from 10 ms on, at the next look of sysmon, which comes within
+    /// 10 ms. Needs [`sysmon`](Self::sysmon).
     ///
     /// Default: a goroutine is reported if it is blocked for a second while goroutines that can run
     /// on that thread only are ready. stderr then gets one report per spawn site, and at most five

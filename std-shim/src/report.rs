@@ -105,7 +105,7 @@ impl Stall {
         self.0.site
     }
 
-    /// Returns how long the goroutine has kept its thread so far, exact to about a millisecond.
+    /// Returns how long the goroutine has kept its thread so far, exact to about 10 ms.
     pub fn lasts(&self) -> Duration {
         Duration::from_nanos(self.0.lasts as u64)
     }

@@ -65,7 +65,7 @@ pub enum State {
     Waiting {
         /// For what.
         wait: Wait,
-        /// Since when, exact to the millisecond between looks of sysmon. `None` without sysmon.
+        /// Since when, by sysmon's clock, which is up to 10 ms late. `None` without sysmon.
         since: Option<Nanos>,
     },
 }
