@@ -26,6 +26,13 @@ use gopark_core::tagptr::TaggedPtr;
 /// `poll` panics if its batch is not empty on entry and overflows.
 pub struct Epoll(Instance);
 
+impl Epoll {
+    /// Returns the error of the system if it refuses to wait in this poller.
+    pub(crate) fn probe(&self) -> Result<(), Errno> {
+        self.0.probe()
+    }
+}
+
 /// One event for each change of readiness.
 const EDGES: Mask = Mask::from_bits_retain(libc::EPOLLET as u32);
 

@@ -58,6 +58,13 @@ pub struct EpollLevel {
     unarmed: Lock<Vec<Event>>,
 }
 
+impl EpollLevel {
+    /// Returns the error of the system if it refuses to wait in this poller.
+    pub(crate) fn probe(&self) -> Result<(), Errno> {
+        self.instance.probe()
+    }
+}
+
 /// An open descriptor.
 struct Watched {
     /// The directions that the kernel is asked for.

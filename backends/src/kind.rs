@@ -4,10 +4,12 @@ use alloc::boxed::Box;
 use core::fmt;
 use gopark_core::os::{Errno, Netpoll};
 
-/// A poller of this crate, whether or not its feature compiles it in.
+/// A way to wait for sockets: the kernel interface that tells the scheduler which are ready.
 ///
-/// Its `Display` is the name of the feature. A program without std does without this type: it names
-/// the type of one poller, and links that one only.
+/// Each poller has a feature that compiles it in. All pollers have a variant, compiled in or not.
+///
+/// Its `Display` is [`name`](Self::name), the name of the feature; its `Debug` is the name of the
+/// variant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Poller {
@@ -21,25 +23,37 @@ pub enum Poller {
     Poll,
 }
 
+/// Makes a poller and probes its wait.
 type Init = fn() -> Result<Box<dyn Netpoll>, Errno>;
 
 /// The pollers that are compiled in, best first: what serves many connections at the least cost,
 /// by the figures in `docs/backends.md`. A runtime takes the first that the system permits.
 const COMPILED: &[(Poller, Init)] = &[
     #[cfg(feature = "epoll")]
-    (Poller::Epoll, || Ok(Box::new(crate::Epoll::init()?))),
+    (Poller::Epoll, || {
+        let poller = crate::Epoll::init()?;
+        poller.probe()?;
+        Ok(Box::new(poller))
+    }),
+    // `init` has probed `io_uring_enter`.
     #[cfg(feature = "io-uring")]
     (Poller::IoUring, || Ok(Box::new(crate::IoUring::init()?))),
     #[cfg(feature = "epoll-level")]
     (Poller::EpollLevel, || {
-        Ok(Box::new(crate::EpollLevel::init()?))
+        let poller = crate::EpollLevel::init()?;
+        poller.probe()?;
+        Ok(Box::new(poller))
     }),
     #[cfg(feature = "poll")]
-    (Poller::Poll, || Ok(Box::new(crate::Poll::init()?))),
+    (Poller::Poll, || {
+        let poller = crate::Poll::init()?;
+        poller.probe()?;
+        Ok(Box::new(poller))
+    }),
 ];
 
 impl Poller {
-    /// All pollers of this crate, best first.
+    /// All pollers, compiled in or not, best first.
     pub const ALL: [Poller; 4] = [
         Poller::Epoll,
         Poller::IoUring,
@@ -47,12 +61,25 @@ impl Poller {
         Poller::Poll,
     ];
 
-    /// The pollers that are compiled in, best first.
+    /// Returns the pollers that are compiled in, best first. By default the runtime takes the first
+    /// of them that the system permits.
+    ///
+    /// ```
+    /// # use gopark_backends::Poller;
+    /// for poller in Poller::compiled() {
+    ///     println!("{poller} needs {}", poller.needs());
+    /// }
+    /// ```
     pub fn compiled() -> impl Iterator<Item = Poller> {
         COMPILED.iter().map(|&(poller, _)| poller)
     }
 
-    /// The name of the feature that compiles the poller in.
+    /// Returns the name of the feature that compiles the poller in.
+    ///
+    /// ```
+    /// # use gopark_backends::Poller;
+    /// assert_eq!(Poller::EpollLevel.name(), "epoll-level");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Poller::Epoll => "epoll",
@@ -62,27 +89,56 @@ impl Poller {
         }
     }
 
-    /// The poller called `name`.
+    /// Returns the poller whose [`name`](Self::name) is exactly `name`, in lower case, whether or
+    /// not it is compiled in. Returns `None` for any other text.
+    ///
+    /// ```
+    /// # use gopark_backends::Poller;
+    /// assert_eq!(Poller::from_name("io-uring"), Some(Poller::IoUring));
+    /// assert_eq!(Poller::from_name("IoUring"), None);
+    /// ```
     pub fn from_name(name: &str) -> Option<Poller> {
         Self::ALL.into_iter().find(|poller| poller.name() == name)
     }
 
-    /// What the system must permit for this poller.
+    /// Returns what the system must permit for this poller, as text: the system calls that the
+    /// poller makes.
+    ///
+    /// ```
+    /// # use gopark_backends::Poller;
+    /// assert!(Poller::Epoll.needs().contains("epoll_ctl"));
+    /// ```
     pub fn needs(self) -> &'static str {
         match self {
-            Poller::Epoll | Poller::EpollLevel => "epoll_create1 and eventfd2",
-            Poller::IoUring => {
-                "io_uring_setup and io_uring_enter (Linux 5.13, kernel.io_uring_disabled = 0)"
+            Poller::Epoll | Poller::EpollLevel => {
+                "epoll_create1, epoll_ctl, epoll_wait, epoll_pwait, epoll_pwait2, eventfd2, \
+                 read and write"
             }
-            Poller::Poll => "eventfd2",
+            Poller::IoUring => {
+                "io_uring_setup, io_uring_enter, mmap, poll, fstat and newfstatat \
+                 (Linux 5.13, kernel.io_uring_disabled = 0)"
+            }
+            Poller::Poll => "ppoll, eventfd2, fstat, newfstatat, read and write",
         }
     }
 
-    /// Makes a poller of this kind.
+    /// Returns how many descriptors each poller of this kind keeps open.
+    #[doc(hidden)]
+    pub fn descriptors(self) -> usize {
+        match self {
+            // The instance or the first eventfd, and an eventfd for wake-ups.
+            Poller::Epoll | Poller::EpollLevel | Poller::Poll => 2,
+            Poller::IoUring => 1,
+        }
+    }
+
+    /// Makes a poller of this kind, and makes one wait in it that returns at once.
     ///
     /// # Errors
     ///
-    /// What the system says when it refuses; `ENOSYS` if this kind is not compiled in.
+    /// The error of the system if it refuses the poller or the wait. `ENOSYS` if this kind is not
+    /// compiled in.
+    #[doc(hidden)]
     pub fn init(self) -> Result<Box<dyn Netpoll>, Errno> {
         let compiled = COMPILED.iter().find(|&&(poller, _)| poller == self);
         compiled.map_or(Err(Errno::new(libc::ENOSYS)), |(_, init)| init())

@@ -110,6 +110,21 @@ struct Snapshot {
     pause: Option<Nanos>,
 }
 
+impl Poll {
+    /// Returns the error of the system if it refuses to wait in this poller.
+    pub(crate) fn probe(&self) -> Result<(), Errno> {
+        let mut nothing = Snapshot {
+            entries: Entries::default(),
+            version: 0,
+            pause: None,
+        };
+        match nothing.wait(Delay::None) {
+            Err(errno) if errno.raw() != libc::EINTR => Err(errno),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Nanoseconds. Data that arrives during the pause waits this long at most. All sockets with
 /// unfetched errors together cost one poll in this time.
 const ERROR_PAUSE: Nanos = 10_000_000;
