@@ -8,7 +8,7 @@ use crate::poller::Choice;
 use crate::report::{self, OnStall, Stall};
 use crate::runtime::{self, LINUX, Runtime, duration_nanos, running};
 use crate::signals::{self, Handlers};
-use crate::{environment, fork, overflow, panics, schedtrace, trace};
+use crate::{environment, error, fork, overflow, panics, schedtrace, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux;
 use gopark_core::blocking::Pool;
@@ -130,7 +130,9 @@ impl Builder {
     ///
     /// Default: `GOPARK_POLLER` from the environment (the name of a feature), or else the first of
     /// epoll, io-uring, epoll-level and poll that is compiled in and that the system permits.
-    /// [`poller()`](crate::poller()) returns the poller in use.
+    /// [`poller()`](crate::poller()) returns the poller in use; a line on stderr says if a better
+    /// one was refused ([`reports`](Self::reports)). `{}` prints the name of its feature, `{:?}`
+    /// that of the variant.
     ///
     /// If the system refuses a poller that is set here or in the environment,
     /// [`start`](Self::start) fails. `docs/backends.md` in the repository compares the pollers.
@@ -261,9 +263,9 @@ impl Builder {
     /// (`on` or `off`) from the environment, or else true.
     ///
     /// They report goroutines that are blocked for a second while others wait for their thread,
-    /// that all threads are in use, and, at the start, what the system does not permit the runtime
-    /// to observe. The reports of [`stall_after`](Self::stall_after), and that of a deadlock, which
-    /// ends the process, are written in any case.
+    /// that all threads are in use, and, at the start, pollers that the system refuses and what it
+    /// does not permit the runtime to observe. The reports of [`stall_after`](Self::stall_after),
+    /// and that of a deadlock, which ends the process, are written in any case.
     ///
     /// ```
     /// gopark::Builder::new().reports(false).start()?;
@@ -367,13 +369,16 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// - `AlreadyExists` if the runtime is running. The first use of anything else in this crate
-    ///   starts it with the defaults.
+    /// - `AlreadyExists` if the runtime is running. The first use of a function of this crate that
+    ///   needs the runtime starts it with the defaults.
     /// - `InvalidInput` if a setting or a `GOPARK_…` variable is out of its range.
-    /// - `Unsupported` if the [`poller`](Self::poller) is not compiled in, and in a child made by
-    ///   `fork` from a process whose runtime is running (`docs/fork.md`).
+    /// - `Unsupported` if the poller of [`poller`](Self::poller) or `GOPARK_POLLER` is not compiled
+    ///   in, if no poller is, and in a child made by `fork` from a process whose runtime is running
+    ///   (`docs/fork.md`).
     /// - The error of the system if it refuses threads, memory, a poller or the file of
-    ///   `GOPARK_TRACE`.
+    ///   `GOPARK_TRACE`. For threads, memory and pollers the text has the remedy, the kind is that
+    ///   of the system's error, and [`source`](std::error::Error::source) is that error, an
+    ///   [`io::Error`] with its `raw_os_error`. `EMFILE`, for example, has no kind of its own.
     ///
     /// A start that fails leaves no thread, signal handler or file behind, and may be repeated.
     ///
@@ -390,7 +395,9 @@ impl Builder {
         if running().is_some() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "the gopark runtime is already running",
+                "the gopark runtime is already running: call Builder::start once, before the \
+                 first use of gopark (go, run, a socket or another function that needs the runtime \
+                 starts it with the defaults)",
             ));
         }
         let default_reports = report::are_enabled(self.reports)?;
@@ -410,18 +417,9 @@ impl Builder {
         let trace = trace::Request::from_environment()?;
         // SAFETY: `migrate` is set only by `Builder::migrate`, which has the same contract.
         let started = unsafe { Sched::start(&LINUX, config, || pollers.make()) };
-        let sched = started.map_err(|error| {
-            let cause = io::Error::from_raw_os_error(error.errno().raw());
-            let remedy = match error {
-                StartError::Poller(_) => return pollers.error(),
-                StartError::Stacks(_) | StartError::Thread(..)
-                    if cause.kind() == io::ErrorKind::WouldBlock =>
-                {
-                    MLOCK_REMEDY
-                }
-                _ => "",
-            };
-            io::Error::new(cause.kind(), format!("{error} ({cause}{remedy})"))
+        let sched = started.map_err(|error| match error {
+            StartError::Poller(_) => pollers.error(config.pollers),
+            error => start_error(error),
         })?;
         // No step after this one fails.
         handlers.keep();
@@ -432,8 +430,13 @@ impl Builder {
             default_stalls: self.stall_after.is_none(),
             on_stall,
         });
-        if default_reports && config.sysmon.is_some() {
-            report::report_restrictions();
+        if default_reports {
+            if let Some(text) = pollers.passed_over() {
+                report::report_passed_over(&text);
+            }
+            if config.sysmon.is_some() {
+                report::report_restrictions();
+            }
         }
         if let Some(trace) = trace {
             trace.begin(sched);
@@ -459,17 +462,17 @@ impl Builder {
         let stack_size = self.stack_size.unwrap_or(DEFAULT_STACK);
         let invalid = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         if !(1..=MAX_PROCS).contains(&procs) {
-            return invalid(format!("max_procs: {procs} is not in 1..={MAX_PROCS}"));
+            return invalid(format!("max_procs is {procs}: set it to 1 to {MAX_PROCS}"));
         }
         if !(1..=procs).contains(&pollers) {
             return invalid(format!(
-                "pollers: {pollers} is not in 1..={procs} (max_procs)"
+                "pollers is {pollers}: set it to 1 to {procs} (max_procs)"
             ));
         }
         let least = MIN_STACK.max(4 * LINUX.page_size());
         if !(least..=MAX_STACK).contains(&stack_size) {
             return invalid(format!(
-                "stack_size: {stack_size} bytes is not in {least}..={MAX_STACK}"
+                "stack_size is {stack_size} bytes: set it to {least} to {MAX_STACK}"
             ));
         }
         let stack_size = stack_size.next_power_of_two();
@@ -479,13 +482,13 @@ impl Builder {
             .filter(|guard_size| !(1..=most).contains(guard_size))
         {
             return invalid(format!(
-                "guard_size: {guard_size} bytes is not in 1..={most} (a quarter of stack_size)"
+                "guard_size is {guard_size} bytes: set it to 1 to {most} (a quarter of stack_size)"
             ));
         }
         let max_threads = self.max_threads.unwrap_or(procs + DEFAULT_SPARE_THREADS);
         if !(procs..=MAX_THREADS).contains(&max_threads) {
             return invalid(format!(
-                "max_threads: {max_threads} is not in {procs} (max_procs)..={MAX_THREADS}"
+                "max_threads is {max_threads}: set it to {procs} (max_procs) to {MAX_THREADS}"
             ));
         }
         if self.no_sysmon && (self.stall_after.is_some() || self.shrink.is_some()) {
@@ -523,6 +526,30 @@ impl Builder {
             ..config
         })
     }
+}
+
+/// Returns the error of a start to which the system has refused threads or memory: what it refused,
+/// its error, and the remedies. The error of the system is its source.
+fn start_error(error: StartError) -> io::Error {
+    let cause = io::Error::from_raw_os_error(error.errno().raw());
+    let mlock = if cause.kind() == io::ErrorKind::WouldBlock {
+        MLOCK_REMEDY
+    } else {
+        ""
+    };
+    let text = match error {
+        StartError::Thread(started, errno) => {
+            let remedy = match errno.raw() {
+                libc::EPERM | libc::EACCES | libc::ENOSYS => "permit clone and clone3",
+                libc::ENOMEM => "raise `ulimit -v` or the cgroup's memory.max",
+                _ => "raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max",
+            };
+            let number = started + 1;
+            format!("the system refused thread number {number}: {cause}: {remedy}{mlock}")
+        }
+        error => format!("{error} ({cause}{mlock})"),
+    };
+    error::with_cause(cause, text)
 }
 
 /// Returns `GOPARK_MAXPROCS`, or else the number of available CPUs.
@@ -572,6 +599,25 @@ pub(crate) fn sched() -> &'static Sched {
     running_or_started().sched
 }
 
+/// Returns the scheduler if the runtime is running. Starts nothing.
+///
+/// # Panics
+///
+/// In a child made by `fork` from a process whose runtime was running.
+#[inline]
+#[track_caller]
+pub(crate) fn sched_if_running() -> Option<&'static Sched> {
+    match running() {
+        Some(runtime) => Some(runtime.sched),
+        None => {
+            if let Err(error) = fork::refuse_in_child() {
+                panic!("cannot start the gopark runtime: {error}");
+            }
+            None
+        }
+    }
+}
+
 /// Returns the scheduler beneath, for tests.
 #[doc(hidden)]
 pub fn scheduler() -> &'static Sched {
@@ -601,6 +647,10 @@ pub(crate) fn pool() -> &'static Pool {
 /// Returns how many goroutines run at once: the number of Ps, Go's `GOMAXPROCS`. Starts the runtime
 /// with the defaults if it is not running. [`Builder::max_procs`] sets it.
 ///
+/// # Panics
+///
+/// If the runtime is not running and cannot be started.
+///
 /// ```
 /// assert!(gopark::max_procs() >= 1);
 /// ```
@@ -611,7 +661,12 @@ pub fn max_procs() -> usize {
 }
 
 /// Returns the poller of the runtime. Starts the runtime with the defaults if it is not running.
-/// [`Builder::poller`] sets it.
+/// [`Builder::poller`] sets it. `{}` prints the name of its feature, such as `io-uring`, and `{:?}`
+/// that of the variant.
+///
+/// # Panics
+///
+/// If the runtime is not running and cannot be started.
 ///
 /// ```
 /// println!("sockets wait in {}", gopark::poller());

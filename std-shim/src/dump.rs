@@ -1,7 +1,7 @@
 //! The dump: a text that says for every goroutine what it does.
 
 use crate::backtraces::Backtraces;
-use crate::runtime::LINUX;
+use crate::runtime::{LINUX, running};
 use gopark_core::os::{Nanos, ThreadState};
 use gopark_core::sched::Sched;
 use gopark_core::watch::{Behind, Descriptor, Goroutine, State, Wait};
@@ -52,6 +52,10 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut backtraces = Backtraces::new();
     let mut result = Ok(());
     let mut listed = 0;
+    if let Some(runtime) = running() {
+        let procs = sched.config().procs;
+        writeln!(out, "gopark: {procs} procs, poller {}\n", runtime.poller)?;
+    }
     sched.snapshot(Some(&LINUX), |goroutine| {
         listed += 1;
         if result.is_ok() {

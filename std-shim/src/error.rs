@@ -2,6 +2,7 @@
 
 use gopark_core::fd::FdError;
 use gopark_core::polldesc::PollError;
+use std::fmt;
 use std::io::{Error, ErrorKind};
 
 /// Converts `error`. An error of the system keeps its number. A [`PollError`], whose text is Go's,
@@ -19,6 +20,30 @@ pub(crate) fn io_error(error: FdError) -> Error {
         _ => ErrorKind::Other,
     };
     Error::new(kind, error)
+}
+
+/// Returns an error with this text, and with the kind of `cause`, which is its source.
+pub(crate) fn with_cause(cause: Error, text: String) -> Error {
+    Error::new(cause.kind(), WithCause { text, cause })
+}
+
+/// A text for an operator, and the error of the system.
+#[derive(Debug)]
+struct WithCause {
+    text: String,
+    cause: Error,
+}
+
+impl fmt::Display for WithCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for WithCause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
 }
 
 /// Returns the [`PollError`] inside `error`, if there is one.

@@ -4,10 +4,11 @@
     reason = "`run` lends the stack of its caller to a goroutine"
 )]
 
-use crate::builder::{nanos, pool, sched};
+use crate::builder::{nanos, pool, sched, sched_if_running};
 use crate::panics;
 use crate::runtime::duration_nanos;
 use gopark_core::join::Join;
+use gopark_core::sched::Sched;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
@@ -161,7 +162,10 @@ where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
-    match sched().go_local(catching(f), Location::caller()) {
+    let Some(sched) = sched_if_running() else {
+        panic!("go_local: an ordinary thread runs no goroutines; call it in one, or use go");
+    };
+    match sched.go_local(catching(f), Location::caller()) {
         Ok(join) => JoinHandle(join),
         Err(exhausted) => panic!("gopark::go_local: {exhausted}"),
     }
@@ -267,8 +271,11 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// });
 /// ```
 #[doc(alias = "Gosched")]
+#[track_caller]
 pub fn yield_now() {
-    let sched = sched();
+    let Some(sched) = sched_if_running() else {
+        return thread::yield_now();
+    };
     if thread::panicking() {
         sched.stops_unwinding();
     }
@@ -291,8 +298,12 @@ pub fn sleep(duration: Duration) {
     if duration.is_zero() {
         return;
     }
-    let sched = sched();
-    sched.sleep_until(sched.now().saturating_add(duration_nanos(duration)));
+    match sched_if_running() {
+        Some(sched) => {
+            sched.sleep_until(sched.now().saturating_add(duration_nanos(duration)));
+        }
+        None => thread::sleep(duration),
+    }
 }
 
 /// Sleeps until `deadline`. Returns at once if it has passed.
@@ -308,8 +319,13 @@ pub fn sleep(duration: Duration) {
 /// ```
 #[track_caller]
 pub fn sleep_until(deadline: Instant) {
-    if deadline > Instant::now() {
-        sched().sleep_until(nanos(deadline));
+    let now = Instant::now();
+    if deadline <= now {
+        return;
+    }
+    match sched_if_running() {
+        Some(sched) => sched.sleep_until(nanos(deadline)),
+        None => thread::sleep(deadline - now),
     }
 }
 
@@ -348,7 +364,9 @@ pub fn sleep_until(deadline: Instant) {
 #[doc(alias = "entersyscall")]
 #[track_caller]
 pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let sched = sched();
+    let Some(sched) = sched_if_running() else {
+        return work();
+    };
     // `work` need not be UnwindSafe: its panic continues in the caller, which then cannot observe
     // inconsistent data either.
     let caller = sched.identity();
@@ -374,11 +392,13 @@ pub fn blocking<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// ```
 #[track_caller]
 pub fn set_name(name: &str) {
-    sched().set_name(name.into());
+    if let Some(sched) = sched_if_running() {
+        sched.set_name(name.into());
+    }
 }
 
 /// Returns how many goroutines exist: those that were started and have not returned, as Go's
-/// `runtime.NumGoroutine` does.
+/// `runtime.NumGoroutine` does. Returns 0 if the runtime is not running, and does not start it.
 ///
 /// ```
 /// gopark::run(|| assert!(gopark::num_goroutines() >= 1));
@@ -386,5 +406,5 @@ pub fn set_name(name: &str) {
 #[doc(alias = "NumGoroutine")]
 #[track_caller]
 pub fn num_goroutines() -> usize {
-    sched().num_goroutines()
+    sched_if_running().map_or(0, Sched::num_goroutines)
 }

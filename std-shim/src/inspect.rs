@@ -9,9 +9,12 @@ use std::io::{self, Write};
 /// Writes the state of every goroutine to `out`: number, name, state, what it waits for and since
 /// when, where it was spawned, and its backtrace.
 ///
-/// The text resembles Go's, is meant for people, and may change between versions:
+/// The text resembles Go's, is meant for people, and may change between versions. The first line
+/// names the poller in use:
 ///
 /// ```text
+/// gopark: 2 procs, poller epoll
+///
 /// goroutine 7 "importer" [IO wait, 12s, fd 5 read]:
 ///     gopark::net::tcp_stream::TcpStream::read
 ///         …

@@ -41,8 +41,10 @@
 //! | [`dump`](dump()) | `SIGQUIT`, `pprof` | `Handle::dump` |
 //! | [`metrics`](metrics()) | `runtime/metrics` | `Handle::metrics` |
 //!
-//! The first use of any of these starts the runtime with the defaults. It runs until the process
-//! ends.
+//! The first use of one that needs the runtime starts it with the defaults: [`go`], [`run`], a
+//! socket of [`net`], [`dump`](dump()), [`metrics`](metrics()). It runs until the process ends. On
+//! an ordinary thread [`sleep`], [`yield_now`] and [`blocking`] do what `std` does, and start
+//! nothing.
 //!
 //! # Threads
 //!

@@ -1,10 +1,12 @@
 //! Selects the poller of the runtime: that of [`Builder::poller`](crate::Builder::poller) or
 //! `GOPARK_POLLER`, or else the best that the system permits.
+#![allow(unsafe_code, reason = "a limit is read through libc")]
 
-use crate::environment;
+use crate::{environment, error};
 use gopark_backends::Poller;
 use gopark_core::os::{Errno, Netpoll};
 use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
 
 const VARIABLE: &str = "GOPARK_POLLER";
 
@@ -22,23 +24,31 @@ impl Choice {
     pub(crate) fn new(setting: Option<Poller>) -> io::Result<Choice> {
         let unsupported = |text| Err(io::Error::new(ErrorKind::Unsupported, text));
         let named = match setting {
-            Some(poller) if !is_compiled(poller) => {
+            Some(poller) => Some(("poller", poller)),
+            None => from_environment()?.map(|poller| (VARIABLE, poller)),
+        };
+        let compiled: Vec<Poller> = Poller::compiled().collect();
+        let candidates = match named {
+            Some((source, poller)) if !compiled.contains(&poller) => {
+                let alternative = if compiled.is_empty() {
+                    String::new()
+                } else {
+                    format!(", or choose one of these: {}", names(compiled))
+                };
                 return unsupported(format!(
-                    "poller: {poller} is not compiled in: turn on gopark's feature `{poller}`, \
-                     or choose one of these: {}",
-                    names(Poller::compiled())
+                    "{source}: {poller} is not compiled in: turn on gopark's feature \
+                     `{poller}`{alternative}"
                 ));
             }
-            Some(poller) => Some(poller),
-            None => from_environment()?,
+            Some((_, poller)) => vec![poller],
+            None if compiled.is_empty() => {
+                return unsupported(format!(
+                    "no poller is compiled in: turn on one of gopark's features {}",
+                    names(Poller::ALL)
+                ));
+            }
+            None => compiled,
         };
-        let candidates = named.map_or_else(|| Poller::compiled().collect(), |poller| vec![poller]);
-        if candidates.is_empty() {
-            return unsupported(format!(
-                "no poller is compiled in: turn on one of gopark's features {}",
-                names(Poller::ALL)
-            ));
-        }
         Ok(Choice {
             candidates,
             failed: Vec::new(),
@@ -73,27 +83,72 @@ impl Choice {
         self.candidates[0]
     }
 
-    /// Returns the error of a start that got no poller: the kinds tried, the errors of the system,
-    /// and the remedies.
-    pub(crate) fn error(&self) -> io::Error {
-        let mut kind = ErrorKind::Unsupported;
+    /// Returns the error of a start that needs `count` pollers and did not get them: the kinds
+    /// tried, the errors of the system, and the remedies. Its source is the last of these errors.
+    pub(crate) fn error(&self, count: usize) -> io::Error {
+        let errno = self.failed.last().map_or(libc::ENOSYS, |last| last.1.raw());
+        let cause = io::Error::from_raw_os_error(errno);
+        error::with_cause(cause, format!("no poller: {}", self.tried(count)))
+    }
+
+    /// Returns the report of a start that has passed over pollers which the system refuses: their
+    /// errors and remedies, which poller runs, and what that costs.
+    pub(crate) fn passed_over(&self) -> Option<String> {
+        let cost = match self.made() {
+            Poller::EpollLevel => "one more system call for each wait",
+            Poller::Poll => "each poll takes time in proportion to the sockets that are waited for",
+            _ => "about as fast",
+        };
+        (!self.failed.is_empty()).then(|| {
+            format!(
+                "the system refuses a poller: {}; the runtime uses {} instead ({cost})",
+                self.tried(1),
+                self.made()
+            )
+        })
+    }
+
+    /// Returns the kinds that the system has refused, each with its error and the remedy.
+    fn tried(&self, count: usize) -> String {
         let tried = self.failed.iter().map(|&(poller, errno)| {
             let cause = io::Error::from_raw_os_error(errno.raw());
-            kind = cause.kind();
-            match errno.raw() {
-                libc::EMFILE => format!("{poller}: {cause}: raise `ulimit -n`"),
-                libc::ENFILE => format!("{poller}: {cause}: raise fs.file-max"),
-                _ if is_refusal(errno) => format!("{poller}: {cause}: permit {}", poller.needs()),
-                _ => format!("{poller}: {cause}"),
-            }
+            format!("{poller}: {cause}{}", remedy(poller, errno, count))
         });
-        let tried = tried.collect::<Vec<_>>().join("; ");
-        io::Error::new(kind, format!("no poller: {tried}"))
+        tried.collect::<Vec<_>>().join("; ")
     }
 }
 
-fn is_compiled(poller: Poller) -> bool {
-    Poller::compiled().any(|compiled| compiled == poller)
+/// Returns what to do if the system answers with `errno` to a start that needs `count` pollers.
+fn remedy(poller: Poller, errno: Errno, count: usize) -> String {
+    match errno.raw() {
+        libc::EMFILE => {
+            let each = poller.descriptors();
+            format!(
+                ": the pollers need {} descriptors, {each} for each of {count}, and the process \
+                 may have {} open: raise `ulimit -n` or lower Builder::pollers",
+                each * count,
+                descriptor_limit()
+            )
+        }
+        libc::ENFILE => ": raise fs.file-max, the limit of the whole system".into(),
+        libc::ENOMEM => ": raise `ulimit -v` or the cgroup's memory.max, or lower \
+                         Builder::pollers"
+            .into(),
+        _ if is_refusal(errno) => format!(": permit {}", poller.needs()),
+        _ => String::new(),
+    }
+}
+
+/// Returns how many descriptors this process may have open: `ulimit -n`.
+#[doc(alias = "RLIMIT_NOFILE")]
+fn descriptor_limit() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+    // SAFETY: `limit` is writable. It is valid whether or not the call fills it, because it holds
+    // integers only and was zeroed.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr());
+        limit.assume_init().rlim_cur
+    }
 }
 
 /// Returns whether `errno` means that the kernel is too old for a poller, or that a sandbox forbids
@@ -105,21 +160,19 @@ fn is_refusal(errno: Errno) -> bool {
     )
 }
 
-/// Returns the poller that `GOPARK_POLLER` names. Fails if it is not compiled in.
+/// Returns the poller that `GOPARK_POLLER` names, compiled in or not. Fails if the value is the
+/// name of no poller.
 fn from_environment() -> io::Result<Option<Poller>> {
     let Some(value) = environment::nonempty(VARIABLE) else {
         return Ok(None);
     };
     let named = value.to_str().and_then(Poller::from_name);
-    match named.filter(|&poller| is_compiled(poller)) {
+    match named {
         Some(poller) => Ok(Some(poller)),
         None => Err(environment::invalid(
             VARIABLE,
             &value,
-            format_args!(
-                "one of the pollers that are compiled in: {}",
-                names(Poller::compiled())
-            ),
+            format_args!("the name of a poller: {}", names(Poller::ALL)),
         )),
     }
 }

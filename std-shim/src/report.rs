@@ -246,6 +246,13 @@ pub(crate) fn report(sched: &'static Sched, report: Report<'_>) {
     }
 }
 
+/// Reports that the start has passed over pollers, as the text says.
+pub(crate) fn report_passed_over(text: &str) {
+    let line = format!("gopark: {text} (GOPARK_REPORTS=off silences this)\n");
+    // A closed stderr must not prevent the start.
+    let _ = Stderr::with_timeout().write_all(line.as_bytes());
+}
+
 /// Reports what the system does not permit sysmon to see or do, if anything. Called at the start.
 pub(crate) fn report_restrictions() {
     let thread = LINUX.thread_id();

@@ -238,7 +238,7 @@ fn procs_are_1_to_1024() {
     for n in [0, 1025, usize::MAX] {
         assert_refused(
             Builder::new().max_procs(n),
-            &format!("max_procs: {n} is not in 1..=1024"),
+            &format!("max_procs is {n}: set it to 1 to 1024"),
         );
     }
 }
@@ -248,7 +248,7 @@ fn pollers_are_1_to_max_procs() {
     for n in [0, 3, usize::MAX] {
         assert_refused(
             Builder::new().max_procs(2).pollers(n),
-            &format!("pollers: {n} is not in 1..=2 (max_procs)"),
+            &format!("pollers is {n}: set it to 1 to 2 (max_procs)"),
         );
     }
 }
@@ -258,7 +258,7 @@ fn stacks_are_16_kib_to_1_gib() {
     for n in [0, 1, 16 * 1024 - 1, (1 << 30) + 1, usize::MAX] {
         assert_refused(
             Builder::new().stack_size(n),
-            &format!("stack_size: {n} bytes is not in 16384..=1073741824"),
+            &format!("stack_size is {n} bytes: set it to 16384 to 1073741824"),
         );
     }
 }

@@ -148,7 +148,7 @@ fn guards_are_at_least_a_byte_and_at_most_a_quarter_of_the_stack() {
     for bytes in [0, (32 << 10) + 1, usize::MAX] {
         refused(
             settings().guard_size(bytes),
-            &format!("guard_size: {bytes} bytes is not in 1..=32768 (a quarter of stack_size)"),
+            &format!("guard_size is {bytes} bytes: set it to 1 to 32768 (a quarter of stack_size)"),
         );
     }
 }

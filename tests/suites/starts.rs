@@ -307,22 +307,24 @@ fn a_poller_that_is_unknown_or_not_compiled_in_is_refused_with_a_list_of_those_t
         .into_iter()
         .filter(|poller| !Poller::compiled().any(|compiled| compiled == *poller));
     let absent = names(absent);
-    for value in ["kqueue", "Epoll", "epoll,poll"].iter().chain(&absent) {
+    for value in ["kqueue", "Epoll", "epoll,poll"] {
         let ended = run(poller(&["which"]).env("GOPARK_POLLER", value));
         assert!(!ended.status.success());
         ended.assert_said(&format!(
-            "GOPARK_POLLER: {value:?} is not one of the pollers that are compiled in: {compiled}"
+            "GOPARK_POLLER: {value:?} is not the name of a poller: epoll, io-uring, epoll-level, \
+             poll"
         ));
     }
     for name in absent {
-        let ended = run(&mut poller(&["chosen", name]));
-        assert_eq!(
-            ended.output,
-            format!(
-                "Unsupported: poller: {name} is not compiled in: turn on gopark's feature \
-                 `{name}`, or choose one of these: {compiled}\n"
-            )
+        let said = format!(
+            "{name} is not compiled in: turn on gopark's feature `{name}`, or choose one of these: \
+             {compiled}\n"
         );
+        let ended = run(&mut poller(&["chosen", name]));
+        assert_eq!(ended.output, format!("Unsupported: poller: {said}"));
+        let ended = run(poller(&["which"]).env("GOPARK_POLLER", name));
+        assert!(!ended.status.success());
+        ended.assert_said(&format!("GOPARK_POLLER: {said}"));
     }
 }
 
@@ -336,6 +338,59 @@ fn the_runtime_starts_with_poll_if_a_sandbox_refuses_epoll() {
         ended.assert_success();
         assert_eq!(ended.output, "runs with poll\n");
     }
+}
+
+#[test]
+fn the_runtime_starts_with_poll_if_a_sandbox_refuses_only_the_wait_in_epoll() {
+    if !Poller::compiled().any(|poller| poller == Poller::Poll) {
+        return eprintln!("skipped: the poller `poll` is not compiled in");
+    }
+    for errno in [libc::ENOSYS, libc::EPERM, libc::EACCES] {
+        let ended = run(&mut poller(&["wait-refused", &errno.to_string()]));
+        ended.assert_success();
+        assert_eq!(ended.output, "runs with poll\n");
+    }
+}
+
+#[test]
+fn a_start_that_passes_over_a_refused_poller_says_so_unless_reports_are_off() {
+    if !Poller::compiled().any(|poller| poller == Poller::Poll) {
+        return eprintln!("skipped: the poller `poll` is not compiled in");
+    }
+    let refused = Poller::compiled().filter(|&poller| poller != Poller::Poll);
+    let refused: Vec<_> = refused
+        .map(|poller| {
+            format!(
+                "{poller}: Operation not permitted (os error 1): permit {}; ",
+                poller.needs()
+            )
+        })
+        .collect();
+    let ended = run(poller(&["fallback", "1"]).env("GOPARK_REPORTS", "on"));
+    ended.assert_success();
+    if !refused.is_empty() {
+        ended.assert_said(&format!(
+            "gopark: the system refuses a poller: {}the runtime uses poll instead (each poll takes \
+             time in proportion to the sockets that are waited for) (GOPARK_REPORTS=off silences \
+             this)\n",
+            refused.concat()
+        ));
+    }
+}
+
+#[test]
+fn what_std_can_do_on_an_ordinary_thread_does_not_start_the_runtime() {
+    let ended = run(starts(PROGRAM.as_ref(), &["ordinary"]).env("GOPARK_POLLER", "nonsense"));
+    ended.assert_success();
+    ended.assert_said("nothing was started\n");
+    ended.assert_said("go_local: an ordinary thread runs no goroutines");
+}
+
+#[test]
+fn a_dump_names_the_poller() {
+    let ended = run(&mut starts(PROGRAM.as_ref(), &["dump"]));
+    ended.assert_success();
+    ended.assert_said("gopark: 2 procs, poller ");
 }
 
 #[test]
@@ -358,6 +413,13 @@ fn a_lack_of_descriptors_is_no_reason_to_take_another_poller() {
     let ended = run(&mut poller(&["without-descriptors"]));
     ended.assert_success();
     let best = Poller::compiled().next().unwrap();
-    let said = "Too many open files (os error 24): raise `ulimit -n`";
-    assert_eq!(ended.output, format!("no poller: {best}: {said}\n"));
+    let each = best.descriptors();
+    assert_eq!(
+        ended.output,
+        format!(
+            "no poller: {best}: Too many open files (os error 24): the pollers need {each} \
+             descriptors, {each} for each of 1, and the process may have 3 open: raise `ulimit -n` \
+             or lower Builder::pollers\n"
+        )
+    );
 }

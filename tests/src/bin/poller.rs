@@ -24,6 +24,7 @@ fn main() {
         ["dropped"] => dropped(),
         ["forbidden", call] => forbidden(call),
         ["fallback", errno] => fallback(errno.parse().unwrap(), true),
+        ["wait-refused", errno] => wait_refused(errno.parse().unwrap()),
         ["none-permitted", errno] => fallback(errno.parse().unwrap(), false),
         ["without-descriptors"] => without_descriptors(),
         ["which"] => println!("runs with {}", gopark::poller()),
@@ -182,6 +183,25 @@ fn fallback(errno: i32, may_have_eventfds: bool) {
     println!("{:?}: {error}", error.kind());
 }
 
+/// Starts a runtime in a sandbox that permits epoll instances and rings but refuses the wait in
+/// them: the next poller must take over. After that this thread may not call `ppoll` either, and
+/// can make no poller.
+fn wait_refused(errno: i32) {
+    #[cfg(target_arch = "x86_64")]
+    forbid(libc::SYS_epoll_wait, errno);
+    forbid(libc::SYS_epoll_pwait, errno);
+    forbid(libc::SYS_epoll_pwait2, errno);
+    forbid(libc::SYS_io_uring_enter, errno);
+    Builder::new().max_procs(2).start().unwrap();
+    println!("runs with {}", gopark::poller());
+    serve_one();
+    forbid(libc::SYS_ppoll, errno);
+    for poller in Poller::compiled() {
+        let refused = poller.init().err().map(|errno| errno.raw());
+        assert_eq!(refused, Some(errno), "{poller}");
+    }
+}
+
 /// Starts a runtime with the poller called `name`.
 fn chosen(name: &str) {
     let poller = Poller::from_name(name).unwrap();
@@ -201,6 +221,9 @@ fn without_descriptors() {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) }, 0);
     let error = Builder::new().max_procs(1).start().unwrap_err();
     println!("{error}");
+    let cause = std::error::Error::source(&error).unwrap();
+    let cause = cause.downcast_ref::<Error>().unwrap();
+    assert_eq!(cause.raw_os_error(), Some(libc::EMFILE));
 }
 
 /// One connection and one timer.

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn main() {
     let program = std::env::args().nth(1).expect("the name of a program");
@@ -30,6 +30,8 @@ fn main() {
         "fails-often" => fails_often(),
         "environment" => environment(),
         "dumped" => dumped(),
+        "dump" => dump(),
+        "ordinary" => ordinary(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -178,6 +180,28 @@ fn environment() {
     println!("privileged: {privileged}");
     println!("procs: {}", gopark::max_procs());
     println!("handler: {}", disposition(libc::SIGUSR1) != libc::SIG_DFL);
+}
+
+/// Prints a dump.
+fn dump() {
+    Builder::new().max_procs(2).start().unwrap();
+    gopark::dump(&mut io::stdout()).unwrap();
+}
+
+/// Calls what needs no runtime on an ordinary thread.
+fn ordinary() {
+    let start = Instant::now();
+    let wait = Duration::from_millis(2);
+    gopark::sleep(wait);
+    gopark::sleep_until(Instant::now() + wait);
+    assert!(start.elapsed() >= 2 * wait);
+    gopark::yield_now();
+    gopark::set_name("ordinary");
+    assert_eq!(gopark::num_goroutines(), 0);
+    assert_eq!(gopark::blocking(|| 7), 7);
+    assert!(std::panic::catch_unwind(|| gopark::go_local(|| ())).is_err());
+    assert_eq!(thread_names().len(), 1);
+    println!("nothing was started");
 }
 
 /// Ends when the signal that the environment names has produced a dump.

@@ -162,7 +162,7 @@ fn profiles_of_threads() -> Vec<Profile> {
                 all(libc::SYS_clone3, libc::EPERM),
                 all(libc::SYS_clone, libc::EAGAIN),
             ],
-            NoStart("no thread after 0"),
+            NoStart("the system refused thread number 1: "),
         ),
     ]
 }
