@@ -244,8 +244,8 @@ pub(crate) struct WaitInfo {
 pub(crate) struct LastStop {
     /// Decode them only after [`ResumeSeq::validate`].
     pub(crate) wait: WaitWords,
-    /// Since when the goroutine waits, or is runnable, by sysmon's clock, which is up to 10 ms late.
-    /// 0 without sysmon.
+    /// Since when the goroutine waits, or is runnable, by sysmon's clock, which is up to 10 ms
+    /// late. 0 without sysmon.
     pub(crate) since: Nanos,
     /// Where it stopped.
     pub(crate) place: Place,
