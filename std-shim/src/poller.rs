@@ -181,3 +181,35 @@ fn names(pollers: impl IntoIterator<Item = Poller>) -> String {
     let names = pollers.into_iter().map(Poller::name);
     names.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poller_that_is_not_compiled_in_is_unsupported_and_its_error_ends_in_no_empty_list() {
+        let compiled: Vec<Poller> = Poller::compiled().collect();
+        for poller in Poller::ALL {
+            match Choice::new(Some(poller)) {
+                Ok(choice) => assert_eq!(choice.made(), poller),
+                Err(error) => {
+                    assert!(!compiled.contains(&poller));
+                    assert_eq!(error.kind(), ErrorKind::Unsupported);
+                    let text = error.to_string();
+                    assert_eq!(text.ends_with('`'), compiled.is_empty(), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_its_remedy() {
+        let remedy = |errno| remedy(Poller::Epoll, Errno::new(errno), 64);
+        let full = remedy(libc::EMFILE);
+        assert!(full.contains("128 descriptors, 2 for each of 64"), "{full}");
+        assert!(full.contains(&format!("{} open", descriptor_limit())));
+        assert!(remedy(libc::ENFILE).contains("fs.file-max"));
+        assert!(remedy(libc::ENOMEM).contains("memory.max"));
+        assert!(remedy(libc::EPERM).contains("permit epoll_create1, epoll_ctl, epoll_wait"));
+    }
+}
