@@ -1,6 +1,6 @@
-//! Fd: a descriptor whose operations block goroutines instead of threads, Go's `poll.FD`. It makes
-//! no system call itself: the caller passes each operation as a closure that tries it once and
-//! returns what happened.
+//! Fd: a descriptor whose operations block goroutines instead of threads, Go's `poll.FD`. It does
+//! not read or write itself: the caller passes each operation as a closure that tries it once and
+//! returns what happened. The `Fd` closes the descriptor, through `Os`.
 //!
 //! # One system call where two would do
 //!

@@ -1,7 +1,7 @@
 //! A goroutine's allocation, and the handle that waits for its result.
 //!
 //! ```text
-//!   Task = | G | refs | done | state | closure, then result |
+//!   Task = | G | scheduler | done | state | refs | vtable | closure, then result |
 //! ```
 //!
 //! The scheduler and the handle hold one reference each, and the last one frees the allocation. The

@@ -390,7 +390,7 @@ impl WakeWord {
     }
 
     /// Whether the M sleeps with a P, or is about to, and has not been notified.
-    pub(crate) fn asleep(&self) -> bool {
+    pub(crate) fn sleeps_with_p(&self) -> bool {
         Asleep::with_p(self.0.load(Ordering::Relaxed)).is_some()
     }
 

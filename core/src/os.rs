@@ -2,9 +2,9 @@
 //! readiness poller ([`Netpoll`]).
 //!
 //! Core makes no system call. A port supplies one `Os` (threads, a futex, a clock, address space)
-//! and one or more `Netpoll` types. The scheduler owns the pollers and is the only caller of both
-//! traits. Only plain data crosses this boundary: a descriptor number, and a [`TaggedPtr`] that the
-//! poller stores and hands back. No reference into core does.
+//! and one or more `Netpoll` types. The scheduler owns the pollers, and only core calls them and
+//! the `Os`. A poller keeps only plain data: a descriptor number, and a [`TaggedPtr`] that it hands
+//! back. It keeps no reference into core.
 //!
 //! | a port gives | Linux | used for |
 //! |---|---|---|
@@ -358,7 +358,7 @@ pub unsafe trait Netpoll: Send + Sync {
     fn close(&self, fd: i32);
 
     /// Asks for the next readiness of `fd` in direction `mode`. The scheduler calls it before every
-    /// wait. Edge-triggered backends do nothing here.
+    /// wait. A poller of edges may have nothing to do here.
     #[doc(alias = "netpollarm")]
     fn arm(&self, _fd: i32, _token: TaggedPtr, _mode: Mode) {}
 

@@ -144,9 +144,10 @@ impl PollDesc {
         self.info.check(mode, false)
     }
 
-    /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and the
-    /// last event was not merely an error, after which no other event need come. Such an event may
-    /// also be the first sign of a reset, so the refused operation asks the system once more.
+    /// Whether an operation in direction `mode` may wait: as [`may_try`](Self::may_try), and for a
+    /// read, the last event was not merely an error, after which no other event need come. Such an
+    /// event may also be the first sign of a reset, so the refused read asks the system once more.
+    /// A write may wait: its next system call returns the error.
     #[doc(alias = "netpollcheckerr")]
     pub(crate) fn may_wait(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, true)

@@ -184,7 +184,7 @@ impl Sched {
     /// Wakes one M that sleeps with a P, to give way. Called after an M began to want a P.
     fn wake_holder(&self) {
         self.idlers.before_recheck();
-        if let Some(m) = self.ms().find(|m| m.wake.asleep()) {
+        if let Some(m) = self.ms().find(|m| m.wake.sleeps_with_p()) {
             self.notify(m);
         }
     }

@@ -284,7 +284,7 @@ impl Sched {
             // Submitters that saw the count of `spin_alone` have woken no M. An M that is not
             // parked now looks at all queues before it parks; if one is parked, this starts over.
             self.idlers.before_recheck();
-            if !self.ms().any(|m| m.wake.asleep()) {
+            if !self.ms().any(|m| m.wake.sleeps_with_p()) {
                 return;
             }
         }

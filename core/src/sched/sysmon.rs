@@ -395,7 +395,7 @@ impl Sched {
     /// Updates what sysmon has seen of a P, which M `m` holds. Returns whether that M sleeps.
     fn update(&self, p: &P, m: &M, seen: &mut SysmonTick, now: Nanos) -> bool {
         let (tick, polls) = (p.tick.get(), p.polls.get());
-        let asleep = m.wake.asleep();
+        let asleep = m.wake.sleeps_with_p();
         if asleep || tick != seen.tick || m.index != seen.m {
             if seen.kept {
                 self.m(seen.m).kept.set(0);
