@@ -18,7 +18,7 @@ fn watched(program: &str) -> Ended {
 fn a_deadlock_of_all_goroutines_is_reported_and_ends_the_process() {
     let ended = watched("deadlock");
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
-    ended.assert_said("fatal error: all goroutines are asleep - deadlock!\n\ngoroutine ");
+    ended.assert_said("fatal error: all goroutines are asleep - deadlock!\n\ngopark: ");
     ended.assert_said("\"main\" [join");
     ended.assert_said("\"other\" [semacquire");
     ended.assert_said("created at tests/src/bin/watched.rs:");
