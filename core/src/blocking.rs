@@ -158,7 +158,7 @@ impl Pool {
         // SAFETY: the call is on this stack. Until `done` was notified, only the pool touches its
         // other fields.
         let done = unsafe { &(*call.as_ptr()).done };
-        while !sched.wait(done, Wait::Blocking.encode(), || Ok::<_, ()>(())) {}
+        sched.wait_for(done, Wait::Blocking.encode());
         // SAFETY: the pool does not touch the call any more.
         unsafe { (*call.as_ptr()).result.take() }.must("a job was done without a result")
     }

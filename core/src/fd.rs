@@ -115,6 +115,14 @@ struct Side {
     uncounted: AtomicU32,
 }
 
+/// What a wait has led to.
+enum Waited {
+    /// The descriptor is probably ready.
+    Ready,
+    /// The operation asks the system once more, and fails with this error if it would block.
+    AskOnce(PollError),
+}
+
 /// The value of a removed timeout: the next operation clears the deadline that the timeout had set.
 const ENDLESS: Nanos = -1;
 
@@ -355,7 +363,7 @@ impl Fd {
         let mut asked = !wait;
         let mut blocked = false;
         loop {
-            let mut waited = Ok(());
+            let mut waited = Waited::Ready;
             if wait {
                 waited = self.wait(mode, asked)?;
                 blocked = true;
@@ -378,16 +386,18 @@ impl Fd {
         }
     }
 
-    /// Waits until the descriptor is ready. An inner error means: ask the system once more, and
-    /// fail with this error if the operation would block.
-    fn wait(&self, mode: Mode, asked: bool) -> Result<Result<(), PollError>, FdError> {
+    /// Waits until the descriptor is ready.
+    fn wait(&self, mode: Mode, asked: bool) -> Result<Waited, FdError> {
         self.sched.register(self.desc)?;
         let waited = match self.sched.poll_wait(self.desc, mode) {
+            Ok(()) => Waited::Ready,
             // The deadline may have passed while an edge lay in the kernel that no poll had
             // fetched. An operation that has not asked yet asks once.
-            refused @ Err(PollError::Timeout | PollError::Unwinding) if !asked => refused,
+            Err(error @ (PollError::Timeout | PollError::Unwinding)) if !asked => {
+                Waited::AskOnce(error)
+            }
             // The operation returns the system's own error.
-            ready @ (Ok(()) | Err(PollError::NotPollable)) => ready,
+            Err(error @ PollError::NotPollable) => Waited::AskOnce(error),
             Err(error) => return Err(error.into()),
         };
         // This readiness is used up. If the operation takes no data, because it fails or panics,
@@ -398,13 +408,14 @@ impl Fd {
 
     /// Decides after an `EAGAIN` whether to wait again, given the outcome of the last wait.
     #[cold]
-    fn may_wait_again(&self, waited: Result<(), PollError>) -> Result<(), PollError> {
+    fn may_wait_again(&self, waited: Waited) -> Result<(), PollError> {
         match waited {
-            Err(PollError::NotPollable) if self.sched.os().is_socket(self.borrow()) => {
+            Waited::Ready => Ok(()),
+            Waited::AskOnce(PollError::NotPollable) if self.sched.os().is_socket(self.borrow()) => {
                 self.desc.forget_error();
                 Ok(())
             }
-            waited => waited,
+            Waited::AskOnce(error) => Err(error),
         }
     }
 

@@ -170,12 +170,8 @@ impl<R> Join<R> {
     /// Waits until the goroutine has returned. Returns its result.
     pub fn join(self) -> R {
         let head = self.head();
-        while !head
-            .sched
-            .wait(&head.done, Wait::Join(self.id()).encode(), || {
-                Ok::<_, ()>(())
-            })
-        {}
+        head.sched
+            .wait_for(&head.done, Wait::Join(self.id()).encode());
         // SAFETY: `done` was notified, so the result is written and `state` is `FINISHED`: the
         // goroutine leaves the result to this handle, whose drop is skipped.
         let result = unsafe { (head.vtable.result)(self.head).cast::<R>().read() };

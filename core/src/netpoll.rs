@@ -89,14 +89,17 @@ impl Sched {
     ) -> Result<(), PollError> {
         self.forbid_in_fork();
         desc.may_wait(mode)?;
-        let current = self.current();
-        if !current.is_none_or(|g| self.may_stop(g)) {
+        let parker = self.parker();
+        if !parker.may_stop() {
             return Err(PollError::Unwinding);
         }
         desc.arm(mode);
-        self.wait_in_poller(current, desc.slot(mode), wait_for(desc, mode), || {
+        parker.on_poll_wait();
+        let outcome = parker.wait(desc.slot(mode), wait_for(desc, mode), || {
             desc.may_wait(mode)
-        })
+        });
+        parker.on_poll_resume();
+        outcome
     }
 
     /// Sets the deadline of one direction or (`None`) of both to what `decide` returns under the

@@ -22,13 +22,14 @@ impl Sched {
         let slot = WaitSlot::new();
         let timer = Timer::new(NonNull::from(&slot).cast());
         let heap = self.timers();
-        // SAFETY: slot and timer stay until `wait` has seen the notification, which is the only and
-        // last thing that the callback does to them. The timer is armed once and never stopped.
+        // SAFETY: slot and timer stay until `wait_for` has seen the notification, which is the
+        // only and last thing that the callback does to them. The timer is armed once and never
+        // stopped.
         let moved = unsafe { timer.arm(heap, when, 0, wake) };
         if let Some(heap) = moved {
             self.look_again(heap);
         }
-        while !self.wait(&slot, Wait::Sleep(when).encode(), || Ok::<_, ()>(())) {}
+        self.wait_for(&slot, Wait::Sleep(when).encode());
     }
 
     fn sleep_thread(&self, when: Nanos) {

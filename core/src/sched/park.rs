@@ -10,6 +10,7 @@ use crate::g::{G, GRef};
 use crate::sync::Ordering;
 use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
+use core::convert::Infallible;
 use core::ptr::NonNull;
 
 /// A commit: stores the waiter, or hands it back to refuse.
@@ -34,102 +35,120 @@ pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
     })
 }
 
+/// The goroutine or ordinary thread that is about to wait.
+pub(crate) struct Parker {
+    sched: &'static Sched,
+    /// The goroutine, which lives for as long as it waits.
+    current: Option<&'static G>,
+}
+
 impl Sched {
+    /// The caller, found by its stack pointer.
+    #[inline]
+    pub(crate) fn parker(&'static self) -> Parker {
+        Parker {
+            sched: self,
+            current: self.current(),
+        }
+    }
+
     /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied.
     /// Returns at once if `park` refused.
     #[doc(alias = "gopark")]
     pub(crate) fn park(&'static self, wait: WaitWords, park: Park<'_>) {
-        let current = self.current();
-        current.inspect(|g| self.stops(g));
-        self.park_as(current, wait, park);
+        let parker = self.parker();
+        parker.stops();
+        parker.park(wait, park);
     }
 
-    /// As [`park`](Self::park), for a caller that has looked up `current`.
+    /// Waits until `slot` is notified, whether or not the caller unwinds.
+    pub(crate) fn wait_for(&'static self, slot: &WaitSlot, wait: WaitWords) {
+        let parker = self.parker();
+        if !slot.is_ready() {
+            parker.stops();
+        }
+        let Ok(()) = parker.wait(slot, wait, || Ok::<_, Infallible>(()));
+    }
+}
+
+impl Parker {
+    /// Whether the caller may stop in an operation that can fail. False for a goroutine that
+    /// unwinds.
+    #[inline]
+    pub(crate) fn may_stop(&self) -> bool {
+        self.current.is_none_or(|g| self.sched.may_stop(g))
+    }
+
+    fn stops(&self) {
+        self.current.inspect(|g| self.sched.stops(g));
+    }
+
+    /// Waits until `slot` is notified or `check` fails. `check` looks for a reason not to wait:
+    /// once after the wait was announced, and after each cancel.
     ///
+    /// Always inlined: a call costs twenty instructions of each round trip.
+    #[inline(always)]
+    pub(crate) fn wait<E>(
+        &self,
+        slot: &WaitSlot,
+        wait: WaitWords,
+        check: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            if slot.announce() == Announced::Ready {
+                return Ok(());
+            }
+            if check().is_ok() {
+                self.park(wait, &mut |waiter| slot.commit(waiter));
+            }
+            if slot.settle() {
+                return Ok(());
+            }
+            check()?;
+        }
+    }
+
     /// Never inlined: a migrating goroutine may return on another thread, and an address of a
     /// thread-local that the caller's function keeps must not live across the stop.
     #[inline(never)]
-    fn park_as(&'static self, current: Option<&G>, wait: WaitWords, mut park: Park<'_>) {
-        match current {
+    fn park(&self, wait: WaitWords, mut park: Park<'_>) {
+        let sched = self.sched;
+        match self.current {
             Some(g) => {
-                g.wait_info.set_wait(wait, self.coarse_clock.get());
+                g.wait_info.set_wait(wait, sched.coarse_clock.get());
                 let request = NonNull::from(&mut park).cast();
-                // SAFETY: `current` found the stack pointer on this goroutine's stack.
+                // SAFETY: `parker` found the stack pointer on this goroutine's stack.
                 unsafe { g.suspend(Some(request)) };
             }
             None => {
-                self.forbid_in_fork();
+                sched.forbid_in_fork();
                 let thread = Thread::new();
                 if park(thread.waiter()).is_ok() {
-                    self.ordinary.dormant.fetch_add(1, Ordering::Relaxed);
-                    thread.block(self.os);
+                    sched.ordinary.dormant.fetch_add(1, Ordering::Relaxed);
+                    thread.block(sched.os);
                 }
             }
         }
     }
 
-    /// Waits until `slot` is notified or cancelled. Returns whether it was notified. After the wait
-    /// is announced, `check` looks once more for a reason not to park.
-    pub(crate) fn wait<E>(
-        &'static self,
-        slot: &WaitSlot,
-        wait: WaitWords,
-        check: impl FnOnce() -> Result<(), E>,
-    ) -> bool {
-        let current = self.current();
-        if !slot.is_ready() {
-            current.inspect(|g| self.stops(g));
+    /// The caller begins to wait for a descriptor. A migrating goroutine may come back on another
+    /// M: each count is made on the M that it is on, and only their sum is read.
+    #[inline]
+    pub(crate) fn on_poll_wait(&self) {
+        let sched = self.sched;
+        match self.current {
+            Some(g) => _ = sched.m_of(g).counts.poll_waits.bump(),
+            None => _ = sched.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),
         }
-        self.wait_as(current, slot, wait, check)
     }
 
-    /// As [`wait`](Self::wait), for a caller that has looked up `current`.
-    fn wait_as<E>(
-        &'static self,
-        current: Option<&G>,
-        slot: &WaitSlot,
-        wait: WaitWords,
-        check: impl FnOnce() -> Result<(), E>,
-    ) -> bool {
-        if slot.announce() == Announced::Ready {
-            return true;
+    /// The wait for a descriptor has ended.
+    #[inline]
+    pub(crate) fn on_poll_resume(&self) {
+        let sched = self.sched;
+        match self.current {
+            Some(g) => _ = sched.m_of(g).counts.poll_resumes.bump(),
+            None => _ = sched.ordinary.poll_waiting.fetch_sub(1, Ordering::Relaxed),
         }
-        if check().is_ok() {
-            self.park_as(current, wait, &mut |waiter| slot.commit(waiter));
-        }
-        slot.settle()
-    }
-
-    /// Waits until `slot` is notified or `check` fails, and returns the outcome of the two. The
-    /// caller, which is `current`, counts as waiting in a poller until then.
-    ///
-    /// Always inlined: a call costs twenty instructions of each round trip.
-    #[inline(always)]
-    pub(crate) fn wait_in_poller<E>(
-        &'static self,
-        current: Option<&G>,
-        slot: &WaitSlot,
-        wait: WaitWords,
-        check: impl Fn() -> Result<(), E>,
-    ) -> Result<(), E> {
-        // A migrating goroutine may come back on another M. Each count is made on the M that it is
-        // on, and only their sum is read.
-        match current {
-            Some(g) => _ = self.m_of(g).counts.poll_waits.bump(),
-            None => _ = self.ordinary.poll_waiting.fetch_add(1, Ordering::Relaxed),
-        }
-        let outcome = loop {
-            if self.wait_as(current, slot, wait, &check) {
-                break Ok(());
-            }
-            if let Err(error) = check() {
-                break Err(error);
-            }
-        };
-        match current {
-            Some(g) => _ = self.m_of(g).counts.poll_resumes.bump(),
-            None => _ = self.ordinary.poll_waiting.fetch_sub(1, Ordering::Relaxed),
-        }
-        outcome
     }
 }
