@@ -12,6 +12,7 @@
 )]
 
 use crate::g::{G, GRef};
+use crate::must::Must;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, CachePadded, Lock, Ordering};
 use core::ptr::{self, NonNull};
 
@@ -115,7 +116,8 @@ impl Global {
         for _ in 0..share {
             let Some(g) = list.pop_front() else { break };
             ring.push(g)
-                .unwrap_or_else(|_| panic!("a run queue is full although its owner saw room"));
+                .ok()
+                .must("a run queue is full although its owner saw room");
         }
         self.len.store(list.len(), Ordering::Relaxed);
         first

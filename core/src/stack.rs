@@ -64,6 +64,9 @@ pub const GUARD: usize = 64 * 1024;
 /// How many free slots a P's cache holds.
 pub(crate) const CACHE: usize = 64;
 
+/// The rule whose breach leaves a goroutine without a slot.
+const UNRESERVED: &str = "stack arena: more goroutines started than have reserved a stack";
+
 /// How many slots move between a P and the arena at once, and are prepared at once. Few under loom.
 const BATCH: u32 = if cfg!(loom) { 2 } else { CACHE as u32 / 2 };
 
@@ -564,23 +567,20 @@ impl Arena {
             return self.slot(index);
         }
         let mut free = self.free.lock();
-        let index = free.pop().unwrap_or_else(|| {
-            panic!("stack arena: more goroutines started than have reserved a stack")
-        });
+        let index = free.pop().must(UNRESERVED);
         for _ in 1..BATCH {
             let Some(index) = free.pop() else { break };
             cache
                 .push(index)
-                .unwrap_or_else(|_| panic!("a batch of stacks does not fit into an empty cache"));
+                .ok()
+                .must("a batch of stacks does not fit into an empty cache");
         }
         self.slot(index)
     }
 
     /// Takes a slot for a goroutine that has reserved one, without a cache.
     fn take_one(&self) -> Slot {
-        self.slot(self.free.lock().pop().unwrap_or_else(|| {
-            panic!("stack arena: more goroutines started than have reserved a stack")
-        }))
+        self.slot(self.free.lock().pop().must(UNRESERVED))
     }
 
     /// Takes back a slot of a goroutine that has returned, without a cache.
@@ -648,15 +648,16 @@ impl Arena {
             let mut free = self.free.lock();
             for _ in 0..BATCH {
                 free.push(
-                    cache.pop().unwrap_or_else(|| {
-                        panic!("a full cache of stacks holds less than a batch")
-                    }),
+                    cache
+                        .pop()
+                        .must("a full cache of stacks holds less than a batch"),
                 );
             }
         }
         cache
             .push(slot.index())
-            .unwrap_or_else(|_| panic!("a cache of stacks is full after a batch left it"));
+            .ok()
+            .must("a cache of stacks is full after a batch left it");
     }
 }
 

@@ -317,7 +317,8 @@ impl Heap {
             } else {
                 let expired = (state.fire, timer.arg, state.seq);
                 due.push(expired)
-                    .unwrap_or_else(|_| panic!("a batch of due timers is full before its limit"));
+                    .ok()
+                    .must("a batch of due timers is full before its limit");
                 state.when = 0;
             }
             state.heap = None;

@@ -7,6 +7,7 @@
 
 use super::Sched;
 use crate::g::{G, GRef};
+use crate::must::Must;
 use crate::sync::Ordering;
 use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
@@ -29,9 +30,12 @@ pub(crate) type Park<'a> = &'a mut dyn FnMut(Waiter) -> Result<(), Waiter>;
 pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
     // SAFETY: the request is the address of a `Park` on the stack of `g`, which does not run.
     let park = unsafe { park.cast::<Park<'_>>().as_mut() };
-    park(Waiter::G(g)).map_err(|refused| match refused {
-        Waiter::G(g) => g,
-        Waiter::Thread(_) => unreachable!("a commit hands back the waiter that it was given"),
+    park(Waiter::G(g)).map_err(|refused| {
+        let g = match refused {
+            Waiter::G(g) => Some(g),
+            Waiter::Thread(_) => None,
+        };
+        g.must("a commit handed back another waiter")
     })
 }
 
