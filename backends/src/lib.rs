@@ -54,7 +54,6 @@ mod ring;
 #[cfg(any(feature = "epoll-level", feature = "io-uring", feature = "poll"))]
 mod table;
 #[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
-mod wake;
 #[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
 mod wakeup;
 

@@ -12,8 +12,8 @@
 #![allow(unsafe_code, reason = "the eventfd system calls")]
 
 use crate::linux::{OwnedFd, check, retry_or_abort};
-use crate::wake::WakeSig;
 use gopark_core::os::{Delay, Errno};
+use gopark_core::wake_sig::WakeSig;
 
 /// A wake-up descriptor: readable while a wake-up is pending.
 ///
@@ -39,7 +39,7 @@ impl WakeUp {
             )? as i32);
         Ok(WakeUp {
             eventfd,
-            sig: WakeSig::new(),
+            sig: WakeSig::default(),
         })
     }
 

@@ -12,8 +12,6 @@
     reason = "what the code under test holds by 'static reference is freed after each execution"
 )]
 
-mod wake;
-
 use crate::g::{GRef, Status, idle};
 use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os, ThreadState};
 use crate::sched::{Config, Sched};

@@ -8,7 +8,7 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` |
+//! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] |
@@ -69,6 +69,7 @@ pub mod os;
 pub mod steps;
 mod sync;
 pub mod tagptr;
+pub mod wake_sig;
 
 mod fiber;
 mod g;

@@ -82,7 +82,9 @@ pub(crate) const TABLES: [Table; 3] = [
 
 /// The rows of `core/src/lib.rs`.
 pub(crate) const ROWS: [&[&str]; 7] = [
-    &["tagptr", "steps", "os", "sync", "counter", "must"],
+    &[
+        "tagptr", "steps", "os", "sync", "counter", "must", "wake_sig",
+    ],
     &[
         "stack",
         "switch",

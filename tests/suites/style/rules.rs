@@ -9,7 +9,7 @@ pub(crate) fn backends_know_the_contract_only(source: &Source) -> Vec<String> {
     }
     let found = imports(source, "gopark_core")
         .into_iter()
-        .filter(|(_, name)| !["os", "tagptr"].contains(&name.as_str()));
+        .filter(|(_, name)| !["os", "tagptr", "wake_sig"].contains(&name.as_str()));
     found
         .map(|(line, name)| format!("line {line}: a backend names gopark_core::{name}"))
         .collect()

@@ -1,14 +1,11 @@
 //! Models of the word beside a backend's wake-up descriptor. A counter behind a lock stands for the
 //! descriptor, and a condition variable for a poll that waits on it.
 
-#[path = "../../backends/src/wake.rs"]
-mod word;
-
+use super::WakeSig;
 use crate::models::{Immortal, Mail, check};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use word::WakeSig;
 
 struct Poller {
     sig: WakeSig,
@@ -22,7 +19,7 @@ struct Poller {
 impl Poller {
     fn new() -> Immortal<Self> {
         Immortal::new(Poller {
-            sig: WakeSig::new(),
+            sig: WakeSig::default(),
             eventfd: Mutex::new(0),
             readable: Condvar::new(),
             work: core::array::from_fn(|_| AtomicBool::new(false)),

@@ -1,5 +1,5 @@
-//! WakeSig: the word that joins concurrent wakes, so that one waker writes to the eventfd and the
-//! others do not.
+//! WakeSig: the word with which a poller joins concurrent wakes, so that one waker writes to the
+//! eventfd and the others do not.
 //!
 //! | `WakeSig` | eventfd | state | left by |
 //! |---|---|---|---|
@@ -10,27 +10,20 @@
 //!
 //! Both sides swap with acquire and release. A waker that finds true has joined a pending wake; its
 //! release pairs with the acquire of the poll that takes the wake. So that poll sees what each
-//! joined waker wrote before, and not only what the first one wrote. The models are in
-//! `core/models/wake.rs`.
+//! joined waker wrote before, and not only what the first one wrote.
 //!
 //! Source: Go `src/runtime/netpoll_epoll.go`, `netpollWakeSig`.
 
-#[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, Ordering};
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Ordering};
 
-/// Whether a wake has been requested and not yet consumed.
-pub(crate) struct WakeSig(AtomicBool);
+/// Whether a wake has been requested and not yet consumed. None is at first.
+#[derive(Default)]
+pub struct WakeSig(AtomicBool);
 
 impl WakeSig {
-    pub(crate) fn new() -> Self {
-        WakeSig(AtomicBool::new(false))
-    }
-
     /// Requests a wake. Calls `write`, which makes the eventfd readable, unless another waker has
     /// done so or is about to.
-    pub(crate) fn request(&self, write: impl FnOnce()) {
+    pub fn request(&self, write: impl FnOnce()) {
         if !self.0.swap(true, Ordering::AcqRel) {
             write();
         }
@@ -42,10 +35,14 @@ impl WakeSig {
     /// The order matters. A wake between the two steps is dropped, which is harmless: this poll is
     /// about to return anyway. With the steps swapped, a wake between them sets the word, and the
     /// read then eats its write. Every later wake would join one that never comes.
-    pub(crate) fn consume(&self, waited: bool, read: impl FnOnce()) {
+    pub fn consume(&self, waited: bool, read: impl FnOnce()) {
         if waited {
             read();
             self.0.swap(false, Ordering::AcqRel);
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/wake_sig.rs"]
+mod models;
