@@ -10,7 +10,7 @@ use crate::machine::{NEVER, Odds, world};
 use crate::program::{Actor, Socket, below, reader, sched, writer, yield_now};
 use crate::{Arrangement, Runs, explore};
 use gopark_core::fd::FdError;
-use gopark_core::os::Nanos;
+use gopark_core::os::{Errno, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
 use std::sync::Arc;
 
@@ -60,6 +60,13 @@ fn read(actor: Actor, socket: &Socket, len: usize) -> Result<usize, FdError> {
             result => return result,
         }
     }
+}
+
+/// Like `write`, but repeats it while the poller refuses the descriptor. A refused write may have
+/// sent a part, so the peer may get more than `len` bytes, and may be gone before all are sent.
+fn write(actor: Actor, socket: &Socket, len: usize) {
+    let no_memory = |errno: Errno| errno.raw() == crate::kernel::ENOMEM;
+    while matches!(actor.write(socket, len), Err(FdError::Os(errno)) if no_memory(errno)) {}
 }
 
 const CLOSING: FdError = FdError::Poll(PollError::Closing);
@@ -118,7 +125,7 @@ fn a_dead_devices_error_does_not_reach_the_next_use() {
                 let [a, b] = pair(16);
                 let sender = Actor::go(move |actor| {
                     actor.sleep(below(200_000));
-                    while actor.write(&b, 40).is_err() {}
+                    write(actor, &b, 40);
                 });
                 let mut got = 0;
                 while got < 40 {
@@ -217,7 +224,7 @@ fn times_at_both_ends_of_the_range_mean_what_they_say() {
                 )
             });
             actor.sleep(1_000_000_000_000_000_000);
-            while actor.write(&b, 1).is_err() {}
+            write(actor, &b, 1);
             actor.join(waits);
         }
         for passed in [
@@ -376,10 +383,10 @@ fn a_direction_that_waits_while_the_other_registers_is_armed() {
                 let [a, b] = pair(8);
                 let other = a.clone();
                 let reads = Actor::go(move |actor| while read(actor, &other, 4) != Ok(0) {});
-                let writes = Actor::go(move |actor| while actor.write(&a, 30).is_err() {});
+                let writes = Actor::go(move |actor| write(actor, &a, 30));
                 let peer = Actor::go(move |actor| {
                     actor.sleep(100_000);
-                    while actor.write(&b, 4).is_err() {}
+                    write(actor, &b, 4);
                     let mut got = 0;
                     while got < 30 {
                         got += read(actor, &b, 30).unwrap_or(0);
