@@ -212,6 +212,9 @@ impl Driver<'_> {
                 (desc.desc.fd(), desc.desc.token().tag()),
                 (desc.fd, desc.tag)
             );
+            // SAFETY: the address was exposed.
+            let found = unsafe { PollDesc::at(desc.desc.expose_address()) };
+            assert!(core::ptr::eq(found, desc.desc));
             assert_eq!(desc.desc.poller().is_some(), desc.is_watched());
             assert_eq!(
                 desc.desc.hung_up(),
