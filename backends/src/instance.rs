@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "the epoll system calls")]
 
-use crate::linux::{OwnedFd, check, retry_or_abort};
+use crate::linux::{OwnedFd, check, probe, retry_or_abort};
 use crate::mask::Mask;
 use crate::wakeup::WakeUp;
 use core::mem::MaybeUninit;
@@ -49,32 +49,18 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Makes one wait that returns at once, and returns the error of the system if it refuses the
-    /// wait: a seccomp filter may allow a program to create epoll instances and not to wait in
-    /// them. A refused `epoll_pwait2` is no error, because `epoll_wait` replaces it.
+    /// Returns the error of the system if it refuses to wait in this instance: a seccomp filter may
+    /// allow a program to create instances and not to wait in them. `epoll_pwait2` needs no probe,
+    /// since `epoll_wait` replaces it.
     ///
-    /// It makes its own system calls, so that the functions of the hot path keep one caller each
-    /// and are inlined.
+    /// It makes its own system call, so that the function of the hot path keeps one caller and is
+    /// inlined.
     pub(crate) fn probe(&self) -> Result<(), Errno> {
         let mut event = MaybeUninit::<libc::epoll_event>::uninit();
-        let event = event.as_mut_ptr();
-        let at_once = [0i64; 2];
-        let no_sigmask = ptr::null::<libc::sigset_t>();
-        // SAFETY: `event` has room for one event, `at_once` has the layout of `__kernel_timespec`,
-        // and a null mask leaves the blocked signals as they are.
-        let (pwait2, waited) = unsafe {
-            let (epfd, at_once) = (self.epfd.0, at_once.as_ptr());
-            let call = libc::SYS_epoll_pwait2;
-            let pwait2 = libc::syscall(call, epfd, event, 1, at_once, no_sigmask, 0usize);
-            (pwait2, check(libc::epoll_wait(epfd, event, 1, 0) as isize))
-        };
-        if pwait2 < 0 {
-            self.no_pwait2.store(true, Ordering::Relaxed);
-        }
-        match waited {
-            Err(errno) if errno != INTERRUPTED => Err(errno),
-            _ => Ok(()),
-        }
+        probe(format_args!("epoll_wait"), || {
+            // SAFETY: `event` has room for one event.
+            check(unsafe { libc::epoll_wait(self.epfd.0, event.as_mut_ptr(), 1, 0) } as isize)
+        })
     }
 
     /// Removes `fd`. The call fails only if `fd` is not registered, and then nothing is left to do.
@@ -148,7 +134,7 @@ impl Instance {
     fn wait_at_most(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
         if !self.no_pwait2.load(Ordering::Relaxed) {
             match self.epoll_pwait2(buffer, limit) {
-                Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM) => {
+                Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM | libc::EACCES) => {
                     self.no_pwait2.store(true, Ordering::Relaxed)
                 }
                 waited => return waited,

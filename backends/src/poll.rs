@@ -37,7 +37,7 @@
 )]
 
 use crate::level::{direction, is_queued_error, levels};
-use crate::linux::{Linux, check, retry_or_abort};
+use crate::linux::{Linux, check, probe, retry_or_abort};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
 use crate::pollable::check_pollable;
@@ -118,10 +118,7 @@ impl Poll {
             version: 0,
             pause: None,
         };
-        match nothing.wait(Delay::None) {
-            Err(errno) if errno.raw() != libc::EINTR => Err(errno),
-            _ => Ok(()),
-        }
+        probe(format_args!("poll"), || nothing.wait(Delay::None))
     }
 }
 
