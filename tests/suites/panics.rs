@@ -83,7 +83,8 @@ fn a_short_backtrace_shows_the_calls_of_the_program() {
         assert!(!ended.output.contains(noise), "{noise}: {}", ended.output);
     }
     let full = panics("named", Some("full"));
-    full.assert_said("panics::culprit");
+    // Some compilers show the hash of the crate between its name and the rest of the path.
+    full.assert_said("::culprit");
     full.assert_said("gopark_core");
     assert!(
         !panics("named", Some("0"))
