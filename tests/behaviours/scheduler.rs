@@ -21,7 +21,7 @@ fn results_come_out_of_join() {
             go(|| vec!["a".to_string(); 1000]).join().unwrap().concat(),
             "a".repeat(1000)
         );
-        assert_eq!(go(|| [7u8; 16 * 1024]).join().unwrap(), [7; 16 * 1024]);
+        assert_eq!(go(|| [7u8; 8 * 1024]).join().unwrap(), [7; 8 * 1024]);
         let () = go(|| ()).join().unwrap();
         let borrowed: Box<dyn Fn(i32) -> i32 + Send> = Box::new(|x| x + 1);
         assert_eq!(go(move || borrowed).join().unwrap()(1), 2);
