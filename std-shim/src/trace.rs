@@ -346,8 +346,14 @@ impl Timeline {
             }
             TraceEvent::GaveWay { from, to } => self.writer.moved(row, time, "gave way", from, to),
             TraceEvent::Outstayed { g, since } => {
-                let args = format_args!(r#"{},"end":"came back""#, GoroutineArgs(&g));
-                self.writer.slice(row, since, time, SliceName(&g), args);
+                let args = GoroutineArgs(&g);
+                self.writer.slice(
+                    row,
+                    since,
+                    time,
+                    SliceName(&g),
+                    format_args!(r#"{args},"end":"came back""#),
+                );
             }
             TraceEvent::Batch {
                 source,
@@ -362,23 +368,32 @@ impl Timeline {
                     .slice(row, since, time, name, format_args!(r#""woken":{count}"#));
             }
             TraceEvent::Spawn { g } => {
-                let args = format_args!("{}", GoroutineArgs(&g));
-                self.writer.instant(row, time, "spawn", args);
+                let args = GoroutineArgs(&g);
+                self.writer
+                    .instant(row, time, "spawn", format_args!("{args}"));
             }
             TraceEvent::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };
                 self.writer
                     .instant(row, time, "idle", format_args!(r#""in":"{place}""#));
             }
-            TraceEvent::Lost { count, since } => {
-                self.end_turn(row, since, "unknown");
-                self.lost += count;
-                if let Row::P(_) = row {
-                    let args = format_args!(r#""records":{count}"#);
-                    self.writer.slice(row, since, time, "records lost", args);
-                }
-            }
+            TraceEvent::Lost { count, since } => self.lose(row, since, time, count),
             _ => {}
+        }
+    }
+
+    /// Draws that `row` lost `count` records between `since` and `until`.
+    fn lose(&mut self, row: Row, since: Nanos, until: Nanos, count: u64) {
+        self.end_turn(row, since, "unknown");
+        self.lost += count;
+        if let Row::P(_) = row {
+            self.writer.slice(
+                row,
+                since,
+                until,
+                "records lost",
+                format_args!(r#""records":{count}"#),
+            );
         }
     }
 
@@ -411,8 +426,13 @@ impl Timeline {
             by,
         }) = readied
         else {
-            let args = format_args!(r#"{args},"m":{m},"end":"{end}""#);
-            return self.writer.slice(row, since, until, SliceName(&g), args);
+            return self.writer.slice(
+                row,
+                since,
+                until,
+                SliceName(&g),
+                format_args!(r#"{args},"m":{m},"end":"{end}""#),
+            );
         };
         let waited = Micros(since - time);
         self.writer.slice(
@@ -424,8 +444,13 @@ impl Timeline {
         );
         if let Row::Thread(_) = from {
             // The format draws an arrow only between slices.
-            let name = format_args!("readies G{}", g.id);
-            self.writer.slice(from, time, time, name, format_args!(""));
+            self.writer.slice(
+                from,
+                time,
+                time,
+                format_args!("readies G{}", g.id),
+                format_args!(""),
+            );
         }
         self.arrows += 1;
         self.writer.arrow(self.arrows, (from, time), (row, since));
@@ -522,8 +547,12 @@ impl TraceWriter {
 
     /// Writes an instant at which a goroutine or a P moved between two Ms.
     fn moved(&mut self, row: Row, time: Nanos, name: &str, from: u32, to: u32) {
-        let args = format_args!(r#""from":"m{from}","to":"m{to}""#);
-        self.instant(row, time, name, args);
+        self.instant(
+            row,
+            time,
+            name,
+            format_args!(r#""from":"m{from}","to":"m{to}""#),
+        );
     }
 
     fn arrow(&mut self, id: u64, (from, left): (Row, Nanos), (to, arrived): (Row, Nanos)) {
