@@ -213,17 +213,30 @@ fn chosen(name: &str) {
 
 /// A start without enough descriptors for epoll must fail, although another poller needs fewer.
 fn without_descriptors() {
-    let most = libc::rlimit {
-        rlim_cur: 3,
-        rlim_max: 3,
-    };
-    // SAFETY: a valid structure, read during the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) }, 0);
+    let before = soft_limit(3);
     let error = Builder::new().max_procs(1).start().unwrap_err();
+    // A check for leaks at exit opens files.
+    soft_limit(before);
     println!("{error}");
     let cause = std::error::Error::source(&error).unwrap();
     let cause = cause.downcast_ref::<Error>().unwrap();
     assert_eq!(cause.raw_os_error(), Some(libc::EMFILE));
+}
+
+/// Sets how many descriptors this process may have open, and returns how many it could before.
+fn soft_limit(most: libc::rlim_t) -> libc::rlim_t {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a valid structure, written during the call.
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    assert_eq!(read, 0);
+    let before = std::mem::replace(&mut limit.rlim_cur, most);
+    // SAFETY: a valid structure, read during the call.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(set, 0);
+    before
 }
 
 /// One connection and one timer.
