@@ -1,10 +1,10 @@
 //! Runs a fuzz target as a plain test: over its committed corpus, then over random inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::{format, fs, println, string::String, vec::Vec};
+use std::{format, fs, println, string::String, vec, vec::Vec};
 
 /// Random inputs are shorter than this many bytes. Programs of the corpus have at most 64.
-const LENGTH_MAX: u64 = 96;
+const LENGTH_MAX: usize = 96;
 
 /// Runs `target` over `fuzz/corpus/NAME.hex` (one input a line) and over `inputs` random inputs,
 /// the same in every run. If the target panics, prints the input and passes the panic on.
@@ -14,15 +14,10 @@ pub fn check(name: &str, inputs: u32, target: impl Fn(&[u8])) {
     for line in corpus.lines() {
         attempt(&target, &bytes(line));
     }
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state >> 11
-    };
+    let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..inputs {
-        let input = Vec::from_iter((0..random() % LENGTH_MAX).map(|_| random() as u8));
+        let mut input = vec![0; random.usize(..LENGTH_MAX)];
+        random.fill(&mut input);
         attempt(&target, &input);
     }
 }

@@ -577,19 +577,16 @@ mod tests {
         let (heap, all) = timers(64);
         let mut model = StdVec::from_iter(all.iter().map(|_| 0));
         let mut expected = StdVec::from_iter(all.iter().map(|_| StdVec::new()));
-        let (mut now, mut random) = (1, 0x9e37_79b9_u32);
+        let (mut now, mut random) = (1, fastrand::Rng::with_seed(1));
         for step in 0..200_000 {
-            random ^= random << 13;
-            random ^= random >> 17;
-            random ^= random << 5;
-            let i = random as usize % 64;
-            match random >> 8 & 7 {
+            let i = random.usize(..64);
+            match random.u8(..8) {
                 0 => {
                     all[i].timer.stop();
                     model[i] = 0;
                 }
                 1 => {
-                    now += Nanos::from(random >> 16 & 63);
+                    now += random.i64(0..64);
                     run(heap, now);
                     for (when, expected) in model.iter_mut().zip(&mut expected) {
                         if *when != 0 && *when <= now {
@@ -599,7 +596,7 @@ mod tests {
                     }
                 }
                 _ => {
-                    model[i] = now + 1 + Nanos::from(random >> 16 & 255);
+                    model[i] = now + random.i64(1..=256);
                     arm(all[i], heap, model[i], model[i] as u32);
                 }
             }

@@ -7,7 +7,7 @@ pub mod sockets;
 pub mod watch;
 
 use gopark::{Builder, Poller};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -151,22 +151,19 @@ pub fn thread_names() -> Vec<String> {
     names.map(|name| name.trim_end().into()).collect()
 }
 
-/// A random generator whose numbers are the same in every run.
-pub struct Dice(Cell<u64>);
+/// A random generator that several owners share. Its numbers depend on the seed and on the release
+/// of fastrand, which Cargo.lock fixes.
+pub struct Dice(RefCell<fastrand::Rng>);
 
 impl Dice {
     /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
-        Dice(Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1))
+        // The numbers of neighbouring seeds resemble each other, and those of their forks do not.
+        Dice(RefCell::new(fastrand::Rng::with_seed(seed).fork()))
     }
 
     /// A number below `limit`.
     pub fn below(&self, limit: u64) -> u64 {
-        let mut x = self.0.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.0.set(x);
-        (x >> 11) % limit
+        self.0.borrow_mut().u64(..limit)
     }
 }

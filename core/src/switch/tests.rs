@@ -98,30 +98,20 @@ impl<S: Switch> Coroutine<S> {
     }
 }
 
-/// A xorshift generator.
-struct Random(Cell<u64>);
-
-impl Random {
-    fn next(&self) -> u64 {
-        let mut next = self.0.get();
-        next ^= next << 13;
-        next ^= next >> 7;
-        next ^= next << 17;
-        self.0.set(next);
-        next
-    }
-}
-
 /// Coroutines that resume each other and suspend themselves at random.
 struct World<S: 'static> {
     coroutines: RefCell<Vec<&'static Coroutine<S>>>,
     /// The coroutines that neither run nor have returned.
     idle: RefCell<Vec<usize>>,
-    random: Random,
+    random: RefCell<fastrand::Rng>,
     trace: RefCell<Vec<(usize, u64)>>,
 }
 
 impl<S: Switch> World<S> {
+    fn random(&self, limit: u64) -> u64 {
+        self.random.borrow_mut().u64(..limit)
+    }
+
     fn note(&self, coroutine: usize, event: u64) {
         self.trace.borrow_mut().push((coroutine, event));
     }
@@ -133,7 +123,7 @@ impl<S: Switch> World<S> {
             if idle.is_empty() {
                 return;
             }
-            let at = self.random.next() as usize % idle.len();
+            let at = self.random(idle.len() as u64) as usize;
             idle.swap_remove(at)
         };
         self.note(by, which as u64);
@@ -149,10 +139,10 @@ impl<S: Switch> World<S> {
 
     /// What each coroutine runs. It has enough variables to fill all registers.
     fn run(&self, me: usize, switch: &S) {
-        for _ in 0..self.random.next() % 8 {
-            let values = [0; 10].map(|_| black_box(self.random.next()));
+        for _ in 0..self.random(8) {
+            let values = [0; 10].map(|_| black_box(self.random(u64::MAX)));
             let [a, b, c, d, e, f, g, h, i, j] = values;
-            if self.random.next() % 3 == 0 {
+            if self.random(3) == 0 {
                 self.resume_one(me);
             } else {
                 // SAFETY: this is its stack, and an even word is not 1.
@@ -177,7 +167,7 @@ fn trace_of<S: Switch>(seed: u64) -> Vec<(usize, u64)> {
     let world: &'static World<S> = Box::leak(Box::new(World {
         coroutines: RefCell::new(Vec::new()),
         idle: RefCell::new((0..COROUTINES).collect()),
-        random: Random(Cell::new(seed)),
+        random: RefCell::new(fastrand::Rng::with_seed(seed).fork()),
         trace: RefCell::new(Vec::new()),
     }));
     for me in 0..COROUTINES {
@@ -200,7 +190,6 @@ fn random_programs_go_the_same_way_with_both_switches() {
     let _alone = alone();
     let mut longest = 0;
     for seed in 1..300 {
-        let seed = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
         let trace = trace_of::<native::Context>(seed);
         assert_eq!(trace, trace_of::<portable::Context>(seed), "seed {seed}");
         longest = longest.max(trace.len());

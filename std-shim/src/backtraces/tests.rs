@@ -323,33 +323,17 @@ fn libraries_loaded_and_unloaded_later_are_noticed() {
     );
 }
 
-/// A xorshift generator.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    /// A plausible value of a register or of a word of a stack.
-    fn word(&mut self, parked: &Parked, code: &[usize]) -> usize {
-        match self.below(6) {
-            0 => self.next() as usize,
-            1 => self.below(32),
-            2 => usize::MAX - self.below(32),
-            3 => parked.place.sp + self.below(parked.bytes.len() + 64),
-            4 => code[self.below(code.len())],
-            _ => code[self.below(code.len())]
-                .wrapping_add(self.below(1 << 16))
-                .wrapping_sub(1 << 15),
-        }
+/// A plausible value of a register or of a word of a stack.
+fn word(random: &mut fastrand::Rng, parked: &Parked, code: &[usize]) -> usize {
+    match random.u8(..6) {
+        0 => random.usize(..),
+        1 => random.usize(..32),
+        2 => usize::MAX - random.usize(..32),
+        3 => parked.place.sp + random.usize(..parked.bytes.len() + 64),
+        4 => code[random.usize(..code.len())],
+        _ => code[random.usize(..code.len())]
+            .wrapping_add(random.usize(..1 << 16))
+            .wrapping_sub(1 << 15),
     }
 }
 
@@ -367,27 +351,22 @@ fn random_bytes_and_registers_do_no_harm() {
     ]);
     let mut most = 0;
     for seed in 1..=seeds {
-        let random = &mut Random(seed);
-        for _ in 0..10 {
-            random.next();
-        }
+        let random = &mut fastrand::Rng::with_seed(seed).fork();
         let mut bytes = parked.bytes.clone();
-        for _ in 0..random.below(20) {
-            let at = random.below(bytes.len() - 8);
-            let at = if random.below(2) == 0 { at } else { at & !7 };
-            bytes[at..at + 8].copy_from_slice(&random.word(&parked, &code).to_ne_bytes());
+        for _ in 0..random.u8(..20) {
+            let at = random.usize(..bytes.len() - 8);
+            let at = if random.bool() { at } else { at & !7 };
+            bytes[at..at + 8].copy_from_slice(&word(random, &parked, &code).to_ne_bytes());
         }
-        if random.below(4) == 0 {
-            bytes
-                .iter_mut()
-                .for_each(|byte| *byte = random.next() as u8);
+        if random.u8(..4) == 0 {
+            random.fill(&mut bytes);
         }
-        bytes.truncate(random.below(2 * bytes.len()));
+        bytes.truncate(random.usize(..2 * bytes.len()));
         let mut register = |real: usize| {
-            if random.below(2) == 0 {
+            if random.bool() {
                 real
             } else {
-                random.word(&parked, &code)
+                word(random, &parked, &code)
             }
         };
         let Place { ip, sp, fp } = parked.place;
