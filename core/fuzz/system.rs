@@ -5,8 +5,8 @@
     reason = "Os is an unsafe trait, and goroutines are kept by address"
 )]
 
-use crate::g::{G, GRef, Status, idle};
-use crate::os::{Errno, Nanos, Os, ThreadState};
+use crate::g::{self, G, GRef, Status};
+use crate::os::{Errno, Nanos, Os, idle};
 use crate::sync::AtomicU32;
 use core::cell::Cell;
 use core::fmt;
@@ -23,7 +23,7 @@ pub(crate) struct Goroutines {
 impl Goroutines {
     pub(crate) fn new(count: usize) -> Self {
         let all = (0..count)
-            .map(|id| idle::goroutine(id as u64).into_raw())
+            .map(|id| g::idle::goroutine(id as u64).into_raw())
             .collect();
         Goroutines {
             all,
@@ -93,6 +93,8 @@ impl System {
 // SAFETY: a futex wait may return without a wake. The reservation is never accessed, since no
 // goroutine runs.
 unsafe impl Os for System {
+    idle::os_methods!();
+
     fn now(&self) -> Nanos {
         1
     }
@@ -103,18 +105,6 @@ unsafe impl Os for System {
 
     fn futex_wake(&self, word: *const AtomicU32) {
         WOKEN.set(word as usize);
-    }
-
-    fn thread_id(&self) -> u32 {
-        0
-    }
-
-    fn thread_state(&self, _: u32) -> ThreadState {
-        ThreadState::Unknown
-    }
-
-    fn cpu_time(&self, _: u32) -> Nanos {
-        0
     }
 
     fn barrier(&self) -> bool {
@@ -130,27 +120,6 @@ unsafe impl Os for System {
     }
 
     fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
-        // No thread's stack is at this address, so core takes none for a goroutine.
-        Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"))
-    }
-
-    unsafe fn open(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    unsafe fn guard(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    unsafe fn discard(&self, _: NonNull<u8>, _: usize) {}
-
-    unsafe fn close(&self, _: i32) {}
-
-    fn page_size(&self) -> usize {
-        4096
-    }
-
-    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
-        panic!("{message}")
+        Ok(idle::reservation())
     }
 }

@@ -12,8 +12,8 @@
     reason = "what the code under test holds by 'static reference is freed after each execution"
 )]
 
-use crate::g::{GRef, Status, idle};
-use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os, ThreadState};
+use crate::g::{self, GRef, Status};
+use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os, idle};
 use crate::sched::{Config, Sched};
 use crate::tagptr::TaggedPtr;
 use core::fmt;
@@ -111,7 +111,7 @@ impl Mail {
 
 /// Returns a goroutine that is queued and found but never run.
 pub(crate) fn goroutine(id: u64) -> GRef {
-    idle::goroutine(id)
+    g::idle::goroutine(id)
 }
 
 /// Returns a goroutine that is parked on M `home`.
@@ -142,6 +142,8 @@ pub(crate) struct System {
 // SAFETY: `futex_wait` sleeps until a wake on its word. It ignores timeouts, so that none can hide
 // a lost wake-up. The reservation for stacks is never accessed, since no goroutine runs.
 unsafe impl Os for System {
+    idle::os_methods!();
+
     fn now(&self) -> Nanos {
         const STEP: Nanos = 500;
         STEP + self.now.fetch_add(STEP, atomic::Ordering::Relaxed)
@@ -173,18 +175,6 @@ unsafe impl Os for System {
         Ok(())
     }
 
-    fn thread_id(&self) -> u32 {
-        0
-    }
-
-    fn thread_state(&self, _: u32) -> ThreadState {
-        ThreadState::Unknown
-    }
-
-    fn cpu_time(&self, _: u32) -> Nanos {
-        0
-    }
-
     /// In models the M's half of the barrier is a fence, so this half is a fence too.
     fn barrier(&self) -> bool {
         fence(Ordering::SeqCst);
@@ -198,33 +188,12 @@ unsafe impl Os for System {
     fn reserve(&self, len: usize) -> Result<NonNull<u8>, Errno> {
         const STACKS: usize = 1 << 20;
         if len >= STACKS {
-            // No thread's stack is at this address, so core takes none for a goroutine.
-            return Ok(NonNull::new(core::ptr::without_provenance_mut(1 << 60)).expect("not null"));
+            return Ok(idle::reservation());
         }
         let mut memory = std::vec![0; len.div_ceil(8)].into_boxed_slice();
         let start = NonNull::from(&mut *memory).cast();
         self.memory.lock().unwrap().push(memory);
         Ok(start)
-    }
-
-    unsafe fn open(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    unsafe fn guard(&self, _: NonNull<u8>, _: usize) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    unsafe fn discard(&self, _: NonNull<u8>, _: usize) {}
-
-    unsafe fn close(&self, _: i32) {}
-
-    fn page_size(&self) -> usize {
-        4096
-    }
-
-    fn abort(&self, message: fmt::Arguments<'_>) -> ! {
-        panic!("{message}")
     }
 }
 

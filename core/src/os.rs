@@ -378,3 +378,62 @@ pub unsafe trait Netpoll: Send + Sync {
     #[doc(alias = "netpollBreak")]
     fn wake(&self);
 }
+
+/// What the systems under loom models and fuzz targets have in common. No goroutine runs on them,
+/// so stacks need no memory, and no watcher asks about threads.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod idle {
+    use core::ptr::{NonNull, without_provenance_mut};
+
+    /// The methods of [`Os`](super::Os) that are the same on every such system, for its `impl`.
+    macro_rules! os_methods {
+        () => {
+            fn thread_id(&self) -> u32 {
+                0
+            }
+
+            fn thread_state(&self, _: u32) -> $crate::os::ThreadState {
+                $crate::os::ThreadState::Unknown
+            }
+
+            fn cpu_time(&self, _: u32) -> $crate::os::Nanos {
+                0
+            }
+
+            unsafe fn open(
+                &self,
+                _: core::ptr::NonNull<u8>,
+                _: usize,
+            ) -> Result<(), $crate::os::Errno> {
+                Ok(())
+            }
+
+            unsafe fn guard(
+                &self,
+                _: core::ptr::NonNull<u8>,
+                _: usize,
+            ) -> Result<(), $crate::os::Errno> {
+                Ok(())
+            }
+
+            unsafe fn discard(&self, _: core::ptr::NonNull<u8>, _: usize) {}
+
+            unsafe fn close(&self, _: i32) {}
+
+            fn page_size(&self) -> usize {
+                4096
+            }
+
+            fn abort(&self, message: core::fmt::Arguments<'_>) -> ! {
+                panic!("{message}")
+            }
+        };
+    }
+    pub(crate) use os_methods;
+
+    /// Address space for stacks that are never accessed. No thread's stack is at this address, so
+    /// core takes none for a goroutine's.
+    pub(crate) fn reservation() -> NonNull<u8> {
+        NonNull::new(without_provenance_mut(1 << 60)).expect("not null")
+    }
+}
