@@ -10,8 +10,8 @@
 use super::{
     AfterUse, Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, WLOCK, WWAIT, WWAITS,
 };
-use crate::fuzz::kernel::Kernel;
-use crate::fuzz::system::{SYSTEM, System};
+use crate::fuzz::base::FuzzOs;
+use crate::fuzz::poller::FuzzPoller;
 use crate::os::Mode;
 use crate::polldesc::PollError;
 use crate::sched::{Config, Sched};
@@ -38,10 +38,10 @@ fn sched() -> &'static Sched {
             ..Config::new(1)
         };
         // SAFETY: no goroutine runs, so none migrates.
-        let sched = unsafe { Sched::start(&SYSTEM, config, || Ok(Box::new(Kernel))) }
+        let sched = unsafe { Sched::start(&FuzzOs, config, || Ok(Box::new(FuzzPoller))) }
             .expect("nothing is refused");
         // The start has woken the Ms, which do not exist.
-        System::take_woken();
+        FuzzOs::take_woken();
         sched
     })
 }
@@ -84,7 +84,7 @@ pub fn run(input: &[u8]) {
         side: Cell::new(0),
     };
     DRIVER.set((&raw const driver).cast());
-    System::on_sleep(sleep);
+    FuzzOs::on_sleep(sleep);
     while let Some((&step, rest)) = driver.steps.get().split_first() {
         driver.steps.set(rest);
         driver.step(step);
@@ -171,12 +171,12 @@ impl Driver<'_> {
     }
 
     fn unlock(&self, side: usize) {
-        System::take_woken();
+        FuzzOs::take_woken();
         let release = self.mutex.unlock(MODES[side], sched());
         self.update(|model| model.locked[side] = false);
         let first = self.asleep(side, VecDeque::pop_front);
         assert_eq!(
-            System::take_woken(),
+            FuzzOs::take_woken(),
             first.unwrap_or(0),
             "an unlock wakes the first waiter of its side, and no other"
         );
@@ -198,13 +198,13 @@ impl Driver<'_> {
         let last = [1, 0]
             .into_iter()
             .find_map(|side| self.asleep(side, |queue| queue.back().copied()));
-        System::take_woken();
+        FuzzOs::take_woken();
         let outcome = self.mutex.close(sched());
         assert_eq!(outcome.is_err(), self.model.get().closed);
         if outcome.is_ok() {
             self.update(|model| (model.closed, model.others) = (true, model.others + 1));
             assert_eq!(
-                System::take_woken(),
+                FuzzOs::take_woken(),
                 last.unwrap_or(0),
                 "a close wakes the readers, then the writers"
             );

@@ -32,8 +32,8 @@ mod model;
 
 use super::{Deadline, PollCache, PollDesc, PollError, TAG_MASK};
 use crate::counter::Count;
-use crate::fuzz::kernel::{ARMED, DESCS, FETCHED_MAX, Kernel, PENDING, REFUSES};
-use crate::fuzz::system::Goroutines;
+use crate::fuzz::base::Goroutines;
+use crate::fuzz::poller::{ARMED, DESCS, FETCHED_MAX, FuzzPoller, PENDING, REFUSES};
 use crate::g::Status;
 use crate::os::{Delay, Event, Mode, Nanos, Ready};
 use crate::poller::Poller;
@@ -65,7 +65,7 @@ impl Fixture {
         Fixture {
             cache: PollCache::default(),
             heap: Box::leak(Box::new(Heap::new(0))),
-            poller: Box::leak(Box::new(Poller::new(Box::new(Kernel)))),
+            poller: Box::leak(Box::new(Poller::new(Box::new(FuzzPoller)))),
             goroutines: Goroutines::new(2 * DESCS),
         }
     }
@@ -200,7 +200,7 @@ impl Driver<'_> {
         let watched = self
             .descs
             .iter()
-            .filter(|desc| desc.joined && Kernel::watches(desc.fd))
+            .filter(|desc| desc.joined && FuzzPoller::watches(desc.fd))
             .count();
         assert_eq!(
             self.fixture.poller.watched() as usize,
@@ -360,7 +360,7 @@ impl Driver<'_> {
         let desc = &mut self.descs[at];
         if desc.open {
             desc.sides[side].level = true;
-            desc.sides[side].edge = desc.joined && Kernel::watches(desc.fd);
+            desc.sides[side].edge = desc.joined && FuzzPoller::watches(desc.fd);
         }
     }
 
@@ -368,7 +368,7 @@ impl Driver<'_> {
     /// event an error and a hang-up, or makes it spurious.
     fn fetch(&mut self, at: usize, how: u8) {
         let desc = &mut self.descs[at];
-        if !desc.joined || !Kernel::watches(desc.fd) || self.fetched.is_full() {
+        if !desc.joined || !FuzzPoller::watches(desc.fd) || self.fetched.is_full() {
             return;
         }
         let mut ready = Ready::empty();
@@ -571,7 +571,7 @@ impl Driver<'_> {
         let this = &mut self.descs[at];
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
             self.fixture.cache.close(this.desc);
-            assert!(!Kernel::watches(this.fd), "the kernel still watches it");
+            assert!(!FuzzPoller::watches(this.fd), "the kernel still watches it");
             (this.open, this.joined, this.stale) = (false, false, this.tag);
         }
     }

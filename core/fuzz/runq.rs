@@ -6,7 +6,7 @@
 //! into the global queue, as in the scheduler.
 
 use super::{CAPACITY, GList, Global, Inbox, Ring};
-use crate::fuzz::system::Goroutines;
+use crate::fuzz::base::Goroutines;
 use crate::g::GRef;
 use crate::sync::Ordering;
 use core::cell::RefCell;

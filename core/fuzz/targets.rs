@@ -5,11 +5,11 @@
 //! that it drives and sees its private items. `ci/fuzz.sh` runs the targets with libFuzzer. The
 //! tests below run them on stable Rust over the committed corpus and over random inputs.
 
+pub(crate) mod base;
 #[cfg(all(test, not(loom)))]
 #[allow(unreachable_pub, reason = "the conformance suite includes it too")]
 mod check;
-pub(crate) mod kernel;
-pub(crate) mod system;
+pub(crate) mod poller;
 
 pub use crate::fdmutex::fuzz::run as fdmutex;
 pub use crate::polldesc::fuzz::run as polldesc;

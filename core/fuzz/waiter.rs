@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "goroutines and threads are compared by address")]
 
 use super::{Announced, Thread, WaitSlot, Waiter, WaiterList};
-use crate::fuzz::system::{Goroutines, SYSTEM, System};
+use crate::fuzz::base::{FuzzOs, Goroutines};
 use crate::g::Status;
 use core::cell::RefCell;
 use std::collections::VecDeque;
@@ -219,19 +219,19 @@ impl Model {
             }
             Waiter::Thread(thread) => {
                 assert!(self.is_thread[at], "a goroutine comes out as a thread");
-                thread.wake(&SYSTEM);
+                thread.wake(&FuzzOs);
                 let own = core::ptr::from_ref(slots[at].thread.as_ref().expect("it was committed"));
                 assert!(
-                    (own.addr()..own.addr() + size_of::<Thread>()).contains(&System::take_woken()),
+                    (own.addr()..own.addr() + size_of::<Thread>()).contains(&FuzzOs::take_woken()),
                     "another thread is woken"
                 );
-                // `block` returns at once: the wake has set the thread's word, and `SYSTEM` panics
+                // `block` returns at once: the wake has set the thread's word, and `FuzzOs` panics
                 // on a sleep.
                 slots[at]
                     .thread
                     .as_ref()
                     .expect("it was committed")
-                    .block(&SYSTEM);
+                    .block(&FuzzOs);
             }
         }
         self.phase[at] = Phase::Running;

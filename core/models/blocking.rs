@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "a model runs the pool's jobs itself")]
 
 use super::{Job, Pool};
-use crate::models::{Immortal, World, check};
+use crate::models::{Immortal, ModelSched, check};
 use crate::os::Errno;
 use crate::sched::Sched;
 use core::cell::Cell;
@@ -36,9 +36,9 @@ fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
 
 fn all_are_refused(limit: usize) {
     check(move || {
-        let world = World::new(1, 1);
+        let owner = ModelSched::new(1, 1);
         let (sched, pool, done) = (
-            world.sched(),
+            owner.get(),
             Immortal::new(Pool::new(limit)),
             Arc::new(AtomicUsize::new(0)),
         );
@@ -69,9 +69,9 @@ fn jobs_are_run_when_the_only_allowed_thread_is_refused() {
 #[test]
 fn a_job_beside_a_refused_thread_is_run_by_the_started_thread_or_its_owner() {
     check(|| {
-        let world = World::new(1, 1);
+        let owner = ModelSched::new(1, 1);
         let (sched, pool, done) = (
-            world.sched(),
+            owner.get(),
             Immortal::new(Pool::new(2)),
             Arc::new(AtomicUsize::new(0)),
         );
@@ -112,8 +112,8 @@ fn a_job_beside_a_refused_thread_is_run_by_the_started_thread_or_its_owner() {
 #[test]
 fn a_thread_that_goes_to_sleep_does_not_miss_a_job() {
     check(|| {
-        let world = World::new(1, 1);
-        let (sched, pool) = (world.sched(), Immortal::new(Pool::new(1)));
+        let owner = ModelSched::new(1, 1);
+        let (sched, pool) = (owner.get(), Immortal::new(Pool::new(1)));
         let pool = pool.get();
         pool.state.lock().threads = 1;
         let serves = thread::spawn(move || serve(pool, sched, 2));
@@ -132,8 +132,8 @@ fn a_thread_that_goes_to_sleep_does_not_miss_a_job() {
 #[test]
 fn each_of_two_sleeping_threads_is_woken_for_its_own_job() {
     check(|| {
-        let world = World::new(1, 1);
-        let (sched, pool) = (world.sched(), Immortal::new(Pool::new(2)));
+        let owner = ModelSched::new(1, 1);
+        let (sched, pool) = (owner.get(), Immortal::new(Pool::new(2)));
         let pool = pool.get();
         pool.state.lock().threads = 2;
         // No job ends before both have begun.

@@ -8,7 +8,7 @@
 )]
 
 use super::{Fd, FdError};
-use crate::models::{Immortal, World, explore};
+use crate::models::{Immortal, ModelSched, explore};
 use crate::os::{Event, Mode, Outcome, Ready};
 use crate::polldesc::{self, Deadline, PollDesc, PollError};
 use crate::waiter::WaiterList;
@@ -25,11 +25,11 @@ struct Buffer {
 }
 
 struct Socket {
-    // The world is dropped last, because the other fields refer to it.
+    // The scheduler is dropped last, because the other fields refer to it.
     fd: Immortal<Fd>,
     _desc: Immortal<PollDesc>,
     buffer: Immortal<Mutex<Buffer>>,
-    _world: World,
+    _sched: ModelSched,
 }
 
 #[derive(Clone, Copy)]
@@ -43,9 +43,9 @@ const LEN: usize = 2;
 
 impl Socket {
     fn new() -> Self {
-        let world = World::new(1, 1);
+        let owner = ModelSched::new(1, 1);
         // SAFETY: no descriptor 3 exists, so this `Fd` is its only user.
-        let fd = unsafe { Fd::new(world.sched(), 3) };
+        let fd = unsafe { Fd::new(owner.get(), 3) };
         // SAFETY: under loom, the cache leaks blocks of one poll descriptor.
         let desc = unsafe { Immortal::adopt(fd.desc) };
         fd.register().unwrap();
@@ -53,7 +53,7 @@ impl Socket {
             fd: Immortal::new(fd),
             _desc: desc,
             buffer: Immortal::new(Mutex::default()),
-            _world: world,
+            _sched: owner,
         }
     }
 

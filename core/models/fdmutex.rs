@@ -2,7 +2,7 @@
 //! threads use it at once.
 
 use super::{AfterUse, FdMutex};
-use crate::models::{Immortal, Mail, World, check, explore};
+use crate::models::{Immortal, Mail, ModelSched, check, explore};
 use crate::os::Mode;
 use crate::sched::Sched;
 use crate::sema::Permits;
@@ -18,12 +18,12 @@ struct File {
 }
 
 impl File {
-    fn new(world: &World) -> Immortal<Self> {
+    fn new(sched: &ModelSched) -> Immortal<Self> {
         Immortal::new(File {
             mutex: FdMutex::new(),
             content: Mail::new(),
             destroyed: AtomicU32::new(0),
-            sched: world.sched(),
+            sched: sched.get(),
         })
     }
 
@@ -68,8 +68,8 @@ impl File {
 /// Explores a model of one file.
 fn run<F: Fn(&'static File) + Send + Sync + 'static>(model: F) {
     explore::<F>(move || {
-        let world = World::new(1, 1);
-        let file = File::new(&world);
+        let owner = ModelSched::new(1, 1);
+        let file = File::new(&owner);
         model(file.get());
     });
 }
@@ -154,9 +154,9 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
 #[test]
 fn each_permit_of_a_semaphore_releases_one_waiter() {
     check(|| {
-        let world = World::new(1, 1);
-        let (sched, owner) = (world.sched(), Immortal::new((Permits::new(), Mail::new())));
-        let (sema, mail) = owner.get();
+        let owner = ModelSched::new(1, 1);
+        let (sched, permits) = (owner.get(), Immortal::new((Permits::new(), Mail::new())));
+        let (sema, mail) = permits.get();
         let waiters = [(), ()].map(|()| {
             thread::spawn(move || {
                 sema.acquire(sched);

@@ -6,7 +6,7 @@
 )]
 
 use crate::m::{Here, M};
-use crate::models::{Immortal, Mail, World, check, finish, goroutine, parked};
+use crate::models::{Immortal, Mail, ModelSched, check, finish, goroutine, parked};
 use crate::sched::Sched;
 use crate::timer::Timer;
 use crate::waiter::{Announced, WaitSlot, Waiter, WaiterList};
@@ -39,8 +39,8 @@ fn give_p_to_a_waiting_m(sched: &'static Sched, here: &Here) {
 #[test]
 fn a_p_retaken_from_a_returning_m_has_one_owner() {
     check(|| {
-        let world = World::new(1, 1);
-        let (sched, p) = (world.sched(), Arc::new(Mail::new()));
+        let owner = ModelSched::new(1, 1);
+        let (sched, p) = (owner.get(), Arc::new(Mail::new()));
         let other = sched.start_m().unwrap();
         sched.idle_ms.enlist(other, false);
         let mut here = sched.await_grant(sched.m(0));
@@ -72,8 +72,8 @@ fn a_p_retaken_from_a_returning_m_has_one_owner() {
 #[test]
 fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let other = sched.start_m().unwrap();
         let holder = thread::spawn(move || {
             let here = sched.await_grant(sched.m(0));
@@ -90,8 +90,8 @@ fn an_m_that_wants_a_p_gets_it_from_a_holder_that_goes_to_sleep() {
 #[test]
 fn a_spare_m_gets_a_p_for_a_goroutine_readied_at_its_home() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let other = sched.start_m().unwrap();
         let holder = thread::spawn(move || {
             let here = sched.await_grant(sched.m(0));
@@ -111,8 +111,8 @@ fn a_spare_m_gets_a_p_for_a_goroutine_readied_at_its_home() {
 #[test]
 fn an_m_chosen_for_a_retake_that_fails_loses_no_work() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let other = sched.start_m().unwrap();
         let here = sched.await_grant(sched.m(0));
         sched.idle_ms.enlist(other, false);
@@ -137,8 +137,8 @@ unsafe fn wake(slot: NonNull<()>, _: u32, woken: &mut WaiterList) {
 #[test]
 fn a_timer_armed_while_its_p_changes_hands_is_seen_by_the_new_holder() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let other = sched.start_m().unwrap();
         let slot = Immortal::new(WaitSlot::new());
         let timer = Immortal::new(Timer::new(NonNull::from(slot.get()).cast()));
@@ -165,8 +165,8 @@ fn a_timer_armed_while_its_p_changes_hands_is_seen_by_the_new_holder() {
 #[test]
 fn sysmon_does_not_sleep_while_an_m_is_awake() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         sched.idlers.park();
         let sysmon = thread::spawn(move || sched.sysmon_sleeps(None));
         if sched.idlers.unpark() == 1 {
@@ -179,8 +179,8 @@ fn sysmon_does_not_sleep_while_an_m_is_awake() {
 #[test]
 fn sysmon_does_not_sleep_through_a_request() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         sched.idlers.park();
         let sysmon = thread::spawn(move || sched.sysmon_sleeps(None));
         sched.ask();

@@ -2,7 +2,7 @@
 //! threads that call `notify` and `notify_idle`.
 
 use super::{Asleep, WakeWord};
-use crate::models::{Immortal, Mail, System, check};
+use crate::models::{Immortal, Mail, ModelOs, check};
 use crate::os::Os;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
@@ -12,7 +12,7 @@ struct Sleeper {
     /// The queue. The M reads it without an ordering, like inboxes and heaps.
     work: AtomicBool,
     mail: Mail,
-    system: System,
+    os: ModelOs,
 }
 
 impl Sleeper {
@@ -22,14 +22,14 @@ impl Sleeper {
             wake,
             work,
             mail: Mail::new(),
-            system: System::default(),
+            os: ModelOs::default(),
         })
     }
 
     /// Sleeps once, unless the word forbids it. Returns whether `notify_idle` woke the M.
     fn sleep(&self) -> bool {
         if self.wake.prepare(Asleep::Futex) {
-            self.system
+            self.os
                 .futex_wait(self.wake.futex(), Asleep::Futex.bits(), None);
         }
         self.wake.awake()
@@ -37,7 +37,7 @@ impl Sleeper {
 
     fn unpark(&self, asleep: Option<Asleep>) -> bool {
         if asleep.is_some() {
-            self.system.futex_wake(self.wake.futex());
+            self.os.futex_wake(self.wake.futex());
         }
         asleep.is_some()
     }

@@ -5,7 +5,7 @@
 //! programs of Go's protocol: each mutant of the protocol breaks at least one of them.
 #![allow(unsafe_code, reason = "events are delivered by hand")]
 
-use crate::models::{Immortal, World, explore};
+use crate::models::{Immortal, ModelSched, explore};
 use crate::netpoll::RegisterError;
 use crate::os::{Event, Mode, Nanos, Ready};
 use crate::polldesc::{self, Deadline, PollDesc, PollError};
@@ -18,11 +18,11 @@ use loom::thread;
 const READ: Option<Mode> = Some(Mode::Read);
 
 struct Connection {
-    // The world is dropped last, because the other fields refer to it.
+    // The scheduler is dropped last, because the other fields refer to it.
     desc: Immortal<PollDesc>,
     bytes: Immortal<AtomicU32>,
     heap: Immortal<Heap>,
-    world: World,
+    sched: ModelSched,
 }
 
 /// What the threads of a model share.
@@ -37,20 +37,20 @@ struct Peer {
 
 impl Connection {
     fn new() -> Self {
-        let world = World::new(1, 1);
+        let owner = ModelSched::new(1, 1);
         // SAFETY: under loom, the cache leaks blocks of one poll descriptor.
-        let desc = unsafe { Immortal::adopt(world.sched().poll_open(3)) };
+        let desc = unsafe { Immortal::adopt(owner.get().poll_open(3)) };
         Connection {
             desc,
             bytes: Immortal::new(AtomicU32::new(0)),
             heap: Immortal::new(Heap::new(0)),
-            world,
+            sched: owner,
         }
     }
 
     fn peer(&self) -> Peer {
         Peer {
-            sched: self.world.sched(),
+            sched: self.sched.get(),
             desc: self.desc.get(),
             bytes: self.bytes.get(),
             heap: self.heap.get(),
@@ -126,7 +126,7 @@ fn run<F: Fn(Peer) + Send + Sync + 'static>(model: F) {
     explore::<F>(move || {
         let connection = Connection::new();
         model(connection.peer());
-        assert_eq!(connection.world.sched().num_poll_waiters(), 0);
+        assert_eq!(connection.sched.get().num_poll_waiters(), 0);
     });
 }
 

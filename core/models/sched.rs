@@ -9,7 +9,7 @@
 
 use super::Sched;
 use crate::m::Here;
-use crate::models::{Immortal, Kernel, Mail, World, check, finish, goroutine, parked};
+use crate::models::{Immortal, Mail, ModelPoller, ModelSched, check, finish, goroutine, parked};
 use crate::os::{Event, Mode, Ready};
 use crate::sync::Ordering;
 use crate::timer::Timer;
@@ -40,8 +40,8 @@ fn assert_counts_at_rest(sched: &Sched) {
 #[test]
 fn a_goroutine_readied_elsewhere_runs_on_its_m() {
     check(|| {
-        let world = World::new(1, 1);
-        let (sched, mail) = (world.sched(), Arc::new(Mail::new()));
+        let owner = ModelSched::new(1, 1);
+        let (sched, mail) = (owner.get(), Arc::new(Mail::new()));
         let m = thread::spawn({
             let mail = mail.clone();
             move || {
@@ -58,8 +58,8 @@ fn a_goroutine_readied_elsewhere_runs_on_its_m() {
 #[test]
 fn two_goroutines_readied_at_once_share_a_wake() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let m = thread::spawn(move || {
             let mut ran = run(sched, 0, 2);
             ran.sort();
@@ -75,8 +75,8 @@ fn two_goroutines_readied_at_once_share_a_wake() {
 #[test]
 fn a_fresh_goroutine_offered_to_an_m_that_goes_to_sleep_is_started() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         let light = thread::spawn(move || assert_eq!(run(sched, 0, 1), [1]));
         let heavy = here(sched, 1);
         heavy.m.counts.started.set(2);
@@ -92,8 +92,8 @@ fn a_fresh_goroutine_offered_to_an_m_that_goes_to_sleep_is_started() {
 #[test]
 fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         // This M may find number 1 first. It runs number 7, which is at home here, forever.
         let light = thread::spawn(move || {
             let mut here = here(sched, 0);
@@ -116,8 +116,8 @@ fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started() {
 #[test]
 fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started_by_a_third() {
     check(|| {
-        let world = World::new(3, 3);
-        let sched = world.sched();
+        let owner = ModelSched::new(3, 3);
+        let sched = owner.get();
         // This M may find number 1 first. It runs number 7, which is at home here, forever.
         let light = thread::spawn(move || {
             let mut here = here(sched, 0);
@@ -148,8 +148,8 @@ fn a_fresh_goroutine_offered_to_an_m_that_wakes_for_another_is_started_by_a_thir
 #[test]
 fn a_fresh_goroutine_goes_to_the_searching_m_with_clearly_the_fewest_at_home() {
     check(|| {
-        let world = World::new(4, 4);
-        let sched = world.sched();
+        let owner = ModelSched::new(4, 4);
+        let sched = owner.get();
         let heavy = here(sched, 3);
         let left_to = |at_home: [u64; 4], free: [bool; 3]| {
             for (index, m) in sched.ms().enumerate() {
@@ -182,8 +182,8 @@ fn a_fresh_goroutine_goes_to_the_searching_m_with_clearly_the_fewest_at_home() {
 #[test]
 fn an_m_on_its_futex_is_woken_like_one_in_the_poller() {
     check(|| {
-        let world = World::new(2, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 1);
+        let sched = owner.get();
         // The other M sleeps in the poller.
         assert!(sched.pollers[0].try_enter());
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 2), [1, 2]));
@@ -197,8 +197,8 @@ fn an_m_on_its_futex_is_woken_like_one_in_the_poller() {
 #[test]
 fn a_goroutine_submitted_from_a_thread_is_found_by_an_m_that_goes_to_sleep() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [5]));
         sched.submit(goroutine(5));
         m.join().unwrap();
@@ -209,8 +209,8 @@ fn a_goroutine_submitted_from_a_thread_is_found_by_an_m_that_goes_to_sleep() {
 #[test]
 fn a_submitter_that_relies_on_another_waker_loses_no_goroutine() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         let m = thread::spawn(move || run(sched, 0, 2));
         let others = [1, 2].map(|id| thread::spawn(move || sched.submit(goroutine(id))));
         for other in others {
@@ -226,8 +226,8 @@ fn a_submitter_that_relies_on_another_waker_loses_no_goroutine() {
 #[test]
 fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_an_m_about_to_sleep() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         let thief = thread::spawn(move || assert_eq!(run(sched, 0, 1), [3]));
         let busy = here(sched, 1);
         sched.push_anywhere(&busy, goroutine(3));
@@ -240,8 +240,8 @@ fn a_goroutine_on_the_ring_of_a_busy_m_is_stolen_by_an_m_about_to_sleep() {
 #[test]
 fn two_submitted_goroutines_occupy_two_ms() {
     check(|| {
-        let world = World::new(2, 2);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 2);
+        let sched = owner.get();
         let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
         sched.submit(goroutine(1));
         sched.submit(goroutine(2));
@@ -268,23 +268,23 @@ fn waits_for_event(sched: &'static Sched, id: u64, home: usize) -> Event {
     }
 }
 
-fn kernel(sched: &'static Sched) -> &'static Kernel {
+fn poller(sched: &'static Sched) -> &'static ModelPoller {
     let backend: *const dyn crate::os::Netpoll = sched.poller(0).backend();
-    // SAFETY: `World` gives every scheduler a `Kernel`.
-    unsafe { &*backend.cast::<Kernel>() }
+    // SAFETY: `ModelSched` gives every scheduler a `ModelPoller`.
+    unsafe { &*backend.cast::<ModelPoller>() }
 }
 
 #[test]
 fn an_event_finds_an_m_in_the_poller_after_another_has_left_it() {
     check(|| {
-        let world = World::new(2, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(2, 1);
+        let sched = owner.get();
         let event = waits_for_event(sched, 9, 1);
         // M 0 leaves the poller for a goroutine that never ends. M 1 must then sleep in the poller,
         // or it misses the event.
         let ms = [0, 1].map(|index| thread::spawn(move || run(sched, index, 1)));
         sched.ready(Waiter::G(parked(4, 0)));
-        kernel(sched).post(event);
+        poller(sched).post(event);
         let ran = ms.map(|m| m.join().unwrap());
         assert_eq!(ran, [[4], [9]]);
     });
@@ -293,8 +293,8 @@ fn an_event_finds_an_m_in_the_poller_after_another_has_left_it() {
 #[test]
 fn an_event_delivered_by_one_m_wakes_the_home_of_its_goroutine() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let event = waits_for_event(sched, 9, 0);
         let m = thread::spawn(move || assert_eq!(run(sched, 0, 1), [9]));
         let mut woken = WaiterList::new();
@@ -313,8 +313,8 @@ unsafe fn wake(slot: NonNull<()>, _: u32, woken: &mut WaiterList) {
 #[test]
 fn a_timer_armed_by_a_thread_wakes_an_m_that_sleeps_without_a_limit() {
     check(|| {
-        let world = World::new(1, 1);
-        let sched = world.sched();
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
         let slot = Immortal::new(WaitSlot::new());
         let timer = Immortal::new(Timer::new(NonNull::from(slot.get()).cast()));
         assert!(slot.get().announce() == Announced::Waiting);

@@ -5,7 +5,7 @@
 //! freed.
 
 use super::{Arena, BATCH, MIN_STACK, Size, StackOwner};
-use crate::models::{Immortal, Mail, System, check};
+use crate::models::{Immortal, Mail, ModelOs, check};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ptr::{self, NonNull};
 use loom::thread;
@@ -95,10 +95,10 @@ fn a_stack_takes_its_next_goroutine_while_a_watcher_pins_the_last() {
 #[test]
 fn threads_that_prepare_stacks_at_once_prepare_each_once() {
     check(|| {
-        let system = Immortal::new(System::default());
+        let os = Immortal::new(ModelOs::default());
         let slots = 4 * BATCH as usize;
         let arena = Arena::reserve_slots(
-            system.get(),
+            os.get(),
             Size::ORDINARY,
             MIN_STACK,
             4096,

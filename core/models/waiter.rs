@@ -1,8 +1,8 @@
 //! Models of the waiter word: one waiter against up to three threads that notify or cancel it. The
-//! waiter is a thread that sleeps on the futex of [`System`].
+//! waiter is a thread that sleeps on the futex of [`ModelOs`].
 
 use super::{Announced, Thread, WaitSlot};
-use crate::models::{Immortal, Mail, System, check};
+use crate::models::{Immortal, Mail, ModelOs, check};
 use crate::sync::{AtomicBool, Ordering};
 use loom::thread;
 
@@ -12,7 +12,7 @@ struct Word {
     /// `commit`.
     closed: AtomicBool,
     mail: Mail,
-    system: System,
+    os: ModelOs,
 }
 
 impl Word {
@@ -21,7 +21,7 @@ impl Word {
             slot: WaitSlot::new(),
             closed: AtomicBool::new(false),
             mail: Mail::new(),
-            system: System::default(),
+            os: ModelOs::default(),
         };
         Immortal::new(word)
     }
@@ -34,7 +34,7 @@ impl Word {
         if !self.closed.load(Ordering::SeqCst) {
             let thread = Thread::new();
             if self.slot.commit(thread.waiter()).is_ok() {
-                thread.block(&self.system);
+                thread.block(&self.os);
             }
         }
         self.slot.settle()
@@ -42,13 +42,13 @@ impl Word {
 
     fn notify(&self) {
         if let Some(super::Waiter::Thread(thread)) = self.slot.notify() {
-            thread.wake(&self.system);
+            thread.wake(&self.os);
         }
     }
 
     fn cancel(&self) {
         if let Some(super::Waiter::Thread(thread)) = self.slot.cancel() {
-            thread.wake(&self.system);
+            thread.wake(&self.os);
         }
     }
 
@@ -100,7 +100,7 @@ fn a_waker_sees_what_the_waiter_wrote_before_commit() {
         let waker = thread::spawn(|| {
             if let Some(super::Waiter::Thread(thread)) = word.slot.notify() {
                 assert_eq!(word.mail.get(), 1);
-                thread.wake(&word.system);
+                thread.wake(&word.os);
             }
         });
         if word.slot.announce() == Announced::Waiting {
@@ -108,7 +108,7 @@ fn a_waker_sees_what_the_waiter_wrote_before_commit() {
             word.mail.put(1);
             let thread = Thread::new();
             if word.slot.commit(thread.waiter()).is_ok() {
-                thread.block(&word.system);
+                thread.block(&word.os);
             }
             assert!(word.slot.settle());
         }
@@ -202,7 +202,7 @@ fn a_reset_before_the_system_call_loses_no_later_readiness() {
             let parked = word.slot.announce() == Announced::Waiting;
             let thread = Thread::new();
             if parked && word.slot.commit(thread.waiter()).is_ok() {
-                thread.block(&word.system);
+                thread.block(&word.os);
             }
             assert!(!parked || word.slot.settle());
         }

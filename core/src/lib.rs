@@ -55,7 +55,7 @@ extern crate std;
 pub mod fuzz;
 
 #[cfg(all(test, loom))]
-#[path = "../models/system.rs"]
+#[path = "../models/base.rs"]
 mod models;
 
 /// The path of this file in debug information. Backtraces recognise gopark's own frames by it.

@@ -8,9 +8,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `machine` | threads, turns, time |
+//! | `computer` | threads, turns, time |
 //! | `kernel` | descriptors, packets, readiness |
-//! | `system` | the two contracts of a port: `Os` and `Netpoll` |
+//! | `os` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
 //! | `oracle` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
@@ -19,28 +19,28 @@
     reason = "the simulated system promises what a real one does, and its threads are coroutines"
 )]
 
+#[path = "simulation/computer.rs"]
+mod computer;
 #[path = "simulation/kernel.rs"]
 mod kernel;
-#[path = "simulation/machine.rs"]
-mod machine;
 #[path = "simulation/oracle.rs"]
 mod oracle;
+#[path = "simulation/os.rs"]
+mod os;
 #[path = "simulation/program.rs"]
 mod program;
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
-#[path = "simulation/system.rs"]
-mod system;
 
+use computer::{Computer, Odds, Verdict, seed_under_way};
 use gopark_core::os::{Errno, Netpoll};
 use gopark_core::sched::{Config, Monitor, Sched};
-use machine::{Odds, Verdict, World, seed_under_way};
 use oracle::Activity;
+use os::{SimulatedOs, SimulatedPoller};
 use program::Actor;
 use std::ops::Range;
 use std::panic;
 use std::sync::Once;
-use system::{SYSTEM, SimPoller};
 
 /// Bytes of each stack: room for a program and for its panic messages.
 const STACK_SIZE: usize = 64 * 1024;
@@ -62,30 +62,30 @@ struct Arrangement {
 }
 
 impl Arrangement {
-    fn draw(world: &World) -> Self {
-        let procs = 1 + world.dice.below(4) as usize;
-        let pollers =
-            [1, procs, 1 + world.dice.below(procs as u64) as usize][world.dice.below(3) as usize];
+    fn draw(computer: &Computer) -> Self {
+        let procs = 1 + computer.dice.below(4) as usize;
+        let pollers = [1, procs, 1 + computer.dice.below(procs as u64) as usize]
+            [computer.dice.below(3) as usize];
         Arrangement {
             procs,
             pollers,
-            migrate: world.dice.below(2) == 0,
-            level: world.dice.below(3) == 0,
+            migrate: computer.dice.below(2) == 0,
+            level: computer.dice.below(3) == 0,
         }
     }
 }
 
-fn start(world: &World, arrangement: Arrangement) {
+fn start(computer: &Computer, arrangement: Arrangement) {
     let Arrangement {
         procs,
         pollers,
         migrate,
         level,
     } = arrangement;
-    world.kernel.borrow_mut().level = level;
+    computer.kernel.borrow_mut().level = level;
     let (max_threads, sysmon) = (
-        procs + world.dice.below(4) as usize,
-        (world.dice.below(2) == 0).then(Monitor::new),
+        procs + computer.dice.below(4) as usize,
+        (computer.dice.below(2) == 0).then(Monitor::new),
     );
     let config = Config {
         pollers,
@@ -95,14 +95,14 @@ fn start(world: &World, arrangement: Arrangement) {
         sysmon,
         ..Config::new(procs)
     };
-    let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimPoller::init()?)) };
+    let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimulatedPoller::init()?)) };
     // SAFETY: one real thread runs all threads of a run, so a goroutine that migrates stays on it.
     let sched =
-        unsafe { Sched::start(&SYSTEM, config, poller) }.expect("the kernel refuses no start");
-    world
+        unsafe { Sched::start(&SimulatedOs, config, poller) }.expect("the kernel refuses no start");
+    computer
         .sched
         .set(sched)
-        .unwrap_or_else(|_| unreachable!("set once for each world"));
+        .unwrap_or_else(|_| unreachable!("set once for each computer"));
 }
 
 /// How to run a range of seeds.
@@ -119,10 +119,12 @@ struct Runs {
 /// Runs `main` on a new computer.
 fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
     announce_seed_of_panics();
-    let world = World::install(seed, runs.odds, logging);
-    let arrangement = runs.arrangement.unwrap_or_else(|| Arrangement::draw(world));
-    start(world, arrangement);
-    let as_goroutine = world.dice.below(2) == 0;
+    let computer = Computer::install(seed, runs.odds, logging);
+    let arrangement = runs
+        .arrangement
+        .unwrap_or_else(|| Arrangement::draw(computer));
+    start(computer, arrangement);
+    let as_goroutine = computer.dice.below(2) == 0;
     Actor::thread(move |actor| {
         if as_goroutine {
             actor.join(Actor::go(runs.main));
@@ -131,45 +133,45 @@ fn simulate(seed: u64, logging: bool, runs: Runs) -> Verdict {
         }
     });
     let all_done = || {
-        world
+        computer
             .oracle
             .borrow()
             .actors
             .iter()
             .all(|&doing| doing == Activity::Done)
     };
-    let ended = world.run(all_done, |next| {
-        if !world.has_stalled_thread() {
-            let verdict = world.oracle.borrow().at_rest(world, next);
+    let ended = computer.run(all_done, |next| {
+        if !computer.has_stalled_thread() {
+            let verdict = computer.oracle.borrow().at_rest(computer, next);
             if let Err(why) = verdict {
-                world.fail(why);
+                computer.fail(why);
             }
         }
     });
-    if !world.failed() {
-        check_end(world, ended);
+    if !computer.failed() {
+        check_end(computer, ended);
     }
-    world.remove()
+    computer.remove()
 }
 
-fn check_end(world: &World, ended: bool) {
+fn check_end(computer: &Computer, ended: bool) {
     let (numbers, watched) = (
-        world.kernel.borrow().open_numbers(),
-        world.kernel.borrow().watched(),
+        computer.kernel.borrow().open_numbers(),
+        computer.kernel.borrow().watched(),
     );
     if !ended {
-        let oracle = world.oracle.borrow();
+        let oracle = computer.oracle.borrow();
         let left: Vec<_> = oracle
             .actors
             .iter()
             .enumerate()
             .filter(|(_, doing)| **doing != Activity::Done)
             .collect();
-        world.fail(format!(
+        computer.fail(format!(
             "lost wake-up: no thread can ever run again, and these actors have not ended: {left:?}"
         ));
     } else if (numbers, watched) != (0, 0) {
-        world.fail(format!(
+        computer.fail(format!(
             "{numbers} descriptors are open and {watched} are watched at the end"
         ));
     }
@@ -180,7 +182,7 @@ fn announce_seed_of_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         #[cfg(steps)]
-        gopark_core::steps::set(World::touch);
+        gopark_core::steps::set(Computer::touch);
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if let Some(seed) = seed_under_way() {

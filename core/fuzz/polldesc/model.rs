@@ -4,7 +4,7 @@
 //! Each step calls core's own code, compares the result with the tables and changes the model. What
 //! happens between two steps (events, deadlines, closes, reuse) is in `polldesc.rs`.
 
-use super::{ARMED, Kernel, MODES, PollDesc, PollError};
+use super::{ARMED, FuzzPoller, MODES, PollDesc, PollError};
 use crate::os::{Mode, Nanos};
 use crate::waiter::Announced;
 use core::fmt::Write;
@@ -114,7 +114,7 @@ impl Desc {
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        self.joined && Kernel::watches(self.fd)
+        self.joined && FuzzPoller::watches(self.fd)
     }
 
     /// A close takes precedence over a deadline, and a deadline over an error, which ends only the

@@ -99,7 +99,7 @@ impl<S: Switch> Coroutine<S> {
 }
 
 /// Coroutines that resume each other and suspend themselves at random.
-struct World<S: 'static> {
+struct RandomProgram<S: 'static> {
     coroutines: RefCell<Vec<&'static Coroutine<S>>>,
     /// The coroutines that neither run nor have returned.
     idle: RefCell<Vec<usize>>,
@@ -107,7 +107,7 @@ struct World<S: 'static> {
     trace: RefCell<Vec<(usize, u64)>>,
 }
 
-impl<S: Switch> World<S> {
+impl<S: Switch> RandomProgram<S> {
     fn random(&self, limit: u64) -> u64 {
         self.random.borrow_mut().u64(..limit)
     }
@@ -164,21 +164,21 @@ impl<S: Switch> World<S> {
 
 fn trace_of<S: Switch>(seed: u64) -> Vec<(usize, u64)> {
     const COROUTINES: usize = 6;
-    let world: &'static World<S> = Box::leak(Box::new(World {
+    let program: &'static RandomProgram<S> = Box::leak(Box::new(RandomProgram {
         coroutines: RefCell::new(Vec::new()),
         idle: RefCell::new((0..COROUTINES).collect()),
         random: RefCell::new(fastrand::Rng::with_seed(seed).fork()),
         trace: RefCell::new(Vec::new()),
     }));
     for me in 0..COROUTINES {
-        let coroutine = Coroutine::new(move |switch| world.run(me, switch));
-        world.coroutines.borrow_mut().push(Box::leak(coroutine));
+        let coroutine = Coroutine::new(move |switch| program.run(me, switch));
+        program.coroutines.borrow_mut().push(Box::leak(coroutine));
     }
-    while !world.idle.borrow().is_empty() {
-        world.resume_one(COROUTINES);
+    while !program.idle.borrow().is_empty() {
+        program.resume_one(COROUTINES);
     }
-    let trace = world.trace.take();
-    for coroutine in world.coroutines.take() {
+    let trace = program.trace.take();
+    for coroutine in program.coroutines.take() {
         // SAFETY: it was leaked above, and has returned.
         drop(unsafe { Box::from_raw(ptr::from_ref(coroutine).cast_mut()) });
     }

@@ -5,7 +5,7 @@
 //! follows the rules of a real kernel: each arrival makes an edge, an edge stays until a poll
 //! fetches it, and the poll reports what is ready at that moment.
 
-use crate::machine::{FAR, State, World, world};
+use crate::computer::{Computer, FAR, State, computer};
 use gopark_core::os::{Errno, Event, Events, Mode, Nanos, Outcome, Ready};
 use gopark_core::tagptr::TaggedPtr;
 use std::collections::{BTreeMap, VecDeque};
@@ -121,38 +121,38 @@ impl Kernel {
     }
 
     /// Delivers the packets that are due.
-    pub(crate) fn deliver(world: &World) {
-        let mut kernel = world.kernel.borrow_mut();
+    pub(crate) fn deliver(computer: &Computer) {
+        let mut kernel = computer.kernel.borrow_mut();
         while let Some(entry) = kernel.packets.first_entry() {
-            if entry.key().0 > world.now() {
+            if entry.key().0 > computer.now() {
                 break;
             }
             let (file, packet) = entry.remove();
-            world.note("arrives", [file as u64, packet.number()]);
-            kernel.arrive(world, file, packet);
+            computer.note("arrives", [file as u64, packet.number()]);
+            kernel.arrive(computer, file, packet);
         }
     }
 
-    fn send(&mut self, world: &World, to: FileId, packet: Packet) {
-        let travel = world.dice.below(world.odds.latency) as Nanos;
+    fn send(&mut self, computer: &Computer, to: FileId, packet: Packet) {
+        let travel = computer.dice.below(computer.odds.latency) as Nanos;
         let file = &mut self.files[to];
         // Packets to one file arrive in the order in which they were sent.
-        file.last_arrival = file.last_arrival.max(world.now() + travel);
+        file.last_arrival = file.last_arrival.max(computer.now() + travel);
         self.packet += 1;
         self.packets
             .insert((file.last_arrival, self.packet), (to, packet));
     }
 
-    fn arrive(&mut self, world: &World, to: FileId, packet: Packet) {
+    fn arrive(&mut self, computer: &Computer, to: FileId, packet: Packet) {
         let file = &mut self.files[to];
         if file.closed {
             match (packet, file.peer) {
                 (Packet::Connection(server), _) => {
                     let client = self.files[server].peer.expect("made with it");
-                    self.send(world, client, Packet::Refused);
+                    self.send(computer, client, Packet::Refused);
                 }
                 (Packet::Bytes(_) | Packet::Urgent, Some(peer)) | (Packet::Accepted(peer), _) => {
-                    self.send(world, peer, Packet::Reset)
+                    self.send(computer, peer, Packet::Reset)
                 }
                 _ => {}
             }
@@ -168,15 +168,15 @@ impl Kernel {
             Packet::Connection(peer) => {
                 file.queue.push_back(peer);
                 if let Some(client) = self.files[peer].peer {
-                    self.send(world, client, Packet::Accepted(peer));
+                    self.send(computer, client, Packet::Accepted(peer));
                 }
             }
         }
-        self.edge(world, to);
+        self.edge(computer, to);
     }
 
     /// The state of a file has changed: queues an event if its poller reports the new state.
-    fn edge(&mut self, world: &World, id: FileId) {
+    fn edge(&mut self, computer: &Computer, id: FileId) {
         let ready = self.files[id].readiness();
         let Some(watch) = &self.files[id].watch else {
             return;
@@ -189,7 +189,7 @@ impl Kernel {
         if !list.contains(&id) {
             list.push_back(id);
         }
-        world.wake_where(|state| matches!(state, State::Poll { poller: p, .. } if p == poller));
+        computer.wake_where(|state| matches!(state, State::Poll { poller: p, .. } if p == poller));
     }
 
     fn file(kind: Kind, capacity: usize) -> File {
@@ -283,9 +283,9 @@ impl Kernel {
             .position(|poller| poller.ready.iter().any(|id| reports(id, poller)))
     }
 
-    fn drop_number(&mut self, world: &World, number: i32) {
+    fn drop_number(&mut self, computer: &Computer, number: i32) {
         let Some(id) = self.named(number) else {
-            return world.fail(format!("close of {number}, which is not open"));
+            return computer.fail(format!("close of {number}, which is not open"));
         };
         self.numbers[number as usize - 3] = None;
         self.files[id].numbers -= 1;
@@ -298,14 +298,14 @@ impl Kernel {
         file.closed = true;
         let (unread, shut, queue) = (file.buffer > 0, file.shut, std::mem::take(&mut file.queue));
         match file.peer {
-            Some(peer) if unread => self.send(world, peer, Packet::Reset),
-            Some(peer) if !shut => self.send(world, peer, Packet::Fin),
+            Some(peer) if unread => self.send(computer, peer, Packet::Reset),
+            Some(peer) if !shut => self.send(computer, peer, Packet::Fin),
             _ => {}
         }
         for server in queue {
             self.files[server].closed = true;
             let client = self.files[server].peer.expect("made with it");
-            self.send(world, client, Packet::Reset);
+            self.send(computer, client, Packet::Reset);
         }
     }
 
@@ -401,21 +401,21 @@ impl Kernel {
 
     pub(crate) fn watch(
         &mut self,
-        world: &World,
+        computer: &Computer,
         poller: usize,
         number: i32,
         token: TaggedPtr,
     ) -> Result<(), Errno> {
         let Some(id) = self.named(number) else {
-            world.fail(format!("{number} is watched, which is not open"));
+            computer.fail(format!("{number} is watched, which is not open"));
             return Ok(());
         };
-        if world.one_in(world.odds.refuse) {
+        if computer.one_in(computer.odds.refuse) {
             self.files[id].refused = true;
             return Err(Errno::new(ENOMEM));
         }
         if self.files[id].watch.is_some() {
-            world.fail(format!("{number} is watched twice"));
+            computer.fail(format!("{number} is watched twice"));
         }
         self.files[id].watch = Some(Watch {
             poller,
@@ -423,7 +423,7 @@ impl Kernel {
             armed: Ready::empty(),
             enabled: true,
         });
-        self.edge(world, id);
+        self.edge(computer, id);
         Ok(())
     }
 
@@ -439,7 +439,7 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn arm(&mut self, world: &World, number: i32, token: TaggedPtr, mode: Mode) {
+    pub(crate) fn arm(&mut self, computer: &Computer, number: i32, token: TaggedPtr, mode: Mode) {
         let Some(id) = self.named(number).filter(|_| self.level) else {
             return;
         };
@@ -458,15 +458,21 @@ impl Kernel {
         if !watch.armed.contains(bit) {
             watch.armed |= bit;
             watch.enabled = true;
-            self.edge(world, id);
+            self.edge(computer, id);
         }
     }
 
     /// Fetches events. May leave some for later, and may add one that is spurious.
-    pub(crate) fn fetch(&mut self, world: &World, poller: usize, waits: bool, events: &mut Events) {
+    pub(crate) fn fetch(
+        &mut self,
+        computer: &Computer,
+        poller: usize,
+        waits: bool,
+        events: &mut Events,
+    ) {
         let some = |count: usize| {
-            if world.one_in(world.odds.late) {
-                world.dice.below(count as u64 + 1) as usize
+            if computer.one_in(computer.odds.late) {
+                computer.dice.below(count as u64 + 1) as usize
             } else {
                 count
             }
@@ -493,21 +499,21 @@ impl Kernel {
                     ready: reported,
                 })
                 .expect("room was checked");
-            world.note("event", [id as u64, reported.bits().into()]);
+            computer.note("event", [id as u64, reported.bits().into()]);
             file.told_error |= reported.contains(Ready::ERROR);
             if asks {
                 watch.armed -= reported;
                 watch.enabled = !watch.armed.is_empty();
-                self.edge(world, id);
+                self.edge(computer, id);
             }
         }
-        if !events.is_full() && world.one_in(world.odds.spurious) {
-            self.invent(world, poller, events);
+        if !events.is_full() && computer.one_in(computer.odds.spurious) {
+            self.invent(computer, poller, events);
         }
     }
 
     /// Adds an event for a descriptor that is not ready, or for one that is closed.
-    fn invent(&self, world: &World, poller: usize, events: &mut Events) {
+    fn invent(&self, computer: &Computer, poller: usize, events: &mut Events) {
         let live = self
             .files
             .iter()
@@ -522,7 +528,7 @@ impl Kernel {
             return;
         }
         let stale_from = tokens.len() - self.pollers[poller].stale.len();
-        let chosen = world.dice.below(tokens.len() as u64) as usize;
+        let chosen = computer.dice.below(tokens.len() as u64) as usize;
         let some = [
             Ready::READ,
             Ready::WRITE,
@@ -532,8 +538,8 @@ impl Kernel {
         // `ERROR` for a live descriptor would be true for the rest of its life. For a closed one,
         // core must ignore it.
         let kinds = if chosen < stale_from { 3 } else { 4 };
-        let ready = some[world.dice.below(kinds) as usize];
-        world.note("invented", [chosen as u64, ready.bits().into()]);
+        let ready = some[computer.dice.below(kinds) as usize];
+        computer.note("invented", [chosen as u64, ready.bits().into()]);
         events
             .push(Event {
                 token: tokens[chosen],
@@ -549,33 +555,33 @@ impl Kernel {
         what: &'static str,
         file: FileId,
         number: i32,
-        f: impl FnOnce(&mut Kernel, &World) -> Outcome<T>,
+        f: impl FnOnce(&mut Kernel, &Computer) -> Outcome<T>,
     ) -> Outcome<T> {
-        let world = world();
-        world.step(what, [file as u64, number as u64]);
-        if world.one_in(world.odds.interrupt) {
+        let computer = computer();
+        computer.step(what, [file as u64, number as u64]);
+        if computer.one_in(computer.odds.interrupt) {
             return Outcome::Interrupted;
         }
-        Self::deliver(world);
+        Self::deliver(computer);
         let outcome = {
-            let mut kernel = world.kernel.borrow_mut();
+            let mut kernel = computer.kernel.borrow_mut();
             match kernel.named(number) {
-                Some(id) if id == file => Some(f(&mut kernel, world)),
+                Some(id) if id == file => Some(f(&mut kernel, computer)),
                 _ => None,
             }
         };
         let Some(outcome) = outcome else {
-            world.fail(format!(
+            computer.fail(format!(
                 "{what} on descriptor {number}, which is no longer file {file}"
             ));
             return Outcome::Failed(Errno::new(9));
         };
-        world.step("returns", [file as u64, 0]);
+        computer.step("returns", [file as u64, 0]);
         outcome
     }
 
     pub(crate) fn read(file: FileId, number: i32, len: usize) -> Outcome<usize> {
-        Self::call("read", file, number, |kernel, world| {
+        Self::call("read", file, number, |kernel, computer| {
             let end = &mut kernel.files[file];
             if end.kind == Kind::Broken {
                 return Outcome::WouldBlock;
@@ -591,7 +597,7 @@ impl Kernel {
                     None => Outcome::WouldBlock,
                 };
             }
-            if world.one_in(world.odds.refuse.saturating_mul(4)) {
+            if computer.one_in(computer.odds.refuse.saturating_mul(4)) {
                 end.refused = true;
                 return Outcome::Failed(Errno::new(ENOMEM));
             }
@@ -603,7 +609,7 @@ impl Kernel {
                 other.owed -= n;
                 if other.wants_room && other.room() > other.capacity / 3 {
                     other.wants_room = false;
-                    kernel.edge(world, peer);
+                    kernel.edge(computer, peer);
                 }
             }
             Outcome::Done(n)
@@ -611,7 +617,7 @@ impl Kernel {
     }
 
     pub(crate) fn write(file: FileId, number: i32, len: usize) -> Outcome<usize> {
-        Self::call("write", file, number, |kernel, world| {
+        Self::call("write", file, number, |kernel, computer| {
             let end = &mut kernel.files[file];
             if end.shut || end.reset || end.kind != Kind::Stream {
                 return Outcome::Failed(Errno::new(end.error.take().unwrap_or(EPIPE)));
@@ -623,9 +629,9 @@ impl Kernel {
             }
             end.owed += n;
             let peer = end.peer.expect("a stream has a peer");
-            kernel.send(world, peer, Packet::Bytes(n));
-            if world.one_in(64) {
-                kernel.send(world, peer, Packet::Urgent);
+            kernel.send(computer, peer, Packet::Bytes(n));
+            if computer.one_in(64) {
+                kernel.send(computer, peer, Packet::Urgent);
             }
             Outcome::Done(n)
         })
@@ -633,12 +639,12 @@ impl Kernel {
 
     /// Shuts down the sending half.
     pub(crate) fn shutdown(file: FileId, number: i32) {
-        let shut = |kernel: &mut Kernel, world: &World| {
+        let shut = |kernel: &mut Kernel, computer: &Computer| {
             let end = &mut kernel.files[file];
             if let (false, Some(peer)) = (end.shut, end.peer) {
                 end.shut = true;
-                kernel.send(world, peer, Packet::Fin);
-                kernel.edge(world, file);
+                kernel.send(computer, peer, Packet::Fin);
+                kernel.edge(computer, file);
             }
             Outcome::Done(())
         };
@@ -646,11 +652,11 @@ impl Kernel {
     }
 
     pub(crate) fn accept(file: FileId, number: i32) -> Outcome<(FileId, i32)> {
-        Self::call("accept", file, number, |kernel, world| {
+        Self::call("accept", file, number, |kernel, computer| {
             if kernel.files[file].queue.is_empty() {
                 return Outcome::WouldBlock;
             }
-            if world.one_in(world.odds.refuse) {
+            if computer.one_in(computer.odds.refuse) {
                 return Outcome::Failed(Errno::new(EMFILE));
             }
             let client = kernel.files[file].queue.pop_front().expect("not empty");
@@ -660,25 +666,25 @@ impl Kernel {
 
     /// Starts a connect. The kernel refuses it in one case of eight.
     pub(crate) fn connect(file: FileId, listener: FileId) {
-        if world().dice.below(8) > 0 {
+        if computer().dice.below(8) > 0 {
             return Self::connect_for_sure(file, listener);
         }
-        world().step("connect", [file as u64, 0]);
-        let mut kernel = world().kernel.borrow_mut();
+        computer().step("connect", [file as u64, 0]);
+        let mut kernel = computer().kernel.borrow_mut();
         kernel.files[file].kind = Kind::Connecting;
-        kernel.send(world(), file, Packet::Refused);
+        kernel.send(computer(), file, Packet::Refused);
     }
 
     /// Starts a connect, which succeeds if `listener` is open when it arrives.
     pub(crate) fn connect_for_sure(file: FileId, listener: FileId) {
-        let world = world();
-        world.step("connect", [file as u64, listener as u64]);
-        let mut kernel = world.kernel.borrow_mut();
+        let computer = computer();
+        computer.step("connect", [file as u64, listener as u64]);
+        let mut kernel = computer.kernel.borrow_mut();
         kernel.files[file].kind = Kind::Connecting;
         let capacity = kernel.files[file].capacity;
         let server = kernel.add(Kind::Stream, capacity);
         kernel.files[server].peer = Some(file);
-        kernel.send(world, listener, Packet::Connection(server));
+        kernel.send(computer, listener, Packet::Connection(server));
     }
 
     /// The outcome of a connect, as Go finds it: `SO_ERROR` first, then whether there is a peer.
@@ -696,26 +702,26 @@ impl Kernel {
     }
 
     pub(crate) fn close(number: i32) {
-        let world = world();
-        world.step("close", [number as u64, 0]);
-        world.kernel.borrow_mut().drop_number(world, number);
+        let computer = computer();
+        computer.step("close", [number as u64, 0]);
+        computer.kernel.borrow_mut().drop_number(computer, number);
     }
 
     pub(crate) fn pair(capacity: usize) -> [(FileId, i32); 2] {
-        let mut kernel = world().kernel.borrow_mut();
+        let mut kernel = computer().kernel.borrow_mut();
         let [a, b] = [0; 2].map(|_| kernel.add(Kind::Stream, capacity));
         (kernel.files[a].peer, kernel.files[b].peer) = (Some(b), Some(a));
         [a, b].map(|id| (id, kernel.number(id)))
     }
 
     pub(crate) fn create(kind: Kind) -> (FileId, i32) {
-        let mut kernel = world().kernel.borrow_mut();
+        let mut kernel = computer().kernel.borrow_mut();
         let id = kernel.add(kind, 64);
         (id, kernel.number(id))
     }
 
     /// Gives a file one more number.
     pub(crate) fn dup(file: FileId) -> i32 {
-        world().kernel.borrow_mut().number(file)
+        computer().kernel.borrow_mut().number(file)
     }
 }

@@ -29,8 +29,8 @@
 //!
 //! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which are on in these runs.
 
+use crate::computer::Computer;
 use crate::kernel::ENOMEM;
-use crate::machine::World;
 use gopark_core::fd::FdError;
 use gopark_core::os::{Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
@@ -104,9 +104,9 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn stamp(&mut self, world: &World) -> u64 {
+    pub(crate) fn stamp(&mut self, computer: &Computer) -> u64 {
         let stamp = self.times.len() as u64;
-        self.times.push((world.steps(), world.now()));
+        self.times.push((computer.steps(), computer.now()));
         stamp
     }
 
@@ -114,9 +114,9 @@ impl Oracle {
         self.times[stamp as usize].1
     }
 
-    pub(crate) fn begin(&mut self, world: &World) -> Call {
+    pub(crate) fn begin(&mut self, computer: &Computer) -> Call {
         Call {
-            begin: self.stamp(world),
+            begin: self.stamp(computer),
         }
     }
 
@@ -171,13 +171,13 @@ impl Oracle {
     /// Checks the result of an operation.
     pub(crate) fn end<T>(
         &mut self,
-        world: &World,
+        computer: &Computer,
         socket: usize,
         mode: Mode,
         call: Call,
         result: &Result<T, FdError>,
     ) -> Result<(), String> {
-        let end = self.stamp(world);
+        let end = self.stamp(computer);
         let state = &self.sockets[socket];
         let closing_began = state.close.is_some_and(|(begin, _)| begin <= end);
         let closed_before = state
@@ -189,7 +189,7 @@ impl Oracle {
             )),
             Err(FdError::Poll(PollError::Closing)) => Ok(()),
             Err(FdError::Poll(PollError::NotPollable))
-                if !world.kernel.borrow().files[self.files[socket]].told_error =>
+                if !computer.kernel.borrow().files[self.files[socket]].told_error =>
             {
                 Err(format!(
                     "socket {socket} says not pollable, but it is pollable"
@@ -197,7 +197,7 @@ impl Oracle {
             }
             Err(FdError::Os(errno))
                 if errno.raw() == ENOMEM
-                    && !world.kernel.borrow().files[self.files[socket]].refused =>
+                    && !computer.kernel.borrow().files[self.files[socket]].refused =>
             {
                 Err(format!(
                     "socket {socket} says that the system refused it, but the system did not"
@@ -223,12 +223,12 @@ impl Oracle {
 
     pub(crate) fn set_begins(
         &mut self,
-        world: &World,
+        computer: &Computer,
         socket: usize,
         mode: Option<Mode>,
         deadline: Deadline,
     ) -> usize {
-        let begin = self.stamp(world);
+        let begin = self.stamp(computer);
         self.sockets[socket].settings.push(Setting {
             deadline,
             mode,
@@ -240,12 +240,12 @@ impl Oracle {
 
     pub(crate) fn set_ends(
         &mut self,
-        world: &World,
+        computer: &Computer,
         socket: usize,
         setting: usize,
         refused: bool,
     ) -> Result<(), String> {
-        let end = self.stamp(world);
+        let end = self.stamp(computer);
         let state = &mut self.sockets[socket];
         let begin = state.settings[setting].begin;
         if refused {
@@ -272,18 +272,18 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn close_begins(&mut self, world: &World, socket: usize) {
-        let begin = self.stamp(world);
+    pub(crate) fn close_begins(&mut self, computer: &Computer, socket: usize) {
+        let begin = self.stamp(computer);
         self.sockets[socket].close.get_or_insert((begin, UNDER_WAY));
     }
 
     pub(crate) fn close_ends(
         &mut self,
-        world: &World,
+        computer: &Computer,
         socket: usize,
         closed: bool,
     ) -> Result<(), String> {
-        let end = self.stamp(world);
+        let end = self.stamp(computer);
         let state = &mut self.sockets[socket];
         if !closed {
             return Ok(());
@@ -300,9 +300,9 @@ impl Oracle {
 
     /// Checks the run at rest, before the clock jumps to `next`: finds actors that should not be
     /// waiting.
-    pub(crate) fn at_rest(&self, world: &World, next: Nanos) -> Result<(), String> {
-        let sched = world.sched.get().expect("started");
-        let (computing, config) = (world.busy(), sched.config());
+    pub(crate) fn at_rest(&self, computer: &Computer, next: Nanos) -> Result<(), String> {
+        let sched = computer.sched.get().expect("started");
+        let (computing, config) = (computer.busy(), sched.config());
         let busy = computing > 0;
         let mut waits = BTreeSet::new();
         for (actor, &doing) in self.actors.iter().enumerate() {
@@ -315,7 +315,7 @@ impl Oracle {
                 }
                 _ if busy => {}
                 Activity::New | Activity::Running => return wrong("could run: it is in a queue"),
-                Activity::Sleep(when) if when <= world.now() - SLACK => {
+                Activity::Sleep(when) if when <= computer.now() - SLACK => {
                     return wrong("has slept long enough");
                 }
                 Activity::Sleep(when) if when < next - SLACK => return wrong("would oversleep"),
@@ -329,7 +329,7 @@ impl Oracle {
                     return wrong("waits although no operation is left");
                 }
                 Activity::Wait(socket, mode) => {
-                    if let Err(why) = self.may_wait(world, socket, mode, next) {
+                    if let Err(why) = self.may_wait(computer, socket, mode, next) {
                         return wrong(&why);
                     }
                     waits.insert((socket, mode == Mode::Write));
@@ -340,7 +340,7 @@ impl Oracle {
         if busy {
             return Ok(());
         }
-        if let Some(poller) = world.kernel.borrow().unfetched() {
+        if let Some(poller) = computer.kernel.borrow().unfetched() {
             return Err(format!(
                 "at rest, poller {poller} has events that no thread fetches"
             ));
@@ -374,7 +374,7 @@ impl Oracle {
 
     fn may_wait(
         &self,
-        world: &World,
+        computer: &Computer,
         socket: usize,
         mode: Mode,
         next: Nanos,
@@ -383,7 +383,7 @@ impl Oracle {
         if state.close.is_some() {
             return Err("waits on a descriptor that is closing".into());
         }
-        if world.kernel.borrow().could(self.files[socket], mode) {
+        if computer.kernel.borrow().could(self.files[socket], mode) {
             return Err("waits although the descriptor is ready".into());
         }
         let settings = state
@@ -403,7 +403,7 @@ impl Oracle {
             Deadline::At(when) => when,
         };
         match candidates.iter().map(time).max() {
-            Some(time) if time <= world.now() - SLACK => Err("waits beyond its deadline".into()),
+            Some(time) if time <= computer.now() - SLACK => Err("waits beyond its deadline".into()),
             Some(time) if time < next - SLACK => Err("would wait beyond its deadline".into()),
             _ => Ok(()),
         }

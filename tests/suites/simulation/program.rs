@@ -6,8 +6,8 @@
 //! half; readers read to the end, or give up and close; the last dialer closes the listener. An
 //! actor that does not end is therefore the scheduler's fault.
 
+use crate::computer::{State, computer};
 use crate::kernel::{FileId, Kernel, Kind};
-use crate::machine::{State, world};
 use crate::oracle::{Activity, SocketState};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
@@ -33,16 +33,16 @@ pub(crate) struct Socket {
 pub(crate) struct Actor(pub(crate) usize);
 
 pub(crate) fn sched() -> &'static Sched {
-    world().sched.get().expect("started")
+    computer().sched.get().expect("started")
 }
 
 pub(crate) fn below(limit: u64) -> u64 {
-    world().dice.below(limit)
+    computer().dice.below(limit)
 }
 
 /// Yields. Time passes, so that a loop of yields ends.
 pub(crate) fn yield_now() {
-    world().step("yield_now", [0; 2]);
+    computer().step("yield_now", [0; 2]);
     sched().yield_now();
 }
 
@@ -50,7 +50,7 @@ impl Socket {
     pub(crate) fn new((file, number): (FileId, i32), readers: usize, writers: usize) -> Arc<Self> {
         // SAFETY: the simulated kernel has just made the number, and only this `Fd` owns it.
         let fd = unsafe { Fd::new(sched(), number) };
-        let mut oracle = world().oracle.borrow_mut();
+        let mut oracle = computer().oracle.borrow_mut();
         oracle.files.push(file);
         oracle.sockets.push(SocketState::default());
         let id = oracle.files.len() - 1;
@@ -67,13 +67,13 @@ impl Socket {
 
 fn judge(verdict: Result<(), String>) {
     if let Err(why) = verdict {
-        world().fail(why);
+        computer().fail(why);
     }
 }
 
 impl Actor {
     fn new(goroutine: bool) -> Self {
-        let mut oracle = world().oracle.borrow_mut();
+        let mut oracle = computer().oracle.borrow_mut();
         oracle.actors.push(Activity::New);
         oracle.goroutine.push(goroutine);
         Actor(oracle.actors.len() - 1)
@@ -99,7 +99,7 @@ impl Actor {
         let actor = Actor::new(false);
         let ended = Semaphore::new();
         let end = ended.clone();
-        world().spawn(move || {
+        computer().spawn(move || {
             actor.set(Activity::Running);
             body(actor);
             // The thread's stack is used again without being unwound, so the last reference must go
@@ -112,8 +112,8 @@ impl Actor {
     }
 
     fn set(self, doing: Activity) {
-        world().oracle.borrow_mut().actors[self.0] = doing;
-        world().note("actor", [self.0 as u64, 0]);
+        computer().oracle.borrow_mut().actors[self.0] = doing;
+        computer().note("actor", [self.0 as u64, 0]);
     }
 
     fn during<T>(self, doing: Activity, f: impl FnOnce() -> T) -> T {
@@ -126,29 +126,29 @@ impl Actor {
     pub(crate) fn join(self, (actor, join): (Actor, Join<usize>)) {
         let result = self.during(Activity::Join(actor.0), || join.join());
         if result != actor.0 {
-            world().fail(format!("goroutine of actor {} returned {result}", actor.0));
+            computer().fail(format!("goroutine of actor {} returned {result}", actor.0));
         }
     }
 
     pub(crate) fn take(self, sema: &Semaphore) {
         self.during(Activity::Sema(sema.id), || sema.sema.acquire());
-        world().oracle.borrow_mut().permits[sema.id].1 += 1;
+        computer().oracle.borrow_mut().permits[sema.id].1 += 1;
     }
 
     pub(crate) fn sleep(self, nanos: u64) {
-        let when = world().now() + nanos as Nanos;
+        let when = computer().now() + nanos as Nanos;
         self.during(Activity::Sleep(when), || sched().sleep_until(when));
-        if world().now() < when {
-            world().fail(format!(
+        if computer().now() < when {
+            computer().fail(format!(
                 "actor {} woke {} ns early",
                 self.0,
-                when - world().now()
+                when - computer().now()
             ));
         }
     }
 
     pub(crate) fn compute(self, nanos: u64) {
-        world().switch(State::Busy(world().now() + nanos as Nanos));
+        computer().switch(State::Busy(computer().now() + nanos as Nanos));
     }
 
     fn operate<T>(
@@ -157,23 +157,23 @@ impl Actor {
         mode: Mode,
         f: impl FnOnce() -> Result<T, FdError>,
     ) -> Result<T, FdError> {
-        let world = world();
+        let computer = computer();
         // An operation that fails at once makes no system call. Without this step, a loop of such
         // operations would stop the clock.
-        world.step("operation", [socket.id as u64, mode as u64]);
-        let call = world.oracle.borrow_mut().begin(world);
+        computer.step("operation", [socket.id as u64, mode as u64]);
+        let call = computer.oracle.borrow_mut().begin(computer);
         let result = self.during(Activity::Wait(socket.id, mode), f);
-        let verdict = world
+        let verdict = computer
             .oracle
             .borrow_mut()
-            .end(world, socket.id, mode, call, &result);
+            .end(computer, socket.id, mode, call, &result);
         judge(verdict);
         let code = match &result {
             Ok(_) => 0,
             Err(FdError::Poll(error)) => 1 + *error as u64,
             Err(FdError::Os(errno)) => 1000 + errno.raw() as u64,
         };
-        world.note("result", [socket.id as u64, code]);
+        computer.note("result", [socket.id as u64, code]);
         result
     }
 
@@ -189,7 +189,7 @@ impl Actor {
             })
         });
         if *result.as_ref().unwrap_or(&0) != took {
-            world().fail(format!(
+            computer().fail(format!(
                 "a read of socket {} took {took} bytes and returns {result:?}",
                 socket.id
             ));
@@ -202,28 +202,34 @@ impl Actor {
         let message = self.0 as u64;
         let result = self.operate(socket, Mode::Write, || {
             let sent = socket.fd.transfer_all(len, |number, range| {
-                mixed |= world().kernel.borrow_mut().part(socket.file, message, put);
+                mixed |= computer()
+                    .kernel
+                    .borrow_mut()
+                    .part(socket.file, message, put);
                 if range.start != put || range.end != len {
-                    world().fail(format!(
+                    computer().fail(format!(
                         "{put} of {len} bytes are written, but {range:?} come next"
                     ));
                 }
                 let outcome = Kernel::write(socket.file, number.raw(), range.len());
                 if let Outcome::Done(n) = outcome {
                     put += n;
-                    world().kernel.borrow_mut().part(socket.file, message, put);
+                    computer()
+                        .kernel
+                        .borrow_mut()
+                        .part(socket.file, message, put);
                 }
                 outcome
             });
             sent.map_err(|(done, error)| {
                 if done != put {
-                    world().fail(format!("a write of {put} bytes returns {done}"));
+                    computer().fail(format!("a write of {put} bytes returns {done}"));
                 }
                 error
             })
         });
         if result.is_ok() && (put != len || mixed) {
-            world().fail(format!(
+            computer().fail(format!(
                 "a write of {len} bytes to socket {} wrote {put}; mixed: {mixed}",
                 socket.id
             ));
@@ -253,18 +259,18 @@ impl Actor {
         mode: Option<Mode>,
         deadline: Deadline,
     ) -> Result<(), FdError> {
-        let world = world();
-        world.step("set_deadline", [socket.id as u64, 0]);
-        let setting = world
+        let computer = computer();
+        computer.step("set_deadline", [socket.id as u64, 0]);
+        let setting = computer
             .oracle
             .borrow_mut()
-            .set_begins(world, socket.id, mode, deadline);
+            .set_begins(computer, socket.id, mode, deadline);
         let when = if let Deadline::At(when) = deadline {
             when
         } else {
             0
         };
-        world.note(
+        computer.note(
             "deadline",
             [
                 socket.id as u64 * 10 + mode.map_or(2, |mode| mode as u64),
@@ -273,24 +279,27 @@ impl Actor {
         );
         let result = socket.fd.set_deadline(mode, deadline);
         let verdict =
-            world
+            computer
                 .oracle
                 .borrow_mut()
-                .set_ends(world, socket.id, setting, result.is_err());
+                .set_ends(computer, socket.id, setting, result.is_err());
         judge(verdict);
         result
     }
 
     pub(crate) fn close(self, socket: &Socket) -> bool {
-        let world = world();
-        world.oracle.borrow_mut().close_begins(world, socket.id);
+        let computer = computer();
+        computer
+            .oracle
+            .borrow_mut()
+            .close_begins(computer, socket.id);
         let closed = self
             .during(Activity::Close(socket.id), || socket.fd.close())
             .is_ok();
-        let verdict = world
+        let verdict = computer
             .oracle
             .borrow_mut()
-            .close_ends(world, socket.id, closed);
+            .close_ends(computer, socket.id, closed);
         judge(verdict);
         closed
     }
@@ -310,7 +319,7 @@ pub(crate) struct Semaphore {
 
 impl Semaphore {
     pub(crate) fn new() -> Arc<Self> {
-        let permits = &mut world().oracle.borrow_mut().permits;
+        let permits = &mut computer().oracle.borrow_mut().permits;
         permits.push((0, 0));
         Arc::new(Semaphore {
             sema: Sema::new(sched()),
@@ -319,7 +328,7 @@ impl Semaphore {
     }
 
     pub(crate) fn give(&self, n: usize) {
-        world().oracle.borrow_mut().permits[self.id].0 += n;
+        computer().oracle.borrow_mut().permits[self.id].0 += n;
         self.sema.release(n as u32);
     }
 }
@@ -386,7 +395,7 @@ fn draw_deadline() -> Deadline {
         2 => Deadline::Passed,
         3 => Deadline::At(Nanos::MAX),
         _ => Deadline::At(
-            world().now() + below([1000, 100_000, 3_000_000][below(3) as usize]) as Nanos,
+            computer().now() + below([1000, 100_000, 3_000_000][below(3) as usize]) as Nanos,
         ),
     }
 }
@@ -464,7 +473,7 @@ fn broken(actor: Actor, socket: &Socket) {
     let result = actor.read(socket, 8);
     let refused = FdError::Os(Errno::new(crate::kernel::ENOMEM));
     if result != Err(FdError::Poll(PollError::NotPollable)) && result != Err(refused) {
-        world().fail(format!("the read of a broken device returns {result:?}"));
+        computer().fail(format!("the read of a broken device returns {result:?}"));
     }
     actor.close(socket);
 }

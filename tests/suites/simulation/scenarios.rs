@@ -5,8 +5,8 @@
 #[path = "scenarios/scheduling.rs"]
 mod scheduling;
 
+use crate::computer::{NEVER, Odds, computer};
 use crate::kernel::{EMFILE, Kernel, Kind};
-use crate::machine::{NEVER, Odds, world};
 use crate::program::{Actor, Socket, below, reader, sched, writer, yield_now};
 use crate::{Arrangement, Runs, explore};
 use gopark_core::fd::FdError;
@@ -43,7 +43,7 @@ fn as_drawn(_: &mut Odds) {}
 
 fn must(holds: bool, what: &str) {
     if !holds {
-        world().fail(what.into());
+        computer().fail(what.into());
     }
 }
 
@@ -98,7 +98,7 @@ fn a_dial_on_a_recycled_descriptor_waits_for_its_own_connect() {
             Kernel::connect(socket.file, listener.file);
             let connected = actor.connect(&socket).is_ok();
             must(
-                connected == (world().kernel.borrow().files[socket.file].kind == Kind::Stream),
+                connected == (computer().kernel.borrow().files[socket.file].kind == Kind::Stream),
                 "the dial and the kernel must agree",
             );
             actor.join(waits);
@@ -132,7 +132,8 @@ fn a_dead_devices_error_does_not_reach_the_next_use() {
                     match read(actor, &a, 16) {
                         Ok(n @ 1..) => got += n,
                         other => {
-                            return world().fail(format!("a pipe after a dead device: {other:?}"));
+                            return computer()
+                                .fail(format!("a pipe after a dead device: {other:?}"));
                         }
                     }
                 }
@@ -200,7 +201,7 @@ fn a_deadline_can_be_changed_while_it_expires() {
         });
         for _ in 0..20 {
             let soon = below(5_000);
-            let _ = actor.set_deadline(&a, None, Deadline::At(world().now() + soon as Nanos));
+            let _ = actor.set_deadline(&a, None, Deadline::At(computer().now() + soon as Nanos));
             actor.sleep(soon);
         }
         let _ = actor.set_deadline(&a, None, Deadline::None);
@@ -230,7 +231,7 @@ fn times_at_both_ends_of_the_range_mean_what_they_say() {
         for passed in [
             Deadline::Passed,
             Deadline::At(1),
-            Deadline::At(world().now()),
+            Deadline::At(computer().now()),
         ] {
             let _ = actor.set_deadline(&a, None, passed);
             must(read(actor, &a, 1) == Err(TIMEOUT), "the read must time out");
@@ -250,7 +251,7 @@ fn a_closed_descriptor_reports_nothing_although_its_file_is_open() {
         actor.sleep(below(20_000));
         actor.close(&b);
         must(
-            !world().kernel.borrow().files[b.file].is_watched(),
+            !computer().kernel.borrow().files[b.file].is_watched(),
             "a closed descriptor must not be watched",
         );
         let _ = actor.write(&a, 4);
@@ -287,7 +288,7 @@ fn an_accept_after_one_that_found_no_number_serves_the_queue() {
                     [EMFILE, crate::kernel::ENOMEM].contains(&errno.raw()),
                     "only these two errors can happen",
                 ),
-                Err(error) => world().fail(format!("accept fails with {error}")),
+                Err(error) => computer().fail(format!("accept fails with {error}")),
             }
         }
         clients.into_iter().for_each(|client| actor.join(client));
@@ -338,7 +339,7 @@ fn a_descriptor_that_is_writable_before_it_connects_does_not_end_the_dial() {
         Kernel::connect_for_sure(socket.file, listener.file);
         must(actor.connect(&socket) == Ok(()), "the dial must succeed");
         must(
-            world().kernel.borrow().files[socket.file].kind == Kind::Stream,
+            computer().kernel.borrow().files[socket.file].kind == Kind::Stream,
             "the dial ends when it is connected",
         );
     });
@@ -357,7 +358,7 @@ fn a_close_returns_when_the_number_is_free() {
             actor.sleep(below(10_000));
             if actor.close(&a) {
                 must(
-                    !world().kernel.borrow().names(number, a.file),
+                    !computer().kernel.borrow().names(number, a.file),
                     "the number must be free",
                 );
             }

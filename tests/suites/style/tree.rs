@@ -69,7 +69,7 @@ pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
                 || declared_in("tests/suites/conformance/contract.rs")
         }
         "core/models" => {
-            included_below("core/src/", "../models") || declared_in("core/models/system.rs")
+            included_below("core/src/", "../models") || declared_in("core/models/base.rs")
         }
         "core/fuzz" => {
             included_below("core/src/", "\"../fuzz") || declared_in("core/fuzz/targets.rs")

@@ -2,8 +2,8 @@
 //! late.
 
 use super::{SEEDS, TIMEOUT, as_drawn, check, check_on, must, pair, read};
+use crate::computer::{NEVER, Odds, Visibility, computer};
 use crate::kernel::{Kernel, Kind};
-use crate::machine::{NEVER, Odds, Visibility, world};
 use crate::oracle::SLACK;
 use crate::program::{Actor, Semaphore, Socket, below, sched, writer, yield_now};
 use crate::{Arrangement, Runs, explore};
@@ -50,11 +50,11 @@ fn an_earlier_timer_of_another_thread_is_noticed() {
         let (_, ended) = Actor::thread(|actor| {
             let [a, _b] = pair(4);
             for after in [9_000_000, 6_000_000, 3_000_000, 1_000_000, 20_000] {
-                let _ = actor.set_deadline(&a, None, Deadline::At(world().now() + after));
+                let _ = actor.set_deadline(&a, None, Deadline::At(computer().now() + after));
                 let _ = actor.set_deadline(
                     &a,
                     Some(Mode::Read),
-                    Deadline::At(world().now() + after / 2),
+                    Deadline::At(computer().now() + after / 2),
                 );
                 must(read(actor, &a, 4) == Err(TIMEOUT), "the read must time out");
             }
@@ -73,10 +73,10 @@ fn an_interrupted_sleep_ends_on_time() {
     let interrupted = |odds: &mut Odds| (odds.interrupt, odds.stall) = (1, NEVER);
     check(interrupted, |actor| {
         for nanos in [1, 300, 300_000, 40_000_000] {
-            let start = world().now();
+            let start = computer().now();
             actor.sleep(nanos);
             must(
-                world().now() - start < nanos as Nanos + 200_000 + SLACK,
+                computer().now() - start < nanos as Nanos + 200_000 + SLACK,
                 "the sleep took too long",
             );
         }
@@ -98,7 +98,7 @@ fn a_storm_of_deadlines_disturbs_no_other_timer() {
                         let mode = [Some(Mode::Read), Some(Mode::Write), None][below(3) as usize];
                         let deadline = [
                             Deadline::None,
-                            Deadline::At(world().now() + below(100_000) as Nanos),
+                            Deadline::At(computer().now() + below(100_000) as Nanos),
                         ][below(2) as usize];
                         let _ = actor.set_deadline(&socket, mode, deadline);
                         if below(3) == 0 {
@@ -291,7 +291,7 @@ fn a_reader_is_served_while_other_goroutines_never_park() {
                 let written = written.clone();
                 Actor::go(move |_| {
                     let mut turns = 0;
-                    while written.load(SeqCst) < 2 && !world().failed() {
+                    while written.load(SeqCst) < 2 && !computer().failed() {
                         turns += written.load(SeqCst);
                         // One schedule in 61 polls.
                         must(turns <= 61, "the reader was not served in 61 turns");
@@ -344,7 +344,7 @@ fn a_burst_of_fresh_goroutines_starts_while_others_never_park() {
                 let (spawned, started) = (spawned.clone(), started.clone());
                 Actor::go(move |_| {
                     let mut turns = 0;
-                    while started.load(SeqCst) < BURST && !world().failed() {
+                    while started.load(SeqCst) < BURST && !computer().failed() {
                         turns += spawned.load(SeqCst);
                         // The ring has its turn in one schedule of 61, and the home queue as often.
                         must(
@@ -403,7 +403,7 @@ fn an_acceptor_gets_its_share_of_each_round_of_the_run_queue() {
                 let (started, turns, stop) = (started.clone(), turns.clone(), stop.clone());
                 Actor::go(move |_| {
                     started.fetch_add(1, SeqCst);
-                    while stop.load(SeqCst) == 0 && !world().failed() {
+                    while stop.load(SeqCst) == 0 && !computer().failed() {
                         turns.fetch_add(1, SeqCst);
                         yield_now();
                     }
@@ -466,7 +466,7 @@ fn a_deadline_of_either_direction_wakes_the_thread_that_owns_its_timer() {
             let (_, ended) = Actor::thread(|actor| {
                 let [a, _b] = pair(1);
                 for _ in 0..4 {
-                    let now = world().now();
+                    let now = computer().now();
                     let set =
                         |mode, after| _ = actor.set_deadline(&a, mode, Deadline::At(now + after));
                     set(Some(Mode::Read), 9_000_000);

@@ -125,14 +125,14 @@ pub(crate) fn parked(id: u64, home: usize) -> GRef {
 /// Frees a goroutine that was found, and returns its number.
 pub(crate) fn finish(g: GRef) -> u64 {
     let id = g.id();
-    // SAFETY: `idle::goroutine` leaked a box, and a `GRef` is the only handle to it.
+    // SAFETY: `g::idle::goroutine` leaked a box, and a `GRef` is the only handle to it.
     drop(unsafe { Box::from_raw(g.into_raw().as_ptr()) });
     id
 }
 
 /// The operating system of one execution: a futex, and a clock that each call of `now` advances.
 #[derive(Default)]
-pub(crate) struct System {
+pub(crate) struct ModelOs {
     asleep: Mutex<Vec<usize>>,
     woken: Condvar,
     now: atomic::AtomicI64,
@@ -141,7 +141,7 @@ pub(crate) struct System {
 
 // SAFETY: `futex_wait` sleeps until a wake on its word. It ignores timeouts, so that none can hide
 // a lost wake-up. The reservation for stacks is never accessed, since no goroutine runs.
-unsafe impl Os for System {
+unsafe impl Os for ModelOs {
     idle::os_methods!();
 
     fn now(&self) -> Nanos {
@@ -199,7 +199,7 @@ unsafe impl Os for System {
 
 /// A poller whose events a model posts. A poll with a time limit returns at once.
 #[derive(Default)]
-pub(crate) struct Kernel {
+pub(crate) struct ModelPoller {
     state: Mutex<Pending>,
     change: Condvar,
 }
@@ -214,9 +214,9 @@ struct Pending {
 }
 
 // SAFETY: the model posts only tokens that were passed to `open`.
-unsafe impl Netpoll for Kernel {
+unsafe impl Netpoll for ModelPoller {
     fn init() -> Result<Self, Errno> {
-        Ok(Kernel::default())
+        Ok(ModelPoller::default())
     }
 
     fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {
@@ -247,7 +247,7 @@ unsafe impl Netpoll for Kernel {
     }
 }
 
-impl Kernel {
+impl ModelPoller {
     pub(crate) fn post(&self, event: Event) {
         self.state.lock().unwrap().events.push(event);
         self.change.notify_one();
@@ -256,15 +256,15 @@ impl Kernel {
 
 /// A scheduler whose Ms are the model's threads. Each P is granted to the M of the same number, and
 /// a model may start one more M.
-pub(crate) struct World {
+pub(crate) struct ModelSched {
     // The scheduler refers to the system, so it is dropped first.
     sched: Immortal<Sched>,
-    _system: Immortal<System>,
+    _os: Immortal<ModelOs>,
 }
 
-impl World {
+impl ModelSched {
     pub(crate) fn new(procs: usize, pollers: usize) -> Self {
-        let system = Immortal::new(System::default());
+        let os = Immortal::new(ModelOs::default());
         let stack_size = crate::stack::MIN_STACK;
         let config = Config {
             pollers,
@@ -274,16 +274,14 @@ impl World {
             ..Config::new(procs)
         };
         // SAFETY: goroutines stay at home.
-        let sched = unsafe { Sched::start(system.get(), config, || Ok(Box::new(Kernel::init()?))) };
+        let sched =
+            unsafe { Sched::start(os.get(), config, || Ok(Box::new(ModelPoller::init()?))) };
         // SAFETY: `start` leaks the scheduler, and no other owner frees it.
         let sched = unsafe { Immortal::adopt(sched.expect("nothing is refused")) };
-        World {
-            sched,
-            _system: system,
-        }
+        ModelSched { sched, _os: os }
     }
 
-    pub(crate) fn sched(&self) -> &'static Sched {
+    pub(crate) fn get(&self) -> &'static Sched {
         self.sched.get()
     }
 }

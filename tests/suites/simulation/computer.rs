@@ -121,7 +121,7 @@ impl Odds {
 /// One in this many: never.
 pub(crate) const NEVER: u64 = FAR as u64;
 
-pub(crate) struct World {
+pub(crate) struct Computer {
     pub(crate) dice: Dice,
     pub(crate) odds: Odds,
     pub(crate) kernel: RefCell<Kernel>,
@@ -139,7 +139,7 @@ pub(crate) struct World {
 }
 
 thread_local! {
-    static WORLD: Cell<*const World> = const { Cell::new(ptr::null()) };
+    static COMPUTER: Cell<*const Computer> = const { Cell::new(ptr::null()) };
     static STACKS: RefCell<Vec<ThreadStack>> = const { RefCell::new(Vec::new()) };
     static RESERVED: RefCell<Vec<(NonNull<u8>, usize)>> = const { RefCell::new(Vec::new()) };
     static OPENED: RefCell<HashSet<usize>> = RefCell::new(HashSet::new());
@@ -147,18 +147,18 @@ thread_local! {
 }
 
 /// The computer of the run under way.
-pub(crate) fn world() -> &'static World {
-    let world = WORLD.get();
+pub(crate) fn computer() -> &'static Computer {
+    let computer = COMPUTER.get();
     // SAFETY: `install` set it to a leaked value, and no code of a run executes after `remove`
     // frees the value.
-    unsafe { world.as_ref() }.expect("a world is installed")
+    unsafe { computer.as_ref() }.expect("a run is under way")
 }
 
 /// The seed of the run under way, for a panic hook.
 pub(crate) fn seed_under_way() -> Option<u64> {
-    // SAFETY: as in `world`.
-    unsafe { WORLD.get().as_ref() }
-        .map(|world| world.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
+    // SAFETY: as in `computer`.
+    unsafe { COMPUTER.get().as_ref() }
+        .map(|computer| computer.oracle.try_borrow().map_or(0, |oracle| oracle.seed))
 }
 
 /// The outcome of a run.
@@ -170,14 +170,14 @@ pub(crate) struct Verdict {
     pub(crate) log: Vec<String>,
 }
 
-impl World {
+impl Computer {
     /// Makes a new computer in place of the last one. `odds` may change the odds drawn.
-    pub(crate) fn install(seed: u64, odds: fn(&mut Odds), logging: bool) -> &'static World {
+    pub(crate) fn install(seed: u64, odds: fn(&mut Odds), logging: bool) -> &'static Computer {
         let dice = Dice::new(seed);
         let mut drawn = Odds::draw(&dice);
         odds(&mut drawn);
         let started = [1, 1_000_000_000, 1 << 45][dice.below(3) as usize];
-        let world = Box::leak(Box::new(World {
+        let computer = Box::leak(Box::new(Computer {
             dice,
             odds: drawn,
             kernel: RefCell::new(Kernel::new()),
@@ -193,8 +193,8 @@ impl World {
             log: logging.then(|| RefCell::new(Vec::new())),
             reservations: Cell::new(0),
         }));
-        WORLD.set(world);
-        world
+        COMPUTER.set(computer);
+        computer
     }
 
     /// Ends a run and frees the computer.
@@ -225,7 +225,7 @@ impl World {
                 std::mem::forget(coroutine);
             }
         }
-        WORLD.set(ptr::null());
+        COMPUTER.set(ptr::null());
         if verdict.failure.is_none() {
             // SAFETY: `install` leaked it, and all threads that referred to it are gone.
             drop(unsafe { Box::from_raw(ptr::from_ref(self).cast_mut()) });
@@ -304,12 +304,12 @@ impl World {
     /// Called before a thread accesses a shared word.
     #[cfg(steps)]
     pub(crate) fn touch() {
-        // SAFETY: as in `world`.
-        let Some(world) = (unsafe { WORLD.get().as_ref() }) else {
+        // SAFETY: as in `computer`.
+        let Some(computer) = (unsafe { COMPUTER.get().as_ref() }) else {
             return;
         };
-        if world.current.get().is_some() && world.one_in(world.odds.touch) {
-            world.step("touch", [0; 2]);
+        if computer.current.get().is_some() && computer.one_in(computer.odds.touch) {
+            computer.step("touch", [0; 2]);
         }
     }
 
@@ -367,7 +367,7 @@ impl World {
         let index = threads.len();
         assert!(index < 64, "more threads than a set of them has bits");
         let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
-            let threads = world().threads.borrow();
+            let threads = computer().threads.borrow();
             threads[index].yielder.set(yielder);
             drop(threads);
             body();

@@ -12,7 +12,7 @@ pub(crate) const DESCS: usize = 2;
 /// The most events that one poll fetches.
 pub(crate) const FETCHED_MAX: usize = 8;
 
-pub(crate) struct Kernel;
+pub(crate) struct FuzzPoller;
 
 std::thread_local! {
     static WATCHED: [Cell<bool>; DESCS] = const { [const { Cell::new(false) }; DESCS] };
@@ -25,16 +25,16 @@ std::thread_local! {
         const { Cell::new(heapless::Vec::new()) };
 }
 
-impl Kernel {
+impl FuzzPoller {
     pub(crate) fn watches(fd: i32) -> bool {
         WATCHED.with(|watched| watched[fd as usize].get())
     }
 }
 
 // SAFETY: the target makes events only of tokens of its poll descriptors.
-unsafe impl Netpoll for Kernel {
+unsafe impl Netpoll for FuzzPoller {
     fn init() -> Result<Self, Errno> {
-        Ok(Kernel)
+        Ok(FuzzPoller)
     }
 
     fn open(&self, fd: i32, _: TaggedPtr) -> Result<(), Errno> {

@@ -74,11 +74,9 @@ fn panic_on_sleep(_: &AtomicU32) {
 }
 
 /// An operating system with one thread: the caller's.
-pub(crate) struct System;
+pub(crate) struct FuzzOs;
 
-pub(crate) static SYSTEM: System = System;
-
-impl System {
+impl FuzzOs {
     /// Makes `futex_wait` on this thread call `sleep`.
     pub(crate) fn on_sleep(sleep: fn(&AtomicU32)) {
         SLEEP.set(sleep);
@@ -92,7 +90,7 @@ impl System {
 
 // SAFETY: a futex wait may return without a wake. The reservation is never accessed, since no
 // goroutine runs.
-unsafe impl Os for System {
+unsafe impl Os for FuzzOs {
     idle::os_methods!();
 
     fn now(&self) -> Nanos {
