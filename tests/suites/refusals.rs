@@ -10,12 +10,13 @@ use gopark_core::blocking::Pool;
 use gopark_core::os::{Borrowed, Errno, Nanos, Os, ThreadState};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_core::stack::Shortage;
-use gopark_tests::{open_files, poller, thread_names, until_on_thread};
+use gopark_tests::{open_files, poller, until_on_thread};
 use std::fmt;
 use std::panic::Location;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Linux, with refusals on request.
 struct Refusing {
@@ -38,13 +39,33 @@ static SYSTEM: Refusing = Refusing {
     guards: AtomicBool::new(false),
 };
 
-/// Descriptors and threads are counted over the process, so the tests take turns.
+/// Refusals and descriptors are those of the process, so the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
 const NO_THREAD: Errno = Errno::new(libc::EAGAIN);
 const NO_SPACE: Errno = Errno::new(libc::ENOMEM);
 const NO_MEMORY: Errno = Errno::new(libc::EACCES);
 const NO_GUARD: Errno = Errno::new(libc::ENOMEM);
+
+thread_local! {
+    /// How many of the threads that this thread has started have not ended. Each test has a thread,
+    /// and the schedulers of earlier tests may still start some.
+    static STARTED: Arc<AtomicUsize> = Arc::default();
+}
+
+/// What a new thread runs, and the count that it leaves at its end.
+struct Start {
+    entry: fn(usize),
+    arg: usize,
+    alive: Arc<AtomicUsize>,
+}
+
+fn enter(start: usize) {
+    // SAFETY: `spawn` boxed this for this call.
+    let start = unsafe { Box::from_raw(start as *mut Start) };
+    (start.entry)(start.arg);
+    start.alive.fetch_sub(1, SeqCst);
+}
 
 // SAFETY: it refuses a call, which the contract allows, or passes it on to `Linux`, which keeps the
 // contract.
@@ -75,7 +96,16 @@ unsafe impl Os for Refusing {
             });
             return Err(NO_THREAD);
         }
-        self.linux.spawn(name, entry, arg)
+        let alive = STARTED.with(Arc::clone);
+        alive.fetch_add(1, SeqCst);
+        let start = Box::into_raw(Box::new(Start { entry, arg, alive }));
+        self.linux
+            .spawn(name, enter, start as usize)
+            .inspect_err(|_| {
+                // SAFETY: no thread got it.
+                let start = unsafe { Box::from_raw(start) };
+                start.alive.fetch_sub(1, SeqCst);
+            })
     }
 
     fn thread_id(&self) -> u32 {
@@ -150,21 +180,14 @@ unsafe impl Os for Refusing {
 }
 
 fn start(config: Config) -> Result<&'static Sched, StartError> {
-    let before = threads();
     // SAFETY: no configuration here migrates goroutines.
-    let started = unsafe { Sched::start(&SYSTEM, config, || poller().init()) };
-    if started.is_ok() {
-        // A thread gives itself its name, and a later test counts names.
-        let new = config.procs + usize::from(config.sysmon.is_some());
-        until_on_thread("its threads have names", || threads() >= before + new);
-    }
-    started
+    unsafe { Sched::start(&SYSTEM, config, || poller().init()) }
 }
 
-/// The threads of schedulers.
-fn threads() -> usize {
-    let names = thread_names().into_iter();
-    names.filter(|name| name.starts_with("gopark-")).count()
+/// What a failed start must leave as it was: open files, and threads that run.
+fn held() -> (Vec<PathBuf>, usize) {
+    let threads = STARTED.with(|threads| threads.load(SeqCst));
+    (open_files(1024), threads)
 }
 
 #[test]
@@ -175,8 +198,7 @@ fn a_failed_start_without_threads_leaks_nothing_and_can_be_repeated() {
         max_threads: 8,
         ..Config::new(4)
     };
-    let count = || (open_files(1024), threads());
-    let before = count();
+    let before = held();
     for threads in [0, 1, 3, 4] {
         SYSTEM.threads.store(threads, SeqCst);
         let error = start(config).err();
@@ -187,7 +209,7 @@ fn a_failed_start_without_threads_leaks_nothing_and_can_be_repeated() {
                 .to_string()
                 .ends_with("raise `ulimit -u`, `ulimit -v` or the cgroup's pids.max")
         );
-        until_on_thread("everything has been released", || count() == before);
+        until_on_thread("everything has been released", || held() == before);
     }
     SYSTEM.threads.store(usize::MAX, SeqCst);
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
@@ -202,18 +224,17 @@ fn a_failed_start_without_address_space_leaks_nothing_and_reserves_last() {
         max_threads: 8,
         ..Config::new(4)
     };
-    let count = || (open_files(1024), threads());
-    let before = count();
+    let before = held();
     SYSTEM.space.store(true, SeqCst);
     assert_eq!(start(config).err(), Some(StartError::Stacks(NO_SPACE)));
-    until_on_thread("everything has been released", || count() == before);
+    until_on_thread("everything has been released", || held() == before);
     SYSTEM.threads.store(4, SeqCst);
     assert_eq!(
         start(config).err(),
         Some(StartError::Thread(4, NO_THREAD)),
         "address space must be reserved last"
     );
-    until_on_thread("everything has been released", || count() == before);
+    until_on_thread("everything has been released", || held() == before);
     SYSTEM.threads.store(usize::MAX, SeqCst);
     SYSTEM.space.store(false, SeqCst);
     let sched = start(config).unwrap_or_else(|error| panic!("{error}"));
