@@ -99,7 +99,8 @@ pub fn cases(tally: &mut Tally) {
     println!("{} points", points.len());
     let queue = Mutex::new(points.into_iter());
     let results = Mutex::new(BTreeMap::<&str, Count>::new());
-    let workers = thread::available_parallelism().map_or(1, usize::from);
+    // A subject waits most of its time: for deadlines, sleeps and its tracer.
+    let workers = 3 * thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for worker in 0..workers {
             let (queue, results) = (&queue, &results);
