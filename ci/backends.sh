@@ -10,15 +10,15 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-limit=300 # seconds for one suite; the slowest takes a quarter of a minute
-passed=0
-failed=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+limit=300 # seconds for one suite; the slowest takes half a minute
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
-# Runs a command, and counts the tests that it runs. A command without tests counts as one.
+# Runs a command, and counts the tests that it runs in $scratch/counts. A command without tests
+# counts as one.
 check() {
-    local name=$1 status=0 ok bad start=$SECONDS
+    local name=$1 status=0 ok bad start=$SECONDS log
+    log=$(mktemp -p "$scratch")
     shift
     timeout --kill-after=10 "$limit" "$@" > "$log" 2>&1 || status=$?
     ok=$(tests passed)
@@ -28,8 +28,7 @@ check() {
     elif [ "$status" = 0 ] && [ "$ok" = 0 ]; then
         ok=1
     fi
-    passed=$((passed + ok))
-    failed=$((failed + bad))
+    echo "$ok $bad" >> "$scratch/counts"
     printf '%-6s %5d passed %3d failed %4d s  %s\n' \
         "$([ "$bad" = 0 ] && echo ok || echo FAILED)" "$ok" "$bad" $((SECONDS - start)) "$name"
     if [ "$bad" != 0 ]; then
@@ -69,19 +68,16 @@ if [ $# = 0 ]; then
     whole=("${pollers[@]:1}")
 fi
 
-all=(--package gopark-tests --no-default-features --features "$features")
-check "all: lints" \
-    cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
-check "all: conformance" cargo test "${all[@]}" --test conformance
+# Runs some suites over one poller.
 suite() {
     check "$poller: $1" env GOPARK_POLLER="$poller" "${@:3}" cargo test "${all[@]}" --test "$2"
 }
-for poller in "$@"; do
+suites_of() {
+    local poller=$1
     suite "4 procs, 2 pollers" four_procs GOPARK_TEST_POLLERS=2
     suite "4 procs, 1 poller, migrating" migrating GOPARK_TEST_POLLERS=1
     suite "4 procs, 2 pollers, migrating" migrating GOPARK_TEST_POLLERS=2
-done
-for poller in "${whole[@]}"; do
+    [[ " ${whole[*]} " == *" $poller "* ]] || return 0
     suite "processes of their own" processes
     suite "descriptors" descriptors
     suite "refusals" refusals
@@ -97,7 +93,18 @@ for poller in "${whole[@]}"; do
     suite "1 proc, 1 poller" one_proc
     suite "2 procs, 2 pollers" two_procs
     suite "4 procs, 1 poller" four_procs
+}
+
+all=(--package gopark-tests --no-default-features --features "$features")
+check "all: lints" \
+    cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
+check "all: build" cargo test "${all[@]}" --tests --no-run
+check "all: conformance" cargo test "${all[@]}" --test conformance
+# The suites wait more than they compute, so those of different pollers run side by side.
+for poller in "$@"; do
+    suites_of "$poller" &
 done
+wait
 
 for poller in "$@"; do
     alone=(--package gopark-backends --package gopark --no-default-features --features "$poller")
@@ -108,5 +115,6 @@ none=(--package gopark-backends --package gopark --no-default-features)
 check "no poller: lints" cargo clippy --all-targets "${none[@]}" -- -D warnings
 check "no poller: what a start says" bash -c says_what_is_missing
 
+read -r passed failed < <(awk '{ ok += $1; bad += $2 } END { print ok, bad }' "$scratch/counts")
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
