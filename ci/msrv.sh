@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.." || exit
 RUSTUP_TOOLCHAIN=$(sed -nE 's/^rust-version = "(.*)"/\1/p' Cargo.toml)
 export RUSTUP_TOOLCHAIN
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/msrv
+# Many tests wait for a child process that waits. More tests than CPUs use the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
