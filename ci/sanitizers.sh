@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and
 # AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
-# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (10).
+# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (10). Two long
+# tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
+# rounds.
 #
 # ThreadSanitizer must see the atomics inside std, or every lock of std is a false report. So std is
 # built from the sources that belong to the compiler. Debian has both, and the sanitizers' runtimes
@@ -16,6 +18,9 @@ case "${1:-both}" in
 esac
 target=${CARGO_TARGET_DIR:-$PWD/target}/sanitizers
 seconds=${STRESS_SECONDS:-10}
+export GOPARK_TEST_ROUNDS=${SANITIZED_ROUNDS:-2000}
+# Many tests wait for a child process that waits. More tests than CPUs use the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 host=x86_64-unknown-linux-gnu
 passed=0
 failed=0
@@ -85,15 +90,19 @@ skipped=(
     the_address_space_is_its_limit_or_that_of_locked_memory
     failed_starts_take_no_address_space_from_the_one_that_succeeds
 )
-# The simulation switches one thread between stacks that ThreadSanitizer does not know, and leaks
-# the computers that it abandons. It runs separately under AddressSanitizer, without a leak check.
+# The simulation leaks the computers that it abandons. It runs separately under AddressSanitizer,
+# without a leak check.
 skipped+=(scenarios:: programs_keep_all_rules)
 # ThreadSanitizer needs more than the 8 KiB that std gives a signal handler, and it keeps one
-# thread.
+# thread. In the other tests one thread makes many steps, in which it has nothing to find.
 # shellcheck disable=SC2034 # `own` refers to it by name
 skipped_thread=(
     an_overflow_of_an_ordinary_thread_is_still_reported_by_std
     a_start_that_fails_leaves_no_handler_no_file_no_thread_and_no_setting
+    fuzz::
+    timer::tests::it_agrees_with_a_sorted_list
+    random_bytes_and_registers_do_no_harm
+    a_vectored_call_stays_below_the_limit
 )
 # shellcheck disable=SC2034
 skipped_address=()
@@ -109,7 +118,8 @@ count() {
     # A test may provoke a fault to see gopark's own report of it.
     local options=handle_segv=0:handle_abort=0:log_path=$folder/report
     options+=:external_symbolizer_path=$(command -v addr2line)
-    TSAN_OPTIONS=$options ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" |
+    # Each process waits for races at its exit, by default for a second.
+    TSAN_OPTIONS=$options:atexit_sleep_ms=50 ASAN_OPTIONS=$options:$asan "$@" 2>&1 | tee "$log" |
         grep -a --line-buffered -vE '^(test .* ok|)$' || status=${PIPESTATUS[0]}
     local tests failures found
     tests=$(sum passed "$log")
@@ -132,6 +142,10 @@ stress() {
     timeout $((seconds + 330)) "$@" && echo "1 passed"
 }
 
+# Cargo unites the features of the packages that it builds. With the same packages in each command,
+# it builds each of them once.
+packages=(--package gopark-backends --package gopark --package gopark-tests)
+
 for mode in "${modes[@]}"; do
     export CARGO_TARGET_DIR=$target/$mode
     export RUSTFLAGS="-Zsanitizer=$mode --cfg gopark_sanitize=\"$mode\""
@@ -149,21 +163,25 @@ for mode in "${modes[@]}"; do
     # after return keeps elsewhere, so only one of the two is on. Core's unit tests leave goroutines
     # in queues, so they have no leak check. Core's other test, the search, runs no code of gopark.
     asan=detect_stack_use_after_return=0:detect_leaks=0 \
-        count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib
+        count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib -- "${skip[@]}"
+    # Not the examples: `--tests` builds what runs.
     asan=detect_stack_use_after_return=0 \
-        count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast \
-        --package gopark-backends --package gopark --package gopark-tests -- "${skip[@]}"
+        count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" --tests -- \
+        "${skip[@]}"
+    asan=detect_stack_use_after_return=0 \
+        count "$mode, documentation" cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" --doc
     if [ "$mode" = address ]; then
         asan=detect_stack_use_after_return=0:detect_leaks=0 GOPARK_SEEDS=300 \
             count "$mode, simulation" \
-            cargo test "${cargo[@]}" --package gopark-tests --test simulation
+            cargo test "${cargo[@]}" "${packages[@]}" --test simulation
     fi
-    cargo build "${cargo[@]}" --quiet --package gopark-tests --bin stress ||
-        give_up "the stress does not build"
+    # The suites' build has made the stress.
+    program=$CARGO_TARGET_DIR/$host/debug/stress
+    [ -x "$program" ] || give_up "the stress does not build"
     for kind in "" migrate; do
         asan=detect_stack_use_after_return=1:detect_leaks=0 \
             count "$mode, stress $kind" \
-            stress "$CARGO_TARGET_DIR/$host/debug/stress" "$seconds" $kind
+            stress "$program" "$seconds" $kind
     done
 done
 

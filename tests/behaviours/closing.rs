@@ -347,14 +347,14 @@ fn close_under_load(listener: &TcpListener, lane: u64, round: u64, dice: &Dice) 
 #[test]
 fn ten_thousand_closes_race_with_all_operations_and_no_byte_reaches_another_connection() {
     const LANES: u64 = 8;
-    check(|| {
+    let rounds = gopark_tests::rounds(crate::CLOSES) / LANES;
+    check(move || {
         let lanes: Vec<_> = (0..LANES)
             .map(|lane| {
                 go(move || {
                     let dice = Dice::new(lane);
                     let listener = listener();
-                    (0..crate::CLOSES / LANES)
-                        .for_each(|round| close_under_load(&listener, lane, round, &dice));
+                    (0..rounds).for_each(|round| close_under_load(&listener, lane, round, &dice));
                 })
             })
             .collect();

@@ -41,6 +41,14 @@ pub fn start(settings: Builder) {
     });
 }
 
+/// The rounds of a long test: `most`, or less if `GOPARK_TEST_ROUNDS` is less. `ci/sanitizers.sh`
+/// sets it, because a sanitizer makes each round slower.
+pub fn rounds(most: u64) -> u64 {
+    std::env::var("GOPARK_TEST_ROUNDS").map_or(most, |rounds| {
+        most.min(rounds.parse().expect("GOPARK_TEST_ROUNDS is a number"))
+    })
+}
+
 /// The poller under test: that of `GOPARK_POLLER`, which runtimes read as well, or else the best
 /// one that is compiled in.
 pub fn poller() -> Poller {

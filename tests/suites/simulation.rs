@@ -14,6 +14,10 @@
 //! | `program` | what goroutines and threads do |
 //! | `oracle` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
+//!
+//! Not under ThreadSanitizer: the simulation switches one thread between stacks that the sanitizer
+//! does not know.
+#![cfg(not(gopark_sanitize = "thread"))]
 #![allow(
     unsafe_code,
     reason = "the simulated system promises what a real one does, and its threads are coroutines"

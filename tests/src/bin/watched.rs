@@ -314,11 +314,13 @@ fn shrinks_at_all_times(migrate: bool) {
         settings
     };
     settings.start().unwrap();
-    let goroutines: Vec<_> = (0..100u64)
+    let goroutines = 100;
+    let naps = gopark_tests::rounds(20_000) / goroutines;
+    let goroutines: Vec<_> = (0..goroutines)
         .map(|seed| {
             go(move || {
                 let dice = Dice::new(seed);
-                for _ in 0..200 {
+                for _ in 0..naps {
                     let nap = Duration::from_micros(dice.below(1500));
                     deep(dice.below(40) as usize, seed as u8, &mut || sleep(nap));
                 }
