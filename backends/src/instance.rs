@@ -5,8 +5,9 @@
 
 #![allow(unsafe_code, reason = "the epoll system calls")]
 
-use crate::linux::{OwnedFd, check, probe, retry_or_abort};
+use crate::linux::{OwnedFd, check, retry_or_abort};
 use crate::mask::Mask;
+use crate::probe::probe;
 use crate::wakeup::WakeUp;
 use core::mem::MaybeUninit;
 use core::ptr;

@@ -1,4 +1,5 @@
-//! The pollers that the features compile in, by name, for programs that choose one when they start.
+//! The kinds of poller by name, which of them are compiled in, and how one is made: for programs
+//! that choose when they start.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -101,8 +102,9 @@ impl Poller {
         Self::ALL.into_iter().find(|poller| poller.name() == name)
     }
 
-    /// Returns what the system must permit for this poller, as text: the system calls that the
-    /// poller makes.
+    /// Returns the system calls that this poller makes, as text for an operator. Not all must be
+    /// permitted: of `epoll_wait` and `epoll_pwait`, libc makes one, and without `epoll_pwait2`
+    /// timers are exact to a millisecond only.
     ///
     /// ```
     /// # use gopark_backends::Poller;

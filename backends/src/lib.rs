@@ -7,7 +7,7 @@
 //! | item | gives |
 //! |---|---|
 //! | `Epoll`, `IoUring`, `EpollLevel`, `Poll` | the pollers, each behind a feature |
-//! | [`Poller`] | a choice among the pollers that are compiled in |
+//! | [`Poller`] | names each kind of poller, compiled in or not, and makes one |
 //! | [`linux::Linux`] | [`Os`](gopark_core::os::Os): threads, futexes, the clock, stack memory |
 //! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
@@ -49,11 +49,12 @@ mod mask;
 mod poll;
 #[cfg(any(feature = "io-uring", feature = "poll"))]
 mod pollable;
+#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
+mod probe;
 #[cfg(feature = "io-uring")]
 mod ring;
 #[cfg(any(feature = "epoll-level", feature = "io-uring", feature = "poll"))]
 mod table;
-#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
 #[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
 mod wakeup;
 

@@ -335,27 +335,6 @@ pub(crate) fn retry_or_abort(call: fmt::Arguments<'_>, errno: Errno, times: &mut
     };
 }
 
-/// Makes a wait that returns at once, with which a new poller finds out whether a sandbox permits
-/// it. Returns the error of a sandbox, which refuses the call each time. Other failures are handled
-/// as in the poller's own waits.
-#[cfg(any(feature = "epoll", feature = "epoll-level", feature = "poll"))]
-pub(crate) fn probe(
-    call: fmt::Arguments<'_>,
-    mut wait: impl FnMut() -> Result<usize, Errno>,
-) -> Result<(), Errno> {
-    let mut failures = 0;
-    loop {
-        match wait().map_err(Errno::raw) {
-            Ok(_) => return Ok(()),
-            Err(libc::EINTR) => {}
-            Err(errno @ (libc::ENOSYS | libc::EPERM | libc::EACCES)) if failures > 0 => {
-                return Err(Errno::new(errno));
-            }
-            Err(errno) => retry_or_abort(call, Errno::new(errno), &mut failures),
-        }
-    }
-}
-
 /// A descriptor that is closed on drop.
 pub(crate) struct OwnedFd(pub(crate) i32);
 

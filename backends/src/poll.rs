@@ -37,10 +37,11 @@
 )]
 
 use crate::level::{direction, is_queued_error, levels};
-use crate::linux::{Linux, check, probe, retry_or_abort};
+use crate::linux::{Linux, check, retry_or_abort};
 use crate::lock::{Guard, Lock};
 use crate::mask::Mask;
 use crate::pollable::check_pollable;
+use crate::probe::probe;
 use crate::table::{Key, Slot, Table};
 use crate::wakeup::WakeUp;
 use alloc::vec::Vec;

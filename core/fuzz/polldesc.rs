@@ -270,7 +270,7 @@ impl Driver<'_> {
         assert_eq!(
             self.fixture
                 .poller
-                .watch(desc.desc.fd(), desc.desc.token())
+                .register(desc.desc.fd(), desc.desc.token())
                 .is_err(),
             refused
         );

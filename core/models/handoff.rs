@@ -29,7 +29,7 @@ fn at_home(here: &Here, id: u64) {
 /// Sleeps as the holder of a P until another M wants it, and grants it.
 fn give_p_to_a_waiting_m(sched: &'static Sched, here: &Here) {
     loop {
-        match sched.idle_ms.first_wanting() {
+        match sched.without_p.first_wanting() {
             Some(m) => return sched.grant(here.p.index, m),
             None => sched.sleep(here, None),
         }
@@ -42,7 +42,7 @@ fn a_p_retaken_from_a_returning_m_has_one_owner() {
         let owner = ModelSched::new(1, 1);
         let (sched, p) = (owner.get(), Arc::new(Mail::new()));
         let other = sched.start_m().unwrap();
-        sched.idle_ms.enlist(other, false);
+        sched.without_p.enlist(other, false);
         let mut here = sched.await_grant(sched.m(0));
         here.m.retake.leave();
 
@@ -115,7 +115,7 @@ fn an_m_chosen_for_a_retake_that_fails_loses_no_work() {
         let sched = owner.get();
         let other = sched.start_m().unwrap();
         let here = sched.await_grant(sched.m(0));
-        sched.idle_ms.enlist(other, false);
+        sched.without_p.enlist(other, false);
         let spare = thread::spawn(move || {
             let mut here = sched.await_grant(other);
             assert_eq!(finish(sched.next(&mut here)), 7);

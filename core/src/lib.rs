@@ -2,8 +2,9 @@
 //! system call.
 //!
 //! Users add the crate `gopark`; this one is for ports and for programs without `std`. It is
-//! `no_std` with `alloc`, names no operating system, and reaches one only through the traits of
-//! [`os`]. The modules in reading order; a module imports from the rows above it and, in its own
+//! `no_std` with `alloc`, and reaches the operating system only through the traits of [`os`]. Error
+//! numbers, and the remedies that its messages name, are Linux's and `gopark`'s. The modules in
+//! reading order; a module imports from the rows above it and, in its own
 //! row, from the modules to its left:
 //!
 //! | row | modules |

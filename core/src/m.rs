@@ -74,7 +74,7 @@ pub(crate) struct M {
     /// How long goroutines waited for a turn on this M. Written by the M's thread.
     pub(crate) latencies: Latencies,
     home: UnsafeCell<Home>,
-    /// The next M in a list of [`IdleMs`](crate::sched). Owned by the lock of those lists.
+    /// The next M in a list of [`MsWithoutP`](crate::sched). Owned by the lock of those lists.
     pub(crate) link: UnsafeCell<Option<&'static M>>,
 }
 

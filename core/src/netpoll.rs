@@ -53,7 +53,7 @@ impl Sched {
             return Ok(());
         }
         let poller = self.poller_here();
-        let registered = poller.watch(desc.fd(), desc.token());
+        let registered = poller.register(desc.fd(), desc.token());
         let mut woken = WaiterList::new();
         match registered {
             Ok(()) => desc.joined(poller, &mut woken),

@@ -28,7 +28,7 @@ impl Poller {
     }
 
     /// Registers descriptor `fd`, whose events are to carry `token`.
-    pub(crate) fn watch(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
+    pub(crate) fn register(&self, fd: i32, token: TaggedPtr) -> Result<(), Errno> {
         // Release pairs with the Acquire in `poll`.
         self.watched.fetch_add(1, Ordering::Release);
         self.backend.open(fd, token).inspect_err(|_| {
@@ -42,7 +42,7 @@ impl Poller {
     }
 
     /// Removes descriptor `fd`.
-    pub(crate) fn forget(&self, fd: i32) {
+    pub(crate) fn deregister(&self, fd: i32) {
         self.backend.close(fd);
         self.watched.fetch_sub(1, Ordering::Relaxed);
     }

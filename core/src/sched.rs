@@ -46,7 +46,7 @@
 //! | 0 | `trace`, `metrics`, `hooks` | count, measure and trace what the others do |
 //! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
 //! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
-//! | 3 | `pool`, `stall`, `watchers`, `quiescence`, `sysmon` | what sysmon looks at |
+//! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
 #![allow(unsafe_code, reason = "a `Here` asserts that its M runs the caller")]
 
@@ -80,10 +80,11 @@ pub(crate) use threads::Start;
 pub(crate) use config::THREAD_LIMITS;
 pub use config::{Config, MAX_PROCS, MAX_THREADS, StartError};
 pub use fork::FORKED;
-pub(crate) use stall::{STILL, Walks};
 pub use sysmon::Monitor;
-pub(crate) use watchers::Schedule;
-pub use watchers::{Deadlocks, Every, Report, SchedTrace, Shrink, StallReport, Stalls};
+pub use watchers::{
+    Deadlocks, Report, SchedTrace, SchedTraceInterval, Shrink, StallReport, Stalls,
+};
+pub(crate) use watchers::{STILL, SchedTraceTimer, Walks};
 
 use crate::counter::{CoarseClock, UnmodeledCount};
 use crate::g::{G, GRef};
@@ -99,7 +100,7 @@ use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Order
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr;
-use handoff::IdleMs;
+use handoff::MsWithoutP;
 use idle::Idlers;
 use metrics::Totals;
 use pool::PoolCounts;
@@ -120,7 +121,7 @@ pub struct Sched {
     /// How many Ms with a P are parked, and how many spin.
     idlers: Idlers,
     /// The Ms without a P.
-    idle_ms: IdleMs,
+    without_p: MsWithoutP,
     sysmon: Sysmon,
     /// Whether the last attempt to start an M failed and was reported. Written by sysmon.
     reported_no_thread: AtomicBool,
@@ -213,7 +214,7 @@ impl Sched {
             pollers: shared,
             global: Global::new(),
             idlers: Idlers::new(),
-            idle_ms: IdleMs::new(),
+            without_p: MsWithoutP::new(),
             sysmon: Sysmon::new(),
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
@@ -253,7 +254,8 @@ impl Sched {
         &self.descs
     }
 
-    /// How many Ms are idle, and how many spin. For tests that know when none runs a goroutine.
+    /// Returns how many Ms are idle, and how many spin. Exact only while no M runs a goroutine. For
+    /// tests.
     #[doc(hidden)]
     pub fn num_idle(&self) -> (usize, usize) {
         self.idlers.count()

@@ -41,7 +41,9 @@ pub(crate) use loom::sync::atomic::{
 };
 pub(crate) use spin::Once;
 
-/// Atomics that loom does not model: diagnostics read these words, and no decision depends on them.
+/// Atomics that loom does not model. Most are statistics. The others have no race to explore: `OS`
+/// is written at the start, `Sched::forked` while the process has one thread, and
+/// `WaitInfo::shrunk` by one watcher.
 pub(crate) mod unmodeled {
     pub(crate) use core::sync::atomic::{
         AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,

@@ -9,7 +9,7 @@
 //! | `when` | `heap` | the timer is |
 //! |---|---|---|
 //! | 0 | none | off |
-//! | t | some | armed; its key is <= t |
+//! | t | some | armed; its key is <= t, or > t while `arm` moves it earlier |
 //! | 0 | some | a zombie: stopped, with its entry still in the heap |
 //! | t | none | being armed |
 //!

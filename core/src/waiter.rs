@@ -14,7 +14,8 @@
 //!    │ │ notify       cancel │ │ notify         cancel │ │ notify: returns the waiter
 //!    │ ▼                     │ ▼                       │ ▼
 //!    │ READY ◀───────────────┼─┴───────────────────────┼─┘
-//!    │   │ announce, settle  │                         │
+//!    │   │ announce, settle, │ settle                  │
+//!    │   │ reset             │                         │
 //!    └───┴───────────────────┴─────────────────────────┘   cancel: returns the waiter
 //! ```
 //!

@@ -15,7 +15,8 @@ use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{
-    Config, Deadlocks, Every, MAX_PROCS, MAX_THREADS, Monitor, Sched, Shrink, Stalls, StartError,
+    Config, Deadlocks, MAX_PROCS, MAX_THREADS, Monitor, Sched, SchedTraceInterval, Shrink, Stalls,
+    StartError,
 };
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
@@ -223,8 +224,9 @@ impl Builder {
 
     /// Sets whether the runtime has a thread that watches the others, Go's sysmon. Default: true.
     ///
-    /// Without it, no other thread takes over when a goroutine keeps its thread busy. Settings that
-    /// need it ([`stall_after`](Self::stall_after), [`dump_on`](Self::dump_on),
+    /// Without it, no other thread takes over when a goroutine keeps its thread busy, and deadlocks
+    /// are not reported. Settings that need it ([`stall_after`](Self::stall_after),
+    /// [`on_stall`](Self::on_stall), [`dump_on`](Self::dump_on),
     /// [`shrink_stacks`](Self::shrink_stacks), `GOPARK_SCHEDTRACE`) are then errors of
     /// [`start`](Self::start).
     ///
@@ -241,8 +243,8 @@ impl Builder {
     /// is blocked in a system call.
     ///
     /// Each stall is reported once, to [`on_stall`](Self::on_stall) if that is set, or else on
-    /// stderr. A stall is noticed from 10 ms on, at the next look of sysmon, which comes within
-    /// 10 ms. Needs [`sysmon`](Self::sysmon).
+    /// stderr. sysmon looks at least every 10 ms while goroutines run, so a report comes up to
+    /// 10 ms after `limit`. Needs [`sysmon`](Self::sysmon).
     ///
     /// Default: a goroutine is reported if it is blocked for a second while goroutines that can run
     /// on that thread only are ready. stderr then gets one report per spawn site, and at most five
@@ -410,7 +412,7 @@ impl Builder {
                 "a dump on a signal (dump_on, GOPARK_DUMP) needs sysmon, which is off",
             ));
         }
-        fork::watch(runtime::in_child)?;
+        fork::install(runtime::in_child)?;
         // The scheduler never ends, so all other steps that can fail come before it. If a later
         // step fails, the drop of these two values undoes the earlier ones.
         let handlers = Handlers::install(&signals)?;
@@ -453,6 +455,10 @@ impl Builder {
         Ok(())
     }
 
+    fn needs_sysmon(&self) -> bool {
+        self.stall_after.is_some() || self.on_stall.is_some() || self.shrink.is_some()
+    }
+
     fn config(&self, default_reports: bool) -> io::Result<Config> {
         let procs = match self.max_procs {
             Some(n) => n,
@@ -491,8 +497,9 @@ impl Builder {
                 "max_threads is {max_threads}: set it to {procs} (max_procs) to {MAX_THREADS}"
             ));
         }
-        if self.no_sysmon && (self.stall_after.is_some() || self.shrink.is_some()) {
-            return invalid("stall_after and shrink_stacks need sysmon, which is off".into());
+        if self.no_sysmon && self.needs_sysmon() {
+            let text = "stall_after, on_stall and shrink_stacks need sysmon, which is off";
+            return invalid(text.into());
         }
         let guard_size = self.guard_size;
         let stalls = match self.stall_after {
@@ -506,7 +513,7 @@ impl Builder {
         let shrink = self
             .shrink
             .map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
-        let schedtrace = schedtrace::interval(!self.no_sysmon)?.map(Every::nanos);
+        let schedtrace = schedtrace::interval(!self.no_sysmon)?.map(SchedTraceInterval::new);
         let config = Config {
             pollers,
             stack_size,

@@ -16,7 +16,7 @@ static IS_CHILD: AtomicBool = AtomicBool::new(false);
 /// Makes each later `fork` call `in_child` in the child. Does not concern children that exec after
 /// `vfork`, as most of those of `std::process::Command` do.
 #[doc(alias = "pthread_atfork")]
-pub(crate) fn watch(in_child: fn() -> bool) -> Result<()> {
+pub(crate) fn install(in_child: fn() -> bool) -> Result<()> {
     if IN_CHILD.get().is_some() {
         return Ok(());
     }

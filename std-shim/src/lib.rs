@@ -226,8 +226,8 @@
 // | 3 | `builder` |
 // | 4 | `goroutine` `thread` `inspect` `net` |
 //
-// Row 0 knows the process, and row 1 the runtime that it has or lacks. Row 2 reports: each module
-// takes the scheduler as an argument. Row 3 starts the runtime, and row 4 uses it, which starts it
+// Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
+// may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it
 // if it is not running.
 mod backtraces;
 mod builder;

@@ -5,6 +5,7 @@ use gopark::{Builder, Poller};
 use gopark_tests::process::{Ended, run};
 use std::io;
 use std::process::Command;
+use std::time::Duration;
 
 fn alone(program: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alone"));
@@ -231,6 +232,21 @@ fn assert_refused(settings: Builder, said: &str) {
     let error = settings.start().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     assert_eq!(error.to_string(), said);
+}
+
+#[test]
+fn settings_that_sysmon_would_serve_are_refused_without_it() {
+    let second = Duration::from_secs(1);
+    for settings in [
+        Builder::new().stall_after(second),
+        Builder::new().on_stall(|_| ()),
+        Builder::new().shrink_stacks(second, second),
+    ] {
+        assert_refused(
+            settings.sysmon(false),
+            "stall_after, on_stall and shrink_stacks need sysmon, which is off",
+        );
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl PollCache {
     #[doc(alias = "pollClose")]
     pub(crate) fn close(&self, desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {
-            poller.forget(desc.fd());
+            poller.deregister(desc.fd());
         }
         desc.free();
         self.put(desc);

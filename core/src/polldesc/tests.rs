@@ -41,7 +41,7 @@ impl Fixture {
     fn open(&self) -> &'static PollDesc {
         let desc = self.cache.open(3);
         assert!(desc.join_poller());
-        self.poller.watch(desc.fd(), desc.token()).unwrap();
+        self.poller.register(desc.fd(), desc.token()).unwrap();
         let mut woken = WaiterList::new();
         desc.joined(self.poller, &mut woken);
         assert!(woken.is_empty());

@@ -1,6 +1,6 @@
 //! The settings of a scheduler, their limits, and why a start fails.
 
-use super::{Deadlocks, Every, Monitor, Report, Sched, Shrink, Stalls};
+use super::{Deadlocks, Monitor, Report, Sched, SchedTraceInterval, Shrink, Stalls};
 use crate::os::Errno;
 use crate::stack;
 use core::fmt;
@@ -21,18 +21,19 @@ pub struct Config {
     pub guard_size: Option<usize>,
     /// Whether started goroutines move between threads. [`Sched::start`] says what that requires.
     pub migrate: bool,
-    /// The most threads that run goroutines: `procs` to [`MAX_THREADS`]. Another thread may replace
-    /// each that one goroutine keeps.
+    /// The most threads that run goroutines: `procs` to [`MAX_THREADS`]. sysmon starts one more for
+    /// each thread that a goroutine keeps, up to this number.
     pub max_threads: usize,
-    /// The thread that looks after the others. `None`: a goroutine that does not block keeps its P
-    /// and its turn, nothing is reported, and the program is linked without sysmon.
+    /// The thread that looks after the others. `None`: a goroutine that computes or blocks in a
+    /// system call keeps its P until it parks, yields or returns. Nothing is reported, and the
+    /// program is linked without sysmon.
     pub sysmon: Option<Monitor>,
     /// How sysmon finds that no goroutine will ever run again. `None`: not at all.
     pub deadlocks: Option<Deadlocks>,
     /// Which goroutines that keep their threads are reported. `None`: none.
     pub stalls: Option<Stalls>,
     /// How often sysmon reports what the scheduler is doing. `None`: never.
-    pub schedtrace: Option<Every>,
+    pub schedtrace: Option<SchedTraceInterval>,
     /// When the stacks of goroutines that wait return memory to the system. `None`: never.
     pub shrink: Option<Shrink>,
     /// Whether the calling thread is in a panic: `std::thread::panicking`.

@@ -10,8 +10,8 @@ use crate::trace::Source;
 use crate::waiter::WaiterList;
 
 /// One search in this many begins with the poller and the global queue: a P with endless work of
-/// its own must not starve them. Go's number, and a prime: it does not beat in time with the
-/// program.
+/// its own must not starve them. Go's number, and a prime, so it does not coincide with
+/// a period of the program.
 const FAIR_TICK: u64 = 61;
 
 /// One search in this many looks at timers even if there is other work. A look costs a clock read.
@@ -46,15 +46,16 @@ impl Sched {
     /// 3. the inbox, the home queue, the ring of the P,
     /// 4. the global queue,
     /// 5. the rings of other Ps,
-    /// 6. timers that are due, and sleep in the poller until there is something.
+    /// 6. the poller once more, after other threads could run,
+    /// 7. timers that are due; else the M sleeps, in the poller or on its futex.
     ///
-    /// An M that wants a P gets it before 1, or before 6.
+    /// If another M wants a P, this M gives way to it before 1, and before it sleeps.
     #[doc(alias = "findRunnable")]
     fn find_runnable(&'static self, here: &mut Here) -> GRef {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
-                if self.idle_ms.is_wanted() {
+                if self.without_p.is_wanted() {
                     *here = self.give_way(*here);
                 }
                 self.poll(here, Delay::None);
@@ -70,7 +71,7 @@ impl Sched {
                 return g;
             }
             here.m.searches.store(true, Ordering::Relaxed);
-            if self.idle_ms.is_wanted() {
+            if self.without_p.is_wanted() {
                 *here = self.give_way(*here);
                 continue;
             }

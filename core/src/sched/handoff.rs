@@ -12,10 +12,10 @@
 //!     └──────┴────────────────────── grant ──────────────────────┘
 //! ```
 //!
-//! A P always has a holder: a thread that takes one from an M first gets another M, a spare one or
-//! a new one. An M without a P is in one of the lists of [`IdleMs`] or has been granted a P, and
-//! sleeps on its wake word until it is granted one. Goroutines that have started there run when a
-//! holder gives way. A holder that has nothing to run does so at once, a busy one after
+//! A P always has a holder: sysmon takes a P from an M only when it has a wanting, a spare or a new
+//! M to grant it to. An M without a P is in one of the lists of [`MsWithoutP`] or has been granted
+//! a P, and sleeps on its wake word until it is granted one. Goroutines that have started there run
+//! when a holder gives way. A holder that has nothing to run does so at once, a busy one after
 //! `FAIR_TICK` searches.
 //!
 //! The race: an M begins to want a P while the last holder that could give way goes to sleep. The M
@@ -28,7 +28,7 @@ use crate::sync::{AtomicU32, Lock, Ordering};
 use core::ptr;
 
 /// The Ms without a P whose goroutines have stopped.
-pub(super) struct IdleMs {
+pub(super) struct MsWithoutP {
     /// The length of `Lists::wanting`, which holders read without the lock.
     wanting: AtomicU32,
     lists: Lock<Lists>,
@@ -97,9 +97,9 @@ fn next(m: &M) -> &mut Option<&'static M> {
     unsafe { &mut *m.link.get() }
 }
 
-impl IdleMs {
+impl MsWithoutP {
     pub(super) fn new() -> Self {
-        IdleMs {
+        MsWithoutP {
             wanting: AtomicU32::new(0),
             lists: Lock::new(Lists::default()),
         }
@@ -169,7 +169,7 @@ impl Sched {
                 // M's own stack never parks.
                 return unsafe { Here::new(m, self.p(p)) };
             }
-            if !m.inbox.is_empty() && self.idle_ms.want(m) {
+            if !m.inbox.is_empty() && self.without_p.want(m) {
                 self.wake_holder();
             }
             if m.wake.prepare(Asleep::WithoutP) {
@@ -192,7 +192,7 @@ impl Sched {
     /// Grants this P to an M that wants one, if there is one still, and waits for another.
     #[cold]
     pub(super) fn give_way(&'static self, here: Here) -> Here {
-        let Some(next) = self.idle_ms.first_wanting() else {
+        let Some(next) = self.without_p.first_wanting() else {
             return here;
         };
         if self.stop_spinning(&here) {
@@ -209,7 +209,7 @@ impl Sched {
         let wants =
             here.home(|home| home.next.is_some() || home.queue.len() > 0) || !m.inbox.is_empty();
         m.set_p(None);
-        self.idle_ms.enlist(m, wants);
+        self.without_p.enlist(m, wants);
         then(self);
         if wants {
             self.wake_holder();
@@ -221,10 +221,10 @@ impl Sched {
     /// other M can be had, or if the M is back. Called by sysmon only.
     #[doc(alias = "retake", alias = "handoffp")]
     pub(super) fn hand_off(&'static self, p: usize) -> bool {
-        let wanting = self.idle_ms.first_wanting();
+        let wanting = self.without_p.first_wanting();
         let wanted = wanting.is_some();
         let Some(next) = wanting
-            .or_else(|| self.idle_ms.spare())
+            .or_else(|| self.without_p.spare())
             .or_else(|| self.another_m())
         else {
             return false;
@@ -239,7 +239,7 @@ impl Sched {
         }
         // The M is back. Put `next` into its list again, and make it look for what arrived while it
         // was in none.
-        self.idle_ms.enlist(next, wanted);
+        self.without_p.enlist(next, wanted);
         match wanted {
             true => self.wake_holder(),
             false => self.notify(next),

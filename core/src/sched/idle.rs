@@ -14,11 +14,11 @@
 //! What holds at any time:
 //!
 //! 1. While a goroutine that any M may run is queued and an M is parked, an M spins, or will look
-//!    at all queues before it parks, or is on its way up. So a submitter wakes an M only if one is
-//!    idle and none spins.
+//!    at all queues before it parks, or was notified and has not yet cleared its wake word. So a
+//!    submitter wakes an M only if one is idle and none spins.
 //! 2. An M that submitters may have relied on wakes another when it finds work, since more may be
-//!    queued. That is an M that spins, one that gave up spinning after the last submit that it can
-//!    know of, and one that was woken to take over a poller: `Home::must_wake_another`.
+//!    queued. That is an M that spins, one that has stopped spinning in `yield_before_park`, and
+//!    one that was woken to take over a poller: `Home::must_wake_another`.
 //! 3. While an M is parked on its futex, another is in the poller that they share. An M that leaves
 //!    a poller wakes one that is parked beside it: `fill_poller`.
 //! 4. A holder of a P does not park while an M wants a P: see `handoff`.
@@ -188,7 +188,8 @@ impl Sched {
     /// Where Ms and their peers share the CPUs, an M that parks as soon as it can is woken for each
     /// message; one that yields first gathers a batch. If no other thread is ready to run, a yield
     /// costs half a microsecond. But another thread may use up its time slice, so after a long
-    /// yield the M skips the next few. A single M has the poller's batches to itself without that.
+    /// yield the M skips the next few. With one P the M does not yield, since no other M competes
+    /// for its events.
     pub(super) fn yield_before_park(&'static self, here: &Here) -> bool {
         if self.stop_spinning(here) {
             here.home(|home| home.must_wake_another = true);
@@ -233,7 +234,7 @@ impl Sched {
             self.trace_idle(here, asleep);
             let vacant = asleep == Asleep::Futex && !poller.is_occupied();
             match (asleep, timeout) {
-                _ if spin || vacant || self.idle_ms.is_wanted() => {}
+                _ if spin || vacant || self.without_p.is_wanted() => {}
                 (Asleep::WithoutP, _) => unreachable!("an M with a P sleeps as one without"),
                 (Asleep::Futex, timeout) => {
                     self.os

@@ -1,7 +1,7 @@
 //! Adding up what the hooks have counted: on the M where the change happened, or in [`Totals`].
 //!
-//! Those that run are the Ms on which a goroutine's code runs; the rest of those that have started
-//! and do not wait are runnable.
+//! The goroutines that run are counted as Ms that are in a goroutine (`Retake::in_goroutine`).
+//! Those that have started, do not wait and do not run are runnable.
 
 use super::Sched;
 use crate::counter::{Count, UnmodeledCount};

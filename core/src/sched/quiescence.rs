@@ -20,7 +20,7 @@ impl Sched {
         let ticks = self.ticks();
         self.idlers.all_idle(self.config.procs)
             && self.ms().all(|m| m.wake.is_asleep())
-            && !self.idle_ms.is_wanted()
+            && !self.without_p.is_wanted()
             && self.global.is_empty()
             && self
                 .ps

@@ -1,6 +1,7 @@
 //! When a goroutine that keeps its thread is due for a report. It may be on an M that has lost its
 //! P: such an M is *detached* until it is back.
 
+use super::watchers::Walks;
 use super::{Sched, Stalls};
 use crate::m::M;
 use crate::os::Nanos;
@@ -23,29 +24,6 @@ pub(super) struct NextReport(Nanos);
 /// twice as long, but no longer than this. Another goroutine may be readied at any time, and a look
 /// walks over all stacks.
 const LONGEST_PAUSE: Nanos = 10_000_000_000;
-
-/// In nanoseconds. Where the system does not say whether a thread is blocked, its CPU clock tells:
-/// one that stands still for this long belongs to a blocked thread. Longer than the turns of other
-/// threads for which a thread waits for a CPU, as a rule.
-pub(crate) const STILL: Nanos = 4_000_000;
-
-/// When the next walk over all stacks may begin. All walks together take a small part of sysmon's
-/// time, for any number of Ms.
-#[derive(Default)]
-pub(crate) struct Walks(Nanos);
-
-impl Walks {
-    /// A walk is followed by a pause of so many times its length.
-    const PAUSE: Nanos = 20;
-
-    fn allowed(&self, now: Nanos) -> bool {
-        now >= self.0
-    }
-
-    pub(crate) fn ended(&mut self, began: Nanos, now: Nanos) {
-        self.0 = now.saturating_add((now - began).saturating_mul(Self::PAUSE));
-    }
-}
 
 /// Whether an M that has lost its P has one again, or waits for one.
 fn is_back(m: &M) -> bool {
@@ -122,14 +100,5 @@ mod tests {
         assert!(m.wake.notify().is_some());
         m.retake.renew();
         assert!(is_back(&m));
-    }
-
-    #[test]
-    fn a_walk_is_followed_by_a_pause_of_twenty_times_as_long() {
-        let mut walks = Walks::default();
-        assert!(walks.allowed(0));
-        walks.ended(100, 110);
-        assert!(!walks.allowed(309));
-        assert!(walks.allowed(310));
     }
 }

@@ -21,8 +21,8 @@
 
 use super::Sched;
 use super::pool::PoolWatch;
-use super::stall::{Detached, NextReport, STILL, Walks};
-use super::watchers::{Report, Schedule};
+use super::stall::{Detached, NextReport};
+use super::watchers::{Report, STILL, SchedTraceTimer, Walks};
 use crate::m::M;
 use crate::os::{Delay, Nanos, ThreadState};
 use crate::p::P;
@@ -39,18 +39,22 @@ const SLICE: Nanos = 10_000_000;
 /// operation that finds its data in memory takes less.
 const BLOCKED: Nanos = 1_000_000;
 
-/// Nanoseconds that a goroutine may compute while its P is needed. Less than a slice: if two begin
-/// at once on each P, and share the CPUs with those whose P was taken before, the others still wait
-/// less than with Go.
+/// Nanoseconds that a goroutine may compute while its P is needed. Less than a slice: two
+/// goroutines that compute, one after the other on one P, then delay those behind them by less than
+/// Go's two slices, even while detached Ms share the CPUs.
 const COMPUTED: Nanos = 3_000_000;
 
 /// How many threads without a P may compute, for each P. Each takes its share of the CPUs from the
 /// Ms that serve others, so a program that only computes must not get a thread for every goroutine.
 const COMPUTING: usize = 8;
 
-/// Nanoseconds before the next look: at first, for [`ALERT_LOOKS`] looks, and at last.
+/// Nanoseconds between looks after one that had something to do.
 const EAGER_DELAY: Nanos = 20_000;
+
+/// The longest delay before [`ALERT_LOOKS`] looks had nothing to do.
 const ALERT_DELAY: Nanos = 1_000_000;
+
+/// The longest delay after that; Go's number.
 const CALM_DELAY: Nanos = 10_000_000;
 
 /// Looks with nothing to do before the delay grows; Go's number.
@@ -73,11 +77,11 @@ pub struct Monitor(fn(&'static Sched) -> !);
 impl Monitor {
     /// sysmon.
     pub fn new() -> Self {
-        Monitor(Sched::watch)
+        Monitor(Sched::run_sysmon)
     }
 
     /// Runs sysmon for `sched`.
-    pub(super) fn watch(self, sched: &'static Sched) -> ! {
+    pub(super) fn run(self, sched: &'static Sched) -> ! {
         (self.0)(sched)
     }
 }
@@ -178,7 +182,7 @@ impl CpuClock {
 }
 
 /// What sysmon keeps from look to look.
-struct Watch {
+struct SysmonState {
     /// One for each P.
     ticks: Vec<SysmonTick>,
     /// Ms whose P was taken and that are not back.
@@ -188,7 +192,7 @@ struct Watch {
     /// has run.
     shrunk: Nanos,
     shrinkable: bool,
-    trace: Schedule,
+    trace: SchedTraceTimer,
     pool: PoolWatch,
 }
 
@@ -265,13 +269,13 @@ impl Sched {
     }
 
     /// The main loop of sysmon.
-    fn watch(&'static self) -> ! {
+    fn run_sysmon(&'static self) -> ! {
         let now = self.os.now();
         let seen = |_| SysmonTick::new(usize::MAX, 0, 0, now);
         let ticks = self.ps.iter().map(seen).collect();
-        let trace = Schedule::new(self.config.schedtrace, now);
+        let trace = SchedTraceTimer::new(self.config.schedtrace, now);
         let (detached_ms, walks, pool) = (Vec::new(), Walks::default(), PoolWatch::default());
-        let mut watch = Watch {
+        let mut state = SysmonState {
             ticks,
             detached_ms,
             walks,
@@ -287,8 +291,8 @@ impl Sched {
             self.os.futex_wait(&never, 0, Some(pace.delay));
             let now = self.os.now();
             self.coarse_clock.set(now);
-            self.trace_if_due(&mut watch.trace, now);
-            pace.after(self.look(&mut watch, now));
+            self.trace_if_due(&mut state.trace, now);
+            pace.after(self.look(&mut state, now));
             quiet_looks = if self.idlers.all_idle(self.config.procs) {
                 quiet_looks + 1
             } else {
@@ -296,9 +300,9 @@ impl Sched {
             };
             if quiet_looks >= QUIET_LOOKS
                 && pace.delay >= ALERT_DELAY
-                && watch.detached_ms.is_empty()
+                && state.detached_ms.is_empty()
             {
-                self.rest(&watch);
+                self.rest(&state);
                 quiet_looks = 0;
             }
         }
@@ -306,49 +310,49 @@ impl Sched {
 
     /// Sleeps until an M wakes or sysmon itself has something to do. Looks for a deadlock before,
     /// and again every second while there may be one.
-    fn rest(&'static self, watch: &Watch) {
+    fn rest(&'static self, state: &SysmonState) {
         const DOUBT: Nanos = 1_000_000_000;
         let doubt = self.doubts();
         let again = if doubt { DOUBT } else { NEVER };
         let round = self
             .config
             .shrink
-            .filter(|_| watch.shrinkable)
+            .filter(|_| state.shrinkable)
             .map_or(NEVER, |shrink| shrink.every);
         let pool = self.pool_patience().unwrap_or(NEVER);
         let limit = again
             .min(round)
             .min(pool)
-            .min(watch.trace.until_next(self.os.now()));
+            .min(state.trace.until_next(self.os.now()));
         self.sysmon_sleeps((limit != NEVER).then_some(limit));
         self.coarse_clock.set(self.os.now());
     }
 
     /// One look at everything. Returns whether there was something to do.
-    fn look(&'static self, watch: &mut Watch, now: Nanos) -> bool {
+    fn look(&'static self, state: &mut SysmonState, now: Nanos) -> bool {
         let mut progress = false;
         if self.sysmon.asked.load(Ordering::Relaxed)
             && self.sysmon.asked.swap(false, Ordering::AcqRel)
         {
             (self.config.report)(self, Report::Asked);
         }
-        for (p, seen) in self.ps.iter().zip(&mut watch.ticks) {
-            progress |= self.look_at(p, seen, &mut watch.detached_ms, &mut watch.walks, now);
+        for (p, seen) in self.ps.iter().zip(&mut state.ticks) {
+            progress |= self.look_at(p, seen, &mut state.detached_ms, &mut state.walks, now);
         }
         if let Some(shrink) = self
             .config
             .shrink
-            .filter(|shrink| now - watch.shrunk >= shrink.every)
+            .filter(|shrink| now - state.shrunk >= shrink.every)
         {
-            watch.shrunk = now;
-            watch.shrinkable = (shrink.round)(self, shrink.after, now);
+            state.shrunk = now;
+            state.shrinkable = (shrink.round)(self, shrink.after, now);
         }
-        self.look_at_pool(&mut watch.pool, now);
-        let detached = watch.detached_ms.len();
-        watch
+        self.look_at_pool(&mut state.pool, now);
+        let detached = state.detached_ms.len();
+        state
             .detached_ms
-            .retain_mut(|detached| self.is_detached(detached, &mut watch.walks, now));
-        progress | (watch.detached_ms.len() < detached)
+            .retain_mut(|detached| self.is_detached(detached, &mut state.walks, now));
+        progress | (state.detached_ms.len() < detached)
     }
 
     /// Looks at one P and does what its M does not do. Returns whether there was something to do.

@@ -119,7 +119,7 @@ fn run(arg: usize) {
     match (sched, role) {
         (None, _) => {}
         (Some(sched), Role::M(index)) => sched.be_m(sched.m(index)),
-        (Some(sched), Role::Sysmon(monitor)) => monitor.watch(sched),
+        (Some(sched), Role::Sysmon(monitor)) => monitor.run(sched),
     }
 }
 

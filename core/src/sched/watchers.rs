@@ -13,7 +13,6 @@
 //! | [`Shrink`] | once a period |
 
 use super::Sched;
-use super::stall::Walks;
 use crate::g::GRef;
 use crate::m::M;
 use crate::os::{Errno, Nanos, Observe, ThreadState};
@@ -55,10 +54,10 @@ impl fmt::Debug for Deadlocks {
 
 /// How often sysmon reports a [`SchedTrace`].
 #[derive(Clone, Copy, Debug)]
-pub struct Every {
+pub struct SchedTraceInterval {
     pub(crate) period: Nanos,
     /// Reports a line if one is due.
-    pub(crate) look: fn(&'static Sched, &mut Schedule, Nanos),
+    pub(crate) look: fn(&'static Sched, &mut SchedTraceTimer, Nanos),
 }
 
 /// When the stacks of goroutines that wait give memory back.
@@ -74,16 +73,16 @@ pub struct Shrink {
 }
 
 /// When the lines of one scheduler are due. Belongs to sysmon.
-pub(crate) struct Schedule {
-    pub(crate) every: Option<Every>,
+pub(crate) struct SchedTraceTimer {
+    pub(crate) every: Option<SchedTraceInterval>,
     pub(crate) start: Nanos,
     pub(crate) next: Nanos,
 }
 
-impl Schedule {
+impl SchedTraceTimer {
     /// The first line is due at once, as in Go.
-    pub(super) fn new(every: Option<Every>, now: Nanos) -> Self {
-        Schedule {
+    pub(super) fn new(every: Option<SchedTraceInterval>, now: Nanos) -> Self {
+        SchedTraceTimer {
             every,
             start: now,
             next: now,
@@ -93,6 +92,29 @@ impl Schedule {
     /// The time until the next line.
     pub(super) fn until_next(&self, now: Nanos) -> Nanos {
         self.every.map_or(NEVER, |_| (self.next - now).max(0))
+    }
+}
+
+/// In nanoseconds. Where the system does not say whether a thread is blocked, its CPU clock tells:
+/// one that stands still for this long belongs to a blocked thread. Longer than the turns of other
+/// threads for which a thread waits for a CPU, as a rule.
+pub(crate) const STILL: Nanos = 4_000_000;
+
+/// When the next walk over all stacks may begin. All walks together take a small part of sysmon's
+/// time, for any number of Ms.
+#[derive(Default)]
+pub(crate) struct Walks(Nanos);
+
+impl Walks {
+    /// A walk is followed by a pause of so many times its length.
+    const PAUSE: Nanos = 20;
+
+    pub(super) fn allowed(&self, now: Nanos) -> bool {
+        now >= self.0
+    }
+
+    pub(crate) fn ended(&mut self, began: Nanos, now: Nanos) {
+        self.0 = now.saturating_add((now - began).saturating_mul(Self::PAUSE));
     }
 }
 
@@ -194,7 +216,7 @@ impl Sched {
             idle_procs,
             threads: self.ms().count() + 1,
             spinning_threads,
-            idle_threads: idle_procs + self.idle_ms.spares(),
+            idle_threads: idle_procs + self.without_p.spares(),
             global_queue: self.global.len(),
             local_queues: self.ps.iter().map(|p| self.queue_len(p)).collect(),
             ticks: self.ps.iter().map(|p| p.tick.get()).collect(),
@@ -219,7 +241,7 @@ impl Sched {
     }
 
     /// Reports a line of the scheduler trace if one is due. Called by sysmon.
-    pub(super) fn trace_if_due(&'static self, schedule: &mut Schedule, now: Nanos) {
+    pub(super) fn trace_if_due(&'static self, schedule: &mut SchedTraceTimer, now: Nanos) {
         if let Some(every) = schedule.every {
             (every.look)(self, schedule, now);
         }
@@ -230,5 +252,19 @@ impl Sched {
         self.config
             .deadlocks
             .is_some_and(|Deadlocks { system, look }| look(self, system))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_is_followed_by_a_pause_of_twenty_times_as_long() {
+        let mut walks = Walks::default();
+        assert!(walks.allowed(0));
+        walks.ended(100, 110);
+        assert!(!walks.allowed(309));
+        assert!(walks.allowed(310));
     }
 }

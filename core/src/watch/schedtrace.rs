@@ -1,21 +1,22 @@
 //! schedtrace: Go's line about the scheduler, every period.
 
 use crate::os::Nanos;
-use crate::sched::{Every, Report, Sched, Schedule};
+use crate::sched::{Report, Sched, SchedTraceInterval, SchedTraceTimer};
 use core::time::Duration;
 
-impl Every {
+impl SchedTraceInterval {
     /// A line every `period`, which is more than 0.
-    pub fn nanos(period: Nanos) -> Self {
-        Every {
+    pub fn new(period: Nanos) -> Self {
+        SchedTraceInterval {
             period,
             look: report_if_due,
         }
     }
 }
 
-fn report_if_due(sched: &'static Sched, schedule: &mut Schedule, now: Nanos) {
-    let Some(Every { period, .. }) = schedule.every.filter(|_| now >= schedule.next) else {
+fn report_if_due(sched: &'static Sched, schedule: &mut SchedTraceTimer, now: Nanos) {
+    let Some(SchedTraceInterval { period, .. }) = schedule.every.filter(|_| now >= schedule.next)
+    else {
         return;
     };
     // Lines that were due while sysmon slept are left out.

@@ -53,8 +53,9 @@ pub(crate) struct Table {
     pub(crate) folder: &'static str,
     /// The beginning of an import of a module.
     root: &'static str,
-    /// Whether modules also import items of the root itself, which are in no row.
-    root_has_items: bool,
+    /// The file of the root, if modules also import its items. What it re-exports from a module
+    /// counts as an import of that module.
+    root_file: Option<&'static str>,
     /// The rows, the lowest layer first.
     pub(crate) rows: &'static [&'static [&'static str]],
 }
@@ -63,19 +64,19 @@ pub(crate) const TABLES: [Table; 3] = [
     Table {
         folder: "core/src/",
         root: "crate",
-        root_has_items: false,
+        root_file: None,
         rows: &ROWS,
     },
     Table {
         folder: "std-shim/src/",
         root: "crate",
-        root_has_items: true,
+        root_file: Some(include_str!("../../../std-shim/src/lib.rs")),
         rows: &STD_SHIM_ROWS,
     },
     Table {
         folder: "core/src/sched/",
         root: "super",
-        root_has_items: true,
+        root_file: Some(include_str!("../../../core/src/sched.rs")),
         rows: &SCHED_ROWS,
     },
 ];
@@ -127,7 +128,7 @@ pub(crate) const SCHED_ROWS: [&[&str]; 5] = [
     &["trace", "metrics", "hooks"],
     &["fork", "unwinding", "wake", "idle", "ready", "park"],
     &["placement", "find", "handoff", "run"],
-    &["pool", "stall", "watchers", "quiescence", "sysmon"],
+    &["watchers", "pool", "stall", "quiescence", "sysmon"],
     &["config", "threads"],
 ];
 
@@ -144,6 +145,23 @@ impl Table {
         modules.position(|module| *module == name)
     }
 
+    /// `name`, if it is a module, or the module from which the root re-exports it.
+    fn origin(&self, name: &str) -> String {
+        if self.position(name).is_some() {
+            return name.into();
+        }
+        let exports = self.root_file.unwrap_or_default().split(';');
+        let mut origins = exports.filter_map(|item| {
+            let (_, path) = item.split_once("use ")?;
+            let (module, names) = path.split_once("::")?;
+            first_names(names)
+                .iter()
+                .any(|it| it == name)
+                .then(|| String::from(module))
+        });
+        origins.next_back().unwrap_or_else(|| name.into())
+    }
+
     fn violations(&self, source: &Source) -> Vec<String> {
         let Some(module) = self.module(source) else {
             return Vec::new();
@@ -151,9 +169,9 @@ impl Table {
         let Some(own) = self.position(module) else {
             return vec![format!("module {module} stands in no row")];
         };
-        let wrong = |name: &str| match self.position(name) {
-            Some(position) => position >= own && name != module,
-            None => !self.root_has_items,
+        let wrong = |name: &str| match self.position(&self.origin(name)) {
+            Some(position) => position > own,
+            None => self.root_file.is_none(),
         };
         imports(source, self.root)
             .into_iter()
