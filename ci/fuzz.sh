@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes the state machines of core and the poller. `ci/fuzz.sh [TARGET…]` replays the committed
-# corpus of each target, fuzzes it for FUZZ_SECS (20) seconds more, and prints a table. Other modes:
+# corpus of each target, fuzzes it for FUZZ_SECS (15) seconds more, and prints a table. Other modes:
 #
 #   ci/fuzz.sh coverage          counts the lines of the state machines that the corpora reach, and
 #                                fails below 95 %
@@ -20,7 +20,7 @@ machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs timer.rs runq.rs
     fdmutex.rs tagptr.rs
 )
-secs=${FUZZ_SECS:-20}
+secs=${FUZZ_SECS:-15}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 bins=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
 # A step takes one or two bytes, and longer programs reach no new states.

@@ -20,8 +20,10 @@ BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 UNIT = ["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"]
 
 
-def suite(name):
-    return ["cargo", "test", "--release", "--quiet", "--package", "gopark-tests", "--test", name]
+def suite(name, *features):
+    features = ["--no-default-features", "--features", ",".join(["epoll", "poll", *features])]
+    command = ["cargo", "test", "--release", "--quiet", "--package", "gopark-tests"]
+    return command + features + ["--test", name]
 
 
 # The command of each suite, and its RUSTFLAGS.
@@ -31,9 +33,9 @@ SUITES = {
     "steps": (suite("simulation"), "--cfg steps"),
     "unit": (UNIT, ""),
     "fuzz": (["ci/fuzz.sh", "afresh"], ""),
-    "stacks": (suite("stacks"), ""),
+    "stacks": (suite("stacks", "programs"), ""),
     "refusals": (suite("refusals"), ""),
-    "starts": (suite("starts"), ""),
+    "starts": (suite("starts", "programs"), ""),
 }
 
 

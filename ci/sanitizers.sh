@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and
 # AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
-# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (10). Two long
+# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (5). Two long
 # tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
 # rounds.
 #
@@ -17,7 +17,7 @@ case "${1:-both}" in
     *) echo "sanitizers: '$1'? thread, address, or nothing for both" >&2 && exit 1 ;;
 esac
 target=${CARGO_TARGET_DIR:-$PWD/target}/sanitizers
-seconds=${STRESS_SECONDS:-10}
+seconds=${STRESS_SECONDS:-5}
 export GOPARK_TEST_ROUNDS=${SANITIZED_ROUNDS:-2000}
 # Many tests wait for a child process that waits. More tests than CPUs use the time.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
