@@ -96,6 +96,10 @@ const DEFAULT_STACK: usize = 256 * 1024;
 /// be the limit.
 const MLOCK_REMEDY: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
 
+/// The error for settings that only sysmon would serve.
+const NEEDS_SYSMON: &str = "stall_after, on_stall and shrink_stacks need sysmon, which \
+                            Builder::sysmon(false) turns off";
+
 /// Threads beside one per proc: room for goroutines that keep their threads busy. A thread costs
 /// little until it is started.
 const DEFAULT_SPARE_THREADS: usize = 256;
@@ -498,8 +502,7 @@ impl Builder {
             ));
         }
         if self.no_sysmon && self.needs_sysmon() {
-            let text = "stall_after, on_stall and shrink_stacks need sysmon, which is off";
-            return invalid(text.into());
+            return invalid(NEEDS_SYSMON.into());
         }
         let guard_size = self.guard_size;
         let stalls = match self.stall_after {

@@ -124,9 +124,11 @@ fn remedy(poller: Poller, errno: Errno, count: usize) -> String {
         libc::EMFILE => {
             let each = poller.descriptors();
             format!(
-                ": the pollers need {} descriptors, {each} for each of {count}, and the process \
-                 may have {} open: raise `ulimit -n` or lower Builder::pollers",
+                ": the pollers need {} descriptors, {each} for each of {count}, and {} of the {} \
+                 that the process may have are open: raise `ulimit -n`, or lower Builder::pollers \
+                 or GOPARK_MAXPROCS",
                 each * count,
+                open_descriptors(),
                 descriptor_limit()
             )
         }
@@ -149,6 +151,14 @@ fn descriptor_limit() -> u64 {
         libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr());
         limit.assume_init().rlim_cur
     }
+}
+
+/// Returns how many descriptors this process has open.
+fn open_descriptors() -> usize {
+    let limit = descriptor_limit().min(i32::MAX as u64) as i32;
+    // SAFETY: the call reads a flag of a descriptor, if there is one.
+    let is_open = |&fd: &i32| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
+    (0..limit).filter(is_open).count()
 }
 
 /// Returns whether `errno` means that the kernel is too old for a poller, or that a sandbox forbids
@@ -207,7 +217,8 @@ mod tests {
         let remedy = |errno| remedy(Poller::Epoll, Errno::new(errno), 64);
         let full = remedy(libc::EMFILE);
         assert!(full.contains("128 descriptors, 2 for each of 64"), "{full}");
-        assert!(full.contains(&format!("{} open", descriptor_limit())));
+        let may = format!("of the {} that the process may have", descriptor_limit());
+        assert!(full.contains(&may), "{full}");
         assert!(remedy(libc::ENFILE).contains("fs.file-max"));
         assert!(remedy(libc::ENOMEM).contains("memory.max"));
         assert!(remedy(libc::EPERM).contains("permit epoll_create1, epoll_ctl, epoll_wait"));

@@ -244,7 +244,8 @@ fn settings_that_sysmon_would_serve_are_refused_without_it() {
     ] {
         assert_refused(
             settings.sysmon(false),
-            "stall_after, on_stall and shrink_stacks need sysmon, which is off",
+            "stall_after, on_stall and shrink_stacks need sysmon, which Builder::sysmon(false) \
+             turns off",
         );
     }
 }
