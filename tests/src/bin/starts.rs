@@ -150,15 +150,20 @@ fn fails_often() {
         sizes.push(address_space());
     }
     // A start that leaks address space would do so every time. glibc keeps the stacks of ended
-    // threads, and maps another one when more threads of a start are alive at once than before.
-    let grown = sizes[9..]
-        .windows(2)
-        .filter(|pair| pair[1] > pair[0])
-        .count();
-    assert!(
-        grown <= 4,
-        "grew {grown} times; KiB of address space: {sizes:?}"
-    );
+    // threads, and maps another one when more threads of a start are alive at once than before. A
+    // thread that is missing in /proc may still have its signal stack. So what counts is growth
+    // that lasts: how often the least of all later sizes grows.
+    let mut least = usize::MAX;
+    let mut lasting: Vec<usize> = sizes[9..]
+        .iter()
+        .rev()
+        .map(|&size| {
+            least = least.min(size);
+            least
+        })
+        .collect();
+    lasting.dedup();
+    assert!(lasting.len() <= 5, "KiB of address space: {sizes:?}");
     Builder::new().max_procs(2).start().unwrap();
     assert_eq!(gopark::run(|| join(go(|| 7))), 7);
 }
