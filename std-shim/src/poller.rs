@@ -124,11 +124,10 @@ fn remedy(poller: Poller, errno: Errno, count: usize) -> String {
         libc::EMFILE => {
             let each = poller.descriptors();
             format!(
-                ": the pollers need {} descriptors, {each} for each of {count}, and {} of the {} \
-                 that the process may have are open: raise `ulimit -n`, or lower Builder::pollers \
-                 or GOPARK_MAXPROCS",
+                ": the pollers need {} descriptors, {each} for each of {count}, more than are left \
+                 of the {} that the process may have: raise `ulimit -n`, or lower \
+                 Builder::pollers or GOPARK_MAXPROCS",
                 each * count,
-                open_descriptors(),
                 descriptor_limit()
             )
         }
@@ -151,14 +150,6 @@ fn descriptor_limit() -> u64 {
         libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr());
         limit.assume_init().rlim_cur
     }
-}
-
-/// Returns how many descriptors this process has open.
-fn open_descriptors() -> usize {
-    let limit = descriptor_limit().min(i32::MAX as u64) as i32;
-    // SAFETY: the call reads a flag of a descriptor, if there is one.
-    let is_open = |&fd: &i32| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
-    (0..limit).filter(is_open).count()
 }
 
 /// Returns whether `errno` means that the kernel is too old for a poller, or that a sandbox forbids

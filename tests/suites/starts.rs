@@ -418,8 +418,8 @@ fn a_lack_of_descriptors_is_no_reason_to_take_another_poller() {
         ended.output,
         format!(
             "no poller: {best}: Too many open files (os error 24): the pollers need {each} \
-             descriptors, {each} for each of 1, and 3 of the 3 that the process may have are open: \
-             raise `ulimit -n`, or lower Builder::pollers or GOPARK_MAXPROCS\n"
+             descriptors, {each} for each of 1, more than are left of the 3 that the process may \
+             have: raise `ulimit -n`, or lower Builder::pollers or GOPARK_MAXPROCS\n"
         )
     );
 }
