@@ -10,7 +10,7 @@
 //! | row | modules |
 //! |---|---|
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
-//! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `runq` `timer` `retake` |
+//! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] |
 //! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
@@ -72,6 +72,7 @@ mod sync;
 pub mod tagptr;
 pub mod wake_sig;
 
+mod choice;
 mod fiber;
 mod g;
 mod retake;

@@ -1,13 +1,10 @@
-//! Sleep: a timer and a slot, both on the sleeper's own stack.
-#![allow(unsafe_code, reason = "the timer refers to the slot beside it")]
+//! Sleep: a wait that only its time limit ends.
 
+use crate::choice::Choice;
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::sync::AtomicU32;
-use crate::timer::Timer;
 use crate::wait_info::Wait;
-use crate::waiter::{WaitSlot, WaiterList};
-use core::ptr::NonNull;
 
 impl Sched {
     /// Sleeps until the monotonic clock shows `when`: a goroutine parks, an ordinary thread sleeps.
@@ -19,17 +16,7 @@ impl Sched {
         if self.current().is_none() {
             return self.sleep_thread(when);
         }
-        let slot = WaitSlot::new();
-        let timer = Timer::new(NonNull::from(&slot).cast());
-        let heap = self.timers();
-        // SAFETY: slot and timer stay until `wait_for` has seen the notification, which is the
-        // only and last thing that the callback does to them. The timer is armed once and never
-        // stopped.
-        let moved = unsafe { timer.arm(heap, when, 0, wake) };
-        if let Some(heap) = moved {
-            self.look_again(heap);
-        }
-        self.wait_for(&slot, Wait::Sleep(when).encode());
+        self.wait_until(&Choice::new(), Some(when), Wait::Sleep(when).encode());
     }
 
     fn sleep_thread(&self, when: Nanos) {
@@ -41,9 +28,4 @@ impl Sched {
             }
         }
     }
-}
-
-unsafe fn wake(slot: NonNull<()>, _seq: u32, woken: &mut WaiterList) {
-    // SAFETY: the sleeper waits for this notification, so its slot is alive.
-    woken.extend(unsafe { slot.cast::<WaitSlot>().as_ref() }.notify());
 }

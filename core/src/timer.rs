@@ -25,6 +25,7 @@
     reason = "entries and callbacks refer to timers by address"
 )]
 
+use crate::choice::{Choice, Outcome};
 use crate::counter::UnmodeledCount;
 use crate::must::Must;
 use crate::os::Nanos;
@@ -45,6 +46,15 @@ const LATEST: Nanos = NEVER - 1;
 /// scheduler's stack without locks, and must not park.
 pub(crate) type Fire = unsafe fn(arg: NonNull<()>, seq: u32, woken: &mut WaiterList);
 
+/// What a timer does when it is due.
+#[derive(Clone, Copy)]
+enum Action {
+    /// Calls this, without locks.
+    Call(Fire),
+    /// Decides the [`Choice`] that the argument refers to, under the heap's lock.
+    Expire,
+}
+
 /// A timer. It must stay in place while it is armed or a zombie.
 pub(crate) struct Timer {
     state: Lock<State>,
@@ -56,7 +66,7 @@ pub(crate) struct Timer {
 struct State {
     when: Nanos,
     seq: u32,
-    fire: Fire,
+    action: Action,
     heap: Option<&'static Heap>,
     /// The key of the entry. A writer also holds the heap's lock.
     key: Nanos,
@@ -75,7 +85,7 @@ impl Timer {
         let off = State {
             when: 0,
             seq: 0,
-            fire: nothing,
+            action: Action::Call(nothing),
             heap: None,
             key: 0,
         };
@@ -104,13 +114,38 @@ impl Timer {
         seq: u32,
         fire: Fire,
     ) -> Option<&'static Heap> {
+        self.arm_action(heap, when, seq, Action::Call(fire))
+    }
+
+    /// Arms a timer that is off and was made with the address of a [`Choice`]. At `when` (more than
+    /// 0) the choice is decided as expired. Returns what [`arm`](Self::arm) returns.
+    ///
+    /// # Safety
+    ///
+    /// Timer and choice stay in place until [`Heap::remove`] has returned.
+    #[must_use = "the M that sleeps for this heap must look again"]
+    pub(crate) unsafe fn arm_expiry(
+        &self,
+        heap: &'static Heap,
+        when: Nanos,
+    ) -> Option<&'static Heap> {
+        self.arm_action(heap, when, 0, Action::Expire)
+    }
+
+    fn arm_action(
+        &self,
+        heap: &'static Heap,
+        when: Nanos,
+        seq: u32,
+        action: Action,
+    ) -> Option<&'static Heap> {
         debug_assert!(when > 0);
         let when = when.min(LATEST);
         let mut state = self.state.lock();
         let was_zombie = state.when == 0;
         state.when = when;
         state.seq = seq;
-        state.fire = fire;
+        state.action = action;
         let Some(home) = state.heap else {
             drop(state);
             return heap.insert(self).then_some(heap);
@@ -275,29 +310,59 @@ impl Heap {
         next < before
     }
 
+    /// Takes a timer out of the heap at once. Afterwards neither this heap nor a callback refers to
+    /// a timer that was armed by [`Timer::arm_expiry`], nor to its choice: both are used only under
+    /// the lock that this function takes.
+    pub(crate) fn remove(&'static self, timer: &Timer) {
+        let mut entries = self.entries.lock();
+        {
+            let mut state = timer.state.lock();
+            if state.heap.is_none() {
+                return;
+            }
+            state.heap = None;
+            if state.when == 0 {
+                self.zombies.fetch_sub(1, Ordering::Relaxed);
+            }
+            state.when = 0;
+        }
+        let index = timer.index.load(Ordering::Relaxed) as usize;
+        let last = entries.pop().must("a timer was in an empty heap");
+        if index < entries.len() {
+            *at(&mut entries, index) = last;
+            sift_down(&mut entries, index);
+            sift_up(&mut entries, index);
+        }
+        self.publish(&entries);
+    }
+
     /// Fires all timers due at `now`.
     pub(crate) fn run(&'static self, now: Nanos, woken: &mut WaiterList) {
         loop {
             let mut due = heapless::Vec::<(Fire, NonNull<()>, u32), FIRE_BATCH>::new();
-            self.collect(now, &mut due);
+            let fired = self.collect(now, &mut due, woken);
             for &(fire, arg, seq) in &due {
                 // SAFETY: `arm`'s contract. This timer was armed with these, and fires only now.
                 unsafe { fire(arg, seq, woken) };
             }
-            if !due.is_full() {
+            if fired < FIRE_BATCH {
                 return;
             }
         }
     }
 
+    /// Removes at most [`FIRE_BATCH`] due timers from the heap. Expires the choices of some, and
+    /// adds the callbacks of the others to `due`. Returns how many there were.
     fn collect(
         &'static self,
         now: Nanos,
         due: &mut heapless::Vec<(Fire, NonNull<()>, u32), FIRE_BATCH>,
-    ) {
+        woken: &mut WaiterList,
+    ) -> usize {
+        let mut fired = 0;
         let mut entries = self.entries.lock();
         while let Some(&Entry { key, timer }) = entries.first() {
-            if key > now || due.is_full() {
+            if key > now || fired == FIRE_BATCH {
                 break;
             }
             // SAFETY: as in `Entry::timer`; the lock of the entries is held.
@@ -312,25 +377,33 @@ impl Heap {
                 sift_down(&mut entries, 0);
                 continue;
             }
+            let action = state.action;
             if state.when == 0 {
                 self.zombies.fetch_sub(1, Ordering::Relaxed);
             } else {
-                let expired = (state.fire, timer.arg, state.seq);
-                due.push(expired)
-                    .ok()
-                    .must("a batch of due timers is full before its limit");
+                fired += 1;
                 state.when = 0;
+                if let Action::Call(fire) = action {
+                    due.push((fire, timer.arg, state.seq))
+                        .ok()
+                        .must("a batch of due timers is full before its limit");
+                }
             }
             state.heap = None;
-            // From here the timer may be armed again elsewhere. It may not be freed yet: a sleeper,
-            // on whose stack it lies, wakes only when the callback has run, which is after this
-            // lock.
+            // From here a timer with a callback may be armed again elsewhere. One on a waiter's
+            // stack stays until the waiter has called `remove`, which waits for this lock.
             drop(state);
+            if let Action::Expire = action {
+                // SAFETY: `arm_expiry`'s contract keeps the choice until `remove`.
+                let choice = unsafe { timer.arg.cast::<Choice>().as_ref() };
+                woken.extend(choice.decide(Outcome::Expired).flatten());
+            }
             remove_first(&mut entries);
         }
         self.fired
-            .store(self.fired() + due.len() as u64, Ordering::Relaxed);
+            .store(self.fired() + fired as u64, Ordering::Relaxed);
         self.publish(&entries);
+        fired
     }
 
     /// Removes all zombies.

@@ -51,6 +51,28 @@ pub enum Wait<D = Descriptor> {
     Semaphore,
     /// A thread of a pool has done what the goroutine gave it.
     Blocking,
+    /// A channel has a value, or is closed.
+    ChanReceive,
+    /// A channel takes a value, or is closed.
+    ChanSend,
+    /// One of several events comes.
+    Select,
+    /// A mutex is unlocked. The goroutine with this number holds it; 0 if an ordinary thread does.
+    Mutex(u64),
+    /// A read-write lock can be locked for reading.
+    RwLockRead,
+    /// A read-write lock can be locked for writing.
+    RwLockWrite,
+    /// A condition variable is notified.
+    Condvar,
+    /// All members of a group are done.
+    WaitGroup,
+    /// Another goroutine or thread has run an initializer.
+    Once,
+    /// Enough goroutines and threads have come to a barrier.
+    Barrier,
+    /// A `Notify` is notified.
+    Notify,
 }
 
 /// A [`Wait`] as [`WaitInfo`] keeps it.
@@ -72,6 +94,17 @@ impl Wait<usize> {
             Wait::Join(id) => (3, id as i64),
             Wait::Semaphore => (4, 0),
             Wait::Blocking => (5, 0),
+            Wait::ChanReceive => (6, 0),
+            Wait::ChanSend => (7, 0),
+            Wait::Select => (8, 0),
+            Wait::Mutex(holder) => (9, holder as i64),
+            Wait::RwLockRead => (10, 0),
+            Wait::RwLockWrite => (11, 0),
+            Wait::Condvar => (12, 0),
+            Wait::WaitGroup => (13, 0),
+            Wait::Once => (14, 0),
+            Wait::Barrier => (15, 0),
+            Wait::Notify => (16, 0),
         };
         WaitWords { kind, argument }
     }
@@ -89,6 +122,17 @@ impl<D> Wait<D> {
             3 => Wait::Join(argument as u64),
             4 => Wait::Semaphore,
             5 => Wait::Blocking,
+            6 => Wait::ChanReceive,
+            7 => Wait::ChanSend,
+            8 => Wait::Select,
+            9 => Wait::Mutex(argument as u64),
+            10 => Wait::RwLockRead,
+            11 => Wait::RwLockWrite,
+            12 => Wait::Condvar,
+            13 => Wait::WaitGroup,
+            14 => Wait::Once,
+            15 => Wait::Barrier,
+            16 => Wait::Notify,
             _ => panic!("no reason to wait has number {kind}"),
         }
     }
@@ -101,6 +145,17 @@ impl<D> Wait<D> {
             Wait::Join(_) => "join",
             Wait::Semaphore => "semacquire",
             Wait::Blocking => "blocking",
+            Wait::ChanReceive => "chan receive",
+            Wait::ChanSend => "chan send",
+            Wait::Select => "select",
+            Wait::Mutex(_) => "sync.Mutex.Lock",
+            Wait::RwLockRead => "sync.RWMutex.RLock",
+            Wait::RwLockWrite => "sync.RWMutex.Lock",
+            Wait::Condvar => "sync.Cond.Wait",
+            Wait::WaitGroup => "sync.WaitGroup.Wait",
+            Wait::Once => "sync.Once.Do",
+            Wait::Barrier => "barrier",
+            Wait::Notify => "notify",
         }
     }
 }
@@ -323,6 +378,17 @@ mod tests {
             Wait::Join(u64::MAX),
             Wait::Semaphore,
             Wait::Blocking,
+            Wait::ChanReceive,
+            Wait::ChanSend,
+            Wait::Select,
+            Wait::Mutex(7),
+            Wait::RwLockRead,
+            Wait::RwLockWrite,
+            Wait::Condvar,
+            Wait::WaitGroup,
+            Wait::Once,
+            Wait::Barrier,
+            Wait::Notify,
         ];
         for (number, wait) in waits.into_iter().enumerate() {
             assert_eq!(wait.encode().kind as usize, number);

@@ -1,8 +1,8 @@
 //! Waiters, and the word on which one of them waits.
 //!
 //! A [`Waiter`] is a parked goroutine or a blocked ordinary thread, in one word. A [`WaitSlot`] is
-//! Go's `rg`/`wg`: a binary semaphore for one waiter, on which readiness latches. Poll descriptors,
-//! joins and sleeps each wait on one.
+//! Go's `rg`/`wg`: a binary semaphore for one waiter, on which readiness latches. Poll descriptors
+//! and joins each wait on one. A wait for one of several events has a `Choice`.
 //!
 //! The rule: the waiter announces itself, looks for a reason not to wait (a published error), and
 //! only then parks. The other side publishes the reason, and only then looks for a waiter.
@@ -62,7 +62,7 @@ const THREAD: usize = 0b1000;
 static_assertions::const_assert!(align_of::<G>() > THREAD && align_of::<Thread>() > THREAD);
 
 impl Waiter {
-    fn into_word(self) -> usize {
+    pub(crate) fn into_word(self) -> usize {
         match self {
             Waiter::G(g) => g.into_raw().as_ptr() as usize,
             Waiter::Thread(thread) => thread.0.as_ptr() as usize | THREAD,
@@ -74,7 +74,7 @@ impl Waiter {
     /// # Safety
     ///
     /// `word` came from `into_word` and is used once.
-    unsafe fn from_word(word: usize) -> Self {
+    pub(crate) unsafe fn from_word(word: usize) -> Self {
         let pointer =
             NonNull::new((word & !THREAD) as *mut ()).must("the word of a waiter is null");
         if word & THREAD == 0 {

@@ -6,9 +6,12 @@
 //! the goroutine would wait for has come already, the commit refuses, and the goroutine goes on.
 
 use super::Sched;
+use crate::choice::{Choice, Outcome};
 use crate::g::{G, GRef};
 use crate::must::Must;
+use crate::os::Nanos;
 use crate::sync::Ordering;
+use crate::timer::Timer;
 use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::convert::Infallible;
@@ -72,6 +75,62 @@ impl Sched {
             parker.stops();
         }
         let Ok(()) = parker.wait(slot, wait, || Ok::<_, Infallible>(()));
+    }
+}
+
+/// How a wait on a [`Choice`] ended.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// False if the choice was decided before the waiter stopped. The side that decided it may then
+    /// still be in its critical section.
+    pub(crate) parked: bool,
+}
+
+impl Sched {
+    /// Waits until `choice` is decided, or until the clock shows `until`. The caller has queued its
+    /// nodes before.
+    pub(crate) fn wait_until(
+        &'static self,
+        choice: &Choice,
+        until: Option<Nanos>,
+        wait: WaitWords,
+    ) -> Ended {
+        match until {
+            None => self.wait_decided(choice, wait),
+            Some(when) => self.wait_limited(choice, when, wait),
+        }
+    }
+
+    fn wait_decided(&'static self, choice: &Choice, wait: WaitWords) -> Ended {
+        let mut parked = true;
+        self.park(wait, &mut |waiter| {
+            choice.commit(waiter).inspect_err(|_| parked = false)
+        });
+        let outcome = choice.outcome().must("a waiter ran before its choice was decided");
+        Ended { outcome, parked }
+    }
+
+    #[cold]
+    fn wait_limited(&'static self, choice: &Choice, when: Nanos, wait: WaitWords) -> Ended {
+        if when <= self.now() {
+            // The waiter still runs, so there is none to wake.
+            _ = choice.decide(Outcome::Expired);
+            let outcome = choice.outcome().must("a decided choice has no outcome");
+            return Ended {
+                outcome,
+                parked: false,
+            };
+        }
+        let timer = Timer::new(NonNull::from(choice).cast());
+        let heap = self.timers();
+        // SAFETY: the timer and, by the caller's reference, the choice stay until `remove`.
+        let moved = unsafe { timer.arm_expiry(heap, when) };
+        if let Some(heap) = moved {
+            self.look_again(heap);
+        }
+        let ended = self.wait_decided(choice, wait);
+        heap.remove(&timer);
+        ended
     }
 }
 
