@@ -12,7 +12,7 @@
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
-//! | 3 | [`sched`] |
+//! | 3 | [`sched`] [`runtime`] |
 //! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `fdmutex` [`fd`] |
 //! | 6 | [`watch`] |
@@ -90,6 +90,7 @@ mod p;
 pub mod polldesc;
 mod poller;
 
+pub mod runtime;
 pub mod sched;
 
 pub mod blocking;

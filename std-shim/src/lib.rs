@@ -223,7 +223,7 @@
 // | 0 | `environment` `error` `fork` `backtraces` |
 // | 1 | `runtime` `poller` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
-// | 3 | `builder` |
+// | 3 | `builder` `global` |
 // | 4 | `goroutine` `thread` `inspect` `net` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
@@ -235,6 +235,7 @@ mod dump;
 mod environment;
 mod error;
 mod fork;
+mod global;
 mod goroutine;
 mod inspect;
 pub mod net;

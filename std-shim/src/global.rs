@@ -1,0 +1,28 @@
+//! The runtime of the process, for the primitives of the core.
+
+use crate::builder::{nanos, sched, sched_if_running};
+use gopark_core::os::Nanos;
+use gopark_core::runtime::Runtime;
+use gopark_core::sched::Sched;
+use std::time::Instant;
+
+/// The runtime of the process. It starts when a goroutine or thread first has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[doc(hidden)]
+pub struct Global;
+
+impl Runtime for Global {
+    type Instant = Instant;
+
+    fn sched(self) -> &'static Sched {
+        sched()
+    }
+
+    fn started(self) -> Option<&'static Sched> {
+        sched_if_running()
+    }
+
+    fn nanos(self, limit: Instant) -> Nanos {
+        nanos(limit)
+    }
+}
