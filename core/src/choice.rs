@@ -323,7 +323,12 @@ mod tests {
 
     #[test]
     fn the_first_event_decides() {
-        for first in [Outcome::Arm(0), Outcome::Arm(7), Outcome::Expired, Outcome::Withdrawn] {
+        for first in [
+            Outcome::Arm(0),
+            Outcome::Arm(7),
+            Outcome::Expired,
+            Outcome::Withdrawn,
+        ] {
             let choice = Choice::new();
             assert_eq!(choice.outcome(), None);
             assert!(choice.decide(first).is_some_and(|waiter| waiter.is_none()));

@@ -13,7 +13,7 @@
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] [`chan`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `fdmutex` [`fd`] |
 //! | 6 | [`watch`] |
 //!
@@ -94,8 +94,10 @@ pub mod runtime;
 pub mod sched;
 
 pub mod blocking;
+pub mod chan;
 pub mod join;
 mod netpoll;
+pub mod select;
 pub mod sema;
 mod sleep;
 

@@ -20,6 +20,9 @@ pub trait Runtime: Copy + Send + Sync + 'static {
 
     /// A time limit on the clock of the scheduler.
     fn nanos(self, limit: Self::Instant) -> Nanos;
+
+    /// A time on the clock of the scheduler as an instant.
+    fn instant(self, time: Nanos) -> Self::Instant;
 }
 
 impl Runtime for &'static Sched {
@@ -35,5 +38,9 @@ impl Runtime for &'static Sched {
 
     fn nanos(self, limit: Nanos) -> Nanos {
         limit
+    }
+
+    fn instant(self, time: Nanos) -> Nanos {
+        time
     }
 }

@@ -33,7 +33,7 @@ pub(crate) use core::sync::atomic::{
     Ordering, fence,
 };
 pub(crate) use crossbeam_utils::CachePadded;
-pub(crate) use lock::Lock;
+pub(crate) use lock::{Guard, Lock};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,

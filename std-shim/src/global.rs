@@ -1,6 +1,6 @@
 //! The runtime of the process, for the primitives of the core.
 
-use crate::builder::{nanos, sched, sched_if_running};
+use crate::builder::{instant, nanos, sched, sched_if_running};
 use gopark_core::os::Nanos;
 use gopark_core::runtime::Runtime;
 use gopark_core::sched::Sched;
@@ -24,5 +24,9 @@ impl Runtime for Global {
 
     fn nanos(self, limit: Instant) -> Nanos {
         nanos(limit)
+    }
+
+    fn instant(self, time: Nanos) -> Instant {
+        instant(time)
     }
 }

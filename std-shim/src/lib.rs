@@ -224,13 +224,14 @@
 // | 1 | `runtime` `poller` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `goroutine` `thread` `inspect` `net` |
+// | 4 | `goroutine` `thread` `inspect` `net` `chan` `select` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it
 // if it is not running.
 mod backtraces;
 mod builder;
+pub mod chan;
 mod dump;
 mod environment;
 mod error;
@@ -245,6 +246,8 @@ mod poller;
 mod report;
 mod runtime;
 mod schedtrace;
+#[doc(hidden)]
+pub mod select;
 mod signals;
 mod stderr;
 pub mod thread;
@@ -260,6 +263,7 @@ pub use goroutine::{
 };
 pub use inspect::{dump, metrics};
 pub use report::Stall;
+pub use select::Select;
 
 /// Compiles the program in the README.
 #[cfg(doctest)]

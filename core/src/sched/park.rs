@@ -106,7 +106,9 @@ impl Sched {
         self.park(wait, &mut |waiter| {
             choice.commit(waiter).inspect_err(|_| parked = false)
         });
-        let outcome = choice.outcome().must("a waiter ran before its choice was decided");
+        let outcome = choice
+            .outcome()
+            .must("a waiter ran before its choice was decided");
         Ended { outcome, parked }
     }
 

@@ -1,0 +1,198 @@
+//! `select!`, and [`Select`] for a list of cases that is made at run time.
+
+mod arms;
+mod dynamic;
+
+#[doc(hidden)]
+pub use arms::{Picked, pick, recv, send};
+pub use dynamic::Select;
+
+/// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
+/// crate crossbeam-channel.
+///
+/// ```
+/// use gopark::{chan, select};
+/// use std::time::Duration;
+///
+/// gopark::run(|| {
+///     let (numbers, from_numbers) = chan::bounded(0);
+///     let (quit, from_quit) = chan::bounded::<()>(0);
+///     gopark::go(move || {
+///         for i in 0..3 {
+///             numbers.send(i).unwrap();
+///         }
+///         drop(quit); // Closes the channel: a receive returns at once.
+///         gopark::sleep(Duration::from_secs(1));
+///     });
+///     let mut sum = 0;
+///     loop {
+///         select! {
+///             recv(from_numbers) -> number => sum += number.unwrap(),
+///             recv(from_quit) -> _ => break,
+///             default(Duration::from_secs(10)) => panic!("nothing came"),
+///         }
+///     }
+///     assert_eq!(sum, 3);
+/// });
+/// ```
+///
+/// | arm | the event | the value |
+/// |---|---|---|
+/// | `recv(receiver) -> result` | a value arrives, or the channel is closed | that of [`recv`](crate::chan::Receiver::recv) |
+/// | `send(sender, value) -> result` | the value is sent, or the channel is closed | that of [`send`](crate::chan::Sender::send) |
+/// | `at(instant)` | the clock shows this [`Instant`](std::time::Instant) | |
+/// | `default(duration)` | no other event came for so long | |
+/// | `default` | no other event is there now: the select does not wait | |
+///
+/// - Exactly one arm happens. The others are as if they had not been tried: no value is received
+///   or lost. The value of a `send` that was not selected is dropped.
+/// - If several events are there, one is selected at random, each as likely as the others. With
+///   `biased;` as the first line, the first in the written order is selected.
+/// - The expressions in parentheses are evaluated once, in their order, when the select begins. A
+///   receiver or sender is borrowed only until the event.
+/// - Arms end with a comma, which may be left out after a block. All arms have the same type, that
+///   of the select. `break`, `continue`, `return` and `?` work in arms.
+/// - A channel that is closed is an event, each time. To stop selecting on it, leave the loop, or
+///   use [`Select`] with the channels that are left.
+/// - Up to 8 arms need no allocation.
+///
+/// An ordinary thread blocks, a goroutine parks. A `select!` without arms does not compile: it
+/// would wait forever.
+#[macro_export]
+macro_rules! select {
+    () => {
+        ::core::compile_error!("select! without arms would wait forever")
+    };
+    (biased; $($arms:tt)+) => {
+        $crate::__select!(@parse true [] [] [] $($arms)+)
+    };
+    ($($arms:tt)+) => {
+        $crate::__select!(@parse false [] [] [] $($arms)+)
+    };
+}
+
+/// Sorts the arms into cases, times and a default. Each expansion names its variables anew, so the
+/// variables of one arm differ from those of another.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __select {
+    // An arm that ends with a block, and one that ends with an expression.
+    (@parse $biased:tt $cases:tt $times:tt $default:tt
+     $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block, $($rest:tt)*) => {
+        $crate::__select!(@arm $biased $cases $times $default
+            [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
+    };
+    (@parse $biased:tt $cases:tt $times:tt $default:tt
+     $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block $($rest:tt)*) => {
+        $crate::__select!(@arm $biased $cases $times $default
+            [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
+    };
+    (@parse $biased:tt $cases:tt $times:tt $default:tt
+     $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr, $($rest:tt)*) => {
+        $crate::__select!(@arm $biased $cases $times $default
+            [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
+    };
+    (@parse $biased:tt $cases:tt $times:tt $default:tt
+     $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr) => {
+        $crate::__select!(@arm $biased $cases $times $default
+            [$kind ($($($arg),*)?) ($($value)?) $body])
+    };
+    (@parse $biased:tt $cases:tt $times:tt $default:tt) => {
+        $crate::__select!(@expand $biased $cases $times $default)
+    };
+    (@parse $biased:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
+        ::core::compile_error!(::core::concat!(
+            "expected an arm of select!, such as `recv(receiver) -> value => expression,`, found `",
+            ::core::stringify!($($rest)+), "`"
+        ))
+    };
+
+    (@arm $biased:tt $cases:tt [] []
+     [default () () $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased $cases [] [$body] $($rest)*)
+    };
+    (@arm $biased:tt $cases:tt $times:tt $default:tt
+     [default () () $body:expr] $($rest:tt)*) => {
+        ::core::compile_error!("select! with `default` does not wait: it has no other `default` or `at`")
+    };
+    (@arm $biased:tt $cases:tt [$($times:tt)*] []
+     [default ($after:expr) () $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased $cases
+            [$($times)* (::std::time::Instant::now().checked_add($after), $body)] [] $($rest)*)
+    };
+    (@arm $biased:tt $cases:tt [$($times:tt)*] []
+     [at ($when:expr) () $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased $cases
+            [$($times)* (::core::option::Option::Some($when), $body)] [] $($rest)*)
+    };
+    (@arm $biased:tt [$($cases:tt)*] $times:tt $default:tt
+     [$kind:ident ($source:expr $(, $arg:expr)?) ($value:pat) $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased
+            [$($cases)* (source arm result $kind ($source) ($($arg)?) ($value) $body)]
+            $times $default $($rest)*)
+    };
+    (@arm $biased:tt $cases:tt $times:tt $default:tt
+     [$kind:ident $args:tt $value:tt $body:expr] $($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
+             recv(receiver) -> value, send(sender, value) -> result, at(instant), default, \
+             default(duration)"
+        ))
+    };
+
+    (@expand $biased:tt
+     [$(($source:ident $arm:ident $result:ident $kind:ident ($of:expr) ($($arg:expr)?)
+         ($value:pat) $body:expr))*]
+     [$(($when:expr, $late:expr))*]
+     [$($default:expr)?]) => {{
+        // The sources are borrowed, and the arms live, in this block only.
+        let (picked, ($($result,)*)) = {
+            $(let $source = &$of;
+              let $arm = $crate::select::$kind($source $(, $arg)?);)*
+            let times: &[::core::option::Option<::std::time::Instant>] = &[$($when),*];
+            let picked = $crate::select::pick(
+                &[$($arm.case()),*],
+                $biased,
+                times,
+                $crate::__select!(@is_there $($default)?),
+            );
+            let mut index = 0usize;
+            $(let $result = {
+                let mine = picked == $crate::select::Picked::Case(index);
+                index += 1;
+                if mine { ::core::option::Option::Some($arm.finish()) } else {
+                    ::core::option::Option::None
+                }
+            };)*
+            let _ = index;
+            (picked, ($($result,)*))
+        };
+        $crate::__select!(@run picked
+            [$(($result ($value) $body))*] [$($late),*] [$($default)?])
+    }};
+
+    (@is_there) => { false };
+    (@is_there $default:expr) => { true };
+
+    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $late:tt $default:tt) => {
+        if let ::core::option::Option::Some(value) = $result {
+            let $value = value;
+            $body
+        } else {
+            $crate::__select!(@run $picked [$($rest)*] $late $default)
+        }
+    };
+    (@run $picked:ident [] [] []) => {
+        ::core::unreachable!("a select without a limit ended without an event")
+    };
+    (@run $picked:ident [] [] [$default:expr]) => { $default };
+    (@run $picked:ident [] [$late:expr] []) => { $late };
+    (@run $picked:ident [] [$first:expr, $second:expr] []) => {
+        if $picked == $crate::select::Picked::Time(0) { $first } else { $second }
+    };
+    (@run $picked:ident [] [$first:expr, $second:expr, $third:expr] []) => {
+        if $picked == $crate::select::Picked::Time(0) { $first }
+        else if $picked == $crate::select::Picked::Time(1) { $second }
+        else { $third }
+    };
+}

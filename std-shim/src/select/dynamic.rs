@@ -1,0 +1,237 @@
+//! A select over a list that is made at run time.
+
+use super::arms::{Picked, pick};
+use crate::chan::{Receiver, RecvError, SendError, Sender};
+use crate::global::Global;
+use gopark_core::chan::{RecvArm, SendArm};
+use gopark_core::select::Case;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A select over cases that a program adds at run time. See [`select!`](crate::select!) for a fixed
+/// list.
+///
+/// Each case has a closure, which gets the result of its operation. The wait calls the closure of
+/// the one case that happens, and returns what that returns. Go has `reflect.Select`.
+///
+/// ```
+/// use gopark::chan;
+/// use gopark::Select;
+///
+/// let channels: Vec<_> = (0..20).map(|_| chan::bounded(1)).collect();
+/// channels[13].0.send("hello").unwrap();
+///
+/// let mut select = Select::new();
+/// for (i, (_, receiver)) in channels.iter().enumerate() {
+///     select.recv(receiver, move |result| (i, result));
+/// }
+/// assert_eq!(select.wait(), (13, Ok("hello")));
+/// ```
+#[must_use = "a select does nothing until it waits"]
+pub struct Select<'a, O> {
+    cases: Vec<Box<dyn Operation<'a, O> + 'a>>,
+    biased: bool,
+}
+
+trait Operation<'a, O> {
+    fn case(&self) -> Case<'_>;
+    fn finish(self: Box<Self>) -> O;
+}
+
+struct Recv<'a, T, F> {
+    arm: RecvArm<'a, T, Global>,
+    then: F,
+}
+
+impl<'a, T, O, F: FnOnce(Result<T, RecvError>) -> O> Operation<'a, O> for Recv<'a, T, F> {
+    fn case(&self) -> Case<'_> {
+        self.arm.case()
+    }
+
+    fn finish(self: Box<Self>) -> O {
+        (self.then)(self.arm.finish())
+    }
+}
+
+struct Send<'a, T, F> {
+    arm: SendArm<'a, T, Global>,
+    then: F,
+}
+
+impl<'a, T, O, F: FnOnce(Result<(), SendError<T>>) -> O> Operation<'a, O> for Send<'a, T, F> {
+    fn case(&self) -> Case<'_> {
+        self.arm.case()
+    }
+
+    fn finish(self: Box<Self>) -> O {
+        (self.then)(self.arm.finish())
+    }
+}
+
+impl<O> Default for Select<'_, O> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a, O> Select<'a, O> {
+    /// A select without cases.
+    ///
+    /// ```
+    /// use gopark::Select;
+    ///
+    /// assert_eq!(Select::<()>::new().try_wait(), None);
+    /// ```
+    pub fn new() -> Self {
+        Select {
+            cases: Vec::new(),
+            biased: false,
+        }
+    }
+
+    /// Selects the first case that was added if several are possible, not one at random.
+    ///
+    /// ```
+    /// use gopark::{Select, chan};
+    ///
+    /// let (_, closed) = chan::bounded::<u8>(0);
+    /// let mut select = Select::new();
+    /// select.biased().recv(&closed, |_| "first").recv(&closed, |_| "second");
+    /// assert_eq!(select.wait(), "first");
+    /// ```
+    pub fn biased(&mut self) -> &mut Self {
+        self.biased = true;
+        self
+    }
+
+    /// Adds a receive. If it happens, `then` gets what [`recv`](Receiver::recv) returns.
+    ///
+    /// ```
+    /// use gopark::{Select, chan};
+    ///
+    /// let (sender, receiver) = chan::unbounded();
+    /// sender.send(6).unwrap();
+    /// let mut select = Select::new();
+    /// select.recv(&receiver, |result| result.unwrap() * 7);
+    /// assert_eq!(select.wait(), 42);
+    /// ```
+    pub fn recv<T>(
+        &mut self,
+        receiver: &'a Receiver<T>,
+        then: impl FnOnce(Result<T, RecvError>) -> O + 'a,
+    ) -> &mut Self {
+        let arm = receiver.0.arm();
+        self.cases.push(Box::new(Recv { arm, then }));
+        self
+    }
+
+    /// Adds a send. If it happens, `then` gets what [`send`](Sender::send) returns. If not, the
+    /// value is dropped.
+    ///
+    /// ```
+    /// use gopark::{Select, chan};
+    ///
+    /// let (sender, receiver) = chan::bounded(1);
+    /// let mut select = Select::new();
+    /// select.send(&sender, 'x', |result| result.is_ok());
+    /// assert!(select.wait());
+    /// assert_eq!(receiver.recv(), Ok('x'));
+    /// ```
+    pub fn send<T>(
+        &mut self,
+        sender: &'a Sender<T>,
+        value: T,
+        then: impl FnOnce(Result<(), SendError<T>>) -> O + 'a,
+    ) -> &mut Self {
+        let arm = sender.0.arm(value);
+        self.cases.push(Box::new(Send { arm, then }));
+        self
+    }
+
+    /// Waits until a case happens.
+    ///
+    /// # Panics
+    ///
+    /// If there are no cases: it would wait forever.
+    ///
+    /// ```should_panic
+    /// gopark::Select::<()>::new().wait();
+    /// ```
+    #[track_caller]
+    pub fn wait(self) -> O {
+        assert!(
+            !self.cases.is_empty(),
+            "Select::wait: a select without cases would wait forever"
+        );
+        self.pick(&[], false)
+            .expect("a select without a limit ended without an event")
+    }
+
+    /// Waits until a case happens, but no longer than `timeout`. `None` if the time is over first.
+    ///
+    /// ```
+    /// use gopark::{Select, chan};
+    /// use std::time::Duration;
+    ///
+    /// let (_sender, receiver) = chan::bounded::<u8>(0);
+    /// let mut select = Select::new();
+    /// select.recv(&receiver, |result| result);
+    /// assert_eq!(select.wait_timeout(Duration::from_millis(5)), None);
+    /// ```
+    pub fn wait_timeout(self, timeout: Duration) -> Option<O> {
+        self.pick(&[Instant::now().checked_add(timeout)], false)
+    }
+
+    /// Waits until a case happens, but no longer than until `deadline`. `None` if that comes first.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// assert_eq!(gopark::Select::<()>::new().wait_deadline(Instant::now()), None);
+    /// ```
+    pub fn wait_deadline(self, deadline: Instant) -> Option<O> {
+        self.pick(&[Some(deadline)], false)
+    }
+
+    /// Does one of the cases if that needs no wait. `None` if each would have to wait.
+    ///
+    /// ```
+    /// use gopark::{Select, chan};
+    ///
+    /// let (_sender, receiver) = chan::bounded::<u8>(0);
+    /// let mut select = Select::new();
+    /// select.recv(&receiver, |result| result);
+    /// assert_eq!(select.try_wait(), None);
+    /// ```
+    pub fn try_wait(self) -> Option<O> {
+        self.pick(&[], true)
+    }
+
+    fn pick(mut self, times: &[Option<Instant>], now: bool) -> Option<O> {
+        let cases: Vec<_> = self
+            .cases
+            .iter()
+            .map(|operation| operation.case())
+            .collect();
+        let picked = pick(&cases, self.biased, times, now);
+        drop(cases);
+        match picked {
+            Picked::Case(index) => {
+                let done = self.cases.swap_remove(index);
+                // The values of the others are dropped before the closure runs.
+                drop(self);
+                Some(done.finish())
+            }
+            Picked::Time(_) | Picked::Nothing => None,
+        }
+    }
+}
+
+impl<O> fmt::Debug for Select<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Select")
+            .field("cases", &self.cases.len())
+            .field("biased", &self.biased)
+            .finish()
+    }
+}
