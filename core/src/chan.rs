@@ -22,9 +22,11 @@
 
 mod arms;
 mod buffer;
+mod delivery;
 mod handles;
 
 pub use arms::{RecvArm, SendArm};
+pub(crate) use delivery::Delivery;
 pub use handles::{
     Receiver, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Sender, TryRecvError,
     TrySendError, bounded, unbounded,

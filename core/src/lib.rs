@@ -13,7 +13,7 @@
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] [`chan`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `fdmutex` [`fd`] |
 //! | 6 | [`watch`] |
 //!
@@ -93,6 +93,7 @@ mod poller;
 pub mod runtime;
 pub mod sched;
 
+pub mod alarm;
 pub mod blocking;
 pub mod chan;
 pub mod join;

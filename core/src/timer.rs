@@ -310,15 +310,18 @@ impl Heap {
         next < before
     }
 
-    /// Takes a timer out of the heap at once. Afterwards neither this heap nor a callback refers to
-    /// a timer that was armed by [`Timer::arm_expiry`], nor to its choice: both are used only under
-    /// the lock that this function takes.
-    pub(crate) fn remove(&'static self, timer: &Timer) {
+    /// Takes a timer out of the heap at once, if it is there. Returns whether it was: then it will
+    /// not fire.
+    ///
+    /// Afterwards the heap does not refer to the timer. If it was armed by [`Timer::arm_expiry`],
+    /// its choice is not used any more: that happens only under the lock that this function takes.
+    /// A callback may still be on its way if this returns false.
+    pub(crate) fn remove(&'static self, timer: &Timer) -> bool {
         let mut entries = self.entries.lock();
         {
             let mut state = timer.state.lock();
             if state.heap.is_none() {
-                return;
+                return false;
             }
             state.heap = None;
             if state.when == 0 {
@@ -334,6 +337,7 @@ impl Heap {
             sift_up(&mut entries, index);
         }
         self.publish(&entries);
+        true
     }
 
     /// Fires all timers due at `now`.

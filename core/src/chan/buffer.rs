@@ -151,6 +151,14 @@ impl<T> Buffer<T> {
         self.len
     }
 
+    /// Adds an empty block.
+    pub(super) fn donate(&mut self, block: Block<T>) {
+        let block = block.into_raw();
+        // SAFETY: the block is the buffer's now.
+        unsafe { &mut *block.as_ptr() }.next = self.spare.replace(block);
+        self.spares += 1;
+    }
+
     /// Whether a value fits after the first one was popped, without a new block.
     #[inline]
     pub(super) fn has_room_after_pop(&self) -> bool {
@@ -234,11 +242,9 @@ impl<T> Buffer<T> {
             block: next,
             index: 0,
         };
-        if self.spares < self.max_spare {
-            header.next = self.spare.replace(empty);
-            self.spares += 1;
-        } else {
-            *freed = Some(Block(empty));
+        match self.spares < self.max_spare {
+            true => self.donate(Block(empty)),
+            false => *freed = Some(Block(empty)),
         }
     }
 }

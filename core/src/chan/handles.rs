@@ -8,8 +8,8 @@ use core::error::Error;
 use core::fmt;
 use core::panic::{RefUnwindSafe, UnwindSafe};
 
-struct Shared<T, R: Runtime> {
-    channel: Channel<T, R>,
+pub(super) struct Shared<T, R: Runtime> {
+    pub(super) channel: Channel<T, R>,
     senders: AtomicUsize,
     receivers: AtomicUsize,
 }
@@ -22,28 +22,35 @@ impl<T, R: Runtime> RefUnwindSafe for Shared<T, R> {}
 #[doc(alias = "makechan")]
 pub fn bounded<T, R: Runtime>(capacity: usize, runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
     // `usize::MAX` stands for no bound, and that many values fit into no memory.
-    make(capacity, runtime)
+    ends(capacity, runtime)
 }
 
 /// Makes a channel without a bound: a send never waits.
 pub fn unbounded<T, R: Runtime>(runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
-    make(usize::MAX, runtime)
+    ends(usize::MAX, runtime)
 }
 
-fn make<T, R: Runtime>(capacity: usize, runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
-    let shared = Arc::new(Shared {
-        channel: Channel::new(capacity, runtime),
-        senders: AtomicUsize::new(1),
-        receivers: AtomicUsize::new(1),
-    });
+fn ends<T, R: Runtime>(capacity: usize, runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
+    let shared = Shared::new(capacity, runtime);
     (Sender(shared.clone()), Receiver(shared))
+}
+
+impl<T, R: Runtime> Shared<T, R> {
+    /// A channel with one handle of each kind, which the caller makes.
+    pub(super) fn new(capacity: usize, runtime: R) -> Arc<Self> {
+        Arc::new(Shared {
+            channel: Channel::new(capacity, runtime),
+            senders: AtomicUsize::new(1),
+            receivers: AtomicUsize::new(1),
+        })
+    }
 }
 
 /// The sending end of a channel. The channel closes when the last one is dropped.
 pub struct Sender<T, R: Runtime>(Arc<Shared<T, R>>);
 
 /// The receiving end of a channel. The channel closes when the last one is dropped.
-pub struct Receiver<T, R: Runtime>(Arc<Shared<T, R>>);
+pub struct Receiver<T, R: Runtime>(pub(super) Arc<Shared<T, R>>);
 
 impl<T, R: Runtime> Sender<T, R> {
     pub(super) fn channel(&self) -> &Channel<T, R> {
