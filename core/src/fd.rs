@@ -22,6 +22,10 @@
 //! ended and the system has released the descriptor, so its port can be bound again at once.
 #![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
+mod ready;
+
+pub use ready::{Probe, ReadyArm};
+
 use crate::fdmutex::{AfterUse, Closed, FdMutex};
 use crate::netpoll::RegisterError;
 use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};

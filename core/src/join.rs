@@ -21,11 +21,12 @@
 )]
 
 use crate::g::{G, GRef, VTable};
+use crate::latch::Latch;
 use crate::sched::Sched;
+use crate::select::Case;
 use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::wait_info::Wait;
-use crate::waiter::WaitSlot;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -48,7 +49,7 @@ struct Task<F, R> {
 struct Head {
     g: G,
     sched: &'static Sched,
-    done: WaitSlot,
+    done: Latch,
     state: AtomicU8,
     refs: AtomicU8,
     vtable: &'static JoinVTable,
@@ -98,7 +99,7 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
             unsafe { ManuallyDrop::drop(&mut (*task.stage.get()).result) };
         }
         head.sched.release_stack();
-        if let Some(joiner) = head.done.notify() {
+        if let Some(joiner) = head.done.set() {
             head.sched.ready(joiner);
         }
     }
@@ -164,29 +165,51 @@ impl<R> Join<R> {
 
     /// Whether the goroutine has returned.
     pub fn is_finished(&self) -> bool {
-        self.head().done.is_ready()
+        self.head().done.is_set()
     }
 
     /// Waits until the goroutine has returned. Returns its result.
+    ///
+    /// # Panics
+    ///
+    /// If a select has taken the result.
     pub fn join(self) -> R {
         let head = self.head();
-        head.sched
-            .wait_for(&head.done, Wait::Join(self.id()).encode());
-        // SAFETY: `done` was notified, so the result is written and `state` is `FINISHED`: the
-        // goroutine leaves the result to this handle, whose drop is skipped.
-        let result = unsafe { (head.vtable.result)(self.head).cast::<R>().read() };
-        let this = ManuallyDrop::new(self);
-        // SAFETY: the handle's reference, given up once.
-        unsafe { Head::release(this.head) };
-        result
+        let wait = Wait::Join(self.id()).encode();
+        head.done.wait(head.sched, wait);
+        self.read()
+            .unwrap_or_else(|| panic!("a select has taken the result of goroutine {}", self.id()))
+    }
+
+    /// The return of the goroutine as a case of a [select](Sched::select), which happens once.
+    pub fn case(&self) -> Case<'_> {
+        Case(&self.head().done)
+    }
+
+    /// Takes the result after a select has returned the index of [`case`](Self::case). `None`
+    /// without such a select, and the second time.
+    pub fn take(&self) -> Option<R>
+    where
+        R: Send,
+    {
+        self.read()
+    }
+
+    fn read(&self) -> Option<R> {
+        let head = self.head();
+        // SAFETY: the event was claimed, so it has come: the result is written, `state` is
+        // `FINISHED`, and the goroutine leaves the result to this handle. It is taken once.
+        let result = || unsafe { (head.vtable.result)(self.head).cast::<R>().read() };
+        head.done.take().then(result)
     }
 }
 
 impl<R> Drop for Join<R> {
     fn drop(&mut self) {
         let head = self.head();
-        if head.state.swap(DETACHED, Ordering::AcqRel) == FINISHED {
-            // SAFETY: the goroutine left the result to this handle, and `join` did not take it.
+        let finished = head.state.swap(DETACHED, Ordering::AcqRel) == FINISHED;
+        if finished && !head.done.is_taken() {
+            // SAFETY: the goroutine left the result to this handle, and nothing has taken it.
             unsafe { (head.vtable.result)(self.head).cast::<R>().drop_in_place() };
         }
         // SAFETY: the handle's reference, given up once.
@@ -219,7 +242,7 @@ impl Sched {
             head: Head {
                 g: G::new(&Task::<F, R>::G_VTABLE, self.next_id(), site),
                 sched: self,
-                done: WaitSlot::new(),
+                done: Latch::new(),
                 state: AtomicU8::new(OPEN),
                 refs: AtomicU8::new(2),
                 vtable: &Task::<F, R>::JOIN_VTABLE,

@@ -13,7 +13,7 @@
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] `latch` [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `fdmutex` [`fd`] |
 //! | 6 | [`watch`] |
 //!
@@ -97,6 +97,7 @@ pub mod alarm;
 pub mod blocking;
 pub mod chan;
 pub mod join;
+mod latch;
 mod netpoll;
 pub mod select;
 pub mod sema;

@@ -25,10 +25,12 @@
 mod cache;
 mod deadline;
 mod info;
+mod watchers;
 
 pub(crate) use cache::PollCache;
 pub use deadline::Deadline;
 use info::Info;
+pub(crate) use watchers::Watchers;
 
 use crate::counter::Count;
 use crate::os::{Delay, Event, Events, Mode, Nanos, Ready};
@@ -88,6 +90,8 @@ pub(crate) struct PollDesc {
     wt: Timer,
     /// The next free PollDesc. Owned by the cache, while this one is free.
     link: AtomicPtr<PollDesc>,
+    /// The selects that wait for readiness. Made by the first one.
+    watchers: Watchers,
 }
 
 static_assertions::const_assert_eq!(align_of::<PollDesc>(), tagptr::ALIGN);
@@ -127,6 +131,7 @@ impl PollDesc {
             rt: Timer::new(this.cast()),
             wt: Timer::new(this.cast()),
             link: AtomicPtr::new(ptr::null_mut()),
+            watchers: Watchers::new(),
         }
     }
 
@@ -272,6 +277,8 @@ impl PollDesc {
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.cancel());
         }
+        drop(state);
+        self.watchers.close(woken);
     }
 
     /// Delivers a kernel event: adds the waiters that it wakes to `woken`. An event of an earlier
@@ -289,6 +296,12 @@ impl PollDesc {
                 woken.extend(slot.notify());
             }
         }
+        self.watchers.wake(ready, woken);
+    }
+
+    /// The selects that wait for readiness.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     /// Ends a use, after the descriptor has left its poller. All tokens given out so far become

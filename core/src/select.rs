@@ -6,6 +6,10 @@
 //! a node of the waiter, before any gate is unlocked: no event is lost in between. Then one event
 //! decides the waiter's [`Choice`], and the waiter removes its other nodes.
 //!
+//! A descriptor's readiness is known to the system only, which cannot be asked under a lock. Such an
+//! arm *looks* before the attempts, and once more after its node was queued. An event between the
+//! two looks is found by the second one, a later event finds the node.
+//!
 //! A queued node never meets another node of the same select: operations pair with nodes of others
 //! before the select queues its own.
 #![allow(unsafe_code, reason = "nodes are queued by address")]
@@ -47,7 +51,19 @@ pub(crate) trait Arm {
     unsafe fn attempt(&self) -> Attempt;
 
     /// Gets ready for an attempt. Called without locks.
-    fn prepare(&self);
+    fn prepare(&self) {}
+
+    /// Looks for an event that no lock protects: the system knows it. Called without locks before
+    /// the attempts, so that [`attempt`](Self::attempt) can use what it found, and again after
+    /// `enqueue`. Returns whether the event is there.
+    fn look(&self) -> bool {
+        false
+    }
+
+    /// Whether the event is gone although it has decided the wait. The select then starts over.
+    fn is_spurious(&self) -> bool {
+        false
+    }
 
     /// Queues a node.
     ///
@@ -123,10 +139,22 @@ impl Sched {
         limit: Limit,
     ) -> Option<usize> {
         rank(seats);
-        if !biased {
-            shuffle(seats);
+        loop {
+            if !biased {
+                shuffle(seats);
+            }
+            let picked = self.select_once(seats, limit);
+            if picked.is_none_or(|index| !seats[index].case.0.is_spurious()) {
+                return picked;
+            }
         }
+    }
+
+    fn select_once(&'static self, seats: &mut [Seat<'_>], limit: Limit) -> Option<usize> {
         let choice = Choice::new();
+        for seat in seats.iter() {
+            seat.case.0.look();
+        }
         let done = loop {
             lock(seats);
             match attempt(seats) {
@@ -139,6 +167,7 @@ impl Sched {
                 Found::Blocked => {
                     enqueue(seats, &choice);
                     unlock(seats);
+                    look_again(seats, &choice);
                     return self.await_event(seats, &choice, limit);
                 }
             }
@@ -253,6 +282,17 @@ fn attempt(seats: &[Seat<'_>]) -> Found {
         }
     }
     Found::Blocked
+}
+
+/// Decides the choice if an event came before its node was queued.
+fn look_again(seats: &[Seat<'_>], choice: &Choice) {
+    for seat in seats {
+        if seats[seat.turn].case.0.look() {
+            // The waiter still runs, so there is none to wake.
+            _ = choice.decide(Outcome::Arm(seat.turn as u32));
+            return;
+        }
+    }
 }
 
 fn enqueue(seats: &mut [Seat<'_>], choice: &Choice) {

@@ -61,6 +61,7 @@
 //! operation that may wait, and must not hand the connection on after this error.
 
 mod dial;
+mod readiness;
 mod resolve;
 mod socket;
 mod tcp_listener;
@@ -68,6 +69,9 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use readiness::{Acceptable, Readiness};
+#[doc(hidden)]
+pub use readiness::{acceptable, readable, writable};
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,

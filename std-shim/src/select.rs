@@ -4,7 +4,9 @@ mod arms;
 mod dynamic;
 
 #[doc(hidden)]
-pub use arms::{Picked, pick, recv, send};
+pub use crate::net::{acceptable, readable, writable};
+#[doc(hidden)]
+pub use arms::{Picked, join, pick, recv, send};
 pub use dynamic::Select;
 
 /// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
@@ -40,6 +42,10 @@ pub use dynamic::Select;
 /// |---|---|---|
 /// | `recv(receiver) -> result` | a value arrives, or the channel is closed | that of [`recv`](crate::chan::Receiver::recv) |
 /// | `send(sender, value) -> result` | the value is sent, or the channel is closed | that of [`send`](crate::chan::Sender::send) |
+/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`](crate::JoinHandle::join) |
+/// | `readable(socket) -> result` | a read would not wait: data, an end or an error | `io::Result<()>` |
+/// | `writable(socket) -> result` | a write would not wait | `io::Result<()>` |
+/// | `acceptable(listener) -> result` | an accept would not wait | `io::Result<()>` |
 /// | `at(instant)` | the clock shows this [`Instant`](std::time::Instant) | |
 /// | `default(duration)` | no other event came for so long | |
 /// | `default` | no other event is there now: the select does not wait | |
@@ -54,6 +60,11 @@ pub use dynamic::Select;
 ///   of the select. `break`, `continue`, `return` and `?` work in arms.
 /// - A channel that is closed is an event, each time. To stop selecting on it, leave the loop, or
 ///   use [`Select`] with the channels that are left.
+/// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which may
+///   have to wait if another goroutine is faster. Their result is an error if the socket is closed.
+///   Deadlines of the socket do not count.
+/// - `join` happens once and takes the goroutine's result. Later selects do not select it again, and
+///   a `join()` of the handle then panics.
 /// - Up to 8 arms need no allocation.
 ///
 /// An ordinary thread blocks, a goroutine parks. A `select!` without arms does not compile: it
@@ -135,8 +146,9 @@ macro_rules! __select {
      [$kind:ident $args:tt $value:tt $body:expr] $($rest:tt)*) => {
         ::core::compile_error!(::core::concat!(
             "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
-             recv(receiver) -> value, send(sender, value) -> result, at(instant), default, \
-             default(duration)"
+             recv(receiver) -> value, send(sender, value) -> result, join(handle) -> result, \
+             readable(socket) -> result, writable(socket) -> result, \
+             acceptable(listener) -> result, at(instant), default, default(duration)"
         ))
     };
 

@@ -2,6 +2,7 @@
 //! runtime in `start` and runs a behaviour in `check`.
 
 #[cfg(feature = "backtrace")]
+mod arms;
 mod backtraces;
 mod closing;
 mod deadlines;

@@ -13,7 +13,7 @@ use super::socket::Address;
 use super::{OwnedFd, check};
 use core::mem;
 use core::ptr;
-use gopark_core::os::{Borrowed, Errno, Outcome};
+use gopark_core::os::{Borrowed, Errno, Mode, Outcome};
 
 /// The most buffers that one call moves. The kernel refuses longer vectors with `EINVAL`
 /// (readv(2)), so longer ones are cut to this length.
@@ -29,6 +29,21 @@ pub fn read(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
 pub fn write(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     // SAFETY: `buffer` is readable for its length.
     outcome(unsafe { libc::write(fd.raw(), buffer.as_ptr().cast(), buffer.len()) })
+}
+
+/// `poll(2)` without a wait: whether an operation in direction `mode` would not block now, because
+/// there is data, room, an end or an error. True if the system refuses to say.
+pub fn is_ready(fd: Borrowed<'_>, mode: Mode) -> bool {
+    let mut entry = libc::pollfd {
+        fd: fd.raw(),
+        events: match mode {
+            Mode::Read => libc::POLLIN,
+            Mode::Write => libc::POLLOUT,
+        },
+        revents: 0,
+    };
+    // SAFETY: the list has one entry.
+    unsafe { libc::poll(&mut entry, 1, 0) != 0 }
 }
 
 /// `readv(2)` into the first 1024 buffers.

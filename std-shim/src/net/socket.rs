@@ -205,6 +205,10 @@ impl Socket {
         }
     }
 
+    pub(super) fn fd(&self) -> &Fd {
+        &self.0
+    }
+
     pub(super) fn raw(&self) -> i32 {
         self.0.raw()
     }

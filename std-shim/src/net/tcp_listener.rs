@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 /// ```
 #[doc(alias = "TCPListener")]
 pub struct TcpListener {
-    socket: Socket,
+    pub(super) socket: Socket,
     /// Whether it comes from `std`. Connections that the kernel queued before `from` then lack the
     /// options of a connection.
     adopted: bool,

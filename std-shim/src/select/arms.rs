@@ -3,9 +3,11 @@
 use crate::builder::sched;
 use crate::chan::{Receiver, Sender};
 use crate::global::Global;
+use crate::goroutine::JoinHandle;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
 use gopark_core::select::{Case, Limit};
+use std::thread;
 use std::time::Instant;
 
 /// Which arm of a `select!` happened.
@@ -27,6 +29,33 @@ pub fn recv<T>(receiver: &Receiver<T>) -> RecvArm<'_, T, Global> {
 /// A send for one select.
 pub fn send<T>(sender: &Sender<T>, value: T) -> SendArm<'_, T, Global> {
     sender.0.arm(value)
+}
+
+/// The return of a goroutine, for one select.
+pub struct JoinArm<'a, T>(&'a JoinHandle<T>);
+
+/// The return of a goroutine, for one select. Its result crosses threads as the handle does.
+pub fn join<T: Send>(handle: &JoinHandle<T>) -> JoinArm<'_, T> {
+    JoinArm(handle)
+}
+
+impl<T: Send> JoinArm<'_, T> {
+    /// The case for the select.
+    pub fn case(&self) -> Case<'_> {
+        self.0.0.case()
+    }
+
+    /// What [`JoinHandle::join`] returns.
+    ///
+    /// # Panics
+    ///
+    /// If no select has returned this case.
+    pub fn finish(self) -> thread::Result<T> {
+        self.0
+            .0
+            .take()
+            .expect("finish without a select that has returned the join")
+    }
 }
 
 /// Waits for one of `cases` or `times`. A time that is `None` never comes.

@@ -1,0 +1,131 @@
+//! An event that comes once, such as the return of a goroutine, and that one waiter may claim.
+//!
+//! | state | `set` | `claimed` | waiters |
+//! |---|---|---|---|
+//! | not yet | no | no | any number |
+//! | come | yes | no | none: the first waiter would have claimed it |
+//! | claimed | yes | yes | those that came too late, and never get it |
+#![allow(unsafe_code, reason = "nodes are queued by address")]
+
+use crate::choice::{Choice, Decided, End, WaitNode, WaitQueue};
+use crate::sched::Sched;
+use crate::select::{Arm, Attempt, Gate};
+use crate::sync::{AtomicBool, Ordering, UnsafeCell};
+use crate::wait_info::WaitWords;
+use core::ptr::NonNull;
+
+/// An event that comes once. What it announces belongs to the waiter that claims it.
+pub(crate) struct Latch {
+    gate: Gate,
+    /// Protected by `gate`.
+    state: UnsafeCell<State>,
+    /// Whether the event has come. Written by the holder of `gate`.
+    set: AtomicBool,
+}
+
+struct State {
+    claimed: bool,
+    taken: bool,
+    waiters: WaitQueue,
+}
+
+// SAFETY: the gate protects the state.
+unsafe impl Send for Latch {}
+// SAFETY: as above.
+unsafe impl Sync for Latch {}
+
+impl Latch {
+    pub(crate) fn new() -> Self {
+        Latch {
+            gate: Gate::new(()),
+            state: UnsafeCell::new(State {
+                claimed: false,
+                taken: false,
+                waiters: WaitQueue::new(),
+            }),
+            set: AtomicBool::new(false),
+        }
+    }
+
+    fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
+        let _gate = self.gate.lock();
+        // SAFETY: the gate is locked.
+        f(unsafe { &mut *self.state.get() })
+    }
+
+    /// Whether the event has come.
+    pub(crate) fn is_set(&self) -> bool {
+        // Acquire pairs with the Release in `set`.
+        self.set.load(Ordering::Acquire)
+    }
+
+    /// Takes what the event announces. False unless a waiter has claimed it and it was not taken.
+    pub(crate) fn take(&self) -> bool {
+        self.with(|state| state.claimed && !core::mem::replace(&mut state.taken, true))
+    }
+
+    /// Whether what the event announces was taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.with(|state| state.taken)
+    }
+
+    /// The event comes. Returns the waiter that claims it, to be readied.
+    pub(crate) fn set(&self) -> Decided {
+        self.with(|state| {
+            self.set.store(true, Ordering::Release);
+            let first = state.waiters.pop()?;
+            state.claimed = true;
+            first.waiter
+        })
+    }
+
+    /// Waits for the event and claims it, unless another waiter has claimed it.
+    pub(crate) fn wait(&self, sched: &'static Sched, wait: WaitWords) {
+        let choice = Choice::new();
+        let node = WaitNode::new(&choice, 0, NonNull::dangling());
+        let must_wait = self.with(|state| {
+            if self.is_set() {
+                state.claimed = true;
+                return false;
+            }
+            // SAFETY: node and choice stay until this function returns, which is after `set` has
+            // unlocked the gate.
+            unsafe { state.waiters.push(&node, End::Back) };
+            true
+        });
+        if must_wait && !sched.wait_until(&choice, None, wait).parked {
+            // SAFETY: the node is in this queue or in none.
+            self.with(|state| unsafe { state.waiters.remove(&node) });
+        }
+    }
+}
+
+impl Arm for Latch {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn packet(&self) -> NonNull<()> {
+        NonNull::dangling()
+    }
+
+    unsafe fn attempt(&self) -> Attempt {
+        // SAFETY: the caller has locked the gate.
+        let state = unsafe { &mut *self.state.get() };
+        if !self.is_set() || state.claimed {
+            return Attempt::Blocked;
+        }
+        state.claimed = true;
+        Attempt::Done(None)
+    }
+
+    unsafe fn enqueue(&self, node: &WaitNode) {
+        // SAFETY: the caller has locked the gate, and keeps the node.
+        unsafe { (*self.state.get()).waiters.push(node, End::Back) };
+    }
+
+    unsafe fn dequeue(&self, node: &WaitNode) {
+        // SAFETY: the caller has locked the gate. Only `enqueue` has queued the node.
+        unsafe { (*self.state.get()).waiters.remove(node) };
+    }
+}
