@@ -151,15 +151,18 @@ impl<S, P: Sync> LockedQueue<S, P> {
         let leave = Leave(self, &node);
         queued();
         let ended = sched.wait_until(&choice, until, wait);
-        match ended.outcome {
-            Outcome::Arm(_) => {
-                if ended.parked {
-                    core::mem::forget(leave);
-                }
-                Waited::Served
+        if ended.outcome == Outcome::Expired {
+            drop(leave);
+            // A goroutine that asks again and again with a limit that has come must let others run.
+            if !ended.parked {
+                sched.spend(1);
             }
-            Outcome::Expired | Outcome::Withdrawn => Waited::Expired,
+            return Waited::Expired;
         }
+        if ended.parked {
+            core::mem::forget(leave);
+        }
+        Waited::Served
     }
 
     /// Readies the waiter whose wait `serve` ends under the lock, if it ends one.

@@ -247,6 +247,7 @@ mod runtime;
 mod schedtrace;
 mod signals;
 mod stderr;
+pub mod sync;
 pub mod thread;
 mod trace;
 
