@@ -13,7 +13,7 @@
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] `latch` [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] `latch` [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] `locked_queue` [`mutex`] [`condvar`] [`rwlock`] [`once`] [`semaphore`] [`wait_group`] [`notify`] |
 //! | 5 | `fdmutex` [`fd`] |
 //! | 6 | [`watch`] |
 //!
@@ -96,12 +96,20 @@ pub mod sched;
 pub mod alarm;
 pub mod blocking;
 pub mod chan;
+pub mod condvar;
 pub mod join;
 mod latch;
+mod locked_queue;
+pub mod mutex;
 mod netpoll;
+pub mod notify;
+pub mod once;
+pub mod rwlock;
 pub mod select;
 pub mod sema;
+pub mod semaphore;
 mod sleep;
+pub mod wait_group;
 
 pub mod fd;
 mod fdmutex;

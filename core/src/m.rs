@@ -26,7 +26,9 @@ use crate::p::P;
 use crate::retake::Retake;
 use crate::runq::{GList, Inbox};
 use crate::stack::Credit;
-use crate::sync::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, CachePadded, Ordering, UnsafeCell};
+use crate::sync::{
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, CachePadded, Ordering, UnsafeCell,
+};
 use crate::trace::Turn;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -55,9 +57,9 @@ pub(crate) struct M {
     /// Operations that do not block and that its goroutine may do before it yields. Written by the
     /// M's thread; sysmon sets it to 0 after a time slice.
     pub(crate) allowance: AtomicU32,
-    /// Set when a goroutine stopped here while its thread was in a panic: the panic may not be that
-    /// of the goroutine that runs. Written by the M's thread. See `sched/unwinding`.
-    pub(crate) foreign_panic: AtomicBool,
+    /// The number of the goroutine that was the first to stop here in a panic, while the thread is
+    /// in a panic, else 0. Written by the M's thread. See `sched/unwinding`.
+    pub(crate) panicker: AtomicU64,
     /// Whether it holds a P and has found no goroutine to run: it looks for one, or sleeps. Written
     /// by the M's thread.
     pub(crate) searches: AtomicBool,
@@ -114,7 +116,7 @@ impl M {
             p: AtomicU32::new(NO_P),
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
-            foreign_panic: AtomicBool::new(false),
+            panicker: AtomicU64::new(0),
             searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: CoarseClock::new(),

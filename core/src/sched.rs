@@ -350,6 +350,7 @@ impl Sched {
     /// Called by a goroutine that is about to return: releases its reservation of a stack.
     pub(crate) fn release_stack(&'static self) {
         let g = self.current().must("only a goroutine gives up its stack");
+        self.stops(g);
         let m = self.m_of(g);
         m.stack_credit.release(&self.arena);
         self.on_exit(m);

@@ -41,6 +41,20 @@ pub(crate) use loom::sync::atomic::{
 };
 pub(crate) use spin::Once;
 
+/// Declares a constructor that is `const`, except under loom.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $visibility:vis fn $($rest:tt)*) => {
+        $(#[$attribute])*
+        #[cfg(not(loom))]
+        $visibility const fn $($rest)*
+
+        $(#[$attribute])*
+        #[cfg(loom)]
+        $visibility fn $($rest)*
+    };
+}
+pub(crate) use const_unless_loom;
+
 /// Atomics that loom does not model. Most are statistics. The others have no race to explore: `OS`
 /// is written at the start, `Sched::forked` while the process has one thread, and
 /// `WaitInfo::shrunk` by one watcher.

@@ -1,6 +1,7 @@
 //! The runtime of the process, for the primitives of the core.
 
-use crate::builder::{instant, nanos, sched, sched_if_running};
+use crate::builder::{instant, nanos, sched};
+use crate::runtime::started;
 use gopark_core::os::Nanos;
 use gopark_core::runtime::Runtime;
 use gopark_core::sched::Sched;
@@ -19,7 +20,7 @@ impl Runtime for Global {
     }
 
     fn started(self) -> Option<&'static Sched> {
-        sched_if_running()
+        started()
     }
 
     fn nanos(self, limit: Instant) -> Nanos {

@@ -250,6 +250,7 @@ mod schedtrace;
 pub mod select;
 mod signals;
 mod stderr;
+pub mod sync;
 pub mod thread;
 pub mod time;
 mod trace;

@@ -8,9 +8,8 @@ use gopark::{Builder, PollError, go, yield_now};
 use gopark_tests::join;
 use gopark_tests::sockets::{narrow_pair, pair, poll_error};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,26 +68,29 @@ impl Neighbours {
     }
 }
 
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Runs `destructor` while a goroutine of this thread unwinds, and returns its result.
 fn while_unwinding<T: 'static>(destructor: impl FnOnce() -> T + 'static) -> T {
-    struct OnDrop<F: FnMut()>(F);
+    join(gopark::go_local(|| while_unwinding_here(destructor)))
+}
 
-    impl<F: FnMut()> Drop for OnDrop<F> {
-        fn drop(&mut self) {
-            (self.0)();
-        }
-    }
-
-    let (result, results): (_, Receiver<T>) = mpsc::channel();
-    let mut destructor = Some(destructor);
-    let unwinding = gopark::go_local(move || {
-        let _dropped = OnDrop(|| result.send(destructor.take().unwrap()()).unwrap());
+/// As [`while_unwinding`], in the calling goroutine.
+fn while_unwinding_here<T>(destructor: impl FnOnce() -> T) -> T {
+    let (mut destructor, mut result) = (Some(destructor), None);
+    let unwinding: thread::Result<()> = panic::catch_unwind(AssertUnwindSafe(|| {
+        let _dropped = OnDrop(|| result = Some(destructor.take().unwrap()()));
         // `panic!` would call the hook, which prints.
         panic::resume_unwind(Box::new(()))
-    });
-    let unwound: thread::Result<()> = unwinding.join();
-    assert!(unwound.is_err());
-    results.recv().unwrap()
+    }));
+    assert!(unwinding.is_err());
+    result.unwrap()
 }
 
 /// In how many rounds a neighbour saw the panic of a goroutine that runs `destructor` while it
@@ -254,5 +256,29 @@ fn a_destructor_that_parks_explicitly_lets_other_goroutines_run() {
             let (mut near, _far) = pair();
             while_unwinding(move || assert_unwinding(near.read(&mut [0])));
         }
+    });
+}
+
+/// A panic that neighbours have seen leaves no trace after its goroutine has returned.
+#[test]
+fn a_goroutine_that_panics_after_another_has_returned_counts_as_unwinding() {
+    check(|| {
+        let (near, _far) = pair();
+        let limit = Instant::now() + Duration::from_millis(200);
+        near.set_read_deadline(Some(limit)).unwrap();
+        let returned = Arc::new(AtomicBool::new(false));
+        let returns = returned.clone();
+        let first = gopark::go_local(move || {
+            while_unwinding_here(yield_now);
+            returns.store(true, SeqCst);
+        });
+        let second = gopark::go_local(move || {
+            while !returned.load(SeqCst) {
+                yield_now();
+            }
+            while_unwinding_here(|| (&near).read(&mut [0]))
+        });
+        assert_unwinding(join(second));
+        join(first);
     });
 }

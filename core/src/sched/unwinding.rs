@@ -14,9 +14,13 @@
 //! | a join, a sleep, a yield | parks: its caller asked for that |
 //!
 //! The last row makes the neighbours see a panic that is not theirs, and no operation may fail for
-//! that. So each M records whether its thread was in a panic when a goroutine last stopped there:
-//! `M::foreign_panic`. While that is set, the panic may be that of any goroutine at home there, and
-//! all may wait.
+//! that. So each M records the goroutine that stopped there in a panic: `M::panicker`. While the
+//! thread is in a panic, that goroutine unwinds, and its neighbours do not.
+//!
+//! `std` says only whether a thread is in a panic, not how often. So a neighbour that begins to
+//! panic in that time does not count as unwinding, and it may wait: a panic that is not seen costs
+//! less than one that is not there. The record ends when a goroutine stops or returns while the
+//! thread is in no panic.
 
 use super::Sched;
 use crate::g::G;
@@ -25,24 +29,30 @@ use crate::polldesc::PollError;
 use crate::sync::Ordering;
 
 impl Sched {
-    /// Whether the calling goroutine unwinds. False if the panic may be that of a neighbour, and on
-    /// an ordinary thread, which has no neighbours.
+    /// Whether the calling goroutine unwinds. False on an ordinary thread, which has no neighbours.
     pub(crate) fn unwinds(&self) -> bool {
-        (self.config.unwinding)()
-            && self
-                .current()
-                .is_some_and(|g| !self.m_of(g).foreign_panic.load(Ordering::Relaxed))
+        (self.config.unwinding)() && self.current().is_some_and(|g| !self.neighbour_panics(g))
+    }
+
+    /// Whether the panic that `std` sees on this thread is that of another goroutine, which has
+    /// stopped in it. The caller has found that the thread is in a panic.
+    pub fn panic_is_foreign(&self) -> bool {
+        self.current().is_some_and(|g| self.neighbour_panics(g))
+    }
+
+    /// Whether a goroutine other than `g` has stopped here in a panic.
+    fn neighbour_panics(&self, g: &G) -> bool {
+        let panicker = self.m_of(g).panicker.load(Ordering::Relaxed);
+        panicker != 0 && panicker != g.id()
     }
 
     /// Whether a goroutine may stop in an operation that can fail. If so, it is about to stop.
     #[inline]
     pub(crate) fn may_stop(&self, g: &G) -> bool {
-        let panics = (self.config.unwinding)();
-        let foreign = &self.m_of(g).foreign_panic;
-        if panics && !foreign.load(Ordering::Relaxed) {
-            return false;
+        if (self.config.unwinding)() {
+            return self.neighbour_panics(g);
         }
-        foreign.store(panics, Ordering::Relaxed);
+        self.m_of(g).panicker.store(0, Ordering::Relaxed);
         true
     }
 
@@ -54,10 +64,14 @@ impl Sched {
         }
     }
 
-    /// Called when a goroutine is about to stop, whether it unwinds or not.
+    /// Called when a goroutine is about to stop or to return, whether it unwinds or not.
     pub(super) fn stops(&self, g: &G) {
-        self.m_of(g)
-            .foreign_panic
-            .store((self.config.unwinding)(), Ordering::Relaxed);
+        let panicker = &self.m_of(g).panicker;
+        let after = match (self.config.unwinding)() {
+            false => 0,
+            true if self.neighbour_panics(g) => return,
+            true => g.id(),
+        };
+        panicker.store(after, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,240 @@
+//! What the primitives with waiters have in common: a state and the queue of its waiters under one
+//! lock, a wait in that queue, and wakes in batches.
+//!
+//! A primitive says under the lock whether its caller must wait, and which waiter is to be served.
+//! This module keeps the protocol of [`choice`](crate::choice): a waiter looks and joins the queue
+//! in one critical section, and leaves the queue when its wait has ended. Waiters are readied after
+//! the lock is released.
+#![allow(unsafe_code, reason = "a queue refers to nodes and packets by address")]
+
+use crate::choice::{Choice, Decided, End, Outcome, WaitNode, WaitQueue};
+use crate::os::Nanos;
+use crate::runtime::Runtime;
+use crate::sched::Sched;
+use crate::sync::{Lock, const_unless_loom};
+use crate::wait_info::WaitWords;
+use crate::waiter::WaiterList;
+use core::marker::PhantomData;
+use core::ops::DerefMut;
+use core::ptr::NonNull;
+
+/// How many waiters are woken for each time that the lock is held.
+const BATCH: usize = 32;
+
+/// A state `S` and its waiters. Each waiter brings a packet `P`, which its waker can read.
+pub(crate) struct LockedQueue<S, P = ()>(Lock<Queued<S, P>>);
+
+/// What the lock guards.
+pub(crate) struct Queued<S, P> {
+    pub(crate) state: S,
+    pub(crate) waiters: Waiters<P>,
+}
+
+/// The queue of those that wait, the first to be served in front.
+pub(crate) struct Waiters<P> {
+    queue: WaitQueue,
+    /// How many waiters have joined the queue so far.
+    joined: u64,
+    packets: PhantomData<fn(&P)>,
+}
+
+/// What a node in the queue refers to.
+struct Packet<'a, P> {
+    /// The value of `Waiters::joined` before this waiter.
+    number: u64,
+    content: &'a P,
+}
+
+/// A waiter whose wait has been ended by [`Waiters::pop_if`].
+#[must_use = "the waiter must be made to run"]
+pub(crate) struct Served<'a, P> {
+    pub(crate) waiter: Decided,
+    pub(crate) packet: &'a P,
+}
+
+/// How a call of [`LockedQueue::wait`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Waited {
+    /// A waker has served the caller.
+    Served,
+    /// The time limit came first. The caller is in no queue.
+    Expired,
+    /// There was no reason to wait.
+    NotQueued,
+}
+
+impl<P> Waiters<P> {
+    /// Whether no waiter is queued. Those whose time limit has come count until they leave.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Ends the wait of the first waiter, if `wanted` says yes to its packet.
+    pub(crate) fn pop_if(&mut self, wanted: impl Fn(&P) -> bool) -> Option<Served<'_, P>> {
+        self.pop_packet_if(|packet| wanted(packet.content))
+    }
+
+    fn pop_packet_if(&mut self, wanted: impl Fn(&Packet<'_, P>) -> bool) -> Option<Served<'_, P>> {
+        let of = |packet: NonNull<()>| {
+            // SAFETY: nodes join by `wait`, which leaves the packet in place until the node has
+            // left the queue and the lock was released.
+            unsafe { packet.cast::<Packet<'_, P>>().as_ref() }
+        };
+        let chosen = self.queue.pop_if(|packet| wanted(of(packet)))?;
+        Some(Served {
+            waiter: chosen.waiter,
+            packet: of(chosen.packet).content,
+        })
+    }
+}
+
+impl<S, P: Sync> LockedQueue<S, P> {
+    const_unless_loom! {
+        pub(crate) fn new(state: S) -> Self {
+            LockedQueue(Lock::new(Queued {
+                state,
+                waiters: Waiters {
+                    queue: WaitQueue::new(),
+                    joined: 0,
+                    packets: PhantomData,
+                },
+            }))
+        }
+    }
+
+    pub(crate) fn lock(&self) -> impl DerefMut<Target = Queued<S, P>> {
+        self.0.lock()
+    }
+
+    /// Waits until a waker serves the caller, or until the clock shows `until`. `join` says, under
+    /// the lock, at which end of the queue to wait, or that there is no reason to wait.
+    pub(crate) fn wait(
+        &self,
+        sched: &'static Sched,
+        wait: WaitWords,
+        until: Option<Nanos>,
+        packet: &P,
+        join: impl FnOnce(&mut Queued<S, P>) -> Option<End>,
+    ) -> Waited {
+        self.wait_after(sched, wait, until, packet, join, || ())
+    }
+
+    /// As [`wait`](Self::wait), and calls `queued` between joining the queue and parking.
+    pub(crate) fn wait_after(
+        &self,
+        sched: &'static Sched,
+        wait: WaitWords,
+        until: Option<Nanos>,
+        packet: &P,
+        join: impl FnOnce(&mut Queued<S, P>) -> Option<End>,
+        queued: impl FnOnce(),
+    ) -> Waited {
+        let choice = Choice::new();
+        let (content, node);
+        {
+            let mut locked = self.0.lock();
+            let Some(end) = join(&mut locked) else {
+                return Waited::NotQueued;
+            };
+            let waiters = &mut locked.waiters;
+            content = Packet {
+                number: waiters.joined,
+                content: packet,
+            };
+            waiters.joined += 1;
+            node = WaitNode::new(&choice, 0, NonNull::from(&content).cast());
+            // SAFETY: the node is new. It, its choice and its packet stay until `leave` was
+            // dropped, or until the waiter runs again after it was parked and served.
+            unsafe { waiters.queue.push(&node, end) };
+        }
+        let leave = Leave(self, &node);
+        queued();
+        let ended = sched.wait_until(&choice, until, wait);
+        if ended.outcome == Outcome::Expired {
+            drop(leave);
+            // A goroutine that asks again and again with a limit that has come must let others run.
+            if !ended.parked {
+                sched.spend(1);
+            }
+            return Waited::Expired;
+        }
+        if ended.parked {
+            core::mem::forget(leave);
+        }
+        Waited::Served
+    }
+
+    /// Readies the waiter whose wait `serve` ends under the lock, if it ends one.
+    pub(crate) fn wake_one(
+        &self,
+        runtime: impl Runtime,
+        serve: impl FnOnce(&mut Queued<S, P>) -> Option<Decided>,
+    ) {
+        let served = serve(&mut self.0.lock());
+        if let Some(waiter) = served.flatten() {
+            runtime.sched().ready(waiter);
+        }
+    }
+
+    /// Makes a change to the state, and readies the waiters whose waits `serve` then ends. Both run
+    /// under the lock, `serve` until it returns `None`.
+    pub(crate) fn wake(
+        &self,
+        runtime: impl Runtime,
+        change: impl FnOnce(&mut S),
+        mut serve: impl FnMut(&mut Queued<S, P>) -> Option<Decided>,
+    ) {
+        let mut change = Some(change);
+        loop {
+            let mut woken = WaiterList::new();
+            let mut served = 0;
+            {
+                let mut queued = self.0.lock();
+                if let Some(change) = change.take() {
+                    change(&mut queued.state);
+                }
+                while served < BATCH {
+                    let Some(waiter) = serve(&mut queued) else {
+                        break;
+                    };
+                    woken.extend(waiter);
+                    served += 1;
+                }
+            }
+            if let Some(first) = woken.pop() {
+                let sched = runtime.sched();
+                sched.ready(first);
+                sched.ready_list(woken);
+            }
+            if served < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// Wakes all that wait now. Waiters that join while this runs keep waiting, so it comes to an
+    /// end even if the woken ones wait again at once.
+    pub(crate) fn wake_all(&self, runtime: impl Runtime) {
+        let mut end = None;
+        let serve = |queued: &mut Queued<S, P>| {
+            let waiters = &mut queued.waiters;
+            let end = *end.get_or_insert(waiters.joined);
+            let served = waiters.pop_packet_if(|packet| packet.number < end)?;
+            Some(served.waiter)
+        };
+        self.wake(runtime, |_| (), serve);
+    }
+}
+
+/// Takes a node out of the queue when the wait has ended, also by a panic. The lock also keeps the
+/// waiter from leaving its stack while a waker uses the packet.
+struct Leave<'a, S, P>(&'a LockedQueue<S, P>, &'a WaitNode);
+
+impl<S, P> Drop for Leave<'_, S, P> {
+    fn drop(&mut self) {
+        let mut queued = self.0.0.lock();
+        // SAFETY: the node joined this queue, and joins no other.
+        unsafe { queued.waiters.queue.remove(self.1) };
+    }
+}

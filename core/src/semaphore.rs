@@ -1,0 +1,125 @@
+//! A counting semaphore that serves its waiters in the order of arrival.
+//!
+//! A waiter for many permits is not overtaken by a later one for few: while waiters are queued,
+//! permits go to the first of them, and only when there are as many as it wants. A waiter whose
+//! time limit comes may be the one that keeps those behind it waiting. So after it has left the
+//! queue, it gives the permits that are left to those waiters.
+
+use crate::choice::{Decided, End};
+use crate::locked_queue::{LockedQueue, Queued, Waited};
+use crate::runtime::Runtime;
+use crate::sync::const_unless_loom;
+use crate::wait_info::Wait;
+
+/// A semaphore.
+#[doc(alias = "semacquire")]
+#[doc(alias = "semrelease")]
+pub struct RawSemaphore<R: Runtime> {
+    /// The state is the number of permits, the packet how many permits a waiter wants.
+    queue: LockedQueue<usize, usize>,
+    runtime: R,
+}
+
+/// Gives the first waiter its permits, if there are enough.
+fn serve(queued: &mut Queued<usize, usize>) -> Option<Decided> {
+    let permits = queued.state;
+    let served = queued.waiters.pop_if(|wanted| *wanted <= permits)?;
+    queued.state -= *served.packet;
+    Some(served.waiter)
+}
+
+impl Queued<usize, usize> {
+    /// Takes `n` permits for a caller that need not wait.
+    fn take_now(&mut self, n: usize) -> bool {
+        let now = self.waiters.is_empty() && self.state >= n;
+        if now {
+            self.state -= n;
+        }
+        now
+    }
+}
+
+impl<R: Runtime> RawSemaphore<R> {
+    const_unless_loom! {
+        /// A semaphore with so many permits.
+        pub fn new(permits: usize, runtime: R) -> Self {
+            RawSemaphore {
+                queue: LockedQueue::new(permits),
+                runtime,
+            }
+        }
+    }
+
+    /// Takes `n` permits, after waiting until there are as many and all earlier waiters have
+    /// theirs.
+    pub fn acquire(&self, n: usize) {
+        if !self.take_now(n) {
+            self.acquire_slow(n, None);
+        }
+    }
+
+    /// As [`acquire`](Self::acquire), but gives up at `limit`: returns whether it took them.
+    pub fn acquire_until(&self, n: usize, limit: R::Instant) -> bool {
+        self.take_now(n) || self.acquire_slow(n, Some(limit))
+    }
+
+    /// Takes `n` permits if there are as many and no waiter is queued. Returns whether it did.
+    ///
+    /// After many failures in a row a goroutine yields, so that others can release permits.
+    pub fn try_acquire(&self, n: usize) -> bool {
+        if self.take_now(n) {
+            return true;
+        }
+        if let Some(sched) = self.runtime.started() {
+            sched.spend(1);
+        }
+        false
+    }
+
+    /// Adds `n` permits.
+    ///
+    /// # Panics
+    ///
+    /// If there would be more than `usize::MAX`. The semaphore stays as it is.
+    pub fn release(&self, n: usize) {
+        let mut overflow = false;
+        let add = |permits: &mut usize| match permits.checked_add(n) {
+            Some(sum) => *permits = sum,
+            None => overflow = true,
+        };
+        self.queue.wake(self.runtime, add, serve);
+        assert!(!overflow, "too many permits in a semaphore");
+    }
+
+    /// The number of permits that can be taken.
+    pub fn available(&self) -> usize {
+        self.queue.lock().state
+    }
+
+    fn take_now(&self, n: usize) -> bool {
+        self.queue.lock().take_now(n)
+    }
+
+    #[cold]
+    fn acquire_slow(&self, n: usize, limit: Option<R::Instant>) -> bool {
+        let sched = self.runtime.sched();
+        let until = limit.map(|limit| self.runtime.nanos(limit));
+        let wait = Wait::Semaphore.encode();
+        let waited = self.queue.wait(sched, wait, until, &n, |queued| {
+            // Permits may have been released since the first look.
+            let now = queued.take_now(n);
+            (!now).then_some(End::Back)
+        });
+        if waited == Waited::Expired {
+            self.queue.wake(self.runtime, |_| (), serve);
+        }
+        waited != Waited::Expired
+    }
+}
+
+impl<R: Runtime + Default> Default for RawSemaphore<R> {
+    /// A semaphore without permits.
+    fn default() -> Self {
+        Self::new(0, R::default())
+    }
+}

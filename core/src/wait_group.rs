@@ -1,0 +1,83 @@
+//! A group to wait for: Go's `sync.WaitGroup`.
+
+use crate::choice::End;
+use crate::locked_queue::{LockedQueue, Queued};
+use crate::runtime::Runtime;
+use crate::sync::const_unless_loom;
+use crate::wait_info::Wait;
+
+/// A counter. Callers of [`wait`](RawWaitGroup::wait) wait until it is 0.
+pub struct RawWaitGroup<R: Runtime> {
+    queue: LockedQueue<usize>,
+    runtime: R,
+}
+
+impl<R: Runtime> RawWaitGroup<R> {
+    const_unless_loom! {
+        /// A group whose counter is 0.
+        pub fn new(runtime: R) -> Self {
+            RawWaitGroup {
+                queue: LockedQueue::new(0),
+                runtime,
+            }
+        }
+    }
+
+    /// Adds `n` to the counter.
+    ///
+    /// # Panics
+    ///
+    /// If the counter would exceed `usize::MAX`. It stays as it is.
+    pub fn add(&self, n: usize) {
+        let sum = {
+            let count = &mut self.queue.lock().state;
+            let sum = count.checked_add(n);
+            *count = sum.unwrap_or(*count);
+            sum
+        };
+        assert!(sum.is_some(), "too many members of a wait group");
+    }
+
+    /// Subtracts 1 from the counter. If it is 0 then, wakes all that wait.
+    ///
+    /// # Panics
+    ///
+    /// If the counter is 0.
+    pub fn done(&self) {
+        let before = {
+            let count = &mut self.queue.lock().state;
+            let before = *count;
+            *count = before.saturating_sub(1);
+            before
+        };
+        assert!(
+            before > 0,
+            "a wait group is done more often than members were added"
+        );
+        if before == 1 {
+            self.queue.wake_all(self.runtime);
+        }
+    }
+
+    /// Waits until the counter is 0.
+    pub fn wait(&self) {
+        if self.count() > 0 {
+            let sched = self.runtime.sched();
+            let members = |queued: &mut Queued<usize, ()>| (queued.state > 0).then_some(End::Back);
+            _ = self
+                .queue
+                .wait(sched, Wait::WaitGroup.encode(), None, &(), members);
+        }
+    }
+
+    /// The counter.
+    pub fn count(&self) -> usize {
+        self.queue.lock().state
+    }
+}
+
+impl<R: Runtime + Default> Default for RawWaitGroup<R> {
+    fn default() -> Self {
+        Self::new(R::default())
+    }
+}
