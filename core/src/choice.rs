@@ -35,7 +35,6 @@
 //! The invariant: while a node is in a queue, its choice and its packet are alive.
 #![allow(unsafe_code, reason = "queues refer to nodes by address")]
 
-use crate::must::Must;
 use crate::sync::{AtomicUsize, Ordering, UnsafeCell};
 use crate::waiter::Waiter;
 use core::ptr::NonNull;
@@ -295,17 +294,6 @@ impl WaitQueue {
 unsafe fn links_of<'a>(node: NonNull<WaitNode>) -> &'a mut Links {
     // SAFETY: the caller's promise.
     unsafe { &mut *node.as_ref().links.get() }
-}
-
-impl Outcome {
-    /// The number of the arm, in a wait that has neither a limit nor a cancel.
-    pub(crate) fn arm(self) -> u32 {
-        match self {
-            Outcome::Arm(arm) => Some(arm),
-            Outcome::Expired | Outcome::Withdrawn => None,
-        }
-        .must("a wait without a limit expired")
-    }
 }
 
 #[cfg(all(test, loom))]
