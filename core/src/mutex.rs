@@ -27,6 +27,8 @@ use crate::choice::End;
 use crate::locked_queue::{LockedQueue, Waited};
 use crate::os::Nanos;
 use crate::runtime::Runtime;
+use crate::stack::stack_pointer;
+use crate::sync::unmodeled::AtomicUsize;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, const_unless_loom};
 use crate::wait_info::Wait;
 
@@ -42,6 +44,8 @@ const STARVING: Nanos = 1_000_000;
 pub struct RawMutex<R: Runtime> {
     word: AtomicU32,
     queue: LockedQueue<(), Contender>,
+    /// An address on the stack of the owner, for watchers. Written by the owner.
+    holder: AtomicUsize,
     runtime: R,
 }
 
@@ -59,6 +63,7 @@ impl<R: Runtime> RawMutex<R> {
             RawMutex {
                 word: AtomicU32::new(0),
                 queue: LockedQueue::new(()),
+                holder: AtomicUsize::new(0),
                 runtime,
             }
         }
@@ -70,12 +75,23 @@ impl<R: Runtime> RawMutex<R> {
         if !self.lock_fast() {
             self.lock_slow(None);
         }
+        self.sign();
+    }
+
+    /// Notes where the owner is, for watchers.
+    #[inline(always)]
+    fn sign(&self) {
+        self.holder.store(stack_pointer(), Ordering::Relaxed);
     }
 
     /// As [`lock`](Self::lock), but gives up at `limit`: returns whether it locked the mutex.
     #[inline]
     pub fn lock_until(&self, limit: R::Instant) -> bool {
-        self.lock_fast() || self.lock_slow(Some(limit))
+        let locked = self.lock_fast() || self.lock_slow(Some(limit));
+        if locked {
+            self.sign();
+        }
+        locked
     }
 
     /// Locks the mutex if it is unlocked. Returns whether it did.
@@ -84,6 +100,7 @@ impl<R: Runtime> RawMutex<R> {
     #[inline]
     pub fn try_lock(&self) -> bool {
         if self.lock_fast() || self.compete(0) {
+            self.sign();
             return true;
         }
         if let Some(sched) = self.runtime.started() {
@@ -138,7 +155,7 @@ impl<R: Runtime> RawMutex<R> {
         let (mut end, mut mine) = (End::Back, 0);
         loop {
             let join = |_: &mut _| self.announce(mine).then_some(end);
-            let wait = Wait::Mutex(0).encode();
+            let wait = Wait::Mutex(self.holder.as_ptr() as u64).encode();
             match self.queue.wait(sched, wait, until, &contender, join) {
                 Waited::NotQueued => {}
                 Waited::Expired => return false,
