@@ -38,11 +38,10 @@ use crate::os::Nanos;
 use crate::runtime::Runtime;
 use crate::sched::Sched;
 use crate::select::Gate;
-use crate::sync::UnsafeCell;
+use crate::sync::{Cell, UnsafeCell};
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use buffer::{Blocks, Buffer, NeedsBlock};
-use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -211,8 +210,8 @@ impl<T> State<T> {
         }
     }
 
-    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits moves
-    /// to the room in the buffer.
+    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits
+    /// moves to the room in the buffer.
     #[inline]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
         let refills = !self.senders.is_empty() && self.buffer.len() > 0;

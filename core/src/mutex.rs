@@ -172,8 +172,8 @@ impl<R: Runtime> RawMutex<R> {
     ///
     /// # Safety
     ///
-    /// The caller owns the lock: it, or a goroutine or thread on behalf of which it acts, has
-    /// locked the mutex.
+    /// The caller owns the lock: it has locked the mutex, or acts for a goroutine or thread that
+    /// has.
     #[inline]
     pub unsafe fn unlock(&self) {
         let unlocked = self

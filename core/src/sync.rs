@@ -8,6 +8,8 @@
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
+//! gate → gate                                (a select, in the order of addresses)
+//! Alarm.state → gate, Heap                   (an alarm fires, is stopped or reset)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this
@@ -23,7 +25,7 @@ use crate::os::Os;
 pub(crate) use crate::steps::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
 };
-pub(crate) use core::cell::UnsafeCell;
+pub(crate) use core::cell::{Cell, RefCell, UnsafeCell};
 use core::fmt;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;

@@ -40,15 +40,19 @@ pub use dynamic::Select;
 ///
 /// | arm | the event | the value |
 /// |---|---|---|
-/// | `recv(receiver) -> result` | a value arrives, or the channel is closed | that of [`recv`](crate::chan::Receiver::recv) |
-/// | `send(sender, value) -> result` | the value is sent, or the channel is closed | that of [`send`](crate::chan::Sender::send) |
-/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`](crate::JoinHandle::join) |
-/// | `readable(socket) -> result` | a read would not wait: data, an end or an error | `io::Result<()>` |
+/// | `recv(receiver) -> result` | a value or a close | that of [`recv`][recv] |
+/// | `send(sender, value) -> result` | the value is sent, or a close | that of [`send`][send] |
+/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`][join] |
+/// | `readable(socket) -> result` | a read would not wait | `io::Result<()>` |
 /// | `writable(socket) -> result` | a write would not wait | `io::Result<()>` |
 /// | `acceptable(listener) -> result` | an accept would not wait | `io::Result<()>` |
 /// | `at(instant)` | the clock shows this [`Instant`](std::time::Instant) | |
 /// | `default(duration)` | no other event came for so long | |
 /// | `default` | no other event is there now: the select does not wait | |
+///
+/// [recv]: crate::chan::Receiver::recv
+/// [send]: crate::chan::Sender::send
+/// [join]: crate::JoinHandle::join
 ///
 /// - Exactly one arm happens. The others are as if they had not been tried: no value is received
 ///   or lost. The value of a `send` that was not selected is dropped.
@@ -60,11 +64,11 @@ pub use dynamic::Select;
 ///   of the select. `break`, `continue`, `return` and `?` work in arms.
 /// - A channel that is closed is an event, each time. To stop selecting on it, leave the loop, or
 ///   use [`Select`] with the channels that are left.
-/// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which may
-///   have to wait if another goroutine is faster. Their result is an error if the socket is closed.
-///   Deadlines of the socket do not count.
-/// - `join` happens once and takes the goroutine's result. Later selects do not select it again, and
-///   a `join()` of the handle then panics.
+/// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which
+///   may have to wait if another goroutine is faster. Their result is an error if the socket is
+///   closed. Deadlines of the socket do not count.
+/// - `join` happens once and takes the goroutine's result. Later selects do not select it again,
+///   and a `join()` of the handle then panics.
 /// - Up to 8 arms need no allocation.
 ///
 /// An ordinary thread blocks, a goroutine parks. A `select!` without arms does not compile: it
@@ -124,7 +128,9 @@ macro_rules! __select {
     };
     (@arm $biased:tt $cases:tt $times:tt $default:tt
      [default () () $body:expr] $($rest:tt)*) => {
-        ::core::compile_error!("select! with `default` does not wait: it has no other `default` or `at`")
+        ::core::compile_error!(
+            "select! with `default` does not wait: it has no other `default` or `at`"
+        )
     };
     (@arm $biased:tt $cases:tt [$($times:tt)*] []
      [default ($after:expr) () $body:expr] $($rest:tt)*) => {
@@ -186,7 +192,8 @@ macro_rules! __select {
     (@is_there) => { false };
     (@is_there $default:expr) => { true };
 
-    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $late:tt $default:tt) => {
+    (@run $picked:ident
+     [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $late:tt $default:tt) => {
         if let ::core::option::Option::Some(value) = $result {
             let $value = value;
             $body

@@ -27,7 +27,8 @@ use std::sync::{LockResult, TryLockError, TryLockResult};
 ///
 /// static TOTAL: Mutex<u64> = Mutex::new(0);
 ///
-/// let adders: Vec<_> = (1..=10).map(|n| gopark::go(move || *TOTAL.lock().unwrap() += n)).collect();
+/// let add = |n| gopark::go(move || *TOTAL.lock().unwrap() += n);
+/// let adders: Vec<_> = (1..=10).map(add).collect();
 /// for adder in adders {
 ///     adder.join().unwrap();
 /// }
