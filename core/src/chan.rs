@@ -14,7 +14,7 @@
 //!
 //! The rule: an operation that finds a partner does both sides' work under the lock, and readies
 //! the partner after it. Nodes of partners that have lost (a timeout, another arm of a `select!`)
-//! are skipped, and their values untouched: see [`choice`](crate::choice).
+//! are skipped, and their values untouched: see `choice`.
 //!
 //! Values move by copies of their bytes. No code of theirs runs under the lock, and neither does
 //! the allocator.

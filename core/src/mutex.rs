@@ -11,7 +11,7 @@
 //! - Normally it unlocks the mutex and wakes the waiter, which then competes with other callers of
 //!   `lock`. They run already, so they often win, and the mutex is not idle until the waiter runs.
 //!   A waiter that lost waits again in front of the others.
-//! - If the waiter has waited for [`STARVING`], the mutex stays locked, and the waiter is its owner
+//! - If the waiter has waited for `STARVING`, the mutex stays locked, and the waiter is its owner
 //!   when it runs. So no waiter starves.
 //!
 //! The race: a waiter joins the queue while the owner unlocks. The waiter sets `WAITING` in the

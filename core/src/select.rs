@@ -1,10 +1,10 @@
 //! Select: waits for the first of several events, and lets exactly one of them happen.
 //!
-//! Each event is an [`Arm`]: an operation on an object that has a lock, its *gate*. The select
+//! Each event is an `Arm`: an operation on an object that has a lock, its *gate*. The select
 //! locks the gates of all arms, in the order of their addresses, so it sees all objects at one
 //! moment. If an operation is possible, it is done and the others are not touched. Otherwise each
 //! object gets a node of the waiter, before any gate is unlocked: no event is lost in between. Then
-//! one event decides the waiter's [`Choice`], and the waiter removes its other nodes.
+//! one event decides the waiter's `Choice`, and the waiter removes its other nodes.
 //!
 //! A descriptor's readiness is known to the system only, which cannot be asked under a lock. Such
 //! an arm *looks* before the attempts, and once more after its node was queued. An event between
