@@ -155,8 +155,7 @@ impl<R: Runtime> RawMutex<R> {
     ///
     /// # Safety
     ///
-    /// The caller owns the lock: it, or a goroutine or thread on behalf of which it acts, has
-    /// locked the mutex.
+    /// The caller owns the lock.
     #[inline]
     pub unsafe fn unlock(&self) {
         let unlocked = self

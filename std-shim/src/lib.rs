@@ -224,7 +224,7 @@
 // | 1 | `runtime` `poller` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `goroutine` `thread` `inspect` `net` |
+// | 4 | `goroutine` `thread` `inspect` `net` `sync` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it

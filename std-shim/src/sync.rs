@@ -30,7 +30,8 @@
 //! | [`Mutex`] | `std::sync::Mutex` | `sync.Mutex` |
 //! | [`RwLock`] | `std::sync::RwLock` | `sync.RWMutex` |
 //! | [`Condvar`] | `std::sync::Condvar` | `sync.Cond` |
-//! | [`Once`], [`OnceLock`], [`LazyLock`] | the same in `std::sync` | `sync.Once`, `sync.OnceValue` |
+//! | [`Once`] | `std::sync::Once` | `sync.Once` |
+//! | [`OnceLock`], [`LazyLock`] | `std::sync` has both | `sync.OnceValue` |
 //! | [`Barrier`] | `std::sync::Barrier` | no counterpart |
 //! | [`WaitGroup`] | no counterpart | `sync.WaitGroup` |
 //! | [`Semaphore`] | `tokio::sync::Semaphore` | `x/sync/semaphore` |
