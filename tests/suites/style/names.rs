@@ -4,10 +4,16 @@ use crate::source::Source;
 use std::collections::BTreeMap;
 
 /// Names that two public types may share, each with its reason.
-const SHARED: [(&str, &str); 1] = [(
-    "Builder",
-    "`gopark::thread` has the names of `std::thread`, so that a program can change between them",
-)];
+const SHARED: [(&str, &str); 3] = [
+    (
+        "Builder",
+        "`gopark::thread` has the names of `std::thread`, so that a port is its `use` lines",
+    ),
+    ("RawMutex", LOCK_API),
+    ("RawRwLock", LOCK_API),
+];
+
+const LOCK_API: &str = "the crate `lock_api` calls a lock so, and `gopark` wraps that of the core";
 
 /// The names that two or more public types of the libraries share.
 pub(crate) fn homonyms(sources: &[Source]) -> Vec<String> {

@@ -82,7 +82,7 @@ pub(crate) const TABLES: [Table; 3] = [
 ];
 
 /// The rows of `core/src/lib.rs`.
-pub(crate) const ROWS: [&[&str]; 7] = [
+pub(crate) const ROWS: [&[&str]; 8] = [
     &[
         "tagptr", "steps", "os", "sync", "counter", "must", "wake_sig",
     ],
@@ -94,13 +94,24 @@ pub(crate) const ROWS: [&[&str]; 7] = [
         "trace",
         "g",
         "waiter",
+        "choice",
         "runq",
         "timer",
         "retake",
     ],
     &["p", "poller", "polldesc", "metrics", "m"],
-    &["sched"],
+    &["sched", "runtime"],
     &["sema", "netpoll", "join", "sleep", "blocking"],
+    &[
+        "locked_queue",
+        "mutex",
+        "condvar",
+        "rwlock",
+        "once",
+        "semaphore",
+        "wait_group",
+        "notify",
+    ],
     &["fdmutex", "fd"],
     &["watch"],
 ];
@@ -119,8 +130,8 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
         "schedtrace",
         "trace",
     ],
-    &["builder"],
-    &["goroutine", "thread", "inspect", "net"],
+    &["builder", "global"],
+    &["goroutine", "thread", "inspect", "net", "sync"],
 ];
 
 /// The rows of `core/src/sched.rs`.
