@@ -11,24 +11,36 @@ use gopark::{JoinHandle, go, go_local, yield_now};
 use gopark_core::rwlock::RawRwLock;
 use gopark_core::watch::{State, Wait};
 use gopark_tests::{Dice, join, rounds, until};
+use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
+use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// More waiters than are woken under one hold of a lock.
 const MANY: usize = 100;
 
+/// Nanoseconds after which a waiter gives up. Another one joins the queue behind it before.
+const GIVES_UP: i64 = 500_000_000;
+
 /// Waits until a goroutine is parked for the expected reason.
 #[track_caller]
 fn until_waits<T>(goroutine: &JoinHandle<T>, expected: Wait) {
+    until_all_wait(slice::from_ref(goroutine), expected);
+}
+
+/// Waits until all of them are parked for the expected reason.
+#[track_caller]
+fn until_all_wait<T>(goroutines: &[JoinHandle<T>], expected: Wait) {
+    let ids: HashSet<_> = goroutines.iter().map(JoinHandle::id).collect();
     let reason = expected.reason();
     until(reason, || {
-        let mut waits = false;
+        let mut waiting = 0;
         gopark::scheduler().snapshot(None, |it| {
-            waits |= it.id == goroutine.id()
-                && matches!(it.state, State::Waiting { wait, .. } if wait.reason() == reason);
+            let waits = matches!(it.state, State::Waiting { wait, .. } if wait.reason() == reason);
+            waiting += usize::from(waits && ids.contains(&it.id));
         });
-        waits
+        waiting == ids.len()
     });
 }
 
@@ -371,8 +383,7 @@ fn all_readers_that_wait_together_are_admitted_together() {
                 })
             })
             .collect();
-        let last = readers.last().unwrap();
-        until_waits(last, Wait::RwLockRead);
+        until_all_wait(&readers, Wait::RwLockRead);
         let theirs = lock.clone();
         let writer = go(move || drop(theirs.write().unwrap()));
         until_waits(&writer, Wait::RwLockWrite);
@@ -391,7 +402,7 @@ fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
         let lock = Arc::new(RawRwLock::new(sched));
         lock.read();
         let theirs = lock.clone();
-        let limit = sched.now() + 20_000_000;
+        let limit = sched.now() + GIVES_UP;
         let writer = go(move || theirs.write_until(limit));
         until_waits(&writer, Wait::RwLockWrite);
         let theirs = lock.clone();
@@ -436,25 +447,22 @@ fn a_broadcast_does_not_wake_those_that_wait_again() {
         let waiters: Vec<_> = (0..MANY)
             .map(|_| {
                 let pair = pair.clone();
-                let waiter = go(move || {
+                go(move || {
                     let mut guard = pair.0.lock().unwrap();
                     while !guard.1 {
                         guard = pair.1.wait(guard).unwrap();
                         guard.0 += 1;
                     }
-                });
-                until_waits(&waiter, Wait::Condvar);
-                waiter
+                })
             })
             .collect();
+        until_all_wait(&waiters, Wait::Condvar);
         for broadcast in 1..=3 {
             pair.1.notify_all();
             until("each waiter ran", || {
                 pair.0.lock().unwrap().0 >= broadcast * MANY
             });
-            for waiter in &waiters {
-                until_waits(waiter, Wait::Condvar);
-            }
+            until_all_wait(&waiters, Wait::Condvar);
             assert_eq!(pair.0.lock().unwrap().0, broadcast * MANY);
         }
         pair.0.lock().unwrap().1 = true;
@@ -533,28 +541,23 @@ fn a_notification_is_not_lost_to_a_waiter_whose_limit_comes() {
 fn an_initializer_may_park_and_the_others_wait_for_it() {
     check(|| {
         let once = Arc::new((Once::new(), AtomicU32::new(0), Notify::new()));
-        let callers: Vec<_> = (0..MANY)
-            .map(|_| {
-                let once = once.clone();
-                go(move || {
-                    once.0.call_once(|| {
-                        once.2.notified();
-                        once.1.fetch_add(1, SeqCst);
-                    });
-                    assert_eq!(once.1.load(SeqCst), 1);
-                })
+        let call = || {
+            let once = once.clone();
+            go(move || {
+                once.0.call_once(|| {
+                    once.2.notified();
+                    once.1.fetch_add(1, SeqCst);
+                });
+                assert_eq!(once.1.load(SeqCst), 1);
             })
-            .collect();
-        until("a caller runs the initializer", || {
-            let mut waits = 0;
-            gopark::scheduler().snapshot(None, |it| {
-                let mine = callers.iter().any(|caller| caller.id() == it.id);
-                waits += usize::from(mine && matches!(it.state, State::Waiting { .. }));
-            });
-            waits == MANY
-        });
+        };
+        let first = call();
+        until_waits(&first, Wait::Notify);
+        let callers: Vec<_> = (0..MANY).map(|_| call()).collect();
+        until_all_wait(&callers, Wait::Once);
         assert!(!once.0.is_completed());
         once.2.notify_one();
+        join(first);
         callers.into_iter().for_each(join);
     });
 }
@@ -683,7 +686,7 @@ fn a_waiter_that_gives_up_lets_those_behind_it_have_the_permits() {
         let sched = gopark::scheduler();
         let semaphore = Arc::new(gopark_core::semaphore::RawSemaphore::new(1, sched));
         let theirs = semaphore.clone();
-        let limit = sched.now() + 20_000_000;
+        let limit = sched.now() + GIVES_UP;
         let many = go(move || theirs.acquire_until(2, limit));
         until_waits(&many, Wait::Semaphore);
         let theirs = semaphore.clone();
