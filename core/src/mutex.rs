@@ -36,8 +36,9 @@ const LOCKED: u32 = 1;
 const WAITING: u32 = 2;
 const WOKEN: u32 = 4;
 
-/// Nanoseconds after which a waiter is handed the mutex: Go's `starvationThresholdNs`.
-const STARVING: Nanos = 1_000_000;
+/// Nanoseconds after which a waiter is handed the mutex: Go's `starvationThresholdNs`. In models,
+/// whose clock moves by 500 with each look, so few that both ways to serve a waiter occur.
+const STARVING: Nanos = if cfg!(loom) { 1_000 } else { 1_000_000 };
 
 /// A mutex without data. Locking and unlocking it without contention takes one compare-and-swap
 /// each and needs no scheduler.
@@ -218,5 +219,29 @@ impl<R: Runtime> RawMutex<R> {
 impl<R: Runtime + Default> Default for RawMutex<R> {
     fn default() -> Self {
         Self::new(R::default())
+    }
+}
+
+#[cfg(all(test, loom))]
+#[path = "../models/mutex.rs"]
+mod models;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::locked_queue::tests::NoScheduler;
+
+    #[test]
+    fn without_contention_no_scheduler_is_needed() {
+        let mutex = RawMutex::<NoScheduler>::default();
+        for _ in 0..2 {
+            mutex.lock();
+            assert!(mutex.is_locked() && !mutex.try_lock());
+            // SAFETY: it is locked.
+            unsafe { mutex.unlock() };
+            assert!(!mutex.is_locked());
+        }
+        assert!(mutex.try_lock());
+        assert_eq!(mutex.word.load(Ordering::Relaxed), LOCKED);
     }
 }

@@ -10,6 +10,7 @@ mod handoff;
 mod parallel;
 mod scheduler;
 mod streams;
+mod sync;
 mod time;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {

@@ -32,7 +32,7 @@ use std::sync::{LockResult, TryLockError, TryLockResult};
 /// for adder in adders {
 ///     adder.join().unwrap();
 /// }
-/// assert_eq!(*TOTAL.lock().unwrap(), 55);
+/// assert_eq!(*TOTAL.lock().unwrap(), 6);
 /// ```
 pub struct Mutex<T: ?Sized> {
     pub(super) raw: RawMutex<Global>,
