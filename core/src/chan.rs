@@ -36,7 +36,7 @@ use crate::os::Nanos;
 use crate::runtime::Runtime;
 use crate::sched::Sched;
 use crate::select::Gate;
-use crate::sync::UnsafeCell;
+use crate::sync::{Owned, UnsafeCell};
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use buffer::{Blocks, Buffer, NeedsBlock};
@@ -58,6 +58,7 @@ const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 32 };
 struct Packet<T> {
     value: UnsafeCell<MaybeUninit<T>>,
     full: Cell<bool>,
+    owned: Owned,
 }
 
 impl<T> Packet<T> {
@@ -65,6 +66,7 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::uninit()),
             full: Cell::new(false),
+            owned: Owned::new(),
         }
     }
 
@@ -72,10 +74,12 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::new(value)),
             full: Cell::new(true),
+            owned: Owned::new(),
         }
     }
 
     fn place(&self) -> NonNull<T> {
+        self.owned.touch();
         NonNull::from(&self.value).cast()
     }
 
@@ -450,6 +454,10 @@ impl<T, R: Runtime> Channel<T, R> {
         self.with(|state| state.closed)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/chan.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/chan.rs"]

@@ -308,6 +308,10 @@ impl Outcome {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/choice.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/choice.rs"]
 mod models;
