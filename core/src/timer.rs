@@ -310,9 +310,9 @@ impl Heap {
         next < before
     }
 
-    /// Takes a timer out of the heap at once. Afterwards neither this heap nor a callback refers to
-    /// a timer that was armed by [`Timer::arm_expiry`], nor to its choice: both are used only under
-    /// the lock that this function takes.
+    /// Takes a timer that was armed by [`Timer::arm_expiry`] out of the heap at once. Afterwards
+    /// the heap refers neither to it nor to its choice: it uses both only under the lock that this
+    /// function takes.
     pub(crate) fn remove(&'static self, timer: &Timer) {
         let mut entries = self.entries.lock();
         {
@@ -320,11 +320,7 @@ impl Heap {
             if state.heap.is_none() {
                 return;
             }
-            state.heap = None;
-            if state.when == 0 {
-                self.zombies.fetch_sub(1, Ordering::Relaxed);
-            }
-            state.when = 0;
+            (state.heap, state.when) = (None, 0);
         }
         let index = timer.index.load(Ordering::Relaxed) as usize;
         let last = entries.pop().must("a timer was in an empty heap");
