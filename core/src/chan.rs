@@ -59,6 +59,7 @@ const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 32 };
 struct Packet<T> {
     value: UnsafeCell<MaybeUninit<T>>,
     full: Cell<bool>,
+    owned: Owned,
 }
 
 impl<T> Packet<T> {
@@ -66,6 +67,7 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::uninit()),
             full: Cell::new(false),
+            owned: Owned::new(),
         }
     }
 
@@ -73,10 +75,12 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::new(value)),
             full: Cell::new(true),
+            owned: Owned::new(),
         }
     }
 
     fn place(&self) -> NonNull<T> {
+        self.owned.touch();
         NonNull::from(&self.value).cast()
     }
 
@@ -449,6 +453,10 @@ impl<T, R: Runtime> Channel<T, R> {
         self.with(|state| state.closed)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/chan.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/chan.rs"]

@@ -17,7 +17,7 @@
 use crate::choice::{Choice, Decided, Outcome, WaitNode};
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{AtomicU32, Guard, Lock, Ordering};
+use crate::sync::{Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -239,7 +239,7 @@ fn shuffle(seats: &mut [Seat<'_>]) {
 /// A number below `n`, by a shared sequence of Weyl, mixed. Threads that lose an update get the
 /// same number, which is random all the same.
 fn random(n: u32) -> u32 {
-    static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+    static SEQUENCE: unmodeled::AtomicU32 = unmodeled::AtomicU32::new(0);
     let weyl = SEQUENCE.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9);
     SEQUENCE.store(weyl, Ordering::Relaxed);
     let mixed = (weyl ^ (weyl >> 16)).wrapping_mul(0x85eb_ca6b);
@@ -306,3 +306,7 @@ fn enqueue(seats: &mut [Seat<'_>], choice: &Choice) {
         unsafe { arm.enqueue(node) };
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/select.rs"]
+mod models;

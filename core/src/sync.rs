@@ -59,11 +59,30 @@ pub(crate) use const_unless_loom;
 
 /// Atomics that loom does not model. Most are statistics. The others have no race to explore: `OS`
 /// is written at the start, `Sched::forked` while the process has one thread, and
-/// `WaitInfo::shrunk` by one watcher.
+/// `WaitInfo::shrunk` by one watcher. The random sequence of selects may lose updates.
 pub(crate) mod unmodeled {
     pub(crate) use core::sync::atomic::{
         AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     };
+}
+
+/// Marks memory that has one owner at a time. Loom reports a race if nothing orders two calls of
+/// `touch`. Elsewhere they do nothing.
+pub(crate) struct Owned(#[cfg(loom)] loom::cell::UnsafeCell<()>);
+
+impl Owned {
+    pub(crate) fn new() -> Self {
+        Owned(
+            #[cfg(loom)]
+            loom::cell::UnsafeCell::new(()),
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) fn touch(&self) {
+        #[cfg(loom)]
+        self.0.with_mut(|_| ());
+    }
 }
 
 /// The cheap half of an asymmetric barrier. [`Os::barrier`] is the other half: it makes all threads
