@@ -3,6 +3,7 @@
 
 #[cfg(feature = "backtrace")]
 mod backtraces;
+mod chan;
 mod closing;
 mod deadlines;
 mod handoff;
