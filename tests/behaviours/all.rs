@@ -9,6 +9,7 @@ mod deadlines;
 mod handoff;
 mod parallel;
 mod scheduler;
+mod select;
 mod streams;
 mod time;
 

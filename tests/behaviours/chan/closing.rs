@@ -85,10 +85,10 @@ fn a_close_wakes_all_senders_that_wait_and_each_gets_its_value_back() {
                 let (sender, receiver) = chan::bounded(capacity);
                 (0..capacity).for_each(|i| sender.send(i).unwrap());
                 // More than a close wakes at once.
-                let senders: Vec<_> = (0..70)
+                let senders: Vec<_> = (0..40)
                     .map(|i| {
                         let sender = sender.clone();
-                        let waits = go(move || match i % 3 {
+                        go(move || match i % 3 {
                             0 => sender.send(i).unwrap_err().into_inner(),
                             1 => match sender.send_timeout(i, LIMIT).unwrap_err() {
                                 SendTimeoutError::Disconnected(value) => value,
@@ -97,11 +97,10 @@ fn a_close_wakes_all_senders_that_wait_and_each_gets_its_value_back() {
                             _ => select! {
                                 send(sender, i) -> result => result.unwrap_err().into_inner(),
                             },
-                        });
-                        until_waits(&waits);
-                        waits
+                        })
                     })
                     .collect();
+                senders.iter().for_each(until_waits);
                 let (_sender, receiver) = closed(index, (sender, receiver));
                 for (i, waits) in senders.into_iter().enumerate() {
                     assert_eq!(join(waits), i);
@@ -120,20 +119,19 @@ fn a_close_wakes_all_receivers_that_wait() {
         for index in 0..3 {
             for capacity in [0, 2, usize::MAX] {
                 let (sender, receiver) = chan::bounded::<usize>(capacity);
-                let receivers: Vec<_> = (0..70)
+                let receivers: Vec<_> = (0..40)
                     .map(|i| {
                         let receiver = receiver.clone();
-                        let waits = go(move || match i % 3 {
+                        go(move || match i % 3 {
                             0 => receiver.recv().is_err(),
                             1 => {
                                 receiver.recv_timeout(LIMIT) == Err(RecvTimeoutError::Disconnected)
                             }
                             _ => select! { recv(receiver) -> result => result.is_err() },
-                        });
-                        until_waits(&waits);
-                        waits
+                        })
                     })
                     .collect();
+                receivers.iter().for_each(until_waits);
                 let _ends = closed(index, (sender, receiver));
                 assert!(receivers.into_iter().all(join));
             }
