@@ -113,7 +113,9 @@ macro_rules! __select {
     };
     (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      [default () () $body:expr] $($rest:tt)*) => {
-        ::core::compile_error!("select! with `default` does not wait: it has no other `default` or `at`")
+        ::core::compile_error!(
+            "select! with `default` does not wait: it has no other `default` or `at`"
+        )
     };
     (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
      [default ($after:expr) () $body:expr] $($rest:tt)*) => {

@@ -280,7 +280,10 @@ fn two_selects_that_cross_two_channels_meet_each_other() {
                 let (mut sent, mut received) = (0, 0);
                 while sent + received < count {
                     select! {
-                        recv(receiver) -> value => { assert_eq!(value, Ok(received)); received += 1; }
+                        recv(receiver) -> value => {
+                            assert_eq!(value, Ok(received));
+                            received += 1;
+                        }
                         send(sender, sent) -> result => { result.unwrap(); sent += 1; }
                     }
                 }
