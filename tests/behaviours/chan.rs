@@ -12,22 +12,30 @@ use gopark::{JoinHandle, go};
 use gopark_core::watch::{State, Wait};
 use gopark_tests::{join, until};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 /// Waits until the goroutine waits for a channel or in a select.
 pub(super) fn until_waits<T>(goroutine: &JoinHandle<T>) {
-    until("the goroutine waits", || {
-        let mut waits = false;
-        gopark::scheduler().snapshot(None, |other| {
-            if let State::Waiting { wait, .. } = other.state {
-                let for_channels =
-                    matches!(wait, Wait::ChanReceive | Wait::ChanSend | Wait::Select);
-                waits |= other.id == goroutine.id() && for_channels;
+    until_all_wait(std::slice::from_ref(goroutine));
+}
+
+/// As [`until_waits`], for several goroutines: a snapshot looks at all goroutines of the process.
+fn until_all_wait<T>(goroutines: &[JoinHandle<T>]) {
+    until("the goroutines wait", || {
+        let mut waiting = HashSet::new();
+        gopark::scheduler().snapshot(None, |goroutine| {
+            if let State::Waiting { wait, .. } = goroutine.state {
+                if matches!(wait, Wait::ChanReceive | Wait::ChanSend | Wait::Select) {
+                    waiting.insert(goroutine.id);
+                }
             }
         });
-        waits
+        goroutines
+            .iter()
+            .all(|goroutine| waiting.contains(&goroutine.id()))
     });
 }
 

@@ -1,6 +1,6 @@
 //! Closing: by `close`, or by the drop of the last handle of one end.
 
-use super::{Drops, until_waits};
+use super::{Drops, until_all_wait};
 use crate::check;
 use gopark::chan::{self, Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError};
 use gopark::{go, select};
@@ -10,32 +10,35 @@ use std::time::Duration;
 
 type Ends = (Sender<usize>, Receiver<usize>);
 
-/// The ways to close a channel and keep its other end, by which some test.
-const CLOSERS: [fn(&mut (Option<Sender<usize>>, Option<Receiver<usize>>)); 4] = [
-    |ends| assert!(ends.0.as_ref().unwrap().close()),
-    |ends| assert!(ends.1.as_ref().unwrap().close()),
-    |ends| ends.0 = None,
-    |ends| ends.1 = None,
-];
+#[derive(Clone, Copy)]
+enum Close {
+    BySender,
+    ByReceiver,
+    DropSender,
+    DropReceiver,
+}
+use Close::{ByReceiver, BySender, DropReceiver, DropSender};
 
-fn closed(
-    index: usize,
-    (sender, receiver): Ends,
-) -> (Option<Sender<usize>>, Option<Receiver<usize>>) {
-    let mut ends = (Some(sender), Some(receiver));
-    CLOSERS[index](&mut ends);
-    ends
+/// Closes a channel. Returns the ends that are left.
+fn close(how: Close, (sender, receiver): Ends) -> (Option<Sender<usize>>, Option<Receiver<usize>>) {
+    match how {
+        BySender => assert!(sender.close()),
+        ByReceiver => assert!(receiver.close()),
+        DropSender => return (None, Some(receiver)),
+        DropReceiver => return (Some(sender), None),
+    }
+    (Some(sender), Some(receiver))
 }
 
 #[test]
 fn after_a_close_receivers_get_what_was_sent_and_then_the_end() {
     check(|| {
-        for index in 0..3 {
+        for how in [BySender, ByReceiver, DropSender] {
             for capacity in [0, 3, usize::MAX] {
                 let (sender, receiver) = chan::bounded(capacity);
                 let count = capacity.min(3);
                 (0..count).for_each(|i| sender.send(i).unwrap());
-                let (_sender, receiver) = closed(index, (sender, receiver));
+                let (_sender, receiver) = close(how, (sender, receiver));
                 let receiver = receiver.unwrap();
                 assert!(receiver.is_closed());
                 assert!((0..count).all(|i| receiver.recv() == Ok(i)));
@@ -55,13 +58,13 @@ fn after_a_close_receivers_get_what_was_sent_and_then_the_end() {
 #[test]
 fn after_a_close_each_send_returns_its_value() {
     check(|| {
-        for index in [0, 1, 3] {
+        for how in [BySender, ByReceiver, DropReceiver] {
             for capacity in [0, 3, usize::MAX] {
                 let ends = chan::bounded(capacity);
                 if capacity > 0 {
                     ends.0.send(0).unwrap();
                 }
-                let (sender, _receiver) = closed(index, ends);
+                let (sender, _receiver) = close(how, ends);
                 let sender = sender.unwrap();
                 assert!(sender.is_closed());
                 assert_eq!(sender.send(1).unwrap_err().into_inner(), 1);
@@ -80,12 +83,12 @@ fn after_a_close_each_send_returns_its_value() {
 #[test]
 fn a_close_wakes_all_senders_that_wait_and_each_gets_its_value_back() {
     check(|| {
-        for index in [0, 1, 3] {
+        for how in [BySender, ByReceiver, DropReceiver] {
             for capacity in [0, 2] {
                 let (sender, receiver) = chan::bounded(capacity);
                 (0..capacity).for_each(|i| sender.send(i).unwrap());
                 // More than a close wakes at once.
-                let senders: Vec<_> = (0..40)
+                let senders: Vec<_> = (0..70)
                     .map(|i| {
                         let sender = sender.clone();
                         go(move || match i % 3 {
@@ -100,8 +103,8 @@ fn a_close_wakes_all_senders_that_wait_and_each_gets_its_value_back() {
                         })
                     })
                     .collect();
-                senders.iter().for_each(until_waits);
-                let (_sender, receiver) = closed(index, (sender, receiver));
+                until_all_wait(&senders);
+                let (_sender, receiver) = close(how, (sender, receiver));
                 for (i, waits) in senders.into_iter().enumerate() {
                     assert_eq!(join(waits), i);
                 }
@@ -116,10 +119,10 @@ fn a_close_wakes_all_senders_that_wait_and_each_gets_its_value_back() {
 #[test]
 fn a_close_wakes_all_receivers_that_wait() {
     check(|| {
-        for index in 0..3 {
+        for how in [BySender, ByReceiver, DropSender] {
             for capacity in [0, 2, usize::MAX] {
                 let (sender, receiver) = chan::bounded::<usize>(capacity);
-                let receivers: Vec<_> = (0..40)
+                let receivers: Vec<_> = (0..70)
                     .map(|i| {
                         let receiver = receiver.clone();
                         go(move || match i % 3 {
@@ -131,8 +134,8 @@ fn a_close_wakes_all_receivers_that_wait() {
                         })
                     })
                     .collect();
-                receivers.iter().for_each(until_waits);
-                let _ends = closed(index, (sender, receiver));
+                until_all_wait(&receivers);
+                let _ends = close(how, (sender, receiver));
                 assert!(receivers.into_iter().all(join));
             }
         }

@@ -55,10 +55,11 @@ fn an_arm_may_leave_its_loop_and_its_function() {
         assert_eq!(found, 3);
         let (_sender, receiver) = with(7);
         let left = || -> Option<i32> {
-            select! {
-                recv(receiver) -> value => Some(value.ok()? * 2),
+            let value = select! {
+                recv(receiver) -> value => value.ok()?,
                 default => return None,
-            }
+            };
+            Some(value * 2)
         };
         assert_eq!((left(), left()), (Some(14), None));
     });

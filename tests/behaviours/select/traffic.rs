@@ -36,15 +36,15 @@ fn a_default_never_happens_while_a_value_moves_between_the_channels() {
     check(|| {
         let [(to_a, from_a), (to_b, from_b)] = [(); 2].map(|()| chan::bounded(2));
         let stop = Arc::new(AtomicBool::new(false));
-        to_a.send(()).unwrap();
+        to_a.send(0).unwrap();
         let moves = thread::spawn({
             let (stop, to_a, to_b) = (stop.clone(), to_a.clone(), to_b.clone());
             let (from_a, from_b) = (from_a.clone(), from_b.clone());
             move || {
                 while !stop.load(SeqCst) {
-                    to_b.send(()).unwrap();
+                    to_b.send(1).unwrap();
                     from_a.recv().unwrap();
-                    to_a.send(()).unwrap();
+                    to_a.send(0).unwrap();
                     from_b.recv().unwrap();
                 }
             }
