@@ -321,20 +321,21 @@ impl<T, R: Runtime> Channel<T, R> {
             let step = unsafe { self.step(direction, packet, &mut blocks) };
             match (step, patience, wait) {
                 (Step::Done(partner), ..) => {
-                    // SAFETY: the gate is locked.
-                    let turn_ends = unsafe { self.count() };
-                    drop(gate);
-                    if partner.is_some() || turn_ends {
-                        self.after(partner, turn_ends);
-                    }
+                    self.leave(gate, partner);
                     return Ok(());
                 }
-                (Step::Closed, ..) => return Err(Failure::Closed),
+                (Step::Closed, ..) => {
+                    self.leave(gate, None);
+                    return Err(Failure::Closed);
+                }
                 (Step::NeedsBlock, ..) => {
                     drop(gate);
                     blocks.prepare();
                 }
-                (Step::Blocked, Patience::None, _) => return Err(Failure::WouldBlock),
+                (Step::Blocked, Patience::None, _) => {
+                    self.leave(gate, None);
+                    return Err(Failure::WouldBlock);
+                }
                 (Step::Blocked, _, Some((sched, until))) => {
                     let choice = Choice::new();
                     let node = WaitNode::new(&choice, 0, NonNull::from(packet).cast());
@@ -374,6 +375,9 @@ impl<T, R: Runtime> Channel<T, R> {
             // SAFETY: the node is in this queue or in none.
             self.with(|state| unsafe { state.queue(direction).remove(node) });
         }
+        if !ended.parked {
+            sched.spend(1);
+        }
         if !served {
             return Err(Failure::Timeout);
         }
@@ -384,17 +388,18 @@ impl<T, R: Runtime> Channel<T, R> {
         }
     }
 
-    /// Counts an operation that did not wait. Returns whether it must be taken from the turn.
-    ///
-    /// # Safety
-    ///
-    /// The caller has locked the gate.
+    /// Ends an operation that did not wait: counts it, unlocks, and readies the partner. One that
+    /// has failed counts as well, so that a loop that polls lets its neighbours run.
     #[inline]
-    unsafe fn count(&self) -> bool {
+    fn leave(&self, gate: Guard<'_, ()>, partner: Decided) {
         // SAFETY: the gate is locked.
         let state = unsafe { &mut *self.state.get() };
         state.operations = state.operations.wrapping_add(1);
-        state.operations % OPERATIONS == 0
+        let turn_ends = state.operations % OPERATIONS == 0;
+        drop(gate);
+        if partner.is_some() || turn_ends {
+            self.after(partner, turn_ends);
+        }
     }
 
     /// Readies the partner, and ends the turn of a goroutine that has had many operations.

@@ -173,12 +173,15 @@ impl Sched {
             }
         };
         unlock(seats);
-        let (index, waiter) = done?;
-        if let Some(waiter) = waiter {
-            self.ready(waiter);
-        }
+        let index = done.map(|(index, waiter)| {
+            if let Some(waiter) = waiter {
+                self.ready(waiter);
+            }
+            index
+        });
+        // Also if nothing was there, so that a loop that polls lets its neighbours run.
         self.spend(1);
-        Some(index)
+        index
     }
 
     fn await_event(
@@ -202,6 +205,9 @@ impl Sched {
                 // SAFETY: the gate is locked, and the same arm queued the node.
                 unsafe { seat.case.0.dequeue(node) };
             }
+        }
+        if !ended.parked {
+            self.spend(1);
         }
         match ended.outcome {
             Outcome::Arm(index) => Some(index as usize),

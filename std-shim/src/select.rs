@@ -79,76 +79,84 @@ macro_rules! select {
         ::core::compile_error!("select! without arms would wait forever")
     };
     (biased; $($arms:tt)+) => {
-        $crate::__select!(@parse true [] [] [] $($arms)+)
+        $crate::__select!(@parse true [] [] [] [] $($arms)+)
     };
     ($($arms:tt)+) => {
-        $crate::__select!(@parse false [] [] [] $($arms)+)
+        $crate::__select!(@parse false [] [] [] [] $($arms)+)
     };
 }
 
-/// Sorts the arms into cases, times and a default. Each expansion names its variables anew, so the
-/// variables of one arm differ from those of another.
+/// Sorts the arms into cases, times and a default, and keeps the order of what they evaluate. Each
+/// expansion names its variables anew, so the variables of one arm differ from those of another.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __select {
     // An arm that ends with a block, and one that ends with an expression.
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body])
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt) => {
-        $crate::__select!(@expand $biased $cases $times $default)
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt) => {
+        $crate::__select!(@expand $biased $binds $cases $times $default)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
         ::core::compile_error!(::core::concat!(
             "expected an arm of select!, such as `recv(receiver) -> value => expression,`, found `",
             ::core::stringify!($($rest)+), "`"
         ))
     };
 
-    (@arm $biased:tt $cases:tt [] []
+    (@arm $biased:tt $binds:tt $cases:tt [] []
      [default () () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases [] [$body] $($rest)*)
+        $crate::__select!(@parse $biased $binds $cases [] [$body] $($rest)*)
     };
-    (@arm $biased:tt $cases:tt $times:tt $default:tt
+    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      [default () () $body:expr] $($rest:tt)*) => {
         ::core::compile_error!(
             "select! with `default` does not wait: it has no other `default` or `at`"
         )
     };
-    (@arm $biased:tt $cases:tt [$($times:tt)*] []
+    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
      [default ($after:expr) () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases
-            [$($times)* (::std::time::Instant::now().checked_add($after), $body)] [] $($rest)*)
-    };
-    (@arm $biased:tt $cases:tt [$($times:tt)*] []
-     [at ($when:expr) () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases
-            [$($times)* (::core::option::Option::Some($when), $body)] [] $($rest)*)
-    };
-    (@arm $biased:tt [$($cases:tt)*] $times:tt $default:tt
-     [$kind:ident ($source:expr $(, $arg:expr)?) ($value:pat) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
-            [$($cases)* (source arm result $kind ($source) ($($arg)?) ($value) $body)]
-            $times $default $($rest)*)
+            [$($binds)* (when (::std::time::Instant::now().checked_add($after)))]
+            $cases [$($times)* (when $body)] [] $($rest)*)
     };
-    (@arm $biased:tt $cases:tt $times:tt $default:tt
+    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
+     [at ($when:expr) () $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased
+            [$($binds)* (when (::core::option::Option::Some($when)))]
+            $cases [$($times)* (when $body)] [] $($rest)*)
+    };
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
+     [recv ($source:expr) ($value:pat) $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased
+            [$($binds)* (source (&$source)) (arm ($crate::select::recv(source)))]
+            [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
+    };
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
+     [send ($source:expr, $sent:expr) ($value:pat) $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased
+            [$($binds)* (source (&$source)) (arm ($crate::select::send(source, $sent)))]
+            [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
+    };
+    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      [$kind:ident $args:tt $value:tt $body:expr] $($rest:tt)*) => {
         ::core::compile_error!(::core::concat!(
             "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
@@ -158,35 +166,38 @@ macro_rules! __select {
         ))
     };
 
-    (@expand $biased:tt
-     [$(($source:ident $arm:ident $result:ident $kind:ident ($of:expr) ($($arg:expr)?)
-         ($value:pat) $body:expr))*]
-     [$(($when:expr, $late:expr))*]
+    (@expand $biased:tt $binds:tt
+     [$(($arm:ident $result:ident ($value:pat) $body:expr))*]
+     [$(($when:ident $late:expr))*]
      [$($default:expr)?]) => {{
-        // The sources are borrowed, and the arms live, in this block only.
-        let (picked, ($($result,)*)) = {
-            $(let $source = &$of;
-              let $arm = $crate::select::$kind($source $(, $arg)?);)*
-            let times: &[::core::option::Option<::std::time::Instant>] = &[$($when),*];
-            let picked = $crate::select::pick(
-                &[$($arm.case()),*],
-                $biased,
-                times,
-                $crate::__select!(@is_there $($default)?),
-            );
-            let mut index = 0usize;
-            $(let $result = {
-                let mine = picked == $crate::select::Picked::Case(index);
-                index += 1;
-                if mine { ::core::option::Option::Some($arm.finish()) } else {
-                    ::core::option::Option::None
-                }
-            };)*
-            let _ = index;
-            (picked, ($($result,)*))
-        };
+        // The arms and all temporaries live in this statement only.
+        let (picked, ($($result,)*)) = $crate::__select!(@bind $binds
+            [$biased [$($arm)*] [$($when)*] [$($default)?]]);
         $crate::__select!(@run picked
-            [$(($result ($value) $body))*] [$($late),*] [$($default)?])
+            [$(($result ($value) $body))*] (0) [$($late),*] [$($default)?])
+    }};
+
+    // Binds by `match`, as `let` would end the life of temporaries.
+    (@bind [($name:ident ($value:expr)) $($rest:tt)*] $pick:tt) => {
+        match $value { $name => $crate::__select!(@bind [$($rest)*] $pick) }
+    };
+    (@bind [] [$biased:tt [$($arm:ident)*] [$($when:ident)*] [$($default:expr)?]]) => {{
+        let picked = $crate::select::pick(
+            &[$($arm.case()),*],
+            $biased,
+            &[$($when),*],
+            $crate::__select!(@is_there $($default)?),
+        );
+        let mut index = 0usize;
+        let results = ($({
+            let mine = picked == $crate::select::Picked::Case(index);
+            index += 1;
+            if mine { ::core::option::Option::Some($arm.finish()) } else {
+                ::core::option::Option::None
+            }
+        },)*);
+        let _ = index;
+        (picked, results)
     }};
 
     (@is_there) => { false };
@@ -198,20 +209,17 @@ macro_rules! __select {
             let $value = value;
             $body
         } else {
-            $crate::__select!(@run $picked [$($rest)*] $late $default)
+            $crate::__select!(@run $picked [$($rest)*] $index $late $default)
         }
     };
-    (@run $picked:ident [] [] []) => {
+    (@run $picked:ident [] $index:tt [] []) => {
         ::core::unreachable!("a select without a limit ended without an event")
     };
-    (@run $picked:ident [] [] [$default:expr]) => { $default };
-    (@run $picked:ident [] [$late:expr] []) => { $late };
-    (@run $picked:ident [] [$first:expr, $second:expr] []) => {
-        if $picked == $crate::select::Picked::Time(0) { $first } else { $second }
-    };
-    (@run $picked:ident [] [$first:expr, $second:expr, $third:expr] []) => {
-        if $picked == $crate::select::Picked::Time(0) { $first }
-        else if $picked == $crate::select::Picked::Time(1) { $second }
-        else { $third }
+    (@run $picked:ident [] $index:tt [] [$default:expr]) => { $default };
+    (@run $picked:ident [] $index:tt [$late:expr] []) => { $late };
+    (@run $picked:ident [] $index:tt [$late:expr, $($later:expr),+] []) => {
+        if $picked == $crate::select::Picked::Time($index) { $late } else {
+            $crate::__select!(@run $picked [] ($index + 1) [$($later),+] [])
+        }
     };
 }

@@ -4,11 +4,13 @@
 #[cfg(feature = "backtrace")]
 mod arms;
 mod backtraces;
+mod chan;
 mod closing;
 mod deadlines;
 mod handoff;
 mod parallel;
 mod scheduler;
+mod select;
 mod streams;
 mod sync;
 mod time;
