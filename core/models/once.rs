@@ -26,6 +26,10 @@ impl Runtime for NotStarted {
     fn nanos(self, limit: Nanos) -> Nanos {
         limit
     }
+
+    fn instant(self, time: Nanos) -> Nanos {
+        time
+    }
 }
 
 type Shared = (RawOnce<NotStarted>, Mail);

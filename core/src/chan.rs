@@ -38,7 +38,7 @@ use crate::os::Nanos;
 use crate::runtime::Runtime;
 use crate::sched::Sched;
 use crate::select::Gate;
-use crate::sync::{Cell, UnsafeCell};
+use crate::sync::{Cell, Guard, Owned, UnsafeCell};
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use buffer::{Blocks, Buffer, NeedsBlock};

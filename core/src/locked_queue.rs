@@ -261,5 +261,9 @@ pub(crate) mod tests {
         fn nanos(self, limit: Nanos) -> Nanos {
             limit
         }
+
+        fn instant(self, time: Nanos) -> Nanos {
+            time
+        }
     }
 }

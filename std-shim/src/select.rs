@@ -145,15 +145,9 @@ macro_rules! __select {
             $cases [$($times)* (when $body)] [] $($rest)*)
     };
     (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
-     [recv ($source:expr) ($value:pat) $body:expr] $($rest:tt)*) => {
+     [$kind:ident ($source:expr $(, $arg:expr)?) ($value:pat) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
-            [$($binds)* (source (&$source)) (arm ($crate::select::recv(source)))]
-            [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
-    };
-    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
-     [send ($source:expr, $sent:expr) ($value:pat) $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased
-            [$($binds)* (source (&$source)) (arm ($crate::select::send(source, $sent)))]
+            [$($binds)* (source (&$source)) (arm ($crate::select::$kind(source $(, $arg)?)))]
             [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
     };
     (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
@@ -203,8 +197,8 @@ macro_rules! __select {
     (@is_there) => { false };
     (@is_there $default:expr) => { true };
 
-    (@run $picked:ident
-     [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $late:tt $default:tt) => {
+    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*]
+     $index:tt $late:tt $default:tt) => {
         if let ::core::option::Option::Some(value) = $result {
             let $value = value;
             $body
