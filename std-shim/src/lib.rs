@@ -45,9 +45,9 @@
 //! | [`metrics`](metrics()) | `runtime/metrics` | `Handle::metrics` |
 //!
 //! The first use of one that needs the runtime starts it with the defaults: [`go`], [`run`], a
-//! socket of [`net`], a wait for a channel, lock or timer, [`dump`](dump()), [`metrics`](metrics()).
-//! It runs until the process ends. On an ordinary thread [`sleep`], [`yield_now`] and [`blocking`] do what `std` does, and start
-//! nothing.
+//! socket of [`net`], a wait for a channel, lock or timer, [`dump`](dump()),
+//! [`metrics`](metrics()). It runs until the process ends. On an ordinary thread [`sleep`],
+//! [`yield_now`] and [`blocking`] do what `std` does, and start nothing.
 //!
 //! # Threads
 //!
@@ -80,8 +80,8 @@
 //! | will send, and is ready to run | calls `recv` of a `mpsc` channel | the same |
 //! | runs a `OnceLock` initializer that parks | calls `get_or_init` | the same |
 //!
-//! [`sync`] has all of these under the same names, and [`chan`] has channels: waiting for them parks
-//! the goroutine. Use them, and hold their guards over whatever you like.
+//! [`sync`] has all of these under the same names, and [`chan`] has channels: waiting for them
+//! parks the goroutine. Use them, and hold their guards over whatever you like.
 //!
 //! Code that cannot be changed, such as a crate with a lock of `std` inside, works between
 //! goroutines as follows:

@@ -47,7 +47,7 @@ impl Source {
         }
         while let Some(start) = lines
             .iter()
-            .position(|line| line.code.trim_start().starts_with("#[cfg(test)]"))
+            .position(|line| begins_tests(line.code.trim_start()))
         {
             let len = item_len(&lines[start + 1..]);
             lines.drain(start..=start + len);
@@ -60,6 +60,11 @@ impl Source {
             .iter()
             .any(|folder| self.path.starts_with(folder))
     }
+}
+
+/// Whether a line begins what is compiled for tests only.
+fn begins_tests(code: &str) -> bool {
+    code.starts_with("#[cfg(test)]") || code.starts_with("#[cfg(all(test, not(loom)))]")
 }
 
 /// How many lines the item at the start of `lines` takes. In formatted code it ends at the first
