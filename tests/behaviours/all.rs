@@ -14,6 +14,7 @@ mod select;
 mod streams;
 mod sync;
 mod time;
+mod timers;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
     crate::start();
