@@ -158,9 +158,9 @@ fn remedy(doing: ThreadState) -> &'static str {
     };
     match call.and_then(|number| SystemCall(number).name()) {
         Some("futex") => {
-            "hold no std lock over a call of gopark, and wait for std locks and channels in \
-             gopark::blocking: the goroutine that is to unlock or send may be among those that \
-             wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
+            "use gopark::sync and gopark::chan in place of std's locks and channels, or wait for \
+             these in gopark::blocking: the goroutine that is to unlock or send may be among those \
+             that wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
         }
         Some("nanosleep" | "clock_nanosleep") => "call gopark::sleep",
         Some(

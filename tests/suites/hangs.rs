@@ -22,9 +22,9 @@ fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
     ended.assert_said("gopark: goroutine ");
     ended.assert_said(&format!("{name}, spawned at tests/src/bin/hangs.rs:"));
     ended.assert_said(&format!(
-        " ms in system call futex; {waiting} for it\n    hold no std lock over a call of gopark, "
+        " ms in system call futex; {waiting} for it\n    use gopark::sync and gopark::chan "
     ));
-    ended.assert_said("wait for std locks and channels in gopark::blocking: ");
+    ended.assert_said("or wait for these in gopark::blocking: ");
     ended
 }
 
