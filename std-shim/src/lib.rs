@@ -34,6 +34,7 @@
 //! | [`go`] | `go f()` | `thread::spawn`, `tokio::spawn` |
 //! | [`run`] | `func main()` | `Runtime::block_on` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
+//! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
 //! | [`sleep`], [`yield_now`] | `time.Sleep`, `runtime.Gosched` | the same names |
 //! | [`blocking`] | not needed | `spawn_blocking` |
 //! | [`go_local`] | no counterpart | `spawn_local` |
@@ -84,8 +85,9 @@
 //!
 //! These work between goroutines:
 //!
-//! - atomics, and the result of a [`JoinHandle`];
-//! - a lock that is never held over a call of this crate: keep the guard in its own scope;
+//! - the types of [`sync`], which have the names of `std`, and atomics;
+//! - the result of a [`JoinHandle`];
+//! - a lock of `std` that is never held over a call of this crate: keep its guard in a scope;
 //! - a connection over the loopback interface ([`net`]) instead of a channel;
 //! - waiting within [`blocking`]: a thread of the pool waits while the goroutine is parked. Lock,
 //!   use and unlock within the closure;
