@@ -13,7 +13,7 @@
 //! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
 //! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `locked_queue` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 6 | `fdmutex` [`fd`] |
 //! | 7 | [`watch`] |
@@ -97,7 +97,6 @@ pub mod sched;
 pub mod blocking;
 pub mod join;
 mod netpoll;
-pub mod sema;
 mod sleep;
 
 pub mod condvar;

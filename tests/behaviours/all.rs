@@ -6,6 +6,7 @@ mod backtraces;
 mod closing;
 mod deadlines;
 mod handoff;
+mod locks;
 mod parallel;
 mod scheduler;
 mod streams;

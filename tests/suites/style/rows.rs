@@ -101,7 +101,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
     ],
     &["p", "poller", "polldesc", "metrics", "m"],
     &["sched", "runtime"],
-    &["sema", "netpoll", "join", "sleep", "blocking"],
+    &["netpoll", "join", "sleep", "blocking"],
     &[
         "locked_queue",
         "mutex",
