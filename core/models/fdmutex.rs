@@ -1,11 +1,10 @@
-//! Models of `FdMutex` and its semaphores. A lock protects a [`Mail`]: loom reports a race if two
+//! Models of `FdMutex`. A lock protects a [`Mail`]: loom reports a race if two
 //! threads use it at once.
 
 use super::{AfterUse, FdMutex};
-use crate::models::{Immortal, Mail, ModelSched, check, explore};
+use crate::models::{Immortal, Mail, ModelSched, explore};
 use crate::os::Mode;
 use crate::sched::Sched;
-use crate::sema::Permits;
 use crate::sync::{AtomicU32, Ordering};
 use loom::thread;
 
@@ -148,25 +147,5 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
         assert!(file.close() != closer.join().unwrap());
         user.join().unwrap();
         file.assert_destroyed_once();
-    });
-}
-
-#[test]
-fn each_permit_of_a_semaphore_releases_one_waiter() {
-    check(|| {
-        let owner = ModelSched::new(1, 1);
-        let (sched, permits) = (owner.get(), Immortal::new((Permits::new(), Mail::new())));
-        let (sema, mail) = permits.get();
-        let waiters = [(), ()].map(|()| {
-            thread::spawn(move || {
-                sema.acquire(sched);
-                assert_eq!(mail.get(), 1);
-            })
-        });
-        mail.put(1);
-        sema.release(sched, 2);
-        for waiter in waiters {
-            waiter.join().unwrap();
-        }
     });
 }

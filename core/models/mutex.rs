@@ -1,5 +1,6 @@
 //! Models of the mutex, and of the condition variable on it. The mutex protects a [`Mail`]: loom
 //! reports a race if two threads use it at once.
+#![allow(unsafe_code, reason = "a mutex relies on its owner to unlock it")]
 
 use super::RawMutex;
 use crate::condvar::RawCondvar;

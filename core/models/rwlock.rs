@@ -1,5 +1,6 @@
 //! Models of the read-write lock. It protects a [`Mail`]: loom reports a race if a writer and
 //! another thread use it at once.
+#![allow(unsafe_code, reason = "a lock relies on its owners to unlock it")]
 
 use super::RawRwLock;
 use crate::models::{Immortal, Mail, ModelSched, explore};

@@ -31,7 +31,7 @@ use crate::netpoll::RegisterError;
 use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
-use crate::sema::Permits;
+use crate::semaphore::Permits;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
@@ -149,7 +149,7 @@ impl Fd {
             mutex: FdMutex::new(),
             raw,
             desc: sched.poll_open(raw),
-            closed: Permits::new(),
+            closed: Permits::new(0),
             on_reserved_close: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
@@ -483,7 +483,7 @@ impl Fd {
         self.begin_close()?;
         self.release(self.mutex.decref());
         if !self.sched.unwinds() {
-            self.closed.acquire(self.sched);
+            self.closed.acquire(self.sched, 1, None);
         }
         Ok(())
     }

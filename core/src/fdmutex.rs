@@ -26,7 +26,7 @@
 use crate::os::Mode;
 use crate::polldesc::PollError;
 use crate::sched::Sched;
-use crate::sema::Permits;
+use crate::semaphore::Permits;
 use crate::sync::{AtomicU64, Ordering};
 
 const CLOSED: u64 = 1;
@@ -93,8 +93,8 @@ impl FdMutex {
     pub(crate) fn new() -> Self {
         FdMutex {
             state: AtomicU64::new(0),
-            readers: Permits::new(),
-            writers: Permits::new(),
+            readers: Permits::new(0),
+            writers: Permits::new(0),
         }
     }
 
@@ -178,7 +178,7 @@ impl FdMutex {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
-                    self.sema(mode).acquire(sched);
+                    self.sema(mode).acquire(sched, 1, None);
                     old = self.state.load(Ordering::Relaxed);
                 }
             }
@@ -229,8 +229,9 @@ impl FdMutex {
             .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
             .map_err(|_| Closed)?;
-        self.readers.release(sched, ((old & RWAITS) / RWAIT) as u32);
-        self.writers.release(sched, ((old & WWAITS) / WWAIT) as u32);
+        let waiters = |waits: u64, wait: u64| ((old & waits) / wait) as usize;
+        self.readers.release(sched, waiters(RWAITS, RWAIT));
+        self.writers.release(sched, waiters(WWAITS, WWAIT));
         Ok(())
     }
 }

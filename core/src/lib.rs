@@ -13,7 +13,7 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] `locked_queue` `latch` [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] `locked_queue` `latch` `netpoll` [`join`] `sleep` [`blocking`] |
 //! | 5 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 6 | `fdmutex` [`fd`] |
 //! | 7 | [`watch`] |
@@ -100,7 +100,6 @@ mod latch;
 mod locked_queue;
 mod netpoll;
 pub mod select;
-pub mod sema;
 mod sleep;
 
 pub mod alarm;

@@ -239,7 +239,8 @@ impl<S, P> Drop for Leave<'_, S, P> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 pub(crate) mod tests {
     use super::*;
 

@@ -226,7 +226,8 @@ impl<R: Runtime + Default> Default for RawMutex<R> {
 #[path = "../models/mutex.rs"]
 mod models;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::locked_queue::tests::NoScheduler;

@@ -242,7 +242,8 @@ impl<R: Runtime + Default> Default for RawRwLock<R> {
 #[path = "../models/rwlock.rs"]
 mod models;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::locked_queue::tests::NoScheduler;

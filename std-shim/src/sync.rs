@@ -37,6 +37,9 @@
 //! | [`Semaphore`] | `tokio::sync::Semaphore` | `x/sync/semaphore` |
 //! | [`Notify`] | `tokio::sync::Notify` | no counterpart |
 //!
+//! With [`Builder::migrate`](crate::Builder::migrate), a goroutine may hold a guard of this module
+//! over a park, although guards are not `Send`: the locks do not depend on the thread.
+//!
 //! # Order
 //!
 //! A waiter of a [`RwLock`], a [`Semaphore`], a [`Condvar`] or a [`Notify`] is served in the order

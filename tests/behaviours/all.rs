@@ -8,6 +8,7 @@ mod chan;
 mod closing;
 mod deadlines;
 mod handoff;
+mod locks;
 mod parallel;
 mod scheduler;
 mod select;

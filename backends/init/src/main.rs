@@ -42,7 +42,7 @@ use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Errno, Mode, Nanos, Netpoll};
 use gopark_core::polldesc::PollError;
 use gopark_core::sched::{Config, Sched};
-use gopark_core::sema::Sema;
+use gopark_core::semaphore::RawSemaphore;
 use system::print_line;
 
 // Without std, nothing else asks the linker for libc.
@@ -73,7 +73,7 @@ struct Init {
     idle: Nanos,
     counts: Counts,
     /// Released when the machine is to be powered off.
-    power_off: Sema,
+    power_off: RawSemaphore<&'static Sched>,
 }
 
 // The ports of the two services.
@@ -120,7 +120,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         sched,
         idle: Nanos::from(idle) * SECOND,
         counts: Counts::default(),
-        power_off: Sema::new(sched),
+        power_off: RawSemaphore::new(0, sched),
     });
 
     let signals = own(sched, signals);
@@ -134,7 +134,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
         ports.status
     ));
 
-    init.power_off.acquire();
+    init.power_off.acquire(1);
     print_line(format_args!("init: power off"));
     system::power_off_or_exit(first)
 }

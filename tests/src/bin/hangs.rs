@@ -7,7 +7,7 @@
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, chan, go, go_local, select, set_name, sleep, yield_now};
-use gopark_core::sema::Sema;
+use gopark_core::semaphore::RawSemaphore;
 use gopark_tests::{join, thread_names, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -398,7 +398,7 @@ fn full_stderr() {
 
 fn deadlock_with_full_stderr() {
     let _reader = fill_stderr();
-    gopark::run(|| Sema::new(gopark::scheduler()).acquire());
+    gopark::run(|| RawSemaphore::new(0, gopark::scheduler()).acquire(1));
 }
 
 /// Each of two goroutines waits for a channel that only the other could serve.

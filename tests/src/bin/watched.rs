@@ -5,7 +5,8 @@
 
 use gopark::net::{TcpListener, TcpStream};
 use gopark::{Builder, JoinHandle, go, set_name, sleep};
-use gopark_core::sema::Sema;
+use gopark_core::sched::Sched;
+use gopark_core::semaphore::RawSemaphore;
 use gopark_tests::{Dice, join, until};
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -42,9 +43,11 @@ fn main() {
     }
 }
 
+type Sema = RawSemaphore<&'static Sched>;
+
 /// Waits for a permit that only others could release.
 fn wait_for(permit: &Sema) {
-    permit.acquire();
+    permit.acquire(1);
 }
 
 fn deadlock() {
@@ -58,26 +61,26 @@ fn deadlock() {
         drop((listener.accept().unwrap(), client, listener));
         let other = go(|| {
             set_name("other");
-            wait_for(&Sema::new(gopark::scheduler()));
+            wait_for(&RawSemaphore::new(0, gopark::scheduler()));
         });
         join(other);
     });
 }
 
 fn deadlock_of_a_thread() {
-    wait_for(&Sema::new(gopark::scheduler()));
+    wait_for(&RawSemaphore::new(0, gopark::scheduler()));
 }
 
 /// It begins to wait after everything else has slept for long.
 fn deadlock_of_a_thread_later() {
     Builder::new().max_procs(1).start().unwrap();
     thread::sleep(Duration::from_millis(500));
-    wait_for(&Sema::new(gopark::scheduler()));
+    wait_for(&RawSemaphore::new(0, gopark::scheduler()));
 }
 
 /// All goroutines are asleep, but a thread is not.
 fn rescue() {
-    let permit = Arc::new(Sema::new(gopark::scheduler()));
+    let permit = Arc::new(RawSemaphore::new(0, gopark::scheduler()));
     let theirs = permit.clone();
     thread::spawn(move || {
         thread::sleep(Duration::from_millis(500));
@@ -89,7 +92,7 @@ fn rescue() {
 
 /// The thread that could have woken the goroutine ends.
 fn abandoned() {
-    let permit = Sema::new(gopark::scheduler());
+    let permit = RawSemaphore::new(0, gopark::scheduler());
     let thread = thread::spawn(|| thread::sleep(Duration::from_millis(300)));
     gopark::run(|| wait_for(&permit));
     thread.join().unwrap();
@@ -196,7 +199,7 @@ fn pool_used_up() {
 /// Goroutines that nothing can ever wake, while the program goes on.
 fn leaked() {
     gopark::run(|| {
-        let permit: &'static Sema = Box::leak(Box::new(Sema::new(gopark::scheduler())));
+        let permit: &'static Sema = Box::leak(Box::new(RawSemaphore::new(0, gopark::scheduler())));
         for _ in 0..3 {
             drop(go(|| wait_for(permit)));
         }
@@ -274,7 +277,7 @@ fn shrinks() {
         .shrink_stacks(Duration::from_millis(20), Duration::from_millis(10))
         .start()
         .unwrap();
-    let permit = Arc::new(Sema::new(gopark::scheduler()));
+    let permit = Arc::new(RawSemaphore::new(0, gopark::scheduler()));
     let before = resident();
     let ready = Arc::new(AtomicUsize::new(0));
     let waiting: Vec<_> = (0..GOROUTINES)
@@ -295,7 +298,7 @@ fn shrinks() {
     until("what they touched is given back", || {
         resident() < before + GOROUTINES * 50 * 1024
     });
-    permit.release(GOROUTINES as u32);
+    permit.release(GOROUTINES);
     waiting.into_iter().for_each(join);
     until("free stacks are given back", || {
         resident() < before + CACHED * 120 * 1024
@@ -364,7 +367,7 @@ fn crowd(count: usize) {
             let gate = gate.clone();
             waiting.push(go(move || gopark::blocking(|| drop(gate.lock()))));
         }
-        let permit = Arc::new(Sema::new(gopark::scheduler()));
+        let permit = Arc::new(RawSemaphore::new(0, gopark::scheduler()));
         for _ in 0..queued {
             let permit = permit.clone();
             waiting.push(go(move || wait_for(&permit)));
@@ -393,7 +396,7 @@ fn crowd(count: usize) {
         );
 
         drop((peers, shut));
-        permit.release(count as u32);
+        permit.release(count);
         waiting.into_iter().chain(sleeping).for_each(join);
         println!("all have ended");
     });

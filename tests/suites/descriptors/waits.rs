@@ -9,7 +9,7 @@ use gopark_core::join::Join;
 use gopark_core::os::Nanos;
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{Config, Sched};
-use gopark_core::sema::Sema;
+use gopark_core::semaphore::RawSemaphore;
 use gopark_tests::LIMIT;
 use std::cell::RefCell;
 use std::panic::Location;
@@ -157,7 +157,8 @@ fn waiters_are_counted_while_they_wait() {
 fn two_goroutines_that_always_ready_each_other_do_not_starve_a_third() {
     let sched = undisturbed();
     check_in(sched, move || {
-        let [left, right] = [(); 2].map(|()| Arc::new(Sema::new(sched)));
+        type Sema = RawSemaphore<&'static Sched>;
+        let [left, right] = [(); 2].map(|()| Arc::new(RawSemaphore::new(0, sched)));
         let exchanges = Arc::new(AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let player = |mine: &Arc<Sema>, other: &Arc<Sema>| {
@@ -165,7 +166,7 @@ fn two_goroutines_that_always_ready_each_other_do_not_starve_a_third() {
                 (mine.clone(), other.clone(), exchanges.clone(), stop.clone());
             let play = move || {
                 while !stop.load(SeqCst) {
-                    mine.acquire();
+                    mine.acquire(1);
                     exchanges.fetch_add(1, SeqCst);
                     other.release(1);
                 }
@@ -233,14 +234,14 @@ fn permits_of_a_semaphore_are_never_lost() {
     const GOROUTINES: usize = 20;
     const ROUNDS: usize = 500;
     check(|| {
-        let sema = Arc::new(Sema::new(sched()));
+        let sema = Arc::new(RawSemaphore::new(0, sched()));
         let inside = Arc::new(AtomicUsize::new(0));
         let users: Vec<_> = (0..GOROUTINES)
             .map(|_| {
                 let (sema, inside) = (sema.clone(), inside.clone());
                 go(sched(), move || {
                     for _ in 0..ROUNDS {
-                        sema.acquire();
+                        sema.acquire(1);
                         assert!(inside.fetch_add(1, SeqCst) < 3);
                         sched().yield_now();
                         inside.fetch_sub(1, SeqCst);
@@ -252,7 +253,7 @@ fn permits_of_a_semaphore_are_never_lost() {
         sema.release(3);
         users.into_iter().for_each(join);
         for _ in 0..3 {
-            sema.acquire();
+            sema.acquire(1);
         }
     });
 }

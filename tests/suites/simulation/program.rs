@@ -14,7 +14,7 @@ use gopark_core::join::Join;
 use gopark_core::os::{Errno, Mode, Nanos, Outcome};
 use gopark_core::polldesc::{Deadline, PollError};
 use gopark_core::sched::Sched;
-use gopark_core::sema::Sema;
+use gopark_core::semaphore::RawSemaphore;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -131,7 +131,7 @@ impl Actor {
     }
 
     pub(crate) fn take(self, sema: &Semaphore) {
-        self.during(Activity::Sema(sema.id), || sema.sema.acquire());
+        self.during(Activity::Sema(sema.id), || sema.sema.acquire(1));
         computer().oracle.borrow_mut().permits[sema.id].1 += 1;
     }
 
@@ -313,7 +313,7 @@ impl Actor {
 
 /// A semaphore whose permits the oracle counts.
 pub(crate) struct Semaphore {
-    sema: Sema,
+    sema: RawSemaphore<&'static Sched>,
     id: usize,
 }
 
@@ -322,14 +322,14 @@ impl Semaphore {
         let permits = &mut computer().oracle.borrow_mut().permits;
         permits.push((0, 0));
         Arc::new(Semaphore {
-            sema: Sema::new(sched()),
+            sema: RawSemaphore::new(0, sched()),
             id: permits.len() - 1,
         })
     }
 
     pub(crate) fn give(&self, n: usize) {
         computer().oracle.borrow_mut().permits[self.id].0 += n;
-        self.sema.release(n as u32);
+        self.sema.release(n);
     }
 }
 

@@ -104,7 +104,6 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "select",
         "locked_queue",
         "latch",
-        "sema",
         "netpoll",
         "join",
         "sleep",
