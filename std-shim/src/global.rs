@@ -1,6 +1,7 @@
 //! The runtime of the process, for the primitives of the core.
 
-use crate::builder::{instant, nanos, sched, sched_if_running};
+use crate::builder::{instant, nanos, sched};
+use crate::runtime;
 use gopark_core::os::Nanos;
 use gopark_core::runtime::Runtime;
 use gopark_core::sched::Sched;
@@ -18,8 +19,9 @@ impl Runtime for Global {
         sched()
     }
 
+    /// `None` in a child made by `fork` too: there, what needs no wait works, drops among it.
     fn started(self) -> Option<&'static Sched> {
-        sched_if_running()
+        runtime::started()
     }
 
     fn nanos(self, limit: Instant) -> Nanos {

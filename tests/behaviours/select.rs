@@ -358,6 +358,11 @@ fn ordinary_threads_select() {
             recv(never) -> _ => panic!("nothing is sent"),
             default(SHORT) => assert!(begin.elapsed() >= SHORT),
         }
+        let mut select = Select::new();
+        select.recv(&never, |_| panic!("nothing is sent"));
+        let begin = Instant::now();
+        assert_eq!(select.wait_timeout(SHORT), None::<()>);
+        assert!(begin.elapsed() >= SHORT);
     });
 }
 
