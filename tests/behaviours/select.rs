@@ -426,10 +426,14 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         let (full, values) = chan::bounded(0);
         let (sender, receiver) = chan::bounded(1);
         let make = |id| {
+            let drops = &drops;
             let mut select = Select::new();
             select
                 .send(&full, drops.value(id), |result| Some(result.is_ok()))
-                .recv(&receiver, |value: Result<(), _>| value.ok().map(|()| false));
+                .recv(&receiver, move |value: Result<(), _>| {
+                    // The value of the send is dropped before.
+                    value.ok().map(|()| drops.count() == id)
+                });
             select
         };
         assert_eq!(make(1).try_wait(), None);
@@ -438,7 +442,7 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         assert_eq!(drops.count(), 3);
         assert!(values.try_recv().is_err());
         sender.send(()).unwrap();
-        assert_eq!(make(4).wait(), Some(false));
+        assert_eq!(make(4).wait(), Some(true));
         assert_eq!(drops.count(), 4);
         let receives = go({
             let values = values.clone();
