@@ -8,7 +8,7 @@ use super::check_on_thread;
 use crate::check;
 use gopark::chan::{self, TryRecvError, TrySendError};
 use gopark::{Select, go, select};
-use gopark_tests::{LIMIT, join, until};
+use gopark_tests::{LIMIT, join};
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(3);
@@ -453,6 +453,6 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         assert_eq!(join(receives), 5);
         drop(values);
         assert_eq!(make(6).wait(), Some(false));
-        until("all values are dropped", || drops.count() == 6);
+        assert_eq!(drops.count(), 6);
     });
 }
