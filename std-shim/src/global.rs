@@ -19,6 +19,7 @@ impl Runtime for Global {
         sched()
     }
 
+    /// `None` also in a child made by `fork`: there, what needs no wait works, such as a drop.
     fn started(self) -> Option<&'static Sched> {
         started()
     }

@@ -22,21 +22,33 @@ pub(super) fn until_waits<T>(goroutine: &JoinHandle<T>) {
     until_all_wait(std::slice::from_ref(goroutine));
 }
 
-/// As [`until_waits`], for several goroutines: a snapshot looks at all goroutines of the process.
+/// As [`until_waits`], for several goroutines.
 fn until_all_wait<T>(goroutines: &[JoinHandle<T>]) {
     until("the goroutines wait", || {
-        let mut waiting = HashSet::new();
-        gopark::scheduler().snapshot(None, |goroutine| {
-            if let State::Waiting { wait, .. } = goroutine.state {
-                if matches!(wait, Wait::ChanReceive | Wait::ChanSend | Wait::Select) {
-                    waiting.insert(goroutine.id);
-                }
-            }
-        });
-        goroutines
-            .iter()
-            .all(|goroutine| waiting.contains(&goroutine.id()))
+        let waiting = waiting();
+        let mut ids = goroutines.iter().map(JoinHandle::id);
+        ids.all(|id| waiting.contains(&id))
     });
+}
+
+/// As [`until_waits`], if the wait has a limit.
+fn until_waits_or_ends<T>(goroutine: &JoinHandle<T>) {
+    until("the goroutine waits or ends", || {
+        goroutine.is_finished() || waiting().contains(&goroutine.id())
+    });
+}
+
+/// The numbers of all goroutines that wait for a channel or in a select.
+fn waiting() -> HashSet<u64> {
+    let mut waiting = HashSet::new();
+    gopark::scheduler().snapshot(None, |goroutine| {
+        if let State::Waiting { wait, .. } = goroutine.state {
+            if matches!(wait, Wait::ChanReceive | Wait::ChanSend | Wait::Select) {
+                waiting.insert(goroutine.id);
+            }
+        }
+    });
+    waiting
 }
 
 /// Values that count how many of them were dropped.

@@ -8,7 +8,7 @@ use super::check_on_thread;
 use crate::check;
 use gopark::chan::{self, TryRecvError, TrySendError};
 use gopark::{Select, go, select};
-use gopark_tests::{LIMIT, join, until};
+use gopark_tests::{LIMIT, join};
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(3);
@@ -358,6 +358,11 @@ fn ordinary_threads_select() {
             recv(never) -> _ => panic!("nothing is sent"),
             default(SHORT) => assert!(begin.elapsed() >= SHORT),
         }
+        let mut select = Select::new();
+        select.recv(&never, |_| panic!("nothing is sent"));
+        let begin = Instant::now();
+        assert_eq!(select.wait_timeout(SHORT), None::<()>);
+        assert!(begin.elapsed() >= SHORT);
     });
 }
 
@@ -421,10 +426,14 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         let (full, values) = chan::bounded(0);
         let (sender, receiver) = chan::bounded(1);
         let make = |id| {
+            let drops = &drops;
             let mut select = Select::new();
             select
                 .send(&full, drops.value(id), |result| Some(result.is_ok()))
-                .recv(&receiver, |value: Result<(), _>| value.ok().map(|()| false));
+                .recv(&receiver, move |value: Result<(), _>| {
+                    // The value of the send is dropped before.
+                    value.ok().map(|()| drops.count() == id)
+                });
             select
         };
         assert_eq!(make(1).try_wait(), None);
@@ -433,7 +442,7 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         assert_eq!(drops.count(), 3);
         assert!(values.try_recv().is_err());
         sender.send(()).unwrap();
-        assert_eq!(make(4).wait(), Some(false));
+        assert_eq!(make(4).wait(), Some(true));
         assert_eq!(drops.count(), 4);
         let receives = go({
             let values = values.clone();
@@ -444,6 +453,6 @@ fn a_select_made_at_run_time_does_what_the_macro_does() {
         assert_eq!(join(receives), 5);
         drop(values);
         assert_eq!(make(6).wait(), Some(false));
-        until("all values are dropped", || drops.count() == 6);
+        assert_eq!(drops.count(), 6);
     });
 }

@@ -51,6 +51,8 @@ fn what_needs_the_runtime_is_refused_in_the_child_of_a_thread() {
         "connect",
         "join",
         "close-under-a-reader",
+        "recv",
+        "select",
     ] {
         assert_refused("thread", deed);
     }
@@ -58,7 +60,9 @@ fn what_needs_the_runtime_is_refused_in_the_child_of_a_thread() {
 
 #[test]
 fn what_needs_the_runtime_is_refused_in_the_child_of_a_goroutine() {
-    for deed in ["go", "run", "yield", "sleep", "start", "read", "connect"] {
+    for deed in [
+        "go", "run", "yield", "sleep", "start", "read", "connect", "recv", "select",
+    ] {
         assert_refused("goroutine", deed);
     }
 }
@@ -73,7 +77,7 @@ fn a_goroutine_that_parks_or_returns_in_a_child_ends_it() {
 #[test]
 fn what_does_not_wait_works_in_a_child_and_leaves_the_parent_its_events() {
     for place in ["thread", "goroutine"] {
-        for deed in ["write", "drop", "close", "exec"] {
+        for deed in ["write", "drop", "close", "exec", "channel"] {
             assert_works(place, deed);
         }
     }

@@ -1,6 +1,6 @@
 //! Operations with a time limit.
 
-use super::{Drops, until_waits};
+use super::{Drops, until_waits, until_waits_or_ends};
 use crate::{check, start};
 use gopark::chan::{self, RecvTimeoutError, SendTimeoutError, TrySendError};
 use gopark::go;
@@ -76,7 +76,7 @@ fn a_receive_that_has_expired_leaves_its_value_to_the_next() {
                 let receiver = receiver.clone();
                 move || receiver.recv_timeout(SHORT)
             });
-            until_waits(&expires);
+            until_waits_or_ends(&expires);
             let next = go(move || next.recv_timeout(LIMIT));
             until_waits(&next);
             assert_eq!(join(expires), Err(RecvTimeoutError::Timeout));
@@ -99,7 +99,7 @@ fn a_send_that_has_expired_leaves_no_value() {
             let (sender, value) = (sender.clone(), drops.value(1));
             move || sender.send_timeout(value, SHORT)
         });
-        until_waits(&expires);
+        until_waits_or_ends(&expires);
         let next = go({
             let (sender, value) = (sender.clone(), drops.value(2));
             move || sender.send_timeout(value, LIMIT)

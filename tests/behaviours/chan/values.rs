@@ -3,10 +3,11 @@
 use super::{Drops, until_waits};
 use crate::check;
 use gopark::chan::{self, Receiver, Sender, TrySendError};
-use gopark::go;
+use gopark::{go, select};
 use gopark_tests::join;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// Sends values to a receiver that waits, into a buffer, and from a sender that waits.
 fn pass<T: Send + 'static>(make: impl Fn(usize) -> T, is: impl Fn(usize, T) -> bool) {
@@ -182,6 +183,48 @@ fn a_goroutine_that_panics_closes_the_channels_whose_only_ends_it_holds() {
         assert!(receiver.recv().is_err());
         assert!(panics.join().is_err());
         assert_eq!(drops.count(), 1);
+    });
+}
+
+/// Sends when it is dropped. Returns no turn to the neighbours, which would see its panic.
+struct SendsOnDrop {
+    sender: Sender<usize>,
+    neighbour_ran: Arc<AtomicBool>,
+    receiver: Receiver<usize>,
+}
+
+impl Drop for SendsOnDrop {
+    fn drop(&mut self) {
+        for i in 0..5000 {
+            self.sender.send(i).unwrap();
+            select! { recv(self.receiver) -> value => assert_eq!(value, Ok(i)) }
+            assert!(self.receiver.try_recv().is_err());
+        }
+        self.sender
+            .send(usize::from(self.neighbour_ran.load(SeqCst)))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_destructor_uses_channels_while_its_goroutine_unwinds() {
+    check(|| {
+        let (sender, receiver) = chan::unbounded();
+        let theirs = receiver.clone();
+        let panics = go(move || {
+            let neighbour_ran = Arc::new(AtomicBool::new(false));
+            let flag = neighbour_ran.clone();
+            drop(gopark::go_local(move || flag.store(true, SeqCst)));
+            let _sends = SendsOnDrop {
+                sender,
+                neighbour_ran,
+                receiver: theirs,
+            };
+            panic::resume_unwind(Box::new(()));
+        });
+        assert!(panics.join().is_err());
+        assert_eq!(receiver.recv(), Ok(0), "the neighbour ran while it unwound");
+        assert!(receiver.recv().is_err());
     });
 }
 

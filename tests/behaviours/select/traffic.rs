@@ -40,19 +40,32 @@ fn a_default_never_happens_while_a_value_moves_between_the_channels() {
         let moves = thread::spawn({
             let (stop, to_a, to_b) = (stop.clone(), to_a.clone(), to_b.clone());
             let (from_a, from_b) = (from_a.clone(), from_b.clone());
+            // It does not sleep, so that it moves the token as often as it can.
+            let take = |receiver: &Receiver<_>| {
+                while receiver.try_recv().is_err() {
+                    thread::yield_now();
+                }
+            };
             move || {
                 while !stop.load(SeqCst) {
                     to_b.send(1).unwrap();
-                    from_a.recv().unwrap();
+                    take(&from_a);
                     to_a.send(0).unwrap();
-                    from_b.recv().unwrap();
+                    take(&from_b);
                 }
             }
         });
+        let (_keep, never) = chan::bounded::<u8>(0);
         for _ in 0..rounds(TRIALS) {
-            // What is taken goes back to where it was: the mover waits for it there.
+            // What is taken goes back to where it was. The arms between the two take time.
             select! {
                 recv(from_a) -> value => to_a.send(value.unwrap()).unwrap(),
+                recv(never) -> _ => panic!("nothing is sent there"),
+                recv(never) -> _ => panic!("nothing is sent there"),
+                recv(never) -> _ => panic!("nothing is sent there"),
+                recv(never) -> _ => panic!("nothing is sent there"),
+                recv(never) -> _ => panic!("nothing is sent there"),
+                recv(never) -> _ => panic!("nothing is sent there"),
                 recv(from_b) -> value => to_b.send(value.unwrap()).unwrap(),
                 default => panic!("a token is there"),
             }

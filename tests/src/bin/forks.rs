@@ -5,8 +5,9 @@
     reason = "fork, exec and what goes with them are calls of libc"
 )]
 
+use gopark::chan::{self, Receiver, Sender};
 use gopark::net::{TcpListener, TcpStream};
-use gopark::{Builder, JoinHandle, go};
+use gopark::{Builder, JoinHandle, go, select};
 use gopark_tests::{join, until};
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -64,6 +65,7 @@ fn fork_and_do(deed: &str) {
         server,
         listener,
         waiting,
+        channel: chan::bounded(1),
     };
     match fork() {
         None => return child(deed, inherited),
@@ -87,6 +89,7 @@ struct Inherited {
     server: TcpStream,
     listener: TcpListener,
     waiting: JoinHandle<io::Result<[u8; 4]>>,
+    channel: (Sender<u8>, Receiver<u8>),
 }
 
 /// Performs `deed`, which must fail if it needs the parent's runtime. Returns only if `deed` is
@@ -97,6 +100,7 @@ fn child(deed: &str, inherited: Inherited) {
         server,
         listener,
         waiting,
+        channel,
     } = inherited;
     let deed = || match deed {
         "go" => _ = go(|| ()),
@@ -111,6 +115,18 @@ fn child(deed: &str, inherited: Inherited) {
         "drop" => drop((client, server, listener, waiting)),
         "close" => listener.close().unwrap(),
         "close-under-a-reader" => server.close().unwrap(),
+        "channel" => {
+            let (sender, receiver) = channel;
+            for i in 0..100 {
+                sender.send(i).unwrap();
+                assert_eq!(receiver.recv(), Ok(i));
+            }
+            assert!(receiver.try_recv().is_err());
+            drop(sender);
+            assert!(receiver.recv().is_err());
+        }
+        "recv" => _ = channel.1.recv(),
+        "select" => select! { recv(channel.1) -> _ => {} },
         "exec" => panic!("{}", Command::new("true").exec()),
         "return" => {}
         _ => panic!("there is no deed {deed}"),
