@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 targets=(polldesc waiter choice chan timer_heap runq fdmutex tagptr backend)
 machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs choice.rs
-    chan.rs chan/arms.rs chan/buffer.rs chan/handles.rs select.rs timer.rs runq.rs fdmutex.rs
+    chan.rs chan/arms.rs chan/buffer.rs select.rs timer.rs runq.rs fdmutex.rs
     tagptr.rs
 )
 secs=${FUZZ_SECS:-15}

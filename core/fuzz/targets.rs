@@ -50,6 +50,16 @@ mod tests {
     }
 
     #[test]
+    fn a_removed_timer_gives_its_place_to_an_earlier_one() {
+        // Entries due after 2, 20, 4, 100, 100, 22, 102, 102, 102 and 6. The one due after 22 is a
+        // limit below the one due after 20. The last takes its place.
+        super::timer_heap(&[
+            0, 4, 5, 40, 10, 8, 15, 200, 20, 200, 200, 44, 30, 204, 35, 204, 40, 204, 45, 12, 202,
+            0,
+        ]);
+    }
+
+    #[test]
     fn run_queues_hand_out_each_goroutine_once() {
         check("runq", 1_000, super::runq);
     }

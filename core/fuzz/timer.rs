@@ -17,7 +17,7 @@ use core::ptr::NonNull;
 use std::boxed::Box;
 use std::vec::Vec;
 
-const TIMERS: usize = 48;
+const TIMERS: usize = 40;
 const LIMITS: usize = 12;
 static_assertions::const_assert!(TIMERS > FIRE_BATCH);
 
@@ -98,19 +98,29 @@ std::thread_local! {
     static LOG: RefCell<Log> = RefCell::default();
 }
 
-/// Two bytes are one step: what and which timer, and how long.
+/// Two bytes are one step: what and which timer or limit, and how long.
 pub fn run(input: &[u8]) {
     FIXTURE.with(|fixture| {
         LOG.with_borrow_mut(|log| log.now = 1_000);
         for step in input.chunks_exact(2) {
-            let (what, at) = (step[0] % 7, usize::from(step[0] / 7));
+            let (what, at) = (step[0] % 5, usize::from(step[0] / 5));
             let (heap, long) = (
                 fixture.heaps[usize::from(step[1] & 1)],
                 Nanos::from(step[1] >> 1),
             );
-            let entry = fixture.timers[at % TIMERS];
-            let limit = fixture.limits[at % LIMITS];
             let now = LOG.with_borrow(|log| log.now);
+            if at >= TIMERS {
+                let limit = fixture.limits[at - TIMERS];
+                match what {
+                    0 => limit.arm(heap, now + long),
+                    1 => limit.decide(),
+                    2 => limit.remove(),
+                    _ => fixture.pass(long),
+                }
+                fixture.an_owner_wakes_in_time();
+                continue;
+            }
+            let entry = fixture.timers[at];
             let when = entry.plan.get().when;
             match what {
                 0 => entry.arm(heap, now + long, (long & 1) * (1 + long)),
@@ -128,7 +138,7 @@ pub fn run(input: &[u8]) {
                 3 => fixture.pass(long),
                 4 => {
                     // Enough timers that one run takes more than one batch.
-                    for (i, entry) in fixture.timers[at % TIMERS..]
+                    for (i, entry) in fixture.timers[at..]
                         .iter()
                         .take(step[1] as usize)
                         .enumerate()
@@ -136,11 +146,6 @@ pub fn run(input: &[u8]) {
                         entry.arm(heap, now + long + i as Nanos % 3, 0);
                     }
                 }
-                5 => match limit.wait.get() {
-                    None => limit.arm(heap, now + long),
-                    Some(_) => limit.decide(),
-                },
-                6 => limit.remove(),
                 _ => {}
             }
             fixture.an_owner_wakes_in_time();
@@ -188,6 +193,9 @@ impl Entry {
 
 impl Limit {
     fn arm(&self, heap: &'static Heap, when: Nanos) {
+        if self.wait.get().is_some() {
+            return;
+        }
         let before = heap.next();
         // SAFETY: the limit is leaked, and its choice is replaced after `remove`.
         let moved = unsafe { self.timer.arm_expiry(heap, when) };

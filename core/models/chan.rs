@@ -110,6 +110,17 @@ fn a_send_that_does_not_wait_meets_the_receiver_or_keeps_the_value() {
 }
 
 #[test]
+fn a_limit_ends_a_receive_without_a_sender() {
+    run(0, |sched, tx, rx| {
+        let m = m(sched);
+        let received = rx.recv_deadline(SOON);
+        assert!(received.is_err_and(|error| error.is_timeout()) && !tx.is_closed());
+        sched.submit(goroutine(1));
+        m.join().unwrap();
+    });
+}
+
+#[test]
 fn a_receive_gets_the_value_or_its_limit_comes_and_the_sender_keeps_it() {
     run(0, |sched, tx, rx| {
         let m = m(sched);

@@ -98,6 +98,24 @@ fn a_close_wakes_a_select_that_waits_twice_for_one_channel() {
 }
 
 #[test]
+fn a_select_whose_limit_has_passed_takes_a_value_that_came_first() {
+    run(|sched| {
+        let (tx, rx) = bounded::<Mail, _>(0, sched);
+        let receiver = thread::spawn(move || {
+            let arm = rx.arm();
+            let chosen = sched.select(&[arm.case()], true, Limit::At(1));
+            assert_eq!(
+                chosen.is_some(),
+                arm.finish().is_ok_and(|mail| mail.get() == 7)
+            );
+            chosen.is_some()
+        });
+        let sent = tx.try_send(mail(7)).is_ok();
+        assert_eq!(receiver.join().unwrap(), sent);
+    });
+}
+
+#[test]
 fn a_select_takes_the_value_or_its_limit_comes_and_the_sender_keeps_it() {
     run(|sched| {
         const SOON: crate::os::Nanos = 2_000;
