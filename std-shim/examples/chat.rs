@@ -7,9 +7,9 @@
 //!
 //! | design | the clients are | a client that does not read |
 //! |---|---|---|
-//! | `mutex` | in a map, written to under its lock | delays all others until its write times out |
-//! | `mpsc` | in a map, a queue and a writer goroutine each | delays others when its queue is full |
-//! | `select` | known to one goroutine, the hub, only | delays none, and is removed when full |
+//! | `mutex` | in a map, written to under its lock | delays all until a write to it times out |
+//! | `mpsc` | in a map, each with a queue and a writer | delays others when its queue is full |
+//! | `select` | known to one goroutine only, the hub | delays none; removed when its queue is full |
 //!
 //! In each design a client is removed when a write to it has made no progress for [`PATIENCE`].
 
