@@ -74,6 +74,8 @@ on_one_line() {
 
 small_address_space() { (ulimit -v "$1" && exec "$program.stripped" 1); }
 
+adds_up() { [ "$(timeout 60 "$1")" = "10000 numbers, sum 50005000" ]; }
+
 examine() {
     strip_all "$program" "$program.stripped"
     local disk memory anonymous
@@ -103,6 +105,7 @@ examine() {
     check "an argument that is missing" aborts_saying 'usage: minimal-echo PORT' "$program.stripped"
     check "no room for stacks" \
         aborts_saying 'no address space for stacks: .*errno 12' small_address_space 12000
+    check "channels and a mutex" adds_up "${program%echo}sum"
 }
 
 kind=dynamic
