@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `mutex` | in a map, written to under its lock | delays all until a write to it times out |
 //! | `mpsc` | in a map, each with a queue and a writer | delays others when its queue is full |
-//! | `select` | known to one goroutine only, the hub | delays none; removed when its queue is full |
+//! | `select` | known to one goroutine, the hub | delays none; removed when its queue is full |
 //!
 //! In each design a client is removed when a write to it has made no progress for [`PATIENCE`].
 
