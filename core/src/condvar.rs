@@ -64,7 +64,7 @@ impl<R: Runtime> RawCondvar<R> {
 
     /// Wakes all that wait now.
     pub fn notify_all(&self) {
-        self.queue.wake_all(self.runtime);
+        self.queue.wake_all(self.runtime, |()| true);
     }
 }
 

@@ -213,14 +213,19 @@ impl<S, P: Sync> LockedQueue<S, P> {
         }
     }
 
-    /// Wakes all that wait now. Waiters that join while this runs keep waiting, so it comes to an
-    /// end even if the woken ones wait again at once.
-    pub(crate) fn wake_all(&self, runtime: impl Runtime) {
-        let mut end = None;
+    /// Makes a change to the state, and wakes all that wait at that moment if it returns true.
+    /// Waiters that join later keep waiting, so this comes to an end even if the woken ones wait
+    /// again at once.
+    pub(crate) fn wake_all(&self, runtime: impl Runtime, change: impl FnOnce(&mut S) -> bool) {
+        let (mut change, mut end) = (Some(change), 0);
         let serve = |queued: &mut Queued<S, P>| {
-            let waiters = &mut queued.waiters;
-            let end = *end.get_or_insert(waiters.joined);
-            let served = waiters.pop_packet_if(|packet| packet.number < end)?;
+            if let Some(change) = change.take() {
+                if !change(&mut queued.state) {
+                    return None;
+                }
+                end = queued.waiters.joined;
+            }
+            let served = queued.waiters.pop_packet_if(|packet| packet.number < end)?;
             Some(served.waiter)
         };
         self.wake(runtime, |_| (), serve);

@@ -43,7 +43,7 @@ impl<R: Runtime> RawNotify<R> {
 
     /// Wakes all that wait now. A later `wait` is not affected.
     pub fn notify_waiters(&self) {
-        self.queue.wake_all(self.runtime);
+        self.queue.wake_all(self.runtime, |_| true);
     }
 
     /// Waits for a notification, or takes the permit.

@@ -149,8 +149,10 @@ impl<R: Runtime> Drop for Running<'_, R> {
             // Pairs with the Acquire in `is_completed`.
             complete.store(true, Ordering::Release);
         }
-        queue.lock().state = self.after;
-        queue.wake_all(*runtime);
+        queue.wake_all(*runtime, |stage| {
+            *stage = self.after;
+            true
+        });
     }
 }
 

@@ -44,19 +44,17 @@ impl<R: Runtime> RawWaitGroup<R> {
     ///
     /// If the counter is 0.
     pub fn done(&self) {
-        let before = {
-            let count = &mut self.queue.lock().state;
-            let before = *count;
+        let mut before = 0;
+        // In one critical section: a caller that adds members and waits after it must not be woken.
+        self.queue.wake_all(self.runtime, |count| {
+            before = *count;
             *count = before.saturating_sub(1);
-            before
-        };
+            before == 1
+        });
         assert!(
             before > 0,
             "a wait group is done more often than members were added"
         );
-        if before == 1 {
-            self.queue.wake_all(self.runtime);
-        }
     }
 
     /// Waits until the counter is 0.
@@ -81,3 +79,7 @@ impl<R: Runtime + Default> Default for RawWaitGroup<R> {
         Self::new(R::default())
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/wait_group.rs"]
+mod models;

@@ -25,7 +25,9 @@ use std::time::Duration;
 /// });
 /// let (queue, pushed) = &*shared;
 /// let work = loop {
-/// XX///         Some(work) => break work,
+///     let first = queue.lock().unwrap().pop(); // The guard is dropped before the wait.
+///     match first {
+///         Some(work) => break work,
 ///         None => pushed.notified(),
 ///     }
 /// };
