@@ -217,11 +217,12 @@ impl<T> State<T> {
     /// to the room in the buffer.
     #[inline]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
-        let sender_waits = !self.senders.is_empty();
-        if sender_waits && self.buffer.len() > 0 && !self.buffer.has_room_after_pop() {
-            if blocks.offered.is_none() {
-                return Step::NeedsBlock;
-            }
+        if !self.senders.is_empty()
+            && self.buffer.len() > 0
+            && !self.buffer.has_room_after_pop()
+            && blocks.offered.is_none()
+        {
+            return Step::NeedsBlock;
         }
         let from_buffer = self.buffer.pop(&mut blocks.freed);
         if let Some(place) = from_buffer {
