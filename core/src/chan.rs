@@ -213,8 +213,8 @@ impl<T> State<T> {
         }
     }
 
-    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits moves
-    /// to the room in the buffer.
+    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits
+    /// moves to the room in the buffer.
     #[inline]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
         if !self.senders.is_empty()

@@ -1,10 +1,10 @@
 //! Select: waits for the first of several events, and lets exactly one of them happen.
 //!
-//! Each event is an [`Arm`]: an operation on an object that has a lock, its *gate*. The select locks
-//! the gates of all arms, in the order of their addresses, so it sees all objects at one moment. If
-//! an operation is possible, it is done and the others are not touched. Otherwise each object gets
-//! a node of the waiter, before any gate is unlocked: no event is lost in between. Then one event
-//! decides the waiter's [`Choice`], and the waiter removes its other nodes.
+//! Each event is an [`Arm`]: an operation on an object that has a lock, its *gate*. The select
+//! locks the gates of all arms, in the order of their addresses, so it sees all objects at one
+//! moment. If an operation is possible, it is done and the others are not touched. Otherwise each
+//! object gets a node of the waiter, before any gate is unlocked: no event is lost in between. Then
+//! one event decides the waiter's [`Choice`], and the waiter removes its other nodes.
 //!
 //! A queued node never meets another node of the same select: operations pair with nodes of others
 //! before the select queues its own.
