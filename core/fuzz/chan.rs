@@ -33,7 +33,7 @@ std::thread_local! {
     static DRIVER: Cell<*const Driver<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// A value, of which a block of the buffer holds two.
+/// A value. A block of the buffer holds two.
 struct Token {
     number: usize,
     _weight: [u8; 2000],

@@ -1,10 +1,10 @@
 //! Timers in two heaps against a table of the time for which each timer is armed. A run of a heap
 //! must fire the timers that are due, the earliest first.
 //!
-//! Timers are armed, moved later and earlier, stopped, and armed again from their own callbacks. The
-//! limits of waits decide choices, and are removed before or after that.
-//! After each step no armed timer is due before its heap's next run. At the end of an input the
-//! heaps' internals are checked, and the heaps are emptied.
+//! Timers are armed, moved later and earlier, stopped, and armed again from their own callbacks.
+//! The limits of waits decide choices, and are removed before or after that. After each step no
+//! armed timer is due before its heap's next run. At the end of an input the heaps' internals are
+//! checked, and the heaps are emptied.
 #![allow(unsafe_code, reason = "callbacks get addresses")]
 
 use super::{ARITY, FIRE_BATCH, Heap, Timer};

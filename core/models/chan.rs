@@ -84,7 +84,19 @@ fn a_close_gives_the_value_back_to_a_sender() {
 }
 
 #[test]
-fn a_close_wakes_all_receivers_and_one_has_the_value() {
+fn a_close_wakes_two_receivers() {
+    run(0, |_, tx, rx| {
+        let receivers =
+            [rx.clone(), rx].map(|rx| thread::spawn(move || assert!(rx.recv().is_err())));
+        assert!(tx.close());
+        for receiver in receivers {
+            receiver.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn of_two_receivers_one_has_the_value_and_a_close_wakes_the_other() {
     run(0, |_, tx, rx| {
         let receivers = [rx.clone(), rx]
             .map(|rx| thread::spawn(move || rx.recv().is_ok_and(|mail| mail.get() == 7)));

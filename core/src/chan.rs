@@ -218,8 +218,11 @@ impl<T> State<T> {
     /// moves to the room in the buffer.
     #[inline]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
-        let refills = !self.senders.is_empty() && self.buffer.len() > 0;
-        if refills && !self.buffer.has_room_after_pop() && blocks.offered.is_none() {
+        if !self.senders.is_empty()
+            && self.buffer.len() > 0
+            && !self.buffer.has_room_after_pop()
+            && blocks.offered.is_none()
+        {
             return Step::NeedsBlock;
         }
         let from_buffer = self.buffer.pop(&mut blocks.freed);
