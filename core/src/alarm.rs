@@ -137,12 +137,12 @@ unsafe fn fire<R: Runtime>(inner: NonNull<()>, seq: u32, woken: &mut WaiterList)
     // SAFETY: `arm` gave the heap this reference.
     let inner = unsafe { Arc::from_raw(inner.cast::<Inner<R>>().as_ptr()) };
     let sched = inner.runtime.sched();
+    let now = sched.now();
     let moved = {
         let mut state = inner.state.lock();
         let (Some(due), true) = (state.due, state.seq == seq) else {
             return;
         };
-        let now = sched.now();
         let has_receivers = inner.delivery.deliver(inner.runtime.instant(now), woken);
         state.due = None;
         let period = state.period.filter(|_| has_receivers);

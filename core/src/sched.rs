@@ -96,7 +96,9 @@ use crate::polldesc::PollCache;
 use crate::poller::Poller;
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Once, Ordering, unmodeled};
+use crate::sync::{
+    self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, CachePadded, Once, Ordering, unmodeled,
+};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr;
@@ -137,6 +139,8 @@ pub struct Sched {
     /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
+    /// The random sequence of selects. Written by any thread.
+    pub(crate) picks: CachePadded<unmodeled::AtomicU32>,
 }
 
 /// What is counted of threads that are no Ms. Written by any thread.
@@ -225,6 +229,7 @@ impl Sched {
             totals: Totals::new(),
             forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
+            picks: CachePadded::default(),
         }));
         sync::set_os(&sched.os);
         sched.open(&gate);

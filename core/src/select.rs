@@ -141,7 +141,7 @@ impl Sched {
         rank(seats);
         loop {
             if !biased {
-                shuffle(seats);
+                shuffle(seats, &self.picks);
             }
             let picked = self.select_once(seats, limit);
             if picked.is_none_or(|index| !seats[index].case.0.is_spurious()) {
@@ -216,12 +216,12 @@ impl Sched {
     }
 }
 
-/// Sets the order of locking: by address.
+/// Sets the order of locking.
 fn rank(seats: &mut [Seat<'_>]) {
     for end in 1..seats.len() {
         let moving = seats[end].rank;
         let mut at = end;
-        while at > 0 && address(seats, seats[at - 1].rank) > address(seats, moving) {
+        while at > 0 && place(seats, seats[at - 1].rank) > place(seats, moving) {
             seats[at].rank = seats[at - 1].rank;
             at -= 1;
         }
@@ -229,14 +229,14 @@ fn rank(seats: &mut [Seat<'_>]) {
     }
 }
 
-fn address(seats: &[Seat<'_>], index: usize) -> *const Gate {
-    seats[index].case.0.gate()
+fn place(seats: &[Seat<'_>], index: usize) -> usize {
+    seats[index].case.0.gate().place()
 }
 
 /// Sets a random order of attempts.
-fn shuffle(seats: &mut [Seat<'_>]) {
+fn shuffle(seats: &mut [Seat<'_>], sequence: &unmodeled::AtomicU32) {
     for end in (1..seats.len()).rev() {
-        let other = random(end as u32 + 1) as usize;
+        let other = random(sequence, end as u32 + 1) as usize;
         let turn = seats[end].turn;
         seats[end].turn = core::mem::replace(&mut seats[other].turn, turn);
     }
@@ -244,10 +244,9 @@ fn shuffle(seats: &mut [Seat<'_>]) {
 
 /// A number below `n`, by a shared sequence of Weyl, mixed. Threads that lose an update get the
 /// same number, which is random all the same.
-fn random(n: u32) -> u32 {
-    static SEQUENCE: unmodeled::AtomicU32 = unmodeled::AtomicU32::new(0);
-    let weyl = SEQUENCE.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9);
-    SEQUENCE.store(weyl, Ordering::Relaxed);
+fn random(sequence: &unmodeled::AtomicU32, n: u32) -> u32 {
+    let weyl = sequence.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9);
+    sequence.store(weyl, Ordering::Relaxed);
     let mixed = (weyl ^ (weyl >> 16)).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
     ((u64::from(mixed ^ (mixed >> 16)) * u64::from(n)) >> 32) as u32

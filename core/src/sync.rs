@@ -135,7 +135,12 @@ pub(crate) fn corrupt(message: fmt::Arguments<'_>) -> ! {
 #[cfg(not(loom))]
 mod lock {
     /// A spin lock that owns a `T`.
-    pub(crate) struct Lock<T>(spin::mutex::SpinMutex<T>);
+    pub(crate) struct Lock<T> {
+        word: spin::mutex::SpinMutex<T>,
+        /// The number of the lock, once it has one.
+        #[cfg(steps)]
+        number: core::sync::atomic::AtomicUsize,
+    }
 
     /// Access to the `T` of a locked lock, which dropping it unlocks.
     pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
@@ -147,13 +152,36 @@ mod lock {
     impl<T> Lock<T> {
         /// An unlocked lock.
         pub(crate) const fn new(value: T) -> Self {
-            Lock(spin::mutex::SpinMutex::new(value))
+            Lock {
+                word: spin::mutex::SpinMutex::new(value),
+                #[cfg(steps)]
+                number: core::sync::atomic::AtomicUsize::new(0),
+            }
+        }
+
+        /// Where the lock stands in the order of locks that nest: its address.
+        #[cfg(not(steps))]
+        pub(crate) fn place(&self) -> usize {
+            core::ptr::from_ref(self).addr()
+        }
+
+        /// Where the lock stands in the order of locks that nest: the number of its first such use.
+        /// Addresses would differ between two runs of a simulation.
+        #[cfg(steps)]
+        pub(crate) fn place(&self) -> usize {
+            use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+            static NUMBERS: AtomicUsize = AtomicUsize::new(1);
+            if self.number.load(Relaxed) == 0 {
+                let new = NUMBERS.fetch_add(1, Relaxed);
+                _ = self.number.compare_exchange(0, new, Relaxed, Relaxed);
+            }
+            self.number.load(Relaxed)
         }
 
         /// Spins until the lock is free, then takes it.
         #[inline]
         pub(crate) fn lock(&self) -> Guard<'_, T> {
-            match self.0.try_lock() {
+            match self.word.try_lock() {
                 Some(guard) => guard,
                 None => self.lock_slow(),
             }
@@ -164,7 +192,7 @@ mod lock {
             loop {
                 for _ in 0..SPINS {
                     core::hint::spin_loop();
-                    if let Some(guard) = self.0.try_lock() {
+                    if let Some(guard) = self.word.try_lock() {
                         return guard;
                     }
                 }
@@ -186,6 +214,11 @@ mod lock {
         /// An unlocked lock.
         pub(crate) fn new(value: T) -> Self {
             Lock(loom::sync::Mutex::new(value))
+        }
+
+        /// Where the lock stands in the order of locks that nest: its address.
+        pub(crate) fn place(&self) -> usize {
+            core::ptr::from_ref(self).addr()
         }
 
         /// Waits for the lock and takes it.

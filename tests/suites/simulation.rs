@@ -12,7 +12,8 @@
 //! | `kernel` | descriptors, packets, readiness |
 //! | `os` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
-//! | `oracle` | what must hold |
+//! | `sharing`, `mixes`, `locks` | what they do with channels, selects, alarms and locks |
+//! | `oracle`, `ledger` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
 //!
 //! Not under ThreadSanitizer: the simulation switches one thread between stacks that the sanitizer
@@ -27,6 +28,12 @@
 mod computer;
 #[path = "simulation/kernel.rs"]
 mod kernel;
+#[path = "simulation/ledger.rs"]
+mod ledger;
+#[path = "simulation/locks.rs"]
+mod locks;
+#[path = "simulation/mixes.rs"]
+mod mixes;
 #[path = "simulation/oracle.rs"]
 mod oracle;
 #[path = "simulation/os.rs"]
@@ -35,6 +42,8 @@ mod os;
 mod program;
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
+#[path = "simulation/sharing.rs"]
+mod sharing;
 
 use computer::{Computer, Odds, Verdict, seed_under_way};
 use gopark_core::os::{Errno, Netpoll};
@@ -178,6 +187,8 @@ fn check_end(computer: &Computer, ended: bool) {
         computer.fail(format!(
             "{numbers} descriptors are open and {watched} are watched at the end"
         ));
+    } else if let Err(why) = computer.oracle.borrow().ledger.at_end() {
+        computer.fail(why);
     }
 }
 

@@ -6,7 +6,7 @@
 //! fetches it, and the poll reports what is ready at that moment.
 
 use crate::computer::{Computer, FAR, State, computer};
-use gopark_core::os::{Errno, Event, Events, Mode, Nanos, Outcome, Ready};
+use gopark_core::os::{Borrowed, Errno, Event, Events, Mode, Nanos, Outcome, Ready};
 use gopark_core::tagptr::TaggedPtr;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -614,6 +614,31 @@ impl Kernel {
             }
             Outcome::Done(n)
         })
+    }
+
+    /// Whether an operation in a direction would not block: `poll(2)`. The next change of that
+    /// makes an edge.
+    pub(crate) fn probe(number: Borrowed<'_>, mode: Mode) -> bool {
+        let computer = computer();
+        computer.step("probe", [number.raw() as u64, mode as u64]);
+        Self::deliver(computer);
+        let ready = {
+            let mut kernel = computer.kernel.borrow_mut();
+            kernel.named(number.raw()).map(|file| {
+                let ready = kernel.could(file, mode);
+                kernel.files[file].wants_room |= mode == Mode::Write && !ready;
+                ready
+            })
+        };
+        let Some(ready) = ready else {
+            computer.fail(format!(
+                "probe of descriptor {}, which is not open",
+                number.raw()
+            ));
+            return false;
+        };
+        computer.step("probe ends", [number.raw() as u64, ready.into()]);
+        ready
     }
 
     pub(crate) fn write(file: FileId, number: i32, len: usize) -> Outcome<usize> {

@@ -31,6 +31,7 @@
 
 use crate::computer::Computer;
 use crate::kernel::ENOMEM;
+use crate::ledger::Ledger;
 use gopark_core::fd::FdError;
 use gopark_core::os::{Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
@@ -45,6 +46,8 @@ pub(crate) enum Activity {
     Wait(usize, Mode),
     Close(usize),
     Sema(usize),
+    /// Waits for one of several causes: the number of an `Await` in the ledger.
+    Await(usize),
     Join(usize),
     Sleep(Nanos),
     Done,
@@ -77,6 +80,7 @@ pub(crate) struct Oracle {
     pub(crate) permits: Vec<(usize, usize)>,
     /// The step and the time of each stamp, ascending.
     times: Vec<(u64, Nanos)>,
+    pub(crate) ledger: Ledger,
 }
 
 /// A call that has not ended.
@@ -89,7 +93,8 @@ pub(crate) struct Call {
 /// sleep that follows, unless each access to memory takes some.
 pub(crate) const SLACK: Nanos = if cfg!(steps) { 10_000_000 } else { 0 };
 
-const UNDER_WAY: u64 = u64::MAX;
+/// The end of what has not ended.
+pub(crate) const UNDER_WAY: u64 = u64::MAX;
 
 impl Oracle {
     pub(crate) fn new(seed: u64) -> Self {
@@ -101,6 +106,7 @@ impl Oracle {
             sockets: Vec::new(),
             permits: Vec::new(),
             times: Vec::new(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -221,6 +227,28 @@ impl Oracle {
         }
     }
 
+    /// Checks what a select returns for a socket that it has found ready.
+    pub(crate) fn ready(
+        &self,
+        computer: &Computer,
+        socket: usize,
+        call: Call,
+        result: &Result<(), FdError>,
+    ) -> Result<(), String> {
+        let close = self.sockets[socket].close;
+        let file = &computer.kernel.borrow().files[self.files[socket]];
+        let right = match result {
+            Ok(()) => close.is_none_or(|(_, end)| end >= call.begin),
+            Err(FdError::Poll(PollError::Closing)) => close.is_some(),
+            Err(FdError::Os(errno)) => errno.raw() == ENOMEM && file.refused,
+            Err(FdError::Poll(_)) => false,
+        };
+        match right {
+            true => Ok(()),
+            false => Err(format!("a select returns {result:?} for socket {socket}")),
+        }
+    }
+
     pub(crate) fn set_begins(
         &mut self,
         computer: &Computer,
@@ -325,8 +353,13 @@ impl Oracle {
                 Activity::Sema(sema) if self.permits[sema].0 > self.permits[sema].1 => {
                     return wrong("could have a permit");
                 }
-                Activity::Close(socket) if !waits_on(&self.actors, socket) => {
+                Activity::Close(socket) if !self.waits_on(socket) => {
                     return wrong("waits although no operation is left");
+                }
+                Activity::Await(wait) => {
+                    if let Err(why) = self.may_await(computer, actor, wait, next) {
+                        return wrong(&why);
+                    }
                 }
                 Activity::Wait(socket, mode) => {
                     if let Err(why) = self.may_wait(computer, socket, mode, next) {
@@ -372,6 +405,20 @@ impl Oracle {
         }
     }
 
+    /// Whether an operation on a socket, or a select with such a case, has not ended.
+    fn waits_on(&self, socket: usize) -> bool {
+        let waits = |&doing: &Activity| match doing {
+            Activity::Wait(other, _) => other == socket,
+            Activity::Await(wait) => self.ledger.waits[wait].is_for(socket),
+            _ => false,
+        };
+        self.actors.iter().any(waits)
+    }
+
+    pub(crate) fn is_closing(&self, socket: usize) -> bool {
+        self.sockets[socket].close.is_some()
+    }
+
     fn may_wait(
         &self,
         computer: &Computer,
@@ -408,10 +455,4 @@ impl Oracle {
             _ => Ok(()),
         }
     }
-}
-
-fn waits_on(actors: &[Activity], socket: usize) -> bool {
-    actors
-        .iter()
-        .any(|doing| matches!(doing, Activity::Wait(s, _) if *s == socket))
 }

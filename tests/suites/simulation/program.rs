@@ -1,6 +1,6 @@
 //! Programs for the simulated computer, drawn from the seed: actors that read, write, close, move
 //! deadlines, sleep, yield, wait for semaphores, spawn and join, as goroutines or as threads
-//! outside the scheduler.
+//! outside the scheduler. `mixes` and `locks` draw those that use channels, alarms and locks.
 //!
 //! Every program ends by itself. Writers send a fixed number of messages and then shut down their
 //! half; readers read to the end, or give up and close; the last dialer closes the listener. An
@@ -9,6 +9,7 @@
 use crate::computer::{State, computer};
 use crate::kernel::{FileId, Kernel, Kind};
 use crate::oracle::{Activity, SocketState};
+use crate::{locks, mixes};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
 use gopark_core::os::{Errno, Mode, Nanos, Outcome};
@@ -65,7 +66,7 @@ impl Socket {
     }
 }
 
-fn judge(verdict: Result<(), String>) {
+pub(crate) fn judge(verdict: Result<(), String>) {
     if let Err(why) = verdict {
         computer().fail(why);
     }
@@ -116,7 +117,7 @@ impl Actor {
         computer().note("actor", [self.0 as u64, 0]);
     }
 
-    fn during<T>(self, doing: Activity, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn during<T>(self, doing: Activity, f: impl FnOnce() -> T) -> T {
         self.set(doing);
         let result = f();
         self.set(Activity::Running);
@@ -336,6 +337,9 @@ impl Semaphore {
 /// Reads to the end, or gives up after a timeout.
 pub(crate) fn reader(actor: Actor, socket: &Socket) {
     loop {
+        if below(8) == 0 {
+            mixes::await_ready(actor, socket, Mode::Read);
+        }
         match actor.read(socket, 1 + below(40) as usize) {
             Ok(0) => break,
             Ok(_) => pause(actor),
@@ -360,6 +364,9 @@ pub(crate) fn reader(actor: Actor, socket: &Socket) {
 pub(crate) fn writer(actor: Actor, socket: &Socket) {
     let mut left = 1 + below(6);
     while left > 0 {
+        if below(8) == 0 {
+            mixes::await_ready(actor, socket, Mode::Write);
+        }
         match actor.write(socket, 1 + below(100) as usize) {
             Ok(()) => pause(actor),
             Err(FdError::Poll(PollError::Timeout)) => {
@@ -375,7 +382,7 @@ pub(crate) fn writer(actor: Actor, socket: &Socket) {
     }
 }
 
-fn pause(actor: Actor) {
+pub(crate) fn pause(actor: Actor) {
     match below(24) {
         0 => actor.sleep(below(300_000)),
         1 | 2 => yield_now(),
@@ -498,11 +505,31 @@ fn spawner(actor: Actor, depth: u64) {
     children.into_iter().for_each(|child| actor.join(child));
 }
 
-type Body = Box<dyn FnOnce(Actor) + Send>;
+pub(crate) type Body = Box<dyn FnOnce(Actor) + Send>;
 
-/// Draws the parts of a program.
+/// Draws the parts of a program: descriptors, channels and locks, or several of them.
 fn draw() -> Vec<Body> {
     let mut parts: Vec<Body> = Vec::new();
+    let kinds = 1 + below(7);
+    if kinds & 1 != 0 {
+        draw_sockets(&mut parts);
+    }
+    if kinds & 2 != 0 {
+        mixes::draw(&mut parts);
+    }
+    if kinds & 4 != 0 {
+        locks::draw(&mut parts);
+    }
+    (0..below(3)).for_each(|_| parts.push(Box::new(|actor| spawner(actor, 2))));
+    (0..below(2)).for_each(|_| {
+        parts.push(Box::new(|actor: Actor| {
+            (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000)))
+        }))
+    });
+    parts
+}
+
+fn draw_sockets(parts: &mut Vec<Body>) {
     for _ in 0..1 + below(3) {
         let capacity = [1, 16, 64, 256][below(4) as usize];
         for end in Kernel::pair(capacity) {
@@ -553,13 +580,6 @@ fn draw() -> Vec<Body> {
             Kernel::close(number);
         }));
     }
-    (0..below(3)).for_each(|_| parts.push(Box::new(|actor| spawner(actor, 2))));
-    (0..below(2)).for_each(|_| {
-        parts.push(Box::new(|actor: Actor| {
-            (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000)))
-        }))
-    });
-    parts
 }
 
 /// Draws a program, starts its parts in any order, and waits for them.
