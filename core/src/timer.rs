@@ -310,8 +310,8 @@ impl Heap {
         next < before
     }
 
-    /// Takes a timer out of the heap at once, if it is there. Returns whether it was: then it will
-    /// not fire.
+    /// Takes a timer that was never [stopped](Timer::stop) out of the heap at once, if it is there.
+    /// Returns whether it was: then it will not fire.
     ///
     /// Afterwards the heap does not refer to the timer. If it was armed by [`Timer::arm_expiry`],
     /// its choice is not used any more: that happens only under the lock that this function takes.
