@@ -190,6 +190,8 @@ impl Driver<'_> {
         );
         if let (Some(Chosen { waiter, .. }), Some(at)) = (chosen, expected) {
             self.decided(at, Outcome::Arm(queue as u32), waiter);
+            let outcome = self.waits[at].choice.outcome();
+            assert_eq!(outcome.map(Outcome::arm), Some(queue as u32));
         }
     }
 
