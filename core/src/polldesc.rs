@@ -215,7 +215,9 @@ impl PollDesc {
     pub(crate) fn join_poller(&self) -> bool {
         let next = |poller: *mut Poller| match poller {
             _ if poller.is_null() => Some(JOINING),
-            _ if poller == JOINING => Some(AWAITED),
+            // A write even if the value stays: `joined` and `leave_poller` then see the node that a
+            // select has queued before.
+            _ if poller == JOINING || poller == AWAITED => Some(AWAITED),
             _ => None,
         };
         let before = self
@@ -224,16 +226,14 @@ impl PollDesc {
         before.is_ok_and(|before| before.is_null())
     }
 
-    /// Ends a registration. An operation that came during it could not arm its direction, so it is
-    /// woken to try again.
+    /// Ends a registration. An operation or a select that came during it could not arm its
+    /// direction, so it is woken to try again.
     pub(crate) fn joined(&self, poller: &'static Poller, woken: &mut WaiterList) {
         let before = self
             .poller
             .swap(ptr::from_ref(poller).cast_mut(), Ordering::AcqRel);
         if before == AWAITED {
-            for slot in [&self.rg, &self.wg] {
-                woken.extend(slot.notify());
-            }
+            self.retry(woken);
         }
     }
 
@@ -243,9 +243,15 @@ impl PollDesc {
         // A swap: loom may reorder a plain store before an earlier `join_poller` of another
         // operation.
         self.poller.swap(ptr::null_mut(), Ordering::AcqRel);
+        self.retry(woken);
+    }
+
+    /// Wakes the waiters of both directions, as if the descriptor were ready.
+    fn retry(&self, woken: &mut WaiterList) {
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.notify());
         }
+        self.watchers.wake(Ready::READ | Ready::WRITE, woken);
     }
 
     /// Starts a use for descriptor `fd`.

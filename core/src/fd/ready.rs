@@ -25,24 +25,21 @@ struct Wait<'a> {
     /// Whether the descriptor was open, so that this is one of its users.
     is_user: bool,
     /// Whether the descriptor is in a poller, or why not.
-    registered: Result<(), FdError>,
+    registered: Cell<Result<(), FdError>>,
 }
 
 impl Fd {
     /// Readiness in direction `mode` for one select. The descriptor's deadline does not count.
     pub fn ready_arm(&self, mode: Mode, probe: Probe) -> ReadyArm<'_> {
         let is_user = self.mutex.incref().is_ok();
-        let registered = match is_user {
-            true => self.sched.register(self.desc).map_err(FdError::from),
-            false => Err(FdError::Poll(PollError::Closing)),
-        };
+        let closing = Err(FdError::Poll(PollError::Closing));
         ReadyArm(Wait {
             fd: self,
             mode,
             probe,
             ready: Cell::new(false),
             is_user,
-            registered,
+            registered: Cell::new(if is_user { Ok(()) } else { closing }),
         })
     }
 }
@@ -65,7 +62,7 @@ impl ReadyArm<'_> {
 
 impl Wait<'_> {
     fn state(&self) -> Result<(), FdError> {
-        self.registered?;
+        self.registered.get()?;
         match self.fd.desc.may_try(self.mode) {
             Err(PollError::Closing) => Err(FdError::Poll(PollError::Closing)),
             _ => Ok(()),
@@ -90,6 +87,11 @@ impl Arm for Wait<'_> {
     }
 
     fn look(&self) -> bool {
+        if self.is_user {
+            // An operation that was registering the descriptor at the last look may have failed to.
+            let registered = self.fd.sched.register(self.fd.desc);
+            self.registered.set(registered.map_err(FdError::from));
+        }
         let ready = self.state().is_err() || {
             self.fd.desc.arm(self.mode);
             (self.probe)(self.fd.borrow(), self.mode)

@@ -648,7 +648,8 @@ impl Kernel {
                 return Outcome::Failed(Errno::new(end.error.take().unwrap_or(EPIPE)));
             }
             let n = len.min(end.room());
-            end.wants_room = n < len;
+            // A probe may have found no room before.
+            end.wants_room |= n < len;
             if n == 0 {
                 return Outcome::WouldBlock;
             }

@@ -7,7 +7,7 @@
 use crate::computer::computer;
 use crate::kernel::Kernel;
 use crate::locks::{draw_limit, draw_time};
-use crate::program::{Actor, Body, Socket, below, pause, yield_now};
+use crate::program::{Actor, Body, Socket, below, pause, writer, yield_now};
 use crate::sharing::{Arm, Bell, Ended, Rx, Tx, channel};
 use gopark_core::os::{Mode, Nanos};
 use gopark_core::select::Limit;
@@ -38,7 +38,8 @@ fn sender(actor: Actor, to: &[Tx]) {
 
 /// Receives until all its channels are closed, or gives up.
 fn receiver(actor: Actor, mut from: Vec<Rx>, bell: &Bell) {
-    while !from.is_empty() && below(40) > 0 {
+    let patience = [4, 40, 1000][below(3) as usize];
+    while !from.is_empty() && below(patience) > 0 {
         let taken = match &from[..] {
             [from] if below(2) == 0 => {
                 let limit = draw_limit();
@@ -170,10 +171,10 @@ fn sleeper(actor: Actor) {
     bell.set(None);
 }
 
-/// Waits until a socket is ready, or for a time.
+/// Waits until a socket is ready, perhaps for a time only.
 pub(crate) fn await_ready(actor: Actor, socket: &Socket, mode: Mode) {
-    let arms = [Arm::Ready(socket, mode)];
-    actor.select(&arms, below(2) == 0, draw_time());
+    let limit = [Limit::Never, draw_time()][below(2) as usize];
+    actor.select(&[Arm::Ready(socket, mode)], true, limit);
 }
 
 /// Draws the actors of some channels.
@@ -207,14 +208,14 @@ pub(crate) fn draw(parts: &mut Vec<Body>) {
             _ => {}
         }
     }
-    for _ in 0..below(3) {
-        let (to, from) = (all_to.clone(), all_from.clone());
-        let socket = (below(2) == 0).then(|| {
-            let [near, far] = Kernel::pair(16);
-            let far = Socket::new(far, 1, 1);
-            parts.push(Box::new(move |actor| crate::program::writer(actor, &far)));
-            Socket::new(near, 1, 1)
-        });
+    let socket = (below(3) == 0).then(|| {
+        let [near, far] = Kernel::pair(16);
+        let far = Socket::new(far, 1, 1);
+        parts.push(Box::new(move |actor| writer(actor, &far)));
+        Socket::new(near, 1, 1)
+    });
+    for _ in 0..below(4) {
+        let (to, from, socket) = (all_to.clone(), all_from.clone(), socket.clone());
         parts.push(Box::new(move |actor| {
             mixer(actor, &to, &from, socket.as_deref())
         }));

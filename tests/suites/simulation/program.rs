@@ -337,7 +337,7 @@ impl Semaphore {
 /// Reads to the end, or gives up after a timeout.
 pub(crate) fn reader(actor: Actor, socket: &Socket) {
     loop {
-        if below(8) == 0 {
+        if below(4) == 0 {
             mixes::await_ready(actor, socket, Mode::Read);
         }
         match actor.read(socket, 1 + below(40) as usize) {
@@ -364,7 +364,7 @@ pub(crate) fn reader(actor: Actor, socket: &Socket) {
 pub(crate) fn writer(actor: Actor, socket: &Socket) {
     let mut left = 1 + below(6);
     while left > 0 {
-        if below(8) == 0 {
+        if below(4) == 0 {
             mixes::await_ready(actor, socket, Mode::Write);
         }
         match actor.write(socket, 1 + below(100) as usize) {

@@ -8,10 +8,12 @@ mod scheduling;
 use crate::computer::{NEVER, Odds, computer};
 use crate::kernel::{EMFILE, Kernel, Kind};
 use crate::program::{Actor, Socket, below, reader, sched, writer, yield_now};
+use crate::sharing::Arm;
 use crate::{Arrangement, Runs, explore};
 use gopark_core::fd::FdError;
-use gopark_core::os::{Errno, Nanos};
+use gopark_core::os::{Errno, Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
+use gopark_core::select::Limit;
 use std::sync::Arc;
 
 /// Seeds for each scenario. A scheduler with the bug fails many of them.
@@ -397,6 +399,44 @@ fn a_direction_that_waits_while_the_other_registers_is_armed() {
                 [reads, writes, peer]
                     .into_iter()
                     .for_each(|part| actor.join(part));
+            }
+        },
+    );
+}
+
+/// The same for selects: one that waits for room while a reader registers the descriptor.
+#[test]
+fn a_select_that_waits_while_a_reader_registers_is_armed() {
+    check_on(
+        Arrangement {
+            procs: 3,
+            pollers: 1,
+            migrate: false,
+            level: true,
+        },
+        |actor| {
+            for _ in 0..4 {
+                let [a, b] = pair(8);
+                write(actor, &a, 8);
+                let other = a.clone();
+                let reads = Actor::go(move |actor| while read(actor, &other, 4) != Ok(0) {});
+                let other = a.clone();
+                let selects = Actor::go(move |actor| {
+                    _ = actor.select(&[Arm::Ready(&other, Mode::Write)], true, Limit::Never)
+                });
+                let peer = Actor::go(move |actor| {
+                    actor.sleep(100_000);
+                    let mut got = 0;
+                    while got < 8 {
+                        got += read(actor, &b, 8).unwrap_or(0);
+                    }
+                    actor.sleep(100_000);
+                    actor.shutdown(&b);
+                });
+                [reads, selects, peer]
+                    .into_iter()
+                    .for_each(|part| actor.join(part));
+                drop(a);
             }
         },
     );
