@@ -170,9 +170,9 @@ fn a_program_for_threads_prints_the_same_with_goroutines() {
     assert_eq!(ported.output, original.output);
 }
 
-/// Runs the example `deadlock`, which must report where `alice` and `bob` wait.
+/// Runs the example `deadlock`, which must report `wait` for `alice` and `bob`.
 #[track_caller]
-fn deadlock(which: &str, wait: &str) {
+fn deadlock(which: &str, wait: &str) -> Ended {
     let ended: Ended = run(Command::new(env!("CARGO_BIN_EXE_deadlock"))
         .arg(which)
         .env_remove("GOPARK_REPORTS"));
@@ -182,6 +182,7 @@ fn deadlock(which: &str, wait: &str) {
         ended.assert_said(&format!(" \"{name}\" [{wait}, "));
     }
     ended.assert_said("std-shim/examples/deadlock.rs:");
+    ended
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn deadlock(which: &str, wait: &str) {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
-fn a_deadlock_over_channels_names_the_channels_of_both_goroutines() {
+fn a_deadlock_over_channels_names_the_wait_of_both_goroutines() {
     deadlock("channels", "chan receive");
 }
 
@@ -198,6 +199,8 @@ fn a_deadlock_over_channels_names_the_channels_of_both_goroutines() {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
-fn a_deadlock_over_mutexes_names_the_mutexes_of_both_goroutines() {
-    deadlock("mutexes", "sync.Mutex.Lock");
+fn a_deadlock_over_mutexes_names_the_goroutine_that_holds_each() {
+    let ended = deadlock("mutexes", "sync.Mutex.Lock");
+    let holders = ended.output.matches(", locked by goroutine ").count();
+    assert_eq!(holders, 2, "{}", ended.output);
 }
