@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clients of the chat that read.
 const CLIENTS: usize = 194;
@@ -144,6 +144,14 @@ fn a_chat_with_writers_behind_queues_goes_on_beside_clients_that_do_not_read() {
 #[test]
 fn a_chat_with_a_hub_goes_on_beside_clients_that_do_not_read() {
     chat("select");
+}
+
+/// A process in which all goroutines wait in a `select!`, one of them for a socket, is not dead.
+#[test]
+fn a_chat_waits_for_its_first_client() {
+    let chat = Chat::start("select");
+    thread::sleep(Duration::from_secs(1));
+    chat.join(false);
 }
 
 #[test]
