@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds minimal-echo, linked with the system's libc and static with musl. Checks that it has no std
 # in it, that it is small on disk and in memory, and that it serves. Prints the figures of
-# docs/minimal.md.
+# docs/minimal.md. Also builds and runs minimal-sum, which has channels and a mutex.
 #
 # It needs Rust stable, a C linker and binutils (nm); for the static program also `rustup`, or the
 # target's library.

@@ -1,5 +1,5 @@
 //! Two classic deadlocks, and gopark's report: the process ends with exit code 2, as in Go, and
-//! stderr says where each goroutine waits and for what.
+//! stderr says where each goroutine waits, and for a mutex, which goroutine holds it.
 //!
 //! ```text
 //! cargo run --example deadlock -- channels|mutexes

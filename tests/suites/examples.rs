@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clients of the chat that read.
 const CLIENTS: usize = 194;
@@ -146,6 +146,14 @@ fn a_chat_with_a_hub_goes_on_beside_clients_that_do_not_read() {
     chat("select");
 }
 
+/// A process in which all goroutines wait in a `select!`, one of them for a socket, is not dead.
+#[test]
+fn a_chat_waits_for_its_first_client() {
+    let chat = Chat::start("select");
+    thread::sleep(Duration::from_secs(1));
+    chat.join(false);
+}
+
 #[test]
 fn a_chat_removes_a_client_whose_line_has_no_end() {
     let chat = Chat::start("select");
@@ -170,9 +178,9 @@ fn a_program_for_threads_prints_the_same_with_goroutines() {
     assert_eq!(ported.output, original.output);
 }
 
-/// Runs the example `deadlock`, which must report where `alice` and `bob` wait.
+/// Runs the example `deadlock`, which must report `wait` for `alice` and `bob`.
 #[track_caller]
-fn deadlock(which: &str, wait: &str) {
+fn deadlock(which: &str, wait: &str) -> Ended {
     let ended: Ended = run(Command::new(env!("CARGO_BIN_EXE_deadlock"))
         .arg(which)
         .env_remove("GOPARK_REPORTS"));
@@ -182,6 +190,7 @@ fn deadlock(which: &str, wait: &str) {
         ended.assert_said(&format!(" \"{name}\" [{wait}, "));
     }
     ended.assert_said("std-shim/examples/deadlock.rs:");
+    ended
 }
 
 #[test]
@@ -189,7 +198,7 @@ fn deadlock(which: &str, wait: &str) {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
-fn a_deadlock_over_channels_names_the_channels_of_both_goroutines() {
+fn a_deadlock_over_channels_names_the_wait_of_both_goroutines() {
     deadlock("channels", "chan receive");
 }
 
@@ -198,6 +207,8 @@ fn a_deadlock_over_channels_names_the_channels_of_both_goroutines() {
     gopark_sanitize = "thread",
     ignore = "ThreadSanitizer's own thread could wake a goroutine, as far as gopark knows"
 )]
-fn a_deadlock_over_mutexes_names_the_mutexes_of_both_goroutines() {
-    deadlock("mutexes", "sync.Mutex.Lock");
+fn a_deadlock_over_mutexes_names_the_goroutine_that_holds_each() {
+    let ended = deadlock("mutexes", "sync.Mutex.Lock");
+    let holders = ended.output.matches(", locked by goroutine ").count();
+    assert_eq!(holders, 2, "{}", ended.output);
 }

@@ -31,6 +31,8 @@ struct Wait<'a> {
 impl Fd {
     /// Readiness in direction `mode` for one select. The descriptor's deadline does not count.
     pub fn ready_arm(&self, mode: Mode, probe: Probe) -> ReadyArm<'_> {
+        // Until the drop. A process in which only such selects wait is not dead.
+        self.sched.parker().on_poll_wait();
         let is_user = self.mutex.incref().is_ok();
         let closing = Err(FdError::Poll(PollError::Closing));
         ReadyArm(Wait {
@@ -117,6 +119,7 @@ impl Arm for Wait<'_> {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
+        self.fd.sched.parker().on_poll_resume();
         if self.is_user {
             self.fd.release(self.fd.mutex.decref());
         }

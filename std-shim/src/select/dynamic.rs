@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Each case has a closure, which gets the result of its operation. The wait calls the closure of
 /// the one case that happens, and returns what that returns. Go has `reflect.Select`.
 ///
+/// Cases are sends and receives. For many sockets, start a goroutine for each, which reads and
+/// sends what it has read to one channel.
+///
 /// ```
 /// use gopark::chan;
 /// use gopark::Select;

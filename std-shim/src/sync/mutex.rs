@@ -20,15 +20,16 @@ use std::sync::{LockResult, TryLockError, TryLockResult};
 /// contention takes one atomic operation each. A guard may be held over calls that park: only the
 /// callers of [`lock`](Self::lock) wait for it, and not their neighbours on the thread.
 ///
-/// A goroutine that locks a mutex twice waits for itself without end.
+/// A goroutine that locks a mutex twice waits for itself without end. A loop that locks a mutex
+/// until another goroutine has changed the data keeps its thread, perhaps from that very goroutine:
+/// wait with a [`Condvar`](super::Condvar).
 ///
 /// ```
 /// use gopark::sync::Mutex;
 ///
 /// static TOTAL: Mutex<u64> = Mutex::new(0);
 ///
-/// let add = |n| gopark::go(move || *TOTAL.lock().unwrap() += n);
-/// let adders: Vec<_> = (1..=10).map(add).collect();
+/// let adders = [1, 2, 3].map(|n| gopark::go(move || *TOTAL.lock().unwrap() += n));
 /// for adder in adders {
 ///     adder.join().unwrap();
 /// }
