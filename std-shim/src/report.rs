@@ -358,7 +358,7 @@ mod tests {
     fn each_system_call_has_its_remedy() {
         let call = |call: syscalls::Sysno| remedy(ThreadState::Blocked(Some(call.id() as u32)));
         assert!(
-            call(syscalls::Sysno::futex).contains("std lock")
+            call(syscalls::Sysno::futex).contains("gopark::sync")
                 && call(syscalls::Sysno::futex).contains("gopark::blocking")
         );
         assert!(call(syscalls::Sysno::clock_nanosleep).contains("gopark::sleep"));
