@@ -39,7 +39,11 @@ pub struct Linux {
     guards: GuardState,
     signal_stacks: Option<thread::SignalStacks>,
     address_space: Option<fn() -> usize>,
+    threads: Option<ThreadReaders>,
 }
+
+/// What a thread does, and how long it has computed, by its number.
+type ThreadReaders = (fn(u32) -> ThreadState, fn(u32) -> Nanos);
 
 impl Linux {
     /// Makes no system call.
@@ -48,6 +52,7 @@ impl Linux {
             guards: GuardState::new(),
             signal_stacks: None,
             address_space: None,
+            threads: None,
         }
     }
 
@@ -70,6 +75,15 @@ impl Linux {
     pub const fn with_limits(self) -> Self {
         Linux {
             address_space: Some(memory::address_space),
+            ..self
+        }
+    }
+
+    /// Reads in `/proc` what a thread does, and its CPU clock. For programs with sysmon or dumps.
+    /// Without this call, sysmon takes a goroutine that blocks in the system for one that computes.
+    pub const fn with_thread_states(self) -> Self {
+        Linux {
+            threads: Some((thread::state, thread::cpu_time)),
             ..self
         }
     }
@@ -145,11 +159,12 @@ unsafe impl Os for Linux {
     }
 
     fn thread_state(&self, thread: u32) -> ThreadState {
-        thread::state(thread)
+        self.threads
+            .map_or(ThreadState::Unknown, |(state, _)| state(thread))
     }
 
     fn cpu_time(&self, thread: u32) -> Nanos {
-        thread::cpu_time(thread)
+        self.threads.map_or(0, |(_, cpu_time)| cpu_time(thread))
     }
 
     fn barrier(&self) -> bool {

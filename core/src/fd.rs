@@ -29,9 +29,9 @@ pub use ready::{Probe, ReadyArm};
 use crate::fdmutex::{AfterUse, Closed, FdMutex};
 use crate::netpoll::RegisterError;
 use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};
+use crate::permits::Permits;
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
-use crate::semaphore::Permits;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
 use core::ops::Range;
@@ -149,7 +149,7 @@ impl Fd {
             mutex: FdMutex::new(),
             raw,
             desc: sched.poll_open(raw),
-            closed: Permits::new(0),
+            closed: Permits::new(),
             on_reserved_close: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
@@ -483,7 +483,7 @@ impl Fd {
         self.begin_close()?;
         self.release(self.mutex.decref());
         if !self.sched.unwinds() {
-            self.closed.acquire(self.sched, 1, None);
+            self.closed.acquire(self.sched);
         }
         Ok(())
     }

@@ -24,9 +24,9 @@
 //! race release each waiter's permit once. A caller that unwinds does not wait; `lock` refuses it.
 
 use crate::os::Mode;
+use crate::permits::Permits;
 use crate::polldesc::PollError;
 use crate::sched::Sched;
-use crate::semaphore::Permits;
 use crate::sync::{AtomicU64, Ordering};
 
 const CLOSED: u64 = 1;
@@ -93,8 +93,8 @@ impl FdMutex {
     pub(crate) fn new() -> Self {
         FdMutex {
             state: AtomicU64::new(0),
-            readers: Permits::new(0),
-            writers: Permits::new(0),
+            readers: Permits::new(),
+            writers: Permits::new(),
         }
     }
 
@@ -178,7 +178,7 @@ impl FdMutex {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
-                    self.sema(mode).acquire(sched, 1, None);
+                    self.sema(mode).acquire(sched);
                     old = self.state.load(Ordering::Relaxed);
                 }
             }
@@ -229,7 +229,7 @@ impl FdMutex {
             .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
             .map_err(|_| Closed)?;
-        let waiters = |waits: u64, wait: u64| ((old & waits) / wait) as usize;
+        let waiters = |waits: u64, wait: u64| ((old & waits) / wait) as u32;
         self.readers.release(sched, waiters(RWAITS, RWAIT));
         self.writers.release(sched, waiters(WWAITS, WWAIT));
         Ok(())

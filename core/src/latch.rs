@@ -93,7 +93,7 @@ impl Latch {
             unsafe { state.waiters.push(&node, End::Back) };
             true
         });
-        if must_wait && !sched.wait_until(&choice, None, wait).parked {
+        if must_wait && !sched.wait_served(&choice, wait) {
             // SAFETY: the node is in this queue or in none.
             self.with(|state| unsafe { state.waiters.remove(&node) });
         }

@@ -204,6 +204,7 @@ impl PollDesc {
     }
 
     /// Tells the poller that an operation in direction `mode` is going to wait.
+    #[inline]
     pub(crate) fn arm(&self, mode: Mode) {
         if let Some(poller) = self.poller() {
             poller.arm(self.fd(), self.token(), mode);

@@ -15,14 +15,10 @@ use crate::wait_info::Wait;
 #[doc(alias = "semacquire")]
 #[doc(alias = "semrelease")]
 pub struct RawSemaphore<R: Runtime> {
-    permits: Permits,
+    /// The state is the number of permits, the packet how many permits a waiter wants.
+    queue: LockedQueue<usize, usize>,
     runtime: R,
 }
-
-/// A semaphore that does not know its scheduler. All callers pass the same one.
-///
-/// The state is the number of permits, the packet how many permits a waiter wants.
-pub(crate) struct Permits(LockedQueue<usize, usize>);
 
 /// Gives the first waiter its permits, if there are enough.
 fn serve(queued: &mut Queued<usize, usize>) -> Option<Decided> {
@@ -43,62 +39,12 @@ impl Queued<usize, usize> {
     }
 }
 
-impl Permits {
-    const_unless_loom! {
-        pub(crate) fn new(permits: usize) -> Self {
-            Permits(LockedQueue::new(permits))
-        }
-    }
-
-    /// Takes `n` permits, after waiting for them until `limit`. Returns whether it took them. If
-    /// there are enough, it lets no other goroutine run.
-    pub(crate) fn acquire<R: Runtime>(
-        &self,
-        runtime: R,
-        n: usize,
-        limit: Option<R::Instant>,
-    ) -> bool {
-        self.take_now(n) || self.acquire_slow(runtime, n, limit)
-    }
-
-    fn take_now(&self, n: usize) -> bool {
-        self.0.lock().take_now(n)
-    }
-
-    #[cold]
-    fn acquire_slow<R: Runtime>(&self, runtime: R, n: usize, limit: Option<R::Instant>) -> bool {
-        let sched = runtime.sched();
-        let until = limit.map(|limit| runtime.nanos(limit));
-        let wait = Wait::Semaphore.encode();
-        let waited = self.0.wait(sched, wait, until, &n, |queued| {
-            // Permits may have been released since the first look.
-            let now = queued.take_now(n);
-            (!now).then_some(End::Back)
-        });
-        if waited == Waited::Expired {
-            self.0.wake(runtime, |_| (), serve);
-        }
-        waited != Waited::Expired
-    }
-
-    /// Adds `n` permits.
-    pub(crate) fn release(&self, runtime: impl Runtime, n: usize) {
-        let mut overflow = false;
-        let add = |permits: &mut usize| match permits.checked_add(n) {
-            Some(sum) => *permits = sum,
-            None => overflow = true,
-        };
-        self.0.wake(runtime, add, serve);
-        assert!(!overflow, "too many permits in a semaphore");
-    }
-}
-
 impl<R: Runtime> RawSemaphore<R> {
     const_unless_loom! {
         /// A semaphore with so many permits.
         pub fn new(permits: usize, runtime: R) -> Self {
             RawSemaphore {
-                permits: Permits::new(permits),
+                queue: LockedQueue::new(permits),
                 runtime,
             }
         }
@@ -107,19 +53,21 @@ impl<R: Runtime> RawSemaphore<R> {
     /// Takes `n` permits, after waiting until there are as many and all earlier waiters have
     /// theirs. If it need not wait, it lets no other goroutine run.
     pub fn acquire(&self, n: usize) {
-        self.permits.acquire(self.runtime, n, None);
+        if !self.take_now(n) {
+            self.acquire_slow(n, None);
+        }
     }
 
     /// As [`acquire`](Self::acquire), but gives up at `limit`: returns whether it took them.
     pub fn acquire_until(&self, n: usize, limit: R::Instant) -> bool {
-        self.permits.acquire(self.runtime, n, Some(limit))
+        self.take_now(n) || self.acquire_slow(n, Some(limit))
     }
 
     /// Takes `n` permits if there are as many and no waiter is queued. Returns whether it did.
     ///
     /// After many failures in a row a goroutine yields, so that others can release permits.
     pub fn try_acquire(&self, n: usize) -> bool {
-        if self.permits.take_now(n) {
+        if self.take_now(n) {
             return true;
         }
         if let Some(sched) = self.runtime.started() {
@@ -128,18 +76,44 @@ impl<R: Runtime> RawSemaphore<R> {
         false
     }
 
+    fn take_now(&self, n: usize) -> bool {
+        self.queue.lock().take_now(n)
+    }
+
+    #[cold]
+    fn acquire_slow(&self, n: usize, limit: Option<R::Instant>) -> bool {
+        let sched = self.runtime.sched();
+        let until = limit.map(|limit| self.runtime.nanos(limit));
+        let wait = Wait::Semaphore.encode();
+        let waited = self.queue.wait(sched, wait, until, &n, |queued| {
+            // Permits may have been released since the first look.
+            let now = queued.take_now(n);
+            (!now).then_some(End::Back)
+        });
+        if waited == Waited::Expired {
+            self.queue.wake(self.runtime, |_| (), serve);
+        }
+        waited != Waited::Expired
+    }
+
     /// Adds `n` permits.
     ///
     /// # Panics
     ///
     /// If there would be more than `usize::MAX`. The semaphore stays as it is.
     pub fn release(&self, n: usize) {
-        self.permits.release(self.runtime, n);
+        let mut overflow = false;
+        let add = |permits: &mut usize| match permits.checked_add(n) {
+            Some(sum) => *permits = sum,
+            None => overflow = true,
+        };
+        self.queue.wake(self.runtime, add, serve);
+        assert!(!overflow, "too many permits in a semaphore");
     }
 
     /// The number of permits that can be taken.
     pub fn available(&self) -> usize {
-        self.permits.0.lock().state
+        self.queue.lock().state
     }
 }
 

@@ -122,7 +122,8 @@ impl Timer {
     ///
     /// # Safety
     ///
-    /// Timer and choice stay in place until [`Heap::remove`] has returned.
+    /// Timer and choice stay in place until [`Heap::remove`] has returned, or until the choice has
+    /// expired and the heap was unlocked after it.
     #[must_use = "the M that sleeps for this heap must look again"]
     pub(crate) unsafe fn arm_expiry(
         &self,
@@ -334,6 +335,12 @@ impl Heap {
         }
         self.publish(&entries);
         true
+    }
+
+    /// Returns when no thread is in the critical section that it was in before the call. A timer
+    /// that has decided its choice is not used any more.
+    pub(crate) fn wait_for_owner(&self) {
+        drop(self.entries.lock());
     }
 
     /// Fires all timers due at `now`.

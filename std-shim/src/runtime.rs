@@ -10,7 +10,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) static LINUX: Linux = Linux::new().with_signal_stacks().with_limits();
+pub(crate) static LINUX: Linux = Linux::new()
+    .with_signal_stacks()
+    .with_limits()
+    .with_thread_states();
 
 /// The runtime, which is never freed. Null before the start, and in a child made by `fork`, which
 /// has none of the runtime's threads.

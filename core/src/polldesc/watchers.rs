@@ -25,6 +25,8 @@ use core::ptr;
 pub(crate) struct Watchers(AtomicPtr<Queues>);
 
 struct Queues {
+    /// [`wake`](Self::wake), which only programs with such a select link.
+    wake: fn(&Queues, Ready, &mut WaiterList),
     gate: Lock<()>,
     /// By direction. Protected by `gate`.
     queues: UnsafeCell<[WaitQueue; 2]>,
@@ -44,6 +46,7 @@ impl Watchers {
     pub(crate) fn publish(&self) -> &Lock<()> {
         if self.queues().is_none() {
             let new = Box::into_raw(Box::new(Queues {
+                wake: Queues::wake,
                 gate: Lock::new(()),
                 queues: UnsafeCell::new([WaitQueue::new(), WaitQueue::new()]),
             }));
@@ -101,7 +104,7 @@ impl Watchers {
     #[inline]
     pub(super) fn wake(&self, ready: Ready, woken: &mut WaiterList) {
         if let Some(queues) = self.queues() {
-            queues.wake(ready, woken);
+            (queues.wake)(queues, ready, woken);
         }
     }
 }

@@ -102,14 +102,20 @@ impl Sched {
     }
 
     fn wait_decided(&'static self, choice: &Choice, wait: WaitWords) -> Ended {
-        let mut parked = true;
-        self.park(wait, &mut |waiter| {
-            choice.commit(waiter).inspect_err(|_| parked = false)
-        });
+        let parked = self.wait_served(choice, wait);
         let outcome = choice
             .outcome()
             .must("a waiter ran before its choice was decided");
         Ended { outcome, parked }
+    }
+
+    /// Waits until `choice` is decided. Returns [`Ended::parked`].
+    pub(crate) fn wait_served(&'static self, choice: &Choice, wait: WaitWords) -> bool {
+        let mut parked = true;
+        self.park(wait, &mut |waiter| {
+            choice.commit(waiter).inspect_err(|_| parked = false)
+        });
+        parked
     }
 
     #[cold]

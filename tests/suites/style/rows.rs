@@ -104,6 +104,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "select",
         "locked_queue",
         "latch",
+        "permits",
         "netpoll",
         "join",
         "sleep",

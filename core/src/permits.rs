@@ -1,0 +1,62 @@
+//! Permits: what the lock of a descriptor gives its waiters. A semaphore without limits, which is
+//! small because every program with a socket has it; [`semaphore`](crate::semaphore) is the one for
+//! programs.
+#![allow(unsafe_code, reason = "a queue refers to nodes by address")]
+
+use crate::choice::{Choice, End, WaitNode, WaitQueue};
+use crate::sched::Sched;
+use crate::sync::Lock;
+use crate::wait_info::Wait;
+use core::ptr::NonNull;
+
+/// A count of permits. Waiters queue in order. All callers pass the same scheduler.
+pub(crate) struct Permits(Lock<State>);
+
+struct State {
+    permits: u32,
+    /// Empty while there are permits.
+    waiters: WaitQueue,
+}
+
+impl Permits {
+    pub(crate) fn new() -> Self {
+        Permits(Lock::new(State {
+            permits: 0,
+            waiters: WaitQueue::new(),
+        }))
+    }
+
+    /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
+    pub(crate) fn acquire(&self, sched: &'static Sched) {
+        let choice = Choice::new();
+        let node = WaitNode::new(&choice, 0, NonNull::dangling());
+        {
+            let mut state = self.0.lock();
+            if state.permits > 0 {
+                state.permits -= 1;
+                return;
+            }
+            // SAFETY: node and choice stay until this function returns, which is after `release`
+            // has unlocked: it readies a parked waiter then, and another one locks below.
+            unsafe { state.waiters.push(&node, End::Back) };
+        }
+        if !sched.wait_served(&choice, Wait::Semaphore.encode()) {
+            drop(self.0.lock());
+        }
+    }
+
+    /// Releases `n` permits, each to the first waiter if there is one.
+    pub(crate) fn release(&self, sched: &'static Sched, n: u32) {
+        for _ in 0..n {
+            let served = {
+                let mut state = self.0.lock();
+                let first = state.waiters.pop();
+                state.permits += u32::from(first.is_none());
+                first
+            };
+            if let Some(waiter) = served.and_then(|served| served.waiter) {
+                sched.ready(waiter);
+            }
+        }
+    }
+}
