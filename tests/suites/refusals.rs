@@ -31,7 +31,7 @@ struct Refusing {
 }
 
 static SYSTEM: Refusing = Refusing {
-    linux: Linux::new(),
+    linux: Linux::new().with_thread_states(),
     threads: AtomicUsize::new(usize::MAX),
     crowd: AtomicUsize::new(0),
     space: AtomicBool::new(false),

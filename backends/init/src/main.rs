@@ -49,7 +49,7 @@ use system::print_line;
 #[link(name = "c")]
 unsafe extern "C" {}
 
-static LINUX: Linux = Linux::new();
+static LINUX: Linux = Linux::new().with_thread_states();
 
 const SECOND: Nanos = 1_000_000_000;
 /// Bytes of a goroutine's stack.
