@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the scheduler on simulated computers. First the scenarios, and SEEDS (30000) programs from
+# Runs the scheduler on simulated computers. First the scenarios, and SEEDS (40000) programs from
 # FIRST_SEED (0) on, whose threads take turns at system calls. Then the scenarios again, and
-# STEPS_SEEDS (15000) programs, whose threads take turns at every access to an atomic
+# STEPS_SEEDS (20000) programs, whose threads take turns at every access to an atomic
 # (RUSTFLAGS="--cfg steps"). Each program runs twice and must leave equal traces.
 #
 # The script prints a seed that fails. `GOPARK_SEED=… cargo test --package gopark-tests --test
@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seeds=${SEEDS:-30000}
+seeds=${SEEDS:-40000}
 first=${FIRST_SEED:-0}
 # Programs in one process: poll descriptors and schedulers are never freed, so it grows with each.
 batch=10000
@@ -46,7 +46,7 @@ programs() {
 
 echo "turns at system calls: seeds $first to $((first + seeds - 1))"
 programs "$seeds"
-steps=${STEPS_SEEDS:-15000}
+steps=${STEPS_SEEDS:-20000}
 echo "turns at every access: seeds $first to $((first + steps - 1))"
 export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
 programs "$steps"

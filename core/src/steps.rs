@@ -23,6 +23,16 @@ fn step() {
     }
 }
 
+/// The number in `place`. Sets it to the next number if it is 0.
+pub(crate) fn number(place: &atomic::AtomicUsize) -> usize {
+    static LAST: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+    if place.load(Ordering::Relaxed) == 0 {
+        let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        _ = place.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    place.load(Ordering::Relaxed)
+}
+
 pub(crate) fn fence(order: Ordering) {
     step();
     atomic::fence(order);

@@ -169,13 +169,7 @@ mod lock {
         /// Addresses would differ between two runs of a simulation.
         #[cfg(steps)]
         pub(crate) fn place(&self) -> usize {
-            use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-            static NUMBERS: AtomicUsize = AtomicUsize::new(1);
-            if self.number.load(Relaxed) == 0 {
-                let new = NUMBERS.fetch_add(1, Relaxed);
-                _ = self.number.compare_exchange(0, new, Relaxed, Relaxed);
-            }
-            self.number.load(Relaxed)
+            crate::steps::number(&self.number)
         }
 
         /// Spins until the lock is free, then takes it.

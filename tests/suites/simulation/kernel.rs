@@ -489,6 +489,8 @@ impl Kernel {
                 file.watch.as_mut().expect("a listed file is watched"),
             );
             let reported = watch.reports(ready, asks);
+            // As Linux does: a poll that finds no room asks to be told of it.
+            file.wants_room |= !ready.contains(Ready::WRITE);
             if reported.is_empty() {
                 continue;
             }

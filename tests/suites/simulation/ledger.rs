@@ -3,8 +3,7 @@
 //! When an operation ends:
 //!
 //! - Each value is received once, comes back to its sender, or is dropped with its channel.
-//! - Of two sends, the second of which began after the first had ended, the values are received in
-//!   this order.
+//! - If a send begins after another one has ended, its value is received after the other's.
 //! - A send or receive does nothing only if it could do nothing. `Closed` needs a close, and after
 //!   the close there is no other reason.
 //! - Only one close succeeds.

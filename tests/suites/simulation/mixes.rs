@@ -116,8 +116,11 @@ fn mixer(actor: Actor, to: &[Tx], from: &[Rx], socket: Option<&Socket>) {
         }
         pause(actor);
     }
-    bell.set(None);
-    actor.hear(&bell, Limit::Now);
+    // Otherwise the alarm is dropped as it is, and may still fire.
+    if below(3) > 0 {
+        bell.set(None);
+        actor.hear(&bell, Limit::Now);
+    }
     if let Some(child) = child {
         actor.join(child);
     }

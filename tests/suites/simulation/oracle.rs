@@ -384,12 +384,7 @@ impl Oracle {
                 sched.num_poll_waiters()
             ));
         }
-        let alive = self
-            .actors
-            .iter()
-            .zip(&self.goroutine)
-            .filter(|&(&doing, &goroutine)| goroutine && doing != Activity::Done)
-            .count();
+        let alive = self.goroutines();
         if sched.num_goroutines() != alive {
             return Err(format!(
                 "the scheduler counts {} goroutines, but {alive} have not ended",
@@ -403,6 +398,14 @@ impl Oracle {
                 config.procs
             )),
         }
+    }
+
+    /// How many goroutines have not ended.
+    fn goroutines(&self) -> usize {
+        let actors = self.actors.iter().zip(&self.goroutine);
+        actors
+            .filter(|&(&doing, &goroutine)| goroutine && doing != Activity::Done)
+            .count()
     }
 
     /// Whether an operation on a socket, or a select with such a case, has not ended.
