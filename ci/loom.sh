@@ -22,6 +22,10 @@ models() {
         tee -a "$log" | grep -v '^$' || failed=1
 }
 large=(
+    chan::models::a_receive_gets_the_value_or_its_limit
+    chan::models::a_send_is_received_or_its_limit
+    select::models::a_select_of_two_receives
+    select::models::a_select_takes_the_value_or_its_limit
     sched::models::a_submitter_that_relies_on_another_waker
     sched::models::two_submitted_goroutines
     blocking::models::each_of_two_sleeping_threads
@@ -32,9 +36,10 @@ large_words=(
     waiter::models::a_waiter_is_handed_out_once
 )
 models $((bound - less)) "${large[@]}"
-models "$bound" sched:: blocking:: "${large[@]/#/--skip=}"
+models "$bound" sched:: blocking:: chan:: select:: "${large[@]/#/--skip=}"
 models $((bound + 1 - less)) "${large_words[@]}"
-models $((bound + 1)) models:: --skip sched:: --skip blocking:: "${large_words[@]/#/--skip=}"
+models $((bound + 1)) models:: --skip sched:: --skip blocking:: --skip chan:: --skip select:: \
+    "${large_words[@]/#/--skip=}"
 
 cargo test --release --quiet --package gopark-core --test search -- --nocapture 2>&1 |
     tee -a "$log" || failed=1

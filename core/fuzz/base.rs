@@ -5,12 +5,17 @@
     reason = "Os is an unsafe trait, and goroutines are kept by address"
 )]
 
+use crate::fuzz::poller::FuzzPoller;
 use crate::g::{self, G, GRef, Status};
 use crate::os::{Errno, Nanos, Os, idle};
+use crate::sched::{Config, Sched};
+use crate::stack::MIN_STACK;
 use crate::sync::AtomicU32;
 use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
+use std::boxed::Box;
+use std::sync::OnceLock;
 use std::vec::Vec;
 
 /// Goroutines that are made once and used by every input, by number. `take` and `give` panic if a
@@ -120,4 +125,23 @@ unsafe impl Os for FuzzOs {
     fn reserve(&self, _: usize) -> Result<NonNull<u8>, Errno> {
         Ok(idle::reservation())
     }
+}
+
+/// Returns a scheduler without Ms: all callers here are ordinary threads. Its poller is never used.
+pub(crate) fn sched() -> &'static Sched {
+    static SCHED: OnceLock<&'static Sched> = OnceLock::new();
+    SCHED.get_or_init(|| {
+        let config = Config {
+            stack_size: MIN_STACK,
+            max_threads: 1,
+            sysmon: None,
+            ..Config::new(1)
+        };
+        // SAFETY: no goroutine runs, so none migrates.
+        let sched = unsafe { Sched::start(&FuzzOs, config, || Ok(Box::new(FuzzPoller))) }
+            .expect("nothing is refused");
+        // The start has woken the Ms, which do not exist.
+        FuzzOs::take_woken();
+        sched
+    })
 }

@@ -10,41 +10,17 @@
 use super::{
     AfterUse, Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, WLOCK, WWAIT, WWAITS,
 };
-use crate::fuzz::base::FuzzOs;
-use crate::fuzz::poller::FuzzPoller;
+use crate::fuzz::base::{FuzzOs, sched};
 use crate::os::Mode;
 use crate::polldesc::PollError;
-use crate::sched::{Config, Sched};
-use crate::stack::MIN_STACK;
 use crate::sync::{AtomicU32, Ordering};
 
 use core::cell::Cell;
 use core::ptr;
-use std::boxed::Box;
 use std::collections::VecDeque;
-use std::sync::OnceLock;
 
 /// The most operations that sleep at the same time: each takes a part of the stack.
 const SLEEPERS_MAX: usize = 24;
-
-/// Returns a scheduler without Ms: all callers here are ordinary threads. Its poller is never used.
-fn sched() -> &'static Sched {
-    static SCHED: OnceLock<&'static Sched> = OnceLock::new();
-    SCHED.get_or_init(|| {
-        let config = Config {
-            stack_size: MIN_STACK,
-            max_threads: 1,
-            sysmon: None,
-            ..Config::new(1)
-        };
-        // SAFETY: no goroutine runs, so none migrates.
-        let sched = unsafe { Sched::start(&FuzzOs, config, || Ok(Box::new(FuzzPoller))) }
-            .expect("nothing is refused");
-        // The start has woken the Ms, which do not exist.
-        FuzzOs::take_woken();
-        sched
-    })
-}
 
 struct Driver<'a> {
     mutex: FdMutex,

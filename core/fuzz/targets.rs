@@ -11,6 +11,8 @@ pub(crate) mod base;
 mod check;
 pub(crate) mod poller;
 
+pub use crate::chan::fuzz::run as chan;
+pub use crate::choice::fuzz::run as choice;
 pub use crate::fdmutex::fuzz::run as fdmutex;
 pub use crate::polldesc::fuzz::run as polldesc;
 pub use crate::runq::fuzz::run as runq;
@@ -30,6 +32,16 @@ mod tests {
     #[test]
     fn wait_slots_follow_their_table() {
         check("waiter", 10_000, super::waiter);
+    }
+
+    #[test]
+    fn queues_of_waiters_serve_the_first_whose_choice_is_open() {
+        check("choice", 10_000, super::choice);
+    }
+
+    #[test]
+    fn channels_and_selects_agree_with_plain_queues() {
+        check("chan", 10_000, super::chan);
     }
 
     #[test]

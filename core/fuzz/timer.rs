@@ -1,14 +1,16 @@
 //! Timers in two heaps against a table of the time for which each timer is armed. A run of a heap
 //! must fire the timers that are due, the earliest first.
 //!
-//! Timers are armed, moved later and earlier, stopped, and armed again from their own callbacks.
+//! Timers are armed, moved later and earlier, stopped, and armed again from their own callbacks. The
+//! limits of waits decide choices, and are removed before or after that.
 //! After each step no armed timer is due before its heap's next run. At the end of an input the
 //! heaps' internals are checked, and the heaps are emptied.
 #![allow(unsafe_code, reason = "callbacks get addresses")]
 
 use super::{ARITY, FIRE_BATCH, Heap, Timer};
+use crate::choice::{Choice, Outcome};
 use crate::os::Nanos;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, UnsafeCell};
 use crate::waiter::WaiterList;
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
@@ -16,6 +18,7 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 const TIMERS: usize = 48;
+const LIMITS: usize = 12;
 static_assertions::const_assert!(TIMERS > FIRE_BATCH);
 
 /// A timer and its row in the model's table.
@@ -33,9 +36,19 @@ struct Plan {
     repeat: Nanos,
 }
 
+/// A wait with a time limit.
+struct Limit {
+    timer: Timer,
+    choice: UnsafeCell<Choice>,
+    /// When the limit comes, and the heap that the timer was put into. `None`: no wait.
+    wait: Cell<Option<(Nanos, &'static Heap)>>,
+    outcome: Cell<Option<Outcome>>,
+}
+
 struct Fixture {
     heaps: [&'static Heap; 2],
     timers: Vec<&'static Entry>,
+    limits: Vec<&'static Limit>,
 }
 
 impl Fixture {
@@ -51,7 +64,22 @@ impl Fixture {
                 &*entry
             }
         };
+        let limit = |_| {
+            let limit = Box::into_raw(Box::new(Limit {
+                timer: Timer::new(NonNull::dangling()),
+                choice: UnsafeCell::new(Choice::new()),
+                wait: Cell::default(),
+                outcome: Cell::default(),
+            }));
+            // SAFETY: the limit was just allocated, and is leaked.
+            unsafe {
+                let choice = &raw const (*limit).choice;
+                (*limit).timer = Timer::new(NonNull::new_unchecked(choice.cast_mut()).cast());
+                &*limit
+            }
+        };
         Fixture {
+            limits: (0..LIMITS).map(limit).collect(),
             heaps: [0, 1].map(|owner| &*Box::leak(Box::new(Heap::new(owner)))),
             timers: (0..TIMERS).map(entry).collect(),
         }
@@ -75,12 +103,13 @@ pub fn run(input: &[u8]) {
     FIXTURE.with(|fixture| {
         LOG.with_borrow_mut(|log| log.now = 1_000);
         for step in input.chunks_exact(2) {
-            let (what, at) = (step[0] % 5, usize::from(step[0] / 5) % TIMERS);
+            let (what, at) = (step[0] % 7, usize::from(step[0] / 7));
             let (heap, long) = (
                 fixture.heaps[usize::from(step[1] & 1)],
                 Nanos::from(step[1] >> 1),
             );
-            let entry = fixture.timers[at];
+            let entry = fixture.timers[at % TIMERS];
+            let limit = fixture.limits[at % LIMITS];
             let now = LOG.with_borrow(|log| log.now);
             let when = entry.plan.get().when;
             match what {
@@ -99,7 +128,7 @@ pub fn run(input: &[u8]) {
                 3 => fixture.pass(long),
                 4 => {
                     // Enough timers that one run takes more than one batch.
-                    for (i, entry) in fixture.timers[at..]
+                    for (i, entry) in fixture.timers[at % TIMERS..]
                         .iter()
                         .take(step[1] as usize)
                         .enumerate()
@@ -107,6 +136,11 @@ pub fn run(input: &[u8]) {
                         entry.arm(heap, now + long + i as Nanos % 3, 0);
                     }
                 }
+                5 => match limit.wait.get() {
+                    None => limit.arm(heap, now + long),
+                    Some(_) => limit.decide(),
+                },
+                6 => limit.remove(),
                 _ => {}
             }
             fixture.an_owner_wakes_in_time();
@@ -149,6 +183,50 @@ impl Entry {
             ..self.plan.get()
         });
         self.timer.stop();
+    }
+}
+
+impl Limit {
+    fn arm(&self, heap: &'static Heap, when: Nanos) {
+        let before = heap.next();
+        // SAFETY: the limit is leaked, and its choice is replaced after `remove`.
+        let moved = unsafe { self.timer.arm_expiry(heap, when) };
+        assert_eq!(
+            moved.is_some(),
+            before.is_none_or(|before| when < before),
+            "whether the heap's owner must wake"
+        );
+        self.wait.set(Some((when, heap)));
+    }
+
+    fn choice(&self) -> &Choice {
+        // SAFETY: there is one thread, and `remove` has no reference when it writes.
+        unsafe { &*self.choice.get() }
+    }
+
+    /// Another event than the limit comes.
+    fn decide(&self) {
+        let decided = self.choice().decide(Outcome::Arm(0)).is_some();
+        assert_eq!(decided, self.outcome.get().is_none());
+        if decided {
+            self.outcome.set(Some(Outcome::Arm(0)));
+        }
+    }
+
+    /// Ends the wait.
+    fn remove(&self) {
+        if let Some((_, heap)) = self.wait.take() {
+            heap.remove(&self.timer);
+        }
+        // SAFETY: after `remove` the heap does not refer to the choice.
+        unsafe { *self.choice.get() = Choice::new() };
+        self.outcome.set(None);
+    }
+
+    /// The limit, if it has not come.
+    fn when(&self) -> Option<Nanos> {
+        let pending = self.timer.state.lock().heap.is_some();
+        self.wait.get().map(|(when, _)| when).filter(|_| pending)
     }
 }
 
@@ -205,11 +283,27 @@ impl Fixture {
                 "after a run a timer of the heap is due"
             );
         }
+        self.limits_come(now);
         for entry in &self.timers {
             let when = entry.plan.get().when;
             assert!(
                 when == 0 || when > now,
                 "a timer due at {when} has not fired at {now}"
+            );
+        }
+    }
+
+    /// Each limit that has come has decided its choice, unless another event had.
+    fn limits_come(&self, now: Nanos) {
+        for limit in &self.limits {
+            let came = limit.wait.get().is_some_and(|(when, _)| when <= now);
+            if came && limit.outcome.get().is_none() {
+                limit.outcome.set(Some(Outcome::Expired));
+            }
+            assert_eq!(limit.choice().outcome(), limit.outcome.get());
+            assert!(
+                !came || limit.when().is_none(),
+                "a limit came and has an entry"
             );
         }
     }
@@ -226,6 +320,7 @@ impl Fixture {
             .iter()
             .map(|entry| entry.plan.get().when)
             .filter(|&when| when != 0)
+            .chain(self.limits.iter().filter_map(|limit| limit.when()))
             .min()
             .unwrap_or(Nanos::MAX);
         assert!(
@@ -275,7 +370,8 @@ impl Fixture {
             .timers
             .iter()
             .filter(|entry| entry.plan.get().when != 0)
-            .count();
+            .count()
+            + self.limits.iter().filter_map(|limit| limit.when()).count();
         assert_eq!(
             self.heaps.iter().map(|heap| heap.armed()).sum::<usize>(),
             armed,
@@ -292,6 +388,7 @@ impl Fixture {
     }
 
     fn clear(&self) {
+        self.limits.iter().for_each(|limit| limit.remove());
         for entry in &self.timers {
             entry.stop();
             entry.plan.set(Plan::default());

@@ -24,7 +24,7 @@ fn here(sched: &'static Sched, index: usize) -> Here {
 }
 
 /// M `index` finds `count` goroutines and never returns from the last. Returns their numbers.
-fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
+pub(crate) fn run(sched: &'static Sched, index: usize, count: usize) -> Vec<u64> {
     let mut here = here(sched, index);
     (0..count).map(|_| finish(sched.next(&mut here))).collect()
 }

@@ -1,11 +1,13 @@
 //! Models of timers: threads that arm, move and stop a timer, against the owner of the heap, which
-//! fires the timers that are due.
+//! fires the timers that are due. A waiter with a time limit removes its timer at once.
 #![allow(unsafe_code, reason = "a timer's callback gets a pointer")]
 
 use super::{Heap, Timer};
-use crate::models::{Immortal, Mail, check};
+use crate::choice::{Choice, Outcome};
+use crate::models::{Immortal, Mail, ModelOs, check};
 use crate::os::Nanos;
-use crate::waiter::WaiterList;
+use crate::sync::UnsafeCell;
+use crate::waiter::{Thread, Waiter, WaiterList};
 use core::ptr::NonNull;
 use loom::sync::Mutex;
 use loom::thread;
@@ -143,5 +145,119 @@ fn arming_the_earliest_timer_reports_that_it_is_the_earliest() {
         let first = other.join().unwrap();
         assert!(first, "the earliest timer is not reported");
         assert!(!told || heap.next() == Some(10));
+    });
+}
+
+/// What a waiter with a time limit has on its stack.
+struct Limited {
+    choice: UnsafeCell<Choice>,
+    timer: Timer,
+    os: ModelOs,
+}
+
+// SAFETY: the waiter replaces the choice after no other thread refers to it.
+unsafe impl Sync for Limited {}
+
+impl Limited {
+    /// A waiter whose limit comes at 10.
+    fn new(heap: &'static Heap) -> Immortal<Self> {
+        let mut limited = std::boxed::Box::new(Limited {
+            choice: UnsafeCell::new(Choice::new()),
+            timer: Timer::new(NonNull::dangling()),
+            os: ModelOs::default(),
+        });
+        limited.timer.arg = NonNull::from(&limited.choice).cast();
+        // SAFETY: the box is leaked here, and only the returned owner frees it.
+        let limited = unsafe { Immortal::adopt(std::boxed::Box::leak(limited)) };
+        // SAFETY: timer and choice outlive the model's threads.
+        assert!(unsafe { limited.get().timer.arm_expiry(heap, 10) }.is_some());
+        limited
+    }
+
+    fn choice(&self) -> &Choice {
+        // SAFETY: the choice is replaced after no other thread refers to it.
+        unsafe { &*self.choice.get() }
+    }
+
+    fn wake(&self, waiter: Option<Waiter>) {
+        if let Some(Waiter::Thread(thread)) = waiter {
+            thread.wake(&self.os);
+        }
+    }
+
+    /// The end of the wait: the stack is used for another choice, which stays open.
+    fn reuse(&self, heap: &'static Heap) {
+        heap.remove(&self.timer);
+        // SAFETY: after `remove` the heap does not refer to the choice.
+        unsafe { *self.choice.get() = Choice::new() };
+    }
+}
+
+#[test]
+fn after_a_remove_the_heap_does_not_decide() {
+    check(|| {
+        let heap_owner = Immortal::new(Heap::new(0));
+        let heap = heap_owner.get();
+        let owner = Limited::new(heap);
+        let limited = owner.get();
+        let other = thread::spawn(move || run(heap, 10));
+        let decided = limited.choice().decide(Outcome::Arm(0)).is_some();
+        let outcome = limited.choice().outcome();
+        assert_eq!(outcome == Some(Outcome::Arm(0)), decided);
+        limited.reuse(heap);
+        assert!(heap.is_empty());
+        other.join().unwrap();
+        assert_eq!(limited.choice().outcome(), None);
+    });
+}
+
+#[test]
+fn a_limit_and_an_event_wake_the_waiter_once() {
+    check(|| {
+        let heap_owner = Immortal::new(Heap::new(0));
+        let heap = heap_owner.get();
+        let owner = Limited::new(heap);
+        let limited = owner.get();
+        let expiry = thread::spawn(move || {
+            let mut woken = WaiterList::new();
+            heap.run(10, &mut woken);
+            limited.wake(woken.pop());
+            assert!(woken.is_empty());
+        });
+        let event = thread::spawn(|| {
+            limited
+                .choice()
+                .decide(Outcome::Arm(0))
+                .map(|waiter| limited.wake(waiter))
+                .is_some()
+        });
+        let thread = Thread::new();
+        if limited.choice().commit(thread.waiter()).is_ok() {
+            thread.block(&limited.os);
+        }
+        let outcome = limited.choice().outcome().expect("it is decided");
+        // The event's thread still refers to the choice, as a partner does to its lock's queue.
+        let happened = event.join().unwrap();
+        assert_eq!(happened, outcome == Outcome::Arm(0));
+        limited.reuse(heap);
+        expiry.join().unwrap();
+        assert_eq!(limited.choice().outcome(), None);
+        assert!(heap.is_empty());
+    });
+}
+
+#[test]
+fn a_timer_armed_while_another_is_removed_keeps_its_time() {
+    check(|| {
+        let heap_owner = Immortal::new(Heap::new(0));
+        let heap = heap_owner.get();
+        let (limited_owner, alarm_owner) = (Limited::new(heap), Alarm::new());
+        let (limited, alarm) = (limited_owner.get(), alarm_owner.get());
+        let other = thread::spawn(move || alarm.arm(heap, 20, 1));
+        limited.reuse(heap);
+        other.join().unwrap();
+        assert_eq!(heap.next(), Some(20));
+        run(heap, 20);
+        assert_eq!(alarm.fired(), [1]);
     });
 }

@@ -14,7 +14,7 @@
 //!
 //! The rule: an operation that finds a partner does both sides' work under the lock, and readies
 //! the partner after it. Nodes of partners that have lost (a timeout, another arm of a `select!`)
-//! are skipped, and their values untouched: see [`choice`](crate::choice).
+//! are skipped, and their values untouched: see `choice`.
 //!
 //! Values move by copies of their bytes. No code of theirs runs under the lock, and neither does
 //! the allocator.
@@ -38,11 +38,10 @@ use crate::os::Nanos;
 use crate::runtime::Runtime;
 use crate::sched::Sched;
 use crate::select::Gate;
-use crate::sync::UnsafeCell;
+use crate::sync::{Cell, Guard, Owned, UnsafeCell};
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use buffer::{Blocks, Buffer, NeedsBlock};
-use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -60,6 +59,7 @@ const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 32 };
 struct Packet<T> {
     value: UnsafeCell<MaybeUninit<T>>,
     full: Cell<bool>,
+    owned: Owned,
 }
 
 impl<T> Packet<T> {
@@ -67,6 +67,7 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::uninit()),
             full: Cell::new(false),
+            owned: Owned::new(),
         }
     }
 
@@ -74,10 +75,12 @@ impl<T> Packet<T> {
         Packet {
             value: UnsafeCell::new(MaybeUninit::new(value)),
             full: Cell::new(true),
+            owned: Owned::new(),
         }
     }
 
     fn place(&self) -> NonNull<T> {
+        self.owned.touch();
         NonNull::from(&self.value).cast()
     }
 
@@ -211,8 +214,8 @@ impl<T> State<T> {
         }
     }
 
-    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits moves
-    /// to the room in the buffer.
+    /// Receives into `packet`, if that needs no wait. The value of the first sender that waits
+    /// moves to the room in the buffer.
     #[inline]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
         let refills = !self.senders.is_empty() && self.buffer.len() > 0;
@@ -318,20 +321,21 @@ impl<T, R: Runtime> Channel<T, R> {
             let step = unsafe { self.step(direction, packet, &mut blocks) };
             match (step, patience, wait) {
                 (Step::Done(partner), ..) => {
-                    // SAFETY: the gate is locked.
-                    let turn_ends = unsafe { self.count() };
-                    drop(gate);
-                    if partner.is_some() || turn_ends {
-                        self.after(partner, turn_ends);
-                    }
+                    self.leave(gate, partner);
                     return Ok(());
                 }
-                (Step::Closed, ..) => return Err(Failure::Closed),
+                (Step::Closed, ..) => {
+                    self.leave(gate, None);
+                    return Err(Failure::Closed);
+                }
                 (Step::NeedsBlock, ..) => {
                     drop(gate);
                     blocks.prepare();
                 }
-                (Step::Blocked, Patience::None, _) => return Err(Failure::WouldBlock),
+                (Step::Blocked, Patience::None, _) => {
+                    self.leave(gate, None);
+                    return Err(Failure::WouldBlock);
+                }
                 (Step::Blocked, _, Some((sched, until))) => {
                     let choice = Choice::new();
                     let node = WaitNode::new(&choice, 0, NonNull::from(packet).cast());
@@ -371,6 +375,9 @@ impl<T, R: Runtime> Channel<T, R> {
             // SAFETY: the node is in this queue or in none.
             self.with(|state| unsafe { state.queue(direction).remove(node) });
         }
+        if !ended.parked {
+            sched.spend(1);
+        }
         if !served {
             return Err(Failure::Timeout);
         }
@@ -381,17 +388,18 @@ impl<T, R: Runtime> Channel<T, R> {
         }
     }
 
-    /// Counts an operation that did not wait. Returns whether it must be taken from the turn.
-    ///
-    /// # Safety
-    ///
-    /// The caller has locked the gate.
+    /// Ends an operation that did not wait: counts it, unlocks, and readies the partner. One that
+    /// has failed counts as well, so that a loop that polls lets its neighbours run.
     #[inline]
-    unsafe fn count(&self) -> bool {
+    fn leave(&self, gate: Guard<'_, ()>, partner: Decided) {
         // SAFETY: the gate is locked.
         let state = unsafe { &mut *self.state.get() };
         state.operations = state.operations.wrapping_add(1);
-        state.operations % OPERATIONS == 0
+        let turn_ends = state.operations % OPERATIONS == 0;
+        drop(gate);
+        if partner.is_some() || turn_ends {
+            self.after(partner, turn_ends);
+        }
     }
 
     /// Readies the partner, and ends the turn of a goroutine that has had many operations.
@@ -450,6 +458,10 @@ impl<T, R: Runtime> Channel<T, R> {
         self.with(|state| state.closed)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/chan.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/chan.rs"]

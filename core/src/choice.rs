@@ -296,6 +296,10 @@ unsafe fn links_of<'a>(node: NonNull<WaitNode>) -> &'a mut Links {
     unsafe { &mut *node.as_ref().links.get() }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/choice.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/choice.rs"]
 mod models;

@@ -10,17 +10,18 @@
 //! | row | modules |
 //! |---|---|
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
-//! | 1 | [`stack`] `switch` `fiber` `wait_info` [`trace`] `g` `waiter` `choice` `runq` `timer` `retake` |
-//! | 2 | `p` `poller` [`polldesc`] [`metrics`] `m` |
+//! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
+//! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] `latch` [`chan`] [`alarm`] [`sema`] `netpoll` [`join`] `sleep` [`blocking`] `locked_queue` [`mutex`] [`condvar`] [`rwlock`] [`once`] [`semaphore`] [`wait_group`] [`notify`] |
-//! | 5 | `fdmutex` [`fd`] |
-//! | 6 | [`watch`] |
+//! | 4 | [`select`] `locked_queue` `latch` [`sema`] `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 5 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
+//! | 6 | `fdmutex` [`fd`] |
+//! | 7 | [`watch`] |
 //!
 //! Row 0 is the contract of a port, the atomics, the one lock and counters. Each module of row 1 is
 //! one word or one plain structure; row 2 is data built from them. Row 3 alone decides which
-//! goroutine runs. Row 4 is what a goroutine waits for, and row 5 what a socket is made of. Row 6
-//! shows people what happens below: dumps, stalls, deadlocks.
+//! goroutine runs. Row 4 is what a goroutine waits for, row 5 what goroutines share state with, and
+//! row 6 what a socket is made of. Row 7 shows people what happens below: dumps, stalls, deadlocks.
 //!
 //! # What safe code cannot reach
 //!
@@ -93,22 +94,23 @@ mod poller;
 pub mod runtime;
 pub mod sched;
 
-pub mod alarm;
 pub mod blocking;
-pub mod chan;
-pub mod condvar;
 pub mod join;
 mod latch;
 mod locked_queue;
-pub mod mutex;
 mod netpoll;
+pub mod select;
+pub mod sema;
+mod sleep;
+
+pub mod alarm;
+pub mod chan;
+pub mod condvar;
+pub mod mutex;
 pub mod notify;
 pub mod once;
 pub mod rwlock;
-pub mod select;
-pub mod sema;
 pub mod semaphore;
-mod sleep;
 pub mod wait_group;
 
 pub mod fd;

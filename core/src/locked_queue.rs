@@ -238,3 +238,32 @@ impl<S, P> Drop for Leave<'_, S, P> {
         unsafe { queued.waiters.queue.remove(self.1) };
     }
 }
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod tests {
+    use super::*;
+
+    /// For tests in which no caller waits, and which may therefore run without a scheduler.
+    #[derive(Clone, Copy, Default)]
+    pub(crate) struct NoScheduler;
+
+    impl Runtime for NoScheduler {
+        type Instant = Nanos;
+
+        fn sched(self) -> &'static Sched {
+            panic!("a caller waits")
+        }
+
+        fn started(self) -> Option<&'static Sched> {
+            None
+        }
+
+        fn nanos(self, limit: Nanos) -> Nanos {
+            limit
+        }
+
+        fn instant(self, time: Nanos) -> Nanos {
+            time
+        }
+    }
+}

@@ -11,7 +11,7 @@
 //! - Normally it unlocks the mutex and wakes the waiter, which then competes with other callers of
 //!   `lock`. They run already, so they often win, and the mutex is not idle until the waiter runs.
 //!   A waiter that lost waits again in front of the others.
-//! - If the waiter has waited for [`STARVING`], the mutex stays locked, and the waiter is its owner
+//! - If the waiter has waited for `STARVING`, the mutex stays locked, and the waiter is its owner
 //!   when it runs. So no waiter starves.
 //!
 //! The race: a waiter joins the queue while the owner unlocks. The waiter sets `WAITING` in the
@@ -27,6 +27,8 @@ use crate::choice::End;
 use crate::locked_queue::{LockedQueue, Waited};
 use crate::os::Nanos;
 use crate::runtime::Runtime;
+use crate::stack::stack_pointer;
+use crate::sync::unmodeled::AtomicUsize;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, const_unless_loom};
 use crate::wait_info::Wait;
 
@@ -34,14 +36,17 @@ const LOCKED: u32 = 1;
 const WAITING: u32 = 2;
 const WOKEN: u32 = 4;
 
-/// Nanoseconds after which a waiter is handed the mutex: Go's `starvationThresholdNs`.
-const STARVING: Nanos = 1_000_000;
+/// Nanoseconds after which a waiter is handed the mutex: Go's `starvationThresholdNs`. In models,
+/// whose clock moves by 500 with each look, so few that both ways to serve a waiter occur.
+const STARVING: Nanos = if cfg!(loom) { 1_000 } else { 1_000_000 };
 
 /// A mutex without data. Locking and unlocking it without contention takes one compare-and-swap
 /// each and needs no scheduler.
 pub struct RawMutex<R: Runtime> {
     word: AtomicU32,
     queue: LockedQueue<(), Contender>,
+    /// An address on the stack of the owner, for watchers. Written by the owner.
+    holder: AtomicUsize,
     runtime: R,
 }
 
@@ -59,6 +64,7 @@ impl<R: Runtime> RawMutex<R> {
             RawMutex {
                 word: AtomicU32::new(0),
                 queue: LockedQueue::new(()),
+                holder: AtomicUsize::new(0),
                 runtime,
             }
         }
@@ -70,12 +76,23 @@ impl<R: Runtime> RawMutex<R> {
         if !self.lock_fast() {
             self.lock_slow(None);
         }
+        self.sign();
+    }
+
+    /// Notes where the owner is, for watchers.
+    #[inline(always)]
+    fn sign(&self) {
+        self.holder.store(stack_pointer(), Ordering::Relaxed);
     }
 
     /// As [`lock`](Self::lock), but gives up at `limit`: returns whether it locked the mutex.
     #[inline]
     pub fn lock_until(&self, limit: R::Instant) -> bool {
-        self.lock_fast() || self.lock_slow(Some(limit))
+        let locked = self.lock_fast() || self.lock_slow(Some(limit));
+        if locked {
+            self.sign();
+        }
+        locked
     }
 
     /// Locks the mutex if it is unlocked. Returns whether it did.
@@ -84,6 +101,7 @@ impl<R: Runtime> RawMutex<R> {
     #[inline]
     pub fn try_lock(&self) -> bool {
         if self.lock_fast() || self.compete(0) {
+            self.sign();
             return true;
         }
         if let Some(sched) = self.runtime.started() {
@@ -138,7 +156,7 @@ impl<R: Runtime> RawMutex<R> {
         let (mut end, mut mine) = (End::Back, 0);
         loop {
             let join = |_: &mut _| self.announce(mine).then_some(end);
-            let wait = Wait::Mutex(0).encode();
+            let wait = Wait::Mutex(self.holder.as_ptr() as u64).encode();
             match self.queue.wait(sched, wait, until, &contender, join) {
                 Waited::NotQueued => {}
                 Waited::Expired => return false,
@@ -155,8 +173,8 @@ impl<R: Runtime> RawMutex<R> {
     ///
     /// # Safety
     ///
-    /// The caller owns the lock: it, or a goroutine or thread on behalf of which it acts, has
-    /// locked the mutex.
+    /// The caller owns the lock: it has locked the mutex, or acts for a goroutine or thread that
+    /// has.
     #[inline]
     pub unsafe fn unlock(&self) {
         let unlocked = self
@@ -201,5 +219,29 @@ impl<R: Runtime> RawMutex<R> {
 impl<R: Runtime + Default> Default for RawMutex<R> {
     fn default() -> Self {
         Self::new(R::default())
+    }
+}
+
+#[cfg(all(test, loom))]
+#[path = "../models/mutex.rs"]
+mod models;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::locked_queue::tests::NoScheduler;
+
+    #[test]
+    fn without_contention_no_scheduler_is_needed() {
+        let mutex = RawMutex::<NoScheduler>::default();
+        for _ in 0..2 {
+            mutex.lock();
+            assert!(mutex.is_locked() && !mutex.try_lock());
+            // SAFETY: it is locked.
+            unsafe { mutex.unlock() };
+            assert!(!mutex.is_locked());
+        }
+        assert!(mutex.try_lock());
+        assert_eq!(mutex.word.load(Ordering::Relaxed), LOCKED);
     }
 }

@@ -159,3 +159,7 @@ impl<R: Runtime + Default> Default for RawOnce<R> {
         Self::new(R::default())
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/once.rs"]
+mod models;

@@ -237,3 +237,45 @@ impl<R: Runtime + Default> Default for RawRwLock<R> {
         Self::new(R::default())
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/rwlock.rs"]
+mod models;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::locked_queue::tests::NoScheduler;
+    use std::panic;
+
+    #[test]
+    fn too_many_readers_panic_and_leave_the_lock_as_it_is() {
+        let lock = RawRwLock::new(NoScheduler);
+        lock.queue.lock().state.readers = READERS_MAX - 1;
+        lock.read();
+        for _ in 0..2 {
+            let refused = panic::catch_unwind(panic::AssertUnwindSafe(|| lock.read()));
+            let text = refused.unwrap_err().downcast::<std::string::String>();
+            assert!(text.unwrap().contains("too many readers"));
+            assert_eq!(lock.queue.lock().state.readers, READERS_MAX);
+        }
+        // SAFETY: the lock has readers.
+        unsafe { lock.unlock_read() };
+        assert!(lock.try_read() && !lock.try_write());
+    }
+
+    #[test]
+    fn without_contention_no_scheduler_is_needed() {
+        let lock = RawRwLock::<NoScheduler>::default();
+        lock.write();
+        assert!(lock.is_write_locked() && !lock.try_read());
+        // SAFETY: it is locked for writing.
+        unsafe { lock.downgrade() };
+        assert!(lock.is_locked() && !lock.is_write_locked() && lock.try_read());
+        for _ in 0..2 {
+            // SAFETY: it has two readers.
+            unsafe { lock.unlock_read() };
+        }
+        assert!(!lock.is_locked() && lock.try_write() && !lock.try_write());
+    }
+}

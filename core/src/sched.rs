@@ -73,7 +73,7 @@ mod watchers;
 
 #[cfg(all(test, loom))]
 #[path = "../models/sched.rs"]
-mod models;
+pub(crate) mod models;
 #[cfg(all(test, loom))]
 pub(crate) use threads::Start;
 

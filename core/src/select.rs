@@ -1,14 +1,14 @@
 //! Select: waits for the first of several events, and lets exactly one of them happen.
 //!
-//! Each event is an [`Arm`]: an operation on an object that has a lock, its *gate*. The select locks
-//! the gates of all arms, in the order of their addresses, so it sees all objects at one moment. If
-//! an operation is possible, it is done and the others are not touched. Otherwise each object gets
-//! a node of the waiter, before any gate is unlocked: no event is lost in between. Then one event
-//! decides the waiter's [`Choice`], and the waiter removes its other nodes.
+//! Each event is an `Arm`: an operation on an object that has a lock, its *gate*. The select
+//! locks the gates of all arms, in the order of their addresses, so it sees all objects at one
+//! moment. If an operation is possible, it is done and the others are not touched. Otherwise each
+//! object gets a node of the waiter, before any gate is unlocked: no event is lost in between. Then
+//! one event decides the waiter's `Choice`, and the waiter removes its other nodes.
 //!
-//! A descriptor's readiness is known to the system only, which cannot be asked under a lock. Such an
-//! arm *looks* before the attempts, and once more after its node was queued. An event between the
-//! two looks is found by the second one, a later event finds the node.
+//! A descriptor's readiness is known to the system only, which cannot be asked under a lock. Such
+//! an arm *looks* before the attempts, and once more after its node was queued. An event between
+//! the two looks is found by the second one, a later event finds the node.
 //!
 //! A queued node never meets another node of the same select: operations pair with nodes of others
 //! before the select queues its own.
@@ -17,7 +17,7 @@
 use crate::choice::{Choice, Decided, Outcome, WaitNode};
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{AtomicU32, Guard, Lock, Ordering};
+use crate::sync::{Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -173,12 +173,15 @@ impl Sched {
             }
         };
         unlock(seats);
-        let (index, waiter) = done?;
-        if let Some(waiter) = waiter {
-            self.ready(waiter);
-        }
+        let index = done.map(|(index, waiter)| {
+            if let Some(waiter) = waiter {
+                self.ready(waiter);
+            }
+            index
+        });
+        // Also if nothing was there, so that a loop that polls lets its neighbours run.
         self.spend(1);
-        Some(index)
+        index
     }
 
     fn await_event(
@@ -202,6 +205,9 @@ impl Sched {
                 // SAFETY: the gate is locked, and the same arm queued the node.
                 unsafe { seat.case.0.dequeue(node) };
             }
+        }
+        if !ended.parked {
+            self.spend(1);
         }
         match ended.outcome {
             Outcome::Arm(index) => Some(index as usize),
@@ -239,7 +245,7 @@ fn shuffle(seats: &mut [Seat<'_>]) {
 /// A number below `n`, by a shared sequence of Weyl, mixed. Threads that lose an update get the
 /// same number, which is random all the same.
 fn random(n: u32) -> u32 {
-    static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+    static SEQUENCE: unmodeled::AtomicU32 = unmodeled::AtomicU32::new(0);
     let weyl = SEQUENCE.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9);
     SEQUENCE.store(weyl, Ordering::Relaxed);
     let mixed = (weyl ^ (weyl >> 16)).wrapping_mul(0x85eb_ca6b);
@@ -306,3 +312,7 @@ fn enqueue(seats: &mut [Seat<'_>], choice: &Choice) {
         unsafe { arm.enqueue(node) };
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/select.rs"]
+mod models;

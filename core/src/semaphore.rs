@@ -123,3 +123,24 @@ impl<R: Runtime + Default> Default for RawSemaphore<R> {
         Self::new(0, R::default())
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/semaphore.rs"]
+mod models;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::locked_queue::tests::NoScheduler;
+    use std::panic;
+
+    #[test]
+    fn too_many_permits_panic_and_leave_the_semaphore_as_it_is() {
+        let semaphore = RawSemaphore::new(usize::MAX, NoScheduler);
+        let release = panic::AssertUnwindSafe(|| semaphore.release(1));
+        assert!(panic::catch_unwind(release).is_err());
+        assert_eq!(semaphore.available(), usize::MAX);
+        semaphore.acquire(usize::MAX);
+        assert!(!semaphore.try_acquire(1) && semaphore.try_acquire(0));
+    }
+}

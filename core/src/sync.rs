@@ -8,6 +8,8 @@
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
+//! gate → gate                                (a select, in the order of addresses)
+//! Alarm.state → gate, Heap                   (an alarm fires, is stopped or reset)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this
@@ -23,7 +25,7 @@ use crate::os::Os;
 pub(crate) use crate::steps::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
 };
-pub(crate) use core::cell::UnsafeCell;
+pub(crate) use core::cell::{Cell, RefCell, UnsafeCell};
 use core::fmt;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
@@ -57,11 +59,30 @@ pub(crate) use const_unless_loom;
 
 /// Atomics that loom does not model. Most are statistics. The others have no race to explore: `OS`
 /// is written at the start, `Sched::forked` while the process has one thread, and
-/// `WaitInfo::shrunk` by one watcher.
+/// `WaitInfo::shrunk` by one watcher. The random sequence of selects may lose updates.
 pub(crate) mod unmodeled {
     pub(crate) use core::sync::atomic::{
         AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     };
+}
+
+/// Marks memory that has one owner at a time. Loom reports a race if nothing orders two calls of
+/// `touch`. Elsewhere they do nothing.
+pub(crate) struct Owned(#[cfg(loom)] loom::cell::UnsafeCell<()>);
+
+impl Owned {
+    pub(crate) fn new() -> Self {
+        Owned(
+            #[cfg(loom)]
+            loom::cell::UnsafeCell::new(()),
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) fn touch(&self) {
+        #[cfg(loom)]
+        self.0.with_mut(|_| ());
+    }
 }
 
 /// The cheap half of an asymmetric barrier. [`Os::barrier`] is the other half: it makes all threads

@@ -323,11 +323,7 @@ impl Heap {
             if state.heap.is_none() {
                 return false;
             }
-            state.heap = None;
-            if state.when == 0 {
-                self.zombies.fetch_sub(1, Ordering::Relaxed);
-            }
-            state.when = 0;
+            (state.heap, state.when) = (None, 0);
         }
         let index = timer.index.load(Ordering::Relaxed) as usize;
         let last = entries.pop().must("a timer was in an empty heap");

@@ -57,7 +57,8 @@ pub enum Wait<D = Descriptor> {
     ChanSend,
     /// One of several events comes.
     Select,
-    /// A mutex is unlocked. The goroutine with this number holds it; 0 if an ordinary thread does.
+    /// A mutex is unlocked. In a snapshot: by the goroutine with this number, or by an ordinary
+    /// thread if it is 0. While the goroutine waits: the address of the word that says so.
     Mutex(u64),
     /// A read-write lock can be locked for reading.
     RwLockRead,
@@ -112,8 +113,13 @@ impl Wait<usize> {
 
 impl<D> Wait<D> {
     /// What `words` say. `descriptor` looks up the poll descriptor by its address and direction, if
-    /// the wait is for one.
-    pub(crate) fn decode(words: WaitWords, descriptor: impl FnOnce(usize, Mode) -> D) -> Self {
+    /// the wait is for one, and `holder` the goroutine that holds a mutex, by the address of its
+    /// word.
+    pub(crate) fn decode(
+        words: WaitWords,
+        descriptor: impl FnOnce(usize, Mode) -> D,
+        holder: impl FnOnce(usize) -> u64,
+    ) -> Self {
         let WaitWords { kind, argument } = words;
         match kind {
             0 => Wait::Read(descriptor(argument as usize, Mode::Read)),
@@ -125,7 +131,7 @@ impl<D> Wait<D> {
             6 => Wait::ChanReceive,
             7 => Wait::ChanSend,
             8 => Wait::Select,
-            9 => Wait::Mutex(argument as u64),
+            9 => Wait::Mutex(holder(argument as usize)),
             10 => Wait::RwLockRead,
             11 => Wait::RwLockWrite,
             12 => Wait::Condvar,
@@ -394,7 +400,8 @@ mod tests {
             assert_eq!(wait.encode().kind as usize, number);
             let info = WaitInfo::new();
             info.set_wait(wait.encode(), 5);
-            assert_eq!(Wait::decode(info.read().wait, |address, _| address), wait);
+            let decoded = Wait::decode(info.read().wait, |address, _| address, |word| word as u64);
+            assert_eq!(decoded, wait);
             assert_eq!(info.read().since, 5);
         }
     }

@@ -19,14 +19,15 @@
 //! });
 //! ```
 //!
-//! | | Go | here |
-//! |---|---|---|
-//! | make | `make(chan T)`, `make(chan T, n)` | [`bounded(0)`](bounded), [`bounded(n)`](bounded), [`unbounded()`](unbounded) |
-//! | send | `c <- v`; panics if closed | [`send`](Sender::send); returns the value if closed |
-//! | receive | `v, ok := <-c` | [`recv`](Receiver::recv): `Result` |
-//! | loop | `for v := range c` | `for v in &receiver` |
-//! | close | `close(c)` by a sender | [`close`](Sender::close) by any end, or drop all handles of one end |
-//! | choose | `select { … }` | [`select!`](crate::select!) |
+//! | Go | here |
+//! |---|---|
+//! | `make(chan T)` | [`bounded(0)`](bounded) |
+//! | `make(chan T, n)` | [`bounded(n)`](bounded), or [`unbounded()`](unbounded) |
+//! | `c <- v`; panics if closed | [`send`](Sender::send); returns the value if closed |
+//! | `v, ok := <-c` | [`recv`](Receiver::recv) |
+//! | `for v := range c` | `for v in &receiver` |
+//! | `close(c)` | [`close`](Sender::close), or drop all handles of one end |
+//! | `select { … }` | [`select!`](crate::select!) |
 //!
 //! The names and errors are those of the crate crossbeam-channel, which also has `close` by drop
 //! only. A goroutine that waits parks; an ordinary thread blocks. Messages of one sender arrive in
@@ -34,8 +35,8 @@
 //!
 //! # Closing
 //!
-//! A channel is closed by [`close`](Sender::close), when the last [`Sender`] is dropped, or when the
-//! last [`Receiver`] is dropped. From then on each send fails and returns its value. Receives
+//! A channel is closed by [`close`](Sender::close), when the last [`Sender`] is dropped, or when
+//! the last [`Receiver`] is dropped. From then on each send fails and returns its value. Receives
 //! return the values that are in the channel, and then fail. When the last receiver is dropped, the
 //! values in the channel are dropped, too.
 

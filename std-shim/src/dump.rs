@@ -161,6 +161,8 @@ impl Entry<'_> {
             Wait::Write(descriptor) => self.write_descriptor(f, "write", descriptor),
             Wait::Sleep(until) => write!(f, ", until in {}", Span(until - self.now)),
             Wait::Join(id) => write!(f, ", goroutine {id}"),
+            Wait::Mutex(0) => f.write_str(", locked by a thread"),
+            Wait::Mutex(id) => write!(f, ", locked by goroutine {id}"),
             _ => Ok(()),
         }
     }

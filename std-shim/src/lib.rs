@@ -34,6 +34,9 @@
 //! | [`go`] | `go f()` | `thread::spawn`, `tokio::spawn` |
 //! | [`run`] | `func main()` | `Runtime::block_on` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
+//! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |
+//! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
+//! | [`time`] | `time` | `tokio::time` |
 //! | [`sleep`], [`yield_now`] | `time.Sleep`, `runtime.Gosched` | the same names |
 //! | [`blocking`] | not needed | `spawn_blocking` |
 //! | [`go_local`] | no counterpart | `spawn_local` |
@@ -42,8 +45,8 @@
 //! | [`metrics`](metrics()) | `runtime/metrics` | `Handle::metrics` |
 //!
 //! The first use of one that needs the runtime starts it with the defaults: [`go`], [`run`], a
-//! socket of [`net`], [`dump`](dump()), [`metrics`](metrics()). It runs until the process ends. On
-//! an ordinary thread [`sleep`], [`yield_now`] and [`blocking`] do what `std` does, and start
+//! socket of [`net`], a wait for a channel, lock or timer, [`dump`](dump()), [`metrics`](metrics()).
+//! It runs until the process ends. On an ordinary thread [`sleep`], [`yield_now`] and [`blocking`] do what `std` does, and start
 //! nothing.
 //!
 //! # Threads
@@ -64,7 +67,7 @@
 //!   caller that are not `Send`.
 //! - A goroutine that blocks its thread (`std::thread::sleep`, a file, a lock or channel of `std`)
 //!   or computes for long holds up the goroutines that have started there. The runtime moves all
-//!   others to another thread. Use [`blocking`] for such work.
+//!   others to another thread. Use [`blocking`] for such work, and [`sync`] for locks.
 //!
 //! # Locks and channels of std
 //!
@@ -77,43 +80,18 @@
 //! | will send, and is ready to run | calls `recv` of a `mpsc` channel | the same |
 //! | runs a `OnceLock` initializer that parks | calls `get_or_init` | the same |
 //!
-//! Everything in this crate that may block may park. Operations that do not block yield now and
-//! then as well: a `Mutex` held over `write_all` calls of single bytes hangs a neighbour in the
-//! 64th call. A lock that works in a first test may therefore hang under load. [`Builder::migrate`]
-//! does not help, because its contract forbids holding a guard over a park.
+//! [`sync`] has all of these under the same names, and [`chan`] has channels: waiting for them parks
+//! the goroutine. Use them, and hold their guards over whatever you like.
 //!
-//! These work between goroutines:
+//! Code that cannot be changed, such as a crate with a lock of `std` inside, works between
+//! goroutines as follows:
 //!
-//! - atomics, and the result of a [`JoinHandle`];
-//! - a lock that is never held over a call of this crate: keep the guard in its own scope;
-//! - a connection over the loopback interface ([`net`]) instead of a channel;
+//! - a lock that is never held over a call of this crate. Every call may let other goroutines run,
+//!   also one that does not have to wait: of 64 writes of a byte in a row, the last one does;
 //! - waiting within [`blocking`]: a thread of the pool waits while the goroutine is parked. Lock,
-//!   use and unlock within the closure;
-//! - threads of `std` for the part of a program that shares much state.
+//!   use and unlock within the closure.
 //!
-//! ```
-//! use std::sync::{Arc, Mutex, mpsc};
-//!
-//! gopark::run(|| {
-//!     let count = Arc::new(Mutex::new(0));
-//!     let shared = count.clone();
-//!     let (sender, mut receiver) = mpsc::channel();
-//!     let goroutine = gopark::go(move || {
-//!         for _ in 0..100 {
-//!             *shared.lock().unwrap() += 1; // The guard is dropped at the end of the statement,
-//!             gopark::yield_now(); // before anything parks.
-//!         }
-//!         sender.send("done").unwrap(); // Never blocks: the channel has no bound.
-//!     });
-//!     let received = gopark::blocking(|| {
-//!         let receiver = &mut receiver; // A mutable borrow, because a receiver is not Sync.
-//!         receiver.recv()
-//!     });
-//!     assert_eq!(received, Ok("done"));
-//!     goroutine.join().unwrap();
-//!     assert_eq!(*count.lock().unwrap(), 100);
-//! });
-//! ```
+//! [`Builder::migrate`] does not help, because its contract forbids holding a guard over a park.
 //!
 //! When a goroutine has blocked its thread for a second while others there are ready, stderr names
 //! it with its system call, and the remedy on a second line. [`Builder::stall_after`] and
@@ -224,7 +202,7 @@
 // | 1 | `runtime` `poller` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `goroutine` `thread` `inspect` `net` `chan` `select` `time` |
+// | 4 | `goroutine` `thread` `inspect` `net` `chan` `select` `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it

@@ -40,15 +40,19 @@ pub use dynamic::Select;
 ///
 /// | arm | the event | the value |
 /// |---|---|---|
-/// | `recv(receiver) -> result` | a value arrives, or the channel is closed | that of [`recv`](crate::chan::Receiver::recv) |
-/// | `send(sender, value) -> result` | the value is sent, or the channel is closed | that of [`send`](crate::chan::Sender::send) |
-/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`](crate::JoinHandle::join) |
-/// | `readable(socket) -> result` | a read would not wait: data, an end or an error | `io::Result<()>` |
+/// | `recv(receiver) -> result` | a value or a close | that of [`recv`][recv] |
+/// | `send(sender, value) -> result` | the value is sent, or a close | that of [`send`][send] |
+/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`][join] |
+/// | `readable(socket) -> result` | a read would not wait | `io::Result<()>` |
 /// | `writable(socket) -> result` | a write would not wait | `io::Result<()>` |
 /// | `acceptable(listener) -> result` | an accept would not wait | `io::Result<()>` |
 /// | `at(instant)` | the clock shows this [`Instant`](std::time::Instant) | |
 /// | `default(duration)` | no other event came for so long | |
 /// | `default` | no other event is there now: the select does not wait | |
+///
+/// [recv]: crate::chan::Receiver::recv
+/// [send]: crate::chan::Sender::send
+/// [join]: crate::JoinHandle::join
 ///
 /// - Exactly one arm happens. The others are as if they had not been tried: no value is received
 ///   or lost. The value of a `send` that was not selected is dropped.
@@ -60,11 +64,11 @@ pub use dynamic::Select;
 ///   of the select. `break`, `continue`, `return` and `?` work in arms.
 /// - A channel that is closed is an event, each time. To stop selecting on it, leave the loop, or
 ///   use [`Select`] with the channels that are left.
-/// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which may
-///   have to wait if another goroutine is faster. Their result is an error if the socket is closed.
-///   Deadlines of the socket do not count.
-/// - `join` happens once and takes the goroutine's result. Later selects do not select it again, and
-///   a `join()` of the handle then panics.
+/// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which
+///   may have to wait if another goroutine is faster. Their result is an error if the socket is
+///   closed. Deadlines of the socket do not count.
+/// - `join` happens once and takes the goroutine's result. Later selects do not select it again,
+///   and a `join()` of the handle then panics.
 /// - Up to 8 arms need no allocation.
 ///
 /// An ordinary thread blocks, a goroutine parks. A `select!` without arms does not compile: it
@@ -75,74 +79,78 @@ macro_rules! select {
         ::core::compile_error!("select! without arms would wait forever")
     };
     (biased; $($arms:tt)+) => {
-        $crate::__select!(@parse true [] [] [] $($arms)+)
+        $crate::__select!(@parse true [] [] [] [] $($arms)+)
     };
     ($($arms:tt)+) => {
-        $crate::__select!(@parse false [] [] [] $($arms)+)
+        $crate::__select!(@parse false [] [] [] [] $($arms)+)
     };
 }
 
-/// Sorts the arms into cases, times and a default. Each expansion names its variables anew, so the
-/// variables of one arm differ from those of another.
+/// Sorts the arms into cases, times and a default, and keeps the order of what they evaluate. Each
+/// expansion names its variables anew, so the variables of one arm differ from those of another.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __select {
     // An arm that ends with a block, and one that ends with an expression.
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr) => {
-        $crate::__select!(@arm $biased $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $times $default
             [$kind ($($($arg),*)?) ($($value)?) $body])
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt) => {
-        $crate::__select!(@expand $biased $cases $times $default)
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt) => {
+        $crate::__select!(@expand $biased $binds $cases $times $default)
     };
-    (@parse $biased:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
+    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
         ::core::compile_error!(::core::concat!(
             "expected an arm of select!, such as `recv(receiver) -> value => expression,`, found `",
             ::core::stringify!($($rest)+), "`"
         ))
     };
 
-    (@arm $biased:tt $cases:tt [] []
+    (@arm $biased:tt $binds:tt $cases:tt [] []
      [default () () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases [] [$body] $($rest)*)
+        $crate::__select!(@parse $biased $binds $cases [] [$body] $($rest)*)
     };
-    (@arm $biased:tt $cases:tt $times:tt $default:tt
+    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      [default () () $body:expr] $($rest:tt)*) => {
-        ::core::compile_error!("select! with `default` does not wait: it has no other `default` or `at`")
+        ::core::compile_error!(
+            "select! with `default` does not wait: it has no other `default` or `at`"
+        )
     };
-    (@arm $biased:tt $cases:tt [$($times:tt)*] []
+    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
      [default ($after:expr) () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases
-            [$($times)* (::std::time::Instant::now().checked_add($after), $body)] [] $($rest)*)
+        $crate::__select!(@parse $biased
+            [$($binds)* (when (::std::time::Instant::now().checked_add($after)))]
+            $cases [$($times)* (when $body)] [] $($rest)*)
     };
-    (@arm $biased:tt $cases:tt [$($times:tt)*] []
+    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
      [at ($when:expr) () $body:expr] $($rest:tt)*) => {
-        $crate::__select!(@parse $biased $cases
-            [$($times)* (::core::option::Option::Some($when), $body)] [] $($rest)*)
+        $crate::__select!(@parse $biased
+            [$($binds)* (when (::core::option::Option::Some($when)))]
+            $cases [$($times)* (when $body)] [] $($rest)*)
     };
-    (@arm $biased:tt [$($cases:tt)*] $times:tt $default:tt
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
      [$kind:ident ($source:expr $(, $arg:expr)?) ($value:pat) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
-            [$($cases)* (source arm result $kind ($source) ($($arg)?) ($value) $body)]
-            $times $default $($rest)*)
+            [$($binds)* (source (&$source)) (arm ($crate::select::$kind(source $(, $arg)?)))]
+            [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
     };
-    (@arm $biased:tt $cases:tt $times:tt $default:tt
+    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
      [$kind:ident $args:tt $value:tt $body:expr] $($rest:tt)*) => {
         ::core::compile_error!(::core::concat!(
             "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
@@ -152,59 +160,60 @@ macro_rules! __select {
         ))
     };
 
-    (@expand $biased:tt
-     [$(($source:ident $arm:ident $result:ident $kind:ident ($of:expr) ($($arg:expr)?)
-         ($value:pat) $body:expr))*]
-     [$(($when:expr, $late:expr))*]
+    (@expand $biased:tt $binds:tt
+     [$(($arm:ident $result:ident ($value:pat) $body:expr))*]
+     [$(($when:ident $late:expr))*]
      [$($default:expr)?]) => {{
-        // The sources are borrowed, and the arms live, in this block only.
-        let (picked, ($($result,)*)) = {
-            $(let $source = &$of;
-              let $arm = $crate::select::$kind($source $(, $arg)?);)*
-            let times: &[::core::option::Option<::std::time::Instant>] = &[$($when),*];
-            let picked = $crate::select::pick(
-                &[$($arm.case()),*],
-                $biased,
-                times,
-                $crate::__select!(@is_there $($default)?),
-            );
-            let mut index = 0usize;
-            $(let $result = {
-                let mine = picked == $crate::select::Picked::Case(index);
-                index += 1;
-                if mine { ::core::option::Option::Some($arm.finish()) } else {
-                    ::core::option::Option::None
-                }
-            };)*
-            let _ = index;
-            (picked, ($($result,)*))
-        };
+        // The arms and all temporaries live in this statement only.
+        let (picked, ($($result,)*)) = $crate::__select!(@bind $binds
+            [$biased [$($arm)*] [$($when)*] [$($default)?]]);
         $crate::__select!(@run picked
-            [$(($result ($value) $body))*] [$($late),*] [$($default)?])
+            [$(($result ($value) $body))*] (0) [$($late),*] [$($default)?])
+    }};
+
+    // Binds by `match`, as `let` would end the life of temporaries.
+    (@bind [($name:ident ($value:expr)) $($rest:tt)*] $pick:tt) => {
+        match $value { $name => $crate::__select!(@bind [$($rest)*] $pick) }
+    };
+    (@bind [] [$biased:tt [$($arm:ident)*] [$($when:ident)*] [$($default:expr)?]]) => {{
+        let picked = $crate::select::pick(
+            &[$($arm.case()),*],
+            $biased,
+            &[$($when),*],
+            $crate::__select!(@is_there $($default)?),
+        );
+        let mut index = 0usize;
+        let results = ($({
+            let mine = picked == $crate::select::Picked::Case(index);
+            index += 1;
+            if mine { ::core::option::Option::Some($arm.finish()) } else {
+                ::core::option::Option::None
+            }
+        },)*);
+        let _ = index;
+        (picked, results)
     }};
 
     (@is_there) => { false };
     (@is_there $default:expr) => { true };
 
-    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $late:tt $default:tt) => {
+    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*]
+     $index:tt $late:tt $default:tt) => {
         if let ::core::option::Option::Some(value) = $result {
             let $value = value;
             $body
         } else {
-            $crate::__select!(@run $picked [$($rest)*] $late $default)
+            $crate::__select!(@run $picked [$($rest)*] $index $late $default)
         }
     };
-    (@run $picked:ident [] [] []) => {
+    (@run $picked:ident [] $index:tt [] []) => {
         ::core::unreachable!("a select without a limit ended without an event")
     };
-    (@run $picked:ident [] [] [$default:expr]) => { $default };
-    (@run $picked:ident [] [$late:expr] []) => { $late };
-    (@run $picked:ident [] [$first:expr, $second:expr] []) => {
-        if $picked == $crate::select::Picked::Time(0) { $first } else { $second }
-    };
-    (@run $picked:ident [] [$first:expr, $second:expr, $third:expr] []) => {
-        if $picked == $crate::select::Picked::Time(0) { $first }
-        else if $picked == $crate::select::Picked::Time(1) { $second }
-        else { $third }
+    (@run $picked:ident [] $index:tt [] [$default:expr]) => { $default };
+    (@run $picked:ident [] $index:tt [$late:expr] []) => { $late };
+    (@run $picked:ident [] $index:tt [$late:expr, $($later:expr),+] []) => {
+        if $picked == $crate::select::Picked::Time($index) { $late } else {
+            $crate::__select!(@run $picked [] ($index + 1) [$($later),+] [])
+        }
     };
 }

@@ -30,8 +30,9 @@
 //! | [`Mutex`] | `std::sync::Mutex` | `sync.Mutex` |
 //! | [`RwLock`] | `std::sync::RwLock` | `sync.RWMutex` |
 //! | [`Condvar`] | `std::sync::Condvar` | `sync.Cond` |
-//! | [`Once`], [`OnceLock`], [`LazyLock`] | the same in `std::sync` | `sync.Once`, `sync.OnceValue` |
+//! | [`Once`], [`OnceLock`], [`LazyLock`] | the same names | `sync.Once`, `sync.OnceValue` |
 //! | [`Barrier`] | `std::sync::Barrier` | no counterpart |
+//! | [`mpsc`] | `std::sync::mpsc` | channels |
 //! | [`WaitGroup`] | no counterpart | `sync.WaitGroup` |
 //! | [`Semaphore`] | `tokio::sync::Semaphore` | `x/sync/semaphore` |
 //! | [`Notify`] | `tokio::sync::Notify` | no counterpart |

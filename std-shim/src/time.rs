@@ -55,8 +55,8 @@ fn due(duration: Duration) -> Nanos {
     sched().now().saturating_add(duration_nanos(duration))
 }
 
-/// One event in the future. Go's `time.Timer`, by the rules of Go 1.23: after a [`stop`](Self::stop)
-/// or [`reset`](Self::reset), no receive returns a time of before.
+/// One event in the future. Go's `time.Timer`, by the rules of Go 1.23: after a
+/// [`stop`](Self::stop) or [`reset`](Self::reset), no receive returns a time of before.
 ///
 /// ```
 /// use gopark::time::{Duration, Timer};

@@ -4,12 +4,15 @@
 #[cfg(feature = "backtrace")]
 mod arms;
 mod backtraces;
+mod chan;
 mod closing;
 mod deadlines;
 mod handoff;
 mod parallel;
 mod scheduler;
+mod select;
 mod streams;
+mod sync;
 mod time;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {

@@ -145,3 +145,47 @@ fn a_full_stderr_does_not_prevent_hand_offs() {
 fn a_deadlock_ends_the_process_even_if_stderr_is_full() {
     assert_eq!(hangs("deadlock-with-full-stderr").status.code(), Some(2));
 }
+
+/// Fails unless the program ends with a report of a deadlock that says all of `lines`.
+#[track_caller]
+fn assert_deadlock(program: &str, lines: &[&str]) {
+    let ended = hangs(program);
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("fatal error: all goroutines are asleep - deadlock!");
+    lines.iter().for_each(|line| ended.assert_said(line));
+}
+
+#[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
+fn a_deadlock_over_channels_says_which_goroutine_receives_and_which_sends() {
+    assert_deadlock(
+        "deadlock-over-two-channels",
+        &[
+            "\"first\" [chan receive",
+            "\"second\" [chan send",
+            "\"main\" [join",
+        ],
+    );
+}
+
+#[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
+fn a_deadlock_in_a_select_is_reported() {
+    assert_deadlock("deadlock-in-select", &["\"selects\" [select"]);
+    assert_deadlock("deadlock-of-a-thread-in-select", &[]);
+}
+
+#[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
+fn a_loop_over_a_channel_whose_sender_it_holds_is_a_deadlock() {
+    assert_deadlock("deadlock-with-own-sender", &["\"main\" [chan receive"]);
+}

@@ -6,7 +6,7 @@ use super::{Channel, Direction, Packet, Receiver, RecvError, SendError, Sender, 
 use crate::choice::{End, WaitNode};
 use crate::runtime::Runtime;
 use crate::select::{Arm, Attempt, Case, Gate};
-use core::cell::RefCell;
+use crate::sync::RefCell;
 use core::ptr::NonNull;
 
 struct Operation<'a, T, R> {

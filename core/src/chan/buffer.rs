@@ -290,8 +290,8 @@ impl<T> Drop for Buffer<T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::collections::VecDeque;
-    use std::rc::Rc;
+    use alloc::collections::VecDeque;
+    use alloc::rc::Rc;
 
     fn push<T>(buffer: &mut Buffer<T>, value: T) -> usize {
         let mut allocated = 0;

@@ -6,7 +6,7 @@ use crate::choice::WaitNode;
 use crate::os::{Borrowed, Mode};
 use crate::polldesc::PollError;
 use crate::select::{Arm, Attempt, Case, Gate};
-use core::cell::Cell;
+use crate::sync::Cell;
 use core::ptr::NonNull;
 
 /// Asks the system whether an operation in a direction would not block now: there is data, room, an

@@ -4,8 +4,8 @@
 //! are allocated when a first select waits for this PollDesc.
 //!
 //! The race: an event comes while a select begins to wait. The select publishes the queues and its
-//! node, and then asks the system whether the descriptor is ready. The poller gets an event from the
-//! system, and then reads whether there are queues. The system orders the two: if the select's
+//! node, and then asks the system whether the descriptor is ready. The poller gets an event from
+//! the system, and then reads whether there are queues. The system orders the two: if the select's
 //! question did not see the event, the poller got the event after it.
 //!
 //! A close has no such third party. It publishes that the descriptor closes, and then reads whether

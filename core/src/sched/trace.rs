@@ -147,9 +147,9 @@ impl Sched {
 
     fn record_stop(&self, trace: &Trace, here: &Here, resumed: &Resumed) {
         let stopped = match resumed {
-            Resumed::Parked(g, _) => {
-                StopReason::Blocked(Wait::decode(g.wait_info.read().wait, |_, _| ()).reason())
-            }
+            Resumed::Parked(g, _) => StopReason::Blocked(
+                Wait::decode(g.wait_info.read().wait, |_, _| (), |_| 0).reason(),
+            ),
             Resumed::Yielded(_) => StopReason::Yielded,
             Resumed::Dead(_) => StopReason::Returned,
         };

@@ -238,12 +238,15 @@ impl Sched {
             if let Some(system) = stacks {
                 self.copy_stack(system, stop.place.sp, memory);
             }
+            if !g.wait_info.resumes.validate(count) {
+                continue;
+            }
+            let state = match status {
+                Status::Waiting => self.waiting(g, &stop, stacks),
+                _ => State::Runnable,
+            };
+            // The holder of a mutex was copied from memory that the goroutine may free.
             if g.wait_info.resumes.validate(count) {
-                let state = if status == Status::Waiting {
-                    Self::waiting(&stop)
-                } else {
-                    State::Runnable
-                };
                 return (state, Some(stop.place));
             }
         }
@@ -262,20 +265,41 @@ impl Sched {
         }
     }
 
-    /// What a goroutine waits for, by what it left when it stopped. The caller has validated that.
-    fn waiting(stop: &LastStop) -> State {
-        let wait = Wait::decode(stop.wait, |address, mode| {
+    /// What a goroutine waits for, by what it left when it stopped. The caller has validated that,
+    /// and does so again.
+    fn waiting(&'static self, g: &G, stop: &LastStop, system: Option<&dyn Observe>) -> State {
+        let descriptor = |address, mode| {
             // SAFETY: `netpoll` encodes addresses of poll descriptors only.
             let desc = unsafe { PollDesc::at(address) };
             Descriptor {
                 fd: desc.fd(),
                 deadline: desc.deadline(mode),
             }
-        });
+        };
+        let holder = |word| system.map_or(0, |system| self.holder_of(g, word, system));
         State::Waiting {
-            wait,
+            wait: Wait::decode(stop.wait, descriptor, holder),
             since: (stop.since > 0).then_some(stop.since),
         }
+    }
+
+    /// The number of the goroutine that holds the mutex which `waiter` waits for. `word` is the
+    /// address at which the mutex keeps an address on its holder's stack. The system copies it,
+    /// since the mutex may be freed as soon as the waiter runs again.
+    fn holder_of(&'static self, waiter: &G, word: usize, system: &dyn Observe) -> u64 {
+        let mut copy = [0; size_of::<usize>()];
+        if system.copy(word, &mut copy) < copy.len() {
+            return 0;
+        }
+        let Some(owner) = self.arena().owner_at(usize::from_ne_bytes(copy)) else {
+            return 0;
+        };
+        // The caller has pinned the waiter, which may have locked the mutex itself.
+        if owner.current().cast() == core::ptr::from_ref(waiter).cast_mut() {
+            return waiter.id();
+        }
+        // SAFETY: only `GRef::start` binds the owner words of the arena.
+        unsafe { Pinned::new(owner) }.map_or(0, |holder| holder.id())
     }
 
     /// Copies the stack from `sp` to its end into `memory`. Leaves that empty if `sp` lies on no

@@ -3,7 +3,7 @@
 use super::{TcpListener, TcpStream};
 use crate::error::io_error;
 use gopark_backends::linux::io::is_ready;
-use gopark_core::fd::{self, Fd};
+use gopark_core::fd::{Fd, ReadyArm};
 use gopark_core::os::Mode;
 use gopark_core::select::Case;
 use std::io::Result;
@@ -12,44 +12,44 @@ use std::sync::Arc;
 /// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`].
 ///
 /// The trait is sealed.
-pub trait Readiness: sealed::Readiness {}
+pub trait Readiness: sealed::SealedReadiness {}
 
 /// A listener that `select!` can wait for with `acceptable`: a [`TcpListener`].
 ///
 /// The trait is sealed.
-pub trait Acceptable: sealed::Acceptable {}
+pub trait Acceptable: sealed::SealedAcceptable {}
 
 mod sealed {
     use super::Fd;
 
-    pub trait Readiness {
+    pub trait SealedReadiness {
         #[doc(hidden)]
         fn fd(&self) -> &Fd;
     }
 
-    pub trait Acceptable {
+    pub trait SealedAcceptable {
         #[doc(hidden)]
         fn fd(&self) -> &Fd;
     }
 }
 
 macro_rules! implement {
-    ($name:ident for $socket:ident) => {
-        impl sealed::$name for $socket {
+    ($name:ident, $sealed:ident for $socket:ident) => {
+        impl sealed::$sealed for $socket {
             fn fd(&self) -> &Fd {
                 self.socket.fd()
             }
         }
         impl $name for $socket {}
 
-        impl<S: $name> sealed::$name for &S {
+        impl<S: $name> sealed::$sealed for &S {
             fn fd(&self) -> &Fd {
                 S::fd(self)
             }
         }
         impl<S: $name> $name for &S {}
 
-        impl<S: $name> sealed::$name for Arc<S> {
+        impl<S: $name> sealed::$sealed for Arc<S> {
             fn fd(&self) -> &Fd {
                 S::fd(self)
             }
@@ -58,14 +58,14 @@ macro_rules! implement {
     };
 }
 
-implement!(Readiness for TcpStream);
-implement!(Acceptable for TcpListener);
+implement!(Readiness, SealedReadiness for TcpStream);
+implement!(Acceptable, SealedAcceptable for TcpListener);
 
 /// Readiness for one select.
 #[doc(hidden)]
-pub struct ReadyArm<'a>(fd::ReadyArm<'a>);
+pub struct SocketArm<'a>(ReadyArm<'a>);
 
-impl ReadyArm<'_> {
+impl SocketArm<'_> {
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
         self.0.case()
@@ -79,18 +79,18 @@ impl ReadyArm<'_> {
 
 /// The arm `readable`.
 #[doc(hidden)]
-pub fn readable<S: Readiness>(socket: &S) -> ReadyArm<'_> {
-    ReadyArm(socket.fd().ready_arm(Mode::Read, is_ready))
+pub fn readable<S: Readiness>(socket: &S) -> SocketArm<'_> {
+    SocketArm(socket.fd().ready_arm(Mode::Read, is_ready))
 }
 
 /// The arm `writable`.
 #[doc(hidden)]
-pub fn writable<S: Readiness>(socket: &S) -> ReadyArm<'_> {
-    ReadyArm(socket.fd().ready_arm(Mode::Write, is_ready))
+pub fn writable<S: Readiness>(socket: &S) -> SocketArm<'_> {
+    SocketArm(socket.fd().ready_arm(Mode::Write, is_ready))
 }
 
 /// The arm `acceptable`.
 #[doc(hidden)]
-pub fn acceptable<S: Acceptable>(listener: &S) -> ReadyArm<'_> {
-    ReadyArm(listener.fd().ready_arm(Mode::Read, is_ready))
+pub fn acceptable<S: Acceptable>(listener: &S) -> SocketArm<'_> {
+    SocketArm(listener.fd().ready_arm(Mode::Read, is_ready))
 }

@@ -1,7 +1,7 @@
 //! The channels of [`std::sync::mpsc`], for goroutines and threads.
 //!
 //! The names, signatures and errors are those of `std`. Underneath are the channels of
-//! [`chan`](crate::chan), which can do more: clone receivers, close, and be selected on.
+//! [`chan`], which can do more: clone receivers, close, and be selected on.
 //!
 //! ```
 //! use gopark::sync::mpsc;

@@ -27,11 +27,12 @@ use std::sync::{LockResult, TryLockError, TryLockResult};
 ///
 /// static TOTAL: Mutex<u64> = Mutex::new(0);
 ///
-/// let adders: Vec<_> = (1..=10).map(|n| gopark::go(move || *TOTAL.lock().unwrap() += n)).collect();
+/// let add = |n| gopark::go(move || *TOTAL.lock().unwrap() += n);
+/// let adders: Vec<_> = (1..=10).map(add).collect();
 /// for adder in adders {
 ///     adder.join().unwrap();
 /// }
-/// assert_eq!(*TOTAL.lock().unwrap(), 55);
+/// assert_eq!(*TOTAL.lock().unwrap(), 6);
 /// ```
 pub struct Mutex<T: ?Sized> {
     pub(super) raw: RawMutex<Global>,

@@ -6,7 +6,7 @@
 )]
 
 use gopark::net::{TcpListener, TcpStream};
-use gopark::{Builder, go, go_local, set_name, sleep, yield_now};
+use gopark::{Builder, chan, go, go_local, select, set_name, sleep, yield_now};
 use gopark_core::sema::Sema;
 use gopark_tests::{join, thread_names, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -43,6 +43,10 @@ fn main() {
         "dump" => dump(),
         "full-stderr" => full_stderr(),
         "deadlock-with-full-stderr" => deadlock_with_full_stderr(),
+        "deadlock-over-two-channels" => deadlock_over_two_channels(),
+        "deadlock-in-select" => deadlock_in_select(),
+        "deadlock-with-own-sender" => deadlock_with_own_sender(),
+        "deadlock-of-a-thread-in-select" => select_over_two(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -395,4 +399,58 @@ fn full_stderr() {
 fn deadlock_with_full_stderr() {
     let _reader = fill_stderr();
     gopark::run(|| Sema::new(gopark::scheduler()).acquire());
+}
+
+/// Each of two goroutines waits for a channel that only the other could serve.
+fn deadlock_over_two_channels() {
+    gopark::run(|| {
+        set_name("main");
+        let [(to_first, from_second), (to_second, from_first)] = [(); 2].map(|()| chan::bounded(0));
+        let first = go(move || {
+            set_name("first");
+            let value: u8 = from_second.recv().unwrap();
+            to_second.send(value).unwrap();
+        });
+        let second = go(move || {
+            set_name("second");
+            let other = chan::bounded(0);
+            other.0.send(1).unwrap();
+            to_first.send(from_first.recv().unwrap()).unwrap();
+        });
+        [first, second].into_iter().for_each(join);
+    });
+}
+
+fn deadlock_in_select() {
+    gopark::run(|| {
+        set_name("main");
+        let selects = go(|| {
+            set_name("selects");
+            select_over_two();
+        });
+        join(selects);
+    });
+}
+
+/// No other goroutine has an end of these channels.
+fn select_over_two() {
+    let (sender, values) = chan::bounded(0);
+    let (_other, receiver) = chan::bounded::<u8>(0);
+    select! {
+        send(sender, 1) -> _ => {}
+        recv(receiver) -> _ => {}
+    }
+    drop(values);
+}
+
+/// The channel never closes, because its receiver holds the sender.
+fn deadlock_with_own_sender() {
+    gopark::run(|| {
+        set_name("main");
+        let (sender, receiver) = chan::unbounded();
+        let sends = sender.clone();
+        join(go(move || (0..3).for_each(|i| sends.send(i).unwrap())));
+        println!("received {}", receiver.iter().count());
+        drop(sender);
+    });
 }

@@ -4,10 +4,20 @@ use crate::source::Source;
 use std::collections::BTreeMap;
 
 /// Names that two public types may share, each with its reason.
-const SHARED: [(&str, &str); 1] = [(
-    "Builder",
-    "`gopark::thread` has the names of `std::thread`, so that a program can change between them",
-)];
+const SHARED: [(&str, &str); 8] = [
+    ("Builder", THE_NAMES_OF_STD),
+    ("IntoIter", THE_NAMES_OF_STD),
+    ("Iter", THE_NAMES_OF_STD),
+    ("TryIter", THE_NAMES_OF_STD),
+    ("Receiver", THE_NAMES_OF_STD),
+    ("Sender", THE_NAMES_OF_STD),
+    ("RawMutex", THE_NAMES_OF_LOCK_API),
+    ("RawRwLock", THE_NAMES_OF_LOCK_API),
+];
+
+const THE_NAMES_OF_STD: &str = "`gopark::thread` and `gopark::sync::mpsc` have the names of `std`, \
+                                so that a program can change between them";
+const THE_NAMES_OF_LOCK_API: &str = "the shim's type is the core's, with the traits of `lock_api`";
 
 /// The names that two or more public types of the libraries share.
 pub(crate) fn homonyms(sources: &[Source]) -> Vec<String> {

@@ -82,7 +82,7 @@ pub(crate) const TABLES: [Table; 3] = [
 ];
 
 /// The rows of `core/src/lib.rs`.
-pub(crate) const ROWS: [&[&str]; 7] = [
+pub(crate) const ROWS: [&[&str]; 8] = [
     &[
         "tagptr", "steps", "os", "sync", "counter", "must", "wake_sig",
     ],
@@ -94,13 +94,33 @@ pub(crate) const ROWS: [&[&str]; 7] = [
         "trace",
         "g",
         "waiter",
+        "choice",
         "runq",
         "timer",
-        "retake",
     ],
-    &["p", "poller", "polldesc", "metrics", "m"],
-    &["sched"],
-    &["sema", "netpoll", "join", "sleep", "blocking"],
+    &["retake", "p", "poller", "polldesc", "metrics", "m"],
+    &["sched", "runtime"],
+    &[
+        "select",
+        "locked_queue",
+        "latch",
+        "sema",
+        "netpoll",
+        "join",
+        "sleep",
+        "blocking",
+    ],
+    &[
+        "chan",
+        "alarm",
+        "mutex",
+        "condvar",
+        "rwlock",
+        "once",
+        "semaphore",
+        "wait_group",
+        "notify",
+    ],
     &["fdmutex", "fd"],
     &["watch"],
 ];
@@ -119,8 +139,17 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
         "schedtrace",
         "trace",
     ],
-    &["builder"],
-    &["goroutine", "thread", "inspect", "net"],
+    &["builder", "global"],
+    &[
+        "goroutine",
+        "thread",
+        "inspect",
+        "net",
+        "chan",
+        "select",
+        "sync",
+        "time",
+    ],
 ];
 
 /// The rows of `core/src/sched.rs`.
