@@ -15,10 +15,12 @@ pub struct Global;
 impl Runtime for Global {
     type Instant = Instant;
 
+    #[inline]
     fn sched(self) -> &'static Sched {
         sched()
     }
 
+    #[inline]
     fn started(self) -> Option<&'static Sched> {
         started()
     }
