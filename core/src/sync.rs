@@ -164,6 +164,11 @@ mod lock {
             loop {
                 for _ in 0..SPINS {
                     core::hint::spin_loop();
+                    // A load first: a failed compare-and-swap would take the cache line away from
+                    // the holder.
+                    if self.0.is_locked() {
+                        continue;
+                    }
                     if let Some(guard) = self.0.try_lock() {
                         return guard;
                     }
