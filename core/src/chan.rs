@@ -304,8 +304,8 @@ impl<T, R: Runtime> Channel<T, R> {
         }
     }
 
-    /// Sends a value, if there is room in the buffer and no receiver waits. Otherwise returns it, for
-    /// [`operate`](Self::operate).
+    /// Sends a value, if there is room in the buffer and no receiver waits. Otherwise returns it,
+    /// for [`operate`](Self::operate).
     #[inline]
     fn send_to_buffer(&self, value: T) -> Result<(), (T, Guard<'_, ()>)> {
         let gate = self.gate.lock();

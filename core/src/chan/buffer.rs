@@ -236,8 +236,8 @@ impl<T> Buffer<T> {
         Ok(())
     }
 
-    /// The place of the first value, which the caller must read at once. `None` if there is none, or
-    /// if it lies in the next block.
+    /// The place of the first value, which the caller must read at once. `None` if there is none,
+    /// or if it lies in the next block.
     #[inline]
     pub(super) fn pop_in_block(&mut self) -> Option<NonNull<T>> {
         if self.len == 0 || self.head.index == self.slots {
