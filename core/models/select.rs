@@ -19,7 +19,7 @@ fn mail(value: u32) -> Mail {
 /// execution only if that order is the same in each.
 fn channels(sched: &'static Sched) -> [(Tx, Rx); 2] {
     let mut both = [bounded(0, sched), bounded(0, sched)];
-    both.sort_by_key(|(_, rx): &(Tx, Rx)| core::ptr::from_ref(rx.arm().case().0.gate()).addr());
+    both.sort_by_key(|(_, rx): &(Tx, Rx)| core::ptr::from_ref(rx.arm().case().gate).addr());
     both
 }
 

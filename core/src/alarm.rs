@@ -43,7 +43,7 @@ struct State {
     due: Option<Nanos>,
     /// Nanoseconds between ticks. `None` for a timer that fires once.
     period: Option<Nanos>,
-    /// The heap that the timer was armed in last.
+    /// The heap that the timer was armed in last. `None` once it was disarmed.
     heap: Option<&'static Heap>,
 }
 
@@ -124,7 +124,11 @@ impl<R: Runtime> Inner<R> {
     fn disarm(this: &Arc<Self>, state: &mut State) -> bool {
         state.seq = state.seq.wrapping_add(1);
         let was_armed = state.due.take().is_some();
-        if state.heap.is_some_and(|heap| heap.remove(&this.timer)) {
+        if state
+            .heap
+            .take()
+            .is_some_and(|heap| heap.remove(&this.timer))
+        {
             // SAFETY: the heap had a reference, and its callback will not run.
             drop(unsafe { Arc::from_raw(Arc::as_ptr(this)) });
         }

@@ -138,6 +138,9 @@ enum Patience<I> {
     Endless,
 }
 
+/// The scheduler of an operation that has to wait, and how long it waits.
+type WaitLimit = (&'static Sched, Option<Nanos>);
+
 /// Why an operation did nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Failure {
@@ -190,7 +193,7 @@ unsafe fn packet_of<'a, T>(packet: NonNull<()>) -> &'a Packet<T> {
 
 impl<T> State<T> {
     /// Sends the value of `packet`, if that needs no wait.
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, capacity: usize, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
         if self.closed {
             return Step::Closed;
@@ -216,7 +219,7 @@ impl<T> State<T> {
 
     /// Receives into `packet`, if that needs no wait. The value of the first sender that waits
     /// moves to the room in the buffer.
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, packet: &Packet<T>, blocks: &mut Blocks<T>) -> Step {
         if !self.senders.is_empty()
             && self.buffer.len() > 0
@@ -245,10 +248,10 @@ impl<T> State<T> {
             packet.full.set(true);
             return Step::Done(sender.waiter);
         }
-        match (from_buffer, self.closed) {
-            (Some(_), _) => Step::Done(None),
-            (None, true) => Step::Closed,
-            (None, false) => Step::Blocked,
+        match from_buffer {
+            Some(_) => Step::Done(None),
+            None if self.closed => Step::Closed,
+            None => Step::Blocked,
         }
     }
 
@@ -289,7 +292,7 @@ impl<T, R: Runtime> Channel<T, R> {
     /// # Safety
     ///
     /// The caller has locked the gate.
-    #[inline]
+    #[inline(always)]
     unsafe fn step(
         &self,
         direction: Direction,
@@ -304,60 +307,113 @@ impl<T, R: Runtime> Channel<T, R> {
         }
     }
 
-    /// Sends or receives the value of `packet`.
+    /// Sends a value, if there is room in the buffer and no receiver waits. Otherwise returns it,
+    /// for [`operate`](Self::operate).
     #[inline]
-    fn operate(
-        &self,
+    fn send_to_buffer(&self, value: T) -> Result<(), (T, Guard<'_, ()>)> {
+        let gate = self.gate.lock();
+        // SAFETY: the gate is locked.
+        let state = unsafe { &mut *self.state.get() };
+        if state.closed || !state.receivers.is_empty() || state.buffer.len() >= self.capacity {
+            return Err((value, gate));
+        }
+        let Some(place) = state.buffer.push_in_block() else {
+            return Err((value, gate));
+        };
+        // SAFETY: the place is for a value.
+        unsafe { place.write(value) };
+        self.leave(gate, None);
+        Ok(())
+    }
+
+    /// Receives a value, if there is one in the buffer and no sender waits.
+    #[inline]
+    fn receive_from_buffer(&self) -> Result<T, Guard<'_, ()>> {
+        let gate = self.gate.lock();
+        // SAFETY: the gate is locked.
+        let state = unsafe { &mut *self.state.get() };
+        if !state.senders.is_empty() {
+            return Err(gate);
+        }
+        let Some(place) = state.buffer.pop_in_block() else {
+            return Err(gate);
+        };
+        // SAFETY: there is a value, which has left the buffer.
+        let value = unsafe { place.read() };
+        self.leave(gate, None);
+        Ok(value)
+    }
+
+    /// Sends or receives the value of `packet`. The caller has locked the gate.
+    ///
+    /// Never inlined: most operations of a channel with a buffer end before it.
+    #[inline(never)]
+    fn operate<'a>(
+        &'a self,
+        mut gate: Guard<'a, ()>,
         direction: Direction,
         packet: &Packet<T>,
         patience: Patience<R::Instant>,
     ) -> Result<(), Failure> {
         let mut blocks = Blocks::new();
-        // A wait needs the scheduler, which is not asked for under the lock.
-        let mut wait = match patience {
-            Patience::Endless => self.runtime.started().map(|sched| (sched, None)),
-            Patience::None | Patience::Until(_) => None,
-        };
+        let mut wait = None;
         loop {
-            let gate = self.gate.lock();
             // SAFETY: the gate is locked.
-            let step = unsafe { self.step(direction, packet, &mut blocks) };
-            match (step, patience, wait) {
-                (Step::Done(partner), ..) => {
+            let failure = match unsafe { self.step(direction, packet, &mut blocks) } {
+                Step::Done(partner) => {
                     self.leave(gate, partner);
+                    blocks.free();
                     return Ok(());
                 }
-                (Step::Closed, ..) => {
-                    self.leave(gate, None);
-                    return Err(Failure::Closed);
-                }
-                (Step::NeedsBlock, ..) => {
+                Step::NeedsBlock => {
                     drop(gate);
-                    blocks.prepare();
+                    blocks.prepare(self.capacity);
+                    gate = self.gate.lock();
+                    continue;
                 }
-                (Step::Blocked, Patience::None, _) => {
-                    self.leave(gate, None);
-                    return Err(Failure::WouldBlock);
-                }
-                (Step::Blocked, _, Some((sched, until))) => {
-                    let choice = Choice::new();
-                    let node = WaitNode::new(&choice, 0, NonNull::from(packet).cast());
-                    // SAFETY: the gate is locked. `park` keeps the protocol of nodes.
-                    unsafe { (*self.state.get()).queue(direction).push(&node, End::Back) };
-                    drop(gate);
-                    return self.park(direction, (&choice, &node, packet), sched, until);
-                }
-                (Step::Blocked, Patience::Endless, None) => {
-                    drop(gate);
-                    wait = Some((self.runtime.sched(), None));
-                }
-                (Step::Blocked, Patience::Until(limit), None) => {
-                    drop(gate);
-                    let until = self.runtime.nanos(limit).max(1);
-                    wait = Some((self.runtime.sched(), Some(until)));
-                }
-            }
+                Step::Closed => Failure::Closed,
+                Step::Blocked => match (patience, wait.or_else(|| self.endless(patience))) {
+                    (Patience::None, _) => Failure::WouldBlock,
+                    (_, Some((sched, until))) => {
+                        let choice = Choice::new();
+                        let node = WaitNode::new(&choice, 0, NonNull::from(packet).cast());
+                        // SAFETY: the gate is locked. `park` keeps the protocol of nodes.
+                        unsafe { (*self.state.get()).queue(direction).push(&node, End::Back) };
+                        drop(gate);
+                        blocks.free();
+                        return self.park(direction, (&choice, &node, packet), sched, until);
+                    }
+                    (Patience::Endless | Patience::Until(_), None) => {
+                        drop(gate);
+                        wait = Some(self.wait_limit(patience));
+                        gate = self.gate.lock();
+                        continue;
+                    }
+                },
+            };
+            self.leave(gate, None);
+            return Err(failure);
         }
+    }
+
+    /// What an operation without a limit needs to wait, if the scheduler runs. Called under the
+    /// lock: `started` only loads a pointer.
+    #[inline(always)]
+    fn endless(&self, patience: Patience<R::Instant>) -> Option<WaitLimit> {
+        match patience {
+            Patience::Endless => self.runtime.started().map(|sched| (sched, None)),
+            Patience::None | Patience::Until(_) => None,
+        }
+    }
+
+    /// What an operation needs to wait. May start the scheduler.
+    #[cold]
+    fn wait_limit(&self, patience: Patience<R::Instant>) -> WaitLimit {
+        let until = match patience {
+            Patience::Until(limit) => Some(self.runtime.nanos(limit).max(1)),
+            Patience::None | Patience::Endless => None,
+        };
+        (self.runtime.sched(), until)
     }
 
     /// Waits for a partner, after the node was queued.
@@ -449,7 +505,8 @@ impl<T, R: Runtime> Channel<T, R> {
 
     fn receive_now(&self) -> Option<T> {
         let packet = Packet::empty();
-        _ = self.operate(Direction::Receive, &packet, Patience::None);
+        let gate = self.gate.lock();
+        _ = self.operate(gate, Direction::Receive, &packet, Patience::None);
         packet.take()
     }
 

@@ -59,6 +59,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    #[inline]
     fn into_word(self) -> usize {
         match self {
             Outcome::Arm(arm) => (arm as usize) << ARM_SHIFT | DECIDED,
@@ -67,6 +68,7 @@ impl Outcome {
         }
     }
 
+    #[inline]
     fn from_word(word: usize) -> Option<Self> {
         match word {
             EXPIRED => Some(Outcome::Expired),
@@ -85,11 +87,13 @@ pub(crate) struct Choice(AtomicUsize);
 
 impl Choice {
     /// A choice that is open.
+    #[inline]
     pub(crate) fn new() -> Self {
         Choice(AtomicUsize::new(OPEN))
     }
 
     /// Stores the waiter, which has stopped running. Gives it back if the choice is decided.
+    #[inline]
     pub(crate) fn commit(&self, waiter: Waiter) -> Result<(), Waiter> {
         let word = waiter.into_word();
         // Release pairs with the Acquire in `decide`: the winner sees the waiter's state. On
@@ -102,6 +106,7 @@ impl Choice {
     }
 
     /// Decides the choice, unless it is decided: `None` then. The last access to the choice.
+    #[inline]
     #[must_use = "the waiter must be made to run"]
     pub(crate) fn decide(&self, outcome: Outcome) -> Option<Decided> {
         let decided = outcome.into_word();
@@ -123,10 +128,12 @@ impl Choice {
     }
 
     /// The outcome, once there is one.
+    #[inline]
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         Outcome::from_word(self.0.load(Ordering::Acquire))
     }
 
+    #[inline]
     fn is_decided(&self) -> bool {
         self.0.load(Ordering::Relaxed) & DECIDED != 0
     }
@@ -152,6 +159,7 @@ struct Links {
 
 impl WaitNode {
     /// A node in no queue. If it is popped, the outcome of `choice` is `arm`.
+    #[inline]
     pub(crate) fn new(choice: &Choice, arm: u32, packet: NonNull<()>) -> Self {
         WaitNode {
             links: UnsafeCell::new(Links::default()),
@@ -196,6 +204,7 @@ impl WaitQueue {
     }
 
     /// Whether no node is queued. The choices of queued nodes may be decided by other events.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.is_none()
     }
@@ -207,6 +216,7 @@ impl WaitQueue {
     /// - The node is in no queue.
     /// - It, its choice and its packet stay in place until `remove` was called for this queue, or
     ///   until the waiter, parked when the choice was decided by this queue, was readied.
+    #[inline]
     pub(crate) unsafe fn push(&mut self, node: &WaitNode, end: End) {
         let this = NonNull::from(node);
         // SAFETY: the lock is held, and the node is in no queue.
@@ -237,10 +247,12 @@ impl WaitQueue {
     /// # Safety
     ///
     /// The node is in this queue or in none.
+    #[inline]
     pub(crate) unsafe fn remove(&mut self, node: &WaitNode) {
         self.unlink(NonNull::from(node));
     }
 
+    #[inline]
     fn unlink(&mut self, node: NonNull<WaitNode>) {
         // SAFETY: the caller's node is alive, and the lock is held.
         let links = unsafe { links_of(node) };
@@ -274,6 +286,7 @@ impl WaitQueue {
 
     /// As [`pop`](Self::pop), if `wanted` says yes to the packet of that waiter. `wanted` only
     /// looks: the choice may still be decided by another event after it.
+    #[inline]
     pub(crate) fn pop_if(&mut self, wanted: impl Fn(NonNull<()>) -> bool) -> Option<Chosen> {
         loop {
             let first = self.head?;

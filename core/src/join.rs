@@ -183,7 +183,7 @@ impl<R> Join<R> {
 
     /// The return of the goroutine as a case of a [select](Sched::select), which happens once.
     pub fn case(&self) -> Case<'_> {
-        Case(&self.head().done)
+        Case::new(&self.head().done)
     }
 
     /// Takes the result after a select has returned the index of [`case`](Self::case). `None`

@@ -97,6 +97,8 @@ pub(crate) struct Home {
     pub(crate) ring_first: bool,
     /// How many times this M parks without a yield before it.
     pub(crate) skip_yields: u32,
+    /// How many more times a wake-up by another thread must end a park before this M lingers.
+    pub(crate) skip_lingers: u32,
     /// Whether this M is counted as spinning.
     pub(crate) spinning: bool,
     /// Set when this M gave up spinning, or was woken on its futex, perhaps to take over the
@@ -130,6 +132,7 @@ impl M {
                 budget: 0,
                 ring_first: false,
                 skip_yields: 0,
+                skip_lingers: 1,
                 spinning: false,
                 must_wake_another: false,
                 running: None,
@@ -389,6 +392,11 @@ impl WakeWord {
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, spinning);
         before.ok().and_then(Asleep::with_p)
+    }
+
+    /// Whether the M, which is up, must look for work once more before it sleeps.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
     }
 
     /// Whether the M sleeps with a P, or is about to, and has not been notified.

@@ -20,6 +20,7 @@ use crate::sched::Sched;
 use crate::sync::{Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// The lock of an object that can be selected on. What it protects lies beside it.
@@ -82,7 +83,20 @@ pub(crate) trait Arm {
 
 /// One case of a [`Sched::select`].
 #[derive(Clone, Copy)]
-pub struct Case<'a>(pub(crate) &'a dyn Arm);
+pub struct Case<'a> {
+    arm: &'a dyn Arm,
+    gate: &'a Gate,
+}
+
+impl<'a> Case<'a> {
+    #[inline]
+    pub(crate) fn new(arm: &'a impl Arm) -> Self {
+        Case {
+            arm,
+            gate: arm.gate(),
+        }
+    }
+}
 
 /// How long a select waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,15 +112,16 @@ pub enum Limit {
 /// So many cases need no allocation.
 const INLINE: usize = 8;
 
-/// What a select keeps for one case while it waits.
-struct Seat<'a> {
-    case: Case<'a>,
-    guard: Option<Guard<'a, ()>>,
-    node: Option<WaitNode>,
-    /// The index of the case that is tried at this turn.
-    turn: usize,
-    /// The index of the case that is locked at this turn.
-    rank: usize,
+/// What a select keeps for its cases.
+struct Seats<'s, 'a> {
+    cases: &'s [Case<'a>],
+    guards: &'s mut [Option<Guard<'a, ()>>],
+    /// Written by `enqueue`, when the select has to wait.
+    nodes: &'s mut [MaybeUninit<WaitNode>],
+    /// The indices of the cases, in the order in which they are tried.
+    turns: &'s mut [usize],
+    /// The same, in the order in which their gates are locked.
+    ranks: &'s mut [usize],
 }
 
 impl Sched {
@@ -116,63 +131,76 @@ impl Sched {
     /// A case without an event is left as it was. Without cases it waits for the limit.
     #[doc(alias = "selectgo")]
     pub fn select(&'static self, cases: &[Case<'_>], biased: bool, limit: Limit) -> Option<usize> {
-        let seat = |index| Seat {
-            case: cases[index],
-            guard: None,
-            node: None,
-            turn: index,
-            rank: index,
+        const INDICES: [usize; INLINE] = {
+            let mut indices = [0; INLINE];
+            let mut index = 0;
+            while index < INLINE {
+                indices[index] = index;
+                index += 1;
+            }
+            indices
         };
-        if cases.len() <= INLINE {
-            let mut seats: heapless::Vec<Seat<'_>, INLINE> = (0..cases.len()).map(seat).collect();
-            self.select_among(&mut seats, biased, limit)
+        let count = cases.len();
+        if count <= INLINE {
+            let seats = Seats {
+                cases,
+                guards: &mut [const { None }; INLINE][..count],
+                nodes: &mut [const { MaybeUninit::uninit() }; INLINE][..count],
+                turns: &mut { INDICES }[..count],
+                ranks: &mut { INDICES }[..count],
+            };
+            self.select_among(seats, biased, limit)
         } else {
-            let mut seats: Vec<Seat<'_>> = (0..cases.len()).map(seat).collect();
-            self.select_among(&mut seats, biased, limit)
+            let mut turns: Vec<_> = (0..count).collect();
+            let seats = Seats {
+                cases,
+                guards: &mut (0..count).map(|_| None).collect::<Vec<_>>(),
+                nodes: &mut (0..count)
+                    .map(|_| MaybeUninit::uninit())
+                    .collect::<Vec<_>>(),
+                ranks: &mut turns.clone(),
+                turns: &mut turns,
+            };
+            self.select_among(seats, biased, limit)
         }
     }
 
     fn select_among(
         &'static self,
-        seats: &mut [Seat<'_>],
+        mut seats: Seats<'_, '_>,
         biased: bool,
         limit: Limit,
     ) -> Option<usize> {
-        rank(seats);
+        seats.rank();
         loop {
             if !biased {
-                shuffle(seats, &self.picks);
+                shuffle(seats.turns, &self.picks);
             }
-            let picked = self.select_once(seats, limit);
-            if picked.is_none_or(|index| !seats[index].case.0.is_spurious()) {
+            let picked = self.select_once(&mut seats, limit);
+            if picked.is_none_or(|index| !seats.cases[index].arm.is_spurious()) {
                 return picked;
             }
         }
     }
 
-    fn select_once(&'static self, seats: &mut [Seat<'_>], limit: Limit) -> Option<usize> {
-        let choice = Choice::new();
-        for seat in seats.iter() {
-            seat.case.0.look();
+    #[inline]
+    fn select_once(&'static self, seats: &mut Seats<'_, '_>, limit: Limit) -> Option<usize> {
+        for case in seats.cases {
+            case.arm.look();
         }
         let done = loop {
-            lock(seats);
-            match attempt(seats) {
+            seats.lock();
+            match seats.attempt() {
                 Found::Done(index, waiter) => break Some((index, waiter)),
                 Found::Unprepared(index) => {
-                    unlock(seats);
-                    seats[index].case.0.prepare();
+                    seats.unlock();
+                    seats.cases[index].arm.prepare();
                 }
                 Found::Blocked if limit == Limit::Now => break None,
-                Found::Blocked => {
-                    enqueue(seats, &choice);
-                    unlock(seats);
-                    look_again(seats, &choice);
-                    return self.await_event(seats, &choice, limit);
-                }
+                Found::Blocked => return self.await_event(seats, limit),
             }
         };
-        unlock(seats);
+        seats.unlock();
         let index = done.map(|(index, waiter)| {
             if let Some(waiter) = waiter {
                 self.ready(waiter);
@@ -184,27 +212,25 @@ impl Sched {
         index
     }
 
-    fn await_event(
-        &'static self,
-        seats: &[Seat<'_>],
-        choice: &Choice,
-        limit: Limit,
-    ) -> Option<usize> {
+    /// Queues the nodes, unlocks the gates and waits.
+    fn await_event(&'static self, seats: &mut Seats<'_, '_>, limit: Limit) -> Option<usize> {
+        let choice = Choice::new();
+        seats.enqueue(&choice);
+        seats.unlock();
+        seats.look_again(&choice);
         let until = match limit {
             Limit::At(when) => Some(when),
             Limit::Now | Limit::Never => None,
         };
-        let ended = self.wait_until(choice, until, Wait::Select.encode());
-        for (index, seat) in seats.iter().enumerate() {
+        let ended = self.wait_until(&choice, until, Wait::Select.encode());
+        for (index, (case, node)) in seats.cases.iter().zip(&*seats.nodes).enumerate() {
             // A waiter that was parked runs after its partner has unlocked.
             if ended.parked && ended.outcome == Outcome::Arm(index as u32) {
                 continue;
             }
-            if let Some(node) = &seat.node {
-                let _gate = seat.case.0.gate().lock();
-                // SAFETY: the gate is locked, and the same arm queued the node.
-                unsafe { seat.case.0.dequeue(node) };
-            }
+            let _gate = case.gate.lock();
+            // SAFETY: the gate is locked, and the same arm queued the node that `enqueue` wrote.
+            unsafe { case.arm.dequeue(node.assume_init_ref()) };
         }
         if !ended.parked {
             self.spend(1);
@@ -216,29 +242,73 @@ impl Sched {
     }
 }
 
-/// Sets the order of locking.
-fn rank(seats: &mut [Seat<'_>]) {
-    for end in 1..seats.len() {
-        let moving = seats[end].rank;
-        let mut at = end;
-        while at > 0 && place(seats, seats[at - 1].rank) > place(seats, moving) {
-            seats[at].rank = seats[at - 1].rank;
-            at -= 1;
+impl Seats<'_, '_> {
+    /// Sets the order of locking.
+    fn rank(&mut self) {
+        let Seats { cases, ranks, .. } = self;
+        ranks.sort_unstable_by_key(|&index| cases[index].gate.place());
+    }
+
+    fn lock(&mut self) {
+        let mut last = None;
+        for (&index, guard) in self.ranks.iter().zip(&mut *self.guards) {
+            let gate = self.cases[index].gate;
+            // Two cases may have one gate.
+            if last != Some(core::ptr::from_ref(gate)) {
+                last = Some(gate);
+                *guard = Some(gate.lock());
+            }
         }
-        seats[at].rank = moving;
+    }
+
+    fn unlock(&mut self) {
+        self.guards.iter_mut().for_each(|guard| *guard = None);
+    }
+
+    fn attempt(&self) -> Found {
+        for &index in &*self.turns {
+            // SAFETY: all gates are locked.
+            match unsafe { self.cases[index].arm.attempt() } {
+                Attempt::Done(waiter) => return Found::Done(index, waiter),
+                Attempt::Unprepared => return Found::Unprepared(index),
+                Attempt::Blocked => {}
+            }
+        }
+        Found::Blocked
+    }
+
+    fn enqueue(&mut self, choice: &Choice) {
+        for (index, (case, node)) in self.cases.iter().zip(&mut *self.nodes).enumerate() {
+            let node = &*node.write(WaitNode::new(choice, index as u32, case.arm.packet()));
+            // SAFETY: all gates are locked. `await_event` removes the nodes before they and the
+            // choice go, and each arm outlives the select.
+            unsafe { case.arm.enqueue(node) };
+        }
+    }
+
+    /// Decides the choice if an event came before its node was queued.
+    fn look_again(&self, choice: &Choice) {
+        let came = self
+            .turns
+            .iter()
+            .find(|&&index| self.cases[index].arm.look());
+        if let Some(&index) = came {
+            // The waiter still runs, so there is none to wake.
+            _ = choice.decide(Outcome::Arm(index as u32));
+        }
     }
 }
 
-fn place(seats: &[Seat<'_>], index: usize) -> usize {
-    seats[index].case.0.gate().place()
+enum Found {
+    Done(usize, Decided),
+    Unprepared(usize),
+    Blocked,
 }
 
 /// Sets a random order of attempts.
-fn shuffle(seats: &mut [Seat<'_>], sequence: &unmodeled::AtomicU32) {
-    for end in (1..seats.len()).rev() {
-        let other = random(sequence, end as u32 + 1) as usize;
-        let turn = seats[end].turn;
-        seats[end].turn = core::mem::replace(&mut seats[other].turn, turn);
+fn shuffle(turns: &mut [usize], sequence: &unmodeled::AtomicU32) {
+    for end in (1..turns.len()).rev() {
+        turns.swap(end, random(sequence, end as u32 + 1) as usize);
     }
 }
 
@@ -250,66 +320,6 @@ fn random(sequence: &unmodeled::AtomicU32, n: u32) -> u32 {
     let mixed = (weyl ^ (weyl >> 16)).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
     ((u64::from(mixed ^ (mixed >> 16)) * u64::from(n)) >> 32) as u32
-}
-
-fn lock(seats: &mut [Seat<'_>]) {
-    let mut last = None;
-    for turn in 0..seats.len() {
-        let index = seats[turn].rank;
-        let gate = seats[index].case.0.gate();
-        // Two cases may have one gate.
-        if last != Some(core::ptr::from_ref(gate)) {
-            last = Some(gate);
-            seats[index].guard = Some(gate.lock());
-        }
-    }
-}
-
-fn unlock(seats: &mut [Seat<'_>]) {
-    for seat in seats {
-        seat.guard = None;
-    }
-}
-
-enum Found {
-    Done(usize, Decided),
-    Unprepared(usize),
-    Blocked,
-}
-
-fn attempt(seats: &[Seat<'_>]) -> Found {
-    for seat in seats {
-        // SAFETY: all gates are locked.
-        match unsafe { seats[seat.turn].case.0.attempt() } {
-            Attempt::Done(waiter) => return Found::Done(seat.turn, waiter),
-            Attempt::Unprepared => return Found::Unprepared(seat.turn),
-            Attempt::Blocked => {}
-        }
-    }
-    Found::Blocked
-}
-
-/// Decides the choice if an event came before its node was queued.
-fn look_again(seats: &[Seat<'_>], choice: &Choice) {
-    for seat in seats {
-        if seats[seat.turn].case.0.look() {
-            // The waiter still runs, so there is none to wake.
-            _ = choice.decide(Outcome::Arm(seat.turn as u32));
-            return;
-        }
-    }
-}
-
-fn enqueue(seats: &mut [Seat<'_>], choice: &Choice) {
-    for (index, seat) in seats.iter_mut().enumerate() {
-        let arm = seat.case.0;
-        let node = &*seat
-            .node
-            .insert(WaitNode::new(choice, index as u32, arm.packet()));
-        // SAFETY: all gates are locked. `await_event` removes the nodes before they and the choice
-        // go, and each arm outlives the select.
-        unsafe { arm.enqueue(node) };
-    }
 }
 
 #[cfg(all(test, loom))]

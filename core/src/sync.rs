@@ -186,6 +186,11 @@ mod lock {
             loop {
                 for _ in 0..SPINS {
                     core::hint::spin_loop();
+                    // A load first: a failed compare-and-swap would take the cache line away from
+                    // the holder.
+                    if self.word.is_locked() {
+                        continue;
+                    }
                     if let Some(guard) = self.word.try_lock() {
                         return guard;
                     }

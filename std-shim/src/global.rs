@@ -15,11 +15,13 @@ pub struct Global;
 impl Runtime for Global {
     type Instant = Instant;
 
+    #[inline]
     fn sched(self) -> &'static Sched {
         sched()
     }
 
     /// `None` also in a child made by `fork`: there, what needs no wait works, such as a drop.
+    #[inline]
     fn started(self) -> Option<&'static Sched> {
         started()
     }

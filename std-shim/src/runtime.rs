@@ -85,6 +85,7 @@ pub(crate) fn in_child() -> bool {
 }
 
 /// Returns the scheduler if it is running. May be called in a signal handler.
+#[inline]
 pub(crate) fn started() -> Option<&'static Sched> {
     running().map(|runtime| runtime.sched)
 }

@@ -49,7 +49,7 @@ impl<T, R: Runtime> Arm for Operation<'_, T, R> {
     }
 
     fn prepare(&self) {
-        self.blocks.borrow_mut().prepare();
+        self.blocks.borrow_mut().prepare(self.channel.capacity);
     }
 
     unsafe fn enqueue(&self, node: &WaitNode) {
@@ -75,6 +75,7 @@ pub struct SendArm<'a, T, R: Runtime>(Operation<'a, T, R>);
 
 impl<T, R: Runtime> Receiver<T, R> {
     /// A receive for one select.
+    #[inline]
     pub fn arm(&self) -> RecvArm<'_, T, R> {
         let packet = Packet::empty();
         RecvArm(Operation::new(self.channel(), Direction::Receive, packet))
@@ -83,6 +84,7 @@ impl<T, R: Runtime> Receiver<T, R> {
 
 impl<T, R: Runtime> Sender<T, R> {
     /// A send of `value` for one select.
+    #[inline]
     pub fn arm(&self, value: T) -> SendArm<'_, T, R> {
         let packet = Packet::full(value);
         SendArm(Operation::new(self.channel(), Direction::Send, packet))
@@ -91,8 +93,9 @@ impl<T, R: Runtime> Sender<T, R> {
 
 impl<T, R: Runtime> RecvArm<'_, T, R> {
     /// The case for the select.
+    #[inline]
     pub fn case(&self) -> Case<'_> {
-        Case(&self.0)
+        Case::new(&self.0)
     }
 
     /// What the receive returns. Called after the select has returned this case's index.
@@ -100,6 +103,7 @@ impl<T, R: Runtime> RecvArm<'_, T, R> {
     /// # Errors
     ///
     /// If the channel is closed and empty.
+    #[inline]
     pub fn finish(self) -> Result<T, RecvError> {
         self.0.packet.take().ok_or(RecvError)
     }
@@ -107,8 +111,9 @@ impl<T, R: Runtime> RecvArm<'_, T, R> {
 
 impl<T, R: Runtime> SendArm<'_, T, R> {
     /// The case for the select.
+    #[inline]
     pub fn case(&self) -> Case<'_> {
-        Case(&self.0)
+        Case::new(&self.0)
     }
 
     /// What the send returns. After a select that has returned another case's index, the error has
@@ -117,6 +122,7 @@ impl<T, R: Runtime> SendArm<'_, T, R> {
     /// # Errors
     ///
     /// If the value was not sent: the channel is closed, or another case was selected.
+    #[inline]
     pub fn finish(self) -> Result<(), SendError<T>> {
         match self.0.packet.take() {
             Some(value) => Err(SendError(value)),

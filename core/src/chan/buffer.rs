@@ -20,7 +20,8 @@ const MAX_SPARE: usize = 32;
 
 struct Header<T> {
     next: Option<NonNull<Header<T>>>,
-    slots: PhantomData<T>,
+    slots: usize,
+    values: PhantomData<T>,
 }
 
 /// An allocated block without values. Its slots follow the header.
@@ -30,7 +31,7 @@ pub(super) struct Block<T>(NonNull<Header<T>>);
 unsafe impl<T> Send for Block<T> {}
 
 impl<T> Block<T> {
-    const SLOTS: usize = {
+    const MOST: usize = {
         let fit = match size_of::<T>() {
             0 => MAX_SLOTS,
             size => BLOCK_BYTES / size,
@@ -44,17 +45,26 @@ impl<T> Block<T> {
         }
     };
 
+    /// How many slots each block of a channel has. A channel for one value, such as a timer's,
+    /// needs one.
+    #[inline]
+    fn slots(capacity: usize) -> usize {
+        if capacity == 1 { 1 } else { Self::MOST }
+    }
+
     /// The layout of a block, and where its slots begin.
-    fn layout() -> (Layout, usize) {
-        Layout::array::<T>(Self::SLOTS)
+    #[inline]
+    fn layout(slots: usize) -> (Layout, usize) {
+        Layout::array::<T>(slots)
             .and_then(|slots| Layout::new::<Header<T>>().extend(slots))
             .ok()
             .must("a block of a channel is larger than the address space")
     }
 
-    /// Allocates a block.
-    pub(super) fn allocate() -> Self {
-        let (layout, _) = Self::layout();
+    /// Allocates a block for a channel of this capacity.
+    pub(super) fn allocate(capacity: usize) -> Self {
+        let slots = Self::slots(capacity);
+        let (layout, _) = Self::layout(slots);
         // SAFETY: the layout has a header, so its size is not 0.
         let memory = NonNull::new(unsafe { alloc(layout) });
         let header = memory
@@ -64,7 +74,8 @@ impl<T> Block<T> {
         unsafe {
             header.write(Header {
                 next: None,
-                slots: PhantomData,
+                slots,
+                values: PhantomData,
             });
         }
         Block(header)
@@ -79,20 +90,22 @@ impl<T> Block<T> {
 
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
+        // SAFETY: the block is alive.
+        let slots = unsafe { self.0.as_ref() }.slots;
         // SAFETY: `allocate` made it with this layout, and no value is in it.
-        unsafe { dealloc(self.0.as_ptr().cast(), Self::layout().0) };
+        unsafe { dealloc(self.0.as_ptr().cast(), Self::layout(slots).0) };
     }
 }
 
 /// # Safety
 ///
-/// `block` is alive, and `index` is below `Block::<T>::SLOTS`.
+/// `block` is alive, and `index` is below the number of its slots.
+#[inline]
 unsafe fn slot<T>(block: NonNull<Header<T>>, index: usize) -> NonNull<T> {
-    debug_assert!(index < Block::<T>::SLOTS);
     // SAFETY: the slot lies within the block's allocation.
     unsafe {
         block
-            .byte_add(Block::<T>::layout().1)
+            .byte_add(Block::<T>::layout(0).1)
             .cast::<T>()
             .add(index)
     }
@@ -108,9 +121,11 @@ struct Cursor<T> {
 pub(super) struct Buffer<T> {
     /// The first value, if there is one. The block is dangling while there is no block.
     head: Cursor<T>,
-    /// Where the next value goes.
+    /// Where the next value goes: behind the last slot if that needs another block.
     tail: Cursor<T>,
     len: usize,
+    /// How many slots each block has.
+    slots: usize,
     has_block: bool,
     /// A list of empty blocks.
     spare: Option<NonNull<Header<T>>>,
@@ -127,20 +142,22 @@ pub(super) struct NeedsBlock;
 impl<T> Buffer<T> {
     /// An empty queue without memory, for a channel of this capacity.
     pub(super) fn new(capacity: usize) -> Self {
+        let slots = Block::<T>::slots(capacity);
         let nowhere = || Cursor {
             block: NonNull::dangling(),
-            index: 0,
+            index: slots,
         };
         Buffer {
             head: nowhere(),
             tail: nowhere(),
             len: 0,
+            slots,
             has_block: false,
             spare: None,
             spares: 0,
             max_spare: match capacity {
                 usize::MAX => 2,
-                _ => (capacity / Block::<T>::SLOTS + 1).min(MAX_SPARE),
+                _ => (capacity / Block::<T>::MOST + 1).min(MAX_SPARE),
             },
         }
     }
@@ -162,24 +179,33 @@ impl<T> Buffer<T> {
     /// Whether a value fits after the first one was popped, without a new block.
     #[inline]
     pub(super) fn has_room_after_pop(&self) -> bool {
-        self.len == 1 || self.tail.index < Block::<T>::SLOTS || self.spare.is_some()
+        self.len == 1 || self.tail.index < self.slots || self.spare.is_some()
     }
 
-    /// The place for a value behind the others, which the caller must fill. Takes the block in
-    /// `offered` if it needs one.
+    /// The place for a value behind the others, which the caller must fill. `None` if it needs
+    /// another block.
     #[inline]
-    pub(super) fn push(
-        &mut self,
-        offered: &mut Option<Block<T>>,
-    ) -> Result<NonNull<T>, NeedsBlock> {
-        if !self.has_block || self.tail.index == Block::<T>::SLOTS {
-            self.extend(offered)?;
+    pub(super) fn push_in_block(&mut self) -> Option<NonNull<T>> {
+        if self.tail.index == self.slots {
+            return None;
         }
         // SAFETY: the block of the tail is alive, and the index was compared.
         let place = unsafe { slot(self.tail.block, self.tail.index) };
         self.tail.index += 1;
         self.len += 1;
-        Ok(place)
+        Some(place)
+    }
+
+    /// As [`push_in_block`](Self::push_in_block), but takes the block in `offered` if it needs one.
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        offered: &mut Option<Block<T>>,
+    ) -> Result<NonNull<T>, NeedsBlock> {
+        if self.tail.index == self.slots {
+            self.extend(offered)?;
+        }
+        self.push_in_block().ok_or(NeedsBlock)
     }
 
     #[cold]
@@ -210,15 +236,12 @@ impl<T> Buffer<T> {
         Ok(())
     }
 
-    /// The place of the first value, which the caller must read at once. An empty block that is not
-    /// kept goes to `freed`.
+    /// The place of the first value, which the caller must read at once. `None` if there is none,
+    /// or if it lies in the next block.
     #[inline]
-    pub(super) fn pop(&mut self, freed: &mut Option<Block<T>>) -> Option<NonNull<T>> {
-        if self.len == 0 {
+    pub(super) fn pop_in_block(&mut self) -> Option<NonNull<T>> {
+        if self.len == 0 || self.head.index == self.slots {
             return None;
-        }
-        if self.head.index == Block::<T>::SLOTS {
-            self.advance(freed);
         }
         // SAFETY: the first value lies there.
         let place = unsafe { slot(self.head.block, self.head.index) };
@@ -229,6 +252,16 @@ impl<T> Buffer<T> {
             (self.head.index, self.tail.index) = (0, 0);
         }
         Some(place)
+    }
+
+    /// The place of the first value, which the caller must read at once. An empty block that is not
+    /// kept goes to `freed`.
+    #[inline]
+    pub(super) fn pop(&mut self, freed: &mut Option<Block<T>>) -> Option<NonNull<T>> {
+        if self.len > 0 && self.head.index == self.slots {
+            self.advance(freed);
+        }
+        self.pop_in_block()
     }
 
     /// Moves the head to the next block.
@@ -263,9 +296,22 @@ impl<T> Blocks<T> {
         }
     }
 
-    /// Allocates a block if none is on offer.
-    pub(super) fn prepare(&mut self) {
-        self.offered.get_or_insert_with(Block::allocate);
+    /// Allocates a block for a channel of this capacity if none is on offer.
+    #[cold]
+    pub(super) fn prepare(&mut self, capacity: usize) {
+        self.offered
+            .get_or_insert_with(|| Block::allocate(capacity));
+    }
+}
+
+impl<T> Blocks<T> {
+    /// Frees what is left. Nearly always there is nothing, which costs two comparisons here and a
+    /// call in the destructor.
+    #[inline(always)]
+    pub(super) fn free(self) {
+        if let (None, None) = (&self.offered, &self.freed) {
+            core::mem::forget(self);
+        }
     }
 }
 
@@ -305,7 +351,7 @@ mod tests {
                 }
                 Err(NeedsBlock) => {
                     allocated += 1;
-                    offered = Some(Block::allocate());
+                    offered = Some(Block::allocate(buffer.slots));
                 }
             }
         }

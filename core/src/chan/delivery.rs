@@ -15,7 +15,7 @@ impl<T, R: Runtime> Delivery<T, R> {
         let shared = Shared::new(1, runtime);
         shared
             .channel
-            .with(|state| state.buffer.donate(Block::allocate()));
+            .with(|state| state.buffer.donate(Block::allocate(1)));
         (Delivery(shared.clone()), Receiver(shared))
     }
 

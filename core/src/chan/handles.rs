@@ -64,6 +64,7 @@ impl<T, R: Runtime> Sender<T, R> {
     ///
     /// If the channel is closed. The error has the value.
     #[doc(alias = "chansend")]
+    #[inline]
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.operate(value, Patience::Endless)
             .map_err(|(_, value)| SendError(value))
@@ -74,6 +75,7 @@ impl<T, R: Runtime> Sender<T, R> {
     /// # Errors
     ///
     /// If it would have to wait, or the channel is closed. The error has the value.
+    #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         self.operate(value, Patience::None)
             .map_err(|(failure, value)| match failure {
@@ -95,10 +97,14 @@ impl<T, R: Runtime> Sender<T, R> {
             })
     }
 
-    #[inline]
+    #[inline(always)]
     fn operate(&self, value: T, patience: Patience<R::Instant>) -> Result<(), (Failure, T)> {
+        let channel = self.channel();
+        let Err((value, gate)) = channel.send_to_buffer(value) else {
+            return Ok(());
+        };
         let packet = Packet::full(value);
-        let sent = self.channel().operate(Direction::Send, &packet, patience);
+        let sent = channel.operate(gate, Direction::Send, &packet, patience);
         match (sent, packet.take()) {
             (Err(failure), Some(value)) => Err((failure, value)),
             _ => Ok(()),
@@ -117,6 +123,7 @@ impl<T, R: Runtime> Receiver<T, R> {
     ///
     /// If the channel is closed and empty.
     #[doc(alias = "chanrecv")]
+    #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
         self.operate(Patience::Endless).map_err(|_| RecvError)
     }
@@ -126,6 +133,7 @@ impl<T, R: Runtime> Receiver<T, R> {
     /// # Errors
     ///
     /// If there is none, or the channel is closed and empty.
+    #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         self.operate(Patience::None)
             .map_err(|failure| match failure {
@@ -147,12 +155,15 @@ impl<T, R: Runtime> Receiver<T, R> {
             })
     }
 
-    #[inline]
+    #[inline(always)]
     fn operate(&self, patience: Patience<R::Instant>) -> Result<T, Failure> {
+        let channel = self.channel();
+        let gate = match channel.receive_from_buffer() {
+            Ok(value) => return Ok(value),
+            Err(gate) => gate,
+        };
         let packet = Packet::empty();
-        let received = self
-            .channel()
-            .operate(Direction::Receive, &packet, patience);
+        let received = channel.operate(gate, Direction::Receive, &packet, patience);
         packet.take().ok_or(match received {
             Err(failure) => failure,
             Ok(()) => Failure::Closed,

@@ -49,7 +49,7 @@ impl Fd {
 impl ReadyArm<'_> {
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
-        Case(&self.0)
+        Case::new(&self.0)
     }
 
     /// What the wait returns. Called after the select has returned this case's index.

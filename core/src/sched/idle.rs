@@ -261,9 +261,9 @@ impl Sched {
         }
     }
 
-    /// The last look at the queues that others may have filled while this M parks. Returns whether
-    /// one of them holds work that this M may take.
-    fn work_elsewhere(&self, here: &Here) -> bool {
+    /// A look at the queues that others may have filled, the last one before this M parks. Returns
+    /// whether one of them holds work that this M may take.
+    pub(super) fn work_elsewhere(&self, here: &Here) -> bool {
         !self.global.is_empty()
             || self
                 .ps

@@ -89,6 +89,7 @@ pub(crate) struct Ended {
 impl Sched {
     /// Waits until `choice` is decided, or until the clock shows `until`. The caller has queued its
     /// nodes before.
+    #[inline]
     pub(crate) fn wait_until(
         &'static self,
         choice: &Choice,
@@ -101,6 +102,7 @@ impl Sched {
         }
     }
 
+    #[inline]
     fn wait_decided(&'static self, choice: &Choice, wait: WaitWords) -> Ended {
         let parked = self.wait_served(choice, wait);
         let outcome = choice

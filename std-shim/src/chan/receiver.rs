@@ -45,6 +45,7 @@ impl<T> Receiver<T> {
     /// drop(sender);
     /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     /// ```
+    #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         self.0.try_recv()
     }
@@ -121,6 +122,7 @@ pub struct Iter<'a, T>(&'a Receiver<T>);
 impl<T> Iterator for Iter<'_, T> {
     type Item = T;
 
+    #[inline]
     fn next(&mut self) -> Option<T> {
         self.0.recv().ok()
     }
@@ -135,6 +137,7 @@ pub struct TryIter<'a, T>(&'a Receiver<T>);
 impl<T> Iterator for TryIter<'_, T> {
     type Item = T;
 
+    #[inline]
     fn next(&mut self) -> Option<T> {
         self.0.try_recv().ok()
     }
@@ -147,6 +150,7 @@ pub struct IntoIter<T>(Receiver<T>);
 impl<T> Iterator for IntoIter<T> {
     type Item = T;
 
+    #[inline]
     fn next(&mut self) -> Option<T> {
         self.0.recv().ok()
     }

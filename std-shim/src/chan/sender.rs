@@ -45,6 +45,7 @@ impl<T> Sender<T> {
     /// drop(receiver);
     /// assert_eq!(sender.try_send(3), Err(TrySendError::Disconnected(3)));
     /// ```
+    #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         self.0.try_send(value)
     }

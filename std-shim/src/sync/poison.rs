@@ -14,6 +14,7 @@ impl Flag {
         Flag(AtomicBool::new(false))
     }
 
+    #[inline]
     pub(super) fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -24,6 +25,7 @@ impl Flag {
 
     /// Called when a guard is dropped. `panicked_before`: whether its goroutine panicked when the
     /// guard was made. The guard is then one of a destructor, which may well have come to its end.
+    #[inline]
     pub(super) fn done(&self, panicked_before: bool) {
         if !panicked_before && panicking() {
             self.0.store(true, Ordering::Relaxed);
@@ -31,6 +33,7 @@ impl Flag {
     }
 
     /// `value` as an error if the lock is poisoned.
+    #[inline]
     pub(super) fn result<T>(&self, value: T) -> LockResult<T> {
         match self.get() {
             true => Err(PoisonError::new(value)),
