@@ -270,7 +270,6 @@ impl ModelSched {
             pollers,
             stack_size,
             max_threads: procs + 1,
-            sysmon: None,
             ..Config::new(procs)
         };
         // SAFETY: goroutines stay at home.

@@ -69,9 +69,7 @@ impl Sched {
         loop {
             let tick = here.p.tick.bump();
             if tick % FAIR_TICK == 0 {
-                if self.without_p.is_wanted() {
-                    *here = self.give_way(*here);
-                }
+                self.give_way_if_wanted(here);
                 self.poll(here, Delay::None);
                 if let Some(g) = self.take_global(here) {
                     return g;
@@ -85,8 +83,7 @@ impl Sched {
                 return g;
             }
             here.m.searches.store(true, Ordering::Relaxed);
-            if self.without_p.is_wanted() {
-                *here = self.give_way(*here);
+            if self.give_way_if_wanted(here) {
                 continue;
             }
             if self.yield_before_park(here) || self.linger(here) {
@@ -102,6 +99,15 @@ impl Sched {
                 }
             }
         }
+    }
+
+    /// Gives way to an M that wants a P, if there may be one. Returns whether there may.
+    fn give_way_if_wanted(&'static self, here: &mut Here) -> bool {
+        let sysmon = self.config.sysmon.filter(|_| self.without_p.is_wanted());
+        if let Some(sysmon) = sysmon {
+            *here = (sysmon.give_way)(self, *here);
+        }
+        sysmon.is_some()
     }
 
     /// Before this M parks: waits a few microseconds for a goroutine that another thread readies.

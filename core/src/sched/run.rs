@@ -16,6 +16,7 @@ use super::Sched;
 use super::park::commit;
 use crate::g::{GRef, Resumed, Status};
 use crate::m::Here;
+use crate::must::Must;
 use crate::os::Delay;
 use crate::p::P;
 use crate::sync::Ordering;
@@ -56,7 +57,8 @@ impl Sched {
             here.m.retake.leave();
             let resumed = g.resume(NonNull::from(here.m).cast());
             if !here.m.retake.enter() {
-                *here = self.come_back(*here, resumed);
+                let sysmon = self.config.sysmon.must("a P was taken without sysmon");
+                *here = (sysmon.come_back)(self, *here, resumed);
                 return;
             }
             match self.stop(here, Some(here.p), resumed) {
@@ -119,7 +121,7 @@ impl Sched {
 
     /// Ends a turn on an M whose P sysmon has taken. Returns when the M has a P again.
     #[cold]
-    fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
+    pub(super) fn come_back(&'static self, here: Here, resumed: Resumed) -> Here {
         self.abort_in_fork();
         match self.stop(&here, None, resumed) {
             Stopped::Done => {}

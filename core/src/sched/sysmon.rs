@@ -23,7 +23,8 @@ use super::Sched;
 use super::pool::PoolWatch;
 use super::stall::{Detached, NextReport};
 use super::watchers::{Report, STILL, SchedTraceTimer, Walks};
-use crate::m::M;
+use crate::g::Resumed;
+use crate::m::{Here, M};
 use crate::os::{Delay, Nanos, ThreadState};
 use crate::p::P;
 use crate::polldesc;
@@ -70,19 +71,28 @@ const QUIET_LOOKS: u32 = 20;
 const UP: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// The main function of sysmon's thread. A program that makes no `Monitor` is linked without it.
+/// sysmon, and what Ms do when it takes their Ps. A program that makes no `Monitor` is linked
+/// without them.
 #[derive(Clone, Copy, Debug)]
-pub struct Monitor(fn(&'static Sched) -> !);
+pub struct Monitor {
+    run: fn(&'static Sched) -> !,
+    pub(super) come_back: fn(&'static Sched, Here, Resumed) -> Here,
+    pub(super) give_way: fn(&'static Sched, Here) -> Here,
+}
 
 impl Monitor {
     /// sysmon.
     pub fn new() -> Self {
-        Monitor(Sched::run_sysmon)
+        Monitor {
+            run: Sched::run_sysmon,
+            come_back: Sched::come_back,
+            give_way: Sched::give_way,
+        }
     }
 
     /// Runs sysmon for `sched`.
     pub(super) fn run(self, sched: &'static Sched) -> ! {
-        (self.0)(sched)
+        (self.run)(sched)
     }
 }
 
