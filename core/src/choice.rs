@@ -276,46 +276,28 @@ impl WaitQueue {
     /// removed on the way.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Chosen> {
-        loop {
-            let first = self.head?;
-            if let Some(chosen) = self.choose(first) {
-                return Some(chosen);
-            }
-        }
+        self.pop_if(|_| true)
     }
 
     /// As [`pop`](Self::pop), if `wanted` says yes to the packet of that waiter. `wanted` only
     /// looks: the choice may still be decided by another event after it.
     #[inline]
     pub(crate) fn pop_if(&mut self, wanted: impl Fn(NonNull<()>) -> bool) -> Option<Chosen> {
-        loop {
-            let first = self.head?;
-            // SAFETY: queued nodes and their choices are alive, and the lock is held.
-            let (choice, packet) = unsafe {
-                let node = first.as_ref();
-                (node.choice.as_ref(), node.packet)
-            };
+        while let Some(first) = self.head {
+            // SAFETY: queued nodes are alive, and the lock is held.
+            let node = unsafe { first.as_ref() };
+            let (arm, packet) = (node.arm, node.packet);
+            // SAFETY: so are their choices.
+            let choice = unsafe { node.choice.as_ref() };
             if !choice.is_decided() && !wanted(packet) {
                 return None;
             }
-            if let Some(chosen) = self.choose(first) {
-                return Some(chosen);
+            self.unlink(first);
+            if let Some(waiter) = choice.decide(Outcome::Arm(arm)) {
+                return Some(Chosen { waiter, packet });
             }
         }
-    }
-
-    /// Removes a queued node and decides its choice, unless that is decided.
-    #[inline]
-    fn choose(&mut self, node: NonNull<WaitNode>) -> Option<Chosen> {
-        self.unlink(node);
-        // SAFETY: the waiter leaves its stack only after it has locked the queue, so the node and
-        // its choice are alive.
-        let (choice, arm, packet) = unsafe {
-            let node = node.as_ref();
-            (node.choice.as_ref(), node.arm, node.packet)
-        };
-        let waiter = choice.decide(Outcome::Arm(arm))?;
-        Some(Chosen { waiter, packet })
+        None
     }
 }
 

@@ -24,7 +24,7 @@ struct Wait<'a> {
     ready: Cell<bool>,
     /// Whether the descriptor was open, so that this is one of its users.
     is_user: bool,
-    /// Whether the descriptor is in a poller, or why not.
+    /// What the last attempt to register the descriptor returned.
     registered: Cell<Result<(), FdError>>,
 }
 
@@ -34,14 +34,17 @@ impl Fd {
         // Until the drop. A process in which only such selects wait is not dead.
         self.sched.parker().on_poll_wait();
         let is_user = self.mutex.incref().is_ok();
-        let closing = Err(FdError::Poll(PollError::Closing));
+        let registered = match is_user {
+            true => Ok(()),
+            false => Err(FdError::Poll(PollError::Closing)),
+        };
         ReadyArm(Wait {
             fd: self,
             mode,
             probe,
             ready: Cell::new(false),
             is_user,
-            registered: Cell::new(if is_user { Ok(()) } else { closing }),
+            registered: Cell::new(registered),
         })
     }
 }
