@@ -173,6 +173,7 @@ impl<R> Join<R> {
     /// # Panics
     ///
     /// If a select has taken the result.
+    #[track_caller]
     pub fn join(self) -> R {
         let head = self.head();
         let wait = Wait::Join(self.id()).encode();

@@ -65,6 +65,7 @@ impl<R: Runtime> RawOnce<R> {
     /// If `init` panics. If an earlier one has, unless `ignore_poison`. If `init` calls this for
     /// the same guard on the same goroutine or thread; without a scheduler, that hangs.
     #[inline]
+    #[track_caller]
     pub fn call(&self, ignore_poison: bool, init: impl FnOnce(bool)) {
         if !self.is_completed() {
             let mut init = Some(init);
@@ -77,6 +78,7 @@ impl<R: Runtime> RawOnce<R> {
     }
 
     #[cold]
+    #[track_caller]
     fn call_slow(&self, ignore_poison: bool, init: &mut dyn FnMut(bool)) {
         let caller = self.caller();
         loop {

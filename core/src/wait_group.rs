@@ -28,6 +28,7 @@ impl<R: Runtime> RawWaitGroup<R> {
     /// # Panics
     ///
     /// If the counter would exceed `usize::MAX`. It stays as it is.
+    #[track_caller]
     pub fn add(&self, n: usize) {
         let sum = {
             let count = &mut self.queue.lock().state;
@@ -43,6 +44,7 @@ impl<R: Runtime> RawWaitGroup<R> {
     /// # Panics
     ///
     /// If the counter is 0.
+    #[track_caller]
     pub fn done(&self) {
         let mut before = 0;
         // In one critical section: a caller that adds members and waits after it must not be woken.

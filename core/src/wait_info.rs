@@ -70,8 +70,6 @@ pub enum Wait<D = Descriptor> {
     WaitGroup,
     /// Another goroutine or thread has run an initializer.
     Once,
-    /// Enough goroutines and threads have come to a barrier.
-    Barrier,
     /// A `Notify` is notified.
     Notify,
 }
@@ -104,8 +102,7 @@ impl Wait<usize> {
             Wait::Condvar => (12, 0),
             Wait::WaitGroup => (13, 0),
             Wait::Once => (14, 0),
-            Wait::Barrier => (15, 0),
-            Wait::Notify => (16, 0),
+            Wait::Notify => (15, 0),
         };
         WaitWords { kind, argument }
     }
@@ -137,8 +134,7 @@ impl<D> Wait<D> {
             12 => Wait::Condvar,
             13 => Wait::WaitGroup,
             14 => Wait::Once,
-            15 => Wait::Barrier,
-            16 => Wait::Notify,
+            15 => Wait::Notify,
             _ => panic!("no reason to wait has number {kind}"),
         }
     }
@@ -160,7 +156,6 @@ impl<D> Wait<D> {
             Wait::Condvar => "sync.Cond.Wait",
             Wait::WaitGroup => "sync.WaitGroup.Wait",
             Wait::Once => "sync.Once.Do",
-            Wait::Barrier => "barrier",
             Wait::Notify => "notify",
         }
     }
@@ -393,7 +388,6 @@ mod tests {
             Wait::Condvar,
             Wait::WaitGroup,
             Wait::Once,
-            Wait::Barrier,
             Wait::Notify,
         ];
         for (number, wait) in waits.into_iter().enumerate() {

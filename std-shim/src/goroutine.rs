@@ -214,6 +214,7 @@ impl<T> JoinHandle<T> {
     /// let goroutine = gopark::go(|| "done");
     /// assert_eq!(goroutine.join().unwrap(), "done");
     /// ```
+    #[track_caller]
     pub fn join(self) -> thread::Result<T> {
         self.0.join()
     }

@@ -71,7 +71,7 @@ mod tests;
 
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
-pub use readiness::{acceptable, readable, writable};
+pub use readiness::{SocketArm, acceptable, readable, writable};
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,

@@ -1,11 +1,16 @@
 //! A select over a list that is made at run time.
 
-use super::arms::{Picked, pick};
+use super::arms::{JoinArm, Picked, pick};
+use super::{acceptable, join, readable, recv, send, writable};
 use crate::chan::{Receiver, RecvError, SendError, Sender};
 use crate::global::Global;
+use crate::goroutine::JoinHandle;
+use crate::net::{Acceptable, Readiness, SocketArm};
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::select::Case;
 use std::fmt;
+use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A select over cases that a program adds at run time. See [`select!`](crate::select!) for a fixed
@@ -36,17 +41,18 @@ pub struct Select<'a, O> {
     biased: bool,
 }
 
+/// A case, with what is done when it happens.
 trait Operation<'a, O> {
     fn case(&self) -> Case<'_>;
     fn finish(self: Box<Self>) -> O;
 }
 
-struct Recv<'a, T, F> {
-    arm: RecvArm<'a, T, Global>,
+struct With<A, F> {
+    arm: A,
     then: F,
 }
 
-impl<'a, T, O, F: FnOnce(Result<T, RecvError>) -> O> Operation<'a, O> for Recv<'a, T, F> {
+impl<'a, A: Arm + 'a, O, F: FnOnce(A::Result) -> O + 'a> Operation<'a, O> for With<A, F> {
     fn case(&self) -> Case<'_> {
         self.arm.case()
     }
@@ -56,20 +62,33 @@ impl<'a, T, O, F: FnOnce(Result<T, RecvError>) -> O> Operation<'a, O> for Recv<'
     }
 }
 
-struct Send<'a, T, F> {
-    arm: SendArm<'a, T, Global>,
-    then: F,
+/// What all kinds of arms have.
+trait Arm {
+    type Result;
+    fn case(&self) -> Case<'_>;
+    fn finish(self) -> Self::Result;
 }
 
-impl<'a, T, O, F: FnOnce(Result<(), SendError<T>>) -> O> Operation<'a, O> for Send<'a, T, F> {
-    fn case(&self) -> Case<'_> {
-        self.arm.case()
-    }
+macro_rules! arm {
+    ([$($generics:tt)*] $arm:ty, $result:ty) => {
+        impl<$($generics)*> Arm for $arm {
+            type Result = $result;
 
-    fn finish(self: Box<Self>) -> O {
-        (self.then)(self.arm.finish())
-    }
+            fn case(&self) -> Case<'_> {
+                self.case()
+            }
+
+            fn finish(self) -> $result {
+                self.finish()
+            }
+        }
+    };
 }
+
+arm!([T] RecvArm<'_, T, Global>, Result<T, RecvError>);
+arm!([T] SendArm<'_, T, Global>, Result<(), SendError<T>>);
+arm!([T: Send] JoinArm<'_, T>, thread::Result<T>);
+arm!([] SocketArm<'_>, io::Result<()>);
 
 impl<O> Default for Select<'_, O> {
     fn default() -> Self {
@@ -107,6 +126,11 @@ impl<'a, O> Select<'a, O> {
         self
     }
 
+    fn add<A: Arm + 'a>(&mut self, arm: A, then: impl FnOnce(A::Result) -> O + 'a) -> &mut Self {
+        self.cases.push(Box::new(With { arm, then }));
+        self
+    }
+
     /// Adds a receive. If it happens, `then` gets what [`recv`](Receiver::recv) returns.
     ///
     /// ```
@@ -123,9 +147,7 @@ impl<'a, O> Select<'a, O> {
         receiver: &'a Receiver<T>,
         then: impl FnOnce(Result<T, RecvError>) -> O + 'a,
     ) -> &mut Self {
-        let arm = receiver.0.arm();
-        self.cases.push(Box::new(Recv { arm, then }));
-        self
+        self.add(recv(receiver), then)
     }
 
     /// Adds a send. If it happens, `then` gets what [`send`](Sender::send) returns. If not, the
@@ -146,9 +168,107 @@ impl<'a, O> Select<'a, O> {
         value: T,
         then: impl FnOnce(Result<(), SendError<T>>) -> O + 'a,
     ) -> &mut Self {
-        let arm = sender.0.arm(value);
-        self.cases.push(Box::new(Send { arm, then }));
-        self
+        self.add(send(sender, value), then)
+    }
+
+    /// Adds the return of a goroutine. If it happens, `then` gets what
+    /// [`join`](JoinHandle::join) returns. It happens once: as in `select!`.
+    ///
+    /// ```
+    /// use gopark::Select;
+    ///
+    /// let goroutines: Vec<_> = (0..3).map(|i| gopark::go(move || i)).collect();
+    /// let mut sum = 0;
+    /// for _ in &goroutines {
+    ///     let mut select = Select::new();
+    ///     for goroutine in &goroutines {
+    ///         select.join(goroutine, |result| result.unwrap());
+    ///     }
+    ///     sum += select.wait();
+    /// }
+    /// assert_eq!(sum, 3);
+    /// ```
+    pub fn join<T: Send>(
+        &mut self,
+        goroutine: &'a JoinHandle<T>,
+        then: impl FnOnce(thread::Result<T>) -> O + 'a,
+    ) -> &mut Self {
+        self.add(join(goroutine), then)
+    }
+
+    /// Adds a wait until a read from a socket would not wait. `then` gets an error if the socket is
+    /// closed.
+    ///
+    /// ```
+    /// use gopark::Select;
+    /// use gopark::net::{TcpListener, TcpStream};
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let addr = listener.local_addr()?;
+    /// let mut near = [TcpStream::connect(addr)?, TcpStream::connect(addr)?];
+    /// let far = [listener.accept()?.0, listener.accept()?.0];
+    /// near[1].write_all(b"hello")?;
+    ///
+    /// let mut select = Select::new();
+    /// for (i, conn) in far.iter().enumerate() {
+    ///     select.readable(conn, move |ready| ready.map(|()| i));
+    /// }
+    /// assert_eq!(select.wait()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn readable<S: Readiness>(
+        &mut self,
+        socket: &'a S,
+        then: impl FnOnce(io::Result<()>) -> O + 'a,
+    ) -> &mut Self {
+        self.add(readable(socket), then)
+    }
+
+    /// Adds a wait until a write to a socket would not wait, as [`readable`](Self::readable).
+    ///
+    /// ```
+    /// use gopark::Select;
+    /// use gopark::net::{TcpListener, TcpStream};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let conn = TcpStream::connect(listener.local_addr()?)?;
+    /// let mut select = Select::new();
+    /// select.writable(&conn, |ready| ready);
+    /// select.wait()
+    /// # }
+    /// ```
+    pub fn writable<S: Readiness>(
+        &mut self,
+        socket: &'a S,
+        then: impl FnOnce(io::Result<()>) -> O + 'a,
+    ) -> &mut Self {
+        self.add(writable(socket), then)
+    }
+
+    /// Adds a wait until an accept would not wait, as [`readable`](Self::readable).
+    ///
+    /// ```
+    /// use gopark::Select;
+    /// use gopark::net::{TcpListener, TcpStream};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let _conn = TcpStream::connect(listener.local_addr()?)?;
+    /// let mut select = Select::new();
+    /// select.acceptable(&listener, |ready| ready);
+    /// select.wait()
+    /// # }
+    /// ```
+    pub fn acceptable<S: Acceptable>(
+        &mut self,
+        listener: &'a S,
+        then: impl FnOnce(io::Result<()>) -> O + 'a,
+    ) -> &mut Self {
+        self.add(acceptable(listener), then)
     }
 
     /// Waits until a case happens.

@@ -78,6 +78,7 @@ impl Once {
     /// once.call_once(|| unreachable!());
     /// ```
     #[inline]
+    #[track_caller]
     pub fn call_once<F: FnOnce()>(&self, init: F) {
         self.0.call(false, |_| init());
     }
@@ -95,6 +96,7 @@ impl Once {
     /// assert!(once.is_completed());
     /// ```
     #[inline]
+    #[track_caller]
     pub fn call_once_force<F: FnOnce(&OnceState)>(&self, init: F) {
         self.0.call(true, |poisoned| init(&OnceState { poisoned }));
     }

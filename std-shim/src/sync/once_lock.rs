@@ -108,6 +108,7 @@ impl<T> OnceLock<T> {
     /// assert_eq!(cell.get_or_init(|| 1), &1);
     /// assert_eq!(cell.get_or_init(|| 2), &1);
     /// ```
+    #[track_caller]
     pub fn get_or_init<F: FnOnce() -> T>(&self, init: F) -> &T {
         self.once.call_once_force(|_| {
             let value = init();

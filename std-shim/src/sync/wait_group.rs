@@ -53,6 +53,7 @@ impl WaitGroup {
     /// group.done();
     /// group.wait();
     /// ```
+    #[track_caller]
     pub fn add(&self, n: usize) {
         self.0.add(n);
     }
@@ -69,6 +70,7 @@ impl WaitGroup {
     /// group.add(1);
     /// group.done();
     /// ```
+    #[track_caller]
     pub fn done(&self) {
         self.0.done();
     }
