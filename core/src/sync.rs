@@ -150,15 +150,6 @@ mod lock {
     const SPINS: u32 = 100;
 
     impl<T> Lock<T> {
-        /// An unlocked lock.
-        pub(crate) const fn new(value: T) -> Self {
-            Lock {
-                word: spin::mutex::SpinMutex::new(value),
-                #[cfg(steps)]
-                number: core::sync::atomic::AtomicUsize::new(0),
-            }
-        }
-
         /// Where the lock stands in the order of locks that nest: its address.
         #[cfg(not(steps))]
         pub(crate) fn place(&self) -> usize {
@@ -170,6 +161,15 @@ mod lock {
         #[cfg(steps)]
         pub(crate) fn place(&self) -> usize {
             crate::steps::number(&self.number)
+        }
+
+        /// An unlocked lock.
+        pub(crate) const fn new(value: T) -> Self {
+            Lock {
+                word: spin::mutex::SpinMutex::new(value),
+                #[cfg(steps)]
+                number: core::sync::atomic::AtomicUsize::new(0),
+            }
         }
 
         /// Spins until the lock is free, then takes it.
