@@ -81,6 +81,8 @@ impl Latch {
 
     /// Waits for the event and claims it, unless another waiter has claimed it.
     pub(crate) fn wait(&self, sched: &'static Sched, wait: WaitWords) {
+        // Nothing may unwind while the node is queued.
+        sched.forbid_in_fork();
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         let must_wait = self.with(|state| {

@@ -28,6 +28,8 @@ impl Permits {
 
     /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
     pub(crate) fn acquire(&self, sched: &'static Sched) {
+        // Nothing may unwind while the node is queued.
+        sched.forbid_in_fork();
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         {
