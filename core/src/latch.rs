@@ -81,8 +81,6 @@ impl Latch {
 
     /// Waits for the event and claims it, unless another waiter has claimed it.
     pub(crate) fn wait(&self, sched: &'static Sched, wait: WaitWords) {
-        // Nothing may unwind while the node is queued.
-        sched.forbid_in_fork();
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         let must_wait = self.with(|state| {
@@ -90,6 +88,8 @@ impl Latch {
                 state.claimed = true;
                 return false;
             }
+            // From the push to the end of the wait nothing may unwind.
+            sched.forbid_in_fork();
             // SAFETY: node and choice stay until this function returns, which is after `set` has
             // unlocked the gate.
             unsafe { state.waiters.push(&node, End::Back) };

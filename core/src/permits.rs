@@ -28,8 +28,6 @@ impl Permits {
 
     /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
     pub(crate) fn acquire(&self, sched: &'static Sched) {
-        // Nothing may unwind while the node is queued.
-        sched.forbid_in_fork();
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         {
@@ -38,6 +36,8 @@ impl Permits {
                 state.permits -= 1;
                 return;
             }
+            // From the push to the end of the wait nothing may unwind.
+            sched.forbid_in_fork();
             // SAFETY: node and choice stay until this function returns, which is after `release`
             // has unlocked: it readies a parked waiter then, and another one locks below.
             unsafe { state.waiters.push(&node, End::Back) };
