@@ -376,7 +376,7 @@ impl<T, R: Runtime> Channel<T, R> {
                     (Patience::None, _) => Failure::WouldBlock,
                     (_, Some((sched, until))) => {
                         // From the push to the end of the wait nothing may unwind.
-                        sched.forbid_in_fork();
+                        sched.forbid_block_in_fork();
                         let choice = Choice::new();
                         let node = WaitNode::new(&choice, 0, NonNull::from(packet).cast());
                         // SAFETY: the gate is locked. `park` keeps the protocol of nodes.

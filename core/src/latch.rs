@@ -89,7 +89,7 @@ impl Latch {
                 return false;
             }
             // From the push to the end of the wait nothing may unwind.
-            sched.forbid_in_fork();
+            sched.forbid_block_in_fork();
             // SAFETY: node and choice stay until this function returns, which is after `set` has
             // unlocked the gate.
             unsafe { state.waiters.push(&node, End::Back) };

@@ -37,7 +37,7 @@ impl Permits {
                 return;
             }
             // From the push to the end of the wait nothing may unwind.
-            sched.forbid_in_fork();
+            sched.forbid_block_in_fork();
             // SAFETY: node and choice stay until this function returns, which is after `release`
             // has unlocked: it readies a parked waiter then, and another one locks below.
             unsafe { state.waiters.push(&node, End::Back) };

@@ -215,7 +215,7 @@ impl Sched {
     /// Queues the nodes, unlocks the gates and waits.
     fn await_event(&'static self, seats: &mut Seats<'_, '_>, limit: Limit) -> Option<usize> {
         // Nothing may unwind while nodes are queued.
-        self.forbid_in_fork();
+        self.forbid_block_in_fork();
         let choice = Choice::new();
         seats.enqueue(&choice);
         seats.unlock();

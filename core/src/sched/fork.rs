@@ -55,6 +55,15 @@ impl Sched {
         }
     }
 
+    /// Panics on an ordinary thread of a child: there a park would unwind. A goroutine that parks
+    /// ends the child.
+    #[inline]
+    pub(crate) fn forbid_block_in_fork(&self) {
+        if self.is_forked() && self.current().is_none() {
+            self.forbid_in_fork();
+        }
+    }
+
     /// Ends a child process. Called when a goroutine has stopped on an M whose P is marked as
     /// taken.
     pub(super) fn abort_in_fork(&self) {
