@@ -13,7 +13,7 @@
 //! or the timer was removed. Lock order: the state, then the channel's gate, then the heap.
 #![allow(unsafe_code, reason = "the timer refers to the alarm by address")]
 
-use crate::chan::{Delivery, Receiver};
+use crate::chan::{Delivery, Receiver, Source};
 use crate::must::Must;
 use crate::os::Nanos;
 use crate::runtime::Runtime;
@@ -24,7 +24,7 @@ use alloc::sync::{Arc, Weak};
 use core::ptr::NonNull;
 
 /// A timer with a channel, or a ticker if it has a period. It stays armed when it is dropped, until
-/// it has fired and, with a period, until the channel has no receiver.
+/// the channel has no receiver.
 pub struct Alarm<R: Runtime> {
     inner: Arc<Inner<R>>,
     receiver: Receiver<R::Instant, R>,
@@ -53,19 +53,26 @@ where
 {
     /// An alarm that is not armed.
     pub fn new(runtime: R) -> Self {
-        let (delivery, receiver) = Delivery::new(runtime);
-        let inner = Arc::new_cyclic(|this: &Weak<Inner<R>>| Inner {
-            // Where `Arc::into_raw` will point.
-            timer: Timer::new(NonNull::new(this.as_ptr().cast_mut().cast()).must("an Arc is null")),
-            state: Lock::new(State {
-                seq: 0,
-                due: None,
-                period: None,
-                heap: None,
-            }),
-            delivery,
-            runtime,
+        let mut receiver = None;
+        let inner = Arc::new_cyclic(|this: &Weak<Inner<R>>| {
+            let (delivery, end) = Delivery::new(runtime, this.clone());
+            receiver = Some(end);
+            Inner {
+                // Where `Arc::into_raw` will point.
+                timer: Timer::new(
+                    NonNull::new(this.as_ptr().cast_mut().cast()).must("an Arc is null"),
+                ),
+                state: Lock::new(State {
+                    seq: 0,
+                    due: None,
+                    period: None,
+                    heap: None,
+                }),
+                delivery,
+                runtime,
+            }
         });
+        let receiver = receiver.must("an alarm has no channel");
         Alarm { inner, receiver }
     }
 
@@ -100,6 +107,15 @@ where
     /// Stops the alarm. Returns whether it was armed, or had a value that was not received.
     pub fn stop(&self) -> bool {
         Inner::disarm(&self.inner, &mut self.inner.state.lock())
+    }
+}
+
+impl<R: Runtime> Source for Inner<R>
+where
+    R::Instant: Send,
+{
+    fn no_receiver(self: Arc<Self>) {
+        Inner::disarm(&self, &mut self.state.lock());
     }
 }
 

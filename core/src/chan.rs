@@ -41,6 +41,7 @@ use crate::select::Gate;
 use crate::sync::{Cell, Guard, Owned, UnsafeCell};
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
+use alloc::sync::Arc;
 use buffer::{Blocks, Buffer, NeedsBlock};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -121,6 +122,12 @@ impl<T> Drop for Packet<T> {
     fn drop(&mut self) {
         drop(self.take());
     }
+}
+
+/// What sends into a channel and is no handle: a timer.
+pub(crate) trait Source: Send + Sync {
+    /// The last receiver was dropped.
+    fn no_receiver(self: Arc<Self>);
 }
 
 /// The direction of an operation.

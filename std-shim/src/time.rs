@@ -33,10 +33,9 @@ pub use std::time::{Duration, Instant};
 
 /// Returns a channel that gets the time once, after `duration`. Go's `time.After`.
 ///
-/// The channel stays open, and a second receive waits forever. Almost a kilobyte is in use until
-/// then, even if the receiver is dropped, so a loop should not make one in each round. In a
-/// `select!`, `default(duration)` does the same without a channel, and a [`Timer`] can be reset and
-/// stopped.
+/// The channel stays open, and a second receive waits forever. Dropping the receiver stops the
+/// timer. In a `select!`, `default(duration)` does the same without a channel, and a [`Timer`] can
+/// be reset.
 ///
 /// ```
 /// use gopark::time::{self, Duration, Instant};

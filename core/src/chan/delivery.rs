@@ -2,17 +2,17 @@
 
 use super::buffer::{Block, Blocks};
 use super::handles::Shared;
-use super::{Packet, Receiver, Step};
+use super::{Packet, Receiver, Source, Step};
 use crate::runtime::Runtime;
 use crate::waiter::WaiterList;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 
 /// The sending end. It is no handle: the channel stays open without it.
 pub(crate) struct Delivery<T, R: Runtime>(Arc<Shared<T, R>>);
 
 impl<T, R: Runtime> Delivery<T, R> {
-    pub(crate) fn new(runtime: R) -> (Self, Receiver<T, R>) {
-        let shared = Shared::new(1, runtime);
+    pub(crate) fn new(runtime: R, source: Weak<dyn Source>) -> (Self, Receiver<T, R>) {
+        let shared = Shared::new(1, runtime, Some(source));
         shared
             .channel
             .with(|state| state.buffer.donate(Block::allocate(1)));

@@ -1,15 +1,17 @@
 //! The two ends of a channel, and the errors of their operations.
 
-use super::{Channel, Direction, Failure, Packet, Patience};
+use super::{Channel, Direction, Failure, Packet, Patience, Source};
 use crate::runtime::Runtime;
 use crate::sync::{AtomicUsize, Ordering};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::error::Error;
 use core::fmt;
 use core::panic::{RefUnwindSafe, UnwindSafe};
 
 pub(super) struct Shared<T, R: Runtime> {
     pub(super) channel: Channel<T, R>,
+    /// What sends into the channel and is no handle.
+    source: Option<Weak<dyn Source>>,
     senders: AtomicUsize,
     receivers: AtomicUsize,
 }
@@ -31,15 +33,16 @@ pub fn unbounded<T, R: Runtime>(runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
 }
 
 fn ends<T, R: Runtime>(capacity: usize, runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
-    let shared = Shared::new(capacity, runtime);
+    let shared = Shared::new(capacity, runtime, None);
     (Sender(shared.clone()), Receiver(shared))
 }
 
 impl<T, R: Runtime> Shared<T, R> {
     /// A channel with one handle of each kind, which the caller makes.
-    pub(super) fn new(capacity: usize, runtime: R) -> Arc<Self> {
+    pub(super) fn new(capacity: usize, runtime: R, source: Option<Weak<dyn Source>>) -> Arc<Self> {
         Arc::new(Shared {
             channel: Channel::new(capacity, runtime),
+            source,
             senders: AtomicUsize::new(1),
             receivers: AtomicUsize::new(1),
         })
@@ -225,8 +228,8 @@ macro_rules! end {
             fn drop(&mut self) {
                 // AcqRel: what the other handles of this side have done comes before the close.
                 if self.0.$count.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    let last: fn(&Channel<T, R>) = $last;
-                    last(self.channel());
+                    let last: fn(&Shared<T, R>) = $last;
+                    last(&self.0);
                 }
             }
         }
@@ -243,10 +246,13 @@ macro_rules! end {
     };
 }
 
-end!(Sender, senders, |channel| _ = channel.close());
-end!(Receiver, receivers, |channel| {
-    channel.close();
-    channel.drain();
+end!(Sender, senders, |shared| _ = shared.channel.close());
+end!(Receiver, receivers, |shared| {
+    shared.channel.close();
+    shared.channel.drain();
+    if let Some(source) = shared.source.as_ref().and_then(Weak::upgrade) {
+        source.no_receiver();
+    }
 });
 
 /// The channel is closed: the value was not sent.
