@@ -549,6 +549,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// How many sockets a wait is for.
+    pub(crate) fn sockets_awaited(&self, wait: usize) -> usize {
+        let causes = self.ledger.waits[wait].causes.iter();
+        causes
+            .filter(|cause| matches!(cause, Cause::Ready(..)))
+            .count()
+    }
+
     /// What the actors wait for, except one of them.
     fn awaited(&self, except: usize) -> impl Iterator<Item = Cause> + '_ {
         let others = self

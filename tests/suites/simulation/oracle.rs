@@ -332,7 +332,7 @@ impl Oracle {
         let sched = computer.sched.get().expect("started");
         let (computing, config) = (computer.busy(), sched.config());
         let busy = computing > 0;
-        let mut waits = BTreeSet::new();
+        let (mut waits, mut selected) = (BTreeSet::new(), 0);
         for (actor, &doing) in self.actors.iter().enumerate() {
             let wrong = |why: &str| Err(format!("at rest, actor {actor}, {doing:?}, {why}"));
             match doing {
@@ -360,6 +360,7 @@ impl Oracle {
                     if let Err(why) = self.may_await(computer, actor, wait, next) {
                         return wrong(&why);
                     }
+                    selected += self.sockets_awaited(wait);
                 }
                 Activity::Wait(socket, mode) => {
                     if let Err(why) = self.may_wait(computer, socket, mode, next) {
@@ -378,9 +379,10 @@ impl Oracle {
                 "at rest, poller {poller} has events that no thread fetches"
             ));
         }
-        if sched.num_poll_waiters() != waits.len() {
+        if sched.num_poll_waiters() != waits.len() + selected {
             return Err(format!(
-                "the scheduler counts {} waiters in pollers, but {waits:?} wait",
+                "the scheduler counts {} waiters in pollers, but {waits:?} and {selected} cases \
+                 wait",
                 sched.num_poll_waiters()
             ));
         }
