@@ -54,7 +54,14 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
     let mut listed = 0;
     if let Some(runtime) = running() {
         let procs = sched.config().procs;
-        writeln!(out, "gopark: {procs} procs, poller {}\n", runtime.poller)?;
+        write!(out, "gopark: {procs} procs, poller {}", runtime.poller)?;
+        // A thread in `run` waits for a goroutine that is listed.
+        match sched.num_waiting_threads() {
+            0 => {}
+            1 => write!(out, ", 1 thread waits in gopark")?,
+            threads => write!(out, ", {threads} threads wait in gopark")?,
+        }
+        writeln!(out, "\n")?;
     }
     sched.snapshot(Some(&LINUX), |goroutine| {
         listed += 1;

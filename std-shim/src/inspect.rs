@@ -13,7 +13,7 @@ use std::io::{self, Write};
 /// names the poller in use:
 ///
 /// ```text
-/// gopark: 2 procs, poller epoll
+/// gopark: 2 procs, poller epoll, 1 thread waits in gopark
 ///
 /// goroutine 7 "importer" [IO wait, 12s, fd 5 read]:
 ///     gopark::net::tcp_stream::TcpStream::read

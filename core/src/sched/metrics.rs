@@ -54,6 +54,12 @@ impl Sched {
         (waits as i64 + outside - resumed as i64).max(0) as usize
     }
 
+    /// How many threads that are no Ms wait in an operation of this crate. Exact while none begins
+    /// or ends such a wait.
+    pub fn num_waiting_threads(&self) -> usize {
+        self.ordinary.dormant.load(Ordering::Relaxed).max(0) as usize
+    }
+
     /// A system call is about to wake a thread.
     pub(super) fn count_wake(&self) {
         self.totals.wakes.fetch_add(1, Ordering::Relaxed);
