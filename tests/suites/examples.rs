@@ -83,18 +83,16 @@ impl Client {
         (&mut self.conn).lines().next().transpose()
     }
 
-    /// Says its lines, and reads those of the others: all of them, in order for each sender. Also
-    /// reads until the server has removed a silent client.
+    /// Says its lines, and reads those of the others: all of them, in order for each sender.
     fn talk(&mut self) {
         for i in 0..LINES {
             writeln!(self.conn.get_mut(), "{i} {:LENGTH$}", "").unwrap();
         }
         let mut heard = HashMap::new();
-        let (mut lines, mut left) = (0, false);
-        while lines < (CLIENTS - 1) * LINES || !left {
+        let mut lines = 0;
+        while lines < (CLIENTS - 1) * LINES {
             let line = self.read_line().unwrap().unwrap();
             if line.starts_with("* ") {
-                left |= line.ends_with(" has left");
                 continue;
             }
             let (sender, said) = line.split_once(": ").unwrap();
