@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-targets=(polldesc waiter choice chan timer_heap runq fdmutex tagptr backend)
+targets=(polldesc waiter choice chan locks timer_heap runq fdmutex tagptr backend)
 machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs choice.rs
     chan.rs chan/arms.rs chan/buffer.rs select.rs timer.rs runq.rs fdmutex.rs

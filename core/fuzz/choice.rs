@@ -191,7 +191,7 @@ impl Driver<'_> {
         if let (Some(Chosen { waiter, .. }), Some(at)) = (chosen, expected) {
             self.decided(at, Outcome::Arm(queue as u32), waiter);
             let outcome = self.waits[at].choice.outcome();
-            assert_eq!(outcome.map(Outcome::arm), Some(queue as u32));
+            assert_eq!(outcome, Some(Outcome::Arm(queue as u32)));
         }
     }
 

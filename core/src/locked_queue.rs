@@ -18,8 +18,9 @@ use core::marker::PhantomData;
 use core::ops::DerefMut;
 use core::ptr::NonNull;
 
-/// How many waiters are woken for each time that the lock is held.
-const BATCH: usize = 32;
+/// How many waiters are woken for each time that the lock is held. Few in tests, so that their
+/// waiters fill several batches.
+const BATCH: usize = if cfg!(any(test, fuzzing)) { 4 } else { 32 };
 
 /// A state `S` and its waiters. Each waiter brings a packet `P`, which its waker can read.
 pub(crate) struct LockedQueue<S, P = ()>(Lock<Queued<S, P>>);
@@ -243,6 +244,10 @@ impl<S, P> Drop for Leave<'_, S, P> {
         unsafe { queued.waiters.queue.remove(self.1) };
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/locks.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(test)]
 #[cfg(not(loom))]
