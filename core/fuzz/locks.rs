@@ -14,6 +14,7 @@ use crate::fuzz::base::{FuzzOs, sched};
 use crate::mutex::RawMutex;
 use crate::notify::RawNotify;
 use crate::os::Nanos;
+use crate::runtime::Runtime;
 use crate::rwlock::RawRwLock;
 use crate::sched::Sched;
 use crate::semaphore::RawSemaphore;
@@ -25,8 +26,6 @@ use core::ptr;
 use std::collections::VecDeque;
 use std::vec::Vec;
 
-type Run = &'static Sched;
-
 /// The most operations that wait at the same time: each takes a part of the stack.
 const WAITS_MAX: usize = 10;
 /// A waiter that has waited so long is handed the mutex.
@@ -37,6 +36,30 @@ const BEGIN: Nanos = 1_000;
 
 const READ: usize = 0;
 const WRITE: usize = 1;
+
+/// The scheduler of the thread.
+#[derive(Clone, Copy, Default)]
+struct Fuzzed;
+
+impl Runtime for Fuzzed {
+    type Instant = Nanos;
+
+    fn sched(self) -> &'static Sched {
+        sched()
+    }
+
+    fn started(self) -> Option<&'static Sched> {
+        Some(sched())
+    }
+
+    fn nanos(self, limit: Nanos) -> Nanos {
+        limit
+    }
+
+    fn instant(self, time: Nanos) -> Nanos {
+        time
+    }
+}
 
 std::thread_local! {
     static DRIVER: Cell<*const Driver<'static>> = const { Cell::new(ptr::null()) };
@@ -92,12 +115,12 @@ struct Model {
 }
 
 struct Driver<'a> {
-    mutex: RawMutex<Run>,
-    condvar: RawCondvar<Run>,
-    lock: RawRwLock<Run>,
-    semaphore: RawSemaphore<Run>,
-    group: RawWaitGroup<Run>,
-    notify: RawNotify<Run>,
+    mutex: RawMutex<Fuzzed>,
+    condvar: RawCondvar<Fuzzed>,
+    lock: RawRwLock<Fuzzed>,
+    semaphore: RawSemaphore<Fuzzed>,
+    group: RawWaitGroup<Fuzzed>,
+    notify: RawNotify<Fuzzed>,
     steps: Cell<&'a [u8]>,
     model: RefCell<Model>,
     /// The wait that the next futex wait belongs to.
@@ -109,12 +132,12 @@ struct Driver<'a> {
 /// Two bytes are one step: what, and how.
 pub fn run(input: &[u8]) {
     let driver = Driver {
-        mutex: RawMutex::new(sched()),
-        condvar: RawCondvar::new(sched()),
-        lock: RawRwLock::new(sched()),
-        semaphore: RawSemaphore::new(0, sched()),
-        group: RawWaitGroup::new(sched()),
-        notify: RawNotify::new(sched()),
+        mutex: RawMutex::default(),
+        condvar: RawCondvar::default(),
+        lock: RawRwLock::default(),
+        semaphore: RawSemaphore::default(),
+        group: RawWaitGroup::default(),
+        notify: RawNotify::default(),
         steps: Cell::new(input),
         model: RefCell::new(Model {
             now: BEGIN,
