@@ -4,9 +4,9 @@
 //! There is one thread. When an operation waits, the rest of the program runs inside its futex wait
 //! until a step wakes it. So the operations that wait are nested, and the innermost resumes first.
 //!
-//! A waiter of a mutex that was woken and has not run yet keeps the others waiting. If it is further
-//! out on the stack, it cannot run before they do. So every wait for the mutex has a limit, except
-//! that of a condition variable's waiter. For it, an unlock hands the mutex over.
+//! A waiter of a mutex that was woken and has not run yet keeps the others waiting. If it is
+//! further out on the stack, it cannot run before they do. So every wait for the mutex has a limit,
+//! except that of a condition variable's waiter. For it, an unlock hands the mutex over.
 #![allow(unsafe_code, reason = "locks rely on their owners to unlock them")]
 
 use crate::condvar::RawCondvar;
@@ -39,7 +39,7 @@ const WRITE: usize = 1;
 
 /// The scheduler of the thread.
 #[derive(Clone, Copy, Default)]
-struct Fuzzed;
+pub(crate) struct Fuzzed;
 
 impl Runtime for Fuzzed {
     type Instant = Nanos;
