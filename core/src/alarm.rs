@@ -5,9 +5,9 @@
 //! stay in phase with the first.
 //!
 //! The race: the timer fires while its owner stops or resets it. Then its callback is on its way
-//! without a lock. Both lock `state`, and each stop and reset makes a new sequence number: a
-//! callback with an old one does nothing. The value that a callback has left in the channel is
-//! taken out under the same lock.
+//! without a lock. Both lock `state`. A stop marks the alarm as not armed, and each arming makes a
+//! new sequence number. A callback that finds the alarm not armed, or another number, does nothing.
+//! The value that a callback has left in the channel is taken out under the same lock.
 //!
 //! The heap refers to an alarm by one reference count, from the arming until the callback has run
 //! or the timer was removed. Lock order: the state, then the channel's gate, then the heap.
@@ -122,7 +122,6 @@ impl<R: Runtime> Inner<R> {
 
     /// Disarms the timer and empties the channel. Returns whether there was anything.
     fn disarm(this: &Arc<Self>, state: &mut State) -> bool {
-        state.seq = state.seq.wrapping_add(1);
         let was_armed = state.due.take().is_some();
         if state.heap.is_some_and(|heap| heap.remove(&this.timer)) {
             // SAFETY: the heap had a reference, and its callback will not run.
