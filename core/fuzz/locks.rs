@@ -204,7 +204,7 @@ impl Model {
 
     fn need_not_wait(&self, place: Place, wants: usize) -> bool {
         let in_order = matches!(place, Place::RwLock | Place::Semaphore);
-        self.admits(place, wants) && !(in_order && !self.queues[place as usize].is_empty())
+        self.admits(place, wants) && (!in_order || self.queues[place as usize].is_empty())
     }
 
     /// Ends the wait of the first waiter that has not expired, if `wanted`.
@@ -344,26 +344,26 @@ impl Driver<'_> {
             4 => self.wake_all(Place::Condvar, || self.condvar.notify_all()),
             5 | 6 => self.operate(Place::RwLock, write, limit, |limit| match (write, limit) {
                 (READ, Some(limit)) => lock.read_until(limit),
-                (READ, None) => done(lock.read()),
+                (READ, None) => done(|| lock.read()),
                 (_, Some(limit)) => lock.write_until(limit),
-                (_, None) => done(lock.write()),
+                (_, None) => done(|| lock.write()),
             }),
             7 => self.unlock_lock(how & 1 == 0),
             8 if write == READ => self.attempt(Place::RwLock, READ, || lock.try_read()),
             8 => self.attempt(Place::RwLock, WRITE, || lock.try_write()),
             9 => self.operate(Place::Semaphore, wants, limit, |limit| match limit {
                 Some(limit) => self.semaphore.acquire_until(wants, limit),
-                None => done(self.semaphore.acquire(wants)),
+                None => done(|| self.semaphore.acquire(wants)),
             }),
             10 if how & 4 == 0 => self.release(wants),
             10 => self.attempt(Place::Semaphore, wants, || {
                 self.semaphore.try_acquire(wants)
             }),
             11 => self.add(wants),
-            12 => self.operate(Place::Group, 0, None, |_| done(self.group.wait())),
+            12 => self.operate(Place::Group, 0, None, |_| done(|| self.group.wait())),
             13 => self.operate(Place::Notify, 0, limit, |limit| match limit {
                 Some(limit) => self.notify.wait_until(limit),
-                None => done(self.notify.wait()),
+                None => done(|| self.notify.wait()),
             }),
             14 if how & 1 == 0 => self.notify_one(),
             14 => self.wake_all(Place::Notify, || self.notify.notify_waiters()),
@@ -613,7 +613,8 @@ impl Driver<'_> {
     }
 }
 
-/// The result of an operation without a limit.
-fn done((): ()) -> bool {
+/// Runs an operation without a limit, which succeeds.
+fn done(operation: impl FnOnce()) -> bool {
+    operation();
     true
 }
