@@ -35,11 +35,16 @@ large_words=(
     fdmutex::models::three_readers
     waiter::models::a_waiter_is_handed_out_once
 )
+# Each step of these is a critical section, so one preemption more takes ten times as long.
+locks=(
+    rwlock:: semaphore:: once:: wait_group::
+    mutex::models::three_lockers mutex::models::two_waiters mutex::models::a_broadcast
+)
 models $((bound - less)) "${large[@]}"
-models "$bound" sched:: blocking:: chan:: select:: "${large[@]/#/--skip=}"
+models "$bound" sched:: blocking:: chan:: select:: "${locks[@]}" "${large[@]/#/--skip=}"
 models $((bound + 1 - less)) "${large_words[@]}"
 models $((bound + 1)) models:: --skip sched:: --skip blocking:: --skip chan:: --skip select:: \
-    "${large_words[@]/#/--skip=}"
+    "${locks[@]/#/--skip=}" "${large_words[@]/#/--skip=}"
 
 cargo test --release --quiet --package gopark-core --test search -- --nocapture 2>&1 |
     tee -a "$log" || failed=1

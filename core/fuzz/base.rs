@@ -15,7 +15,6 @@ use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
 use std::boxed::Box;
-use std::sync::OnceLock;
 use std::vec::Vec;
 
 /// Goroutines that are made once and used by every input, by number. `take` and `give` panic if a
@@ -72,6 +71,8 @@ std::thread_local! {
     static SLEEP: Cell<fn(&AtomicU32)> = const { Cell::new(panic_on_sleep) };
     /// The address of the word of the last `futex_wake`, or 0.
     static WOKEN: Cell<usize> = const { Cell::new(0) };
+    /// What the clock shows.
+    static NOW: Cell<Nanos> = const { Cell::new(1) };
 }
 
 fn panic_on_sleep(_: &AtomicU32) {
@@ -91,6 +92,11 @@ impl FuzzOs {
     pub(crate) fn take_woken() -> usize {
         WOKEN.replace(0)
     }
+
+    /// Sets this thread's clock, which shows 1 at first.
+    pub(crate) fn set_now(now: Nanos) {
+        NOW.set(now);
+    }
 }
 
 // SAFETY: a futex wait may return without a wake. The reservation is never accessed, since no
@@ -99,7 +105,7 @@ unsafe impl Os for FuzzOs {
     idle::os_methods!();
 
     fn now(&self) -> Nanos {
-        1
+        NOW.get()
     }
 
     fn futex_wait(&self, word: &AtomicU32, _: u32, _: Option<Nanos>) {
@@ -127,21 +133,26 @@ unsafe impl Os for FuzzOs {
     }
 }
 
-/// Returns a scheduler without Ms: all callers here are ordinary threads. Its poller is never used.
+/// Returns this thread's scheduler. It has no Ms: all callers here are ordinary threads. Its poller
+/// is never used.
 pub(crate) fn sched() -> &'static Sched {
-    static SCHED: OnceLock<&'static Sched> = OnceLock::new();
-    SCHED.get_or_init(|| {
-        let config = Config {
-            stack_size: MIN_STACK,
-            max_threads: 1,
-            sysmon: None,
-            ..Config::new(1)
-        };
-        // SAFETY: no goroutine runs, so none migrates.
-        let sched = unsafe { Sched::start(&FuzzOs, config, || Ok(Box::new(FuzzPoller))) }
-            .expect("nothing is refused");
-        // The start has woken the Ms, which do not exist.
-        FuzzOs::take_woken();
-        sched
-    })
+    std::thread_local! {
+        static SCHED: &'static Sched = start();
+    }
+    SCHED.with(|sched| *sched)
+}
+
+fn start() -> &'static Sched {
+    let config = Config {
+        stack_size: MIN_STACK,
+        max_threads: 1,
+        sysmon: None,
+        ..Config::new(1)
+    };
+    // SAFETY: no goroutine runs, so none migrates.
+    let sched = unsafe { Sched::start(&FuzzOs, config, || Ok(Box::new(FuzzPoller))) }
+        .expect("nothing is refused");
+    // The start has woken the Ms, which do not exist.
+    FuzzOs::take_woken();
+    sched
 }

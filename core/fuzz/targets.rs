@@ -14,6 +14,7 @@ pub(crate) mod poller;
 pub use crate::chan::fuzz::run as chan;
 pub use crate::choice::fuzz::run as choice;
 pub use crate::fdmutex::fuzz::run as fdmutex;
+pub use crate::locked_queue::fuzz::run as locks;
 pub use crate::polldesc::fuzz::run as polldesc;
 pub use crate::runq::fuzz::run as runq;
 pub use crate::tagptr::fuzz::run as tagptr;
@@ -42,6 +43,11 @@ mod tests {
     #[test]
     fn channels_and_selects_agree_with_plain_queues() {
         check("chan", 10_000, super::chan);
+    }
+
+    #[test]
+    fn locks_and_their_waiters_agree_with_plain_queues() {
+        check("locks", 10_000, super::locks);
     }
 
     #[test]

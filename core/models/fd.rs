@@ -1,4 +1,4 @@
-//! Models of `Fd`: reads that skip a system call, deadlines, and a close.
+//! Models of `Fd`: reads that skip a system call, deadlines, selects, and a close.
 //!
 //! The kernel is a thread with a socket buffer. Its edges reach the poll descriptor in the order in
 //! which the buffer changes, or later.
@@ -9,8 +9,10 @@
 
 use super::{Fd, FdError};
 use crate::models::{Immortal, ModelSched, explore};
-use crate::os::{Event, Mode, Outcome, Ready};
+use crate::os::{Borrowed, Event, Mode, Outcome, Ready};
 use crate::polldesc::{self, Deadline, PollDesc, PollError};
+use crate::select::Limit;
+use crate::sync::Cell;
 use crate::waiter::WaiterList;
 use loom::sync::Mutex;
 use loom::thread;
@@ -218,5 +220,62 @@ fn the_later_of_a_cleared_and_a_set_timeout_counts() {
         setter.join().unwrap();
         assert_eq!(peer.fd.timeout(Mode::Read), TIMEOUT);
         peer.fd.close().unwrap();
+    });
+}
+
+std::thread_local! {
+    /// The buffer of the current execution. All threads of an execution run on one thread.
+    static BUFFER: Cell<Option<&'static Mutex<Buffer>>> = const { Cell::new(None) };
+}
+
+fn probe(_: Borrowed<'_>, _: Mode) -> bool {
+    let buffer = BUFFER.get().unwrap().lock().unwrap();
+    buffer.bytes > 0 || buffer.ended
+}
+
+impl Peer {
+    /// Waits until a read would not block.
+    fn select(self) -> Result<(), FdError> {
+        BUFFER.set(Some(self.buffer));
+        let arm = self.fd.ready_arm(Mode::Read, probe);
+        let chosen = self.fd.sched.select(&[arm.case()], true, Limit::Never);
+        assert_eq!(chosen, Some(0));
+        arm.finish()
+    }
+}
+
+#[test]
+fn a_select_finds_bytes_that_arrive_while_it_begins_to_wait() {
+    run(|peer| {
+        let kernel = thread::spawn(move || peer.arrive(1));
+        assert_eq!(peer.select(), Ok(()));
+        assert_eq!(peer.buffer.lock().unwrap().bytes, 1);
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn an_edge_without_bytes_does_not_end_a_select() {
+    run(|peer| {
+        let kernel = thread::spawn(move || {
+            peer.edge(Ready::READ);
+            peer.arrive(1);
+        });
+        assert_eq!(peer.select(), Ok(()));
+        assert_eq!(peer.buffer.lock().unwrap().bytes, 1);
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn a_close_ends_a_select() {
+    run(|peer| {
+        let waiter = thread::spawn(move || {
+            assert_eq!(peer.select(), Err(FdError::Poll(PollError::Closing)));
+        });
+        peer.fd.close().unwrap();
+        waiter.join().unwrap();
     });
 }

@@ -5,9 +5,9 @@
 //! stay in phase with the first.
 //!
 //! The race: the timer fires while its owner stops or resets it. Then its callback is on its way
-//! without a lock. Both lock `state`, and each stop and reset makes a new sequence number: a
-//! callback with an old one does nothing. The value that a callback has left in the channel is
-//! taken out under the same lock.
+//! without a lock. Both lock `state`. A stop marks the alarm as not armed, and each arming makes a
+//! new sequence number. A callback that finds the alarm not armed, or another number, does nothing.
+//! The value that a callback has left in the channel is taken out under the same lock.
 //!
 //! The heap refers to an alarm by one reference count, from the arming until the callback has run
 //! or the timer was removed. Lock order: the state, then the channel's gate, then the heap.
@@ -138,7 +138,6 @@ impl<R: Runtime> Inner<R> {
 
     /// Disarms the timer and empties the channel. Returns whether there was anything.
     fn disarm(this: &Arc<Self>, state: &mut State) -> bool {
-        state.seq = state.seq.wrapping_add(1);
         let was_armed = state.due.take().is_some();
         if state
             .heap
@@ -175,5 +174,101 @@ unsafe fn fire<R: Runtime>(inner: NonNull<()>, seq: u32, woken: &mut WaiterList)
     };
     if let Some(heap) = moved {
         sched.look_again(heap);
+    }
+}
+
+#[cfg(all(test, loom))]
+#[path = "../models/alarm.rs"]
+mod models;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::fuzz::base::{FuzzOs, sched};
+    use crate::sched::Sched;
+
+    type Ticker = Alarm<&'static Sched>;
+
+    /// The clock shows `now`, and timers that are due fire.
+    fn pass(now: Nanos) {
+        FuzzOs::set_now(now);
+        let mut woken = WaiterList::new();
+        sched().timers().run(now, &mut woken);
+        assert!(woken.is_empty());
+    }
+
+    fn value(alarm: &Ticker) -> Option<Nanos> {
+        alarm.receiver().try_recv().ok()
+    }
+
+    #[test]
+    fn late_ticks_are_left_out_and_the_next_is_in_phase() {
+        let alarm = Ticker::new(sched());
+        assert!(!alarm.reset(100, Some(10)));
+        pass(99);
+        assert_eq!(value(&alarm), None);
+        for (now, next) in [(100, 110), (137, 140), (140, 150), (159, 160)] {
+            pass(now);
+            assert_eq!((value(&alarm), value(&alarm)), (Some(now), None));
+            assert_eq!(sched().timers().next(), Some(next));
+        }
+        assert!(alarm.stop() && sched().timers().is_empty());
+    }
+
+    #[test]
+    fn a_stop_takes_the_value_back() {
+        let alarm = Ticker::new(sched());
+        for period in [None, Some(10)] {
+            alarm.reset(100, period);
+            pass(100);
+            assert!(alarm.stop());
+            assert_eq!(value(&alarm), None);
+            assert!(!alarm.stop());
+        }
+    }
+
+    #[test]
+    fn the_heap_has_one_reference_while_the_timer_is_armed() {
+        let alarm = Ticker::new(sched());
+        let inner = alarm.inner.clone();
+        let references = || Arc::strong_count(&inner) - 1;
+        for _ in 0..2 {
+            alarm.reset(100, None);
+            assert_eq!(references(), 2);
+        }
+        assert!(alarm.stop() && !alarm.stop());
+        assert_eq!(references(), 1);
+        alarm.reset(100, None);
+        pass(100);
+        assert_eq!((references(), value(&alarm)), (1, Some(100)));
+        assert!(!alarm.stop());
+        assert_eq!(references(), 1);
+        alarm.reset(200, Some(10));
+        pass(200);
+        assert_eq!(references(), 2);
+        // A ticker without a receiver ends with its next tick.
+        drop(alarm);
+        assert_eq!(references(), 1);
+        pass(210);
+        assert_eq!(references(), 0);
+        assert!(sched().timers().is_empty());
+    }
+
+    #[test]
+    fn a_callback_of_before_a_reset_does_nothing() {
+        let alarm = Ticker::new(sched());
+        alarm.reset(100, Some(10));
+        let old = alarm.inner.state.lock().seq;
+        alarm.reset(200, Some(10));
+        let reference = Arc::into_raw(alarm.inner.clone()).cast_mut();
+        let reference = NonNull::new(reference.cast()).must("an Arc is null");
+        // SAFETY: the callback gets a reference, as from the heap.
+        unsafe { fire::<&'static Sched>(reference, old, &mut WaiterList::new()) };
+        assert_eq!(value(&alarm), None);
+        pass(200);
+        assert_eq!(value(&alarm), Some(200));
+        assert!(alarm.stop() && sched().timers().is_empty());
+        assert_eq!(Arc::strong_count(&alarm.inner), 1);
     }
 }

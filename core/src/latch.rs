@@ -131,3 +131,49 @@ impl Arm for Latch {
         unsafe { (*self.state.get()).waiters.remove(node) };
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/latch.rs"]
+mod models;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::choice::Outcome;
+
+    fn claims(latch: &Latch) -> bool {
+        let _gate = latch.gate().lock();
+        // SAFETY: the gate is locked.
+        matches!(unsafe { latch.attempt() }, Attempt::Done(None))
+    }
+
+    #[test]
+    fn the_event_is_claimed_once_and_taken_by_its_claimant() {
+        let latch = Latch::new();
+        assert!(!latch.is_set() && !claims(&latch) && !latch.take());
+        assert!(latch.set().is_none());
+        assert!(latch.is_set() && !latch.take());
+        assert!(claims(&latch) && !claims(&latch) && !latch.is_taken());
+        assert!(latch.take() && latch.is_taken() && !latch.take());
+    }
+
+    #[test]
+    fn the_first_waiter_claims_the_event_and_the_second_keeps_waiting() {
+        let latch = Latch::new();
+        let choices = [Choice::new(), Choice::new()];
+        let nodes = [0, 1].map(|i: usize| WaitNode::new(&choices[i], 0, latch.packet()));
+        for node in &nodes {
+            let _gate = latch.gate().lock();
+            // SAFETY: the gate is locked. Nodes and choices outlive the latch's queue.
+            unsafe { latch.enqueue(node) };
+        }
+        assert!(latch.set().is_none());
+        assert_eq!(choices[0].outcome(), Some(Outcome::Arm(0)));
+        assert_eq!(choices[1].outcome(), None);
+        assert!(!claims(&latch) && latch.take());
+        let _gate = latch.gate().lock();
+        // SAFETY: the gate is locked, and the node is queued.
+        unsafe { latch.dequeue(&nodes[1]) };
+    }
+}

@@ -18,8 +18,9 @@ use core::marker::PhantomData;
 use core::ops::DerefMut;
 use core::ptr::NonNull;
 
-/// How many waiters are woken for each time that the lock is held.
-const BATCH: usize = 32;
+/// How many waiters are woken for each time that the lock is held. Few in tests, so that their
+/// waiters fill several batches.
+const BATCH: usize = if cfg!(any(test, fuzzing)) { 4 } else { 32 };
 
 /// A state `S` and its waiters. Each waiter brings a packet `P`, which its waker can read.
 pub(crate) struct LockedQueue<S, P = ()>(Lock<Queued<S, P>>);
@@ -244,10 +245,17 @@ impl<S, P> Drop for Leave<'_, S, P> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/locks.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 #[cfg(not(loom))]
 pub(crate) mod tests {
     use super::*;
+    use crate::fuzz::base::sched as fuzz_sched;
+    use crate::waiter::Thread;
+    use std::boxed::Box;
 
     /// For tests in which no caller waits, and which may therefore run without a scheduler.
     #[derive(Clone, Copy, Default)]
@@ -271,5 +279,77 @@ pub(crate) mod tests {
         fn instant(self, time: Nanos) -> Nanos {
             time
         }
+    }
+
+    static QUEUE: LockedQueue<()> = LockedQueue::new(());
+
+    /// A waiter of `QUEUE` that has parked.
+    struct Parked {
+        choice: Choice,
+        thread: Thread,
+    }
+
+    impl Parked {
+        fn join() -> &'static Parked {
+            let parked = Box::leak(Box::new(Parked {
+                choice: Choice::new(),
+                thread: Thread::new(),
+            }));
+            assert!(parked.choice.commit(parked.thread.waiter()).is_ok());
+            let mut queued = QUEUE.lock();
+            let packet = Box::leak(Box::new(Packet {
+                number: queued.waiters.joined,
+                content: &(),
+            }));
+            queued.waiters.joined += 1;
+            let node = WaitNode::new(&parked.choice, 0, NonNull::from(packet).cast());
+            // SAFETY: choice, packet and node are leaked.
+            unsafe {
+                queued
+                    .waiters
+                    .queue
+                    .push(Box::leak(Box::new(node)), End::Back)
+            };
+            parked
+        }
+    }
+
+    /// Another waiter joins whenever the scheduler is asked for: after each batch.
+    #[derive(Clone, Copy)]
+    struct Joining;
+
+    impl Runtime for Joining {
+        type Instant = Nanos;
+
+        fn sched(self) -> &'static Sched {
+            Parked::join();
+            fuzz_sched()
+        }
+
+        fn started(self) -> Option<&'static Sched> {
+            None
+        }
+
+        fn nanos(self, limit: Nanos) -> Nanos {
+            limit
+        }
+
+        fn instant(self, time: Nanos) -> Nanos {
+            time
+        }
+    }
+
+    #[test]
+    fn a_broadcast_wakes_every_batch_and_none_that_joins_between_them() {
+        let waiters: [_; 2 * BATCH] = core::array::from_fn(|_| Parked::join());
+        QUEUE.wake_all(Joining, |()| true);
+        let woken = |parked: &&Parked| parked.choice.outcome().is_some();
+        assert_eq!(
+            waiters.iter().filter(|parked| woken(parked)).count(),
+            waiters.len()
+        );
+        let mut queued = QUEUE.lock();
+        let late = core::iter::from_fn(|| queued.waiters.pop_if(|()| true).map(|_| ()));
+        assert_eq!(late.count(), 2);
     }
 }

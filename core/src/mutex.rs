@@ -230,7 +230,11 @@ mod models;
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::fuzz::base::FuzzOs;
+    use crate::locked_queue::fuzz::Fuzzed;
     use crate::locked_queue::tests::NoScheduler;
+    use std::thread;
+    use std::vec::Vec;
 
     #[test]
     fn without_contention_no_scheduler_is_needed() {
@@ -244,5 +248,56 @@ mod tests {
         }
         assert!(mutex.try_lock());
         assert_eq!(mutex.word.load(Ordering::Relaxed), LOCKED);
+    }
+
+    static FIRST_SLEEPS: AtomicBool = AtomicBool::new(false);
+    static FIRST_MAY_RUN: AtomicBool = AtomicBool::new(false);
+    static SECOND_SLEEPS: AtomicBool = AtomicBool::new(false);
+
+    fn first_sleeps(_: &AtomicU32) {
+        FIRST_SLEEPS.store(true, Ordering::Release);
+        while !FIRST_MAY_RUN.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+    }
+
+    fn second_sleeps(_: &AtomicU32) {
+        SECOND_SLEEPS.store(true, Ordering::Release);
+        thread::yield_now();
+    }
+
+    fn wait_until(sleeps: &AtomicBool) {
+        while !sleeps.swap(false, Ordering::AcqRel) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_waiter_that_lost_the_mutex_is_the_first_to_be_woken_again() {
+        let mutex = RawMutex::<Fuzzed>::default();
+        let order = std::sync::Mutex::new(Vec::new());
+        let contend = |number, sleeps: fn(&AtomicU32)| {
+            FuzzOs::on_sleep(sleeps);
+            mutex.lock();
+            order.lock().unwrap().push(number);
+            // SAFETY: this thread owns the lock.
+            unsafe { mutex.unlock() };
+        };
+        mutex.lock();
+        thread::scope(|scope| {
+            scope.spawn(|| contend(1, first_sleeps));
+            wait_until(&FIRST_SLEEPS);
+            scope.spawn(|| contend(2, second_sleeps));
+            wait_until(&SECOND_SLEEPS);
+            // SAFETY: this thread owns the lock.
+            unsafe { mutex.unlock() };
+            // The first waiter is woken but does not run.
+            assert!(mutex.try_lock());
+            FIRST_MAY_RUN.store(true, Ordering::Release);
+            wait_until(&FIRST_SLEEPS);
+            // SAFETY: as above.
+            unsafe { mutex.unlock() };
+        });
+        assert_eq!(*order.lock().unwrap(), [1, 2]);
     }
 }

@@ -76,3 +76,7 @@ impl<R: Runtime + Default> Default for RawNotify<R> {
         Self::new(R::default())
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/notify.rs"]
+mod models;

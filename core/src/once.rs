@@ -167,3 +167,26 @@ impl<R: Runtime + Default> Default for RawOnce<R> {
 #[cfg(all(test, loom))]
 #[path = "../models/once.rs"]
 mod models;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::locked_queue::tests::NoScheduler;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn a_panic_poisons_until_an_initializer_that_ignores_it_returns() {
+        let once = RawOnce::<NoScheduler>::default();
+        let attempt = |ignore_poison, init: &dyn Fn(bool)| {
+            catch_unwind(AssertUnwindSafe(|| once.call(ignore_poison, init))).is_ok()
+        };
+        assert!(!attempt(false, &|poisoned| assert!(poisoned)));
+        assert!(!attempt(false, &|_| ()), "it is poisoned");
+        assert!(!attempt(true, &|poisoned| assert!(!poisoned)));
+        assert!(!once.is_completed());
+        assert!(attempt(true, &|poisoned| assert!(poisoned)));
+        assert!(once.is_completed());
+        assert!(attempt(false, &|_| panic!("it is complete")));
+    }
+}

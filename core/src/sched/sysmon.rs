@@ -508,14 +508,15 @@ impl Sched {
         detached_ms.iter().filter(computes).count()
     }
 
-    /// Whether work waits for this P: a timer that is due soon, a goroutine that any M may run, or
-    /// events in a poller that no M is in.
+    /// Whether work waits for this P: a timer that is due soon, a goroutine that any M may run,
+    /// events in a poller that no M is in, or an M without a P that has ready goroutines at home.
     fn is_needed(&self, p: &P, now: Nanos) -> bool {
         let timer = p.timers.next().is_some_and(|when| when <= now + SLICE);
         timer
             || !p.ring.is_empty()
             || !self.global.is_empty()
             || self.poller(p.poller).is_unattended()
+            || self.without_p.is_wanted()
     }
 
     /// Polls the poller of a P, if no M is in it. Returns whether that woke any waiter.
