@@ -17,7 +17,7 @@
 use crate::choice::{Choice, Decided, Outcome, WaitNode};
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{Guard, Lock, Ordering, unmodeled};
+use crate::sync::{Cell, Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
@@ -66,6 +66,11 @@ pub(crate) trait Arm {
         false
     }
 
+    /// When the event comes at the latest, on the monotonic clock. `None`: no clock knows.
+    fn due(&self) -> Option<Nanos> {
+        None
+    }
+
     /// Queues a node.
     ///
     /// # Safety
@@ -96,6 +101,62 @@ impl<'a> Case<'a> {
             gate: arm.gate(),
         }
     }
+}
+
+/// A time as a case of a select: it happens once the monotonic clock shows it.
+pub struct TimeArm {
+    sched: &'static Sched,
+    when: Nanos,
+    gate: Gate,
+    /// What the last look found.
+    has_come: Cell<bool>,
+}
+
+impl TimeArm {
+    /// The time `when`, more than 0.
+    pub fn new(sched: &'static Sched, when: Nanos) -> Self {
+        TimeArm {
+            sched,
+            when,
+            gate: Gate::new(()),
+            has_come: Cell::new(false),
+        }
+    }
+
+    /// The case for the select.
+    pub fn case(&self) -> Case<'_> {
+        Case::new(self)
+    }
+}
+
+impl Arm for TimeArm {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn packet(&self) -> NonNull<()> {
+        NonNull::dangling()
+    }
+
+    unsafe fn attempt(&self) -> Attempt {
+        match self.has_come.get() {
+            true => Attempt::Done(None),
+            false => Attempt::Blocked,
+        }
+    }
+
+    fn look(&self) -> bool {
+        self.has_come.set(self.sched.now() >= self.when);
+        self.has_come.get()
+    }
+
+    fn due(&self) -> Option<Nanos> {
+        Some(self.when)
+    }
+
+    // The limit of the wait is the event: no other thread knows of it.
+    unsafe fn enqueue(&self, _: &WaitNode) {}
+    unsafe fn dequeue(&self, _: &WaitNode) {}
 }
 
 /// How long a select waits.
@@ -220,10 +281,7 @@ impl Sched {
         seats.enqueue(&choice);
         seats.unlock();
         seats.look_again(&choice);
-        let until = match limit {
-            Limit::At(when) => Some(when),
-            Limit::Now | Limit::Never => None,
-        };
+        let (until, first) = seats.limit(limit);
         let ended = self.wait_until(&choice, until, Wait::Select.encode());
         for (index, (case, node)) in seats.cases.iter().zip(&*seats.nodes).enumerate() {
             // A waiter that was parked runs after its partner has unlocked.
@@ -239,7 +297,8 @@ impl Sched {
         }
         match ended.outcome {
             Outcome::Arm(index) => Some(index as usize),
-            Outcome::Expired | Outcome::Withdrawn => None,
+            Outcome::Expired => first,
+            Outcome::Withdrawn => None,
         }
     }
 }
@@ -249,6 +308,21 @@ impl Seats<'_, '_> {
     fn rank(&mut self) {
         let Seats { cases, ranks, .. } = self;
         ranks.sort_unstable_by_key(|&index| cases[index].gate.place());
+    }
+
+    /// When the wait ends at the latest: at `limit`, or when the case comes that is also returned.
+    fn limit(&self, limit: Limit) -> (Option<Nanos>, Option<usize>) {
+        let mut first = match limit {
+            Limit::At(when) => (Some(when), None),
+            Limit::Now | Limit::Never => (None, None),
+        };
+        for (index, case) in self.cases.iter().enumerate() {
+            let due = case.arm.due();
+            if due.is_some_and(|due| first.0.is_none_or(|until| due < until)) {
+                first = (due, Some(index));
+            }
+        }
+        first
     }
 
     fn lock(&mut self) {

@@ -6,7 +6,7 @@ mod dynamic;
 #[doc(hidden)]
 pub use crate::net::{acceptable, readable, writable};
 #[doc(hidden)]
-pub use arms::{Picked, join, pick, recv, send};
+pub use arms::{Limit, at, join, pick, recv, send, within};
 pub use dynamic::Select;
 
 /// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
@@ -86,36 +86,36 @@ macro_rules! select {
     };
 }
 
-/// Sorts the arms into cases, times and a default, and keeps the order of what they evaluate. Each
+/// Sorts the arms into cases and a default, with its time limit if it has one, and keeps the order of what they evaluate. Each
 /// expansion names its variables anew, so the variables of one arm differ from those of another.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __select {
     // An arm that ends with a block, and one that ends with an expression.
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $binds $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $limit $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:block $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $binds $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $limit $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr, $($rest:tt)*) => {
-        $crate::__select!(@arm $biased $binds $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $limit $default
             [$kind ($($($arg),*)?) ($($value)?) $body] $($rest)*)
     };
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt
      $kind:ident $(($($arg:expr),* $(,)?))? $(-> $value:pat)? => $body:expr) => {
-        $crate::__select!(@arm $biased $binds $cases $times $default
+        $crate::__select!(@arm $biased $binds $cases $limit $default
             [$kind ($($($arg),*)?) ($($value)?) $body])
     };
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt) => {
-        $crate::__select!(@expand $biased $binds $cases $times $default)
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt) => {
+        $crate::__select!(@expand $biased $binds $cases $limit $default)
     };
-    (@parse $biased:tt $binds:tt $cases:tt $times:tt $default:tt $($rest:tt)+) => {
+    (@parse $biased:tt $binds:tt $cases:tt $limit:tt $default:tt $($rest:tt)+) => {
         ::core::compile_error!(::core::concat!(
             "expected an arm of select!, such as `recv(receiver) -> value => expression,`, found `",
             ::core::stringify!($($rest)+), "`"
@@ -126,31 +126,29 @@ macro_rules! __select {
      [default () () $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased $binds $cases [] [$body] $($rest)*)
     };
-    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
-     [default () () $body:expr] $($rest:tt)*) => {
-        ::core::compile_error!(
-            "select! with `default` does not wait: it has no other `default` or `at`"
-        )
-    };
-    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
+    (@arm $biased:tt [$($binds:tt)*] $cases:tt [] []
      [default ($after:expr) () $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
-            [$($binds)* (when (::std::time::Instant::now().checked_add($after)))]
-            $cases [$($times)* (when $body)] [] $($rest)*)
+            [$($binds)* (limit ($crate::select::within($after)))]
+            $cases [limit] [$body] $($rest)*)
     };
-    (@arm $biased:tt [$($binds:tt)*] $cases:tt [$($times:tt)*] []
-     [at ($when:expr) () $body:expr] $($rest:tt)*) => {
+    (@arm $biased:tt $binds:tt $cases:tt $limit:tt [$first:expr]
+     [default $args:tt () $body:expr] $($rest:tt)*) => {
+        ::core::compile_error!("select! has two arms `default`: only one of them could happen")
+    };
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $limit:tt $default:tt
+     [at ($when:expr) ($($value:pat)?) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
-            [$($binds)* (when (::core::option::Option::Some($when)))]
-            $cases [$($times)* (when $body)] [] $($rest)*)
+            [$($binds)* (arm ($crate::select::at($when)))]
+            [$($cases)* (arm result (_) $body)] $limit $default $($rest)*)
     };
-    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $times:tt $default:tt
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $limit:tt $default:tt
      [$kind:ident ($source:expr $(, $arg:expr)?) ($value:pat) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
             [$($binds)* (source (&$source)) (arm ($crate::select::$kind(source $(, $arg)?)))]
-            [$($cases)* (arm result ($value) $body)] $times $default $($rest)*)
+            [$($cases)* (arm result ($value) $body)] $limit $default $($rest)*)
     };
-    (@arm $biased:tt $binds:tt $cases:tt $times:tt $default:tt
+    (@arm $biased:tt $binds:tt $cases:tt $limit:tt $default:tt
      [$kind:ident $args:tt $value:tt $body:expr] $($rest:tt)*) => {
         ::core::compile_error!(::core::concat!(
             "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
@@ -161,59 +159,45 @@ macro_rules! __select {
     };
 
     (@expand $biased:tt $binds:tt
-     [$(($arm:ident $result:ident ($value:pat) $body:expr))*]
-     [$(($when:ident $late:expr))*]
-     [$($default:expr)?]) => {{
+     [$(($arm:ident $result:ident ($value:pat) $body:expr))*] $limit:tt $default:tt) => {{
         // The arms and all temporaries live in this statement only.
-        let (picked, ($($result,)*)) = $crate::__select!(@bind $binds
-            [$biased [$($arm)*] [$($when)*] [$($default)?]]);
-        $crate::__select!(@run picked
-            [$(($result ($value) $body))*] (0) [$($late),*] [$($default)?])
+        let ($($result,)*) = $crate::__select!(@bind $binds [$biased [$($arm)*] $limit $default]);
+        $crate::__select!(@run [$(($result ($value) $body))*] $default)
     }};
 
     // Binds by `match`, as `let` would end the life of temporaries.
     (@bind [($name:ident ($value:expr)) $($rest:tt)*] $pick:tt) => {
         match $value { $name => $crate::__select!(@bind [$($rest)*] $pick) }
     };
-    (@bind [] [$biased:tt [$($arm:ident)*] [$($when:ident)*] [$($default:expr)?]]) => {{
-        let picked = $crate::select::pick(
-            &[$($arm.case()),*],
-            $biased,
-            &[$($when),*],
-            $crate::__select!(@is_there $($default)?),
-        );
+    (@bind [] [$biased:tt [$($arm:ident)*] $limit:tt $default:tt]) => {{
+        let limit = $crate::__select!(@limit $limit $default);
+        let picked = $crate::select::pick(&[$($arm.case()),*], $biased, limit);
         let mut index = 0usize;
         let results = ($({
-            let mine = picked == $crate::select::Picked::Case(index);
+            let mine = picked == ::core::option::Option::Some(index);
             index += 1;
             if mine { ::core::option::Option::Some($arm.finish()) } else {
                 ::core::option::Option::None
             }
         },)*);
         let _ = index;
-        (picked, results)
+        results
     }};
 
-    (@is_there) => { false };
-    (@is_there $default:expr) => { true };
+    (@limit [$limit:ident] $default:tt) => { $limit };
+    (@limit [] [$default:expr]) => { $crate::select::Limit::Now };
+    (@limit [] []) => { $crate::select::Limit::Never };
 
-    (@run $picked:ident [($result:ident ($value:pat) $body:expr) $($rest:tt)*]
-     $index:tt $late:tt $default:tt) => {
+    (@run [($result:ident ($value:pat) $body:expr) $($rest:tt)*] $default:tt) => {
         if let ::core::option::Option::Some(value) = $result {
             let $value = value;
             $body
         } else {
-            $crate::__select!(@run $picked [$($rest)*] $index $late $default)
+            $crate::__select!(@run [$($rest)*] $default)
         }
     };
-    (@run $picked:ident [] $index:tt [] []) => {
+    (@run [] [$default:expr]) => { $default };
+    (@run [] []) => {
         ::core::unreachable!("a select without a limit ended without an event")
-    };
-    (@run $picked:ident [] $index:tt [] [$default:expr]) => { $default };
-    (@run $picked:ident [] $index:tt [$late:expr] []) => { $late };
-    (@run $picked:ident [] $index:tt [$late:expr, $($later:expr),+] []) => {
-        if $picked == $crate::select::Picked::Time($index) { $late } else {
-            $crate::__select!(@run $picked [] ($index + 1) [$($later),+] [])
-        }
     };
 }

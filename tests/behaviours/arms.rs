@@ -211,3 +211,33 @@ fn the_earliest_time_comes_first_and_not_early() {
         assert!(Instant::now() >= soon);
     });
 }
+
+#[test]
+fn a_time_that_has_come_is_selected_as_often_as_other_events() {
+    const ROUNDS: usize = 4_000;
+    check(|| {
+        let (sender, receiver) = unbounded();
+        (0..2 * ROUNDS).for_each(|i| sender.send(i).unwrap());
+        let past = Instant::now();
+        let (mut times, mut values) = (0, 0);
+        for _ in 0..ROUNDS {
+            select! {
+                recv(receiver) -> _ => values += 1,
+                at(past) => times += 1,
+            }
+            select! {
+                biased;
+                at(past) => {}
+                recv(receiver) -> _ => panic!("the time is written first"),
+            }
+        }
+        assert!(
+            times > ROUNDS / 3 && values > ROUNDS / 3,
+            "{times} {values}"
+        );
+        select! {
+            at(past + LONG) => panic!("early"),
+            default => {}
+        }
+    });
+}

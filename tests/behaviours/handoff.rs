@@ -167,6 +167,50 @@ fn threads_that_share_too_few_procs_take_turns() {
     });
 }
 
+/// Each computes until it has lost its proc, so that the waiter has a thread of its own.
+#[test]
+fn a_goroutine_that_is_readied_on_a_thread_without_a_proc_runs_while_others_compute() {
+    check(|| {
+        const COMPUTING: usize = 6;
+        let (sender, receiver) = gopark::chan::bounded::<()>(1);
+        let (started, received) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let compute = |until: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !until() {
+                assert!(start.elapsed() < LIMIT / 2, "the others do not run");
+                hint::spin_loop();
+            }
+        };
+        let waiter = {
+            let (started, received) = (started.clone(), received.clone());
+            go(move || {
+                compute(&|| started.load(SeqCst) == COMPUTING);
+                receiver.recv().unwrap();
+                received.store(true, SeqCst);
+            })
+        };
+        let computing: Vec<_> = (0..COMPUTING)
+            .map(|number| {
+                let (sender, started, received) =
+                    (sender.clone(), started.clone(), received.clone());
+                go(move || {
+                    started.fetch_add(1, SeqCst);
+                    compute(&|| started.load(SeqCst) == COMPUTING);
+                    if number == 0 {
+                        sender.send(()).unwrap();
+                    }
+                    compute(&|| received.load(SeqCst));
+                })
+            })
+            .collect();
+        join(waiter);
+        computing.into_iter().for_each(join);
+    });
+}
+
 #[test]
 fn all_kinds_of_blocking_at_once_come_to_an_end() {
     check(|| {

@@ -281,7 +281,6 @@ fn time_limits_are_never_early_and_the_earliest_comes_first() {
                 recv(receiver) -> _ => panic!("nothing is sent"),
                 at(begin + SHORT) => assert!(begin.elapsed() >= SHORT),
                 default(Duration::MAX) => panic!("it never comes"),
-                default(LIMIT) => panic!("it comes later"),
                 at(begin + LIMIT) => panic!("it comes later"),
             }
         }
@@ -289,14 +288,13 @@ fn time_limits_are_never_early_and_the_earliest_comes_first() {
 }
 
 #[test]
-fn an_event_that_is_there_comes_before_a_time_that_has_passed() {
+fn an_event_that_is_there_comes_before_a_limit_that_has_passed() {
     check(|| {
         let (sender, receiver) = chan::bounded(1);
-        let past = Instant::now();
         for i in 0..100 {
             sender.send(i).unwrap();
             select! {
-                at(past) => panic!("a value is there"),
+                default(Duration::ZERO) => panic!("a value is there"),
                 recv(receiver) -> value => assert_eq!(value, Ok(i)),
             }
             select! {

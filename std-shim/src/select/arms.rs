@@ -6,20 +6,10 @@ use crate::global::Global;
 use crate::goroutine::JoinHandle;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
-use gopark_core::select::{Case, Limit};
+pub use gopark_core::select::Limit;
+use gopark_core::select::{Case, TimeArm};
 use std::thread;
-use std::time::Instant;
-
-/// Which arm of a `select!` happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Picked {
-    /// The case with this index.
-    Case(usize),
-    /// The time with this index came first.
-    Time(usize),
-    /// No event was there, and the select does not wait.
-    Nothing,
-}
+use std::time::{Duration, Instant};
 
 /// A receive for one select.
 pub fn recv<T>(receiver: &Receiver<T>) -> RecvArm<'_, T, Global> {
@@ -58,25 +48,35 @@ impl<T: Send> JoinArm<'_, T> {
     }
 }
 
-/// Waits for one of `cases` or `times`. A time that is `None` never comes.
-pub fn pick(cases: &[Case<'_>], biased: bool, times: &[Option<Instant>], now: bool) -> Picked {
-    let first = earliest(times);
-    let limit = match first {
-        _ if now => Limit::Now,
-        Some((_, when)) => Limit::At(Global.nanos(when).max(1)),
-        None => Limit::Never,
-    };
-    match (sched().select(cases, biased, limit), first) {
-        (Some(index), _) => Picked::Case(index),
-        (None, Some((index, _))) => Picked::Time(index),
-        (None, None) => Picked::Nothing,
-    }
+/// A time, for one select.
+pub struct AtArm(TimeArm);
+
+/// A time, for one select.
+pub fn at(when: Instant) -> AtArm {
+    AtArm(TimeArm::new(sched(), Global.nanos(when).max(1)))
 }
 
-/// The first of the earliest times, with its index.
-fn earliest(times: &[Option<Instant>]) -> Option<(usize, Instant)> {
-    let times = times.iter().enumerate();
-    times
-        .filter_map(|(index, when)| Some((index, (*when)?)))
-        .min_by_key(|&(_, when)| when)
+impl AtArm {
+    /// The case for the select.
+    pub fn case(&self) -> Case<'_> {
+        self.0.case()
+    }
+
+    /// Nothing: the time has come.
+    pub fn finish(self) {}
+}
+
+/// A limit that comes after `duration`. One that is later than the clock can show never comes.
+pub fn within(duration: Duration) -> Limit {
+    until(Instant::now().checked_add(duration))
+}
+
+/// A limit. `None`: it never comes.
+pub(super) fn until(when: Option<Instant>) -> Limit {
+    when.map_or(Limit::Never, |when| Limit::At(Global.nanos(when).max(1)))
+}
+
+/// Waits for one of `cases`. Returns its index, or `None` at the limit.
+pub fn pick(cases: &[Case<'_>], biased: bool, limit: Limit) -> Option<usize> {
+    sched().select(cases, biased, limit)
 }

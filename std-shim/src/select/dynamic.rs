@@ -1,7 +1,7 @@
 //! A select over a list that is made at run time.
 
-use super::arms::{JoinArm, Picked, pick};
-use super::{acceptable, join, readable, recv, send, writable};
+use super::arms::{AtArm, JoinArm, until};
+use super::{Limit, acceptable, at, join, pick, readable, recv, send, within, writable};
 use crate::chan::{Receiver, RecvError, SendError, Sender};
 use crate::global::Global;
 use crate::goroutine::JoinHandle;
@@ -89,6 +89,7 @@ arm!([T] RecvArm<'_, T, Global>, Result<T, RecvError>);
 arm!([T] SendArm<'_, T, Global>, Result<(), SendError<T>>);
 arm!([T: Send] JoinArm<'_, T>, thread::Result<T>);
 arm!([] SocketArm<'_>, io::Result<()>);
+arm!([] AtArm, ());
 
 impl<O> Default for Select<'_, O> {
     fn default() -> Self {
@@ -271,6 +272,19 @@ impl<'a, O> Select<'a, O> {
         self.add(acceptable(listener), then)
     }
 
+    /// Adds a time. It happens once the clock shows it.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// let mut select = gopark::Select::new();
+    /// select.at(Instant::now(), |()| "now");
+    /// assert_eq!(select.wait(), "now");
+    /// ```
+    pub fn at(&mut self, when: Instant, then: impl FnOnce(()) -> O + 'a) -> &mut Self {
+        self.add(at(when), then)
+    }
+
     /// Waits until a case happens.
     ///
     /// # Panics
@@ -286,7 +300,7 @@ impl<'a, O> Select<'a, O> {
             !self.cases.is_empty(),
             "Select::wait: a select without cases would wait forever"
         );
-        self.pick(&[], false)
+        self.pick(Limit::Never)
             .expect("a select without a limit ended without an event")
     }
 
@@ -302,7 +316,7 @@ impl<'a, O> Select<'a, O> {
     /// assert_eq!(select.wait_timeout(Duration::from_millis(5)), None);
     /// ```
     pub fn wait_timeout(self, timeout: Duration) -> Option<O> {
-        self.pick(&[Instant::now().checked_add(timeout)], false)
+        self.pick(within(timeout))
     }
 
     /// Waits until a case happens, but no longer than until `deadline`. `None` if that comes first.
@@ -313,7 +327,7 @@ impl<'a, O> Select<'a, O> {
     /// assert_eq!(gopark::Select::<()>::new().wait_deadline(Instant::now()), None);
     /// ```
     pub fn wait_deadline(self, deadline: Instant) -> Option<O> {
-        self.pick(&[Some(deadline)], false)
+        self.pick(until(Some(deadline)))
     }
 
     /// Does one of the cases if that needs no wait. `None` if each would have to wait.
@@ -327,26 +341,18 @@ impl<'a, O> Select<'a, O> {
     /// assert_eq!(select.try_wait(), None);
     /// ```
     pub fn try_wait(self) -> Option<O> {
-        self.pick(&[], true)
+        self.pick(Limit::Now)
     }
 
-    fn pick(mut self, times: &[Option<Instant>], now: bool) -> Option<O> {
-        let cases: Vec<_> = self
-            .cases
-            .iter()
-            .map(|operation| operation.case())
-            .collect();
-        let picked = pick(&cases, self.biased, times, now);
+    fn pick(mut self, limit: Limit) -> Option<O> {
+        let cases = self.cases.iter();
+        let cases: Vec<_> = cases.map(|operation| operation.case()).collect();
+        let picked = pick(&cases, self.biased, limit)?;
         drop(cases);
-        match picked {
-            Picked::Case(index) => {
-                let done = self.cases.swap_remove(index);
-                // The values of the others are dropped before the closure runs.
-                drop(self);
-                Some(done.finish())
-            }
-            Picked::Time(_) | Picked::Nothing => None,
-        }
+        let done = self.cases.swap_remove(picked);
+        // The values of the others are dropped before the closure runs.
+        drop(self);
+        Some(done.finish())
     }
 }
 
