@@ -29,7 +29,7 @@ pub use arms::{RecvArm, SendArm};
 pub(crate) use delivery::Delivery;
 pub use handles::{
     Receiver, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Sender, TryRecvError,
-    TrySendError, bounded, unbounded,
+    TrySendError, bounded, never, unbounded,
 };
 
 use crate::choice::{Choice, Decided, End, Outcome, WaitNode, WaitQueue};

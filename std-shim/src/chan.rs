@@ -86,6 +86,34 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     ends(core::unbounded(Global))
 }
 
+/// Returns a receiver that never receives a value: its channel stays open and empty. Go has nil
+/// channels for it.
+///
+/// It stands for a channel that has closed, so that a `select!` in a loop does not select it again.
+///
+/// ```
+/// use gopark::{chan, select};
+///
+/// let (sender, mut receiver) = chan::unbounded();
+/// sender.send(1).unwrap();
+/// drop(sender);
+/// let end = std::time::Instant::now() + std::time::Duration::from_millis(5);
+/// let mut received = Vec::new();
+/// loop {
+///     select! {
+///         recv(receiver) -> result => match result {
+///             Ok(value) => received.push(value),
+///             Err(_) => receiver = chan::never(),
+///         },
+///         at(end) => break,
+///     }
+/// }
+/// assert_eq!(received, [1]);
+/// ```
+pub fn never<T>() -> Receiver<T> {
+    Receiver(core::never(Global))
+}
+
 fn ends<T>(
     (sender, receiver): (core::Sender<T, Global>, core::Receiver<T, Global>),
 ) -> (Sender<T>, Receiver<T>) {

@@ -63,7 +63,8 @@ pub use dynamic::Select;
 /// - Arms end with a comma, which may be left out after a block. All arms have the same type, that
 ///   of the select. `break`, `continue`, `return` and `?` work in arms.
 /// - A channel that is closed is an event, each time. To stop selecting on it, leave the loop, or
-///   use [`Select`] with the channels that are left.
+///   assign [`never`](crate::chan::never) to the receiver.
+/// - The pattern after `->` must match every value: write `result => match result { … }`.
 /// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which
 ///   may have to wait if another goroutine is faster. Their result is an error if the socket is
 ///   closed. Deadlines of the socket do not count.
@@ -86,8 +87,9 @@ macro_rules! select {
     };
 }
 
-/// Sorts the arms into cases and a default, with its time limit if it has one, and keeps the order of what they evaluate. Each
-/// expansion names its variables anew, so the variables of one arm differ from those of another.
+/// Sorts the arms into cases and a default, with its time limit if it has one, and keeps the order
+/// of what they evaluate. Each expansion names its variables anew, so the variables of one arm
+/// differ from those of another.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __select {

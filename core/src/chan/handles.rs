@@ -32,6 +32,12 @@ pub fn unbounded<T, R: Runtime>(runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
     ends(usize::MAX, runtime)
 }
 
+/// Makes the receiving end of a channel that never gets a value and stays open.
+pub fn never<T, R: Runtime>(runtime: R) -> Receiver<T, R> {
+    // The sender that is counted does not exist.
+    Receiver(Shared::new(0, runtime, None))
+}
+
 fn ends<T, R: Runtime>(capacity: usize, runtime: R) -> (Sender<T, R>, Receiver<T, R>) {
     let shared = Shared::new(capacity, runtime, None);
     (Sender(shared.clone()), Receiver(shared))
