@@ -86,7 +86,8 @@ impl Sched {
             if self.give_way_if_wanted(here) {
                 continue;
             }
-            if self.yield_before_park(here) || self.linger(here) {
+            let linger = self.config.sysmon.map(|sysmon| sysmon.linger);
+            if self.yield_before_park(here) || linger.is_some_and(|linger| linger(self, here)) {
                 continue;
             }
             match self.run_timers(here) {
@@ -116,7 +117,7 @@ impl Sched {
     /// Two goroutines on two Ms that take turns answer each other within a microsecond. A park and
     /// a wake-up take ten times as long. So an M lingers after a park that another thread has ended
     /// by readying a goroutine at home here, and while that brings work.
-    fn linger(&'static self, here: &Here) -> bool {
+    pub(super) fn linger(&'static self, here: &Here) -> bool {
         if self.config.procs == 1 || here.home(|home| home.skip_lingers > 0) {
             return false;
         }

@@ -78,6 +78,8 @@ pub struct Monitor {
     run: fn(&'static Sched) -> !,
     pub(super) come_back: fn(&'static Sched, Here, Resumed) -> Here,
     pub(super) give_way: fn(&'static Sched, Here) -> Here,
+    /// What an M does before it parks. Here, because programs without sysmon are to be small.
+    pub(super) linger: fn(&'static Sched, &Here) -> bool,
 }
 
 impl Monitor {
@@ -87,6 +89,7 @@ impl Monitor {
             run: Sched::run_sysmon,
             come_back: Sched::come_back,
             give_way: Sched::give_way,
+            linger: Sched::linger,
         }
     }
 
