@@ -115,7 +115,15 @@ impl Sched {
     pub(crate) fn wait_served(&'static self, choice: &Choice, wait: WaitWords) -> bool {
         let mut parked = true;
         self.park(wait, &mut |waiter| {
-            choice.commit(waiter).inspect_err(|_| parked = false)
+            // Read before the commit: after it, this closure's captures may be gone.
+            let parked = &mut parked;
+            match choice.commit(waiter) {
+                Ok(()) => Ok(()),
+                Err(refused) => {
+                    *parked = false;
+                    Err(refused)
+                }
+            }
         });
         parked
     }
