@@ -412,7 +412,7 @@ pub(crate) mod tests {
     use std::io::Read;
     use std::os::fd::{AsRawFd, FromRawFd};
     use std::string::String;
-    use std::sync::mpsc;
+    use std::sync::{PoisonError, RwLock, mpsc};
     use std::time::Duration;
     use std::{format, thread};
 
@@ -437,9 +437,18 @@ pub(crate) mod tests {
         unsafe { Borrowed::new(fd) }
     }
 
+    /// Held while a child runs. Children inherit the descriptors of all tests.
+    static CHILDREN: RwLock<()> = RwLock::new(());
+
+    /// Until the guard is dropped, no child keeps a socket of the test open.
+    pub(crate) fn without_children() -> impl Drop {
+        CHILDREN.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs `passed` in a forked child and returns its wait status: 0 if `passed` returns true. For
     /// tests that would disturb the others.
     pub(crate) fn in_child(passed: impl FnOnce() -> bool) -> i32 {
+        let _children = CHILDREN.read();
         // SAFETY: the child makes system calls, allocates, which libc permits here, and exits
         // without running exit handlers.
         match unsafe { libc::fork() } {
@@ -463,6 +472,9 @@ pub(crate) mod tests {
     /// What a forked child writes to its standard error before `fatal` aborts it.
     pub(crate) fn last_words(fatal: impl FnOnce()) -> String {
         let (mut reader, writer) = pipe();
+        // Children of other tests may keep the writing end open: the end of the pipe is waited for.
+        // SAFETY: no memory is passed.
+        unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETFL, 0) };
         let status = in_child(|| {
             // SAFETY: no memory is passed.
             unsafe { libc::dup2(writer.as_raw_fd(), 2) };

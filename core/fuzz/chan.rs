@@ -9,7 +9,7 @@ use super::{Receiver, RecvArm, SendArm, SendError, Sender, bounded};
 use crate::fuzz::base::{FuzzOs, sched};
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::select::Limit;
+use crate::select::{Limit, TimeArm};
 use crate::sync::{AtomicU32, Ordering};
 use crate::waiter::WaiterList;
 use core::cell::{Cell, RefCell};
@@ -21,6 +21,8 @@ use std::vec::Vec;
 const CAPACITIES: [usize; 4] = [0, 1, 5, usize::MAX];
 /// The most operations that wait at the same time: each takes a part of the stack.
 const WAITS_MAX: usize = 10;
+/// The time that the clock of `FuzzOs` shows.
+const PAST: Nanos = 1;
 /// Later than every time limit.
 const END: Nanos = 1 << 40;
 
@@ -64,16 +66,17 @@ enum Event {
     Sent,
     Received(usize),
     Closed,
+    Came,
 }
 
 /// The number of the arm, and its event. `None` is the time limit.
 type Ended = Option<(usize, Event)>;
 
 #[derive(Clone, Copy)]
-struct Arm {
-    channel: usize,
-    /// What it sends, or `None` if it receives.
-    token: Option<usize>,
+enum Arm {
+    Send { channel: usize, token: usize },
+    Receive { channel: usize },
+    Time(Nanos),
 }
 
 struct Wait {
@@ -146,21 +149,27 @@ fn sleep(word: &AtomicU32) {
 
 impl Model {
     fn is_possible(&self, arm: Arm) -> bool {
-        let channel = &self.channels[arm.channel];
-        channel.closed
-            || match arm.token {
-                Some(_) => {
-                    !channel.receivers.is_empty() || channel.buffer.len() < CAPACITIES[arm.channel]
-                }
-                None => !channel.buffer.is_empty() || !channel.senders.is_empty(),
+        match arm {
+            Arm::Send { channel, .. } => {
+                let queues = &self.channels[channel];
+                queues.closed
+                    || !queues.receivers.is_empty()
+                    || queues.buffer.len() < CAPACITIES[channel]
             }
+            Arm::Receive { channel } => {
+                let queues = &self.channels[channel];
+                queues.closed || !queues.buffer.is_empty() || !queues.senders.is_empty()
+            }
+            Arm::Time(when) => when <= PAST,
+        }
     }
 
     /// Does an operation that is possible.
     fn operate(&mut self, arm: Arm) -> Event {
-        let channel = &mut self.channels[arm.channel];
-        let Some(token) = arm.token else {
-            return self.receive(arm.channel);
+        let (channel, token) = match arm {
+            Arm::Send { channel, token } => (&mut self.channels[channel], token),
+            Arm::Receive { channel } => return self.receive(channel),
+            Arm::Time(_) => return Event::Came,
         };
         if channel.closed {
             return Event::Closed;
@@ -175,11 +184,13 @@ impl Model {
     fn receive(&mut self, channel: usize) -> Event {
         let mut value = self.channels[channel].buffer.pop_front();
         if let Some(&sender) = self.channels[channel].senders.front() {
-            let sent = self.waits[sender.0].arms[sender.1].token;
+            let Arm::Send { token, .. } = self.waits[sender.0].arms[sender.1] else {
+                unreachable!("a sender sends");
+            };
             self.end(sender, Event::Sent);
             match value {
-                Some(_) => self.channels[channel].buffer.extend(sent),
-                None => value = sent,
+                Some(_) => self.channels[channel].buffer.push_back(token),
+                None => value = Some(token),
             }
         }
         value.map_or(Event::Closed, Event::Received)
@@ -201,11 +212,12 @@ impl Model {
     fn wait(&mut self, arms: &[Arm], limit: Limit) -> usize {
         let wait = self.waits.len();
         for (number, arm) in arms.iter().enumerate() {
-            let channel = &mut self.channels[arm.channel];
-            match arm.token {
-                Some(_) => channel.senders.push_back((wait, number)),
-                None => channel.receivers.push_back((wait, number)),
-            }
+            let queue = match *arm {
+                Arm::Send { channel, .. } => &mut self.channels[channel].senders,
+                Arm::Receive { channel } => &mut self.channels[channel].receivers,
+                Arm::Time(_) => continue,
+            };
+            queue.push_back((wait, number));
         }
         self.waits.push(Wait {
             arms: arms.to_vec(),
@@ -241,8 +253,7 @@ impl Driver<'_> {
     fn limit(&self, how: u8) -> Limit {
         match how & 3 {
             0 => Limit::Now,
-            // The clock of `FuzzOs` shows this time: the limit is over.
-            1 => Limit::At(1),
+            1 => Limit::At(PAST),
             _ => Limit::At(self.model.borrow().now + Nanos::from(how >> 2)),
         }
     }
@@ -250,9 +261,9 @@ impl Driver<'_> {
     fn send(&self, channel: usize, limit: Limit) {
         let token = Token::new();
         let number = token.number;
-        let arm = Arm {
+        let arm = Arm::Send {
             channel,
-            token: Some(number),
+            token: number,
         };
         let tx = &self.ends[channel].0;
         self.operate(&[arm], true, limit, || {
@@ -276,10 +287,7 @@ impl Driver<'_> {
     }
 
     fn receive(&self, channel: usize, limit: Limit) {
-        let arm = Arm {
-            channel,
-            token: None,
-        };
+        let arm = Arm::Receive { channel };
         let rx = &self.ends[channel].1;
         self.operate(&[arm], true, limit, || {
             let received = match limit {
@@ -296,47 +304,52 @@ impl Driver<'_> {
         });
     }
 
-    /// A select of 1, 2, 3 or 9 arms on channels in a row. One bit of `sends` says whether an arm
-    /// sends.
+    /// A select of 1, 2, 3 or 9 arms on channels in a row, with a time as the last arm or without.
+    /// One bit of `sends` says whether an arm sends.
     fn select(&self, first: usize, sends: u8, how: u8) {
         let limit = match how >> 3 & 3 {
             0 => self.limit(how >> 5),
             _ => Limit::Never,
         };
         let mut tokens = Vec::new();
-        let arms = Vec::from_iter((0..[1, 2, 3, 9][usize::from(how & 3)]).map(|i: usize| {
-            let token = (sends >> (i % 3) & 1 == 1).then(Token::new);
-            let number = token.as_ref().map(|token| token.number);
-            tokens.push(token);
-            Arm {
-                channel: (first + i * (1 + usize::from(how >> 7))) % CAPACITIES.len(),
-                token: number,
+        let mut arms = Vec::from_iter((0..[1, 2, 3, 9][usize::from(how & 3)]).map(|i: usize| {
+            let channel = (first + i * (1 + usize::from(how >> 7))) % CAPACITIES.len();
+            if sends >> (i % 3) & 1 == 0 {
+                return Arm::Receive { channel };
             }
+            let sent = Token::new();
+            let token = sent.number;
+            tokens.push(sent);
+            Arm::Send { channel, token }
         }));
+        if let (1, Limit::At(when)) = (how >> 3 & 3, self.limit(how >> 5)) {
+            arms.push(Arm::Time(when));
+        }
         let biased = how & 4 == 0;
         self.operate(&arms, biased, limit, || {
             self.select_among(&arms, tokens, biased, limit)
         });
     }
 
-    fn select_among(
-        &self,
-        arms: &[Arm],
-        tokens: Vec<Option<Token>>,
-        biased: bool,
-        limit: Limit,
-    ) -> Ended {
+    fn select_among(&self, arms: &[Arm], tokens: Vec<Token>, biased: bool, limit: Limit) -> Ended {
         enum Built<'a> {
             Send(SendArm<'a, Token, &'static Sched>),
             Receive(RecvArm<'a, Token, &'static Sched>),
+            Time(TimeArm),
         }
-        let built = Vec::from_iter(arms.iter().zip(tokens).map(|(arm, token)| match token {
-            Some(token) => Built::Send(self.ends[arm.channel].0.arm(token)),
-            None => Built::Receive(self.ends[arm.channel].1.arm()),
+        let mut tokens = tokens.into_iter();
+        let built = Vec::from_iter(arms.iter().map(|arm| match *arm {
+            Arm::Send { channel, .. } => {
+                let token = tokens.next().expect("there is a token for each send");
+                Built::Send(self.ends[channel].0.arm(token))
+            }
+            Arm::Receive { channel } => Built::Receive(self.ends[channel].1.arm()),
+            Arm::Time(when) => Built::Time(TimeArm::new(sched(), when)),
         }));
         let cases = Vec::from_iter(built.iter().map(|arm| match arm {
             Built::Send(arm) => arm.case(),
             Built::Receive(arm) => arm.case(),
+            Built::Time(arm) => arm.case(),
         }));
         let chosen = sched().select(&cases, biased, limit);
         drop(cases);
@@ -344,12 +357,16 @@ impl Driver<'_> {
             let event = match arm {
                 Built::Send(arm) => match arm.finish() {
                     Ok(()) => Some(Event::Sent),
-                    Err(SendError(token)) => {
-                        assert_eq!(arms[number].token, Some(token.number));
+                    Err(SendError(back)) => {
+                        let Arm::Send { token, .. } = arms[number] else {
+                            unreachable!("the arm sends");
+                        };
+                        assert_eq!(back.number, token, "another value comes back");
                         None
                     }
                 },
                 Built::Receive(arm) => arm.finish().ok().map(|token| Event::Received(token.number)),
+                Built::Time(_) => (chosen == Some(number)).then_some(Event::Came),
             };
             if chosen == Some(number) {
                 return chosen.map(|number| (number, event.unwrap_or(Event::Closed)));
@@ -366,7 +383,7 @@ impl Driver<'_> {
             let possible = (0..arms.len()).filter(|&number| model.is_possible(arms[number]));
             Vec::from_iter(possible)
         };
-        let waits = possible.is_empty() && !matches!(limit, Limit::Now | Limit::At(..=1));
+        let waits = possible.is_empty() && !matches!(limit, Limit::Now | Limit::At(..=PAST));
         if waits && self.asleep.borrow().len() == WAITS_MAX {
             return;
         }
@@ -412,8 +429,17 @@ impl Driver<'_> {
         let mut model = self.model.borrow_mut();
         model.now += by;
         for wait in 0..model.waits.len() {
-            let Wait { limit, ended, .. } = &model.waits[wait];
-            if ended.is_none() && matches!(limit, Limit::At(when) if *when <= model.now) {
+            let Wait { arms, limit, ended } = &model.waits[wait];
+            let is_over = |when: &Nanos| *when <= model.now;
+            let came = arms
+                .iter()
+                .position(|arm| matches!(arm, Arm::Time(when) if is_over(when)));
+            if ended.is_some() {
+                continue;
+            }
+            if let Some(arm) = came {
+                model.end((wait, arm), Event::Came);
+            } else if matches!(limit, Limit::At(when) if is_over(when)) {
                 model.ended(wait, None);
             }
         }

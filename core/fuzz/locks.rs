@@ -56,8 +56,8 @@ impl Runtime for Fuzzed {
         limit
     }
 
-    fn instant(self, time: Nanos) -> Nanos {
-        time
+    fn now(self) -> Nanos {
+        sched().now()
     }
 }
 

@@ -156,18 +156,17 @@ unsafe fn fire<R: Runtime>(inner: NonNull<()>, seq: u32, woken: &mut WaiterList)
     // SAFETY: `arm` gave the heap this reference.
     let inner = unsafe { Arc::from_raw(inner.cast::<Inner<R>>().as_ptr()) };
     let sched = inner.runtime.sched();
-    let now = sched.now();
     let moved = {
         let mut state = inner.state.lock();
         let (Some(due), true) = (state.due, state.seq == seq) else {
             return;
         };
-        let has_receivers = inner.delivery.deliver(inner.runtime.instant(now), woken);
+        let has_receivers = inner.delivery.deliver(inner.runtime.now(), woken);
         state.due = None;
         let period = state.period.filter(|_| has_receivers);
         period.zip(state.heap).and_then(|(period, heap)| {
             // Ticks that the program was too late for are left out.
-            let missed = (now - due).max(0) / period;
+            let missed = (sched.now() - due).max(0) / period;
             let next = due.saturating_add(period.saturating_mul(missed + 1));
             Inner::arm(&inner, &mut state, heap, next)
         })

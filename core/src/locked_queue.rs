@@ -276,8 +276,8 @@ pub(crate) mod tests {
             limit
         }
 
-        fn instant(self, time: Nanos) -> Nanos {
-            time
+        fn now(self) -> Nanos {
+            0
         }
     }
 
@@ -334,8 +334,8 @@ pub(crate) mod tests {
             limit
         }
 
-        fn instant(self, time: Nanos) -> Nanos {
-            time
+        fn now(self) -> Nanos {
+            0
         }
     }
 

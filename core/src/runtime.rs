@@ -21,8 +21,8 @@ pub trait Runtime: Copy + Send + Sync + 'static {
     /// A time limit on the clock of the scheduler.
     fn nanos(self, limit: Self::Instant) -> Nanos;
 
-    /// A time on the clock of the scheduler as an instant.
-    fn instant(self, time: Nanos) -> Self::Instant;
+    /// The present.
+    fn now(self) -> Self::Instant;
 }
 
 impl Runtime for &'static Sched {
@@ -40,7 +40,7 @@ impl Runtime for &'static Sched {
         limit
     }
 
-    fn instant(self, time: Nanos) -> Nanos {
-        time
+    fn now(self) -> Nanos {
+        Sched::now(self)
     }
 }

@@ -640,12 +640,6 @@ pub(crate) fn nanos(instant: Instant) -> Nanos {
     running_or_started().nanos(instant)
 }
 
-/// Converts a time of the scheduler's clock.
-#[track_caller]
-pub(crate) fn instant(time: Nanos) -> Instant {
-    running_or_started().instant(time)
-}
-
 /// Converts a deadline for core, where one that has passed has its own variant.
 pub(crate) fn deadline(instant: Option<Instant>) -> Deadline {
     match instant {

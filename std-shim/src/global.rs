@@ -1,6 +1,6 @@
 //! The runtime of the process, for the primitives of the core.
 
-use crate::builder::{instant, nanos, sched};
+use crate::builder::{nanos, sched};
 use crate::runtime::started;
 use gopark_core::os::Nanos;
 use gopark_core::runtime::Runtime;
@@ -30,7 +30,7 @@ impl Runtime for Global {
         nanos(limit)
     }
 
-    fn instant(self, time: Nanos) -> Instant {
-        instant(time)
+    fn now(self) -> Instant {
+        Instant::now()
     }
 }

@@ -46,7 +46,8 @@ unsafe extern "C" fn on_fault(
     };
     // SAFETY: the kernel passes a valid siginfo, and for SIGSEGV it holds an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    if report_overflow(sched, address) {
+    if let Some(overflowed) = overflowed(sched, address) {
+        write_report(sched, address, overflowed);
         return restore(signal, libc::SIG_DFL);
     }
     match before.sa_sigaction {
@@ -65,70 +66,45 @@ unsafe extern "C" fn on_fault(
     }
 }
 
-/// Writes the report of a fault at `address`. Returns false if the fault is not a stack overflow.
-///
-/// Never inlined: the handler that was installed before runs on the rest of the same signal stack,
-/// which may be as small as 8 KiB, so the frame of `on_fault` must not contain the buffer.
-#[inline(never)]
-fn report_overflow(sched: &Sched, address: usize) -> bool {
-    let Some(report) = report_of(sched, address) else {
-        return false;
-    };
-    // SAFETY: the buffer is valid for `len` bytes.
-    unsafe { libc::write(libc::STDERR_FILENO, report.text.as_ptr().cast(), report.len) };
-    true
+/// A stack whose guard was touched.
+#[derive(Clone, Copy)]
+enum Overflowed {
+    /// The stack of a goroutine: its size, and how much of it a goroutine can use.
+    Goroutine { bytes: usize, usable: usize },
+    /// The stack of a thread that the runtime started, and its size.
+    Thread { bytes: usize },
 }
 
-/// Returns the report of an overflow at `address`. A text that does not fit is cut.
-fn report_of(sched: &Sched, address: usize) -> Option<Report> {
+/// Returns the stack that has overflowed if a fault at `address` is an overflow.
+///
+/// It needs little stack. If it returns `None`, the handler that was installed before runs on the
+/// rest of the same signal stack, which std makes as small as 8 KiB. With AVX-512 the frame of the
+/// signal takes half of that.
+fn overflowed(sched: &Sched, address: usize) -> Option<Overflowed> {
+    if let Some((bytes, usable)) = sched.arena().overflowed(address) {
+        return Some(Overflowed::Goroutine { bytes, usable });
+    }
+    linux::overflowed(address).map(|bytes| Overflowed::Thread { bytes })
+}
+
+/// Writes the report of an overflow at `address`.
+///
+/// Never inlined: the frame of `on_fault` must not contain the buffer.
+#[inline(never)]
+fn write_report(sched: &Sched, address: usize, overflowed: Overflowed) {
     let mut report = Report {
         text: [0; 512],
         len: 0,
     };
-    if let Some((bytes, usable)) = sched.arena().overflowed(address) {
-        let (size, usable) = (bytes / 1024, usable / 1024);
-        // SAFETY: the goroutine at `address` has touched its guard and will not return, so it
-        // exists.
-        let _ = match unsafe { sched.goroutine_at(address) } {
-            Some(g) => write!(report, "\ngopark: {g}"),
-            None => write!(report, "\ngopark: a goroutine"),
-        };
-        let _ = write!(report, " has overflowed its stack of {size} KiB");
-        if usable < size {
-            let _ = write!(report, " ({usable} KiB usable)");
+    // A text that does not fit is cut.
+    let _ = match overflowed {
+        Overflowed::Goroutine { bytes, usable } => {
+            report.goroutine(sched, address, bytes / 1024, usable / 1024)
         }
-        let _ = writeln!(
-            report,
-            ": raise Builder::stack_size, or thread::Builder::stack_size for this goroutine alone"
-        );
-        return Some(report);
-    }
-    let size = linux::overflowed(address)? / 1024;
-    let mut name = [0u8; 16];
-    // SAFETY: a thread's name has at most 15 bytes and a terminating zero.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    let name = CStr::from_bytes_until_nul(&name)
-        .ok()
-        .and_then(|name| name.to_str().ok())
-        .unwrap_or("gopark");
-    let _ = write!(
-        report,
-        "\ngopark: thread {name} has overflowed its stack of {size} KiB"
-    );
-    // Only threads of the pool run work of a goroutine. On another thread, the first access to the
-    // thread-local could allocate.
-    if name.starts_with(POOL) {
-        let _ = match panics::blocking_caller() {
-            Some(g) => write!(report, " in gopark::blocking for {g}"),
-            None => write!(report, " in gopark::blocking"),
-        };
-        let _ = write!(
-            report,
-            ": run deep recursion on a std::thread with a larger stack"
-        );
-    }
-    let _ = writeln!(report);
-    Some(report)
+        Overflowed::Thread { bytes } => report.thread(bytes / 1024),
+    };
+    // SAFETY: the buffer is valid for `len` bytes.
+    unsafe { libc::write(libc::STDERR_FILENO, report.text.as_ptr().cast(), report.len) };
 }
 
 /// The prefix of the names of the pool's threads.
@@ -144,6 +120,58 @@ fn restore(signal: libc::c_int, handler: libc::sighandler_t) {
 struct Report {
     text: [u8; 512],
     len: usize,
+}
+
+impl Report {
+    fn goroutine(
+        &mut self,
+        sched: &Sched,
+        address: usize,
+        size: usize,
+        usable: usize,
+    ) -> fmt::Result {
+        // SAFETY: the goroutine at `address` has touched its guard and will not return, so it
+        // exists.
+        match unsafe { sched.goroutine_at(address) } {
+            Some(g) => write!(self, "\ngopark: {g}"),
+            None => write!(self, "\ngopark: a goroutine"),
+        }?;
+        write!(self, " has overflowed its stack of {size} KiB")?;
+        if usable < size {
+            write!(self, " ({usable} KiB usable)")?;
+        }
+        writeln!(
+            self,
+            ": raise Builder::stack_size, or thread::Builder::stack_size for this goroutine alone"
+        )
+    }
+
+    fn thread(&mut self, size: usize) -> fmt::Result {
+        let mut name = [0u8; 16];
+        // SAFETY: a thread's name has at most 15 bytes and a terminating zero.
+        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+        let name = CStr::from_bytes_until_nul(&name)
+            .ok()
+            .and_then(|name| name.to_str().ok())
+            .unwrap_or("gopark");
+        write!(
+            self,
+            "\ngopark: thread {name} has overflowed its stack of {size} KiB"
+        )?;
+        // Only threads of the pool run work of a goroutine. On another thread, the first access to
+        // the thread-local could allocate.
+        if name.starts_with(POOL) {
+            match panics::blocking_caller() {
+                Some(g) => write!(self, " in gopark::blocking for {g}"),
+                None => write!(self, " in gopark::blocking"),
+            }?;
+            write!(
+                self,
+                ": run deep recursion on a std::thread with a larger stack"
+            )?;
+        }
+        writeln!(self)
+    }
 }
 
 impl fmt::Write for Report {

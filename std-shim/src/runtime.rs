@@ -43,16 +43,6 @@ impl Runtime {
             None => base.saturating_sub(duration_nanos(epoch - instant)),
         }
     }
-
-    /// Converts a time of the scheduler's clock to an instant.
-    pub(crate) fn instant(&self, time: Nanos) -> Instant {
-        let (epoch, base) = self.epoch;
-        let apart = Duration::from_nanos(time.abs_diff(base));
-        match time >= base {
-            true => epoch.checked_add(apart).unwrap_or(epoch),
-            false => epoch.checked_sub(apart).unwrap_or(epoch),
-        }
-    }
 }
 
 /// Reads both clocks at the same moment, for [`Runtime::epoch`].

@@ -324,7 +324,7 @@ fn failure<T>(errno: Errno) -> Outcome<T> {
 mod tests {
     use super::*;
     use crate::linux::socket;
-    use crate::linux::tests::{in_child, is_open, lend, pipe};
+    use crate::linux::tests::{in_child, is_open, lend, pipe, without_children};
     use gopark_core::os::Outcome::{Done, Failed, Interrupted, WouldBlock};
     use std::io::{IoSlice, Write};
     use std::net::{TcpListener, TcpStream};
@@ -343,6 +343,7 @@ mod tests {
 
     #[test]
     fn a_read_blocks_then_has_data_then_ends() {
+        let _alone = without_children();
         let (reader, mut writer) = pipe();
         let mut buffer = [0; 8];
         assert_eq!(read(lend(reader.as_raw_fd()), &mut buffer), WouldBlock);
@@ -489,6 +490,7 @@ mod tests {
 
     #[test]
     fn a_refused_connect_is_an_error_once() {
+        let _alone = without_children();
         let free = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -517,6 +519,7 @@ mod tests {
 
     #[test]
     fn closing_keeps_the_number_and_frees_the_port() {
+        let _alone = without_children();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let fd = listener.into_raw_fd();

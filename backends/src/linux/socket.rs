@@ -208,7 +208,7 @@ pub fn listener(address: SocketAddr, backlog: i32) -> Result<i32, Errno> {
 mod tests {
     use super::*;
     use crate::linux::io;
-    use crate::linux::tests::lend;
+    use crate::linux::tests::{lend, without_children};
     use gopark_core::os::Outcome::Done;
     use std::net::TcpStream;
     use std::os::fd::{AsRawFd, FromRawFd};
@@ -259,6 +259,7 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_an_error() {
+        let _alone = without_children();
         let fd = listener("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let taken = local_address(lend(fd)).unwrap().ip().unwrap();
         assert_eq!(listener(taken, 1), Err(Errno::new(libc::EADDRINUSE)));
