@@ -10,6 +10,7 @@ use gopark_tests::{join, until, until_on_thread};
 use std::fs;
 use std::hint::black_box;
 use std::io;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -286,7 +287,7 @@ fn large_frame() {
         .unwrap();
     gopark::run(move || {
         let top = black_box(0u8);
-        go_down(std::ptr::from_ref(&top).addr() - (STACK - guard) + (12 << 10));
+        go_down(ptr::from_ref(&top).addr() - (STACK - guard) + (12 << 10));
         println!("it has returned");
     });
 }
@@ -324,7 +325,7 @@ fn dig(bytes: usize) {
         1 + down(end) + usize::from(black_box(&frame)[3])
     }
     let top = black_box(0u8);
-    assert!(down(std::ptr::from_ref(&top).addr() - bytes) > 10);
+    assert!(down(ptr::from_ref(&top).addr() - bytes) > 10);
 }
 
 fn larger() -> gopark::thread::Builder {
@@ -478,7 +479,26 @@ fn deep_in_four_sizes() {
     });
 }
 
-/// Reads an address where a stack could be, but is not. The program's own handler must be called.
+/// Gives the thread a signal stack of `size` bytes with a guard below it.
+fn take_signal_stack(size: usize) {
+    // SAFETY: a new mapping, opened above its guard and never unmapped.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let guard = libc::mmap(ptr::null_mut(), 1 << 20, libc::PROT_NONE, flags, -1, 0);
+        assert_ne!(guard, libc::MAP_FAILED);
+        let stack = libc::stack_t {
+            ss_sp: guard.byte_add(64 << 10),
+            ss_flags: 0,
+            ss_size: size,
+        };
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        assert_eq!(libc::mprotect(stack.ss_sp, size, access), 0);
+        assert_eq!(libc::sigaltstack(&stack, ptr::null_mut()), 0);
+    }
+}
+
+/// Reads an address where a stack could be, but is not. The program's own handler must be called,
+/// on a signal stack that is as small as std's on a CPU with AVX-512.
 fn wild() {
     extern "C" fn handler(_: libc::c_int) {
         let text = "the program's own handler\n";
@@ -491,6 +511,9 @@ fn wild() {
     // SAFETY: the handler is one of the type that these flags say.
     unsafe { libc::signal(libc::SIGSEGV, handler as *const () as libc::sighandler_t) };
     work();
+    // SAFETY: getauxval(3) takes any number. The kernel knows the size of the frame of a signal.
+    let frame = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
+    take_signal_stack(frame.max(libc::MINSIGSTKSZ) + (3 << 10));
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let ends = maps
         .lines()
@@ -507,6 +530,6 @@ fn wild() {
     let (_, end) = ends.max().expect("the reservation");
     // SAFETY: none; the program exists for this fault.
     println!("{}", unsafe {
-        std::ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile()
+        ptr::with_exposed_provenance::<u8>(end - (256 << 10)).read_volatile()
     });
 }
