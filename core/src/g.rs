@@ -29,6 +29,7 @@ use crate::trace::{Identity, Origin};
 use crate::wait_info::{Place, WaitInfo};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::any::Any;
 use core::panic::Location;
 use core::ptr::{self, NonNull};
 
@@ -99,14 +100,21 @@ pub(crate) struct G {
     pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
+    /// A word of the program, which only the goroutine itself uses.
+    local: AtomicPtr<()>,
     extra: Once<Box<Extra>>,
 }
 
-/// What few goroutines have: a name and, during a trace, the origin of the last wake-up.
+/// What few goroutines have: a name, something that the program has attached and, during a trace,
+/// the origin of the last wake-up.
 struct Extra {
     name: Lock<Option<Arc<str>>>,
+    attached: Once<Attached>,
     origin: Origin,
 }
+
+/// What a program attaches to a goroutine.
+pub type Attached = Arc<dyn Any + Send + Sync>;
 
 // SAFETY: all fields are atomics or constants, except `running` and `context`. Only the holder of
 // the `GRef` touches those two, and the goroutine itself while that holder runs it. A `GRef` is
@@ -127,6 +135,7 @@ impl G {
             wait_info: WaitInfo::new(),
             site,
             id,
+            local: AtomicPtr::new(ptr::null_mut()),
             extra: Once::new(),
         }
     }
@@ -135,6 +144,7 @@ impl G {
         self.extra.call_once(|| {
             Box::new(Extra {
                 name: Lock::new(None),
+                attached: Once::new(),
                 origin: Origin::new(),
             })
         })
@@ -166,6 +176,22 @@ impl G {
     /// Its name, if it has one.
     pub(crate) fn name(&self) -> Option<Arc<str>> {
         self.extra.get()?.name.lock().clone()
+    }
+
+    /// What was attached to it. If nothing was, `make` makes it from the goroutine's number and
+    /// name.
+    pub(crate) fn attached(
+        &self,
+        make: impl FnOnce(u64, Option<Arc<str>>) -> Attached,
+    ) -> Attached {
+        let attached = &self.extra().attached;
+        attached.call_once(|| make(self.id, self.name())).clone()
+    }
+
+    /// The word of the program, null at the goroutine's start.
+    #[inline]
+    pub(crate) fn local(&self) -> &AtomicPtr<()> {
+        &self.local
     }
 
     /// Sets its name, in place of an earlier one.

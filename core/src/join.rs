@@ -67,7 +67,7 @@ union Stage<F, R> {
     result: ManuallyDrop<R>,
 }
 
-impl<F: FnOnce() -> R, R> Task<F, R> {
+impl<F: FnOnce() -> (R, A), R, A: FnOnce()> Task<F, R> {
     const G_VTABLE: VTable = VTable {
         run: Self::run,
         release: Self::release,
@@ -85,12 +85,14 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
         let task = unsafe { g.cast::<Self>().as_ref() };
         // SAFETY: until `state` is `FINISHED`, only the goroutine touches the stage. It takes the
         // closure once, and then writes the result.
-        unsafe {
+        let last = unsafe {
             let closure = ManuallyDrop::take(&mut (*task.stage.get()).closure);
+            let (result, last) = closure();
             *task.stage.get() = Stage {
-                result: ManuallyDrop::new(closure()),
+                result: ManuallyDrop::new(result),
             };
-        }
+            last
+        };
         let head = &task.head;
         // Release pairs with the Acquire in the handle's drop: the handle sees the result. Acquire
         // pairs with the Release there: the handle no longer uses the result.
@@ -102,6 +104,7 @@ impl<F: FnOnce() -> R, R> Task<F, R> {
         if let Some(joiner) = head.done.set() {
             head.sched.ready(joiner);
         }
+        last();
     }
 
     unsafe fn release(g: NonNull<G>) {
@@ -160,7 +163,11 @@ impl<R> Join<R> {
 
     /// The goroutine's number.
     pub fn id(&self) -> u64 {
-        self.head().g.id()
+        self.g().id()
+    }
+
+    pub(crate) fn g(&self) -> &G {
+        &self.head().g
     }
 
     /// Whether the goroutine has returned.
@@ -218,6 +225,11 @@ impl<R> Drop for Join<R> {
     }
 }
 
+/// Runs `f` for a goroutine that borrows nothing, so that none waits for its last step.
+fn detached<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> (R, fn()) {
+    || (f(), || ())
+}
+
 /// Options of one goroutine.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -229,14 +241,15 @@ pub struct Options {
 }
 
 impl Sched {
-    fn make<F, R>(
+    /// `f` returns its result and what the goroutine calls last, when it uses no result any more.
+    fn make<F, R, A>(
         &'static self,
         f: F,
         site: &'static Location<'static>,
     ) -> Result<(GRef, Join<R>), Exhausted>
     where
-        F: FnOnce() -> R + 'static,
-        R: 'static,
+        F: FnOnce() -> (R, A),
+        A: FnOnce(),
     {
         self.reserve_stack()?;
         let task = Box::new(Task {
@@ -279,7 +292,7 @@ impl Sched {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        let (g, join) = self.make(f, site)?;
+        let (g, join) = self.make(detached(f), site)?;
         self.submit(g);
         Ok(join)
     }
@@ -298,6 +311,45 @@ impl Sched {
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
+    {
+        self.start_with(options, detached(f), site)
+    }
+
+    /// As [`go_with`](Self::go_with), but what `f` and its result borrow need only live until the
+    /// goroutine calls what `f` has returned beside the result. Before that call the goroutine has
+    /// dropped a result that no handle wants.
+    ///
+    /// # Errors
+    ///
+    /// If there is no stack for it. `f` was dropped then.
+    ///
+    /// # Safety
+    ///
+    /// What `f` and its result borrow lives until that call, and until the handle was dropped or
+    /// forgotten.
+    pub unsafe fn go_scoped<F, R, A>(
+        &'static self,
+        options: Options,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A) + Send,
+        R: Send,
+        A: FnOnce() + 'static,
+    {
+        self.start_with(options, f, site)
+    }
+
+    fn start_with<F, R, A>(
+        &'static self,
+        options: Options,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A),
+        A: FnOnce(),
     {
         let size = self.arena().size_for(options.stack_size);
         if size != Size::ORDINARY {
@@ -339,7 +391,7 @@ impl Sched {
             self.current().is_some(),
             "go_local: an ordinary thread runs no goroutines; call it in one, or use go"
         );
-        let (g, join) = self.make(f, site)?;
+        let (g, join) = self.make(detached(f), site)?;
         self.submit_here(g)
             .unwrap_or_else(|_| panic!("go_local: the current goroutine has no M"));
         Ok(join)

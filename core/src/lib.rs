@@ -13,7 +13,7 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] `locked_queue` `latch` `permits` `netpoll` [`join`] `sleep` [`blocking`] |
+//! | 4 | [`select`] `locked_queue` `latch` `permits` `netpoll` `join` `local` `sleep` `blocking` |
 //! | 5 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 6 | `fdmutex` [`fd`] |
 //! | 7 | [`watch`] |
@@ -97,6 +97,7 @@ pub mod sched;
 pub mod blocking;
 pub mod join;
 mod latch;
+pub mod local;
 mod locked_queue;
 mod netpoll;
 mod permits;

@@ -48,15 +48,16 @@ impl<R: Runtime> RawNotify<R> {
 
     /// Waits for a notification, or takes the permit.
     pub fn wait(&self) {
-        self.wait_within(None);
+        self.wait_as(Wait::Notify, None);
     }
 
     /// As [`wait`](Self::wait), but gives up at `limit`: returns whether it was notified.
     pub fn wait_until(&self, limit: R::Instant) -> bool {
-        self.wait_within(Some(limit))
+        self.wait_as(Wait::Notify, Some(limit))
     }
 
-    fn wait_within(&self, limit: Option<R::Instant>) -> bool {
+    /// As [`wait`](Self::wait), perhaps with a limit. Watchers are told `reason`.
+    pub fn wait_as(&self, reason: Wait<usize>, limit: Option<R::Instant>) -> bool {
         if core::mem::take(&mut self.queue.lock().state) {
             return true;
         }
@@ -66,7 +67,7 @@ impl<R: Runtime> RawNotify<R> {
             let permit = core::mem::take(&mut queued.state);
             (!permit).then_some(End::Back)
         };
-        let wait = Wait::Notify.encode();
+        let wait = reason.encode();
         self.queue.wait(sched, wait, until, &(), join) != Waited::Expired
     }
 }

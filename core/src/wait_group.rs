@@ -61,12 +61,15 @@ impl<R: Runtime> RawWaitGroup<R> {
 
     /// Waits until the counter is 0.
     pub fn wait(&self) {
+        self.wait_as(Wait::WaitGroup);
+    }
+
+    /// As [`wait`](Self::wait). Watchers are told `reason`.
+    pub fn wait_as(&self, reason: Wait<usize>) {
         if self.count() > 0 {
             let sched = self.runtime.sched();
             let members = |queued: &mut Queued<usize, ()>| (queued.state > 0).then_some(End::Back);
-            _ = self
-                .queue
-                .wait(sched, Wait::WaitGroup.encode(), None, &(), members);
+            _ = self.queue.wait(sched, reason.encode(), None, &(), members);
         }
     }
 

@@ -72,6 +72,10 @@ pub enum Wait<D = Descriptor> {
     Once,
     /// A `Notify` is notified.
     Notify,
+    /// The goroutine is unparked.
+    Park,
+    /// All goroutines of a scope have returned.
+    Scope,
 }
 
 /// A [`Wait`] as [`WaitInfo`] keeps it.
@@ -103,6 +107,8 @@ impl Wait<usize> {
             Wait::WaitGroup => (13, 0),
             Wait::Once => (14, 0),
             Wait::Notify => (15, 0),
+            Wait::Park => (16, 0),
+            Wait::Scope => (17, 0),
         };
         WaitWords { kind, argument }
     }
@@ -135,6 +141,8 @@ impl<D> Wait<D> {
             13 => Wait::WaitGroup,
             14 => Wait::Once,
             15 => Wait::Notify,
+            16 => Wait::Park,
+            17 => Wait::Scope,
             _ => panic!("no reason to wait has number {kind}"),
         }
     }
@@ -157,6 +165,8 @@ impl<D> Wait<D> {
             Wait::WaitGroup => "sync.WaitGroup.Wait",
             Wait::Once => "sync.Once.Do",
             Wait::Notify => "notify",
+            Wait::Park => "park",
+            Wait::Scope => "scope",
         }
     }
 }
@@ -389,6 +399,8 @@ mod tests {
             Wait::WaitGroup,
             Wait::Once,
             Wait::Notify,
+            Wait::Park,
+            Wait::Scope,
         ];
         for (number, wait) in waits.into_iter().enumerate() {
             assert_eq!(wait.encode().kind as usize, number);

@@ -5,13 +5,16 @@
 )]
 
 use crate::builder::{nanos, pool, sched, sched_if_running};
+use crate::local::drop_values;
 use crate::panics;
+use crate::park::{Thread, attachment};
 use crate::runtime::duration_nanos;
 use gopark_core::join::Join;
 use gopark_core::sched::Sched;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -103,7 +106,7 @@ where
     T: Send + 'static,
 {
     match sched().go(catching(f), Location::caller()) {
-        Ok(join) => JoinHandle(join),
+        Ok(join) => JoinHandle::new(join),
         Err(exhausted) => panic!("gopark::go: {exhausted}"),
     }
 }
@@ -131,7 +134,7 @@ where
     T: Send + 'static,
 {
     match sched().go(catching(f), Location::caller()) {
-        Ok(join) => Ok(JoinHandle(join)),
+        Ok(join) => Ok(JoinHandle::new(join)),
         Err(exhausted) => Err(io::Error::new(io::ErrorKind::OutOfMemory, exhausted)),
     }
 }
@@ -166,7 +169,7 @@ where
         panic!("go_local: an ordinary thread runs no goroutines; call it in one, or use go");
     };
     match sched.go_local(catching(f), Location::caller()) {
-        Ok(join) => JoinHandle(join),
+        Ok(join) => JoinHandle::new(join),
         Err(exhausted) => panic!("gopark::go_local: {exhausted}"),
     }
 }
@@ -174,7 +177,11 @@ where
 /// Wraps `f` so that it returns its panic as an error. `f` need not be `UnwindSafe`: the caller of
 /// `join` gets the panic and must judge whether the data shared with `f` is still consistent.
 pub(crate) fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Result<T> {
-    || panic::catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)))
+    || {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)));
+        drop_values();
+        result
+    }
 }
 
 /// Marks where a goroutine's own code begins. Short backtraces, those of `std` included, omit the
@@ -195,12 +202,21 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 /// let failed = gopark::go(|| -> () { panic!("no luck") });
 /// assert_eq!(failed.join().unwrap_err().downcast_ref(), Some(&"no luck"));
 /// ```
-pub struct JoinHandle<T>(pub(crate) Join<thread::Result<T>>);
+pub struct JoinHandle<T> {
+    pub(crate) join: Join<thread::Result<T>>,
+    /// Made when it is first asked for.
+    thread: OnceLock<Thread>,
+}
 
 static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
 static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);
 
 impl<T> JoinHandle<T> {
+    pub(crate) fn new(join: Join<thread::Result<T>>) -> Self {
+        let thread = OnceLock::new();
+        JoinHandle { join, thread }
+    }
+
     /// Waits until the goroutine has returned. Returns its result.
     ///
     /// In a goroutine it parks; on an ordinary thread it blocks the thread. It does not wait if the
@@ -216,7 +232,7 @@ impl<T> JoinHandle<T> {
     /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
-        self.0.join()
+        self.join.join()
     }
 
     /// Returns whether the goroutine has returned. If so, [`join`](Self::join) does not wait.
@@ -231,7 +247,7 @@ impl<T> JoinHandle<T> {
     /// });
     /// ```
     pub fn is_finished(&self) -> bool {
-        self.0.is_finished()
+        self.join.is_finished()
     }
 
     /// Returns the goroutine's number, which dumps and reports print. It is unique in the process.
@@ -241,7 +257,21 @@ impl<T> JoinHandle<T> {
     /// assert_ne!(a.id(), b.id());
     /// ```
     pub fn id(&self) -> u64 {
-        self.0.id()
+        self.join.id()
+    }
+
+    /// Returns a handle to the goroutine, to unpark it.
+    ///
+    /// ```
+    /// use gopark::thread;
+    ///
+    /// let sleeper = thread::spawn(|| thread::park());
+    /// sleeper.thread().unpark();
+    /// sleeper.join().unwrap();
+    /// ```
+    pub fn thread(&self) -> &Thread {
+        self.thread
+            .get_or_init(|| Thread::of(self.join.attached(attachment)))
     }
 }
 

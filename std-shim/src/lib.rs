@@ -199,10 +199,10 @@
 // | row | modules |
 // |---|---|
 // | 0 | `environment` `error` `fork` `backtraces` |
-// | 1 | `runtime` `poller` |
+// | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `goroutine` `thread` `inspect` `net` `chan` `select` `sync` `time` |
+// | 4 | `park` `goroutine` `thread` `inspect` `net` `chan` `select` `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it
@@ -217,9 +217,11 @@ mod fork;
 mod global;
 mod goroutine;
 mod inspect;
+mod local;
 pub mod net;
 mod overflow;
 mod panics;
+mod park;
 mod poller;
 mod report;
 mod runtime;
@@ -242,6 +244,7 @@ pub use goroutine::{
     yield_now,
 };
 pub use inspect::{dump, metrics};
+pub use local::{AccessError, LocalKey};
 pub use report::Stall;
 pub use select::Select;
 

@@ -80,6 +80,11 @@ pub(crate) fn started() -> Option<&'static Sched> {
     running().map(|runtime| runtime.sched)
 }
 
+/// The end of a wait of at most `limit`. `None` if it is too far away to come.
+pub(crate) fn time_limit(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit)
+}
+
 /// Converts a duration to nanoseconds. One that is too long becomes `Nanos::MAX`: no limit.
 pub(crate) fn duration_nanos(duration: Duration) -> Nanos {
     let seconds = Nanos::try_from(duration.as_secs()).unwrap_or(Nanos::MAX);

@@ -86,10 +86,3 @@ pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{OwnedPermit, Permit, Semaphore};
 pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};
 pub use wait_group::WaitGroup;
-
-use std::time::{Duration, Instant};
-
-/// The end of a wait of at most `limit`. `None` if it is too far away to come.
-fn deadline(limit: Duration) -> Option<Instant> {
-    Instant::now().checked_add(limit)
-}

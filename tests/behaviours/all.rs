@@ -1,19 +1,21 @@
 //! What holds under every arrangement of the runtime. A suite includes this file, starts its
 //! runtime in `start` and runs a behaviour in `check`.
 
-#[cfg(feature = "backtrace")]
 mod arms;
+#[cfg(feature = "backtrace")]
 mod backtraces;
 mod chan;
 mod closing;
 mod deadlines;
 mod handoff;
+mod locals;
 mod locks;
 mod parallel;
 mod scheduler;
 mod select;
 mod streams;
 mod sync;
+mod threads;
 mod time;
 mod timers;
 

@@ -125,6 +125,16 @@ fn a_dump_of_a_parked_goroutine_shows_the_call_that_parked_it() {
             &paragraph("sleeper", "sleep"),
             &[("sleep", None), ("}", Some(line))],
         );
+        let line = line!() + 4;
+        gopark::thread::scope(|s| {
+            let parked = s.spawn(|| {
+                gopark::set_name("scoped");
+                gopark::thread::park();
+            });
+            let paragraph = paragraph("scoped", "park");
+            assert_calls(&paragraph, &[("park", None), ("}", Some(line))]);
+            parked.thread().unpark();
+        });
         let line = line!() + 3;
         let joiner = gopark::go(|| {
             gopark::set_name("joiner");

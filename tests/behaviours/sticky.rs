@@ -65,3 +65,21 @@ fn thread_bound_values_live_across_parks() {
         assert_eq!(*LOCK.lock().unwrap(), 800);
     });
 }
+
+#[test]
+fn a_value_of_a_goroutine_need_not_be_send() {
+    gopark::goroutine_local! {
+        static SHARED: Rc<Cell<u32>> = Rc::new(Cell::new(0));
+    }
+    check(|| {
+        let dice = Dice::new(3);
+        let mine = SHARED.with(Rc::clone);
+        for _ in 0..100 {
+            SHARED.with(|shared| shared.set(shared.get() + 1));
+            if dice.below(2) == 0 {
+                yield_now();
+            }
+        }
+        assert_eq!((mine.get(), Rc::strong_count(&mine)), (100, 2));
+    });
+}

@@ -164,9 +164,14 @@ fn role(name: &str, file: &str) -> Role {
     match defining_crate(name) {
         _ if path.starts_with("gopark_core::join::Task") => Role::Entry,
         _ if is_closure
-            && ["gopark::goroutine::catching", "gopark::goroutine::run"]
-                .iter()
-                .any(|start| path.starts_with(start)) =>
+            && [
+                "gopark_core::join::detached",
+                "gopark::goroutine::catching",
+                "gopark::goroutine::run",
+                "gopark::thread::scope::",
+            ]
+            .iter()
+            .any(|start| path.starts_with(start)) =>
         {
             Role::Start
         }
@@ -191,7 +196,11 @@ fn role_by_file(name: &str, file: &str) -> Role {
     match (below(gopark), below(core)) {
         _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
-        (Some("goroutine.rs"), _) if name.starts_with("{closure") => Role::Start,
+        (_, Some("join.rs")) | (Some("goroutine.rs" | "thread/scope.rs"), _)
+            if name.starts_with("{closure") =>
+        {
+            Role::Start
+        }
         (Some("goroutine.rs"), _) if name.starts_with("__rust_begin_short_backtrace") => {
             Role::Start
         }
@@ -328,6 +337,12 @@ mod tests {
                 Role::Entry,
             ),
             ("gopark_core::join::Join<R>::join", Role::Gopark),
+            ("gopark_core::join::detached::{{closure}}", Role::Start),
+            (
+                "gopark::thread::scope::Scope::start::{{closure}}",
+                Role::Start,
+            ),
+            ("gopark::thread::scope::scope", Role::Gopark),
             ("gopark::goroutine::catching::{{closure}}", Role::Start),
             (
                 "gopark::goroutine::__rust_begin_short_backtrace::<server::main::{closure#0}, ()>",

@@ -32,7 +32,7 @@ pub fn join<T: Send>(handle: &JoinHandle<T>) -> JoinArm<'_, T> {
 impl<T: Send> JoinArm<'_, T> {
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
-        self.0.0.case()
+        self.0.join.case()
     }
 
     /// What [`JoinHandle::join`] returns.
@@ -42,7 +42,7 @@ impl<T: Send> JoinArm<'_, T> {
     /// If no select has returned this case.
     pub fn finish(self) -> thread::Result<T> {
         self.0
-            .0
+            .join
             .take()
             .expect("finish without a select that has returned the join")
     }

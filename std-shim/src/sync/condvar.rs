@@ -1,9 +1,9 @@
 //! `Condvar`.
 #![allow(unsafe_code, reason = "a wait unlocks the mutex of a guard")]
 
-use super::deadline;
 use super::mutex::MutexGuard;
 use crate::global::Global;
+use crate::runtime::time_limit;
 use gopark_core::condvar::RawCondvar;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -147,7 +147,7 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         limit: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let notified = self.wait_until(&guard, deadline(limit));
+        let notified = self.wait_until(&guard, time_limit(limit));
         guard
             .mutex
             .poison
@@ -182,7 +182,7 @@ impl Condvar {
     where
         F: FnMut(&mut T) -> bool,
     {
-        let deadline = deadline(limit);
+        let deadline = time_limit(limit);
         let mut in_time = true;
         loop {
             if !condition(&mut *guard) {

@@ -4,8 +4,8 @@
     reason = "the traits of lock_api promise that a lock excludes"
 )]
 
-use super::deadline;
 use crate::global::Global;
+use crate::runtime::time_limit;
 use gopark_core::{mutex, rwlock};
 use lock_api::{GuardNoSend, RawMutexTimed, RawRwLockDowngrade, RawRwLockTimed};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ unsafe impl RawMutexTimed for RawMutex {
     type Instant = Instant;
 
     fn try_lock_for(&self, limit: Duration) -> bool {
-        match deadline(limit) {
+        match time_limit(limit) {
             Some(deadline) => self.0.lock_until(deadline),
             None => {
                 self.0.lock();
@@ -139,7 +139,7 @@ unsafe impl RawRwLockTimed for RawRwLock {
     type Instant = Instant;
 
     fn try_lock_shared_for(&self, limit: Duration) -> bool {
-        match deadline(limit) {
+        match time_limit(limit) {
             Some(deadline) => self.0.read_until(deadline),
             None => {
                 self.0.read();
@@ -153,7 +153,7 @@ unsafe impl RawRwLockTimed for RawRwLock {
     }
 
     fn try_lock_exclusive_for(&self, limit: Duration) -> bool {
-        match deadline(limit) {
+        match time_limit(limit) {
             Some(deadline) => self.0.write_until(deadline),
             None => {
                 self.0.write();

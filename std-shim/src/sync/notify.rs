@@ -1,7 +1,7 @@
 //! `Notify`.
 
-use super::deadline;
 use crate::global::Global;
+use crate::runtime::time_limit;
 use gopark_core::notify::RawNotify;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -77,7 +77,7 @@ impl Notify {
     /// assert!(notify.notified_timeout(Duration::from_millis(1)));
     /// ```
     pub fn notified_timeout(&self, limit: Duration) -> bool {
-        match deadline(limit) {
+        match time_limit(limit) {
             Some(deadline) => self.0.wait_until(deadline),
             None => {
                 self.0.wait();

@@ -1,7 +1,7 @@
 //! `Semaphore`.
 
-use super::deadline;
 use crate::global::Global;
+use crate::runtime::time_limit;
 use gopark_core::semaphore::RawSemaphore;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -150,7 +150,7 @@ impl Semaphore {
     /// assert!(semaphore.acquire_timeout(limit).is_none());
     /// ```
     pub fn acquire_timeout(&self, limit: Duration) -> Option<Permit<'_>> {
-        let acquired = match deadline(limit) {
+        let acquired = match time_limit(limit) {
             Some(deadline) => self.0.acquire_until(1, deadline),
             None => {
                 self.0.acquire(1);

@@ -107,6 +107,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "permits",
         "netpoll",
         "join",
+        "local",
         "sleep",
         "blocking",
     ],
@@ -128,7 +129,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
 /// The rows of `std-shim/src/lib.rs`.
 pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
     &["environment", "error", "fork", "backtraces"],
-    &["runtime", "poller"],
+    &["runtime", "poller", "local"],
     &[
         "panics",
         "overflow",
@@ -141,6 +142,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
     ],
     &["builder", "global"],
     &[
+        "park",
         "goroutine",
         "thread",
         "inspect",

@@ -1,0 +1,42 @@
+//! What a program keeps for each goroutine: a word that only the goroutine uses, and a value that
+//! it shares with the holders of its handle.
+
+pub use crate::g::Attached;
+use crate::join::Join;
+use crate::sched::Sched;
+use crate::sync::Ordering;
+use alloc::sync::Arc;
+
+impl Sched {
+    /// The word of the calling goroutine, null until it was set. `None` on an ordinary thread.
+    #[inline]
+    pub fn local(&self) -> Option<*mut ()> {
+        Some(self.current()?.local().load(Ordering::Relaxed))
+    }
+
+    /// Sets the word of the calling goroutine. Nothing happens on an ordinary thread.
+    ///
+    /// Nothing is done with the word when the goroutine returns: the program takes back what it
+    /// refers to before.
+    pub fn set_local(&self, word: *mut ()) {
+        if let Some(g) = self.current() {
+            g.local().store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// What is attached to the calling goroutine. If there is nothing yet, `make` makes it from the
+    /// goroutine's number and name; it must not wait. `None` on an ordinary thread.
+    pub fn attached(
+        &self,
+        make: impl FnOnce(u64, Option<Arc<str>>) -> Attached,
+    ) -> Option<Attached> {
+        Some(self.current()?.attached(make))
+    }
+}
+
+impl<R> Join<R> {
+    /// What is attached to the goroutine, as by [`Sched::attached`].
+    pub fn attached(&self, make: impl FnOnce(u64, Option<Arc<str>>) -> Attached) -> Attached {
+        self.g().attached(make)
+    }
+}
