@@ -33,6 +33,7 @@
 //! |---|---|---|
 //! | [`go`] | `go f()` | `thread::spawn`, `tokio::spawn` |
 //! | [`run`] | `func main()` | `Runtime::block_on` |
+//! | [`thread`] | no counterpart | `std::thread`, with `scope` and `park` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
 //! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
@@ -40,6 +41,7 @@
 //! | [`sleep`], [`yield_now`] | `time.Sleep`, `runtime.Gosched` | the same names |
 //! | [`blocking`] | not needed | `spawn_blocking` |
 //! | [`go_local`] | no counterpart | `spawn_local` |
+//! | [`goroutine_local!`] | no counterpart | `thread_local!`, `task_local!` |
 //! | [`Builder`] | `GOMAXPROCS`, `GODEBUG` | `runtime::Builder` |
 //! | [`dump`](dump()) | `SIGQUIT`, `pprof` | `Handle::dump` |
 //! | [`metrics`](metrics()) | `runtime/metrics` | `Handle::metrics` |

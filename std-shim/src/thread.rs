@@ -3,7 +3,7 @@
 //!
 //! | `std::thread` | here |
 //! |---|---|
-//! | `spawn`, `scope`, `Builder`, `JoinHandle` | start goroutines, with 190 KiB of stack by default |
+//! | `spawn`, `scope`, `Builder`, `JoinHandle` | start goroutines |
 //! | `sleep`, `yield_now`, `park`, `park_timeout` | park the goroutine |
 //! | `current`, `Thread`, `ThreadId` | of the goroutine |
 //! | `thread_local!` | [`goroutine_local!`](crate::goroutine_local); `std`'s is the thread's |
