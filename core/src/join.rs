@@ -67,7 +67,7 @@ union Stage<F, R> {
     result: ManuallyDrop<R>,
 }
 
-impl<F: FnOnce() -> (R, A), R, A: FnOnce()> Task<F, R> {
+impl<F: FnOnce() -> (R, A), R, A> Task<F, R> {
     const G_VTABLE: VTable = VTable {
         run: Self::run,
         release: Self::release,
@@ -85,7 +85,7 @@ impl<F: FnOnce() -> (R, A), R, A: FnOnce()> Task<F, R> {
         let task = unsafe { g.cast::<Self>().as_ref() };
         // SAFETY: until `state` is `FINISHED`, only the goroutine touches the stage. It takes the
         // closure once, and then writes the result.
-        let last = unsafe {
+        let _last = unsafe {
             let closure = ManuallyDrop::take(&mut (*task.stage.get()).closure);
             let (result, last) = closure();
             *task.stage.get() = Stage {
@@ -104,7 +104,6 @@ impl<F: FnOnce() -> (R, A), R, A: FnOnce()> Task<F, R> {
         if let Some(joiner) = head.done.set() {
             head.sched.ready(joiner);
         }
-        last();
     }
 
     unsafe fn release(g: NonNull<G>) {
@@ -225,9 +224,9 @@ impl<R> Drop for Join<R> {
     }
 }
 
-/// Runs `f` for a goroutine that borrows nothing, so that none waits for its last step.
-fn detached<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> (R, fn()) {
-    || (f(), || ())
+/// Runs `f` for a goroutine that borrows nothing, so that no scope waits for its last step.
+fn detached<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> (R, ()) {
+    || (f(), ())
 }
 
 /// Options of one goroutine.
@@ -241,7 +240,7 @@ pub struct Options {
 }
 
 impl Sched {
-    /// `f` returns its result and what the goroutine calls last, when it uses no result any more.
+    /// `f` returns its result and what the goroutine drops last, when it uses no result any more.
     fn make<F, R, A>(
         &'static self,
         f: F,
@@ -249,7 +248,6 @@ impl Sched {
     ) -> Result<(GRef, Join<R>), Exhausted>
     where
         F: FnOnce() -> (R, A),
-        A: FnOnce(),
     {
         self.reserve_stack()?;
         let task = Box::new(Task {
@@ -316,8 +314,8 @@ impl Sched {
     }
 
     /// As [`go_with`](Self::go_with), but what `f` and its result borrow need only live until the
-    /// goroutine calls what `f` has returned beside the result. Before that call the goroutine has
-    /// dropped a result that no handle wants.
+    /// goroutine drops what `f` has returned beside the result. Before that it has dropped a result
+    /// that no handle wants.
     ///
     /// # Errors
     ///
@@ -325,7 +323,7 @@ impl Sched {
     ///
     /// # Safety
     ///
-    /// What `f` and its result borrow lives until that call, and until the handle was dropped or
+    /// What `f` and its result borrow lives until that drop, and until the handle was dropped or
     /// forgotten.
     pub unsafe fn go_scoped<F, R, A>(
         &'static self,
@@ -336,7 +334,7 @@ impl Sched {
     where
         F: FnOnce() -> (R, A) + Send,
         R: Send,
-        A: FnOnce() + 'static,
+        A: 'static,
     {
         self.start_with(options, f, site)
     }
@@ -349,7 +347,6 @@ impl Sched {
     ) -> Result<Join<R>, Exhausted>
     where
         F: FnOnce() -> (R, A),
-        A: FnOnce(),
     {
         let size = self.arena().size_for(options.stack_size);
         if size != Size::ORDINARY {

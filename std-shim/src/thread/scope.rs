@@ -116,29 +116,22 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let shared = self.shared.clone();
-        shared.running.add(1);
+        let running = Running::new(self.shared.clone());
         let body = move || {
             let result = Ended {
                 result: Some(catching(f)()),
-                shared: shared.clone(),
+                shared: running.0.clone(),
             };
-            (result, move || shared.running.done())
+            (result, running)
         };
         // SAFETY: `scope` does not return before `running` is 0, whether or not its closure panics.
         // Until then all that `'scope` stands for lives. The handle cannot outlive `'scope`.
         let join = unsafe { sched().go_scoped(options, body, site) };
-        match join {
-            Ok(join) => Ok(ScopedJoinHandle {
-                join,
-                thread: OnceLock::new(),
-                scope: PhantomData,
-            }),
-            Err(exhausted) => {
-                self.shared.running.done();
-                Err(exhausted)
-            }
-        }
+        Ok(ScopedJoinHandle {
+            join: join?,
+            thread: OnceLock::new(),
+            scope: PhantomData,
+        })
     }
 }
 
@@ -147,6 +140,22 @@ impl fmt::Debug for Scope<'_, '_> {
         f.debug_struct("Scope")
             .field("running", &self.shared.running.count())
             .finish_non_exhaustive()
+    }
+}
+
+/// A goroutine that the scope waits for. It drops this last.
+struct Running(Arc<Shared>);
+
+impl Running {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.running.add(1);
+        Running(shared)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.done();
     }
 }
 
