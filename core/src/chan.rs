@@ -145,6 +145,13 @@ enum Patience<I> {
     Endless,
 }
 
+impl<I> Patience<I> {
+    #[inline(always)]
+    fn can_wait(&self) -> bool {
+        !matches!(self, Patience::None)
+    }
+}
+
 /// The scheduler of an operation that has to wait, and how long it waits.
 type WaitLimit = (&'static Sched, Option<Nanos>);
 
@@ -154,6 +161,7 @@ enum Failure {
     Closed,
     WouldBlock,
     Timeout,
+    Cancelled,
 }
 
 /// What an operation found under the lock.
@@ -437,7 +445,7 @@ impl<T, R: Runtime> Channel<T, R> {
             Direction::Send => Wait::ChanSend,
             Direction::Receive => Wait::ChanReceive,
         };
-        let ended = sched.wait_until(choice, until, wait.encode());
+        let ended = sched.wait_or_cancel(choice, until, wait.encode());
         let served = matches!(ended.outcome, Outcome::Arm(_));
         if !(served && ended.parked) {
             // SAFETY: the node is in this queue or in none.
@@ -446,8 +454,10 @@ impl<T, R: Runtime> Channel<T, R> {
         if !ended.parked {
             sched.spend(1);
         }
-        if !served {
-            return Err(Failure::Timeout);
+        match ended.outcome {
+            Outcome::Arm(_) => {}
+            Outcome::Expired => return Err(Failure::Timeout),
+            Outcome::Withdrawn => return Err(Failure::Cancelled),
         }
         // A close leaves the packet as it was.
         match packet.full.get() == (direction == Direction::Receive) {

@@ -11,6 +11,7 @@
 //! | `incref` | not closed | refs + 1 |
 //! | `lock(side)` | not closed, side free | side locked, refs + 1 |
 //! | | not closed, side locked | waiters + 1; sleeps; starts over when woken |
+//! | | cancelled while it sleeps | waiters - 1; if that is taken, takes its permit and wakes one |
 //! | `unlock(side)` | | side free, refs - 1; if waiters > 0: waiters - 1, wakes one |
 //! | `decref` | | refs - 1 |
 //! | `close` | not closed | closed, refs + 1, waiters = 0; wakes all, and they find it closed |
@@ -178,10 +179,29 @@ impl FdMutex {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
-                    self.sema(mode).acquire(sched);
+                    if !sched.acquire_or_cancel(self.sema(mode)) {
+                        self.leave(mode, sched);
+                        return Err(PollError::Cancelled);
+                    }
                     old = self.state.load(Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// Leaves the waiters of a side, in whose queue the caller is no longer. If a waker has taken
+    /// the caller off the count, its permit comes or is there: the caller passes the wake-up on.
+    #[cold]
+    fn leave(&self, mode: Mode, sched: &'static Sched) {
+        let side = side(mode);
+        let next = |old: u64| (old & side.waits != 0).then(|| old - side.wait);
+        if self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
+            .is_err()
+        {
+            self.sema(mode).acquire(sched);
+            self.wake_next(mode, sched);
         }
     }
 

@@ -100,6 +100,9 @@ pub(crate) struct G {
     pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
+    /// The innermost cancel that the goroutine is a member of; `withdraw` knows the type. Only the
+    /// goroutine itself uses it.
+    pub(crate) member: AtomicPtr<()>,
     /// A word of the program, which only the goroutine itself uses.
     local: AtomicPtr<()>,
     extra: Once<Box<Extra>>,
@@ -135,6 +138,7 @@ impl G {
             wait_info: WaitInfo::new(),
             site,
             id,
+            member: AtomicPtr::new(ptr::null_mut()),
             local: AtomicPtr::new(ptr::null_mut()),
             extra: Once::new(),
         }

@@ -26,7 +26,8 @@ use crate::sched::Sched;
 use crate::select::Case;
 use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
-use crate::wait_info::Wait;
+use crate::wait_info::{Wait, WaitWords};
+use crate::withdraw::Cancelled;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -182,8 +183,32 @@ impl<R> Join<R> {
     #[track_caller]
     pub fn join(self) -> R {
         let head = self.head();
-        let wait = Wait::Join(self.id()).encode();
-        head.done.wait(head.sched, wait);
+        head.done.wait(head.sched, self.wait());
+        self.result()
+    }
+
+    /// As [`join`](Self::join), unless the caller is cancelled first.
+    ///
+    /// # Errors
+    ///
+    /// If the caller is cancelled before the goroutine returns. The goroutine is detached then.
+    ///
+    /// # Panics
+    ///
+    /// If a select has taken the result.
+    #[track_caller]
+    pub fn join_or_cancel(self) -> Result<R, Cancelled> {
+        let head = self.head();
+        head.done.wait_or_cancel(head.sched, self.wait())?;
+        Ok(self.result())
+    }
+
+    fn wait(&self) -> WaitWords {
+        Wait::Join(self.id()).encode()
+    }
+
+    #[track_caller]
+    fn result(&self) -> R {
         self.read()
             .unwrap_or_else(|| panic!("a select has taken the result of goroutine {}", self.id()))
     }

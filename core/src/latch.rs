@@ -7,11 +7,12 @@
 //! | claimed | yes | yes | those that came too late, and never get it |
 #![allow(unsafe_code, reason = "nodes are queued by address")]
 
-use crate::choice::{Choice, Decided, End, WaitNode, WaitQueue};
-use crate::sched::Sched;
+use crate::choice::{Choice, Decided, End, Outcome, WaitNode, WaitQueue};
+use crate::sched::{Ended, Sched};
 use crate::select::{Arm, Attempt, Gate};
 use crate::sync::{AtomicBool, Ordering, UnsafeCell};
 use crate::wait_info::WaitWords;
+use crate::withdraw::Cancelled;
 use core::ptr::NonNull;
 
 /// An event that comes once. What it announces belongs to the waiter that claims it.
@@ -81,6 +82,23 @@ impl Latch {
 
     /// Waits for the event and claims it, unless another waiter has claimed it.
     pub(crate) fn wait(&self, sched: &'static Sched, wait: WaitWords) {
+        _ = self.wait_by(sched, |choice| sched.wait_until(choice, None, wait));
+    }
+
+    /// As [`wait`](Self::wait), unless the caller is cancelled first.
+    pub(crate) fn wait_or_cancel(
+        &self,
+        sched: &'static Sched,
+        wait: WaitWords,
+    ) -> Result<(), Cancelled> {
+        self.wait_by(sched, |choice| sched.wait_or_cancel(choice, None, wait))
+    }
+
+    fn wait_by(
+        &self,
+        sched: &'static Sched,
+        wait: impl FnOnce(&Choice) -> Ended,
+    ) -> Result<(), Cancelled> {
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         let must_wait = self.with(|state| {
@@ -95,9 +113,18 @@ impl Latch {
             unsafe { state.waiters.push(&node, End::Back) };
             true
         });
-        if must_wait && !sched.wait_served(&choice, wait) {
+        if !must_wait {
+            return Ok(());
+        }
+        let ended = wait(&choice);
+        let is_cancelled = ended.outcome == Outcome::Withdrawn;
+        if !ended.parked || is_cancelled {
             // SAFETY: the node is in this queue or in none.
             self.with(|state| unsafe { state.waiters.remove(&node) });
+        }
+        match is_cancelled {
+            true => Err(Cancelled),
+            false => Ok(()),
         }
     }
 }
@@ -140,7 +167,6 @@ mod models;
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::choice::Outcome;
 
     fn claims(latch: &Latch) -> bool {
         let _gate = latch.gate().lock();

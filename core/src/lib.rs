@@ -13,8 +13,8 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | [`select`] `locked_queue` `latch` `permits` `netpoll` `join` `local` `sleep` `blocking` |
-//! | 5 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
+//! | 4 | `permits` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` `join` `local` `sleep` `blocking` |
+//! | 5 | [`cancel`] `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 6 | `fdmutex` [`fd`] |
 //! | 7 | [`watch`] |
 //!
@@ -103,8 +103,10 @@ mod netpoll;
 mod permits;
 pub mod select;
 mod sleep;
+pub mod withdraw;
 
 pub mod alarm;
+pub mod cancel;
 pub mod chan;
 pub mod condvar;
 pub mod mutex;

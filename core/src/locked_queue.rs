@@ -8,12 +8,14 @@
 #![allow(unsafe_code, reason = "a queue refers to nodes and packets by address")]
 
 use crate::choice::{Choice, Decided, End, Outcome, WaitNode, WaitQueue};
+use crate::must::Must;
 use crate::os::Nanos;
 use crate::runtime::Runtime;
-use crate::sched::Sched;
+use crate::sched::{Ended, Sched};
 use crate::sync::{Lock, const_unless_loom};
 use crate::wait_info::WaitWords;
 use crate::waiter::WaiterList;
+use crate::withdraw::Cancelled;
 use core::marker::PhantomData;
 use core::ops::DerefMut;
 use core::ptr::NonNull;
@@ -121,6 +123,19 @@ impl<S, P: Sync> LockedQueue<S, P> {
         self.wait_after(sched, wait, until, packet, join, || ())
     }
 
+    /// As [`wait`](Self::wait), but a cancel of the caller also ends the wait.
+    pub(crate) fn wait_or_cancel(
+        &self,
+        sched: &'static Sched,
+        wait: WaitWords,
+        until: Option<Nanos>,
+        packet: &P,
+        join: impl FnOnce(&mut Queued<S, P>) -> Option<End>,
+    ) -> Result<Waited, Cancelled> {
+        let stop = |choice: &Choice| sched.wait_or_cancel(choice, until, wait);
+        self.wait_by(sched, packet, join, stop)
+    }
+
     /// As [`wait`](Self::wait), and calls `queued` between joining the queue and parking.
     pub(crate) fn wait_after(
         &self,
@@ -131,12 +146,27 @@ impl<S, P: Sync> LockedQueue<S, P> {
         join: impl FnOnce(&mut Queued<S, P>) -> Option<End>,
         queued: impl FnOnce(),
     ) -> Waited {
+        self.wait_by(sched, packet, join, |choice| {
+            queued();
+            sched.wait_until(choice, until, wait)
+        })
+        .ok()
+        .must("a cancel has ended a wait that none can end")
+    }
+
+    fn wait_by(
+        &self,
+        sched: &'static Sched,
+        packet: &P,
+        join: impl FnOnce(&mut Queued<S, P>) -> Option<End>,
+        stop: impl FnOnce(&Choice) -> Ended,
+    ) -> Result<Waited, Cancelled> {
         let choice = Choice::new();
         let (content, node);
         {
             let mut locked = self.0.lock();
             let Some(end) = join(&mut locked) else {
-                return Waited::NotQueued;
+                return Ok(Waited::NotQueued);
             };
             let waiters = &mut locked.waiters;
             content = Packet {
@@ -150,20 +180,22 @@ impl<S, P: Sync> LockedQueue<S, P> {
             unsafe { waiters.queue.push(&node, end) };
         }
         let leave = Leave(self, &node);
-        queued();
-        let ended = sched.wait_until(&choice, until, wait);
-        if ended.outcome == Outcome::Expired {
+        let ended = stop(&choice);
+        if !matches!(ended.outcome, Outcome::Arm(_)) {
             drop(leave);
             // A goroutine that asks again and again with a limit that has come must let others run.
             if !ended.parked {
                 sched.spend(1);
             }
-            return Waited::Expired;
+            return match ended.outcome {
+                Outcome::Withdrawn => Err(Cancelled),
+                _ => Ok(Waited::Expired),
+            };
         }
         if ended.parked {
             core::mem::forget(leave);
         }
-        Waited::Served
+        Ok(Waited::Served)
     }
 
     /// Readies the waiter whose wait `serve` ends under the lock, if it ends one.

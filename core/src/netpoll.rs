@@ -14,6 +14,7 @@ use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::WaiterList;
+use crate::withdraw::{Member, Target};
 
 /// Why a descriptor could not be registered with a poller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,17 +88,45 @@ impl Sched {
         desc: &'static PollDesc,
         mode: Mode,
     ) -> Result<(), PollError> {
+        if let Some((member, wait)) = self.cancellable_poll_wait() {
+            return wait(member, self, desc, mode);
+        }
+        self.poll_wait_while(desc, mode, || desc.may_wait(mode))
+    }
+
+    /// As [`poll_wait`](Self::poll_wait), for a member of a cancel.
+    pub(crate) fn poll_wait_as(
+        member: &Member,
+        sched: &'static Sched,
+        desc: &'static PollDesc,
+        mode: Mode,
+    ) -> Result<(), PollError> {
+        let target = Target::Slot(desc.slot(mode));
+        member.publish(target).map_err(|_| PollError::Cancelled)?;
+        let outcome = sched.poll_wait_while(desc, mode, || match member.is_cancelled() {
+            true => Err(PollError::Cancelled),
+            false => desc.may_wait(mode),
+        });
+        member.withdraw(target);
+        outcome
+    }
+
+    #[inline]
+    fn poll_wait_while(
+        &'static self,
+        desc: &'static PollDesc,
+        mode: Mode,
+        check: impl Fn() -> Result<(), PollError>,
+    ) -> Result<(), PollError> {
         self.forbid_in_fork();
-        desc.may_wait(mode)?;
+        check()?;
         let parker = self.parker();
         if !parker.may_stop() {
             return Err(PollError::Unwinding);
         }
         desc.arm(mode);
         parker.on_poll_wait();
-        let outcome = parker.wait(desc.slot(mode), wait_for(desc, mode), || {
-            desc.may_wait(mode)
-        });
+        let outcome = parker.wait(desc.slot(mode), wait_for(desc, mode), check);
         parker.on_poll_resume();
         outcome
     }

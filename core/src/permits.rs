@@ -3,10 +3,10 @@
 //! programs.
 #![allow(unsafe_code, reason = "a queue refers to nodes by address")]
 
-use crate::choice::{Choice, End, WaitNode, WaitQueue};
-use crate::sched::Sched;
+use crate::choice::{Choice, End, Outcome, WaitNode, WaitQueue};
+use crate::sched::{Ended, Sched};
 use crate::sync::Lock;
-use crate::wait_info::Wait;
+use crate::wait_info::{Wait, WaitWords};
 use core::ptr::NonNull;
 
 /// A count of permits. Waiters queue in order. All callers pass the same scheduler.
@@ -28,13 +28,24 @@ impl Permits {
 
     /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
     pub(crate) fn acquire(&self, sched: &'static Sched) {
+        // Nothing else ends this wait.
+        _ = self.acquire_by(sched, |choice, wait| sched.wait_until(choice, None, wait));
+    }
+
+    /// As [`acquire`](Self::acquire), by a wait that a cancel may end. Returns whether it has taken a
+    /// permit.
+    pub(crate) fn acquire_by(
+        &self,
+        sched: &'static Sched,
+        wait: impl FnOnce(&Choice, WaitWords) -> Ended,
+    ) -> bool {
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
         {
             let mut state = self.0.lock();
             if state.permits > 0 {
                 state.permits -= 1;
-                return;
+                return true;
             }
             // From the push to the end of the wait nothing may unwind.
             sched.forbid_block_in_fork();
@@ -42,9 +53,13 @@ impl Permits {
             // has unlocked: it readies a parked waiter then, and another one locks below.
             unsafe { state.waiters.push(&node, End::Back) };
         }
-        if !sched.wait_served(&choice, Wait::Semaphore.encode()) {
-            drop(self.0.lock());
+        let ended = wait(&choice, Wait::Semaphore.encode());
+        let is_served = ended.outcome != Outcome::Withdrawn;
+        if !(is_served && ended.parked) {
+            // SAFETY: the node is in this queue or in none.
+            unsafe { self.0.lock().waiters.remove(&node) };
         }
+        is_served
     }
 
     /// Releases `n` permits, each to the first waiter if there is one.

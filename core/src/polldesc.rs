@@ -52,6 +52,8 @@ pub enum PollError {
     Timeout,
     /// The system cannot tell when the descriptor is ready.
     NotPollable,
+    /// The goroutine is cancelled.
+    Cancelled,
     /// The operation would have to wait in a destructor that runs during a panic. Other goroutines
     /// of the thread would then appear to be panicking.
     Unwinding,
@@ -63,6 +65,7 @@ impl fmt::Display for PollError {
             PollError::Closing => "use of closed network connection",
             PollError::Timeout => "i/o timeout",
             PollError::NotPollable => "not pollable",
+            PollError::Cancelled => "the goroutine is cancelled",
             PollError::Unwinding => "a goroutine that unwinds cannot wait",
         })
     }

@@ -19,6 +19,7 @@ use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::sync::{Cell, Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
+use crate::withdraw::any_cancelled;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -66,6 +67,11 @@ pub(crate) trait Arm {
         false
     }
 
+    /// What the case does if the caller is cancelled.
+    fn on_cancel(&self) -> OnCancel {
+        OnCancel::Fail
+    }
+
     /// When the event comes at the latest, on the monotonic clock. `None`: no clock knows.
     fn due(&self) -> Option<Nanos> {
         None
@@ -86,6 +92,17 @@ pub(crate) trait Arm {
     unsafe fn dequeue(&self, node: &WaitNode);
 }
 
+/// What a case does if the caller of the select is cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OnCancel {
+    /// Nothing: it cannot fail.
+    Ignore,
+    /// It is selected, and its result is an error.
+    Fail,
+    /// It is selected, before any that can fail: this is its event.
+    Happen,
+}
+
 /// One case of a [`Sched::select`].
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
@@ -101,6 +118,44 @@ impl<'a> Case<'a> {
             gate: arm.gate(),
         }
     }
+}
+
+/// That the caller is cancelled, as a case of a select.
+pub struct CancelledArm(Gate);
+
+impl Default for CancelledArm {
+    fn default() -> Self {
+        CancelledArm(Gate::new(()))
+    }
+}
+
+impl CancelledArm {
+    /// The case for the select.
+    pub fn case(&self) -> Case<'_> {
+        Case::new(self)
+    }
+}
+
+impl Arm for CancelledArm {
+    fn gate(&self) -> &Gate {
+        &self.0
+    }
+
+    fn packet(&self) -> NonNull<()> {
+        NonNull::dangling()
+    }
+
+    unsafe fn attempt(&self) -> Attempt {
+        Attempt::Blocked
+    }
+
+    fn on_cancel(&self) -> OnCancel {
+        OnCancel::Happen
+    }
+
+    // The cancel ends the wait itself.
+    unsafe fn enqueue(&self, _: &WaitNode) {}
+    unsafe fn dequeue(&self, _: &WaitNode) {}
 }
 
 /// A time as a case of a select: it happens once the monotonic clock shows it.
@@ -154,6 +209,10 @@ impl Arm for TimeArm {
         Some(self.when)
     }
 
+    fn on_cancel(&self) -> OnCancel {
+        OnCancel::Ignore
+    }
+
     // The limit of the wait is the event: no other thread knows of it.
     unsafe fn enqueue(&self, _: &WaitNode) {}
     unsafe fn dequeue(&self, _: &WaitNode) {}
@@ -189,7 +248,8 @@ impl Sched {
     /// Waits for the first of `cases`. Returns its index, or `None` at the limit. If several are
     /// possible, it takes one at random, or the first in the order of `cases` if `biased`.
     ///
-    /// A case without an event is left as it was. Without cases it waits for the limit.
+    /// A case without an event is left as it was. Without cases it waits for the limit. If the
+    /// caller is cancelled, it takes a [`CancelledArm`], or else the first case that can fail.
     #[doc(alias = "selectgo")]
     pub fn select(&'static self, cases: &[Case<'_>], biased: bool, limit: Limit) -> Option<usize> {
         const INDICES: [usize; INLINE] = {
@@ -234,6 +294,9 @@ impl Sched {
     ) -> Option<usize> {
         seats.rank();
         loop {
+            if let Some(index) = self.cancelled_case(&seats, limit) {
+                return Some(index);
+            }
             if !biased {
                 shuffle(seats.turns, &self.picks);
             }
@@ -242,6 +305,16 @@ impl Sched {
                 return picked;
             }
         }
+    }
+
+    /// The case to select because the caller is cancelled.
+    #[inline]
+    fn cancelled_case(&self, seats: &Seats<'_, '_>, limit: Limit) -> Option<usize> {
+        if !any_cancelled() {
+            return None;
+        }
+        let index = seats.on_cancel(limit)?;
+        self.check_cancelled().is_err().then_some(index)
     }
 
     #[inline]
@@ -282,7 +355,12 @@ impl Sched {
         seats.unlock();
         seats.look_again(&choice);
         let (until, first) = seats.limit(limit);
-        let ended = self.wait_until(&choice, until, Wait::Select.encode());
+        let wait = Wait::Select.encode();
+        let on_cancel = self.member().and_then(|_| seats.on_cancel(limit));
+        let ended = match on_cancel {
+            Some(_) => self.wait_or_cancel(&choice, until, wait),
+            None => self.wait_until(&choice, until, wait),
+        };
         for (index, (case, node)) in seats.cases.iter().zip(&*seats.nodes).enumerate() {
             // A waiter that was parked runs after its partner has unlocked.
             if ended.parked && ended.outcome == Outcome::Arm(index as u32) {
@@ -298,7 +376,7 @@ impl Sched {
         match ended.outcome {
             Outcome::Arm(index) => Some(index as usize),
             Outcome::Expired => first,
-            Outcome::Withdrawn => None,
+            Outcome::Withdrawn => on_cancel,
         }
     }
 }
@@ -308,6 +386,19 @@ impl Seats<'_, '_> {
     fn rank(&mut self) {
         let Seats { cases, ranks, .. } = self;
         ranks.sort_unstable_by_key(|&index| cases[index].gate.place());
+    }
+
+    /// The case that is selected if the caller is cancelled. A select that does not wait fails no
+    /// case.
+    fn on_cancel(&self, limit: Limit) -> Option<usize> {
+        let find = |wanted| {
+            let mut cases = self.cases.iter();
+            cases.position(|case| case.arm.on_cancel() == wanted)
+        };
+        find(OnCancel::Happen).or_else(|| match limit {
+            Limit::Now => None,
+            Limit::At(_) | Limit::Never => find(OnCancel::Fail),
+        })
     }
 
     /// When the wait ends at the latest: at `limit`, or when the case comes that is also returned.

@@ -1,15 +1,16 @@
 //! A counting semaphore that serves its waiters in the order of arrival.
 //!
 //! A waiter for many permits is not overtaken by a later one for few: while waiters are queued,
-//! permits go to the first of them, and only when there are as many as it wants. A waiter whose
-//! time limit comes may be the one that keeps those behind it waiting. So after it has left the
-//! queue, it gives the permits that are left to those waiters.
+//! permits go to the first of them, and only when there are as many as it wants. A waiter that gives
+//! up, by its time limit or by a cancel, may be the one that keeps those behind it waiting. So after
+//! it has left the queue, it gives the permits that are left to those waiters.
 
 use crate::choice::{Decided, End};
 use crate::locked_queue::{LockedQueue, Queued, Waited};
 use crate::runtime::Runtime;
 use crate::sync::const_unless_loom;
 use crate::wait_info::Wait;
+use crate::withdraw::{Cancelled, check_cancelled};
 
 /// A semaphore.
 #[doc(alias = "semacquire")]
@@ -54,13 +55,30 @@ impl<R: Runtime> RawSemaphore<R> {
     /// theirs. If it need not wait, it lets no other goroutine run.
     pub fn acquire(&self, n: usize) {
         if !self.take_now(n) {
-            self.acquire_slow(n, None);
+            _ = self.acquire_slow(n, None, false);
         }
     }
 
     /// As [`acquire`](Self::acquire), but gives up at `limit`: returns whether it took them.
     pub fn acquire_until(&self, n: usize, limit: R::Instant) -> bool {
-        self.take_now(n) || self.acquire_slow(n, Some(limit))
+        self.take_now(n) || self.acquire_slow(n, Some(limit), false) == Ok(true)
+    }
+
+    /// As [`acquire`](Self::acquire), or with a limit as [`acquire_until`](Self::acquire_until).
+    ///
+    /// # Errors
+    ///
+    /// If the caller is cancelled. It then has no permits.
+    pub fn acquire_or_cancel(
+        &self,
+        n: usize,
+        limit: Option<R::Instant>,
+    ) -> Result<bool, Cancelled> {
+        check_cancelled(self.runtime)?;
+        match self.take_now(n) {
+            true => Ok(true),
+            false => self.acquire_slow(n, limit, true),
+        }
     }
 
     /// Takes `n` permits if there are as many and no waiter is queued. Returns whether it did.
@@ -81,19 +99,31 @@ impl<R: Runtime> RawSemaphore<R> {
     }
 
     #[cold]
-    fn acquire_slow(&self, n: usize, limit: Option<R::Instant>) -> bool {
+    fn acquire_slow(
+        &self,
+        n: usize,
+        limit: Option<R::Instant>,
+        can_cancel: bool,
+    ) -> Result<bool, Cancelled> {
         let sched = self.runtime.sched();
         let until = limit.map(|limit| self.runtime.nanos(limit));
         let wait = Wait::Semaphore.encode();
-        let waited = self.queue.wait(sched, wait, until, &n, |queued| {
+        let join = |queued: &mut Queued<usize, usize>| {
             // Permits may have been released since the first look.
             let now = queued.take_now(n);
             (!now).then_some(End::Back)
-        });
-        if waited == Waited::Expired {
-            self.queue.wake(self.runtime, |_| (), serve);
-        }
-        waited != Waited::Expired
+        };
+        let waited = match can_cancel {
+            true => self.queue.wait_or_cancel(sched, wait, until, &n, join),
+            false => Ok(self.queue.wait(sched, wait, until, &n, join)),
+        };
+        let outcome = match waited {
+            Ok(Waited::Served | Waited::NotQueued) => return Ok(true),
+            Ok(Waited::Expired) => Ok(false),
+            Err(cancelled) => Err(cancelled),
+        };
+        self.queue.wake(self.runtime, |_| (), serve);
+        outcome
     }
 
     /// Adds `n` permits.

@@ -10,16 +10,21 @@ use crate::wait_info::Wait;
 use core::ptr::NonNull;
 
 impl Sched {
-    /// Sleeps until the monotonic clock shows `when`: a goroutine parks, an ordinary thread sleeps.
+    /// Sleeps until the monotonic clock shows `when`, or the caller is cancelled: a goroutine parks,
+    /// an ordinary thread sleeps.
     #[doc(alias = "timeSleep")]
     pub fn sleep_until(&'static self, when: Nanos) {
         if when <= self.now() {
             return;
         }
+        let choice = Choice::new();
+        if self.member().is_some() {
+            _ = self.wait_or_cancel(&choice, Some(when), Wait::Sleep(when).encode());
+            return;
+        }
         if self.current().is_none() {
             return self.sleep_thread(when);
         }
-        let choice = Choice::new();
         let timer = Timer::new(NonNull::from(&choice).cast());
         let heap = self.timers();
         // SAFETY: the timer expires before this function returns. The heap then uses neither: a

@@ -19,6 +19,7 @@ use gopark_core::sched::{
     StartError,
 };
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -532,10 +533,24 @@ impl Builder {
             schedtrace,
             shrink,
             unwinding: thread::panicking,
+            thread_member,
             report: report::report,
             ..config
         })
     }
+}
+
+/// The word of an ordinary thread for the cancel that it is a member of.
+fn thread_member(new: Option<*mut ()>) -> *mut () {
+    thread_local! {
+        static MEMBER: Cell<*mut ()> = const { Cell::new(std::ptr::null_mut()) };
+    }
+    // While the thread ends it is no member: those stay for a closure only.
+    let swap = |member: &Cell<*mut ()>| match new {
+        Some(new) => member.replace(new),
+        None => member.get(),
+    };
+    MEMBER.try_with(swap).unwrap_or(std::ptr::null_mut())
 }
 
 /// Returns the error of a start to which the system has refused threads or memory: what it refused,

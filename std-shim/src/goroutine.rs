@@ -1,8 +1,4 @@
 //! Goroutines: spawn, join, sleep, yield, and work that blocks a thread.
-#![allow(
-    unsafe_code,
-    reason = "`run` lends the stack of its caller to a goroutine"
-)]
 
 use crate::builder::{nanos, pool, sched, sched_if_running};
 use crate::local::drop_values;
@@ -17,45 +13,6 @@ use std::panic::{self, AssertUnwindSafe, Location};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Runs `main` in a goroutine, waits until it has returned, and returns its result. Starts the
-/// runtime with the defaults if it is not running.
-///
-/// `main` may borrow from the caller. `run` does not wait for other goroutines that `main` has
-/// started: they continue until the process ends. Within a goroutine, `run` starts another one and
-/// parks.
-///
-/// # Panics
-///
-/// With the panic of `main`. If the runtime is not running and cannot be started. If no stack is
-/// available, as in [`go`](crate::go).
-///
-/// ```
-/// let mut numbers = vec![1, 2, 3];
-/// let sum = gopark::run(|| {
-///     numbers.push(4);
-///     numbers.iter().sum::<i32>()
-/// });
-/// assert_eq!(sum, 10);
-/// ```
-#[track_caller]
-pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
-    let mut result = None;
-    let place = &mut result;
-    let main: Box<dyn FnOnce() + Send + '_> = Box::new(move || *place = Some(catching(main)()));
-    // SAFETY: only the lifetime changes. The closure is called or dropped before `join` returns, or
-    // is dropped by a `go` that fails. Both happen before this function returns, and so while all
-    // that the closure borrows is alive.
-    let main: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(main) };
-    match sched().go(main, Location::caller()) {
-        Ok(goroutine) => goroutine.join(),
-        Err(exhausted) => panic!("gopark::run: {exhausted}"),
-    }
-    match result.expect("main has returned") {
-        Ok(value) => value,
-        Err(payload) => panic::resume_unwind(payload),
-    }
-}
 
 /// Starts a goroutine that runs `f`, like Go's `go` statement and
 /// [`std::thread::spawn`](std::thread::spawn()).
@@ -225,6 +182,8 @@ impl<T> JoinHandle<T> {
     /// # Errors
     ///
     /// The payload of the panic if the goroutine panicked, as in [`std::thread::JoinHandle::join`].
+    /// A [`Cancelled`](crate::Cancelled) if the caller is cancelled before the goroutine returns,
+    /// which then goes on, detached.
     ///
     /// ```
     /// let goroutine = gopark::go(|| "done");
@@ -232,7 +191,10 @@ impl<T> JoinHandle<T> {
     /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
-        self.join.join()
+        match self.join.join_or_cancel() {
+            Ok(result) => result,
+            Err(cancelled) => Err(Box::new(cancelled)),
+        }
     }
 
     /// Returns whether the goroutine has returned. If so, [`join`](Self::join) does not wait.

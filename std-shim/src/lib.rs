@@ -204,13 +204,14 @@
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `park` `goroutine` `thread` `inspect` `net` `chan` `select` `sync` `time` |
+// | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it
 // if it is not running.
 mod backtraces;
 mod builder;
+mod cancel;
 pub mod chan;
 mod dump;
 mod environment;
@@ -228,6 +229,7 @@ mod poller;
 mod report;
 mod runtime;
 mod schedtrace;
+mod scope;
 #[doc(hidden)]
 pub mod select;
 mod signals;
@@ -238,16 +240,18 @@ pub mod time;
 mod trace;
 
 pub use builder::{Builder, max_procs, poller, scheduler};
+pub use cancel::{Cancelled, Expired, check_cancel, shield, with_deadline, with_timeout};
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
 pub use goroutine::{
-    JoinHandle, blocking, go, go_local, num_goroutines, run, set_name, sleep, sleep_until, try_go,
+    JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
     yield_now,
 };
 pub use inspect::{dump, metrics};
 pub use local::{AccessError, LocalKey};
 pub use report::Stall;
+pub use scope::{Scope, ScopePanicked, ScopedHandle, TryScope, run, scope, try_scope};
 pub use select::Select;
 
 /// Compiles the program in the README.

@@ -6,7 +6,7 @@ mod dynamic;
 #[doc(hidden)]
 pub use crate::net::{acceptable, readable, writable};
 #[doc(hidden)]
-pub use arms::{Limit, at, join, pick, recv, send, within};
+pub use arms::{Limit, at, cancelled, join, pick, recv, send, within};
 pub use dynamic::Select;
 
 /// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
@@ -47,6 +47,7 @@ pub use dynamic::Select;
 /// | `writable(socket) -> result` | a write would not wait | `io::Result<()>` |
 /// | `acceptable(listener) -> result` | an accept would not wait | `io::Result<()>` |
 /// | `at(instant)` | the clock shows this [`Instant`](std::time::Instant) | |
+/// | `cancelled()` | the goroutine is [cancelled](crate::sync::Cancel) | |
 /// | `default(duration)` | no other event came for so long | |
 /// | `default` | no other event is there now: the select does not wait | |
 ///
@@ -70,6 +71,9 @@ pub use dynamic::Select;
 ///   closed. Deadlines of the socket do not count.
 /// - `join` happens once and takes the goroutine's result. Later selects do not select it again,
 ///   and a `join()` of the handle then panics.
+/// - If the goroutine is cancelled, `cancelled()` is selected. Without that arm, the first one is
+///   whose result can be an error, and it gets the error. Arms of times cannot fail, and a select
+///   with `default` fails none.
 /// - Up to 8 arms need no allocation.
 ///
 /// An ordinary thread blocks, a goroutine parks. A `select!` without arms does not compile: it
@@ -139,6 +143,12 @@ macro_rules! __select {
         ::core::compile_error!("select! has two arms `default`: only one of them could happen")
     };
     (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $limit:tt $default:tt
+     [cancelled () ($($value:pat)?) $body:expr] $($rest:tt)*) => {
+        $crate::__select!(@parse $biased
+            [$($binds)* (arm ($crate::select::cancelled()))]
+            [$($cases)* (arm result (_) $body)] $limit $default $($rest)*)
+    };
+    (@arm $biased:tt [$($binds:tt)*] [$($cases:tt)*] $limit:tt $default:tt
      [at ($when:expr) ($($value:pat)?) $body:expr] $($rest:tt)*) => {
         $crate::__select!(@parse $biased
             [$($binds)* (arm ($crate::select::at($when)))]
@@ -156,7 +166,8 @@ macro_rules! __select {
             "`", ::core::stringify!($kind), "` is not an arm of select!, or its form is another: \
              recv(receiver) -> value, send(sender, value) -> result, join(handle) -> result, \
              readable(socket) -> result, writable(socket) -> result, \
-             acceptable(listener) -> result, at(instant), default, default(duration)"
+             acceptable(listener) -> result, at(instant), cancelled(), default, \
+             default(duration)"
         ))
     };
 

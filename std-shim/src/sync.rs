@@ -73,6 +73,7 @@ mod rwlock;
 mod semaphore;
 mod wait_group;
 
+pub use crate::cancel::{Cancel, Cause};
 pub use barrier::{Barrier, BarrierWaitResult};
 pub use condvar::{Condvar, WaitTimeoutResult};
 pub use lazy_lock::LazyLock;

@@ -4,6 +4,7 @@
 mod arms;
 #[cfg(feature = "backtrace")]
 mod backtraces;
+mod cancel;
 mod chan;
 mod closing;
 mod deadlines;

@@ -294,7 +294,7 @@ fn a_semaphore_serves_in_the_order_of_arrival() {
         let arrive = |wanted: usize| {
             let (semaphore, order) = (semaphore.clone(), order.clone());
             let goroutine = go(move || {
-                let permit = semaphore.acquire_many(wanted);
+                let permit = semaphore.acquire_many(wanted).unwrap();
                 order.lock().unwrap().push(wanted);
                 permit.forget();
             });
@@ -352,8 +352,8 @@ fn permits_are_neither_lost_nor_made_when_waits_end_by_their_limits() {
                 let dice = Dice::new(seed);
                 for _ in 0..turns {
                     let (permit, count) = match dice.below(3) {
-                        0 => (Some(semaphore.acquire_many(2)), 2),
-                        1 => (Some(semaphore.acquire()), 1),
+                        0 => (Some(semaphore.acquire_many(2).unwrap()), 2),
+                        1 => (Some(semaphore.acquire().unwrap()), 1),
                         _ => {
                             let limit = Duration::from_micros(dice.below(100));
                             (semaphore.acquire_timeout(limit), 1)

@@ -215,6 +215,7 @@ impl Desc {
             PollError::Closing => "use of closed network connection",
             PollError::Timeout => "i/o timeout",
             PollError::NotPollable => "not pollable",
+            PollError::Cancelled => unreachable!("nothing here is cancelled"),
             PollError::Unwinding => unreachable!("nothing here panics"),
         };
         assert_eq!(text, expected);

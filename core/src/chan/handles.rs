@@ -3,6 +3,7 @@
 use super::{Channel, Direction, Failure, Packet, Patience, Source};
 use crate::runtime::Runtime;
 use crate::sync::{AtomicUsize, Ordering};
+use crate::withdraw::check_cancelled;
 use alloc::sync::{Arc, Weak};
 use core::error::Error;
 use core::fmt;
@@ -89,7 +90,8 @@ impl<T, R: Runtime> Sender<T, R> {
         self.operate(value, Patience::None)
             .map_err(|(failure, value)| match failure {
                 Failure::Closed => TrySendError::Disconnected(value),
-                Failure::WouldBlock | Failure::Timeout => TrySendError::Full(value),
+                // It does not wait, so it is not cancelled either.
+                _ => TrySendError::Full(value),
             })
     }
 
@@ -101,7 +103,7 @@ impl<T, R: Runtime> Sender<T, R> {
     pub fn send_deadline(&self, value: T, deadline: R::Instant) -> Result<(), SendTimeoutError<T>> {
         self.operate(value, Patience::Until(deadline))
             .map_err(|(failure, value)| match failure {
-                Failure::Closed => SendTimeoutError::Disconnected(value),
+                Failure::Closed | Failure::Cancelled => SendTimeoutError::Disconnected(value),
                 Failure::WouldBlock | Failure::Timeout => SendTimeoutError::Timeout(value),
             })
     }
@@ -109,6 +111,9 @@ impl<T, R: Runtime> Sender<T, R> {
     #[inline(always)]
     fn operate(&self, value: T, patience: Patience<R::Instant>) -> Result<(), (Failure, T)> {
         let channel = self.channel();
+        if patience.can_wait() && check_cancelled(channel.runtime).is_err() {
+            return Err((Failure::Cancelled, value));
+        }
         let Err((value, gate)) = channel.send_to_buffer(value) else {
             return Ok(());
         };
@@ -147,7 +152,8 @@ impl<T, R: Runtime> Receiver<T, R> {
         self.operate(Patience::None)
             .map_err(|failure| match failure {
                 Failure::Closed => TryRecvError::Disconnected,
-                Failure::WouldBlock | Failure::Timeout => TryRecvError::Empty,
+                // It does not wait, so it is not cancelled either.
+                _ => TryRecvError::Empty,
             })
     }
 
@@ -159,7 +165,7 @@ impl<T, R: Runtime> Receiver<T, R> {
     pub fn recv_deadline(&self, deadline: R::Instant) -> Result<T, RecvTimeoutError> {
         self.operate(Patience::Until(deadline))
             .map_err(|failure| match failure {
-                Failure::Closed => RecvTimeoutError::Disconnected,
+                Failure::Closed | Failure::Cancelled => RecvTimeoutError::Disconnected,
                 Failure::WouldBlock | Failure::Timeout => RecvTimeoutError::Timeout,
             })
     }
@@ -167,6 +173,9 @@ impl<T, R: Runtime> Receiver<T, R> {
     #[inline(always)]
     fn operate(&self, patience: Patience<R::Instant>) -> Result<T, Failure> {
         let channel = self.channel();
+        if patience.can_wait() && check_cancelled(channel.runtime).is_err() {
+            return Err(Failure::Cancelled);
+        }
         let gate = match channel.receive_from_buffer() {
             Ok(value) => return Ok(value),
             Err(gate) => gate,
@@ -261,7 +270,7 @@ end!(Receiver, receivers, |shared| {
     }
 });
 
-/// The channel is closed: the value was not sent.
+/// The channel is closed, or the goroutine is cancelled: the value was not sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SendError<T>(pub T);
 
@@ -279,11 +288,11 @@ pub enum TrySendError<T> {
 pub enum SendTimeoutError<T> {
     /// The deadline came first.
     Timeout(T),
-    /// The channel is closed.
+    /// The channel is closed, or the goroutine is cancelled.
     Disconnected(T),
 }
 
-/// The channel is closed and empty.
+/// The channel is closed and empty, or the goroutine is cancelled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecvError;
 
@@ -301,7 +310,7 @@ pub enum TryRecvError {
 pub enum RecvTimeoutError {
     /// The deadline came first.
     Timeout,
-    /// The channel is closed and empty.
+    /// The channel is closed and empty, or the goroutine is cancelled.
     Disconnected,
 }
 
@@ -430,21 +439,26 @@ macro_rules! error {
     };
 }
 
-error!([<T>] SendError<T>, SendError(_) => "sending on a closed channel");
+error!([<T>] SendError<T>,
+    SendError(_) => "sending on a closed channel, or in a cancelled goroutine"
+);
 error!([<T>] TrySendError<T>,
     TrySendError::Full(_) => "sending on a full channel",
     TrySendError::Disconnected(_) => "sending on a closed channel"
 );
 error!([<T>] SendTimeoutError<T>,
     SendTimeoutError::Timeout(_) => "timed out waiting to send on a channel",
-    SendTimeoutError::Disconnected(_) => "sending on a closed channel"
+    SendTimeoutError::Disconnected(_) => "sending on a closed channel, or in a cancelled goroutine"
 );
-error!([] RecvError, RecvError => "receiving on an empty and closed channel");
+error!([] RecvError,
+    RecvError => "receiving on an empty and closed channel, or in a cancelled goroutine"
+);
 error!([] TryRecvError,
     TryRecvError::Empty => "receiving on an empty channel",
     TryRecvError::Disconnected => "receiving on an empty and closed channel"
 );
 error!([] RecvTimeoutError,
     RecvTimeoutError::Timeout => "timed out waiting to receive from a channel",
-    RecvTimeoutError::Disconnected => "receiving on an empty and closed channel"
+    RecvTimeoutError::Disconnected =>
+        "receiving on an empty and closed channel, or in a cancelled goroutine"
 );

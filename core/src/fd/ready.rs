@@ -59,9 +59,12 @@ impl ReadyArm<'_> {
     ///
     /// # Errors
     ///
-    /// If the descriptor is closed or cannot be polled.
+    /// If the descriptor is closed or cannot be polled, or if the caller is cancelled.
     pub fn finish(self) -> Result<(), FdError> {
-        self.0.state()
+        match self.0.ready.get() {
+            true => self.0.state(),
+            false => Err(FdError::Poll(PollError::Cancelled)),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Deadlocks, Monitor, Report, Sched, SchedTraceInterval, Shrink, Stalls};
 use crate::os::Errno;
 use crate::stack;
-use core::fmt;
+use core::{fmt, ptr};
 
 /// The settings of a scheduler.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,10 @@ pub struct Config {
     pub shrink: Option<Shrink>,
     /// Whether the calling thread is in a panic: `std::thread::panicking`.
     pub unwinding: fn() -> bool,
+    /// A word of the calling ordinary thread, at first null: stores the argument, if there is one,
+    /// and returns what was there before. If it always returns null, no cancel reaches ordinary
+    /// threads.
+    pub thread_member: fn(Option<*mut ()>) -> *mut (),
     /// What sysmon calls for each report. It should return soon: sysmon does nothing else until
     /// then.
     pub report: fn(&'static Sched, Report<'_>),
@@ -60,6 +64,7 @@ impl Config {
             schedtrace: None,
             shrink: None,
             unwinding: || false,
+            thread_member: |_| ptr::null_mut(),
             report: |_, _| (),
         }
     }

@@ -15,7 +15,7 @@ use crate::timer::Timer;
 use crate::wait_info::WaitWords;
 use crate::waiter::{Announced, Thread, WaitSlot, Waiter};
 use core::convert::Infallible;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 /// A commit: stores the waiter, or hands it back to refuse.
 ///
@@ -56,6 +56,24 @@ impl Sched {
         Parker {
             sched: self,
             current: self.current(),
+        }
+    }
+
+    /// The word of the caller for its innermost membership of a cancel.
+    #[inline]
+    pub(crate) fn member_word(&self) -> Option<NonNull<()>> {
+        NonNull::new(match self.current() {
+            Some(g) => g.member.load(Ordering::Relaxed),
+            None => (self.config.thread_member)(None),
+        })
+    }
+
+    /// Sets that word.
+    pub(crate) fn set_member_word(&self, member: Option<NonNull<()>>) {
+        let member = member.map_or(ptr::null_mut(), NonNull::as_ptr);
+        match self.current() {
+            Some(g) => g.member.store(member, Ordering::Relaxed),
+            None => _ = (self.config.thread_member)(Some(member)),
         }
     }
 

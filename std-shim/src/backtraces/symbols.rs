@@ -167,7 +167,7 @@ fn role(name: &str, file: &str) -> Role {
             && [
                 "gopark_core::join::detached",
                 "gopark::goroutine::catching",
-                "gopark::goroutine::run",
+                "gopark::scope::",
                 "gopark::thread::scope::",
             ]
             .iter()
@@ -196,7 +196,7 @@ fn role_by_file(name: &str, file: &str) -> Role {
     match (below(gopark), below(core)) {
         _ if STD.iter().any(|krate| in_std(krate)) => Role::Std,
         (_, Some("join.rs")) if name.starts_with("run") => Role::Entry,
-        (_, Some("join.rs")) | (Some("goroutine.rs" | "thread/scope.rs"), _)
+        (_, Some("join.rs")) | (Some("goroutine.rs" | "scope.rs" | "thread/scope.rs"), _)
             if name.starts_with("{closure") =>
         {
             Role::Start
@@ -349,10 +349,10 @@ mod tests {
                 Role::Start,
             ),
             (
-                "gopark::goroutine::run::<(), server::main::{closure#0}>::{closure#0}",
+                "gopark::scope::Group::start::<(), server::main::{closure#0}>::{closure#0}",
                 Role::Start,
             ),
-            ("gopark::goroutine::run", Role::Gopark),
+            ("gopark::scope::run", Role::Gopark),
         ] {
             assert_eq!(super::role(name, ""), role, "{name}");
         }

@@ -7,7 +7,8 @@ use crate::goroutine::JoinHandle;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
 pub use gopark_core::select::Limit;
-use gopark_core::select::{Case, TimeArm};
+use gopark_core::select::{CancelledArm, Case, TimeArm};
+use gopark_core::withdraw::Cancelled;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,16 +37,29 @@ impl<T: Send> JoinArm<'_, T> {
     }
 
     /// What [`JoinHandle::join`] returns.
-    ///
-    /// # Panics
-    ///
-    /// If no select has returned this case.
     pub fn finish(self) -> thread::Result<T> {
-        self.0
-            .join
-            .take()
-            .expect("finish without a select that has returned the join")
+        // It was selected and has not returned: the caller is cancelled.
+        let cancelled = || Err(Box::new(Cancelled) as _);
+        self.0.join.take().unwrap_or_else(cancelled)
     }
+}
+
+/// That the caller is cancelled, for one select.
+pub struct CallerArm(CancelledArm);
+
+/// That the caller is cancelled, for one select.
+pub fn cancelled() -> CallerArm {
+    CallerArm(CancelledArm::default())
+}
+
+impl CallerArm {
+    /// The case for the select.
+    pub fn case(&self) -> Case<'_> {
+        self.0.case()
+    }
+
+    /// Nothing: the caller is cancelled.
+    pub fn finish(self) {}
 }
 
 /// A time, for one select.

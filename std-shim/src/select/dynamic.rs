@@ -1,6 +1,6 @@
 //! A select over a list that is made at run time.
 
-use super::arms::{AtArm, JoinArm, until};
+use super::arms::{AtArm, CallerArm, JoinArm, cancelled, until};
 use super::{Limit, acceptable, at, join, pick, readable, recv, send, within, writable};
 use crate::chan::{Receiver, RecvError, SendError, Sender};
 use crate::global::Global;
@@ -90,6 +90,7 @@ arm!([T] SendArm<'_, T, Global>, Result<(), SendError<T>>);
 arm!([T: Send] JoinArm<'_, T>, thread::Result<T>);
 arm!([] SocketArm<'_>, io::Result<()>);
 arm!([] AtArm, ());
+arm!([] CallerArm, ());
 
 impl<O> Default for Select<'_, O> {
     fn default() -> Self {
@@ -248,6 +249,22 @@ impl<'a, O> Select<'a, O> {
         then: impl FnOnce(io::Result<()>) -> O + 'a,
     ) -> &mut Self {
         self.add(writable(socket), then)
+    }
+
+    /// Adds the case that the goroutine is [cancelled](crate::sync::Cancel).
+    ///
+    /// ```
+    /// use gopark::Select;
+    /// use gopark::sync::Cancel;
+    ///
+    /// let cancel = Cancel::new();
+    /// cancel.cancel();
+    /// let mut select = Select::new();
+    /// select.cancelled(|| "cancelled");
+    /// assert_eq!(cancel.run(|| select.wait()), "cancelled");
+    /// ```
+    pub fn cancelled(&mut self, then: impl FnOnce() -> O + 'a) -> &mut Self {
+        self.add(cancelled(), |()| then())
     }
 
     /// Adds a wait until an accept would not wait, as [`readable`](Self::readable).

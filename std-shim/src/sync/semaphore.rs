@@ -3,6 +3,7 @@
 use crate::global::Global;
 use crate::runtime::time_limit;
 use gopark_core::semaphore::RawSemaphore;
+use gopark_core::withdraw::Cancelled;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 ///     .map(|_| {
 ///         let connections = connections.clone();
 ///         gopark::go(move || {
-///             let _permit = connections.acquire();
+///             let _permit = connections.acquire().unwrap();
 ///             gopark::yield_now(); // At most two goroutines are here at a time.
 ///         })
 ///     })
@@ -42,7 +43,7 @@ impl RefUnwindSafe for Semaphore {}
 ///
 /// ```
 /// let semaphore = gopark::sync::Semaphore::new(1);
-/// let permit = semaphore.acquire();
+/// let permit = semaphore.acquire().unwrap();
 /// assert_eq!(semaphore.available_permits(), 0);
 /// drop(permit);
 /// assert_eq!(semaphore.available_permits(), 1);
@@ -60,7 +61,7 @@ pub struct Permit<'a> {
 /// use gopark::sync::{Arc, Semaphore};
 ///
 /// let semaphore = Arc::new(Semaphore::new(1));
-/// let permit = semaphore.acquire_owned();
+/// let permit = semaphore.acquire_owned().unwrap();
 /// let worker = gopark::go(move || drop(permit));
 /// worker.join().unwrap();
 /// assert_eq!(semaphore.available_permits(), 1);
@@ -85,45 +86,57 @@ impl Semaphore {
 
     /// Takes one permit, after waiting for it.
     ///
+    /// # Errors
+    ///
+    /// If the caller is [cancelled](crate::sync::Cancel).
+    ///
     /// ```
     /// let semaphore = gopark::sync::Semaphore::new(1);
-    /// let _permit = semaphore.acquire();
+    /// let _permit = semaphore.acquire().unwrap();
     /// assert!(semaphore.try_acquire().is_none());
     /// ```
     #[doc(alias = "semacquire")]
-    pub fn acquire(&self) -> Permit<'_> {
+    pub fn acquire(&self) -> Result<Permit<'_>, Cancelled> {
         self.acquire_many(1)
     }
 
     /// Takes `n` permits together, after waiting until there are as many. It waits without end if
     /// the semaphore never has as many.
     ///
+    /// # Errors
+    ///
+    /// If the caller is [cancelled](crate::sync::Cancel).
+    ///
     /// ```
     /// let semaphore = gopark::sync::Semaphore::new(3);
-    /// let _permits = semaphore.acquire_many(2);
+    /// let _permits = semaphore.acquire_many(2).unwrap();
     /// assert_eq!(semaphore.available_permits(), 1);
     /// ```
-    pub fn acquire_many(&self, n: usize) -> Permit<'_> {
-        self.0.acquire(n);
-        self.permit(n)
+    pub fn acquire_many(&self, n: usize) -> Result<Permit<'_>, Cancelled> {
+        self.0.acquire_or_cancel(n, None)?;
+        Ok(self.permit(n))
     }
 
     /// Takes one permit, after waiting for it, that can outlive the borrow of the semaphore.
+    ///
+    /// # Errors
+    ///
+    /// If the caller is [cancelled](crate::sync::Cancel).
     ///
     /// ```
     /// use gopark::sync::{Arc, Semaphore};
     ///
     /// let semaphore = Arc::new(Semaphore::new(1));
-    /// let permit = semaphore.acquire_owned();
+    /// let permit = semaphore.acquire_owned().unwrap();
     /// drop(semaphore);
     /// drop(permit);
     /// ```
-    pub fn acquire_owned(self: &Arc<Self>) -> OwnedPermit {
-        self.0.acquire(1);
-        OwnedPermit {
+    pub fn acquire_owned(self: &Arc<Self>) -> Result<OwnedPermit, Cancelled> {
+        self.0.acquire_or_cancel(1, None)?;
+        Ok(OwnedPermit {
             semaphore: self.clone(),
             count: 1,
-        }
+        })
     }
 
     /// Takes one permit, if there is one and no caller waits.
@@ -139,7 +152,7 @@ impl Semaphore {
     }
 
     /// As [`acquire`](Self::acquire), but waits for `limit` at most. Returns `None` if there was no
-    /// permit until then.
+    /// permit until then, or the caller is cancelled.
     ///
     /// ```
     /// use std::time::Duration;
@@ -150,14 +163,8 @@ impl Semaphore {
     /// assert!(semaphore.acquire_timeout(limit).is_none());
     /// ```
     pub fn acquire_timeout(&self, limit: Duration) -> Option<Permit<'_>> {
-        let acquired = match time_limit(limit) {
-            Some(deadline) => self.0.acquire_until(1, deadline),
-            None => {
-                self.0.acquire(1);
-                true
-            }
-        };
-        acquired.then(|| self.permit(1))
+        let acquired = self.0.acquire_or_cancel(1, time_limit(limit));
+        (acquired == Ok(true)).then(|| self.permit(1))
     }
 
     /// Adds `n` permits.
@@ -198,7 +205,7 @@ impl Permit<'_> {
     ///
     /// ```
     /// let semaphore = gopark::sync::Semaphore::new(1);
-    /// semaphore.acquire().forget();
+    /// semaphore.acquire().unwrap().forget();
     /// assert_eq!(semaphore.available_permits(), 0);
     /// ```
     pub fn forget(mut self) {
@@ -213,7 +220,7 @@ impl OwnedPermit {
     /// use gopark::sync::{Arc, Semaphore};
     ///
     /// let semaphore = Arc::new(Semaphore::new(1));
-    /// semaphore.acquire_owned().forget();
+    /// semaphore.acquire_owned().unwrap().forget();
     /// assert_eq!(semaphore.available_permits(), 0);
     /// ```
     pub fn forget(mut self) {

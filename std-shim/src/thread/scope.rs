@@ -5,14 +5,11 @@
 )]
 
 use super::Builder;
-use crate::builder::sched;
-use crate::global::Global;
 use crate::goroutine::catching;
 use crate::park::{Thread, attachment};
+use crate::scope::Group;
 use gopark_core::join::{Join, Options};
 use gopark_core::stack::Exhausted;
-use gopark_core::wait_group::RawWaitGroup;
-use gopark_core::watch::Wait;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -23,16 +20,10 @@ use std::thread;
 
 /// Where goroutines start that may borrow: [`std::thread::Scope`]. [`scope`] makes one.
 pub struct Scope<'scope, 'env: 'scope> {
-    shared: Arc<Shared>,
+    group: Arc<Group>,
+    panicked: Arc<AtomicBool>,
     scope: PhantomData<&'scope mut &'scope ()>,
     env: PhantomData<&'env mut &'env ()>,
-}
-
-/// What a scope shares with its goroutines, which may return after the scope has ended.
-struct Shared {
-    running: RawWaitGroup<Global>,
-    /// Whether a panic was dropped that no join has returned.
-    panicked: AtomicBool,
 }
 
 /// Calls `f` with a scope, and waits until all goroutines that were started in the scope have
@@ -61,19 +52,17 @@ where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
     let scope = Scope {
-        shared: Arc::new(Shared {
-            running: RawWaitGroup::new(Global),
-            panicked: AtomicBool::new(false),
-        }),
+        group: Group::new(),
+        panicked: Arc::new(AtomicBool::new(false)),
         scope: PhantomData,
         env: PhantomData,
     };
     // The goroutines may borrow what a panic of `f` would free.
     let result = panic::catch_unwind(AssertUnwindSafe(|| f(&scope)));
-    scope.shared.running.wait_as(Wait::Scope);
+    scope.group.wait();
     match result {
         Err(payload) => panic::resume_unwind(payload),
-        Ok(_) if scope.shared.panicked.load(Ordering::Relaxed) => {
+        Ok(_) if scope.panicked.load(Ordering::Relaxed) => {
             panic!("a goroutine of the scope has panicked")
         }
         Ok(result) => result,
@@ -116,17 +105,14 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let running = Running::new(self.shared.clone());
-        let body = move || {
-            let result = Ended {
-                result: Some(catching(f)()),
-                shared: running.0.clone(),
-            };
-            (result, running)
+        let panicked = self.panicked.clone();
+        let body = move || Ended {
+            result: Some(catching(f)()),
+            panicked,
         };
-        // SAFETY: `scope` does not return before `running` is 0, whether or not its closure panics.
-        // Until then all that `'scope` stands for lives. The handle cannot outlive `'scope`.
-        let join = unsafe { sched().go_scoped(options, body, site) };
+        // SAFETY: `scope` calls `wait` before it returns or unwinds. Until then all that `'scope`
+        // stands for lives. The handle cannot outlive `'scope`.
+        let join = unsafe { self.group.start(options, body, site) };
         Ok(ScopedJoinHandle {
             join: join?,
             thread: OnceLock::new(),
@@ -138,37 +124,21 @@ impl<'scope> Scope<'scope, '_> {
 impl fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope")
-            .field("running", &self.shared.running.count())
+            .field("running", &self.group.count())
             .finish_non_exhaustive()
-    }
-}
-
-/// A goroutine that the scope waits for. It drops this last.
-struct Running(Arc<Shared>);
-
-impl Running {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.running.add(1);
-        Running(shared)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.done();
     }
 }
 
 /// How a goroutine ended. A panic that is dropped here was not returned by a join.
 struct Ended<T> {
     result: Option<thread::Result<T>>,
-    shared: Arc<Shared>,
+    panicked: Arc<AtomicBool>,
 }
 
 impl<T> Drop for Ended<T> {
     fn drop(&mut self) {
         if matches!(self.result, Some(Err(_))) {
-            self.shared.panicked.store(true, Ordering::Relaxed);
+            self.panicked.store(true, Ordering::Relaxed);
         }
     }
 }

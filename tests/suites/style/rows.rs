@@ -101,10 +101,11 @@ pub(crate) const ROWS: [&[&str]; 8] = [
     &["retake", "p", "poller", "polldesc", "metrics", "m"],
     &["sched", "runtime"],
     &[
+        "permits",
+        "withdraw",
         "select",
         "locked_queue",
         "latch",
-        "permits",
         "netpoll",
         "join",
         "local",
@@ -112,6 +113,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "blocking",
     ],
     &[
+        "cancel",
         "chan",
         "alarm",
         "mutex",
@@ -142,8 +144,10 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
     ],
     &["builder", "global"],
     &[
+        "cancel",
         "park",
         "goroutine",
+        "scope",
         "thread",
         "inspect",
         "net",

@@ -1,0 +1,453 @@
+//! Cancelling: whom a cancel reaches, and when.
+//!
+//! A [`Cancel`] has members (goroutines that run in it), waiters (those that wait for it to be
+//! cancelled) and children, which are cancelled with it. Its state changes once, under its gate:
+//!
+//! | cause | members | a new member | a new child | timer |
+//! |---|---|---|---|---|
+//! | none | run | runs | is not cancelled | armed if there is a deadline |
+//! | some | fail (`withdraw`) | fails at once | is cancelled at once | does not fire, or does nothing |
+//!
+//! The race: a child or a member joins while the canceller walks. It joins under the gate. Either
+//! the canceller finds it, or it finds the cause.
+//!
+//! A walk holds the gate for a batch of members at a time. Members that were cancelled move to a
+//! list of their own, so the walk ends, however many leave or join meanwhile. No walk holds two
+//! gates.
+//!
+//! The heap has one reference count of the node while the timer is armed, as for an
+//! [`alarm`](crate::alarm). The timer is disarmed when the last `Cancel` is dropped.
+#![allow(unsafe_code, reason = "members and timers refer to nodes by address")]
+
+use crate::choice::{End, WaitNode, WaitQueue};
+use crate::must::Must;
+use crate::os::Nanos;
+use crate::sched::Sched;
+use crate::select::{Arm, Attempt, CancelledArm, Case, Gate, Limit, OnCancel};
+use crate::sync::{AtomicU8, AtomicUsize, Ordering, UnsafeCell};
+use crate::timer::{Heap, Timer};
+use crate::waiter::WaiterList;
+use crate::withdraw::{Cancelled, Member, Members, Operations};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+/// How many members are cancelled for each time that the gate is held.
+const BATCH: usize = if cfg!(any(test, fuzzing)) { 2 } else { 32 };
+
+/// Why a [`Cancel`] is cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// [`Cancel::cancel`] was called.
+    Asked,
+    /// Its own deadline has passed.
+    Deadline,
+    /// The one that it is a child of was cancelled.
+    Parent,
+}
+
+const NONE: u8 = 0;
+
+impl Cause {
+    fn number(self) -> u8 {
+        match self {
+            Cause::Asked => 1,
+            Cause::Deadline => 2,
+            Cause::Parent => 3,
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        match number {
+            NONE => None,
+            1 => Some(Cause::Asked),
+            2 => Some(Cause::Deadline),
+            _ => Some(Cause::Parent),
+        }
+    }
+}
+
+/// What cancels goroutines. Clones are the same one.
+pub struct Cancel(Arc<Node>);
+
+struct Node {
+    sched: &'static Sched,
+    /// How many `Cancel`s there are, those of children included.
+    users: AtomicUsize,
+    /// The number of the cause. Written by the holder of the gate.
+    cause: AtomicU8,
+    gate: Gate,
+    /// Protected by `gate`.
+    state: UnsafeCell<State>,
+    timer: Timer,
+    parent: Option<Cancel>,
+}
+
+struct State {
+    members: Members,
+    cancelled: Members,
+    waiters: WaitQueue,
+    /// By their addresses.
+    children: BTreeMap<usize, Weak<Node>>,
+    /// When the timer is due. `None` if it is not armed.
+    due: Option<Nanos>,
+    seq: u32,
+    /// The heap that the timer was armed in last. `None` once it was disarmed.
+    heap: Option<&'static Heap>,
+}
+
+// SAFETY: the gate protects the state; what it refers to may be used by any thread.
+unsafe impl Send for Node {}
+// SAFETY: as above.
+unsafe impl Sync for Node {}
+
+static OPERATIONS: Operations = Operations {
+    poll_wait: Sched::poll_wait_as,
+    acquire: Member::acquire,
+    wait: Member::wait,
+};
+
+impl Cancel {
+    /// One that is no child of another.
+    pub fn new(sched: &'static Sched) -> Self {
+        Self::make(sched, None)
+    }
+
+    /// The one that the caller is a member of: the innermost, if there are several.
+    pub fn current(sched: &Sched) -> Option<Self> {
+        let node = sched.member()?.owner().cast::<Node>();
+        // SAFETY: `run` has stored the address of an Arc's content, and keeps a count of it.
+        let node = unsafe {
+            Arc::increment_strong_count(node.as_ptr());
+            Arc::from_raw(node.as_ptr())
+        };
+        node.users.fetch_add(1, Ordering::Relaxed);
+        Some(Cancel(node))
+    }
+
+    /// One that is cancelled when this one is.
+    pub fn child(&self) -> Self {
+        let child = Self::make(self.0.sched, Some(self.clone()));
+        let key = Arc::as_ptr(&child.0).addr();
+        let is_cancelled = self.0.with(|state| {
+            let is_cancelled = self.is_cancelled();
+            if !is_cancelled {
+                state.children.insert(key, Arc::downgrade(&child.0));
+            }
+            is_cancelled
+        });
+        if is_cancelled {
+            child.0.sched.cancel(&child.0, Cause::Parent);
+        }
+        child
+    }
+
+    fn make(sched: &'static Sched, parent: Option<Cancel>) -> Self {
+        Cancel(Arc::new_cyclic(|this: &Weak<Node>| Node {
+            sched,
+            users: AtomicUsize::new(1),
+            cause: AtomicU8::new(NONE),
+            gate: Gate::new(()),
+            state: UnsafeCell::new(State {
+                members: Members::new(),
+                cancelled: Members::new(),
+                waiters: WaitQueue::new(),
+                children: BTreeMap::new(),
+                due: None,
+                seq: 0,
+                heap: None,
+            }),
+            // Where `Arc::into_raw` will point.
+            timer: Timer::new(NonNull::new(this.as_ptr().cast_mut().cast()).must("an Arc is null")),
+            parent,
+        }))
+    }
+
+    /// Cancels the members, those of its children and of theirs, and wakes the waiters. Returns
+    /// false if it was cancelled before.
+    pub fn cancel(&self) -> bool {
+        self.0.sched.cancel(&self.0, Cause::Asked)
+    }
+
+    /// Why it is cancelled, if it is.
+    pub fn cause(&self) -> Option<Cause> {
+        // Acquire pairs with the Release in `begin`.
+        Cause::of(self.0.cause.load(Ordering::Acquire))
+    }
+
+    /// Whether it is cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cause().is_some()
+    }
+
+    /// Cancels it when the monotonic clock shows `when`, or at once if it is later already. An
+    /// earlier deadline is forgotten. `None`: no deadline.
+    pub fn set_deadline(&self, when: Option<Nanos>) {
+        let node = &self.0;
+        if when.is_some_and(|when| when <= node.sched.now()) {
+            node.sched.cancel(node, Cause::Deadline);
+        }
+        let fresh = node.sched.timers();
+        let moved = node.with(|state| {
+            Node::disarm(node, state);
+            match when {
+                Some(when) if !self.is_cancelled() => Node::arm(node, state, fresh, when.max(1)),
+                _ => None,
+            }
+        });
+        if let Some(heap) = moved {
+            node.sched.look_again(heap);
+        }
+    }
+
+    /// The deadline.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.0.with(|state| state.due)
+    }
+
+    /// Calls `f` with the calling goroutine or thread as a member.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
+        let node = &self.0;
+        let member = Member::new(&OPERATIONS, NonNull::from(&**node).cast());
+        let _stay = Stay::begin(node, &member);
+        node.sched.enter(Some(&member), f)
+    }
+
+    /// Waits until it is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// If the caller is cancelled first.
+    pub fn wait(&self) -> Result<(), Cancelled> {
+        let caller = CancelledArm::default();
+        let cases = [self.case(), caller.case()];
+        match self.0.sched.select(&cases, true, Limit::Never) {
+            Some(0) => Ok(()),
+            _ => Err(Cancelled),
+        }
+    }
+
+    /// That it is cancelled, as a case of a [select](Sched::select).
+    pub fn case(&self) -> Case<'_> {
+        Case::new(&*self.0)
+    }
+}
+
+impl Clone for Cancel {
+    fn clone(&self) -> Self {
+        self.0.users.fetch_add(1, Ordering::Relaxed);
+        Cancel(self.0.clone())
+    }
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        // AcqRel: what the others have done comes before the disarming.
+        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.with(|state| Node::disarm(&self.0, state));
+        }
+    }
+}
+
+/// The membership of a goroutine, while it lasts.
+struct Stay<'a>(&'a Node, &'a Member);
+
+impl<'a> Stay<'a> {
+    fn begin(node: &'a Node, member: &'a Member) -> Self {
+        node.with(|state| {
+            let list = match node.cause.load(Ordering::Relaxed) {
+                NONE => &mut state.members,
+                _ => {
+                    // It has published nothing, so there is no waiter.
+                    _ = member.cancel();
+                    &mut state.cancelled
+                }
+            };
+            // SAFETY: the member is new, and stays until `drop`.
+            unsafe { list.push(member) };
+        });
+        Stay(node, member)
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        let Stay(node, member) = self;
+        node.with(|state| {
+            let list = match member.is_cancelled() {
+                false => &mut state.members,
+                true => &mut state.cancelled,
+            };
+            // SAFETY: cancelled members are in that list, and others in this one.
+            unsafe { list.remove(member) };
+        });
+        member.left();
+    }
+}
+
+impl Node {
+    fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
+        let _gate = self.gate.lock();
+        // SAFETY: the gate is locked.
+        f(unsafe { &mut *self.state.get() })
+    }
+
+    /// Sets the cause. Returns the children, or `None` if there was a cause.
+    fn begin(&self, cause: Cause) -> Option<BTreeMap<usize, Weak<Node>>> {
+        self.with(|state| {
+            if self.cause.load(Ordering::Relaxed) != NONE {
+                return None;
+            }
+            self.cause.store(cause.number(), Ordering::Release);
+            Some(core::mem::take(&mut state.children))
+        })
+    }
+
+    /// Cancels some members and waiters. Returns whether there may be more.
+    fn cancel_batch(&self, woken: &mut WaiterList) -> bool {
+        self.with(|state| {
+            for _ in 0..BATCH {
+                if let Some(member) = state.members.pop() {
+                    woken.extend(member.cancel());
+                    // SAFETY: it has left the other list, and stays until it is removed.
+                    unsafe { state.cancelled.push(member) };
+                } else if let Some(chosen) = state.waiters.pop() {
+                    woken.extend(chosen.waiter);
+                } else {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    /// Arms the timer. The heap owns one reference from here on.
+    fn arm(
+        this: &Arc<Self>,
+        state: &mut State,
+        heap: &'static Heap,
+        when: Nanos,
+    ) -> Option<&'static Heap> {
+        state.seq = state.seq.wrapping_add(1);
+        state.due = Some(when);
+        state.heap = Some(heap);
+        _ = Arc::into_raw(this.clone());
+        // SAFETY: the reference keeps the timer in place until the callback runs, or `disarm` takes
+        // it back after `remove`. The gate orders calls for this timer.
+        unsafe { this.timer.arm(heap, when, state.seq, fire) }
+    }
+
+    fn disarm(this: &Arc<Self>, state: &mut State) {
+        state.due = None;
+        if state
+            .heap
+            .take()
+            .is_some_and(|heap| heap.remove(&this.timer))
+        {
+            // SAFETY: the heap had a reference, and its callback will not run.
+            drop(unsafe { Arc::from_raw(Arc::as_ptr(this)) });
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(parent) = &self.parent {
+            let key = core::ptr::from_ref(self).addr();
+            let child = parent.0.with(|state| state.children.remove(&key));
+            drop(child);
+        }
+    }
+}
+
+impl Sched {
+    fn cancel(&'static self, node: &Arc<Node>, cause: Cause) -> bool {
+        cancel(node, cause, |woken| self.ready_list(woken))
+    }
+}
+
+/// Cancels `first` and its descendants. `ready` gets the waiters of each batch.
+fn cancel(first: &Arc<Node>, cause: Cause, mut ready: impl FnMut(WaiterList)) -> bool {
+    let Some(children) = first.begin(cause) else {
+        return false;
+    };
+    let mut reached = Vec::from_iter([(first.clone(), children)]);
+    while let Some((node, children)) = reached.pop() {
+        for child in children.into_values().filter_map(|child| child.upgrade()) {
+            if let Some(children) = child.begin(Cause::Parent) {
+                reached.push((child, children));
+            }
+        }
+        loop {
+            let mut woken = WaiterList::new();
+            let more = node.cancel_batch(&mut woken);
+            ready(woken);
+            if !more {
+                break;
+            }
+        }
+    }
+    true
+}
+
+/// The callback of a deadline.
+unsafe fn fire(node: NonNull<()>, seq: u32, woken: &mut WaiterList) {
+    // SAFETY: `arm` gave the heap this reference.
+    let node = unsafe { Arc::from_raw(node.cast::<Node>().as_ptr()) };
+    let is_due = node.with(|state| state.seq == seq && state.due.take().is_some());
+    if is_due {
+        cancel(&node, Cause::Deadline, |mut batch| {
+            while let Some(waiter) = batch.pop() {
+                woken.push(waiter);
+            }
+        });
+    }
+}
+
+impl Arm for Node {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn packet(&self) -> NonNull<()> {
+        NonNull::dangling()
+    }
+
+    unsafe fn attempt(&self) -> Attempt {
+        match self.cause.load(Ordering::Relaxed) {
+            NONE => Attempt::Blocked,
+            _ => Attempt::Done(None),
+        }
+    }
+
+    fn on_cancel(&self) -> OnCancel {
+        OnCancel::Ignore
+    }
+
+    unsafe fn enqueue(&self, node: &WaitNode) {
+        // SAFETY: the caller has locked the gate, and keeps the node.
+        unsafe { (*self.state.get()).waiters.push(node, End::Back) };
+    }
+
+    unsafe fn dequeue(&self, node: &WaitNode) {
+        // SAFETY: the caller has locked the gate. Only `enqueue` has queued the node.
+        unsafe { (*self.state.get()).waiters.remove(node) };
+    }
+}
+
+impl Sched {
+    /// Runs `f` so that no cancel that the caller is a member of ends its waits.
+    pub fn shield<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.enter(None, f)
+    }
+
+    /// Fails if the caller is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// If it is.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        self.check_cancelled()
+    }
+}

@@ -1,0 +1,553 @@
+//! Goroutines that borrow from their caller, are cancelled together, and end before it goes on.
+#![allow(
+    unsafe_code,
+    reason = "goroutines borrow from a frame that waits for them"
+)]
+
+use crate::builder::sched;
+use crate::cancel::Cancel;
+use crate::global::Global;
+use crate::goroutine::catching;
+use crate::park::{Thread, attachment};
+use gopark_core::join::{Join, Options};
+use gopark_core::semaphore::RawSemaphore;
+use gopark_core::stack::Exhausted;
+use gopark_core::wait_group::RawWaitGroup;
+use gopark_core::watch::Wait;
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+
+/// The goroutines that borrow from one frame. They may return after it has gone on.
+pub(crate) struct Group {
+    running: RawWaitGroup<Global>,
+    /// How many may run at once. Unset: any number.
+    places: OnceLock<RawSemaphore<Global>>,
+}
+
+impl Group {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Group {
+            running: RawWaitGroup::new(Global),
+            places: OnceLock::new(),
+        })
+    }
+
+    /// Starts a goroutine that runs `f`. Waits for a place first, if there is a limit.
+    ///
+    /// # Safety
+    ///
+    /// The caller calls `wait` before what `f` and its result borrow ends, whether or not it
+    /// unwinds. The handle is dropped or forgotten before that.
+    pub(crate) unsafe fn start<F, R>(
+        self: &Arc<Self>,
+        options: Options,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> R + Send,
+        R: Send,
+    {
+        let running = Running::new(self.clone());
+        // SAFETY: the caller's promise: `wait` returns after `running` was dropped.
+        unsafe { sched().go_scoped(options, move || (f(), running), site) }
+    }
+
+    /// Waits until all have returned and dropped the results that no handle wants.
+    pub(crate) fn wait(&self) {
+        self.running.wait_as(Wait::Scope);
+    }
+
+    /// How many are running.
+    pub(crate) fn count(&self) -> usize {
+        self.running.count()
+    }
+}
+
+/// One that a group waits for. Its goroutine drops this last.
+struct Running(Arc<Group>);
+
+impl Running {
+    fn new(group: Arc<Group>) -> Self {
+        if let Some(places) = group.places.get() {
+            places.acquire(1);
+        }
+        group.running.add(1);
+        Running(group)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(places) = self.0.places.get() {
+            places.release(1);
+        }
+        self.0.running.done();
+    }
+}
+
+type Payload = Box<dyn Any + Send>;
+
+/// Where goroutines start that may borrow, and that are cancelled together. [`scope`] makes one.
+pub struct Scope<'scope, 'env: 'scope> {
+    group: Arc<Group>,
+    shared: Arc<Shared>,
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+struct Shared {
+    cancel: Cancel,
+    /// The panic that came first.
+    panic: Mutex<Option<Payload>>,
+}
+
+impl Shared {
+    fn panicked(&self, payload: Payload) {
+        let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(payload);
+        drop(first);
+        self.cancel.cancel();
+    }
+}
+
+/// Calls `f` with a scope, and waits until all goroutines that were started in the scope have
+/// returned. Returns what `f` returns.
+///
+/// The goroutines may borrow what outlives the scope. They and `f` are members of the scope's
+/// [`Cancel`]: [`Scope::cancel`] ends their waits, and so does a cancel of the caller, and a panic
+/// of one of them.
+///
+/// It is Trio's nursery, and [`thread::scope`](crate::thread::scope()) with cancelling. In a
+/// goroutine it parks; on an ordinary thread it blocks the thread.
+///
+/// # Panics
+///
+/// With the panic of a goroutine of the scope or of `f`: the first one, after all have returned.
+///
+/// ```
+/// use gopark::chan;
+///
+/// let words = ["one", "two", "three"];
+/// let total = gopark::scope(|s| {
+///     let lengths = words.map(|word| s.go(move || word.len()));
+///     s.go(|| chan::never::<()>().recv()); // Waits until it is cancelled.
+///     let total: usize = lengths.map(|length| length.join().unwrap()).iter().sum();
+///     s.cancel();
+///     total
+/// });
+/// assert_eq!(total, 11);
+/// ```
+#[track_caller]
+pub fn scope<'env, R>(f: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> R) -> R {
+    let cancel = Cancel::below_current();
+    let panic = Mutex::new(None);
+    let scope = Scope {
+        group: Group::new(),
+        shared: Arc::new(Shared { cancel, panic }),
+        scope: PhantomData,
+        env: PhantomData,
+    };
+    let shared = &scope.shared;
+    let run = || shared.cancel.run(|| f(&scope));
+    // The goroutines may borrow what a panic of `f` would free.
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    let result = result.map_err(|payload| shared.panicked(payload));
+    scope.group.wait();
+    let first = shared
+        .panic
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match (result, first) {
+        (_, Some(payload)) => panic::resume_unwind(payload),
+        (Ok(result), None) => result,
+        (Err(()), None) => unreachable!("a panic was kept"),
+    }
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Starts a goroutine that runs `f`, which may borrow what outlives the scope.
+    ///
+    /// If `f` panics, the scope is cancelled.
+    ///
+    /// # Panics
+    ///
+    /// If no stack is available, as in [`go`](crate::go()).
+    ///
+    /// ```
+    /// let text = String::from("borrowed");
+    /// let length = gopark::scope(|s| s.go(|| text.len()).join().unwrap());
+    /// assert_eq!(length, 8);
+    /// ```
+    #[track_caller]
+    pub fn go<F, T>(&'scope self, f: F) -> ScopedHandle<'scope, T>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        match self.start(Options::default(), f, Location::caller()) {
+            Ok(handle) => handle,
+            Err(exhausted) => panic!("gopark::scope: {exhausted}"),
+        }
+    }
+
+    /// As [`go`](Self::go), with a name for dumps and reports.
+    ///
+    /// ```
+    /// gopark::scope(|s| {
+    ///     let named = s.go_named("importer", || gopark::thread::current());
+    ///     assert_eq!(named.join().unwrap().name(), Some("importer"));
+    /// });
+    /// ```
+    #[track_caller]
+    pub fn go_named<F, T>(&'scope self, name: &str, f: F) -> ScopedHandle<'scope, T>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let options = Options {
+            name: Some(name.into()),
+            ..Options::default()
+        };
+        match self.start(options, f, Location::caller()) {
+            Ok(handle) => handle,
+            Err(exhausted) => panic!("gopark::scope: {exhausted}"),
+        }
+    }
+
+    pub(crate) fn start<F, T>(
+        &'scope self,
+        options: Options,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<ScopedHandle<'scope, T>, Exhausted>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let shared = self.shared.clone();
+        let body = move || {
+            let result = shared.cancel.run(catching(f));
+            result.map_err(|payload| shared.panicked(payload)).ok()
+        };
+        // SAFETY: `scope` calls `wait` before it returns or unwinds. Until then all that `'scope`
+        // stands for lives. The handle cannot outlive `'scope`.
+        let join = unsafe { self.group.start(options, body, site) }?;
+        Ok(ScopedHandle {
+            join,
+            thread: OnceLock::new(),
+            scope: PhantomData,
+        })
+    }
+
+    /// Cancels the goroutines of the scope and its closure. Those that are started later are
+    /// cancelled from the start. Returns false if the scope was cancelled before.
+    ///
+    /// ```
+    /// gopark::scope(|s| {
+    ///     s.go(|| gopark::sleep(std::time::Duration::from_secs(3600)));
+    ///     s.cancel();
+    /// });
+    /// ```
+    pub fn cancel(&self) -> bool {
+        self.shared.cancel.cancel()
+    }
+
+    /// Returns the scope's [`Cancel`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// gopark::scope(|s| {
+    ///     s.token().set_timeout(Duration::from_millis(2));
+    ///     s.go(|| gopark::sleep(Duration::from_secs(3600)));
+    /// });
+    /// ```
+    pub fn token(&self) -> &Cancel {
+        &self.shared.cancel
+    }
+
+    /// Lets at most `n` goroutines of the scope run at the same time: [`go`](Self::go) then waits
+    /// until one has returned. Go's `errgroup.SetLimit`.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is 0, if the scope has a limit, or if goroutines of the scope run.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    ///
+    /// let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    /// gopark::scope(|s| {
+    ///     s.limit(3);
+    ///     for _ in 0..20 {
+    ///         s.go(|| {
+    ///             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    ///             gopark::yield_now();
+    ///             running.fetch_sub(1, Ordering::SeqCst);
+    ///         });
+    ///     }
+    /// });
+    /// assert!(most.into_inner() <= 3);
+    /// ```
+    #[track_caller]
+    pub fn limit(&self, n: usize) {
+        assert!(n > 0, "a scope whose limit is 0 could start no goroutine");
+        let running = self.group.count();
+        assert!(
+            running == 0,
+            "goroutines of the scope run: set its limit before"
+        );
+        let set = self.group.places.set(RawSemaphore::new(n, Global));
+        assert!(set.is_ok(), "the scope has a limit");
+    }
+}
+
+impl fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("running", &self.group.count())
+            .field("cancel", &self.shared.cancel)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle to a goroutine of a [`Scope`]. Without it, the scope waits all the same.
+pub struct ScopedHandle<'scope, T> {
+    join: Join<Option<T>>,
+    thread: OnceLock<Thread>,
+    scope: PhantomData<&'scope ()>,
+}
+
+/// A goroutine of the scope has panicked. Its panic comes out of the scope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ScopePanicked;
+
+impl fmt::Display for ScopePanicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the goroutine has panicked")
+    }
+}
+
+impl std::error::Error for ScopePanicked {}
+
+impl<T> ScopedHandle<'_, T> {
+    /// Waits until the goroutine has returned. Returns its result.
+    ///
+    /// # Errors
+    ///
+    /// A [`Cancelled`](crate::Cancelled) if the caller is cancelled before the goroutine returns;
+    /// the scope still waits for it. A [`ScopePanicked`] if the goroutine panicked: its panic comes
+    /// out of the scope.
+    ///
+    /// ```
+    /// let sum = gopark::scope(|s| s.go(|| 1 + 1).join().unwrap());
+    /// assert_eq!(sum, 2);
+    /// ```
+    #[track_caller]
+    pub fn join(self) -> thread::Result<T> {
+        match self.join.join_or_cancel() {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(Box::new(ScopePanicked)),
+            Err(cancelled) => Err(Box::new(cancelled)),
+        }
+    }
+
+    /// Returns whether the goroutine has returned.
+    ///
+    /// ```
+    /// gopark::scope(|s| {
+    ///     let goroutine = s.go(|| ());
+    ///     while !goroutine.is_finished() {
+    ///         gopark::yield_now();
+    ///     }
+    /// });
+    /// ```
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished()
+    }
+
+    /// Returns the goroutine's number, which dumps and reports print.
+    ///
+    /// ```
+    /// gopark::scope(|s| assert_ne!(s.go(|| ()).id(), s.go(|| ()).id()));
+    /// ```
+    pub fn id(&self) -> u64 {
+        self.join.id()
+    }
+
+    /// Returns a handle to the goroutine, to unpark it.
+    ///
+    /// ```
+    /// gopark::scope(|s| s.go(|| gopark::thread::park()).thread().unpark());
+    /// ```
+    pub fn thread(&self) -> &Thread {
+        self.thread
+            .get_or_init(|| Thread::of(self.join.attached(attachment)))
+    }
+}
+
+impl<T> fmt::Debug for ScopedHandle<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedHandle")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Scope`] whose goroutines can fail. [`try_scope`] makes one.
+pub struct TryScope<'scope, 'env: 'scope, E> {
+    scope: &'scope Scope<'scope, 'env>,
+    first: Arc<Mutex<Option<E>>>,
+}
+
+/// As [`scope`], for goroutines that return a `Result`: the first error cancels the others, and is
+/// returned. Go's `errgroup`.
+///
+/// # Errors
+///
+/// The first error of a goroutine or of `f`.
+///
+/// # Panics
+///
+/// As [`scope`].
+///
+/// ```
+/// use gopark::net::TcpStream;
+/// use std::io::ErrorKind;
+///
+/// let addresses = ["127.0.0.1:1", "127.0.0.1:2"];
+/// let outcome = gopark::try_scope(|s| {
+///     for address in addresses {
+///         s.go(move || TcpStream::connect(address).map(drop));
+///     }
+///     Ok(())
+/// });
+/// assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+/// ```
+#[track_caller]
+pub fn try_scope<'env, R, E: Send + 'static>(
+    f: impl for<'scope> FnOnce(&TryScope<'scope, 'env, E>) -> Result<R, E>,
+) -> Result<R, E> {
+    let first = Arc::new(Mutex::new(None));
+    let result = scope(|scope| {
+        let first = first.clone();
+        let scope = TryScope { scope, first };
+        f(&scope).map_err(|error| scope.fail(error))
+    });
+    let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (result, first) {
+        (_, Some(error)) => Err(error),
+        (Ok(result), None) => Ok(result),
+        (Err(()), None) => unreachable!("an error was kept"),
+    }
+}
+
+fn keep<E>(first: &Mutex<Option<E>>, error: E, cancel: &Cancel) {
+    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+    let late = match &mut *first {
+        Some(_) => Some(error),
+        none => {
+            *none = Some(error);
+            None
+        }
+    };
+    drop(first);
+    cancel.cancel();
+    drop(late);
+}
+
+impl<'scope, 'env, E: Send + 'static> TryScope<'scope, 'env, E> {
+    /// Starts a goroutine that runs `f`. If `f` returns an error, the scope is cancelled.
+    ///
+    /// The handle's `join` returns `None` after an error.
+    ///
+    /// # Panics
+    ///
+    /// As [`Scope::go`].
+    ///
+    /// ```
+    /// let sum = gopark::try_scope(|s| {
+    ///     let parts = ["1", "2", "x"].map(|text| s.go(move || text.parse::<i32>()));
+    ///     Ok(parts.map(|part| part.join().unwrap_or(None)).iter().flatten().sum::<i32>())
+    /// });
+    /// assert!(sum.is_err());
+    /// ```
+    #[track_caller]
+    pub fn go<F, T>(&self, f: F) -> ScopedHandle<'scope, Option<T>>
+    where
+        F: FnOnce() -> Result<T, E> + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let (first, cancel) = (self.first.clone(), self.scope.token().clone());
+        self.scope
+            .go(move || f().map_err(|error| keep(&first, error, &cancel)).ok())
+    }
+
+    fn fail(&self, error: E) {
+        keep(&self.first, error, self.scope.token());
+    }
+
+    /// Returns the scope, to cancel it, to limit it, or to start goroutines that cannot fail.
+    ///
+    /// ```
+    /// gopark::try_scope(|s| {
+    ///     s.scope().limit(2);
+    ///     s.go(|| Ok::<(), std::io::Error>(()));
+    ///     Ok(())
+    /// })
+    /// # .unwrap();
+    /// ```
+    pub fn scope(&self) -> &'scope Scope<'scope, 'env> {
+        self.scope
+    }
+}
+
+impl<E> fmt::Debug for TryScope<'_, '_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.scope.fmt(f)
+    }
+}
+
+/// Runs `main` in a goroutine, waits until it has returned, and returns its result. Starts the
+/// runtime with the defaults if it is not running.
+///
+/// `main` may borrow from the caller. `run` does not wait for other goroutines that `main` has
+/// started: they continue until the process ends. Within a goroutine, `run` starts another one and
+/// parks.
+///
+/// # Panics
+///
+/// With the panic of `main`. If the runtime is not running and cannot be started. If no stack is
+/// available, as in [`go`](crate::go).
+///
+/// ```
+/// let mut numbers = vec![1, 2, 3];
+/// let sum = gopark::run(|| {
+///     numbers.push(4);
+///     numbers.iter().sum::<i32>()
+/// });
+/// assert_eq!(sum, 10);
+/// ```
+#[track_caller]
+pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
+    let group = Group::new();
+    // SAFETY: the handle is joined, and then the group waited for, before this function returns.
+    // Neither unwinds.
+    let join = unsafe { group.start(Options::default(), catching(main), Location::caller()) };
+    let result = match join {
+        Ok(join) => join.join(),
+        Err(exhausted) => panic!("gopark::run: {exhausted}"),
+    };
+    group.wait();
+    match result {
+        Ok(value) => value,
+        Err(payload) => panic::resume_unwind(payload),
+    }
+}
