@@ -104,7 +104,7 @@ unsafe impl Sync for Node {}
 
 static OPERATIONS: Operations = Operations {
     poll_wait: Sched::poll_wait_as,
-    acquire: Member::acquire,
+    lock: Member::lock,
     wait: Member::wait,
 };
 

@@ -298,9 +298,6 @@ impl Fd {
 
     /// Runs `f` under the lock of direction `mode`, after turning a timeout into a deadline.
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
-        self.sched
-            .check_cancelled()
-            .map_err(|_| PollError::Cancelled)?;
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
         if self.side(mode).timeout.load(Ordering::Relaxed) != 0 {

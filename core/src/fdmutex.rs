@@ -99,7 +99,8 @@ impl FdMutex {
         }
     }
 
-    fn sema(&self, mode: Mode) -> &Permits {
+    /// What gives the waiters of a side their turns.
+    pub(crate) fn turns(&self, mode: Mode) -> &Permits {
         match mode {
             Mode::Read => &self.readers,
             Mode::Write => &self.writers,
@@ -133,13 +134,17 @@ impl FdMutex {
         after_use(old - REF)
     }
 
-    /// Locks one side, after waiting for it, and keeps the descriptor open until `unlock`.
+    /// Locks one side, after waiting for it, and keeps the descriptor open until `unlock`. Refused
+    /// if the caller is cancelled: all operations begin here.
     ///
     /// # Panics
     ///
     /// If the descriptor already has 1 048 575 users or waiters.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
+        if sched.check_cancelled().is_err() {
+            return Err(PollError::Cancelled);
+        }
         let old = self.state.load(Ordering::Relaxed);
         let lock = side(mode).lock;
         if old & (CLOSED | lock) == 0 {
@@ -179,9 +184,10 @@ impl FdMutex {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
-                    if !sched.acquire_or_cancel(self.sema(mode)) {
-                        self.leave(mode, sched);
-                        return Err(PollError::Cancelled);
+                    match sched.lock_as_member(self, mode) {
+                        None => self.turns(mode).acquire(sched),
+                        Some(true) => {}
+                        Some(false) => return Err(PollError::Cancelled),
                     }
                     old = self.state.load(Ordering::Relaxed);
                 }
@@ -192,7 +198,7 @@ impl FdMutex {
     /// Leaves the waiters of a side, in whose queue the caller is no longer. If a waker has taken
     /// the caller off the count, its permit comes or is there: the caller passes the wake-up on.
     #[cold]
-    fn leave(&self, mode: Mode, sched: &'static Sched) {
+    pub(crate) fn leave(&self, mode: Mode, sched: &'static Sched) {
         let side = side(mode);
         let next = |old: u64| (old & side.waits != 0).then(|| old - side.wait);
         if self
@@ -200,7 +206,7 @@ impl FdMutex {
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
             .is_err()
         {
-            self.sema(mode).acquire(sched);
+            self.turns(mode).acquire(sched);
             self.wake_next(mode, sched);
         }
     }
@@ -234,7 +240,7 @@ impl FdMutex {
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
             .is_ok()
         {
-            self.sema(mode).release(sched, 1);
+            self.turns(mode).release(sched, 1);
         }
     }
 

@@ -21,6 +21,7 @@
 )]
 
 use crate::fiber::Fiber;
+use crate::must::Must;
 use crate::os::Nanos;
 use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
@@ -116,8 +117,7 @@ struct Extra {
     origin: Origin,
 }
 
-/// What a program attaches to a goroutine.
-pub type Attached = Arc<dyn Any + Send + Sync>;
+type Attached = Box<dyn Any + Send + Sync>;
 
 // SAFETY: all fields are atomics or constants, except `running` and `context`. Only the holder of
 // the `GRef` touches those two, and the goroutine itself while that holder runs it. A `GRef` is
@@ -184,12 +184,20 @@ impl G {
 
     /// What was attached to it. If nothing was, `make` makes it from the goroutine's number and
     /// name.
-    pub(crate) fn attached(
+    ///
+    /// # Panics
+    ///
+    /// If a value of another type was attached.
+    pub(crate) fn attached<T: Clone + Send + Sync + 'static>(
         &self,
-        make: impl FnOnce(u64, Option<Arc<str>>) -> Attached,
-    ) -> Attached {
+        make: impl FnOnce(u64, Option<Arc<str>>) -> T,
+    ) -> T {
         let attached = &self.extra().attached;
-        attached.call_once(|| make(self.id, self.name())).clone()
+        let attached = attached.call_once(|| Box::new(make(self.id, self.name())));
+        let value = attached.downcast_ref::<T>();
+        value
+            .must("values of two types are attached to a goroutine")
+            .clone()
     }
 
     /// The word of the program, null at the goroutine's start.

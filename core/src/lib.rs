@@ -13,9 +13,9 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | `permits` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` `join` `local` `sleep` `blocking` |
+//! | 4 | `permits` `fdmutex` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` `join` `local` `sleep` `blocking` |
 //! | 5 | [`cancel`] `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
-//! | 6 | `fdmutex` [`fd`] |
+//! | 6 | [`fd`] |
 //! | 7 | [`watch`] |
 //!
 //! Row 0 is the contract of a port, the atomics, the one lock and counters. Each module of row 1 is
@@ -95,6 +95,7 @@ pub mod runtime;
 pub mod sched;
 
 pub mod blocking;
+mod fdmutex;
 pub mod join;
 mod latch;
 pub mod local;
@@ -117,6 +118,5 @@ pub mod semaphore;
 pub mod wait_group;
 
 pub mod fd;
-mod fdmutex;
 
 pub mod watch;

@@ -1,7 +1,6 @@
 //! What a program keeps for each goroutine: a word that only the goroutine uses, and a value that
 //! it shares with the holders of its handle.
 
-pub use crate::g::Attached;
 use crate::join::Join;
 use crate::sched::Sched;
 use crate::sync::Ordering;
@@ -26,17 +25,28 @@ impl Sched {
 
     /// What is attached to the calling goroutine. If there is nothing yet, `make` makes it from the
     /// goroutine's number and name; it must not wait. `None` on an ordinary thread.
-    pub fn attached(
+    ///
+    /// # Panics
+    ///
+    /// If a value of another type was attached.
+    pub fn attached<T: Clone + Send + Sync + 'static>(
         &self,
-        make: impl FnOnce(u64, Option<Arc<str>>) -> Attached,
-    ) -> Option<Attached> {
+        make: impl FnOnce(u64, Option<Arc<str>>) -> T,
+    ) -> Option<T> {
         Some(self.current()?.attached(make))
     }
 }
 
 impl<R> Join<R> {
     /// What is attached to the goroutine, as by [`Sched::attached`].
-    pub fn attached(&self, make: impl FnOnce(u64, Option<Arc<str>>) -> Attached) -> Attached {
+    ///
+    /// # Panics
+    ///
+    /// If a value of another type was attached.
+    pub fn attached<T: Clone + Send + Sync + 'static>(
+        &self,
+        make: impl FnOnce(u64, Option<Arc<str>>) -> T,
+    ) -> T {
         self.g().attached(make)
     }
 }

@@ -28,8 +28,14 @@ impl Permits {
 
     /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
     pub(crate) fn acquire(&self, sched: &'static Sched) {
-        // Nothing else ends this wait.
-        _ = self.acquire_by(sched, |choice, wait| sched.wait_until(choice, None, wait));
+        let choice = Choice::new();
+        let node = WaitNode::new(&choice, 0, NonNull::dangling());
+        // SAFETY: node and choice stay until this function returns, which is after `release` has
+        // unlocked: it readies a parked waiter then, and another one locks below.
+        let must_wait = unsafe { self.take_or_queue(sched, &node) };
+        if must_wait && !sched.wait_served(&choice, Wait::Semaphore.encode()) {
+            drop(self.0.lock());
+        }
     }
 
     /// As [`acquire`](Self::acquire), by a wait that a cancel may end. Returns whether it has taken a
@@ -41,17 +47,9 @@ impl Permits {
     ) -> bool {
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
-        {
-            let mut state = self.0.lock();
-            if state.permits > 0 {
-                state.permits -= 1;
-                return true;
-            }
-            // From the push to the end of the wait nothing may unwind.
-            sched.forbid_block_in_fork();
-            // SAFETY: node and choice stay until this function returns, which is after `release`
-            // has unlocked: it readies a parked waiter then, and another one locks below.
-            unsafe { state.waiters.push(&node, End::Back) };
+        // SAFETY: as in `acquire`. After a cancel, the node is removed.
+        if !unsafe { self.take_or_queue(sched, &node) } {
+            return true;
         }
         let ended = wait(&choice, Wait::Semaphore.encode());
         let is_served = ended.outcome != Outcome::Withdrawn;
@@ -60,6 +58,24 @@ impl Permits {
             unsafe { self.0.lock().waiters.remove(&node) };
         }
         is_served
+    }
+
+    /// Takes a permit. If there is none, queues the node and returns true.
+    ///
+    /// # Safety
+    ///
+    /// As for [`WaitQueue::push`].
+    unsafe fn take_or_queue(&self, sched: &'static Sched, node: &WaitNode) -> bool {
+        let mut state = self.0.lock();
+        if state.permits > 0 {
+            state.permits -= 1;
+            return false;
+        }
+        // From the push to the end of the wait nothing may unwind.
+        sched.forbid_block_in_fork();
+        // SAFETY: the caller's promise.
+        unsafe { state.waiters.push(node, End::Back) };
+        true
     }
 
     /// Releases `n` permits, each to the first waiter if there is one.

@@ -18,8 +18,8 @@ impl Sched {
             return;
         }
         let choice = Choice::new();
-        if self.member().is_some() {
-            _ = self.wait_or_cancel(&choice, Some(when), Wait::Sleep(when).encode());
+        let wait = Wait::Sleep(when).encode();
+        if self.wait_as_member(&choice, Some(when), wait).is_some() {
             return;
         }
         if self.current().is_none() {
@@ -33,7 +33,7 @@ impl Sched {
         if let Some(heap) = moved {
             self.look_again(heap);
         }
-        if !self.wait_served(&choice, Wait::Sleep(when).encode()) {
+        if !self.wait_served(&choice, wait) {
             heap.wait_for_owner();
         }
     }

@@ -36,8 +36,8 @@
 )]
 
 use crate::choice::{Choice, Outcome};
+use crate::fdmutex::FdMutex;
 use crate::os::{Mode, Nanos};
-use crate::permits::Permits;
 use crate::polldesc::{PollDesc, PollError};
 use crate::runtime::Runtime;
 use crate::sched::{Ended, Sched};
@@ -91,7 +91,7 @@ struct Links {
 /// program without members is linked without these functions.
 pub(crate) struct Operations {
     pub(crate) poll_wait: PollWait,
-    pub(crate) acquire: fn(&Member, &'static Sched, &Permits) -> bool,
+    pub(crate) lock: fn(&Member, &'static Sched, &FdMutex, Mode) -> bool,
     pub(crate) wait: fn(&Member, &'static Sched, &Choice, Option<Nanos>, WaitWords) -> Ended,
 }
 
@@ -221,9 +221,16 @@ impl Member {
         ended
     }
 
-    /// As [`Permits::acquire`], unless a cancel comes first. Returns whether it has taken a permit.
-    pub(crate) fn acquire(&self, sched: &'static Sched, permits: &Permits) -> bool {
-        permits.acquire_by(sched, |choice, wait| self.wait(sched, choice, None, wait))
+    /// Waits for its turn to lock one side of `mutex`. Returns false if a cancel comes first: the
+    /// caller is then no longer counted as a waiter.
+    pub(crate) fn lock(&self, sched: &'static Sched, mutex: &FdMutex, mode: Mode) -> bool {
+        let permits = mutex.turns(mode);
+        let has_turn =
+            permits.acquire_by(sched, |choice, wait| self.wait(sched, choice, None, wait));
+        if !has_turn {
+            mutex.leave(mode, sched);
+        }
+        has_turn
     }
 }
 
@@ -341,22 +348,28 @@ impl Sched {
         until: Option<Nanos>,
         wait: WaitWords,
     ) -> Ended {
-        match self.member() {
-            None => self.wait_until(choice, until, wait),
-            Some(member) => (member.operations.wait)(member, self, choice, until, wait),
-        }
+        self.wait_as_member(choice, until, wait)
+            .unwrap_or_else(|| self.wait_until(choice, until, wait))
     }
 
-    /// As [`Permits::acquire`], unless a cancel of the caller comes first. Returns whether it has
-    /// taken a permit.
-    pub(crate) fn acquire_or_cancel(&'static self, permits: &Permits) -> bool {
-        match self.member() {
-            None => {
-                permits.acquire(self);
-                true
-            }
-            Some(member) => (member.operations.acquire)(member, self, permits),
-        }
+    /// As [`wait_or_cancel`](Self::wait_or_cancel), if a cancel can reach the caller; else it does
+    /// not wait.
+    #[inline]
+    pub(crate) fn wait_as_member(
+        &'static self,
+        choice: &Choice,
+        until: Option<Nanos>,
+        wait: WaitWords,
+    ) -> Option<Ended> {
+        let member = self.member()?;
+        Some((member.operations.wait)(member, self, choice, until, wait))
+    }
+
+    /// As [`Member::lock`], if a cancel can reach the caller. `None`: it does not wait.
+    #[inline]
+    pub(crate) fn lock_as_member(&'static self, mutex: &FdMutex, mode: Mode) -> Option<bool> {
+        let member = self.member()?;
+        Some((member.operations.lock)(member, self, mutex, mode))
     }
 
     /// What waits for a descriptor in place of [`poll_wait`](Self::poll_wait), if the caller can be

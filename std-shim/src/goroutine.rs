@@ -232,8 +232,7 @@ impl<T> JoinHandle<T> {
     /// sleeper.join().unwrap();
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread
-            .get_or_init(|| Thread::of(self.join.attached(attachment)))
+        self.thread.get_or_init(|| self.join.attached(attachment))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::global::Global;
 use crate::runtime::{started, time_limit};
-use gopark_core::local::Attached;
 use gopark_core::notify::RawNotify;
 use gopark_core::watch::Wait;
 use std::fmt;
@@ -36,20 +35,12 @@ struct Goroutine {
 }
 
 /// Makes what is attached to a goroutine with this number and name.
-pub(crate) fn attachment(id: u64, name: Option<Arc<str>>) -> Attached {
+pub(crate) fn attachment(id: u64, name: Option<Arc<str>>) -> Thread {
     let token = RawNotify::new(Global);
-    Arc::new(Goroutine { id, name, token })
+    Thread(Inner::Goroutine(Arc::new(Goroutine { id, name, token })))
 }
 
 impl Thread {
-    /// The handle for a goroutine, from what [`attachment`] made.
-    pub(crate) fn of(attached: Attached) -> Self {
-        let goroutine = attached.downcast::<Goroutine>();
-        Thread(Inner::Goroutine(goroutine.unwrap_or_else(|_| {
-            unreachable!("only this module attaches to goroutines")
-        })))
-    }
-
     /// Lets the goroutine or thread continue if it is parked in [`park`] or [`park_timeout`].
     /// Otherwise its next park returns at once.
     ///
@@ -164,10 +155,9 @@ impl fmt::Debug for ThreadId {
 /// thread::park();
 /// ```
 pub fn current() -> Thread {
-    match started().and_then(|sched| sched.attached(attachment)) {
-        Some(attached) => Thread::of(attached),
-        None => Thread(Inner::Thread(thread::current())),
-    }
+    started()
+        .and_then(|sched| sched.attached(attachment))
+        .unwrap_or_else(|| Thread(Inner::Thread(thread::current())))
 }
 
 /// Waits until [`Thread::unpark`] is called for the calling goroutine or thread. Returns at once if

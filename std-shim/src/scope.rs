@@ -388,8 +388,7 @@ impl<T> ScopedHandle<'_, T> {
     /// gopark::scope(|s| s.go(|| gopark::thread::park()).thread().unpark());
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread
-            .get_or_init(|| Thread::of(self.join.attached(attachment)))
+        self.thread.get_or_init(|| self.join.attached(attachment))
     }
 }
 

@@ -195,8 +195,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// thread::scope(|s| s.spawn(|| thread::park()).thread().unpark());
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread
-            .get_or_init(|| Thread::of(self.join.attached(attachment)))
+        self.thread.get_or_init(|| self.join.attached(attachment))
     }
 
     /// Returns the goroutine's number, as [`JoinHandle::id`](super::JoinHandle::id) does.

@@ -102,6 +102,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
     &["sched", "runtime"],
     &[
         "permits",
+        "fdmutex",
         "withdraw",
         "select",
         "locked_queue",
@@ -124,7 +125,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "wait_group",
         "notify",
     ],
-    &["fdmutex", "fd"],
+    &["fd"],
     &["watch"],
 ];
 
