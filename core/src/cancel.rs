@@ -1,22 +1,21 @@
-//! Cancelling: whom a cancel reaches, and when.
+//! Cancelling: which goroutines a cancel reaches, and when.
 //!
-//! A [`Cancel`] has members (goroutines that run in it), waiters (those that wait for it to be
+//! A [`RawCancel`] has members (goroutines that run in it), waiters (those that wait for it to be
 //! cancelled) and children, which are cancelled with it. Its state changes once, under its gate:
 //!
 //! | cause | members | a new member | a new child | timer |
 //! |---|---|---|---|---|
 //! | none | run | runs | is not cancelled | armed if there is a deadline |
-//! | some | fail (`withdraw`) | fails at once | is cancelled at once | does not fire, or does nothing |
+//! | some | fail (`withdraw`) | fails at once | is cancelled at once | does nothing |
 //!
 //! The race: a child or a member joins while the canceller walks. It joins under the gate. Either
 //! the canceller finds it, or it finds the cause.
 //!
 //! A walk holds the gate for a batch of members at a time. Members that were cancelled move to a
-//! list of their own, so the walk ends, however many leave or join meanwhile. No walk holds two
-//! gates.
+//! list of their own, and later ones join that list, so the walk ends. No walk holds two gates.
 //!
 //! The heap has one reference count of the node while the timer is armed, as for an
-//! [`alarm`](crate::alarm). The timer is disarmed when the last `Cancel` is dropped.
+//! [`alarm`](crate::alarm). The timer is disarmed when the last `RawCancel` is dropped.
 #![allow(unsafe_code, reason = "members and timers refer to nodes by address")]
 
 use crate::choice::{End, WaitNode, WaitQueue};
@@ -36,10 +35,10 @@ use core::ptr::NonNull;
 /// How many members are cancelled for each time that the gate is held.
 const BATCH: usize = if cfg!(any(test, fuzzing)) { 2 } else { 32 };
 
-/// Why a [`Cancel`] is cancelled.
+/// Why a [`RawCancel`] is cancelled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// [`Cancel::cancel`] was called.
+    /// A `cancel` was called.
     Asked,
     /// Its own deadline has passed.
     Deadline,
@@ -69,11 +68,11 @@ impl Cause {
 }
 
 /// What cancels goroutines. Clones are the same one.
-pub struct Cancel(Arc<Node>);
+pub struct RawCancel(Arc<Node>);
 
 struct Node {
     sched: &'static Sched,
-    /// How many `Cancel`s there are, those of children included.
+    /// How many `RawCancel`s there are, those of children included.
     users: AtomicUsize,
     /// The number of the cause. Written by the holder of the gate.
     cause: AtomicU8,
@@ -81,7 +80,7 @@ struct Node {
     /// Protected by `gate`.
     state: UnsafeCell<State>,
     timer: Timer,
-    parent: Option<Cancel>,
+    parent: Option<RawCancel>,
 }
 
 struct State {
@@ -105,10 +104,11 @@ unsafe impl Sync for Node {}
 static OPERATIONS: Operations = Operations {
     poll_wait: Sched::poll_wait_as,
     lock: Member::lock,
+    sleep: Member::sleep,
     wait: Member::wait,
 };
 
-impl Cancel {
+impl RawCancel {
     /// One that is no child of another.
     pub fn new(sched: &'static Sched) -> Self {
         Self::make(sched, None)
@@ -123,7 +123,7 @@ impl Cancel {
             Arc::from_raw(node.as_ptr())
         };
         node.users.fetch_add(1, Ordering::Relaxed);
-        Some(Cancel(node))
+        Some(RawCancel(node))
     }
 
     /// One that is cancelled when this one is.
@@ -143,8 +143,8 @@ impl Cancel {
         child
     }
 
-    fn make(sched: &'static Sched, parent: Option<Cancel>) -> Self {
-        Cancel(Arc::new_cyclic(|this: &Weak<Node>| Node {
+    fn make(sched: &'static Sched, parent: Option<RawCancel>) -> Self {
+        RawCancel(Arc::new_cyclic(|this: &Weak<Node>| Node {
             sched,
             users: AtomicUsize::new(1),
             cause: AtomicU8::new(NONE),
@@ -234,14 +234,14 @@ impl Cancel {
     }
 }
 
-impl Clone for Cancel {
+impl Clone for RawCancel {
     fn clone(&self) -> Self {
         self.0.users.fetch_add(1, Ordering::Relaxed);
-        Cancel(self.0.clone())
+        RawCancel(self.0.clone())
     }
 }
 
-impl Drop for Cancel {
+impl Drop for RawCancel {
     fn drop(&mut self) {
         // AcqRel: what the others have done comes before the disarming.
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {

@@ -142,12 +142,9 @@ impl FdMutex {
     /// If the descriptor already has 1 048 575 users or waiters.
     #[inline]
     pub(crate) fn lock(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
-        if sched.check_cancelled().is_err() {
-            return Err(PollError::Cancelled);
-        }
         let old = self.state.load(Ordering::Relaxed);
         let lock = side(mode).lock;
-        if old & (CLOSED | lock) == 0 {
+        if old & (CLOSED | lock) == 0 && !sched.has_cancelled() {
             let new = plus_one(old | lock, REF, REFS);
             if self
                 .state
@@ -162,6 +159,23 @@ impl FdMutex {
 
     #[cold]
     fn lock_slow(&self, mode: Mode, sched: &'static Sched) -> Result<(), PollError> {
+        let wait = || {
+            self.turns(mode).acquire(sched);
+            true
+        };
+        sched
+            .lock_as_member(self, mode)
+            .unwrap_or_else(|| self.lock_by(mode, sched, wait))
+    }
+
+    /// Locks one side. While it is locked, `wait` waits for a turn to try again, and returns false
+    /// if it was cancelled.
+    pub(crate) fn lock_by(
+        &self,
+        mode: Mode,
+        sched: &'static Sched,
+        wait: impl Fn() -> bool,
+    ) -> Result<(), PollError> {
         let side = side(mode);
         let mut old = self.state.load(Ordering::Relaxed);
         loop {
@@ -184,10 +198,8 @@ impl FdMutex {
                 Err(now) => old = now,
                 Ok(_) if free => return Ok(()),
                 Ok(_) => {
-                    match sched.lock_as_member(self, mode) {
-                        None => self.turns(mode).acquire(sched),
-                        Some(true) => {}
-                        Some(false) => return Err(PollError::Cancelled),
+                    if !wait() {
+                        return Err(PollError::Cancelled);
                     }
                     old = self.state.load(Ordering::Relaxed);
                 }

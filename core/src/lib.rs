@@ -13,15 +13,17 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | `permits` `fdmutex` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` `join` `local` `sleep` `blocking` |
-//! | 5 | [`cancel`] `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
-//! | 6 | [`fd`] |
-//! | 7 | [`watch`] |
+//! | 4 | `permits` `fdmutex` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` |
+//! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] |
+//! | 6 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
+//! | 7 | [`fd`] |
+//! | 8 | [`watch`] |
 //!
 //! Row 0 is the contract of a port, the atomics, the one lock and counters. Each module of row 1 is
 //! one word or one plain structure; row 2 is data built from them. Row 3 alone decides which
-//! goroutine runs. Row 4 is what a goroutine waits for, row 5 what goroutines share state with, and
-//! row 6 what a socket is made of. Row 7 shows people what happens below: dumps, stalls, deadlocks.
+//! goroutine runs. Row 4 is what waits are made of, row 5 what a goroutine waits for and what ends
+//! its waits, row 6 what goroutines share state with, and row 7 what a socket is made of. Row 8
+//! shows people what happens below: dumps, stalls, deadlocks.
 //!
 //! # What safe code cannot reach
 //!
@@ -94,20 +96,21 @@ mod poller;
 pub mod runtime;
 pub mod sched;
 
-pub mod blocking;
 mod fdmutex;
-pub mod join;
 mod latch;
-pub mod local;
 mod locked_queue;
 mod netpoll;
 mod permits;
 pub mod select;
-mod sleep;
 pub mod withdraw;
 
-pub mod alarm;
+pub mod blocking;
 pub mod cancel;
+pub mod join;
+pub mod local;
+mod sleep;
+
+pub mod alarm;
 pub mod chan;
 pub mod condvar;
 pub mod mutex;

@@ -38,8 +38,8 @@ impl Permits {
         }
     }
 
-    /// As [`acquire`](Self::acquire), by a wait that a cancel may end. Returns whether it has taken a
-    /// permit.
+    /// As [`acquire`](Self::acquire), by a wait that a cancel may end. Returns whether it has taken
+    /// a permit.
     pub(crate) fn acquire_by(
         &self,
         sched: &'static Sched,

@@ -1,9 +1,9 @@
 //! A counting semaphore that serves its waiters in the order of arrival.
 //!
 //! A waiter for many permits is not overtaken by a later one for few: while waiters are queued,
-//! permits go to the first of them, and only when there are as many as it wants. A waiter that gives
-//! up, by its time limit or by a cancel, may be the one that keeps those behind it waiting. So after
-//! it has left the queue, it gives the permits that are left to those waiters.
+//! permits go to the first of them, and only when there are as many as it wants. A waiter that
+//! gives up, by its time limit or by a cancel, may be the one that keeps those behind it waiting.
+//! So after it has left the queue, it gives the permits that are left to those waiters.
 
 use crate::choice::{Decided, End};
 use crate::locked_queue::{LockedQueue, Queued, Waited};

@@ -10,21 +10,20 @@ use crate::wait_info::Wait;
 use core::ptr::NonNull;
 
 impl Sched {
-    /// Sleeps until the monotonic clock shows `when`, or the caller is cancelled: a goroutine parks,
-    /// an ordinary thread sleeps.
+    /// Sleeps until the monotonic clock shows `when`, or the caller is cancelled: a goroutine
+    /// parks, an ordinary thread sleeps.
     #[doc(alias = "timeSleep")]
     pub fn sleep_until(&'static self, when: Nanos) {
         if when <= self.now() {
             return;
         }
-        let choice = Choice::new();
-        let wait = Wait::Sleep(when).encode();
-        if self.wait_as_member(&choice, Some(when), wait).is_some() {
+        if self.sleep_as_member(when) {
             return;
         }
         if self.current().is_none() {
             return self.sleep_thread(when);
         }
+        let choice = Choice::new();
         let timer = Timer::new(NonNull::from(&choice).cast());
         let heap = self.timers();
         // SAFETY: the timer expires before this function returns. The heap then uses neither: a
@@ -33,7 +32,7 @@ impl Sched {
         if let Some(heap) = moved {
             self.look_again(heap);
         }
-        if !self.wait_served(&choice, wait) {
+        if !self.wait_served(&choice, Wait::Sleep(when).encode()) {
             heap.wait_for_owner();
         }
     }

@@ -1,6 +1,6 @@
 //! Waits that a cancel can end.
 //!
-//! A goroutine that can be cancelled is a [`Member`] of a [`Cancel`](crate::cancel::Cancel). The
+//! A goroutine that can be cancelled is a [`Member`] of a [`RawCancel`](crate::cancel::RawCancel). The
 //! member lies on the goroutine's stack, and the goroutine refers to its innermost one. Before the
 //! goroutine waits, it publishes in the member's word what it waits on. The canceller takes that
 //! out and ends the wait.
@@ -42,7 +42,7 @@ use crate::polldesc::{PollDesc, PollError};
 use crate::runtime::Runtime;
 use crate::sched::{Ended, Sched};
 use crate::sync::{AtomicUsize, Ordering, UnsafeCell, unmodeled, yield_thread};
-use crate::wait_info::WaitWords;
+use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::{WaitSlot, Waiter};
 use core::fmt;
 use core::ptr::NonNull;
@@ -91,7 +91,8 @@ struct Links {
 /// program without members is linked without these functions.
 pub(crate) struct Operations {
     pub(crate) poll_wait: PollWait,
-    pub(crate) lock: fn(&Member, &'static Sched, &FdMutex, Mode) -> bool,
+    pub(crate) lock: fn(&Member, &'static Sched, &FdMutex, Mode) -> Result<(), PollError>,
+    pub(crate) sleep: fn(&Member, &'static Sched, Nanos),
     pub(crate) wait: fn(&Member, &'static Sched, &Choice, Option<Nanos>, WaitWords) -> Ended,
 }
 
@@ -221,16 +222,31 @@ impl Member {
         ended
     }
 
-    /// Waits for its turn to lock one side of `mutex`. Returns false if a cancel comes first: the
-    /// caller is then no longer counted as a waiter.
-    pub(crate) fn lock(&self, sched: &'static Sched, mutex: &FdMutex, mode: Mode) -> bool {
-        let permits = mutex.turns(mode);
-        let has_turn =
-            permits.acquire_by(sched, |choice, wait| self.wait(sched, choice, None, wait));
-        if !has_turn {
-            mutex.leave(mode, sched);
+    /// Sleeps until the clock shows `when`, or a cancel.
+    pub(crate) fn sleep(&self, sched: &'static Sched, when: Nanos) {
+        let choice = Choice::new();
+        self.wait(sched, &choice, Some(when), Wait::Sleep(when).encode());
+    }
+
+    /// As [`FdMutex::lock`], unless a cancel comes first.
+    pub(crate) fn lock(
+        &self,
+        sched: &'static Sched,
+        mutex: &FdMutex,
+        mode: Mode,
+    ) -> Result<(), PollError> {
+        if self.is_cancelled() {
+            return Err(PollError::Cancelled);
         }
-        has_turn
+        mutex.lock_by(mode, sched, || {
+            let turns = mutex.turns(mode);
+            let has_turn =
+                turns.acquire_by(sched, |choice, wait| self.wait(sched, choice, None, wait));
+            if !has_turn {
+                mutex.leave(mode, sched);
+            }
+            has_turn
+        })
     }
 }
 
@@ -348,28 +364,37 @@ impl Sched {
         until: Option<Nanos>,
         wait: WaitWords,
     ) -> Ended {
-        self.wait_as_member(choice, until, wait)
-            .unwrap_or_else(|| self.wait_until(choice, until, wait))
+        match self.member() {
+            None => self.wait_until(choice, until, wait),
+            Some(member) => (member.operations.wait)(member, self, choice, until, wait),
+        }
     }
 
-    /// As [`wait_or_cancel`](Self::wait_or_cancel), if a cancel can reach the caller; else it does
-    /// not wait.
+    /// As [`Member::sleep`], if a cancel can reach the caller. Returns whether it can.
     #[inline]
-    pub(crate) fn wait_as_member(
+    pub(crate) fn sleep_as_member(&'static self, when: Nanos) -> bool {
+        let Some(member) = self.member() else {
+            return false;
+        };
+        (member.operations.sleep)(member, self, when);
+        true
+    }
+
+    /// As [`Member::lock`], if a cancel can reach the caller.
+    #[inline]
+    pub(crate) fn lock_as_member(
         &'static self,
-        choice: &Choice,
-        until: Option<Nanos>,
-        wait: WaitWords,
-    ) -> Option<Ended> {
-        let member = self.member()?;
-        Some((member.operations.wait)(member, self, choice, until, wait))
-    }
-
-    /// As [`Member::lock`], if a cancel can reach the caller. `None`: it does not wait.
-    #[inline]
-    pub(crate) fn lock_as_member(&'static self, mutex: &FdMutex, mode: Mode) -> Option<bool> {
+        mutex: &FdMutex,
+        mode: Mode,
+    ) -> Option<Result<(), PollError>> {
         let member = self.member()?;
         Some((member.operations.lock)(member, self, mutex, mode))
+    }
+
+    /// Whether any goroutine is cancelled.
+    #[inline]
+    pub(crate) fn has_cancelled(&self) -> bool {
+        any_cancelled()
     }
 
     /// What waits for a descriptor in place of [`poll_wait`](Self::poll_wait), if the caller can be

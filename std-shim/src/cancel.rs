@@ -2,7 +2,7 @@
 
 use crate::builder::{nanos, sched, sched_if_running};
 use crate::runtime::time_limit;
-use gopark_core::cancel;
+use gopark_core::cancel::RawCancel;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ pub use gopark_core::withdraw::Cancelled;
 
 /// Cancels goroutines: Go's `context.Context` and its cancel function. Clones are the same one.
 ///
-/// A [`scope`](crate::scope()) has one, of which its goroutines are members. [`run`](Self::run)
+/// The goroutines of a [`scope`](crate::scope()) are members of the scope's. [`run`](Self::run)
 /// makes the caller a member while a closure runs.
 ///
 /// **What fails.** Every operation of a cancelled goroutine that can return an error does so: those
@@ -56,7 +56,7 @@ pub use gopark_core::withdraw::Cancelled;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Cancel(pub(crate) cancel::Cancel);
+pub struct Cancel(pub(crate) RawCancel);
 
 impl Cancel {
     /// Makes one that no other one cancels.
@@ -66,7 +66,7 @@ impl Cancel {
     /// ```
     #[track_caller]
     pub fn new() -> Self {
-        Cancel(cancel::Cancel::new(sched()))
+        Cancel(RawCancel::new(sched()))
     }
 
     /// Makes one that is cancelled together with this one, or alone.
@@ -98,16 +98,16 @@ impl Cancel {
     /// assert!(cancel.is_cancelled());
     /// ```
     pub fn current() -> Option<Self> {
-        cancel::Cancel::current(sched_if_running()?).map(Cancel)
+        RawCancel::current(sched_if_running()?).map(Cancel)
     }
 
     /// Makes a child of the current one, or one without a parent.
     #[track_caller]
     pub(crate) fn below_current() -> Self {
         let sched = sched();
-        Cancel(match cancel::Cancel::current(sched) {
+        Cancel(match RawCancel::current(sched) {
             Some(current) => current.child(),
-            None => cancel::Cancel::new(sched),
+            None => RawCancel::new(sched),
         })
     }
 

@@ -204,11 +204,12 @@
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` `sync` `time` |
+// | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` |
+// | 5 | `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
-// may read row 1, and never starts the runtime. Row 3 starts it, and row 4 uses it, which starts it
-// if it is not running.
+// may read row 1, and never starts the runtime. Row 3 starts it, and rows 4 and 5 use it, which
+// starts it if it is not running.
 mod backtraces;
 mod builder;
 mod cancel;

@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(2);
+const READING: Wait = Wait::Read(Descriptor {
+    fd: 0,
+    deadline: None,
+});
 
 fn everywhere(behaviour: fn()) {
     check(behaviour);
@@ -49,24 +53,48 @@ fn member<T: Send + 'static>(
 }
 
 #[test]
-fn a_cancel_ends_every_kind_of_wait_that_can_fail() {
+fn a_cancel_ends_the_waits_for_sockets_and_the_sockets_work_on() {
     everywhere(|| {
         let cancel = Cancel::new();
         let (near, far) = pair();
-        let (mut reader, mut second) = (near.try_clone().unwrap(), near.try_clone().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let [mut first, mut second] = [0; 2].map(|_| near.try_clone().unwrap());
+        let accept = {
+            let listener = listener.try_clone().unwrap();
+            member(&cancel, move || is_cancelled(listener.accept()))
+        };
+        let read = member(&cancel, move || is_cancelled(first.read(&mut [0])));
+        until_all_wait(&[accept, read], READING);
+        let behind = member(&cancel, move || is_cancelled(second.read(&mut [0])));
+        until_waits(&behind, Wait::Semaphore);
+        cancel.cancel();
+        assert!(join(behind));
+        (&far).write_all(b"x").unwrap();
+        assert_eq!((&near).read(&mut [0; 8]).unwrap(), 1);
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(listener.accept().is_ok());
+    });
+}
+
+#[test]
+fn a_cancel_ends_the_waits_for_channels_and_selects() {
+    everywhere(|| {
+        let cancel = Cancel::new();
         let (_sender, receiver) = chan::bounded::<u8>(0);
         let (full, _receiver) = chan::bounded(0);
         let theirs = full.clone();
-        let parked = go(gopark::thread::park);
-        let thread = parked.thread().clone();
-        let semaphore = Arc::new(Semaphore::new(0));
-        let reads = [
-            member(&cancel, move || is_cancelled(reader.read(&mut [0]))),
-            member(&cancel, move || is_cancelled(second.read(&mut [0]))),
-            member(&cancel, move || is_cancelled(listener.accept())),
-        ];
-        until("both read", || gopark::scheduler().num_poll_waiters() >= 2);
+        let with_arm = move || {
+            let never = chan::never::<u8>();
+            select! {
+                recv(never) -> _ => false,
+                send(theirs, 3) -> _ => false,
+                cancelled() => true,
+            }
+        };
+        let without_arm = || {
+            let never = chan::never::<u8>();
+            select! { recv(never) -> result => result == Err(RecvError) }
+        };
         let waits = [
             (
                 Wait::ChanReceive,
@@ -76,60 +104,46 @@ fn a_cancel_ends_every_kind_of_wait_that_can_fail() {
                 Wait::ChanSend,
                 member(&cancel, move || full.send(7) == Err(SendError(7))),
             ),
-            (
-                Wait::Sleep(0),
-                member(&cancel, || {
-                    sleep(LONG);
-                    true
-                }),
-            ),
-            (
-                Wait::Join(0),
-                member(&cancel, move || {
-                    parked.join().unwrap_err().downcast_ref() == Some(&Cancelled)
-                }),
-            ),
-            (
-                Wait::Semaphore,
-                member(&cancel, move || {
-                    semaphore.acquire().err() == Some(Cancelled)
-                }),
-            ),
-            (
-                Wait::Select,
-                member(&cancel, move || {
-                    let never = chan::never::<u8>();
-                    select! {
-                        recv(never) -> _ => false,
-                        send(theirs, 3) -> _ => false,
-                        cancelled() => true,
-                    }
-                }),
-            ),
-            (
-                Wait::Select,
-                member(&cancel, || {
-                    let never = chan::never::<u8>();
-                    select! { recv(never) -> result => result == Err(RecvError) }
-                }),
-            ),
+            (Wait::Select, member(&cancel, with_arm)),
+            (Wait::Select, member(&cancel, without_arm)),
         ];
-        for (wait, goroutine) in &waits {
-            until_waits(goroutine, *wait);
-        }
-        cancel.cancel();
-        for (number, read) in reads.into_iter().enumerate() {
-            assert!(join(read), "socket {number}");
-        }
-        for (wait, goroutine) in waits {
-            assert!(join(goroutine), "{wait}");
-        }
-        // The sockets work on.
-        (&far).write_all(b"x").unwrap();
-        assert_eq!((&near).read(&mut [0; 8]).unwrap(), 1);
+        assert_cancelled(&cancel, waits);
+    });
+}
+
+#[test]
+fn a_cancel_ends_sleeps_joins_and_waits_for_permits() {
+    everywhere(|| {
+        let cancel = Cancel::new();
+        let parked = go(gopark::thread::park);
+        let thread = parked.thread().clone();
+        let semaphore = Arc::new(Semaphore::new(0));
+        let sleeps = || {
+            sleep(LONG);
+            true
+        };
+        let joins = move || parked.join().unwrap_err().downcast_ref() == Some(&Cancelled);
+        let acquires = move || semaphore.acquire().err() == Some(Cancelled);
+        let waits = [
+            (Wait::Sleep(0), member(&cancel, sleeps)),
+            (Wait::Join(0), member(&cancel, joins)),
+            (Wait::Semaphore, member(&cancel, acquires)),
+        ];
+        assert_cancelled(&cancel, waits);
         // The goroutine whose join was cancelled is detached, and goes on.
         thread.unpark();
     });
+}
+
+/// Cancels the goroutines once they wait. Fails unless each finds that it was.
+fn assert_cancelled<const N: usize>(cancel: &Cancel, waits: [(Wait, JoinHandle<bool>); N]) {
+    for (wait, goroutine) in &waits {
+        until_waits(goroutine, *wait);
+    }
+    cancel.cancel();
+    for (wait, goroutine) in waits {
+        assert!(join(goroutine), "{wait}");
+    }
 }
 
 #[test]
@@ -299,10 +313,6 @@ fn what_was_completed_wins_and_no_value_is_lost() {
 #[test]
 fn a_cancelled_reader_that_waits_for_another_reader_leaves_the_queue() {
     everywhere(|| {
-        let reading = Wait::Read(Descriptor {
-            fd: 0,
-            deadline: None,
-        });
         for _ in 0..rounds(300) {
             let (near, far) = pair();
             let near = Arc::new(near);
@@ -312,7 +322,7 @@ fn a_cancelled_reader_that_waits_for_another_reader_leaves_the_queue() {
                 move || (&*near).read(&mut [0])
             };
             let first = go(read(&near));
-            until_waits(&first, reading);
+            until_waits(&first, READING);
             let cancelled = [0; 3].map(|_| member(&cancel, read(&near)));
             let last = go(read(&near));
             until_all_wait(&cancelled, Wait::Semaphore);

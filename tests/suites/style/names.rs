@@ -4,13 +4,14 @@ use crate::source::Source;
 use std::collections::BTreeMap;
 
 /// Names that two public types may share, each with its reason.
-const SHARED: [(&str, &str); 8] = [
+const SHARED: [(&str, &str); 9] = [
     ("Builder", THE_NAMES_OF_STD),
     ("IntoIter", THE_NAMES_OF_STD),
     ("Iter", THE_NAMES_OF_STD),
     ("TryIter", THE_NAMES_OF_STD),
     ("Receiver", THE_NAMES_OF_STD),
     ("Sender", THE_NAMES_OF_STD),
+    ("Scope", THE_NAMES_OF_STD),
     ("RawMutex", THE_NAMES_OF_LOCK_API),
     ("RawRwLock", THE_NAMES_OF_LOCK_API),
 ];

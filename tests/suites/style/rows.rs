@@ -108,13 +108,9 @@ pub(crate) const ROWS: [&[&str]; 8] = [
         "locked_queue",
         "latch",
         "netpoll",
-        "join",
-        "local",
-        "sleep",
-        "blocking",
     ],
+    &["join", "local", "sleep", "blocking", "cancel"],
     &[
-        "cancel",
         "chan",
         "alarm",
         "mutex",
@@ -130,7 +126,7 @@ pub(crate) const ROWS: [&[&str]; 8] = [
 ];
 
 /// The rows of `std-shim/src/lib.rs`.
-pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
+pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
     &["environment", "error", "fork", "backtraces"],
     &["runtime", "poller", "local"],
     &[
@@ -154,9 +150,8 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 5] = [
         "net",
         "chan",
         "select",
-        "sync",
-        "time",
     ],
+    &["sync", "time"],
 ];
 
 /// The rows of `core/src/sched.rs`.
