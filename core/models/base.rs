@@ -16,8 +16,9 @@ use crate::g::{self, GRef, Status};
 use crate::os::{Delay, Errno, Event, Events, Nanos, Netpoll, Os, idle};
 use crate::sched::{Config, Sched};
 use crate::tagptr::TaggedPtr;
+use core::cell::Cell;
 use core::fmt;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic;
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::sync::{Condvar, Mutex};
@@ -270,6 +271,7 @@ impl ModelSched {
             pollers,
             stack_size,
             max_threads: procs + 1,
+            thread_member,
             ..Config::new(procs)
         };
         // SAFETY: goroutines stay at home.
@@ -283,4 +285,15 @@ impl ModelSched {
     pub(crate) fn get(&self) -> &'static Sched {
         self.sched.get()
     }
+}
+
+/// The word of a model's thread for the cancel that it is a member of.
+fn thread_member(new: Option<*mut ()>) -> *mut () {
+    loom::thread_local! {
+        static MEMBER: Cell<*mut ()> = Cell::new(ptr::null_mut());
+    }
+    MEMBER.with(|member| match new {
+        Some(new) => member.replace(new),
+        None => member.get(),
+    })
 }

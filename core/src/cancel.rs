@@ -451,3 +451,73 @@ impl Sched {
         self.check_cancelled()
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../models/cancel.rs"]
+mod models;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::fuzz::base::{FuzzOs, sched};
+
+    /// The clock shows `now`, and timers that are due fire.
+    fn pass(now: Nanos) {
+        FuzzOs::set_now(now);
+        let mut woken = WaiterList::new();
+        sched().timers().run(now, &mut woken);
+        assert!(woken.is_empty());
+    }
+
+    #[test]
+    fn a_deadline_cancels_once_the_clock_shows_it() {
+        let cancel = RawCancel::new(sched());
+        let child = cancel.child();
+        cancel.set_deadline(Some(200));
+        cancel.set_deadline(Some(100));
+        assert_eq!(cancel.deadline(), Some(100));
+        pass(99);
+        assert_eq!(cancel.cause(), None);
+        pass(100);
+        assert_eq!(cancel.cause(), Some(Cause::Deadline));
+        assert_eq!(child.cause(), Some(Cause::Parent));
+        assert!(!cancel.cancel() && cancel.deadline().is_none());
+        // One that has passed already.
+        child.set_deadline(Some(1));
+        let late = RawCancel::new(sched());
+        late.set_deadline(Some(50));
+        assert_eq!(late.cause(), Some(Cause::Deadline));
+        assert!(sched().timers().is_empty());
+        FuzzOs::set_now(1);
+    }
+
+    #[test]
+    fn the_last_user_takes_the_deadline_with_it() {
+        let cancel = RawCancel::new(sched());
+        let node = Arc::downgrade(&cancel.0);
+        cancel.set_deadline(Some(1 << 40));
+        let (clone, child) = (cancel.clone(), cancel.child());
+        drop(cancel);
+        drop(clone);
+        assert!(!sched().timers().is_empty());
+        drop(child);
+        assert!(sched().timers().is_empty() && node.upgrade().is_none());
+        let cancel = RawCancel::new(sched());
+        cancel.set_deadline(Some(1 << 40));
+        cancel.set_deadline(None);
+        assert!(sched().timers().is_empty());
+    }
+
+    #[test]
+    fn children_that_were_dropped_are_forgotten() {
+        let cancel = RawCancel::new(sched());
+        let kept = cancel.child();
+        for _ in 0..10 {
+            drop(cancel.child());
+        }
+        assert_eq!(cancel.0.with(|state| state.children.len()), 1);
+        assert!(cancel.cancel() && kept.is_cancelled());
+        assert_eq!(cancel.0.with(|state| state.children.len()), 0);
+    }
+}

@@ -118,6 +118,9 @@ fn os() -> Option<&'static dyn Os> {
 pub(crate) fn yield_thread() {
     match os() {
         Some(os) => os.yield_thread(),
+        #[cfg(loom)]
+        None => loom::thread::yield_now(),
+        #[cfg(not(loom))]
         None => core::hint::spin_loop(),
     }
 }

@@ -1,9 +1,9 @@
 //! Waits that a cancel can end.
 //!
-//! A goroutine that can be cancelled is a [`Member`] of a [`RawCancel`](crate::cancel::RawCancel). The
-//! member lies on the goroutine's stack, and the goroutine refers to its innermost one. Before the
-//! goroutine waits, it publishes in the member's word what it waits on. The canceller takes that
-//! out and ends the wait.
+//! A goroutine that can be cancelled is a [`Member`] of a [`RawCancel`](crate::cancel::RawCancel).
+//! The member lies on the goroutine's stack, and the goroutine refers to its innermost one. Before
+//! the goroutine waits, it publishes in the member's word what it waits on. The canceller takes
+//! that out and ends the wait.
 //!
 //! ```text
 //!          publish                  cancel               cancel
@@ -406,10 +406,10 @@ impl Sched {
     }
 }
 
-/// Whether any goroutine is cancelled.
+/// Whether any goroutine is cancelled. Models run at the same time, so they always look.
 #[inline]
 pub(crate) fn any_cancelled() -> bool {
-    CANCELLED_MEMBERS.load(Ordering::Relaxed) != 0
+    cfg!(loom) || CANCELLED_MEMBERS.load(Ordering::Relaxed) != 0
 }
 
 /// As [`Sched::check_cancelled`]. It does not start the scheduler.

@@ -58,17 +58,19 @@ fn a_cancel_ends_the_waits_for_sockets_and_the_sockets_work_on() {
         let cancel = Cancel::new();
         let (near, far) = pair();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let [mut first, mut second] = [0; 2].map(|_| near.try_clone().unwrap());
+        let [mut one, mut other] = [0; 2].map(|_| near.try_clone().unwrap());
         let accept = {
             let listener = listener.try_clone().unwrap();
             member(&cancel, move || is_cancelled(listener.accept()))
         };
-        let read = member(&cancel, move || is_cancelled(first.read(&mut [0])));
-        until_all_wait(&[accept, read], READING);
-        let behind = member(&cancel, move || is_cancelled(second.read(&mut [0])));
+        let read = member(&cancel, move || is_cancelled(one.read(&mut [0])));
+        let first = [accept, read];
+        until_all_wait(&first, READING);
+        let behind = member(&cancel, move || is_cancelled(other.read(&mut [0])));
         until_waits(&behind, Wait::Semaphore);
         cancel.cancel();
         assert!(join(behind));
+        assert_eq!(first.map(join), [true; 2]);
         (&far).write_all(b"x").unwrap();
         assert_eq!((&near).read(&mut [0; 8]).unwrap(), 1);
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
