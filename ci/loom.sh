@@ -37,7 +37,7 @@ large_words=(
 )
 # Each step of these is a critical section, so one preemption more takes ten times as long.
 locks=(
-    rwlock:: semaphore:: once:: wait_group::
+    rwlock:: semaphore:: once:: wait_group:: cancel::
     mutex::models::three_lockers mutex::models::two_waiters mutex::models::a_broadcast
 )
 models $((bound - less)) "${large[@]}"

@@ -352,6 +352,7 @@ impl Driver<'_> {
             8 if write == READ => self.attempt(Place::RwLock, READ, || lock.try_read()),
             8 => self.attempt(Place::RwLock, WRITE, || lock.try_write()),
             9 => self.operate(Place::Semaphore, wants, limit, |limit| match limit {
+                _ if how & 1 == 0 => self.semaphore.acquire_or_cancel(wants, limit) == Ok(true),
                 Some(limit) => self.semaphore.acquire_until(wants, limit),
                 None => done(|| self.semaphore.acquire(wants)),
             }),

@@ -230,7 +230,7 @@ impl RawCancel {
 
     /// That it is cancelled, as a case of a [select](Sched::select).
     pub fn case(&self) -> Case<'_> {
-        Case::new(&*self.0)
+        Case::new(&*self.0, OnCancel::Ignore)
     }
 }
 
@@ -419,10 +419,6 @@ impl Arm for Node {
             NONE => Attempt::Blocked,
             _ => Attempt::Done(None),
         }
-    }
-
-    fn on_cancel(&self) -> OnCancel {
-        OnCancel::Ignore
     }
 
     unsafe fn enqueue(&self, node: &WaitNode) {

@@ -24,6 +24,8 @@
 //! The waker takes a waiter off the count, not the waiter itself: a `close` and an `unlock` that
 //! race release each waiter's permit once. A caller that unwinds does not wait; `lock` refuses it.
 
+mod leave;
+
 use crate::os::Mode;
 use crate::permits::Permits;
 use crate::polldesc::PollError;
@@ -204,22 +206,6 @@ impl FdMutex {
                     old = self.state.load(Ordering::Relaxed);
                 }
             }
-        }
-    }
-
-    /// Leaves the waiters of a side, in whose queue the caller is no longer. If a waker has taken
-    /// the caller off the count, its permit comes or is there: the caller passes the wake-up on.
-    #[cold]
-    pub(crate) fn leave(&self, mode: Mode, sched: &'static Sched) {
-        let side = side(mode);
-        let next = |old: u64| (old & side.waits != 0).then(|| old - side.wait);
-        if self
-            .state
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
-            .is_err()
-        {
-            self.turns(mode).acquire(sched);
-            self.wake_next(mode, sched);
         }
     }
 

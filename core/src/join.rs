@@ -23,7 +23,7 @@
 use crate::g::{G, GRef, VTable};
 use crate::latch::Latch;
 use crate::sched::Sched;
-use crate::select::Case;
+use crate::select::{Case, OnCancel};
 use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::wait_info::{Wait, WaitWords};
@@ -215,7 +215,7 @@ impl<R> Join<R> {
 
     /// The return of the goroutine as a case of a [select](Sched::select), which happens once.
     pub fn case(&self) -> Case<'_> {
-        Case::new(&self.head().done)
+        Case::new(&self.head().done, OnCancel::Fail)
     }
 
     /// Takes the result after a select has returned the index of [`case`](Self::case). `None`

@@ -14,12 +14,16 @@
 //! before the select queues its own.
 #![allow(unsafe_code, reason = "nodes are queued by address")]
 
+mod cancelled;
+
+pub use cancelled::CancelledArm;
+pub(crate) use cancelled::OnCancel;
+
 use crate::choice::{Choice, Decided, Outcome, WaitNode};
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::sync::{Cell, Guard, Lock, Ordering, unmodeled};
 use crate::wait_info::Wait;
-use crate::withdraw::any_cancelled;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -67,11 +71,6 @@ pub(crate) trait Arm {
         false
     }
 
-    /// What the case does if the caller is cancelled.
-    fn on_cancel(&self) -> OnCancel {
-        OnCancel::Fail
-    }
-
     /// When the event comes at the latest, on the monotonic clock. `None`: no clock knows.
     fn due(&self) -> Option<Nanos> {
         None
@@ -92,70 +91,23 @@ pub(crate) trait Arm {
     unsafe fn dequeue(&self, node: &WaitNode);
 }
 
-/// What a case does if the caller of the select is cancelled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum OnCancel {
-    /// Nothing: it cannot fail.
-    Ignore,
-    /// It is selected, and its result is an error.
-    Fail,
-    /// It is selected, before any that can fail: this is its event.
-    Happen,
-}
-
 /// One case of a [`Sched::select`].
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
     arm: &'a dyn Arm,
     gate: &'a Gate,
+    on_cancel: OnCancel,
 }
 
 impl<'a> Case<'a> {
     #[inline]
-    pub(crate) fn new(arm: &'a impl Arm) -> Self {
+    pub(crate) fn new(arm: &'a impl Arm, on_cancel: OnCancel) -> Self {
         Case {
             arm,
             gate: arm.gate(),
+            on_cancel,
         }
     }
-}
-
-/// That the caller is cancelled, as a case of a select.
-pub struct CancelledArm(Gate);
-
-impl Default for CancelledArm {
-    fn default() -> Self {
-        CancelledArm(Gate::new(()))
-    }
-}
-
-impl CancelledArm {
-    /// The case for the select.
-    pub fn case(&self) -> Case<'_> {
-        Case::new(self)
-    }
-}
-
-impl Arm for CancelledArm {
-    fn gate(&self) -> &Gate {
-        &self.0
-    }
-
-    fn packet(&self) -> NonNull<()> {
-        NonNull::dangling()
-    }
-
-    unsafe fn attempt(&self) -> Attempt {
-        Attempt::Blocked
-    }
-
-    fn on_cancel(&self) -> OnCancel {
-        OnCancel::Happen
-    }
-
-    // The cancel ends the wait itself.
-    unsafe fn enqueue(&self, _: &WaitNode) {}
-    unsafe fn dequeue(&self, _: &WaitNode) {}
 }
 
 /// A time as a case of a select: it happens once the monotonic clock shows it.
@@ -180,7 +132,7 @@ impl TimeArm {
 
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
-        Case::new(self)
+        Case::new(self, OnCancel::Ignore)
     }
 }
 
@@ -207,10 +159,6 @@ impl Arm for TimeArm {
 
     fn due(&self) -> Option<Nanos> {
         Some(self.when)
-    }
-
-    fn on_cancel(&self) -> OnCancel {
-        OnCancel::Ignore
     }
 
     // The limit of the wait is the event: no other thread knows of it.
@@ -307,16 +255,6 @@ impl Sched {
         }
     }
 
-    /// The case to select because the caller is cancelled.
-    #[inline]
-    fn cancelled_case(&self, seats: &Seats<'_, '_>, limit: Limit) -> Option<usize> {
-        if !any_cancelled() {
-            return None;
-        }
-        let index = seats.on_cancel(limit)?;
-        self.check_cancelled().is_err().then_some(index)
-    }
-
     #[inline]
     fn select_once(&'static self, seats: &mut Seats<'_, '_>, limit: Limit) -> Option<usize> {
         for case in seats.cases {
@@ -386,19 +324,6 @@ impl Seats<'_, '_> {
     fn rank(&mut self) {
         let Seats { cases, ranks, .. } = self;
         ranks.sort_unstable_by_key(|&index| cases[index].gate.place());
-    }
-
-    /// The case that is selected if the caller is cancelled. A select that does not wait fails no
-    /// case.
-    fn on_cancel(&self, limit: Limit) -> Option<usize> {
-        let find = |wanted| {
-            let mut cases = self.cases.iter();
-            cases.position(|case| case.arm.on_cancel() == wanted)
-        };
-        find(OnCancel::Happen).or_else(|| match limit {
-            Limit::Now => None,
-            Limit::At(_) | Limit::Never => find(OnCancel::Fail),
-        })
     }
 
     /// When the wait ends at the latest: at `limit`, or when the case comes that is also returned.

@@ -5,7 +5,7 @@ use super::buffer::Blocks;
 use super::{Channel, Direction, Packet, Receiver, RecvError, SendError, Sender, Step};
 use crate::choice::{End, WaitNode};
 use crate::runtime::Runtime;
-use crate::select::{Arm, Attempt, Case, Gate};
+use crate::select::{Arm, Attempt, Case, Gate, OnCancel};
 use crate::sync::RefCell;
 use core::ptr::NonNull;
 
@@ -95,7 +95,7 @@ impl<T, R: Runtime> RecvArm<'_, T, R> {
     /// The case for the select.
     #[inline]
     pub fn case(&self) -> Case<'_> {
-        Case::new(&self.0)
+        Case::new(&self.0, OnCancel::Fail)
     }
 
     /// What the receive returns. Called after the select has returned this case's index.
@@ -113,7 +113,7 @@ impl<T, R: Runtime> SendArm<'_, T, R> {
     /// The case for the select.
     #[inline]
     pub fn case(&self) -> Case<'_> {
-        Case::new(&self.0)
+        Case::new(&self.0, OnCancel::Fail)
     }
 
     /// What the send returns. After a select that has returned another case's index, the error has

@@ -5,7 +5,7 @@ use super::{Fd, FdError};
 use crate::choice::WaitNode;
 use crate::os::{Borrowed, Mode};
 use crate::polldesc::PollError;
-use crate::select::{Arm, Attempt, Case, Gate};
+use crate::select::{Arm, Attempt, Case, Gate, OnCancel};
 use crate::sync::Cell;
 use core::ptr::NonNull;
 
@@ -52,7 +52,7 @@ impl Fd {
 impl ReadyArm<'_> {
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
-        Case::new(&self.0)
+        Case::new(&self.0, OnCancel::Fail)
     }
 
     /// What the wait returns. Called after the select has returned this case's index.
