@@ -13,7 +13,7 @@
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
 //! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
 //! | 3 | [`sched`] [`runtime`] |
-//! | 4 | `permits` `fdmutex` [`withdraw`] [`select`] `locked_queue` `latch` `netpoll` |
+//! | 4 | `permits` `fdmutex` `withdraw` [`select`] `locked_queue` `latch` `netpoll` |
 //! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] |
 //! | 6 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 7 | [`fd`] |
@@ -102,7 +102,7 @@ mod locked_queue;
 mod netpoll;
 mod permits;
 pub mod select;
-pub mod withdraw;
+mod withdraw;
 
 pub mod blocking;
 pub mod cancel;

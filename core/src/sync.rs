@@ -10,6 +10,7 @@
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
 //! gate → gate                                (a select, in the order of addresses)
 //! Alarm.state → gate, Heap                   (an alarm fires, is stopped or reset)
+//! gate → Heap                                (a deadline of a cancel is set or forgotten)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this

@@ -8,8 +8,8 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+pub use gopark_core::cancel::Cancelled;
 pub use gopark_core::cancel::Cause;
-pub use gopark_core::withdraw::Cancelled;
 
 /// Cancels goroutines: Go's `context.Context` and its cancel function. Clones are the same one.
 ///

@@ -153,7 +153,8 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 
 /// A handle to wait for a goroutine and take its result: [`std::thread::JoinHandle`].
 ///
-/// Dropping the handle detaches the goroutine: it continues to run. Nothing cancels a goroutine.
+/// Dropping the handle detaches the goroutine: it continues to run. Goroutines of a
+/// [`scope`](crate::scope()), and members of a [`Cancel`](crate::sync::Cancel), can be cancelled.
 ///
 /// ```
 /// let failed = gopark::go(|| -> () { panic!("no luck") });
@@ -276,7 +277,8 @@ pub fn yield_now() {
 
 /// Sleeps for at least `duration`, as Go's `time.Sleep` does. Returns at once if it is zero.
 ///
-/// In a goroutine it parks; on an ordinary thread the thread sleeps. Nothing ends the sleep early.
+/// In a goroutine it parks; on an ordinary thread the thread sleeps. A
+/// [cancel](crate::sync::Cancel) ends the sleep early.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -300,7 +302,8 @@ pub fn sleep(duration: Duration) {
 
 /// Sleeps until `deadline`. Returns at once if it has passed.
 ///
-/// In a goroutine it parks; on an ordinary thread the thread sleeps. Nothing ends the sleep early.
+/// In a goroutine it parks; on an ordinary thread the thread sleeps. A
+/// [cancel](crate::sync::Cancel) ends the sleep early.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -338,7 +341,8 @@ pub fn sleep_until(deadline: Instant) {
 ///
 /// The pool has at most [`Builder::max_threads`](crate::Builder::max_threads) threads. While all
 /// are busy, further work is queued. A line on stderr reports work that has been queued for a
-/// second, and a thread that the system refuses to the pool. Nothing cancels `work`.
+/// second, and a thread that the system refuses to the pool. A cancel does
+/// not end `work`, and the caller waits for it.
 ///
 /// # Panics
 ///

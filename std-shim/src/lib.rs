@@ -34,6 +34,8 @@
 //! | [`go`] | `go f()` | `thread::spawn`, `tokio::spawn` |
 //! | [`run`] | `func main()` | `Runtime::block_on` |
 //! | [`thread`] | no counterpart | `std::thread`, with `scope` and `park` |
+//! | [`scope`](scope()), [`try_scope`] | `errgroup` | `thread::scope`, `JoinSet` |
+//! | [`sync::Cancel`], [`with_timeout`] | `context` | `CancellationToken`, `timeout` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
 //! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |

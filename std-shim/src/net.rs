@@ -38,8 +38,9 @@
 //! # Ending an operation early
 //!
 //! A parked operation ends when its deadline or timeout passes, or when any handle of the socket is
-//! closed with `close`; both can be done by any goroutine or thread. Nothing else cancels it:
-//! dropping the goroutine's [`JoinHandle`](crate::JoinHandle) does not.
+//! closed with `close`; both can be done by any goroutine or thread. It also ends by a
+//! [cancel](crate::sync::Cancel) of its goroutine. Nothing else ends it: dropping the goroutine's
+//! [`JoinHandle`](crate::JoinHandle) does not.
 //!
 //! # Errors
 //!

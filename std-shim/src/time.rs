@@ -221,8 +221,9 @@ impl Ticker {
 
 /// Runs `f` in a goroutine and returns its result, if it comes within `duration`.
 ///
-/// After a timeout the goroutine goes on until `f` returns, and its result is dropped. To end `f`
-/// itself early, give its sockets deadlines.
+/// After a timeout the goroutine goes on until `f` returns, and its result is dropped.
+/// [`with_timeout`](crate::with_timeout) ends `f` itself, on the caller's stack: it cancels its
+/// waits.
 ///
 /// # Errors
 ///

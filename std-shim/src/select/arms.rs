@@ -4,11 +4,11 @@ use crate::builder::sched;
 use crate::chan::{Receiver, Sender};
 use crate::global::Global;
 use crate::goroutine::JoinHandle;
+use gopark_core::cancel::Cancelled;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
 pub use gopark_core::select::Limit;
 use gopark_core::select::{CancelledArm, Case, TimeArm};
-use gopark_core::withdraw::Cancelled;
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 
 use crate::global::Global;
 use crate::runtime::time_limit;
+use gopark_core::cancel::Cancelled;
 use gopark_core::semaphore::RawSemaphore;
-use gopark_core::withdraw::Cancelled;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
