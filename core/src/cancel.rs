@@ -118,7 +118,7 @@ impl RawCancel {
     /// The one that the caller is a member of: the innermost, if there are several.
     pub fn current(sched: &Sched) -> Option<Self> {
         let node = sched.member()?.owner().cast::<Node>();
-        // SAFETY: `run` has stored the address of an Arc's content, and keeps a count of it.
+        // SAFETY: `run` has stored what `Arc::as_ptr` returned, and keeps a count of it.
         let node = unsafe {
             Arc::increment_strong_count(node.as_ptr());
             Arc::from_raw(node.as_ptr())
@@ -210,7 +210,8 @@ impl RawCancel {
     /// Calls `f` with the calling goroutine or thread as a member.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         let node = &self.0;
-        let member = Member::new(&OPERATIONS, NonNull::from(&**node).cast());
+        let owner = NonNull::new(Arc::as_ptr(node).cast_mut()).must("an Arc is null");
+        let member = Member::new(&OPERATIONS, owner.cast());
         let _stay = Stay::begin(node, &member);
         node.sched.enter(Some(&member), f)
     }
