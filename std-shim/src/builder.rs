@@ -6,7 +6,7 @@
 
 use crate::poller::Choice;
 use crate::report::{self, OnStall, Stall};
-use crate::runtime::{self, LINUX, Runtime, duration_nanos, running};
+use crate::runtime::{self, LINUX, Runtime, duration_nanos, running, thread_member};
 use crate::signals::{self, Handlers};
 use crate::{environment, error, fork, overflow, panics, schedtrace, trace};
 use gopark_backends::Poller;
@@ -19,7 +19,6 @@ use gopark_core::sched::{
     StartError,
 };
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -538,19 +537,6 @@ impl Builder {
             ..config
         })
     }
-}
-
-/// The word of an ordinary thread for the cancel that it is a member of.
-fn thread_member(new: Option<*mut ()>) -> *mut () {
-    thread_local! {
-        static MEMBER: Cell<*mut ()> = const { Cell::new(std::ptr::null_mut()) };
-    }
-    // While the thread ends it is no member: those stay for a closure only.
-    let swap = |member: &Cell<*mut ()>| match new {
-        Some(new) => member.replace(new),
-        None => member.get(),
-    };
-    MEMBER.try_with(swap).unwrap_or(std::ptr::null_mut())
 }
 
 /// Returns the error of a start to which the system has refused threads or memory: what it refused,

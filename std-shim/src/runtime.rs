@@ -6,6 +6,7 @@ use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::sched::Sched;
+use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
@@ -78,6 +79,19 @@ pub(crate) fn in_child() -> bool {
 #[inline]
 pub(crate) fn started() -> Option<&'static Sched> {
     running().map(|runtime| runtime.sched)
+}
+
+/// The word of an ordinary thread for the cancel that it is a member of.
+pub(crate) fn thread_member(new: Option<*mut ()>) -> *mut () {
+    thread_local! {
+        static MEMBER: Cell<*mut ()> = const { Cell::new(ptr::null_mut()) };
+    }
+    // While the thread ends it is no member: those stay for a closure only.
+    let swap = |member: &Cell<*mut ()>| match new {
+        Some(new) => member.replace(new),
+        None => member.get(),
+    };
+    MEMBER.try_with(swap).unwrap_or(ptr::null_mut())
 }
 
 /// The end of a wait of at most `limit`. `None` if it is too far away to come.
