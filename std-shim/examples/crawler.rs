@@ -1,5 +1,5 @@
-//! A crawler: it follows the links of a site over four connections at most, reads each page once,
-//! and stops after two seconds. It serves the site itself. One page of it takes an hour.
+//! Reads a site by its links: over four connections at most, each page once, and for two seconds at
+//! most. It serves the site itself. One page of it takes an hour.
 //!
 //! ```text
 //! cargo run --example crawler
@@ -20,7 +20,7 @@ struct Crawl {
 }
 
 impl Crawl {
-    /// Starts a goroutine that reads a page and visits its links, unless the page was found before.
+    /// Starts a goroutine that reads a page and visits its links, if the page is new.
     fn visit<'scope>(&'scope self, s: &'scope Scope<'scope, '_>, page: u32) {
         if self.found.lock().unwrap().insert(page) {
             s.go(move || {
@@ -58,20 +58,16 @@ fn main() -> Result<()> {
         });
         let crawled = with_timeout(Duration::from_secs(2), || scope(|s| crawl.visit(s, 1)));
         let (found, read) = (crawl.found.lock().unwrap(), crawl.read.lock().unwrap());
-        let (is_all, missing) = (crawled.is_ok(), &*found - &*read);
-        println!(
-            "in time: {is_all}; {} pages, without {missing:?}",
-            read.len()
-        );
+        let (in_time, pages, missing) = (crawled.is_ok(), read.len(), &*found - &*read);
+        println!("in time: {in_time}; {pages} pages, without {missing:?}");
         Ok(())
     })
 }
 
 /// Serves a page: the numbers of two further pages and of the first one.
 fn serve(mut conn: TcpStream) -> Result<()> {
-    let mut request = String::new();
-    BufReader::new(&conn).read_line(&mut request)?;
-    match parse(request.trim())? {
+    let request = BufReader::new(&conn).lines().next();
+    match parse(&request.unwrap_or(Ok(String::new()))?)? {
         77 => Ok(sleep(Duration::from_secs(3600))),
         page @ 1..50 => write!(conn, "{} {} 1", 2 * page, 2 * page + 1),
         _ => write!(conn, "1"),

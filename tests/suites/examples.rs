@@ -177,6 +177,20 @@ fn a_program_for_threads_prints_the_same_with_goroutines() {
 }
 
 #[test]
+fn all_that_std_has_for_threads_does_the_same_with_goroutines() {
+    let [ported, original] =
+        [env!("CARGO_BIN_EXE_parts"), env!("CARGO_BIN_EXE_parts_std")].map(|program| {
+            let ended = run(Command::new(program).env("RUST_BACKTRACE", "0"));
+            ended.assert_success();
+            let (said, times) = ended.output.split_once("life took ").unwrap();
+            assert!(times.contains("panics took "), "{times}");
+            String::from(said)
+        });
+    assert_eq!(ported.lines().count(), 9);
+    assert_eq!(ported, original);
+}
+
+#[test]
 fn a_server_that_shuts_down_answers_what_is_short_and_tells_the_others() {
     let mut server = Command::new(env!("CARGO_BIN_EXE_shutdown"))
         .arg("127.0.0.1:0")
