@@ -42,7 +42,8 @@ fn main() {
     };
     settings.start().unwrap();
     let limit = descriptor_limit();
-    // SAFETY: no memory is passed. A goroutine that no cancel reaches would wait for ever.
+    // A goroutine that the cancel misses waits forever.
+    // SAFETY: no memory is passed.
     unsafe { libc::alarm(200) };
     gopark::run(move || {
         // The first connection and the first call of the pool open what the runtime keeps.
