@@ -98,7 +98,7 @@ fn lives(cells: &[AtomicBool], side: usize, cell: usize) -> bool {
 }
 
 thread_local! {
-    static PARSED: Cell<usize> = Cell::new(0);
+    static PARSED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Lines go through a bounded channel to named parsers, and numbers through another to the caller.
