@@ -14,9 +14,8 @@
 //! A walk holds the gate for a batch of members at a time. Members that were cancelled move to a
 //! list of their own, and later ones join that list, so the walk ends. No walk holds two gates.
 //!
-//! The heap has one reference count of the node while the timer is armed, as for an
-//! [`alarm`](crate::alarm). The timer is disarmed when the last `RawCancel` is dropped.
-#![allow(unsafe_code, reason = "members and timers refer to nodes by address")]
+//! The timer is disarmed when the last `RawCancel` is dropped.
+#![allow(unsafe_code, reason = "members refer to nodes by address")]
 
 use crate::choice::{End, WaitNode, WaitQueue};
 use crate::must::Must;
@@ -24,7 +23,7 @@ use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::select::{Arm, Attempt, CancelledArm, Case, Gate, Limit, OnCancel};
 use crate::sync::{AtomicU8, AtomicUsize, Ordering, UnsafeCell};
-use crate::timer::{Heap, Timer};
+use crate::timed::{OnTime, Timed};
 use crate::waiter::WaiterList;
 pub use crate::withdraw::Cancelled;
 use crate::withdraw::{Member, Members, Operations};
@@ -69,7 +68,7 @@ impl Cause {
 }
 
 /// What cancels goroutines. Clones are the same one.
-pub struct RawCancel(Arc<Node>);
+pub struct RawCancel(Arc<Timed<Node>>);
 
 struct Node {
     sched: &'static Sched,
@@ -80,7 +79,6 @@ struct Node {
     gate: Gate,
     /// Protected by `gate`.
     state: UnsafeCell<State>,
-    timer: Timer,
     parent: Option<RawCancel>,
 }
 
@@ -88,14 +86,11 @@ struct State {
     members: Members,
     cancelled: Members,
     waiters: WaitQueue,
-    /// By their addresses.
-    children: BTreeMap<usize, Weak<Node>>,
-    /// When the timer is due. `None` if it is not armed.
-    due: Option<Nanos>,
-    seq: u32,
-    /// The heap that the timer was armed in last. `None` once it was disarmed.
-    heap: Option<&'static Heap>,
+    /// By their [keys](Node::key).
+    children: Children,
 }
+
+type Children = BTreeMap<usize, Weak<Timed<Node>>>;
 
 // SAFETY: the gate protects the state; what it refers to may be used by any thread.
 unsafe impl Send for Node {}
@@ -117,7 +112,7 @@ impl RawCancel {
 
     /// The one that the caller is a member of: the innermost, if there are several.
     pub fn current(sched: &Sched) -> Option<Self> {
-        let node = sched.member()?.owner().cast::<Node>();
+        let node = sched.member()?.owner().cast::<Timed<Node>>();
         // SAFETY: `run` has stored what `Arc::as_ptr` returned, and keeps a count of it.
         let node = unsafe {
             Arc::increment_strong_count(node.as_ptr());
@@ -130,11 +125,12 @@ impl RawCancel {
     /// One that is cancelled when this one is.
     pub fn child(&self) -> Self {
         let child = Self::make(self.0.sched, Some(self.clone()));
-        let key = Arc::as_ptr(&child.0).addr();
         let is_cancelled = self.0.with(|state| {
             let is_cancelled = self.is_cancelled();
             if !is_cancelled {
-                state.children.insert(key, Arc::downgrade(&child.0));
+                state
+                    .children
+                    .insert(child.0.key(), Arc::downgrade(&child.0));
             }
             is_cancelled
         });
@@ -145,7 +141,7 @@ impl RawCancel {
     }
 
     fn make(sched: &'static Sched, parent: Option<RawCancel>) -> Self {
-        RawCancel(Arc::new_cyclic(|this: &Weak<Node>| Node {
+        RawCancel(Timed::new(|_| Node {
             sched,
             users: AtomicUsize::new(1),
             cause: AtomicU8::new(NONE),
@@ -155,12 +151,7 @@ impl RawCancel {
                 cancelled: Members::new(),
                 waiters: WaitQueue::new(),
                 children: BTreeMap::new(),
-                due: None,
-                seq: 0,
-                heap: None,
             }),
-            // Where `Arc::into_raw` will point.
-            timer: Timer::new(NonNull::new(this.as_ptr().cast_mut().cast()).must("an Arc is null")),
             parent,
         }))
     }
@@ -189,12 +180,11 @@ impl RawCancel {
         if when.is_some_and(|when| when <= node.sched.now()) {
             node.sched.cancel(node, Cause::Deadline);
         }
-        let fresh = node.sched.timers();
-        let moved = node.with(|state| {
-            Node::disarm(node, state);
-            match when {
-                Some(when) if !self.is_cancelled() => Node::arm(node, state, fresh, when.max(1)),
-                _ => None,
+        let moved = node.with(|_| match when {
+            Some(when) if !self.is_cancelled() => node.arm(node.sched.timers(), when),
+            _ => {
+                node.disarm();
+                None
             }
         });
         if let Some(heap) = moved {
@@ -204,7 +194,7 @@ impl RawCancel {
 
     /// The deadline.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.0.with(|state| state.due)
+        self.0.due()
     }
 
     /// Calls `f` with the calling goroutine or thread as a member.
@@ -232,7 +222,7 @@ impl RawCancel {
 
     /// That it is cancelled, as a case of a [select](Sched::select).
     pub fn case(&self) -> Case<'_> {
-        Case::new(&*self.0, OnCancel::Ignore)
+        Case::new(&**self.0, OnCancel::Ignore)
     }
 }
 
@@ -247,7 +237,7 @@ impl Drop for RawCancel {
     fn drop(&mut self) {
         // AcqRel: what the others have done comes before the disarming.
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.with(|state| Node::disarm(&self.0, state));
+            self.0.disarm();
         }
     }
 }
@@ -289,6 +279,11 @@ impl Drop for Stay<'_> {
 }
 
 impl Node {
+    /// Its key among the children of its parent.
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
     fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
         let _gate = self.gate.lock();
         // SAFETY: the gate is locked.
@@ -296,7 +291,7 @@ impl Node {
     }
 
     /// Sets the cause. Returns the children, or `None` if there was a cause.
-    fn begin(&self, cause: Cause) -> Option<BTreeMap<usize, Weak<Node>>> {
+    fn begin(&self, cause: Cause) -> Option<Children> {
         self.with(|state| {
             if self.cause.load(Ordering::Relaxed) != NONE {
                 return None;
@@ -323,54 +318,25 @@ impl Node {
             true
         })
     }
-
-    /// Arms the timer. The heap owns one reference from here on.
-    fn arm(
-        this: &Arc<Self>,
-        state: &mut State,
-        heap: &'static Heap,
-        when: Nanos,
-    ) -> Option<&'static Heap> {
-        state.seq = state.seq.wrapping_add(1);
-        state.due = Some(when);
-        state.heap = Some(heap);
-        _ = Arc::into_raw(this.clone());
-        // SAFETY: the reference keeps the timer in place until the callback runs, or `disarm` takes
-        // it back after `remove`. The gate orders calls for this timer.
-        unsafe { this.timer.arm(heap, when, state.seq, fire) }
-    }
-
-    fn disarm(this: &Arc<Self>, state: &mut State) {
-        state.due = None;
-        if state
-            .heap
-            .take()
-            .is_some_and(|heap| heap.remove(&this.timer))
-        {
-            // SAFETY: the heap had a reference, and its callback will not run.
-            drop(unsafe { Arc::from_raw(Arc::as_ptr(this)) });
-        }
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            let key = core::ptr::from_ref(self).addr();
-            let child = parent.0.with(|state| state.children.remove(&key));
+            let child = parent.0.with(|state| state.children.remove(&self.key()));
             drop(child);
         }
     }
 }
 
 impl Sched {
-    fn cancel(&'static self, node: &Arc<Node>, cause: Cause) -> bool {
+    fn cancel(&'static self, node: &Arc<Timed<Node>>, cause: Cause) -> bool {
         cancel(node, cause, |woken| self.ready_list(woken))
     }
 }
 
 /// Cancels `first` and its descendants. `ready` gets the waiters of each batch.
-fn cancel(first: &Arc<Node>, cause: Cause, mut ready: impl FnMut(WaiterList)) -> bool {
+fn cancel(first: &Arc<Timed<Node>>, cause: Cause, mut ready: impl FnMut(WaiterList)) -> bool {
     let Some(children) = first.begin(cause) else {
         return false;
     };
@@ -393,17 +359,15 @@ fn cancel(first: &Arc<Node>, cause: Cause, mut ready: impl FnMut(WaiterList)) ->
     true
 }
 
-/// The callback of a deadline.
-unsafe fn fire(node: NonNull<()>, seq: u32, woken: &mut WaiterList) {
-    // SAFETY: `arm` gave the heap this reference.
-    let node = unsafe { Arc::from_raw(node.cast::<Node>().as_ptr()) };
-    let is_due = node.with(|state| state.seq == seq && state.due.take().is_some());
-    if is_due {
-        cancel(&node, Cause::Deadline, |mut batch| {
-            while let Some(waiter) = batch.pop() {
-                woken.push(waiter);
-            }
-        });
+impl OnTime for Node {
+    fn on_time(this: &Arc<Timed<Self>>, arming: u32, woken: &mut WaiterList) {
+        if this.claim(arming).is_some() {
+            cancel(this, Cause::Deadline, |mut batch| {
+                while let Some(waiter) = batch.pop() {
+                    woken.push(waiter);
+                }
+            });
+        }
     }
 }
 

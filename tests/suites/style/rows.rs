@@ -98,7 +98,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
         "runq",
         "timer",
     ],
-    &["retake", "p", "poller", "polldesc", "metrics", "m"],
+    &["retake", "p", "poller", "polldesc", "metrics", "m", "timed"],
     &["sched", "runtime"],
     &[
         "permits",
