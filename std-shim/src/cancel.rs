@@ -232,6 +232,15 @@ impl fmt::Debug for Cancel {
     }
 }
 
+/// Wraps `f` so that it runs as a member of what the caller of this function is a member of.
+pub(crate) fn inherit<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let cancel = Cancel::current();
+    move || match cancel {
+        Some(cancel) => cancel.run(f),
+        None => f(),
+    }
+}
+
 /// Returns an error if the calling goroutine is cancelled. For loops that compute.
 ///
 /// # Errors

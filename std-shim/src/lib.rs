@@ -206,7 +206,7 @@
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` |
+// | 4 | `cancel` `park` `goroutine` `group` `scope` `thread` `inspect` `net` `chan` `select` |
 // | 5 | `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
@@ -222,6 +222,7 @@ mod error;
 mod fork;
 mod global;
 mod goroutine;
+mod group;
 mod inspect;
 mod local;
 pub mod net;

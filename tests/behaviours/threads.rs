@@ -3,8 +3,9 @@
 use super::check_on_thread;
 use super::sync::until_waits;
 use crate::check;
+use gopark::sync::Cancel;
 use gopark::thread::{self, Builder, Thread};
-use gopark::{JoinHandle, go, yield_now};
+use gopark::{Cancelled, JoinHandle, chan, check_cancel, go, yield_now};
 use gopark_core::watch::{State, Wait};
 use gopark_tests::{join, rounds, until};
 use std::io;
@@ -281,5 +282,34 @@ fn a_scope_that_waits_says_so_in_a_snapshot() {
             });
             release.store(true, SeqCst);
         });
+    });
+}
+
+#[test]
+fn a_cancel_reaches_what_its_member_waits_for_in_run_and_in_a_scope() {
+    everywhere(|| {
+        let cancel = Cancel::new();
+        let stopped = AtomicUsize::new(0);
+        let wait = || {
+            assert!(chan::never::<()>().recv().is_err());
+            assert_eq!(check_cancel(), Err(Cancelled));
+            stopped.fetch_add(1, SeqCst);
+        };
+        gopark::scope(|s| {
+            s.go(|| cancel.run(|| gopark::run(wait)));
+            s.go(|| {
+                cancel.run(|| {
+                    thread::scope(|inner| {
+                        inner.spawn(wait);
+                        inner.spawn(|| thread::scope(|innermost| _ = innermost.spawn(wait)));
+                    })
+                })
+            });
+            cancel.cancel();
+        });
+        assert_eq!(stopped.load(SeqCst), 3);
+        // A detached goroutine is no member.
+        let detached = cancel.run(|| go(check_cancel));
+        assert_eq!(join(detached), Ok(()));
     });
 }

@@ -144,6 +144,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
         "cancel",
         "park",
         "goroutine",
+        "group",
         "scope",
         "thread",
         "inspect",
