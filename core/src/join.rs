@@ -409,11 +409,47 @@ impl Sched {
         F: FnOnce() -> R + 'static,
         R: 'static,
     {
+        self.start_here(detached(f), site)
+    }
+
+    /// As [`go_local`](Self::go_local) and [`go_scoped`](Self::go_scoped).
+    ///
+    /// # Errors
+    ///
+    /// If there is no stack for it. `f` was dropped then.
+    ///
+    /// # Panics
+    ///
+    /// As `go_local`.
+    ///
+    /// # Safety
+    ///
+    /// As `go_scoped`.
+    pub unsafe fn go_local_scoped<F, R, A>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A),
+        A: 'static,
+    {
+        self.start_here(f, site)
+    }
+
+    fn start_here<F, R, A>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A),
+    {
         assert!(
             self.current().is_some(),
             "go_local: an ordinary thread runs no goroutines; call it in one, or use go"
         );
-        let (g, join) = self.make(detached(f), site)?;
+        let (g, join) = self.make(f, site)?;
         self.submit_here(g)
             .unwrap_or_else(|_| panic!("go_local: the current goroutine has no M"));
         Ok(join)

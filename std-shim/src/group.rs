@@ -58,11 +58,31 @@ impl Group {
         // SAFETY: `wait` returns after `running` was dropped, and `'scope` ends after that. The
         // handle cannot outlive `'scope`.
         let join = unsafe { sched().go_scoped(options, move || (f(), running), site) }?;
-        Ok(Handle {
-            join,
-            thread: OnceLock::new(),
-            scope: PhantomData,
-        })
+        Ok(Handle::new(join))
+    }
+
+    /// As [`start`](Self::start), on the current M.
+    ///
+    /// # Panics
+    ///
+    /// On an ordinary thread.
+    ///
+    /// # Safety
+    ///
+    /// As `start`.
+    pub(crate) unsafe fn start_local<'scope, F, R>(
+        &self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Handle<'scope, R>, Exhausted>
+    where
+        F: FnOnce() -> R + 'scope,
+        R: 'scope,
+    {
+        let running = Running::new(self.0.clone());
+        // SAFETY: as in `start`.
+        let join = unsafe { sched().go_local_scoped(move || (f(), running), site) }?;
+        Ok(Handle::new(join))
     }
 
     /// How many are running.
@@ -107,6 +127,14 @@ pub(crate) struct Handle<'scope, R> {
 }
 
 impl<R> Handle<'_, R> {
+    fn new(join: Join<R>) -> Self {
+        Handle {
+            join,
+            thread: OnceLock::new(),
+            scope: PhantomData,
+        }
+    }
+
     pub(crate) fn thread(&self) -> &Thread {
         self.thread.get_or_init(|| self.join.attached(attachment))
     }

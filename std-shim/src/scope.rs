@@ -147,6 +147,40 @@ impl<'scope> Scope<'scope, '_> {
         }
     }
 
+    /// Starts a goroutine on the current thread, so that `f` need not be `Send`, as
+    /// [`go_local`](crate::go_local) does. `f` may borrow what outlives the scope.
+    ///
+    /// # Panics
+    ///
+    /// On an ordinary thread, which does not run goroutines. If no stack is available, as in
+    /// [`go`](crate::go()).
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    ///
+    /// gopark::run(|| {
+    ///     let count = Cell::new(0);
+    ///     gopark::scope(|s| {
+    ///         for _ in 0..3 {
+    ///             s.go_local(|| count.set(count.get() + 1));
+    ///         }
+    ///     });
+    ///     assert_eq!(count.get(), 3);
+    /// });
+    /// ```
+    #[track_caller]
+    pub fn go_local<F, T>(&'scope self, f: F) -> ScopedHandle<'scope, T>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        // SAFETY: as in `start`.
+        match unsafe { self.group.start_local(self.body(f), Location::caller()) } {
+            Ok(handle) => ScopedHandle(handle),
+            Err(exhausted) => panic!("gopark::scope: {exhausted}"),
+        }
+    }
+
     pub(crate) fn start<F, T>(
         &'scope self,
         options: Options,
@@ -157,13 +191,17 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
+        // SAFETY: `scope` calls `wait` before it returns or unwinds, and `'scope` ends after that.
+        unsafe { self.group.start(options, self.body(f), site) }.map(ScopedHandle)
+    }
+
+    /// What a goroutine of the scope runs.
+    fn body<T>(&self, f: impl FnOnce() -> T) -> impl FnOnce() -> Option<T> {
         let shared = self.shared.clone();
-        let body = move || {
+        move || {
             let result = shared.cancel.run(catching(f));
             result.map_err(|payload| shared.panicked(payload)).ok()
-        };
-        // SAFETY: `scope` calls `wait` before it returns or unwinds, and `'scope` ends after that.
-        unsafe { self.group.start(options, body, site) }.map(ScopedHandle)
+        }
     }
 
     /// Cancels the goroutines of the scope and its closure. Those that are started later are
