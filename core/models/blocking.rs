@@ -1,6 +1,6 @@
 //! Models of the thread pool: pushers whose new threads the system refuses, pushers that rely on
-//! those threads, pool threads that go to sleep while a job arrives, and pushers that are cancelled.
-//! A lost job shows as a pusher that waits forever.
+//! those threads, pool threads that go to sleep while a job arrives, and pushers that leave after a
+//! cancel. A lost job shows as a pusher that waits forever.
 #![allow(unsafe_code, reason = "a model runs the pool's jobs itself")]
 
 use super::Pool;

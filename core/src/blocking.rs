@@ -5,9 +5,9 @@
 //! goroutines at home on that M wait. Handing the work over costs two thread switches, and they go
 //! on.
 //!
-//! Work for [`Pool::run`] may borrow from the goroutine's stack, which stays as it is until the work
-//! is done. [`Pool::run_or_leave`] takes work that borrows nothing, so a cancel ends its wait. The
-//! caller and the pool then share an allocation, and each does one step at its end:
+//! Work for [`Pool::run`] may borrow from the goroutine's stack, which stays as it is until the
+//! work is done. [`Pool::run_or_leave`] takes work that borrows nothing, so a cancel ends its wait.
+//! The caller and the pool then share an allocation, and each does one step at its end:
 //!
 //! | `state` | means | left by |
 //! |---|---|---|
@@ -180,9 +180,10 @@ impl<F: FnOnce() -> T, T> SharedCall<F, T> {
     /// work if it has not begun.
     fn leave(&self) -> Result<T, Cancelled> {
         match self.state.swap(LEFT, Ordering::Acquire) {
-            // SAFETY: the work is done, so the pool does not touch the result any more.
             DONE => {
-                Ok(unsafe { (*self.result.get()).take() }.must("a job was done without a result"))
+                // SAFETY: the work is done, so the pool does not touch the result any more.
+                let result = unsafe { (*self.result.get()).take() };
+                Ok(result.must("a job was done without a result"))
             }
             QUEUED => {
                 // SAFETY: the caller has taken the state out of `QUEUED`, so it alone has the work.
