@@ -86,7 +86,6 @@ pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
 use crate::error::poll_error;
-use gopark_core::polldesc::PollError;
 use std::io::{Error, ErrorKind, Result};
 
 /// Calls `f` with each address that `addrs` resolves to until one succeeds or the caller is
@@ -108,7 +107,7 @@ fn first_success<T>(
     );
     for addr in addrs {
         match f(addr) {
-            Err(error) if poll_error(&error) != Some(PollError::Cancelled) => last = error,
+            Err(error) if poll_error(&error) != Some(crate::PollError::Cancelled) => last = error,
             result => return result,
         }
     }

@@ -13,7 +13,7 @@ use std::panic::{self, AssertUnwindSafe};
 ///
 /// **A cancel.** If `work` has not begun when the caller is cancelled, it does not run, and is
 /// dropped by the caller. If it has begun, it is left behind: it runs to its end on its thread of
-/// the pool, which then drops the result. Until then it occupies that thread, of which there are
+/// the pool, which then drops the result. Until then it occupies that thread. There are
 /// [`Builder::max_threads`](crate::Builder::max_threads) at most. A cancel does not reach into
 /// `work`, and the end of the process does not wait for it.
 ///
