@@ -28,6 +28,8 @@ pub use gopark_core::cancel::Cause;
 /// | [`Semaphore`](crate::sync::Semaphore) | [`Cancelled`] |
 /// | [`JoinHandle::join`](crate::JoinHandle::join) | [`Cancelled`]; the other goroutine goes on |
 /// | [`sleep`](crate::sleep()) | returns early |
+/// | [`try_blocking`](crate::try_blocking) | [`Cancelled`]; the work is left behind |
+/// | look-ups of host names | as a connect; the look-up is left behind |
 /// | `try_…`, `close`, all that returns no error | not affected |
 ///
 /// Locks, `Condvar`, `Barrier`, `WaitGroup`, the end of a scope and [`blocking`](crate::blocking)

@@ -341,8 +341,8 @@ pub fn sleep_until(deadline: Instant) {
 ///
 /// The pool has at most [`Builder::max_threads`](crate::Builder::max_threads) threads. While all
 /// are busy, further work is queued. A line on stderr reports work that has been queued for a
-/// second, and a thread that the system refuses to the pool. A cancel does
-/// not end `work`, and the caller waits for it.
+/// second, and a thread that the system refuses to the pool. A cancel does not end `work`, and the
+/// caller waits for it. The caller of [`try_blocking`](crate::try_blocking) does not.
 ///
 /// # Panics
 ///

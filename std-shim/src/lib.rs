@@ -41,7 +41,7 @@
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
 //! | [`time`] | `time` | `tokio::time` |
 //! | [`sleep`], [`yield_now`] | `time.Sleep`, `runtime.Gosched` | the same names |
-//! | [`blocking`] | not needed | `spawn_blocking` |
+//! | [`blocking`], [`try_blocking`] | not needed | `spawn_blocking` |
 //! | [`go_local`] | no counterpart | `spawn_local` |
 //! | [`goroutine_local!`] | no counterpart | `thread_local!`, `task_local!` |
 //! | [`Builder`] | `GOMAXPROCS`, `GODEBUG` | `runtime::Builder` |
@@ -51,7 +51,7 @@
 //! The first use of one that needs the runtime starts it with the defaults: [`go`], [`run`], a
 //! socket of [`net`], a wait for a channel, lock or timer, [`dump`](dump()),
 //! [`metrics`](metrics()). It runs until the process ends. On an ordinary thread [`sleep`],
-//! [`yield_now`] and [`blocking`] do what `std` does, and start nothing.
+//! [`yield_now`], [`blocking`] and [`try_blocking`] do what `std` does, and start nothing.
 //!
 //! # Threads
 //!
@@ -206,7 +206,7 @@
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `cancel` `park` `goroutine` `group` `scope` `thread` `inspect` `net` `chan` `select` |
+// | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` `inspect` `net` `chan` `select` |
 // | 5 | `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
@@ -230,6 +230,7 @@ mod overflow;
 mod panics;
 mod park;
 mod poller;
+mod pool;
 mod report;
 mod runtime;
 mod schedtrace;
@@ -254,6 +255,7 @@ pub use goroutine::{
 };
 pub use inspect::{dump, metrics};
 pub use local::{AccessError, LocalKey};
+pub use pool::try_blocking;
 pub use report::Stall;
 pub use scope::{Scope, ScopePanicked, ScopedHandle, TryScope, run, scope, try_scope};
 pub use select::Select;

@@ -11,6 +11,7 @@ mod deadlines;
 mod handoff;
 mod locals;
 mod locks;
+mod names;
 mod parallel;
 mod scheduler;
 mod select;

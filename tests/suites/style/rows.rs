@@ -142,6 +142,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
     &["builder", "global"],
     &[
         "cancel",
+        "pool",
         "park",
         "goroutine",
         "group",
