@@ -118,6 +118,7 @@ impl Cancel {
     /// assert!(cancel.cancel());
     /// assert!(!cancel.cancel());
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
         self.0.cancel()
     }
