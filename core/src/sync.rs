@@ -11,6 +11,7 @@
 //! gate → gate                                (a select, in the order of addresses)
 //! Alarm.state → gate, Heap                   (an alarm fires, is stopped or reset)
 //! gate → Heap                                (a deadline of a cancel is set or forgotten)
+//! gate → Extra.cancelled                     (a cancel reaches a goroutine, which leaves it)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this

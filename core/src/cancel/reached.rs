@@ -4,7 +4,7 @@
 //! watcher does not go from the G to the stack. The G has a list of its cancelled members under a
 //! lock of its own:
 //!
-//! | the member | in the list | listed or taken out by | who holds the cancel's gate |
+//! | the member | in the list | listed or taken out by | the cancel's gate is held by |
 //! |---|---|---|---|
 //! | is not cancelled | no | | |
 //! | is being cancelled | no → yes | the canceller | the canceller |
@@ -47,7 +47,7 @@ use core::fmt;
 pub struct Cancellation {
     /// What has cancelled it.
     pub by: Canceller,
-    /// Whether that was cancelled of which its cancel is a child, or a child's child.
+    /// Whether the cancel that came first is a parent of its own one, or a parent's parent.
     pub with_parent: bool,
     /// Whether the cancel does not reach its operations now, because it is in a `shield` or in an
     /// inner cancel.
