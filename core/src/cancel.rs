@@ -328,8 +328,8 @@ impl Node {
         })
     }
 
-    /// Cancels some members and waiters. Returns whether there may be more. Adds the goroutines that
-    /// a trace is to show to `traced`.
+    /// Cancels some members and waiters. Returns whether there may be more. Adds the goroutines
+    /// that a trace is to show to `traced`.
     fn cancel_batch(&self, woken: &mut WaiterList, traced: &mut Vec<Identity>) -> bool {
         self.with(|state| {
             for _ in 0..BATCH {

@@ -101,8 +101,8 @@ pub(crate) struct G {
     pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
-    /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written by
-    /// the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
+    /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written
+    /// by the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
     pub(crate) member: AtomicPtr<()>,
     /// A word of the program, which only the goroutine itself uses.
     local: AtomicPtr<()>,

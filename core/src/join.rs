@@ -119,8 +119,8 @@ impl<F: FnOnce() -> (R, A), R, A, const SCOPED: bool> Task<F, R, SCOPED> {
     }
 
     unsafe fn dealloc(head: NonNull<Head>) {
-        // SAFETY: a head with this vtable is the first field of such a task. Both references are gone. The content of the stage was taken or
-        // dropped before; the union drops nothing.
+        // SAFETY: a head with this vtable is the first field of such a task. Both references are
+        // gone. The content of the stage was taken or dropped before; the union drops nothing.
         drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
     }
 }

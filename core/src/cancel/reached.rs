@@ -1,4 +1,4 @@
-//! The members of a goroutine that are cancelled: how a dump finds what has cancelled the goroutine.
+//! The cancelled members of a goroutine: how a dump finds what has cancelled it.
 //!
 //! A member lies on the stack of its goroutine, which may leave it and return at any time. So a
 //! watcher does not go from the G to the stack. The G has a list of its cancelled members under a
@@ -68,8 +68,8 @@ impl fmt::Display for Cancellation {
     }
 }
 
-/// Lists a member that was cancelled. Adds its goroutine to `traced` if there is a trace. The caller
-/// holds the cancel's gate, or is the goroutine.
+/// Lists a member that was cancelled. Adds its goroutine to `traced` if there is a trace. The
+/// caller holds the cancel's gate, or is the goroutine.
 pub(super) fn list(sched: &'static Sched, member: &Member, traced: &mut Vec<Identity>) {
     let Some(g) = goroutine_of(sched, member) else {
         return;

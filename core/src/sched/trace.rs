@@ -253,8 +253,8 @@ impl Sched {
         }
     }
 
-    /// A deadline fires on an M's own stack, where there is no `Here`: the record is then in the row
-    /// of the thread.
+    /// A deadline fires on an M's own stack, where there is no `Here`: the record is then in the
+    /// row of the thread.
     fn record_cancels(
         &'static self,
         trace: &Trace,

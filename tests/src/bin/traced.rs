@@ -1,5 +1,6 @@
 //! A server, its clients, goroutines that are cancelled, and one that blocks its thread:
-//! `suites/trace.rs` checks their timeline. `traced ROUNDS [abort|migrate]` prints the numbers of its goroutines.
+//! `suites/trace.rs` checks their timeline. `traced ROUNDS [abort|migrate]` prints the numbers of
+//! its goroutines.
 #![allow(unsafe_code, reason = "migrating is a promise")]
 
 use gopark::net::{TcpListener, TcpStream};
