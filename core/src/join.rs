@@ -41,7 +41,7 @@ const OPEN: u8 = 0;
 const DETACHED: u8 = 1;
 const FINISHED: u8 = 2;
 
-/// `SCOPED`: whether what the closure borrows outlives the goroutine because its spawner waits.
+/// `SCOPED`: whether a scope waits for the goroutine.
 #[repr(C)]
 struct Task<F, R, const SCOPED: bool> {
     head: Head,
