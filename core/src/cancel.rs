@@ -11,25 +11,34 @@
 //! The race: a child or a member joins while the canceller walks. It joins under the gate. Either
 //! the canceller finds it, or it finds the cause.
 //!
-//! A walk holds the gate for a batch of members at a time. Members that were cancelled move to a
-//! list of their own, and later ones join that list, so the walk ends. No walk holds two gates.
+//! A walk holds the gate for a batch of members at a time. Members that were cancelled leave the
+//! list, and later ones do not join it, so the walk ends. No walk holds two gates. Each cancelled
+//! member is in a list of its goroutine, for watchers (`reached`).
 //!
 //! The timer is disarmed when the last `RawCancel` is dropped.
 #![allow(unsafe_code, reason = "members refer to nodes by address")]
 
+mod reached;
+
+pub use reached::Cancellation;
+pub(crate) use reached::cancellation;
+
 use crate::choice::{End, WaitNode, WaitQueue};
+use crate::g::G;
 use crate::must::Must;
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::select::{Arm, Attempt, CancelledArm, Case, Gate, Limit, OnCancel};
-use crate::sync::{AtomicU8, AtomicUsize, Ordering, UnsafeCell};
+use crate::sync::{AtomicU8, AtomicUsize, Once, Ordering, UnsafeCell};
 use crate::timed::{OnTime, Timed};
+use crate::trace::{Canceller, Identity};
 use crate::waiter::WaiterList;
 pub use crate::withdraw::Cancelled;
 use crate::withdraw::{Member, Members, Operations};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::panic::Location;
 use core::ptr::NonNull;
 
 /// How many members are cancelled for each time that the gate is held.
@@ -76,6 +85,8 @@ struct Node {
     users: AtomicUsize,
     /// The number of the cause. Written by the holder of the gate.
     cause: AtomicU8,
+    /// Set before `cause`, by the holder of the gate.
+    canceller: Once<Canceller>,
     gate: Gate,
     /// Protected by `gate`.
     state: UnsafeCell<State>,
@@ -83,8 +94,8 @@ struct Node {
 }
 
 struct State {
+    /// Those that are not cancelled.
     members: Members,
-    cancelled: Members,
     waiters: WaitQueue,
     /// By their [keys](Node::key).
     children: Children,
@@ -125,17 +136,17 @@ impl RawCancel {
     /// One that is cancelled when this one is.
     pub fn child(&self) -> Self {
         let child = Self::make(self.0.sched, Some(self.clone()));
-        let is_cancelled = self.0.with(|state| {
-            let is_cancelled = self.is_cancelled();
-            if !is_cancelled {
+        let canceller = self.0.with(|state| {
+            let canceller = self.0.canceller.get().copied();
+            if canceller.is_none() {
                 state
                     .children
                     .insert(child.0.key(), Arc::downgrade(&child.0));
             }
-            is_cancelled
+            canceller
         });
-        if is_cancelled {
-            child.0.sched.cancel(&child.0, Cause::Parent);
+        if let Some(by) = canceller {
+            child.0.sched.cancel(&child.0, Cause::Parent, by);
         }
         child
     }
@@ -145,10 +156,10 @@ impl RawCancel {
             sched,
             users: AtomicUsize::new(1),
             cause: AtomicU8::new(NONE),
+            canceller: Once::new(),
             gate: Gate::new(()),
             state: UnsafeCell::new(State {
                 members: Members::new(),
-                cancelled: Members::new(),
                 waiters: WaitQueue::new(),
                 children: BTreeMap::new(),
             }),
@@ -157,9 +168,23 @@ impl RawCancel {
     }
 
     /// Cancels the members, those of its children and of theirs, and wakes the waiters. Returns
-    /// false if it was cancelled before.
+    /// false if it was cancelled before. Dumps and traces name the caller.
+    #[track_caller]
     pub fn cancel(&self) -> bool {
-        self.0.sched.cancel(&self.0, Cause::Asked)
+        let (by, at) = (self.caller(), Location::caller());
+        let by = Canceller::Call { by, at };
+        self.0.sched.cancel(&self.0, Cause::Asked, by)
+    }
+
+    /// As [`cancel`](Self::cancel), because the calling goroutine has failed.
+    pub fn fail(&self) -> bool {
+        let by = Canceller::Failure(self.caller());
+        self.0.sched.cancel(&self.0, Cause::Asked, by)
+    }
+
+    /// The number of the calling goroutine. 0 on an ordinary thread.
+    fn caller(&self) -> u64 {
+        self.0.sched.current().map_or(0, G::id)
     }
 
     /// Why it is cancelled, if it is.
@@ -178,7 +203,8 @@ impl RawCancel {
     pub fn set_deadline(&self, when: Option<Nanos>) {
         let node = &self.0;
         if when.is_some_and(|when| when <= node.sched.now()) {
-            node.sched.cancel(node, Cause::Deadline);
+            node.sched
+                .cancel(node, Cause::Deadline, Canceller::Deadline);
         }
         let moved = node.with(|_| match when {
             Some(when) if !self.is_cancelled() => node.arm(node.sched.timers(), when),
@@ -247,18 +273,21 @@ struct Stay<'a>(&'a Node, &'a Member);
 
 impl<'a> Stay<'a> {
     fn begin(node: &'a Node, member: &'a Member) -> Self {
-        node.with(|state| {
-            let list = match node.cause.load(Ordering::Relaxed) {
-                NONE => &mut state.members,
-                _ => {
-                    // It has published nothing, so there is no waiter.
-                    _ = member.cancel();
-                    &mut state.cancelled
-                }
-            };
-            // SAFETY: the member is new, and stays until `drop`.
-            unsafe { list.push(member) };
+        let canceller = node.with(|state| {
+            let canceller = node.canceller.get().copied();
+            match canceller {
+                // SAFETY: the member is new, and stays until `drop`.
+                None => unsafe { state.members.push(member) },
+                // It has published nothing, so there is no waiter.
+                Some(_) => _ = member.cancel(),
+            }
+            canceller
         });
+        if let Some(by) = canceller {
+            let mut traced = Vec::new();
+            reached::list(node.sched, member, &mut traced);
+            node.sched.trace_cancels(traced, by);
+        }
         Stay(node, member)
     }
 }
@@ -266,13 +295,10 @@ impl<'a> Stay<'a> {
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
         let Stay(node, member) = self;
-        node.with(|state| {
-            let list = match member.is_cancelled() {
-                false => &mut state.members,
-                true => &mut state.cancelled,
-            };
-            // SAFETY: cancelled members are in that list, and others in this one.
-            unsafe { list.remove(member) };
+        node.with(|state| match member.is_cancelled() {
+            // SAFETY: `begin` added it, and only cancelled members were taken out.
+            false => unsafe { state.members.remove(member) },
+            true => reached::unlist(node.sched, member),
         });
         member.left();
     }
@@ -290,25 +316,26 @@ impl Node {
         f(unsafe { &mut *self.state.get() })
     }
 
-    /// Sets the cause. Returns the children, or `None` if there was a cause.
-    fn begin(&self, cause: Cause) -> Option<Children> {
+    /// Sets the cause and the canceller. Returns the children, or `None` if there was a cause.
+    fn begin(&self, cause: Cause, by: Canceller) -> Option<Children> {
         self.with(|state| {
             if self.cause.load(Ordering::Relaxed) != NONE {
                 return None;
             }
+            self.canceller.call_once(|| by);
             self.cause.store(cause.number(), Ordering::Release);
             Some(core::mem::take(&mut state.children))
         })
     }
 
-    /// Cancels some members and waiters. Returns whether there may be more.
-    fn cancel_batch(&self, woken: &mut WaiterList) -> bool {
+    /// Cancels some members and waiters. Returns whether there may be more. Adds the goroutines
+    /// that a trace is to show to `traced`.
+    fn cancel_batch(&self, woken: &mut WaiterList, traced: &mut Vec<Identity>) -> bool {
         self.with(|state| {
             for _ in 0..BATCH {
                 if let Some(member) = state.members.pop() {
                     woken.extend(member.cancel());
-                    // SAFETY: it has left the other list, and stays until it is removed.
-                    unsafe { state.cancelled.push(member) };
+                    reached::list(self.sched, member, traced);
                 } else if let Some(chosen) = state.waiters.pop() {
                     woken.extend(chosen.waiter);
                 } else {
@@ -330,26 +357,32 @@ impl Drop for Node {
 }
 
 impl Sched {
-    fn cancel(&'static self, node: &Arc<Timed<Node>>, cause: Cause) -> bool {
-        cancel(node, cause, |woken| self.ready_list(woken))
+    fn cancel(&'static self, node: &Arc<Timed<Node>>, cause: Cause, by: Canceller) -> bool {
+        cancel(node, cause, by, |woken| self.ready_list(woken))
     }
 }
 
 /// Cancels `first` and its descendants. `ready` gets the waiters of each batch.
-fn cancel(first: &Arc<Timed<Node>>, cause: Cause, mut ready: impl FnMut(WaiterList)) -> bool {
-    let Some(children) = first.begin(cause) else {
+fn cancel(
+    first: &Arc<Timed<Node>>,
+    cause: Cause,
+    by: Canceller,
+    mut ready: impl FnMut(WaiterList),
+) -> bool {
+    let Some(children) = first.begin(cause, by) else {
         return false;
     };
     let mut reached = Vec::from_iter([(first.clone(), children)]);
     while let Some((node, children)) = reached.pop() {
         for child in children.into_values().filter_map(|child| child.upgrade()) {
-            if let Some(children) = child.begin(Cause::Parent) {
+            if let Some(children) = child.begin(Cause::Parent, by) {
                 reached.push((child, children));
             }
         }
         loop {
-            let mut woken = WaiterList::new();
-            let more = node.cancel_batch(&mut woken);
+            let (mut woken, mut traced) = (WaiterList::new(), Vec::new());
+            let more = node.cancel_batch(&mut woken, &mut traced);
+            node.sched.trace_cancels(traced, by);
             ready(woken);
             if !more {
                 break;
@@ -362,7 +395,7 @@ fn cancel(first: &Arc<Timed<Node>>, cause: Cause, mut ready: impl FnMut(WaiterLi
 impl OnTime for Node {
     fn on_time(this: &Arc<Timed<Self>>, arming: u32, woken: &mut WaiterList) {
         if this.claim(arming).is_some() {
-            cancel(this, Cause::Deadline, |mut batch| {
+            cancel(this, Cause::Deadline, Canceller::Deadline, |mut batch| {
                 while let Some(waiter) = batch.pop() {
                     woken.push(waiter);
                 }

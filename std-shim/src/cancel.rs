@@ -120,6 +120,7 @@ impl Cancel {
     /// assert!(cancel.cancel());
     /// assert!(!cancel.cancel());
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
         self.0.cancel()
     }

@@ -21,6 +21,17 @@ use std::io::{self, Write};
 /// created at src/main.rs:20:5
 /// ```
 ///
+/// A goroutine that is cancelled says by what: `cancelled by goroutine 3 at src/main.rs:7:5`, `by a
+/// thread at …`, `by its deadline`, or `by the failure of goroutine 5` in a
+/// [`scope`](crate::scope()). `cancelled with its parent by …` names what has cancelled the
+/// outermost parent. `shielded` follows if its operations work all the same: in a
+/// [`shield`](crate::shield), or in a [`Cancel`](crate::sync::Cancel) further in that is not
+/// cancelled.
+///
+/// The last line is `created in a scope at …` for goroutines of [`scope`](crate::scope()),
+/// [`try_scope`](crate::try_scope), [`thread::scope`](crate::thread::scope()) and
+/// [`run`](crate::run), and `created at …, detached` for those whose handle was dropped.
+///
 /// The dump stops no goroutine. It shows each as it was when the dump came to it, and a goroutine
 /// that runs on another thread without its backtrace. It works even if goroutines keep all threads
 /// busy. [`Builder::dump_on`](crate::Builder::dump_on) makes the same dump when a signal comes.

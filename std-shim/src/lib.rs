@@ -206,11 +206,12 @@
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
 // | 3 | `builder` `global` |
-// | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` `inspect` `net` `chan` `select` |
-// | 5 | `sync` `time` |
+// | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
+// | 5 | `inspect` `net` `chan` `select` |
+// | 6 | `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
-// may read row 1, and never starts the runtime. Row 3 starts it, and rows 4 and 5 use it, which
+// may read row 1, and never starts the runtime. Row 3 starts it, and the rows from 4 use it, which
 // starts it if it is not running.
 mod backtraces;
 mod builder;

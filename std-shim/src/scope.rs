@@ -38,7 +38,7 @@ impl Shared {
         let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(payload);
         drop(first);
-        self.cancel.cancel();
+        self.cancel.0.fail();
     }
 }
 
@@ -213,6 +213,7 @@ impl<'scope> Scope<'scope, '_> {
     ///     s.cancel();
     /// });
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
         self.shared.cancel.cancel()
     }
@@ -412,7 +413,7 @@ fn keep<E>(first: &Mutex<Option<E>>, error: E, cancel: &Cancel) {
         }
     };
     drop(first);
-    cancel.cancel();
+    cancel.0.fail();
     drop(late);
 }
 

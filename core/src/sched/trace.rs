@@ -6,9 +6,12 @@ use crate::g::{G, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
 use crate::sync::Ordering;
-use crate::trace::{Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, Turn};
+use crate::trace::{
+    Canceller, Identity, Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, Turn,
+};
 use crate::wait_info::Wait;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// A trace, and the function that records in it. Only [`Sched::trace`] names the function, so a
 /// program that never asks for a trace is linked without it.
@@ -25,6 +28,7 @@ enum Note<'a> {
     Ready(Option<&'a Here>, &'a G),
     Named(&'a Here, Arc<str>),
     Spawn(Option<&'a Here>, &'a G),
+    Cancel(Option<&'a Here>, Vec<Identity>, Canceller),
     Batch(&'a Here, Source, u32, Nanos),
     Idle(&'a Here, Asleep),
     GaveWay(&'a Here, &'a M),
@@ -77,6 +81,7 @@ impl Sched {
             Note::Ready(here, g) => _ = self.note_origin(g, here),
             Note::Named(here, name) => record(trace, here, now(), TraceEvent::Named(name)),
             Note::Spawn(here, g) => self.record_spawn(trace, g, here),
+            Note::Cancel(here, reached, by) => self.record_cancels(trace, reached, by, here),
             Note::Batch(here, source, count, since) => record(
                 trace,
                 here,
@@ -188,13 +193,10 @@ impl Sched {
                 Row::P(here.p.index as u32),
                 here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id)),
             ),
-            None => match self.current() {
-                Some(g) => (
-                    Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)),
-                    g.id(),
-                ),
-                None => (Row::Thread(self.os.thread_id()), 0),
-            },
+            None => (
+                Row::Thread(self.thread_here()),
+                self.current().map_or(0, G::id),
+            ),
         };
         let readied = Readied {
             time: self.os.now(),
@@ -203,6 +205,14 @@ impl Sched {
         };
         g.origin().set(readied);
         readied
+    }
+
+    /// The number of the calling thread.
+    fn thread_here(&'static self) -> u32 {
+        match self.current() {
+            Some(g) => self.m_of(g).thread.load(Ordering::Relaxed),
+            None => self.os.thread_id(),
+        }
     }
 
     /// Gives the calling goroutine a name, in place of any other. Returns false on an ordinary
@@ -234,9 +244,37 @@ impl Sched {
         }
     }
 
+    /// Called after a cancel has reached the goroutines `reached`, and before those of them are
+    /// readied whose waits it has ended.
+    pub(crate) fn trace_cancels(&'static self, reached: Vec<Identity>, by: Canceller) {
+        if !reached.is_empty() {
+            let here = self.here();
+            self.note(|| Note::Cancel(here.as_deref(), reached, by));
+        }
+    }
+
+    /// A deadline fires on an M's own stack, where there is no `Here`: the record is then in the
+    /// row of the thread.
+    fn record_cancels(
+        &'static self,
+        trace: &Trace,
+        reached: Vec<Identity>,
+        by: Canceller,
+        here: Option<&Here>,
+    ) {
+        let time = self.os.now();
+        for g in reached {
+            let event = TraceEvent::Cancel { g, by };
+            match here {
+                Some(here) => record(trace, here, time, event),
+                None => trace.record_outside(self.thread_here(), time, event),
+            }
+        }
+    }
+
     /// Whether there is a trace.
     #[inline]
-    pub(super) fn is_traced(&self) -> bool {
+    pub(crate) fn is_traced(&self) -> bool {
         self.tracing().is_some()
     }
 
