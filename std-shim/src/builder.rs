@@ -8,6 +8,7 @@ use crate::poller::Choice;
 use crate::report::{self, OnStall, Stall};
 use crate::runtime::{self, LINUX, Runtime, duration_nanos, running, thread_member};
 use crate::signals::{self, Handlers};
+use crate::switches::{self, OnSwitch};
 use crate::{environment, error, fork, overflow, panics, schedtrace, trace};
 use gopark_backends::Poller;
 use gopark_backends::linux;
@@ -16,7 +17,7 @@ use gopark_core::os::{Nanos, Os};
 use gopark_core::polldesc::Deadline;
 use gopark_core::sched::{
     Config, Deadlocks, MAX_PROCS, MAX_THREADS, Monitor, Sched, SchedTraceInterval, Shrink, Stalls,
-    StartError,
+    StartError, Switch,
 };
 use gopark_core::stack::{MAX_STACK, MIN_STACK};
 use std::fmt;
@@ -51,6 +52,7 @@ pub struct Builder {
     reports: Option<bool>,
     shrink: Option<(Duration, Duration)>,
     on_stall: Option<OnStall>,
+    on_switch: Option<OnSwitch>,
     dump_on: Option<i32>,
 }
 
@@ -69,6 +71,7 @@ impl fmt::Debug for Builder {
             reports,
             shrink,
             on_stall: _,
+            on_switch: _,
             dump_on,
         } = self;
         f.debug_struct("Builder")
@@ -308,6 +311,46 @@ impl Builder {
         self
     }
 
+    /// Sets a function that is called when a goroutine begins a turn on a thread and when the turn
+    /// ends: for profilers, subscribers of `tracing`, and values that belong to a goroutine but are
+    /// kept in a thread-local.
+    ///
+    /// On each thread of the runtime, [`Switch::In`] and [`Switch::Out`] alternate, and the two of a
+    /// turn have the number of the same goroutine. A turn ends when the goroutine parks, yields or
+    /// returns. If what the goroutine would wait for comes while it parks, its next turn begins at
+    /// once. While a goroutine computes or blocks its thread, its turn goes on, even if another
+    /// thread takes over the other goroutines. Work in [`blocking`](crate::blocking) runs on a
+    /// thread of the pool, without a turn: its goroutine is parked.
+    ///
+    /// A goroutine has all its turns on one thread. With [`migrate`](Self::migrate) they are on any
+    /// threads, and its `Out` on one returns before its next `In` on another is called.
+    ///
+    /// The function runs on the thread's own stack, outside of any goroutine, and delays everything
+    /// else on that thread. It must neither park nor block. It may take a lock of `std` if no
+    /// holder of that lock parks. If it panics, the process aborts.
+    ///
+    /// ```
+    /// use gopark::Switch;
+    /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    ///
+    /// static TURNS: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// gopark::Builder::new()
+    ///     .on_switch(|switch| {
+    ///         if let Switch::In { .. } = switch {
+    ///             TURNS.fetch_add(1, Relaxed);
+    ///         }
+    ///     })
+    ///     .start()?;
+    /// gopark::go(gopark::yield_now).join().unwrap();
+    /// assert_eq!(TURNS.load(Relaxed), 2);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn on_switch(mut self, on_switch: impl Fn(Switch) + Send + Sync + 'static) -> Self {
+        self.on_switch = Some(Arc::new(on_switch));
+        self
+    }
+
     /// Writes a [`dump`](crate::dump()) to stderr whenever the process gets `signal`, such as
     /// `libc::SIGUSR1`. `GOPARK_DUMP=USR1` in the environment does the same without code.
     ///
@@ -430,12 +473,14 @@ impl Builder {
         // No step after this one fails.
         handlers.keep();
         // No goroutine exists before `RUNTIME` is set, so sysmon has no stall to report yet.
-        let on_stall = self.on_stall.clone();
         _ = report::SETTINGS.set(report::Settings {
             default_reports,
             default_stalls: self.stall_after.is_none(),
-            on_stall,
+            on_stall: self.on_stall,
         });
+        if let Some(on_switch) = self.on_switch {
+            switches::install(sched, on_switch);
+        }
         if default_reports {
             if let Some(text) = pollers.passed_over() {
                 report::report_passed_over(&text);

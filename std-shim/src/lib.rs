@@ -205,7 +205,7 @@
 // | 0 | `environment` `error` `fork` `backtraces` |
 // | 1 | `runtime` `poller` `local` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
-// | 3 | `builder` `global` |
+// | 3 | `switches` `builder` `global` |
 // | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` |
 // | 5 | `sync` `time` |
 //
@@ -237,6 +237,7 @@ mod scope;
 pub mod select;
 mod signals;
 mod stderr;
+mod switches;
 pub mod sync;
 pub mod thread;
 pub mod time;
@@ -247,6 +248,7 @@ pub use cancel::{Cancelled, Expired, check_cancel, shield, with_deadline, with_t
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
+pub use gopark_core::sched::Switch;
 pub use goroutine::{
     JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
     yield_now,

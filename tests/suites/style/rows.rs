@@ -139,7 +139,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
         "schedtrace",
         "trace",
     ],
-    &["builder", "global"],
+    &["switches", "builder", "global"],
     &[
         "cancel",
         "park",

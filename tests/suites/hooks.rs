@@ -1,0 +1,19 @@
+//! The hooks of `Builder`: `on_switch`.
+
+#[path = "hooks/programs.rs"]
+mod programs;
+#[path = "hooks/switches.rs"]
+mod switches;
+
+use gopark::Builder;
+use gopark_tests::turns;
+
+fn start() {
+    let settings = Builder::new().max_procs(2);
+    gopark_tests::start(settings.on_switch(turns::log));
+}
+
+fn check(behaviour: impl FnOnce() + Send + 'static) {
+    start();
+    gopark_tests::in_goroutine(behaviour);
+}
