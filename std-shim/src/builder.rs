@@ -4,6 +4,7 @@
     reason = "core's start has a contract, which `migrate` passes on to its caller"
 )]
 
+use crate::leak::{self, Leak, OnLeak};
 use crate::poller::Choice;
 use crate::report::{self, OnStall, Stall};
 use crate::runtime::{self, LINUX, Runtime, duration_nanos, running, thread_member};
@@ -52,6 +53,7 @@ pub struct Builder {
     reports: Option<bool>,
     shrink: Option<(Duration, Duration)>,
     on_stall: Option<OnStall>,
+    on_leak: Option<OnLeak>,
     on_switch: Option<OnSwitch>,
     dump_on: Option<i32>,
 }
@@ -71,6 +73,7 @@ impl fmt::Debug for Builder {
             reports,
             shrink,
             on_stall: _,
+            on_leak: _,
             on_switch: _,
             dump_on,
         } = self;
@@ -311,6 +314,56 @@ impl Builder {
         self
     }
 
+    /// Sets a function that is called with results of goroutines that are dropped unread: the
+    /// [`JoinHandle`](crate::JoinHandle) was dropped, or its `join` was cancelled. So a failure does
+    /// not get lost. The function gets
+    ///
+    /// - every panic,
+    /// - every `Err` of type `Result<(), E>` where `E` is [`io::Error`], `String`, `&'static str`,
+    ///   `Box<dyn Error + Send + Sync>` or `Box<dyn Error + Send>`,
+    /// - every value of another type `Result<_, _>`, `Ok` or `Err`: only a downcast can tell.
+    ///
+    /// It gets no value of other types, and nothing of the goroutines of a
+    /// [`scope`](crate::scope()), whose panics come out of the scope.
+    ///
+    /// The function runs at the end of the goroutine, or where the handle is dropped: on any thread
+    /// or goroutine, perhaps one that unwinds. A panic in it is caught, and printed.
+    ///
+    /// Without this setting, a program that is compiled with `debug_assertions` gets a line on
+    /// stderr for each `Err` of the second point, unless [`reports`](Self::reports) are off. The
+    /// panic hook prints panics in any case.
+    ///
+    /// [`Metrics::unseen_panics`](crate::Metrics::unseen_panics) and
+    /// [`unseen_errors`](crate::Metrics::unseen_errors) count the first two points.
+    ///
+    /// ```
+    /// use gopark::Leaked;
+    /// use std::num::ParseIntError;
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, unread) = mpsc::channel();
+    /// gopark::Builder::new()
+    ///     .on_leak(move |leak| match leak.result() {
+    ///         Leaked::Value(value) => match value.downcast_ref::<Result<i32, ParseIntError>>() {
+    ///             Some(Ok(_)) => {}
+    ///             Some(Err(error)) => _ = sender.send(format!("{}: {error}", leak.id())),
+    ///             None => eprintln!("{leak}"),
+    ///         },
+    ///         _ => eprintln!("{leak}"),
+    ///     })
+    ///     .start()?;
+    /// drop(gopark::go(|| "7".parse::<i32>()));
+    /// let failed = gopark::go(|| "seven".parse::<i32>());
+    /// let id = failed.id();
+    /// drop(failed);
+    /// assert_eq!(unread.recv().unwrap(), format!("{id}: invalid digit found in string"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn on_leak(mut self, on_leak: impl Fn(&Leak<'_>) + Send + Sync + 'static) -> Self {
+        self.on_leak = Some(Arc::new(on_leak));
+        self
+    }
+
     /// Sets a function that is called when a goroutine begins a turn on a thread and when the turn
     /// ends: for profilers, subscribers of `tracing`, and values that belong to a goroutine but are
     /// kept in a thread-local.
@@ -478,6 +531,9 @@ impl Builder {
             default_stalls: self.stall_after.is_none(),
             on_stall: self.on_stall,
         });
+        if let Some(on_leak) = self.on_leak {
+            leak::install(on_leak);
+        }
         if let Some(on_switch) = self.on_switch {
             switches::install(sched, on_switch);
         }

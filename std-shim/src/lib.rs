@@ -204,7 +204,7 @@
 // |---|---|
 // | 0 | `environment` `error` `fork` `backtraces` |
 // | 1 | `runtime` `poller` `local` |
-// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
+// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
 // | 3 | `switches` `builder` `global` |
 // | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` |
 // | 5 | `sync` `time` |
@@ -223,6 +223,7 @@ mod fork;
 mod global;
 mod goroutine;
 mod inspect;
+mod leak;
 mod local;
 pub mod net;
 mod overflow;
@@ -254,6 +255,7 @@ pub use goroutine::{
     yield_now,
 };
 pub use inspect::{dump, metrics};
+pub use leak::{Leak, Leaked};
 pub use local::{AccessError, LocalKey};
 pub use report::Stall;
 pub use scope::{Scope, ScopePanicked, ScopedHandle, TryScope, run, scope, try_scope};

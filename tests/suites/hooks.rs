@@ -1,5 +1,7 @@
-//! The hooks of `Builder`: `on_switch`.
+//! The hooks of `Builder`: `on_switch` and `on_leak`.
 
+#[path = "hooks/leaks.rs"]
+mod leaks;
 #[path = "hooks/programs.rs"]
 mod programs;
 #[path = "hooks/switches.rs"]
@@ -10,7 +12,7 @@ use gopark_tests::turns;
 
 fn start() {
     let settings = Builder::new().max_procs(2);
-    gopark_tests::start(settings.on_switch(turns::log));
+    gopark_tests::start(settings.on_switch(turns::log).on_leak(leaks::note));
 }
 
 fn check(behaviour: impl FnOnce() + Send + 'static) {

@@ -136,6 +136,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
         "dump",
         "stderr",
         "report",
+        "leak",
         "schedtrace",
         "trace",
     ],
