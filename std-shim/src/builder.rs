@@ -315,8 +315,8 @@ impl Builder {
     }
 
     /// Sets a function that is called with results of goroutines that are dropped unread: the
-    /// [`JoinHandle`](crate::JoinHandle) was dropped, or its `join` was cancelled. So a failure does
-    /// not get lost. The function gets
+    /// [`JoinHandle`](crate::JoinHandle) was dropped, or its `join` was cancelled. So a failure
+    /// does not get lost. The function gets
     ///
     /// - every panic,
     /// - every `Err` of type `Result<(), E>` where `E` is [`io::Error`], `String`, `&'static str`,
@@ -368,9 +368,9 @@ impl Builder {
     /// ends: for profilers, subscribers of `tracing`, and values that belong to a goroutine but are
     /// kept in a thread-local.
     ///
-    /// On each thread of the runtime, [`Switch::In`] and [`Switch::Out`] alternate, and the two of a
-    /// turn have the number of the same goroutine. A turn ends when the goroutine parks, yields or
-    /// returns. If what the goroutine would wait for comes while it parks, its next turn begins at
+    /// On each thread of the runtime, [`Switch::In`] and [`Switch::Out`] alternate, and the two of
+    /// a turn have the number of the same goroutine. A turn ends when the goroutine parks, yields
+    /// or returns. If what the goroutine would wait for comes while it parks, its next turn begins at
     /// once. While a goroutine computes or blocks its thread, its turn goes on, even if another
     /// thread takes over the other goroutines. Work in [`blocking`](crate::blocking) runs on a
     /// thread of the pool, without a turn: its goroutine is parked.
