@@ -2,6 +2,7 @@
 
 use crate::builder::sched;
 use crate::dump::write;
+use crate::leak;
 use crate::runtime::LINUX;
 use gopark_core::metrics::Metrics;
 use std::io::{self, Write};
@@ -101,5 +102,7 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
 #[doc(alias = "runtime/metrics")]
 #[track_caller]
 pub fn metrics() -> Metrics {
-    sched().metrics(&LINUX)
+    let mut metrics = sched().metrics(&LINUX);
+    leak::count(&mut metrics);
+    metrics
 }

@@ -204,8 +204,8 @@
 // |---|---|
 // | 0 | `environment` `error` `fork` `backtraces` |
 // | 1 | `runtime` `poller` `local` |
-// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
-// | 3 | `builder` `global` |
+// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
+// | 3 | `switches` `builder` `global` |
 // | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
 // | 5 | `inspect` `net` `chan` `select` |
 // | 6 | `sync` `time` |
@@ -225,6 +225,7 @@ mod global;
 mod goroutine;
 mod group;
 mod inspect;
+mod leak;
 mod local;
 pub mod net;
 mod overflow;
@@ -240,6 +241,7 @@ mod scope;
 pub mod select;
 mod signals;
 mod stderr;
+mod switches;
 pub mod sync;
 pub mod thread;
 pub mod time;
@@ -250,11 +252,13 @@ pub use cancel::{Cancelled, Expired, check_cancel, shield, with_deadline, with_t
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
+pub use gopark_core::sched::Switch;
 pub use goroutine::{
     JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
     yield_now,
 };
 pub use inspect::{dump, metrics};
+pub use leak::{Leak, Leaked};
 pub use local::{AccessError, LocalKey};
 pub use pool::try_blocking;
 pub use report::Stall;

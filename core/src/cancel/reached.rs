@@ -68,14 +68,14 @@ impl fmt::Display for Cancellation {
     }
 }
 
-/// Lists a member that was cancelled. Adds its goroutine to `traced` if there is a trace. The
+/// Lists a member that was cancelled. Adds its goroutine to `traced` if notes are taken. The
 /// caller holds the cancel's gate, or is the goroutine.
 pub(super) fn list(sched: &'static Sched, member: &Member, traced: &mut Vec<Identity>) {
     let Some(g) = goroutine_of(sched, member) else {
         return;
     };
     enter(g, member);
-    if sched.is_traced() {
+    if sched.is_observed() {
         traced.push(g.identity());
     }
 }

@@ -136,10 +136,11 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
         "dump",
         "stderr",
         "report",
+        "leak",
         "schedtrace",
         "trace",
     ],
-    &["builder", "global"],
+    &["switches", "builder", "global"],
     &[
         "cancel",
         "pool",
