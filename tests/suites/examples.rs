@@ -176,6 +176,78 @@ fn a_program_for_threads_prints_the_same_with_goroutines() {
     assert_eq!(ported.output, original.output);
 }
 
+#[test]
+fn all_that_std_has_for_threads_does_the_same_with_goroutines() {
+    let [ported, original] =
+        [env!("CARGO_BIN_EXE_parts"), env!("CARGO_BIN_EXE_parts_std")].map(|program| {
+            let ended = run(Command::new(program).env("RUST_BACKTRACE", "0"));
+            ended.assert_success();
+            let (said, times) = ended.output.split_once("life took ").unwrap();
+            assert!(times.contains("panics took "), "{times}");
+            String::from(said)
+        });
+    assert_eq!(ported.lines().count(), 9);
+    assert_eq!(ported, original);
+}
+
+#[test]
+fn a_server_that_shuts_down_answers_what_is_short_and_tells_the_others() {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_shutdown"))
+        .arg("127.0.0.1:0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let addr = line.trim().strip_prefix("listening on ").unwrap();
+    let clients = ["1", "100", "3600000"].map(|millis| {
+        let mut conn = TcpStream::connect(addr).unwrap();
+        conn.set_read_timeout(Some(LIMIT / 2)).unwrap();
+        writeln!(conn, "{millis}").unwrap();
+        let mut lines = BufReader::new(conn).lines();
+        let working = lines.next().unwrap().unwrap();
+        assert_eq!(working, format!("working for {millis} ms"));
+        lines
+    });
+    let [mut idle, short, long] = clients;
+    assert_eq!(idle.next().unwrap().unwrap(), "done");
+    // Ctrl-D.
+    drop(server.stdin.take());
+    for (mut lines, last) in [(short, "done"), (long, "cut off: the server shuts down")] {
+        assert_eq!(lines.next().unwrap().unwrap(), last);
+        assert!(lines.next().is_none());
+    }
+    assert!(idle.next().is_none());
+    let rest = io::read_to_string(said).unwrap();
+    assert_eq!(
+        rest,
+        "no more requests are accepted\n2 requests were answered, 1 cut off\n"
+    );
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_crawler_reads_each_page_once_and_stops_in_time() {
+    let start = Instant::now();
+    let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_crawler")));
+    ended.assert_success();
+    assert_eq!(ended.output, "in time: false; 98 pages, without {77}\n");
+    assert!(start.elapsed() < LIMIT);
+}
+
+#[test]
+fn a_supervisor_starts_failed_parts_again_and_ends_all_when_it_gives_one_up() {
+    let ended = run(&mut Command::new(env!("CARGO_BIN_EXE_supervisor")));
+    ended.assert_success();
+    let failures = |part| ended.output.matches(part).count();
+    assert_eq!(failures("flaky has failed: a panic\n"), 1);
+    assert_eq!(failures("broken has failed: no luck\n"), 5);
+    assert_eq!(failures(" has ended\n"), 2);
+    ended.assert_said("\nbroken is given up after 5 failures: no luck\n");
+}
+
 /// Runs the example `deadlock`, which must report `wait` for `alice` and `bob`.
 #[track_caller]
 fn deadlock(which: &str, wait: &str) -> Ended {

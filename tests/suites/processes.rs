@@ -1,5 +1,5 @@
-//! What ends a process or changes its limits: the programs of `src/bin/alone.rs` and
-//! `src/bin/poller.rs`, each in a process of its own.
+//! What ends a process or changes its limits: the programs of `src/bin/alone.rs`,
+//! `src/bin/crowd.rs` and `src/bin/poller.rs`, each in a process of its own.
 
 use gopark::{Builder, Poller};
 use gopark_tests::process::{Ended, run};
@@ -349,4 +349,36 @@ fn the_default_is_what_affinity_allows() {
         .env_remove("GOPARK_MAXPROCS"));
     one_cpu.assert_success();
     assert_eq!(one_cpu.output.trim(), "1");
+}
+
+/// Cancels a crowd that waits in every way, in a process of its own.
+#[track_caller]
+fn crowd(by: &str) {
+    let count = if cfg!(any(gopark_sanitize = "thread", gopark_sanitize = "address")) {
+        "500"
+    } else {
+        "4000"
+    };
+    for migrate in [None, Some("migrate")] {
+        let ended = run(Command::new(env!("CARGO_BIN_EXE_crowd"))
+            .args([count, by])
+            .args(migrate));
+        ended.assert_success();
+        ended.assert_said(&format!("cancelled by a {by}: "));
+    }
+}
+
+#[test]
+fn a_crowd_that_a_goroutine_cancels_leaves_nothing_behind() {
+    crowd("goroutine");
+}
+
+#[test]
+fn a_crowd_that_a_thread_cancels_leaves_nothing_behind() {
+    crowd("thread");
+}
+
+#[test]
+fn a_crowd_that_a_deadline_cancels_leaves_nothing_behind() {
+    crowd("deadline");
 }
