@@ -89,15 +89,15 @@ def run(kill, bound, place):
     suite, test = kill
     copy = os.path.join(place, "copy")
     command, flags = SUITES[suite]
-    command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
     # Some mutants show only in one of a thousand simulated programs. Some take the fuzzer 40
     # seconds.
     env = dict(os.environ, RUSTFLAGS=flags, LOOM_MAX_PREEMPTIONS=bound, GOPARK_SEEDS="3000")
     env.setdefault("FUZZ_SECS", "60")
     env["CARGO_TARGET_DIR"] = os.path.join(place, suite if flags else "plain")
-    if suite == "fuzz":
-        # The time limit below does not include the build.
-        subprocess.run(["ci/fuzz.sh", "build", test], cwd=copy, env=env, capture_output=True)
+    # The time limit below does not include the build.
+    build = ["ci/fuzz.sh", "build", test] if suite == "fuzz" else command + ["--no-run"]
+    subprocess.run(build, cwd=copy, env=env, capture_output=True)
+    command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
     try:
         done = subprocess.run(
             command, cwd=copy, env=env, capture_output=True, text=True, timeout=300

@@ -1,12 +1,14 @@
 //! Models of the thread pool: pushers whose new threads the system refuses, pushers that rely on
-//! those threads, and pool threads that go to sleep while a job arrives. A lost job shows as a
-//! pusher that waits forever.
+//! those threads, pool threads that go to sleep while a job arrives, and pushers that leave after a
+//! cancel. A lost job shows as a pusher that waits forever.
 #![allow(unsafe_code, reason = "a model runs the pool's jobs itself")]
 
-use super::{Job, Pool};
-use crate::models::{Immortal, ModelSched, check};
+use super::Pool;
+use crate::cancel::RawCancel;
+use crate::models::{Immortal, Mail, ModelSched, check, explore};
 use crate::os::Errno;
 use crate::sched::Sched;
+use crate::withdraw::Cancelled;
 use core::cell::Cell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
@@ -28,9 +30,9 @@ fn refused(pool: &'static Pool, sched: &'static Sched, done: &Arc<AtomicUsize>) 
 /// Runs `jobs` jobs as a thread of the pool, and returns without a look for another.
 fn serve(pool: &'static Pool, sched: &'static Sched, jobs: usize) {
     for _ in 0..jobs {
-        let Job { call, sched, run } = pool.next(sched);
-        // SAFETY: the pusher of the job waits until it has run, as for the pool's own `serve`.
-        unsafe { run(call, sched) };
+        let job = pool.next(sched);
+        // SAFETY: the job left the queue here, as for the pool's own `serve`.
+        unsafe { job.run() };
     }
 }
 
@@ -160,5 +162,106 @@ fn each_of_two_sleeping_threads_is_woken_for_its_own_job() {
         serving
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// A pool with one thread, whose caller is cancelled by another thread.
+struct Leaving {
+    pool: Pool,
+    cancel: RawCancel,
+    sched: &'static Sched,
+    mail: Mail,
+    /// How often the work has run, and how many of its values were dropped.
+    ran: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+/// What the work has captured and returns.
+struct Value(&'static Leaving);
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Leaving {
+    /// The caller. Returns whether it got the result, and has seen what the work did then.
+    fn call(&'static self) -> bool {
+        let value = Value(self);
+        let work = move || {
+            value.0.mail.put(7);
+            value.0.ran.fetch_add(1, Ordering::Relaxed);
+            value
+        };
+        let refused = |_| unreachable!("there is one already");
+        let hand_over = || self.pool.hand_over_shared(self.sched, work, refused);
+        match self.cancel.run(hand_over) {
+            Ok(value) => {
+                assert_eq!(self.mail.get(), 7);
+                drop(value);
+                true
+            }
+            Err(Cancelled) => false,
+        }
+    }
+
+    fn serve(&'static self) {
+        serve(&self.pool, self.sched, 1);
+    }
+}
+
+fn leaving<F: Fn(&'static Leaving) + Send + Sync + 'static>(model: F) {
+    explore::<F>(move || {
+        let owner = ModelSched::new(1, 1);
+        let sched = owner.get();
+        let shared = Immortal::new(Leaving {
+            pool: Pool::new(1),
+            cancel: RawCancel::new(sched),
+            sched,
+            mail: Mail::new(),
+            ran: AtomicUsize::new(0),
+            dropped: AtomicUsize::new(0),
+        });
+        let shared = shared.get();
+        shared.pool.state.lock().threads = 1;
+        model(shared);
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
+        assert_eq!(sched.pool().jobs.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_cancelled_caller_leaves_work_that_has_begun_and_takes_back_other_work() {
+    leaving(|shared| {
+        let caller = thread::spawn(|| shared.call());
+        let serves = thread::spawn(|| shared.serve());
+        shared.cancel.cancel();
+        let returned = caller.join().unwrap();
+        serves.join().unwrap();
+        let ran = shared.ran.load(Ordering::Relaxed);
+        assert!(ran <= 1 && ran >= usize::from(returned));
+    });
+}
+
+#[test]
+fn work_that_was_done_before_the_cancel_returns_its_result() {
+    leaving(|shared| {
+        let caller = thread::spawn(|| shared.call());
+        shared.serve();
+        shared.cancel.cancel();
+        assert!(caller.join().unwrap());
+    });
+}
+
+#[test]
+fn work_whose_caller_left_before_it_began_does_not_run() {
+    leaving(|shared| {
+        let caller = thread::spawn(|| shared.call());
+        shared.cancel.cancel();
+        assert!(!caller.join().unwrap());
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
+        shared.serve();
+        assert_eq!(shared.ran.load(Ordering::Relaxed), 0);
     });
 }

@@ -1,16 +1,18 @@
 //! Models of a cancel against what else ends a wait, against members and children that come and go,
 //! and against the deadline. Threads are members in place of goroutines.
 
-use super::{Cause, RawCancel};
+use super::{Cause, OPERATIONS, RawCancel, reached};
 use crate::fdmutex::{AfterUse, FdMutex};
-use crate::models::{Immortal, Mail, ModelSched, explore};
+use crate::models::{Immortal, Mail, ModelSched, explore, finish, goroutine};
 use crate::os::{Mode, Nanos};
 use crate::polldesc::PollError;
 use crate::sched::Sched;
 use crate::semaphore::RawSemaphore;
 use crate::waiter::WaiterList;
-use crate::withdraw::Cancelled;
+use crate::withdraw::{Cancelled, Member};
+use core::ptr::NonNull;
 use loom::thread;
+use std::sync::Arc;
 
 /// Later than the clock of a model shows.
 const LATER: Nanos = 1 << 40;
@@ -216,5 +218,32 @@ fn a_cancelled_waiter_for_a_side_leaves_the_count_and_passes_its_turn_on() {
         // No waiter is counted, and no turn is left over.
         assert_eq!(mutex.lock(Mode::Read, sched), Ok(()));
         unlock();
+    });
+}
+
+/// The mail stands for the stack of the goroutine, which the watcher must not look at once the
+/// goroutine has left the member.
+#[test]
+fn a_watcher_sees_a_cancelled_member_until_its_goroutine_leaves_it() {
+    run(|_| {
+        let shared = Arc::new((goroutine(1), Mail::new()));
+        let theirs = shared.clone();
+        let stays = thread::spawn(move || {
+            let (g, stack) = &*theirs;
+            let member = Member::new(&OPERATIONS, NonNull::dangling());
+            stack.put(1);
+            reached::enter(g, &member);
+            reached::leave(g, &member);
+            stack.put(2);
+        });
+        let theirs = shared.clone();
+        let watcher = thread::spawn(move || {
+            let (g, stack) = &*theirs;
+            reached::with_innermost(g, |_| assert_eq!(stack.get(), 1));
+        });
+        stays.join().unwrap();
+        watcher.join().unwrap();
+        let (g, _) = Arc::into_inner(shared).expect("the threads have ended");
+        finish(g);
     });
 }

@@ -11,26 +11,34 @@
 //! The race: a child or a member joins while the canceller walks. It joins under the gate. Either
 //! the canceller finds it, or it finds the cause.
 //!
-//! A walk holds the gate for a batch of members at a time. Members that were cancelled move to a
-//! list of their own, and later ones join that list, so the walk ends. No walk holds two gates.
+//! A walk holds the gate for a batch of members at a time. Members that were cancelled leave the
+//! list, and later ones do not join it, so the walk ends. No walk holds two gates. Each cancelled
+//! member is in a list of its goroutine, for watchers (`reached`).
 //!
-//! The heap has one reference count of the node while the timer is armed, as for an
-//! [`alarm`](crate::alarm). The timer is disarmed when the last `RawCancel` is dropped.
-#![allow(unsafe_code, reason = "members and timers refer to nodes by address")]
+//! The timer is disarmed when the last `RawCancel` is dropped.
+#![allow(unsafe_code, reason = "members refer to nodes by address")]
+
+mod reached;
+
+pub use reached::Cancellation;
+pub(crate) use reached::cancellation;
 
 use crate::choice::{End, WaitNode, WaitQueue};
+use crate::g::G;
 use crate::must::Must;
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::select::{Arm, Attempt, CancelledArm, Case, Gate, Limit, OnCancel};
-use crate::sync::{AtomicU8, AtomicUsize, Ordering, UnsafeCell};
-use crate::timer::{Heap, Timer};
+use crate::sync::{AtomicU8, AtomicUsize, Once, Ordering, UnsafeCell};
+use crate::timed::{OnTime, Timed};
+use crate::trace::{Canceller, Identity};
 use crate::waiter::WaiterList;
 pub use crate::withdraw::Cancelled;
 use crate::withdraw::{Member, Members, Operations};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::panic::Location;
 use core::ptr::NonNull;
 
 /// How many members are cancelled for each time that the gate is held.
@@ -69,7 +77,7 @@ impl Cause {
 }
 
 /// What cancels goroutines. Clones are the same one.
-pub struct RawCancel(Arc<Node>);
+pub struct RawCancel(Arc<Timed<Node>>);
 
 struct Node {
     sched: &'static Sched,
@@ -77,25 +85,23 @@ struct Node {
     users: AtomicUsize,
     /// The number of the cause. Written by the holder of the gate.
     cause: AtomicU8,
+    /// Set before `cause`, by the holder of the gate.
+    canceller: Once<Canceller>,
     gate: Gate,
     /// Protected by `gate`.
     state: UnsafeCell<State>,
-    timer: Timer,
     parent: Option<RawCancel>,
 }
 
 struct State {
+    /// Those that are not cancelled.
     members: Members,
-    cancelled: Members,
     waiters: WaitQueue,
-    /// By their addresses.
-    children: BTreeMap<usize, Weak<Node>>,
-    /// When the timer is due. `None` if it is not armed.
-    due: Option<Nanos>,
-    seq: u32,
-    /// The heap that the timer was armed in last. `None` once it was disarmed.
-    heap: Option<&'static Heap>,
+    /// By their [keys](Node::key).
+    children: Children,
 }
+
+type Children = BTreeMap<usize, Weak<Timed<Node>>>;
 
 // SAFETY: the gate protects the state; what it refers to may be used by any thread.
 unsafe impl Send for Node {}
@@ -117,7 +123,7 @@ impl RawCancel {
 
     /// The one that the caller is a member of: the innermost, if there are several.
     pub fn current(sched: &Sched) -> Option<Self> {
-        let node = sched.member()?.owner().cast::<Node>();
+        let node = sched.member()?.owner().cast::<Timed<Node>>();
         // SAFETY: `run` has stored what `Arc::as_ptr` returned, and keeps a count of it.
         let node = unsafe {
             Arc::increment_strong_count(node.as_ptr());
@@ -130,45 +136,55 @@ impl RawCancel {
     /// One that is cancelled when this one is.
     pub fn child(&self) -> Self {
         let child = Self::make(self.0.sched, Some(self.clone()));
-        let key = Arc::as_ptr(&child.0).addr();
-        let is_cancelled = self.0.with(|state| {
-            let is_cancelled = self.is_cancelled();
-            if !is_cancelled {
-                state.children.insert(key, Arc::downgrade(&child.0));
+        let canceller = self.0.with(|state| {
+            let canceller = self.0.canceller.get().copied();
+            if canceller.is_none() {
+                state
+                    .children
+                    .insert(child.0.key(), Arc::downgrade(&child.0));
             }
-            is_cancelled
+            canceller
         });
-        if is_cancelled {
-            child.0.sched.cancel(&child.0, Cause::Parent);
+        if let Some(by) = canceller {
+            child.0.sched.cancel(&child.0, Cause::Parent, by);
         }
         child
     }
 
     fn make(sched: &'static Sched, parent: Option<RawCancel>) -> Self {
-        RawCancel(Arc::new_cyclic(|this: &Weak<Node>| Node {
+        RawCancel(Timed::new(|_| Node {
             sched,
             users: AtomicUsize::new(1),
             cause: AtomicU8::new(NONE),
+            canceller: Once::new(),
             gate: Gate::new(()),
             state: UnsafeCell::new(State {
                 members: Members::new(),
-                cancelled: Members::new(),
                 waiters: WaitQueue::new(),
                 children: BTreeMap::new(),
-                due: None,
-                seq: 0,
-                heap: None,
             }),
-            // Where `Arc::into_raw` will point.
-            timer: Timer::new(NonNull::new(this.as_ptr().cast_mut().cast()).must("an Arc is null")),
             parent,
         }))
     }
 
     /// Cancels the members, those of its children and of theirs, and wakes the waiters. Returns
-    /// false if it was cancelled before.
+    /// false if it was cancelled before. Dumps and traces name the caller.
+    #[track_caller]
     pub fn cancel(&self) -> bool {
-        self.0.sched.cancel(&self.0, Cause::Asked)
+        let (by, at) = (self.caller(), Location::caller());
+        let by = Canceller::Call { by, at };
+        self.0.sched.cancel(&self.0, Cause::Asked, by)
+    }
+
+    /// As [`cancel`](Self::cancel), because the calling goroutine has failed.
+    pub fn fail(&self) -> bool {
+        let by = Canceller::Failure(self.caller());
+        self.0.sched.cancel(&self.0, Cause::Asked, by)
+    }
+
+    /// The number of the calling goroutine. 0 on an ordinary thread.
+    fn caller(&self) -> u64 {
+        self.0.sched.current().map_or(0, G::id)
     }
 
     /// Why it is cancelled, if it is.
@@ -187,14 +203,14 @@ impl RawCancel {
     pub fn set_deadline(&self, when: Option<Nanos>) {
         let node = &self.0;
         if when.is_some_and(|when| when <= node.sched.now()) {
-            node.sched.cancel(node, Cause::Deadline);
+            node.sched
+                .cancel(node, Cause::Deadline, Canceller::Deadline);
         }
-        let fresh = node.sched.timers();
-        let moved = node.with(|state| {
-            Node::disarm(node, state);
-            match when {
-                Some(when) if !self.is_cancelled() => Node::arm(node, state, fresh, when.max(1)),
-                _ => None,
+        let moved = node.with(|_| match when {
+            Some(when) if !self.is_cancelled() => node.arm(node.sched.timers(), when),
+            _ => {
+                node.disarm();
+                None
             }
         });
         if let Some(heap) = moved {
@@ -204,7 +220,7 @@ impl RawCancel {
 
     /// The deadline.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.0.with(|state| state.due)
+        self.0.due()
     }
 
     /// Calls `f` with the calling goroutine or thread as a member.
@@ -232,7 +248,7 @@ impl RawCancel {
 
     /// That it is cancelled, as a case of a [select](Sched::select).
     pub fn case(&self) -> Case<'_> {
-        Case::new(&*self.0, OnCancel::Ignore)
+        Case::new(&**self.0, OnCancel::Ignore)
     }
 }
 
@@ -247,7 +263,7 @@ impl Drop for RawCancel {
     fn drop(&mut self) {
         // AcqRel: what the others have done comes before the disarming.
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.with(|state| Node::disarm(&self.0, state));
+            self.0.disarm();
         }
     }
 }
@@ -257,18 +273,21 @@ struct Stay<'a>(&'a Node, &'a Member);
 
 impl<'a> Stay<'a> {
     fn begin(node: &'a Node, member: &'a Member) -> Self {
-        node.with(|state| {
-            let list = match node.cause.load(Ordering::Relaxed) {
-                NONE => &mut state.members,
-                _ => {
-                    // It has published nothing, so there is no waiter.
-                    _ = member.cancel();
-                    &mut state.cancelled
-                }
-            };
-            // SAFETY: the member is new, and stays until `drop`.
-            unsafe { list.push(member) };
+        let canceller = node.with(|state| {
+            let canceller = node.canceller.get().copied();
+            match canceller {
+                // SAFETY: the member is new, and stays until `drop`.
+                None => unsafe { state.members.push(member) },
+                // It has published nothing, so there is no waiter.
+                Some(_) => _ = member.cancel(),
+            }
+            canceller
         });
+        if let Some(by) = canceller {
+            let mut traced = Vec::new();
+            reached::list(node.sched, member, &mut traced);
+            node.sched.trace_cancels(traced, by);
+        }
         Stay(node, member)
     }
 }
@@ -276,44 +295,47 @@ impl<'a> Stay<'a> {
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
         let Stay(node, member) = self;
-        node.with(|state| {
-            let list = match member.is_cancelled() {
-                false => &mut state.members,
-                true => &mut state.cancelled,
-            };
-            // SAFETY: cancelled members are in that list, and others in this one.
-            unsafe { list.remove(member) };
+        node.with(|state| match member.is_cancelled() {
+            // SAFETY: `begin` added it, and only cancelled members were taken out.
+            false => unsafe { state.members.remove(member) },
+            true => reached::unlist(node.sched, member),
         });
         member.left();
     }
 }
 
 impl Node {
+    /// Its key among the children of its parent.
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
     fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
         let _gate = self.gate.lock();
         // SAFETY: the gate is locked.
         f(unsafe { &mut *self.state.get() })
     }
 
-    /// Sets the cause. Returns the children, or `None` if there was a cause.
-    fn begin(&self, cause: Cause) -> Option<BTreeMap<usize, Weak<Node>>> {
+    /// Sets the cause and the canceller. Returns the children, or `None` if there was a cause.
+    fn begin(&self, cause: Cause, by: Canceller) -> Option<Children> {
         self.with(|state| {
             if self.cause.load(Ordering::Relaxed) != NONE {
                 return None;
             }
+            self.canceller.call_once(|| by);
             self.cause.store(cause.number(), Ordering::Release);
             Some(core::mem::take(&mut state.children))
         })
     }
 
-    /// Cancels some members and waiters. Returns whether there may be more.
-    fn cancel_batch(&self, woken: &mut WaiterList) -> bool {
+    /// Cancels some members and waiters. Returns whether there may be more. Adds the goroutines
+    /// that a trace is to show to `traced`.
+    fn cancel_batch(&self, woken: &mut WaiterList, traced: &mut Vec<Identity>) -> bool {
         self.with(|state| {
             for _ in 0..BATCH {
                 if let Some(member) = state.members.pop() {
                     woken.extend(member.cancel());
-                    // SAFETY: it has left the other list, and stays until it is removed.
-                    unsafe { state.cancelled.push(member) };
+                    reached::list(self.sched, member, traced);
                 } else if let Some(chosen) = state.waiters.pop() {
                     woken.extend(chosen.waiter);
                 } else {
@@ -323,67 +345,44 @@ impl Node {
             true
         })
     }
-
-    /// Arms the timer. The heap owns one reference from here on.
-    fn arm(
-        this: &Arc<Self>,
-        state: &mut State,
-        heap: &'static Heap,
-        when: Nanos,
-    ) -> Option<&'static Heap> {
-        state.seq = state.seq.wrapping_add(1);
-        state.due = Some(when);
-        state.heap = Some(heap);
-        _ = Arc::into_raw(this.clone());
-        // SAFETY: the reference keeps the timer in place until the callback runs, or `disarm` takes
-        // it back after `remove`. The gate orders calls for this timer.
-        unsafe { this.timer.arm(heap, when, state.seq, fire) }
-    }
-
-    fn disarm(this: &Arc<Self>, state: &mut State) {
-        state.due = None;
-        if state
-            .heap
-            .take()
-            .is_some_and(|heap| heap.remove(&this.timer))
-        {
-            // SAFETY: the heap had a reference, and its callback will not run.
-            drop(unsafe { Arc::from_raw(Arc::as_ptr(this)) });
-        }
-    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            let key = core::ptr::from_ref(self).addr();
-            let child = parent.0.with(|state| state.children.remove(&key));
+            let child = parent.0.with(|state| state.children.remove(&self.key()));
             drop(child);
         }
     }
 }
 
 impl Sched {
-    fn cancel(&'static self, node: &Arc<Node>, cause: Cause) -> bool {
-        cancel(node, cause, |woken| self.ready_list(woken))
+    fn cancel(&'static self, node: &Arc<Timed<Node>>, cause: Cause, by: Canceller) -> bool {
+        cancel(node, cause, by, |woken| self.ready_list(woken))
     }
 }
 
 /// Cancels `first` and its descendants. `ready` gets the waiters of each batch.
-fn cancel(first: &Arc<Node>, cause: Cause, mut ready: impl FnMut(WaiterList)) -> bool {
-    let Some(children) = first.begin(cause) else {
+fn cancel(
+    first: &Arc<Timed<Node>>,
+    cause: Cause,
+    by: Canceller,
+    mut ready: impl FnMut(WaiterList),
+) -> bool {
+    let Some(children) = first.begin(cause, by) else {
         return false;
     };
     let mut reached = Vec::from_iter([(first.clone(), children)]);
     while let Some((node, children)) = reached.pop() {
         for child in children.into_values().filter_map(|child| child.upgrade()) {
-            if let Some(children) = child.begin(Cause::Parent) {
+            if let Some(children) = child.begin(Cause::Parent, by) {
                 reached.push((child, children));
             }
         }
         loop {
-            let mut woken = WaiterList::new();
-            let more = node.cancel_batch(&mut woken);
+            let (mut woken, mut traced) = (WaiterList::new(), Vec::new());
+            let more = node.cancel_batch(&mut woken, &mut traced);
+            node.sched.trace_cancels(traced, by);
             ready(woken);
             if !more {
                 break;
@@ -393,17 +392,15 @@ fn cancel(first: &Arc<Node>, cause: Cause, mut ready: impl FnMut(WaiterList)) ->
     true
 }
 
-/// The callback of a deadline.
-unsafe fn fire(node: NonNull<()>, seq: u32, woken: &mut WaiterList) {
-    // SAFETY: `arm` gave the heap this reference.
-    let node = unsafe { Arc::from_raw(node.cast::<Node>().as_ptr()) };
-    let is_due = node.with(|state| state.seq == seq && state.due.take().is_some());
-    if is_due {
-        cancel(&node, Cause::Deadline, |mut batch| {
-            while let Some(waiter) = batch.pop() {
-                woken.push(waiter);
-            }
-        });
+impl OnTime for Node {
+    fn on_time(this: &Arc<Timed<Self>>, arming: u32, woken: &mut WaiterList) {
+        if this.claim(arming).is_some() {
+            cancel(this, Cause::Deadline, Canceller::Deadline, |mut batch| {
+                while let Some(waiter) = batch.pop() {
+                    woken.push(waiter);
+                }
+            });
+        }
     }
 }
 

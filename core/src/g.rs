@@ -101,19 +101,21 @@ pub(crate) struct G {
     pub(crate) wait_info: WaitInfo,
     site: &'static Location<'static>,
     id: u64,
-    /// The innermost cancel that the goroutine is a member of; `withdraw` knows the type. Only the
-    /// goroutine itself uses it.
+    /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written
+    /// by the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
     pub(crate) member: AtomicPtr<()>,
     /// A word of the program, which only the goroutine itself uses.
     local: AtomicPtr<()>,
     extra: Once<Box<Extra>>,
 }
 
-/// What few goroutines have: a name, something that the program has attached and, during a trace,
-/// the origin of the last wake-up.
+/// What few goroutines have: a name, something that the program has attached, members of a cancel
+/// that are cancelled and, during a trace, the origin of the last wake-up.
 struct Extra {
     name: Lock<Option<Arc<str>>>,
     attached: Once<Attached>,
+    /// The first element of a list; `cancel::reached` knows the type.
+    cancelled: Lock<Option<NonNull<()>>>,
     origin: Origin,
 }
 
@@ -186,6 +188,7 @@ impl G {
             Box::new(Extra {
                 name: Lock::new(None),
                 attached: Once::new(),
+                cancelled: Lock::new(None),
                 origin: Origin::new(),
             })
         })
@@ -194,6 +197,16 @@ impl G {
     /// Where a trace notes what readied the goroutine.
     pub(crate) fn origin(&self) -> &Origin {
         &self.extra().origin
+    }
+
+    /// The list of its members that are cancelled.
+    pub(crate) fn cancelled(&self) -> &Lock<Option<NonNull<()>>> {
+        &self.extra().cancelled
+    }
+
+    /// As [`cancelled`](Self::cancelled), if no part of `Extra` has to be made for it.
+    pub(crate) fn cancelled_if_any(&self) -> Option<&Lock<Option<NonNull<()>>>> {
+        Some(&self.extra.get()?.cancelled)
     }
 
     /// The goroutine's number, unique in its scheduler.
@@ -374,6 +387,11 @@ impl GRef {
         self.0
     }
 
+    /// The address, from which `join` reaches the whole allocation.
+    pub(crate) fn as_raw(&self) -> NonNull<G> {
+        self.0
+    }
+
     /// Releases the scheduler's reference to a goroutine that has returned.
     fn release(self) {
         // SAFETY: the goroutine has returned, and this was its only GRef.
@@ -468,6 +486,11 @@ impl Pinned {
     /// Only [`GRef::start`] has bound these owner words.
     pub(crate) unsafe fn new(owner: &'static StackOwner) -> Option<Self> {
         owner.pin().map(|g| Pinned { g: g.cast(), owner })
+    }
+
+    /// As [`GRef::as_raw`].
+    pub(crate) fn as_raw(&self) -> NonNull<G> {
+        self.g
     }
 }
 

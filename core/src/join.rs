@@ -4,6 +4,8 @@
 //!   Task = | G | scheduler | done | state | refs | vtable | closure, then result |
 //! ```
 //!
+//! A G is the first field of its task, so a watcher that knows a G finds the rest.
+//!
 //! The scheduler and the handle hold one reference each, and the last one frees the allocation. The
 //! closure runs, and its captures and an unwanted result are dropped, on the goroutine's own stack:
 //! user code never runs on an M's stack.
@@ -31,7 +33,7 @@ use crate::withdraw::Cancelled;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
+use core::mem::{ManuallyDrop, offset_of};
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -39,8 +41,9 @@ const OPEN: u8 = 0;
 const DETACHED: u8 = 1;
 const FINISHED: u8 = 2;
 
+/// `SCOPED`: whether a scope waits for the goroutine.
 #[repr(C)]
-struct Task<F, R> {
+struct Task<F, R, const SCOPED: bool> {
     head: Head,
     stage: UnsafeCell<Stage<F, R>>,
 }
@@ -57,31 +60,34 @@ struct Head {
 }
 
 struct JoinVTable {
-    /// The address of the result, once the goroutine has finished.
-    result: unsafe fn(NonNull<Head>) -> NonNull<()>,
     dealloc: unsafe fn(NonNull<Head>),
+    /// Bytes from the head to the stage.
+    stage: u32,
+    scoped: bool,
 }
 
 /// First the closure, then its result. Dropped by hand.
+#[repr(C)]
 union Stage<F, R> {
     closure: ManuallyDrop<F>,
     result: ManuallyDrop<R>,
 }
 
-impl<F: FnOnce() -> (R, A), R, A> Task<F, R> {
+impl<F: FnOnce() -> (R, A), R, A, const SCOPED: bool> Task<F, R, SCOPED> {
     const G_VTABLE: VTable = VTable {
         run: Self::run,
         release: Self::release,
     };
     const JOIN_VTABLE: JoinVTable = JoinVTable {
-        result: Self::result,
         dealloc: Self::dealloc,
+        stage: offset_of!(Self, stage) as u32,
+        scoped: SCOPED,
     };
 
     /// The goroutine's body. A panic must not leave a goroutine's stack, so `extern "C"` makes it
     /// abort. A caller with `std` catches panics in the closure.
     unsafe extern "C" fn run(g: NonNull<G>) {
-        // SAFETY: a G with this vtable is the first field of a `Task<F, R>`, which the scheduler's
+        // SAFETY: a G with this vtable is the first field of such a task, which the scheduler's
         // reference keeps alive during the call.
         let task = unsafe { g.cast::<Self>().as_ref() };
         // SAFETY: until `state` is `FINISHED`, only the goroutine touches the stage. It takes the
@@ -112,20 +118,28 @@ impl<F: FnOnce() -> (R, A), R, A> Task<F, R> {
         unsafe { Head::release(g.cast()) };
     }
 
-    unsafe fn result(head: NonNull<Head>) -> NonNull<()> {
-        // SAFETY: a head with this vtable is the first field of a `Task<F, R>`.
-        let stage = unsafe { &head.cast::<Self>().as_ref().stage };
-        NonNull::from(stage).cast()
-    }
-
     unsafe fn dealloc(head: NonNull<Head>) {
-        // SAFETY: as in `result`. Both references are gone. The content of the stage was taken or
-        // dropped before; the union drops nothing.
+        // SAFETY: a head with this vtable is the first field of such a task. Both references are
+        // gone. The content of the stage was taken or dropped before; the union drops nothing.
         drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
     }
 }
 
 impl Head {
+    /// The address of the result.
+    ///
+    /// # Safety
+    ///
+    /// The task is alive.
+    unsafe fn result(this: NonNull<Head>) -> NonNull<()> {
+        // SAFETY: the vtable is that of the task, which begins with the head. A union has its
+        // fields at its beginning.
+        unsafe {
+            let stage = this.as_ref().vtable.stage;
+            this.byte_add(stage as usize).cast()
+        }
+    }
+
     /// Drops a reference, and frees the allocation with the last one.
     ///
     /// # Safety
@@ -231,7 +245,7 @@ impl<R> Join<R> {
         let head = self.head();
         // SAFETY: the event was claimed, so it has come: the result is written, `state` is
         // `FINISHED`, and the goroutine leaves the result to this handle. It is taken once.
-        let result = || unsafe { (head.vtable.result)(self.head).cast::<R>().read() };
+        let result = || unsafe { Head::result(self.head).cast::<R>().read() };
         head.done.take().then(result)
     }
 }
@@ -242,10 +256,37 @@ impl<R> Drop for Join<R> {
         let finished = head.state.swap(DETACHED, Ordering::AcqRel) == FINISHED;
         if finished && !head.done.is_taken() {
             // SAFETY: the goroutine left the result to this handle, and nothing has taken it.
-            unsafe { (head.vtable.result)(self.head).cast::<R>().drop_in_place() };
+            unsafe { Head::result(self.head).cast::<R>().drop_in_place() };
         }
         // SAFETY: the handle's reference, given up once.
         unsafe { Head::release(self.head) };
+    }
+}
+
+/// What waits for a goroutine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// A handle, which can be joined.
+    Handle,
+    /// The scope that started it, or `run`.
+    Scope,
+    /// Nothing: its handle was dropped.
+    Nothing,
+}
+
+/// What waits for a goroutine now.
+///
+/// # Safety
+///
+/// [`Sched`] has made the goroutine, and it is alive or pinned.
+pub(crate) unsafe fn owner(g: NonNull<G>) -> Owner {
+    // SAFETY: the caller's promise; all goroutines of a scheduler are tasks.
+    let head = unsafe { g.cast::<Head>().as_ref() };
+    match head.vtable.scoped {
+        true => Owner::Scope,
+        // `FINISHED` replaces `DETACHED`, but then the goroutine drops its result and is gone.
+        false if head.state.load(Ordering::Relaxed) == DETACHED => Owner::Nothing,
+        false => Owner::Handle,
     }
 }
 
@@ -266,7 +307,7 @@ pub struct Options {
 
 impl Sched {
     /// `f` returns its result and what the goroutine drops last, when it uses no result any more.
-    fn make<F, R, A>(
+    fn make<F, R, A, const SCOPED: bool>(
         &'static self,
         f: F,
         site: &'static Location<'static>,
@@ -275,14 +316,14 @@ impl Sched {
         F: FnOnce() -> (R, A),
     {
         self.reserve_stack()?;
-        let task = Box::new(Task {
+        let task = Box::new(Task::<F, R, SCOPED> {
             head: Head {
-                g: G::new(&Task::<F, R>::G_VTABLE, self.next_id(), site),
+                g: G::new(&Task::<F, R, SCOPED>::G_VTABLE, self.next_id(), site),
                 sched: self,
                 done: Latch::new(),
                 state: AtomicU8::new(OPEN),
                 refs: AtomicU8::new(2),
-                vtable: &Task::<F, R>::JOIN_VTABLE,
+                vtable: &Task::<F, R, SCOPED>::JOIN_VTABLE,
             },
             stage: UnsafeCell::new(Stage::<F, R> {
                 closure: ManuallyDrop::new(f),
@@ -315,7 +356,7 @@ impl Sched {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        let (g, join) = self.make(detached(f), site)?;
+        let (g, join) = self.make::<_, _, _, false>(detached(f), site)?;
         self.submit(g);
         Ok(join)
     }
@@ -335,7 +376,7 @@ impl Sched {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        self.start_with(options, detached(f), site)
+        self.start_with::<_, _, _, false>(options, detached(f), site)
     }
 
     /// As [`go_with`](Self::go_with), but what `f` and its result borrow need only live until the
@@ -361,10 +402,10 @@ impl Sched {
         R: Send,
         A: 'static,
     {
-        self.start_with(options, f, site)
+        self.start_with::<_, _, _, true>(options, f, site)
     }
 
-    fn start_with<F, R, A>(
+    fn start_with<F, R, A, const SCOPED: bool>(
         &'static self,
         options: Options,
         f: F,
@@ -377,7 +418,8 @@ impl Sched {
         if size != Size::ORDINARY {
             self.arena().reserve_larger(size)?;
         }
-        let (g, join) = self.make(f, site).inspect_err(|_| {
+        let made = self.make::<_, _, _, SCOPED>(f, site);
+        let (g, join) = made.inspect_err(|_| {
             if size != Size::ORDINARY {
                 self.arena().release_larger(size);
             }
@@ -409,11 +451,47 @@ impl Sched {
         F: FnOnce() -> R + 'static,
         R: 'static,
     {
+        self.start_here::<_, _, _, false>(detached(f), site)
+    }
+
+    /// As [`go_local`](Self::go_local) and [`go_scoped`](Self::go_scoped).
+    ///
+    /// # Errors
+    ///
+    /// If there is no stack for it. `f` was dropped then.
+    ///
+    /// # Panics
+    ///
+    /// As `go_local`.
+    ///
+    /// # Safety
+    ///
+    /// As `go_scoped`.
+    pub unsafe fn go_local_scoped<F, R, A>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A),
+        A: 'static,
+    {
+        self.start_here::<_, _, _, true>(f, site)
+    }
+
+    fn start_here<F, R, A, const SCOPED: bool>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Result<Join<R>, Exhausted>
+    where
+        F: FnOnce() -> (R, A),
+    {
         assert!(
             self.current().is_some(),
             "go_local: an ordinary thread runs no goroutines; call it in one, or use go"
         );
-        let (g, join) = self.make(detached(f), site)?;
+        let (g, join) = self.make::<_, _, _, SCOPED>(f, site)?;
         self.submit_here(g)
             .unwrap_or_else(|_| panic!("go_local: the current goroutine has no M"));
         Ok(join)

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
-//! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` |
+//! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` `timed` |
 //! | 3 | [`sched`] [`runtime`] |
 //! | 4 | `permits` `fdmutex` `withdraw` [`select`] `locked_queue` `latch` `netpoll` |
 //! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] |
@@ -92,6 +92,7 @@ pub mod metrics;
 mod p;
 pub mod polldesc;
 mod poller;
+mod timed;
 
 pub mod runtime;
 pub mod sched;

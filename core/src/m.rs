@@ -60,6 +60,9 @@ pub(crate) struct M {
     /// The number of the goroutine that was the first to stop here in a panic, while the thread is
     /// in a panic, else 0. Written by the M's thread. See `sched/unwinding`.
     pub(crate) panicker: AtomicU64,
+    /// The number of the goroutine that runs, if the program was told of its turn, else 0. Written
+    /// by the M's thread.
+    pub(crate) turn_of: AtomicU64,
     /// Whether it holds a P and has found no goroutine to run: it looks for one, or sleeps. Written
     /// by the M's thread.
     pub(crate) searches: AtomicBool,
@@ -119,6 +122,7 @@ impl M {
             grant: Grant(AtomicU32::new(NO_P)),
             allowance: AtomicU32::new(0),
             panicker: AtomicU64::new(0),
+            turn_of: AtomicU64::new(0),
             searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: CoarseClock::new(),

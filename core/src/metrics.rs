@@ -39,6 +39,12 @@ pub struct Metrics {
     /// Goroutines spawned.
     #[doc(alias = "/sched/goroutines-created:goroutines")]
     pub goroutines_created: u64,
+    /// Goroutines whose panic nothing has read: the handle was dropped without a join. The crate
+    /// `gopark` counts them; 0 without it.
+    pub unseen_panics: u64,
+    /// Goroutines whose error nothing has read, as far as the crate `gopark` recognizes errors
+    /// (`Builder::on_leak`); 0 without it.
+    pub unseen_errors: u64,
 
     /// How many goroutines can run at once.
     #[doc(alias = "/sched/gomaxprocs:threads")]

@@ -10,7 +10,7 @@ use crate::sched::Sched;
 /// The scheduler of a program, which may start when it is first needed.
 pub trait Runtime: Copy + Send + Sync + 'static {
     /// The type of a time limit.
-    type Instant: Copy + 'static;
+    type Instant: Copy + Send + 'static;
 
     /// The scheduler. May start it.
     fn sched(self) -> &'static Sched;

@@ -43,7 +43,7 @@
 //!
 //! | row | modules | what they do |
 //! |---|---|---|
-//! | 0 | `trace`, `metrics`, `hooks` | count, measure and trace what the others do |
+//! | 0 | `trace`, `metrics`, `hooks` | count, measure, trace and tell what the others do |
 //! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
 //! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
@@ -82,6 +82,7 @@ pub use config::{Config, MAX_PROCS, MAX_THREADS, StartError};
 pub use fork::FORKED;
 pub(crate) use park::Ended;
 pub use sysmon::Monitor;
+pub use trace::Switch;
 pub use watchers::{
     Deadlocks, Report, SchedTrace, SchedTraceInterval, Shrink, StallReport, Stalls,
 };
@@ -108,7 +109,7 @@ use idle::Idlers;
 use metrics::Totals;
 use pool::PoolCounts;
 use sysmon::Sysmon;
-use trace::Tracing;
+use trace::Observers;
 
 /// A scheduler with its threads, pollers and goroutines. It lives until the process ends.
 pub struct Sched {
@@ -134,8 +135,8 @@ pub struct Sched {
     /// The number of the next goroutine.
     next_id: AtomicU64,
     ordinary: OrdinaryThreads,
-    /// Made when a program asks for a trace.
-    trace: Once<Tracing>,
+    /// Made when a program asks for a trace or for switches.
+    observers: Once<Observers>,
     totals: Totals,
     /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
@@ -226,7 +227,7 @@ impl Sched {
             descs: PollCache::new(),
             next_id: AtomicU64::new(1),
             ordinary: OrdinaryThreads::default(),
-            trace: Once::new(),
+            observers: Once::new(),
             totals: Totals::new(),
             forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),

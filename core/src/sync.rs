@@ -9,8 +9,9 @@
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
 //! gate → gate                                (a select, in the order of addresses)
-//! Alarm.state → gate, Heap                   (an alarm fires, is stopped or reset)
-//! gate → Heap                                (a deadline of a cancel is set or forgotten)
+//! Alarm.period → gate, Timed → Heap          (an alarm fires, is stopped or reset)
+//! gate → Timed → Heap                        (a deadline of a cancel is set)
+//! gate → Extra.cancelled                     (a cancel reaches a goroutine, which leaves it)
 //! ```
 //!
 //! Under `--cfg loom` the atomics and the lock are loom's, and the models in `core/models` run this

@@ -59,6 +59,36 @@ impl fmt::Display for Identity {
     }
 }
 
+/// What has cancelled a goroutine: what came first, if its cancel was cancelled with a parent. Its
+/// `Display` follows the word "by" in dumps and timelines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Canceller {
+    /// A call of `cancel`.
+    Call {
+        /// The goroutine that called it. 0: an ordinary thread.
+        by: u64,
+        /// Where it did.
+        at: &'static Location<'static>,
+    },
+    /// A panic or an error of this goroutine, which a scope answers with a cancel. 0: an ordinary
+    /// thread.
+    Failure(u64),
+    /// A deadline.
+    Deadline,
+}
+
+impl fmt::Display for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Canceller::Call { by: 0, at } => write!(f, "a thread at {at}"),
+            Canceller::Call { by, at } => write!(f, "goroutine {by} at {at}"),
+            Canceller::Failure(0) => f.write_str("the failure of a thread"),
+            Canceller::Failure(by) => write!(f, "the failure of goroutine {by}"),
+            Canceller::Deadline => f.write_str("a deadline"),
+        }
+    }
+}
+
 /// What made a goroutine ready or spawned it.
 #[derive(Clone, Copy, Debug)]
 pub struct Readied {
@@ -141,6 +171,13 @@ pub enum TraceEvent {
     Spawn {
         /// The new goroutine.
         g: Identity,
+    },
+    /// A cancel has reached a goroutine, which may run, be ready or wait.
+    Cancel {
+        /// The goroutine.
+        g: Identity,
+        /// What has cancelled it.
+        by: Canceller,
     },
     /// The P's holder goes to sleep: in the P's poller, or on its futex.
     Idle {

@@ -18,6 +18,8 @@ mod shrink;
 mod snapshot;
 mod stall;
 
-pub use crate::trace::Identity;
+pub use crate::cancel::Cancellation;
+pub use crate::join::Owner;
+pub use crate::trace::{Canceller, Identity};
 pub use crate::wait_info::{Descriptor, Place, Wait};
 pub use snapshot::{Behind, Goroutine, StackCopy, State};

@@ -74,7 +74,8 @@ static CANCELLED_MEMBERS: unmodeled::AtomicUsize = unmodeled::AtomicUsize::new(0
 /// The stay of one goroutine or thread in a cancel, on its stack.
 pub(crate) struct Member {
     word: AtomicUsize,
-    /// Owned by the holder of the cancel's gate.
+    /// Owned by the holder of the cancel's gate. Once it is cancelled: of the lock of the list in
+    /// its goroutine (`cancel::reached`).
     links: UnsafeCell<Links>,
     operations: &'static Operations,
     /// What it is a member of. The owner knows the type.
@@ -250,7 +251,8 @@ impl Member {
     }
 }
 
-/// The members of a cancel. It lies under the cancel's gate.
+/// The members of a cancel, under the cancel's gate, or the cancelled members of a goroutine, under
+/// the lock of that list.
 pub(crate) struct Members(Option<NonNull<Member>>);
 
 // SAFETY: members are used under the gate that the list lies under, and may be by any thread.
@@ -259,6 +261,24 @@ unsafe impl Send for Members {}
 impl Members {
     pub(crate) const fn new() -> Self {
         Members(None)
+    }
+
+    /// The list that begins with the member at `first`, as `into_raw` has returned.
+    pub(crate) fn from_raw(first: Option<NonNull<()>>) -> Self {
+        Members(first.map(NonNull::cast))
+    }
+
+    pub(crate) fn into_raw(self) -> Option<NonNull<()>> {
+        self.0.map(NonNull::cast)
+    }
+
+    /// The members in the list. The references are valid until its lock is released.
+    pub(crate) fn iter<'a>(&self) -> impl Iterator<Item = &'a Member> + use<'a> {
+        // SAFETY: the lock is held, and the members of the list are alive.
+        core::iter::successors(self.0.map(|first| unsafe { first.as_ref() }), |member| {
+            // SAFETY: as above.
+            unsafe { (*member.links.get()).next.map(|next| next.as_ref()) }
+        })
     }
 
     /// Adds a member.

@@ -109,6 +109,10 @@ impl Page {
             help,
             m.goroutines_created,
         );
+        let help = "Goroutines whose panic nothing has read.";
+        self.single("unseen_panics_total", "counter", help, m.unseen_panics);
+        let help = "Goroutines whose error nothing has read.";
+        self.single("unseen_errors_total", "counter", help, m.unseen_errors);
         if let Some(bytes) = m.stack_bytes {
             let help = "Memory of the stacks of goroutines.";
             self.single("stack_bytes", "gauge", help, bytes);

@@ -28,6 +28,8 @@ pub use gopark_core::cancel::Cause;
 /// | [`Semaphore`](crate::sync::Semaphore) | [`Cancelled`] |
 /// | [`JoinHandle::join`](crate::JoinHandle::join) | [`Cancelled`]; the other goroutine goes on |
 /// | [`sleep`](crate::sleep()) | returns early |
+/// | [`try_blocking`](crate::try_blocking) | [`Cancelled`]; the work is left behind |
+/// | look-ups of host names | as a connect; the look-up is left behind |
 /// | `try_…`, `close`, all that returns no error | not affected |
 ///
 /// Locks, `Condvar`, `Barrier`, `WaitGroup`, the end of a scope and [`blocking`](crate::blocking)
@@ -118,6 +120,7 @@ impl Cancel {
     /// assert!(cancel.cancel());
     /// assert!(!cancel.cancel());
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
         self.0.cancel()
     }
@@ -229,6 +232,15 @@ impl fmt::Debug for Cancel {
         f.debug_struct("Cancel")
             .field("cause", &self.cause())
             .finish_non_exhaustive()
+    }
+}
+
+/// Wraps `f` so that it runs as a member of what the caller of this function is a member of.
+pub(crate) fn inherit<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let cancel = Cancel::current();
+    move || match cancel {
+        Some(cancel) => cancel.run(f),
+        None => f(),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, running};
 use gopark_core::os::{Nanos, ThreadState};
 use gopark_core::sched::Sched;
-use gopark_core::watch::{Behind, Descriptor, Goroutine, State, Wait};
+use gopark_core::watch::{Behind, Descriptor, Goroutine, Owner, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
@@ -90,7 +90,12 @@ fn write_one(
     if let Some(stopped) = &goroutine.stopped {
         backtraces.write(stopped, out)?;
     }
-    writeln!(out, "created at {}\n", goroutine.site)
+    let site = goroutine.site;
+    match goroutine.owner {
+        Owner::Handle => writeln!(out, "created at {site}\n"),
+        Owner::Scope => writeln!(out, "created in a scope at {site}\n"),
+        Owner::Nothing => writeln!(out, "created at {site}, detached\n"),
+    }
 }
 
 /// The entry of one goroutine, without its backtrace.
@@ -105,6 +110,7 @@ impl fmt::Display for Entry<'_> {
             id,
             name,
             state,
+            cancelled,
             behind,
             stack,
             touched,
@@ -148,6 +154,9 @@ impl fmt::Display for Entry<'_> {
                 }
                 self.write_object(f, wait)?;
             }
+        }
+        if let Some(cancelled) = cancelled {
+            write!(f, ", {cancelled}")?;
         }
         writeln!(f, "]:")?;
         if *stack > 0 {

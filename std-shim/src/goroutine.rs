@@ -1,6 +1,7 @@
 //! Goroutines: spawn, join, sleep, yield, and work that blocks a thread.
 
 use crate::builder::{nanos, pool, sched, sched_if_running};
+use crate::leak::Finished;
 use crate::local::drop_values;
 use crate::panics;
 use crate::park::{Thread, attachment};
@@ -46,6 +47,10 @@ use std::time::{Duration, Instant};
 /// park: `std` counts the thread as panicking until the hook returns, which other goroutines of the
 /// thread would observe.
 ///
+/// **Unread results.** If the handle is dropped, the goroutine's result is lost.
+/// [`Builder::on_leak`](crate::Builder::on_leak) gets its panics and errors. A program that is
+/// compiled with `debug_assertions` prints some of these errors.
+///
 /// # Panics
 ///
 /// If no stack is available: all reserved address space is in use, or the system refuses memory.
@@ -62,7 +67,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    match sched().go(catching(f), Location::caller()) {
+    match sched().go(reporting(f), Location::caller()) {
         Ok(join) => JoinHandle::new(join),
         Err(exhausted) => panic!("gopark::go: {exhausted}"),
     }
@@ -90,7 +95,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    match sched().go(catching(f), Location::caller()) {
+    match sched().go(reporting(f), Location::caller()) {
         Ok(join) => Ok(JoinHandle::new(join)),
         Err(exhausted) => Err(io::Error::new(io::ErrorKind::OutOfMemory, exhausted)),
     }
@@ -125,7 +130,7 @@ where
     let Some(sched) = sched_if_running() else {
         panic!("go_local: an ordinary thread runs no goroutines; call it in one, or use go");
     };
-    match sched.go_local(catching(f), Location::caller()) {
+    match sched.go_local(reporting(f), Location::caller()) {
         Ok(join) => JoinHandle::new(join),
         Err(exhausted) => panic!("gopark::go_local: {exhausted}"),
     }
@@ -141,6 +146,11 @@ pub(crate) fn catching<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> thread::Res
     }
 }
 
+/// As [`catching`], for a goroutine with a [`JoinHandle`].
+pub(crate) fn reporting<T: 'static>(f: impl FnOnce() -> T) -> impl FnOnce() -> Finished<T> {
+    || Finished::new(catching(f)())
+}
+
 /// Marks where a goroutine's own code begins. Short backtraces, those of `std` included, omit the
 /// function of this name and its callers.
 #[inline(never)]
@@ -153,7 +163,8 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 
 /// A handle to wait for a goroutine and take its result: [`std::thread::JoinHandle`].
 ///
-/// Dropping the handle detaches the goroutine: it continues to run. Goroutines of a
+/// Dropping the handle detaches the goroutine: it continues to run, and its result is lost unless
+/// [`Builder::on_leak`](crate::Builder::on_leak) gets it. Goroutines of a
 /// [`scope`](crate::scope()), and members of a [`Cancel`](crate::sync::Cancel), can be cancelled.
 ///
 /// ```
@@ -161,7 +172,7 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 /// assert_eq!(failed.join().unwrap_err().downcast_ref(), Some(&"no luck"));
 /// ```
 pub struct JoinHandle<T> {
-    pub(crate) join: Join<thread::Result<T>>,
+    pub(crate) join: Join<Finished<T>>,
     /// Made when it is first asked for.
     thread: OnceLock<Thread>,
 }
@@ -170,7 +181,7 @@ static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
 static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);
 
 impl<T> JoinHandle<T> {
-    pub(crate) fn new(join: Join<thread::Result<T>>) -> Self {
+    pub(crate) fn new(join: Join<Finished<T>>) -> Self {
         let thread = OnceLock::new();
         JoinHandle { join, thread }
     }
@@ -193,7 +204,7 @@ impl<T> JoinHandle<T> {
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
         match self.join.join_or_cancel() {
-            Ok(result) => result,
+            Ok(finished) => finished.read(),
             Err(cancelled) => Err(Box::new(cancelled)),
         }
     }
@@ -341,8 +352,8 @@ pub fn sleep_until(deadline: Instant) {
 ///
 /// The pool has at most [`Builder::max_threads`](crate::Builder::max_threads) threads. While all
 /// are busy, further work is queued. A line on stderr reports work that has been queued for a
-/// second, and a thread that the system refuses to the pool. A cancel does
-/// not end `work`, and the caller waits for it.
+/// second, and a thread that the system refuses to the pool. A cancel does not end `work`, and the
+/// caller waits for it. The caller of [`try_blocking`](crate::try_blocking) does not.
 ///
 /// # Panics
 ///

@@ -2,6 +2,7 @@
 
 use crate::builder::sched;
 use crate::dump::write;
+use crate::leak;
 use crate::runtime::LINUX;
 use gopark_core::metrics::Metrics;
 use std::io::{self, Write};
@@ -20,6 +21,17 @@ use std::io::{self, Write};
 ///         …
 /// created at src/main.rs:20:5
 /// ```
+///
+/// A goroutine that is cancelled says by what: `cancelled by goroutine 3 at src/main.rs:7:5`, `by a
+/// thread at …`, `by its deadline`, or `by the failure of goroutine 5` in a
+/// [`scope`](crate::scope()). `cancelled with its parent by …` names what has cancelled the
+/// outermost parent. `shielded` follows if its operations work all the same: in a
+/// [`shield`](crate::shield), or in a [`Cancel`](crate::sync::Cancel) further in that is not
+/// cancelled.
+///
+/// The last line is `created in a scope at …` for goroutines of [`scope`](crate::scope()),
+/// [`try_scope`](crate::try_scope), [`thread::scope`](crate::thread::scope()) and
+/// [`run`](crate::run), and `created at …, detached` for those whose handle was dropped.
 ///
 /// The dump stops no goroutine. It shows each as it was when the dump came to it, and a goroutine
 /// that runs on another thread without its backtrace. It works even if goroutines keep all threads
@@ -90,5 +102,7 @@ pub fn dump(out: &mut impl Write) -> io::Result<()> {
 #[doc(alias = "runtime/metrics")]
 #[track_caller]
 pub fn metrics() -> Metrics {
-    sched().metrics(&LINUX)
+    let mut metrics = sched().metrics(&LINUX);
+    leak::count(&mut metrics);
+    metrics
 }

@@ -41,7 +41,7 @@
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
 //! | [`time`] | `time` | `tokio::time` |
 //! | [`sleep`], [`yield_now`] | `time.Sleep`, `runtime.Gosched` | the same names |
-//! | [`blocking`] | not needed | `spawn_blocking` |
+//! | [`blocking`], [`try_blocking`] | not needed | `spawn_blocking` |
 //! | [`go_local`] | no counterpart | `spawn_local` |
 //! | [`goroutine_local!`] | no counterpart | `thread_local!`, `task_local!` |
 //! | [`Builder`] | `GOMAXPROCS`, `GODEBUG` | `runtime::Builder` |
@@ -51,7 +51,7 @@
 //! The first use of one that needs the runtime starts it with the defaults: [`go`], [`run`], a
 //! socket of [`net`], a wait for a channel, lock or timer, [`dump`](dump()),
 //! [`metrics`](metrics()). It runs until the process ends. On an ordinary thread [`sleep`],
-//! [`yield_now`] and [`blocking`] do what `std` does, and start nothing.
+//! [`yield_now`], [`blocking`] and [`try_blocking`] do what `std` does, and start nothing.
 //!
 //! # Threads
 //!
@@ -204,13 +204,14 @@
 // |---|---|
 // | 0 | `environment` `error` `fork` `backtraces` |
 // | 1 | `runtime` `poller` `local` |
-// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `schedtrace` `trace` |
-// | 3 | `builder` `global` |
-// | 4 | `cancel` `park` `goroutine` `scope` `thread` `inspect` `net` `chan` `select` |
-// | 5 | `sync` `time` |
+// | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
+// | 3 | `switches` `builder` `global` |
+// | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
+// | 5 | `inspect` `net` `chan` `select` |
+// | 6 | `sync` `time` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
-// may read row 1, and never starts the runtime. Row 3 starts it, and rows 4 and 5 use it, which
+// may read row 1, and never starts the runtime. Row 3 starts it, and the rows from 4 use it, which
 // starts it if it is not running.
 mod backtraces;
 mod builder;
@@ -222,13 +223,16 @@ mod error;
 mod fork;
 mod global;
 mod goroutine;
+mod group;
 mod inspect;
+mod leak;
 mod local;
 pub mod net;
 mod overflow;
 mod panics;
 mod park;
 mod poller;
+mod pool;
 mod report;
 mod runtime;
 mod schedtrace;
@@ -237,6 +241,7 @@ mod scope;
 pub mod select;
 mod signals;
 mod stderr;
+mod switches;
 pub mod sync;
 pub mod thread;
 pub mod time;
@@ -247,12 +252,15 @@ pub use cancel::{Cancelled, Expired, check_cancel, shield, with_deadline, with_t
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;
+pub use gopark_core::sched::Switch;
 pub use goroutine::{
     JoinHandle, blocking, go, go_local, num_goroutines, set_name, sleep, sleep_until, try_go,
     yield_now,
 };
 pub use inspect::{dump, metrics};
+pub use leak::{Leak, Leaked};
 pub use local::{AccessError, LocalKey};
+pub use pool::try_blocking;
 pub use report::Stall;
 pub use scope::{Scope, ScopePanicked, ScopedHandle, TryScope, run, scope, try_scope};
 pub use select::Select;

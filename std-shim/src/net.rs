@@ -17,7 +17,8 @@
 //!   ends.
 //! - **Host names are looked up on another thread** while the goroutine is parked, for a string and
 //!   for a pair of host and port. [`ToSocketAddrs::to_socket_addrs`] itself is that of `std` and
-//!   blocks the thread: call `gopark::blocking(|| name.to_socket_addrs())`.
+//!   blocks the thread: call `gopark::blocking(|| name.to_socket_addrs())`, or
+//!   [`try_blocking`](crate::try_blocking) to leave it on a cancel.
 //! - **A socket cannot wait in a child made by `fork`**: see `docs/fork.md`.
 //!
 //! # Differences from `std::net`
@@ -42,6 +43,9 @@
 //! [cancel](crate::sync::Cancel) of its goroutine. Nothing else ends it: dropping the goroutine's
 //! [`JoinHandle`](crate::JoinHandle) does not.
 //!
+//! The look-up of a host name ends by a cancel only. The C library cannot be told to stop, so its
+//! thread of the pool remains occupied until the name servers have answered or are given up.
+//!
 //! # Errors
 //!
 //! Beside the errors that its documentation lists, every operation can fail with an error of the
@@ -55,6 +59,7 @@
 //! | `Closing` | `ConnectionAborted` | use of closed network connection |
 //! | `NotPollable` | `Unsupported` | not pollable |
 //! | `Unwinding` | `WouldBlock` | a goroutine that unwinds cannot wait |
+//! | `Cancelled` | `Other` | the goroutine is cancelled |
 //!
 //! `Unwinding` concerns destructors that run because of a panic: an operation that would have to
 //! wait fails instead. When such a panic drops a `BufWriter<TcpStream>`, it sends as much as the
@@ -80,10 +85,11 @@ pub use std::net::{
 pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
+use crate::error::poll_error;
 use std::io::{Error, ErrorKind, Result};
 
-/// Calls `f` with each address that `addrs` resolves to until one succeeds. Returns that result, or
-/// the error of the last address.
+/// Calls `f` with each address that `addrs` resolves to until one succeeds or the caller is
+/// cancelled. Returns that result, or the error of the last address.
 fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
     match resolve::look_up(&addrs) {
         Some(found) => first_success(found?, f),
@@ -101,8 +107,8 @@ fn first_success<T>(
     );
     for addr in addrs {
         match f(addr) {
-            Ok(value) => return Ok(value),
-            Err(error) => last = error,
+            Err(error) if poll_error(&error) != Some(crate::PollError::Cancelled) => last = error,
+            result => return result,
         }
     }
     Err(last)

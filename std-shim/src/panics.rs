@@ -9,6 +9,7 @@
 use crate::environment;
 use crate::runtime::started;
 use gopark_core::watch::Identity;
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -128,16 +129,16 @@ fn write_report(panicking: &Panicking, info: &PanicHookInfo<'_>) {
     let mut text = format!("{panicking} panicked");
     // Writing to a String does not fail.
     let _ = match info.location() {
-        Some(place) => writeln!(text, " at {place}:\n{}", message(info)),
-        None => writeln!(text, ":\n{}", message(info)),
+        Some(place) => writeln!(text, " at {place}:\n{}", message(info.payload())),
+        None => writeln!(text, ":\n{}", message(info.payload())),
     };
     text += &backtrace_or_note();
     // A closed stderr is not an error.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn message<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
-    let payload = info.payload();
+/// Returns the message in the payload of a panic.
+pub(crate) fn message(payload: &dyn Any) -> &str {
     payload
         .downcast_ref::<&str>()
         .copied()

@@ -58,6 +58,13 @@ pub(crate) fn are_enabled(setting: Option<bool>) -> io::Result<bool> {
     Ok(setting.unwrap_or(default))
 }
 
+/// Returns whether stderr gets the reports that are on by default.
+pub(crate) fn is_default() -> bool {
+    SETTINGS
+        .get()
+        .is_some_and(|settings| settings.default_reports)
+}
+
 /// A report of a goroutine that keeps its thread busy: it computes, or is blocked in a system call,
 /// for longer than [`Builder::stall_after`](crate::Builder::stall_after).
 ///

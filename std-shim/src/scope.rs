@@ -4,97 +4,24 @@
     reason = "goroutines borrow from a frame that waits for them"
 )]
 
-use crate::builder::sched;
-use crate::cancel::Cancel;
-use crate::global::Global;
+use crate::cancel::{Cancel, inherit};
 use crate::goroutine::catching;
-use crate::park::{Thread, attachment};
-use gopark_core::join::{Join, Options};
-use gopark_core::semaphore::RawSemaphore;
+use crate::group::{Group, Handle};
+use crate::park::Thread;
+use gopark_core::join::Options;
 use gopark_core::stack::Exhausted;
-use gopark_core::wait_group::RawWaitGroup;
-use gopark_core::watch::Wait;
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{self, AssertUnwindSafe, Location};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-
-/// The goroutines that borrow from one frame. They may return after it has gone on.
-pub(crate) struct Group {
-    running: RawWaitGroup<Global>,
-    /// How many may run at once. Unset: any number.
-    places: OnceLock<RawSemaphore<Global>>,
-}
-
-impl Group {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Group {
-            running: RawWaitGroup::new(Global),
-            places: OnceLock::new(),
-        })
-    }
-
-    /// Starts a goroutine that runs `f`. Waits for a place first, if there is a limit.
-    ///
-    /// # Safety
-    ///
-    /// The caller calls `wait` before what `f` and its result borrow ends, whether or not it
-    /// unwinds. The handle is dropped or forgotten before that.
-    pub(crate) unsafe fn start<F, R>(
-        self: &Arc<Self>,
-        options: Options,
-        f: F,
-        site: &'static Location<'static>,
-    ) -> Result<Join<R>, Exhausted>
-    where
-        F: FnOnce() -> R + Send,
-        R: Send,
-    {
-        let running = Running::new(self.clone());
-        // SAFETY: the caller's promise: `wait` returns after `running` was dropped.
-        unsafe { sched().go_scoped(options, move || (f(), running), site) }
-    }
-
-    /// Waits until all have returned and dropped the results that no handle wants.
-    pub(crate) fn wait(&self) {
-        self.running.wait_as(Wait::Scope);
-    }
-
-    /// How many are running.
-    pub(crate) fn count(&self) -> usize {
-        self.running.count()
-    }
-}
-
-/// One that a group waits for. Its goroutine drops this last.
-struct Running(Arc<Group>);
-
-impl Running {
-    fn new(group: Arc<Group>) -> Self {
-        if let Some(places) = group.places.get() {
-            places.acquire(1);
-        }
-        group.running.add(1);
-        Running(group)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(places) = self.0.places.get() {
-            places.release(1);
-        }
-        self.0.running.done();
-    }
-}
 
 type Payload = Box<dyn Any + Send>;
 
 /// Where goroutines start that may borrow, and that are cancelled together. [`scope`] makes one.
 pub struct Scope<'scope, 'env: 'scope> {
-    group: Arc<Group>,
+    group: Group,
     shared: Arc<Shared>,
     scope: PhantomData<&'scope mut &'scope ()>,
     env: PhantomData<&'env mut &'env ()>,
@@ -111,7 +38,7 @@ impl Shared {
         let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(payload);
         drop(first);
-        self.cancel.cancel();
+        self.cancel.0.fail();
     }
 }
 
@@ -220,6 +147,40 @@ impl<'scope> Scope<'scope, '_> {
         }
     }
 
+    /// Starts a goroutine on the current thread, so that `f` need not be `Send`, as
+    /// [`go_local`](crate::go_local) does. `f` may borrow what outlives the scope.
+    ///
+    /// # Panics
+    ///
+    /// On an ordinary thread, which does not run goroutines. If no stack is available, as in
+    /// [`go`](crate::go()).
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    ///
+    /// gopark::run(|| {
+    ///     let count = Cell::new(0);
+    ///     gopark::scope(|s| {
+    ///         for _ in 0..3 {
+    ///             s.go_local(|| count.set(count.get() + 1));
+    ///         }
+    ///     });
+    ///     assert_eq!(count.get(), 3);
+    /// });
+    /// ```
+    #[track_caller]
+    pub fn go_local<F, T>(&'scope self, f: F) -> ScopedHandle<'scope, T>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        // SAFETY: as in `start`.
+        match unsafe { self.group.start_local(self.body(f), Location::caller()) } {
+            Ok(handle) => ScopedHandle(handle),
+            Err(exhausted) => panic!("gopark::scope: {exhausted}"),
+        }
+    }
+
     pub(crate) fn start<F, T>(
         &'scope self,
         options: Options,
@@ -230,19 +191,17 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
+        // SAFETY: `scope` calls `wait` before it returns or unwinds, and `'scope` ends after that.
+        unsafe { self.group.start(options, self.body(f), site) }.map(ScopedHandle)
+    }
+
+    /// What a goroutine of the scope runs.
+    fn body<T>(&self, f: impl FnOnce() -> T) -> impl FnOnce() -> Option<T> {
         let shared = self.shared.clone();
-        let body = move || {
+        move || {
             let result = shared.cancel.run(catching(f));
             result.map_err(|payload| shared.panicked(payload)).ok()
-        };
-        // SAFETY: `scope` calls `wait` before it returns or unwinds. Until then all that `'scope`
-        // stands for lives. The handle cannot outlive `'scope`.
-        let join = unsafe { self.group.start(options, body, site) }?;
-        Ok(ScopedHandle {
-            join,
-            thread: OnceLock::new(),
-            scope: PhantomData,
-        })
+        }
     }
 
     /// Cancels the goroutines of the scope and its closure. Those that are started later are
@@ -254,6 +213,7 @@ impl<'scope> Scope<'scope, '_> {
     ///     s.cancel();
     /// });
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
         self.shared.cancel.cancel()
     }
@@ -303,8 +263,7 @@ impl<'scope> Scope<'scope, '_> {
             running == 0,
             "goroutines of the scope run: set its limit before"
         );
-        let set = self.group.places.set(RawSemaphore::new(n, Global));
-        assert!(set.is_ok(), "the scope has a limit");
+        assert!(self.group.limit(n), "the scope has a limit");
     }
 }
 
@@ -318,11 +277,7 @@ impl fmt::Debug for Scope<'_, '_> {
 }
 
 /// A handle to a goroutine of a [`Scope`]. Without it, the scope waits all the same.
-pub struct ScopedHandle<'scope, T> {
-    join: Join<Option<T>>,
-    thread: OnceLock<Thread>,
-    scope: PhantomData<&'scope ()>,
-}
+pub struct ScopedHandle<'scope, T>(Handle<'scope, Option<T>>);
 
 /// A goroutine of the scope has panicked. Its panic comes out of the scope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -352,7 +307,7 @@ impl<T> ScopedHandle<'_, T> {
     /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
-        match self.join.join_or_cancel() {
+        match self.0.join.join_or_cancel() {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(Box::new(ScopePanicked)),
             Err(cancelled) => Err(Box::new(cancelled)),
@@ -370,7 +325,7 @@ impl<T> ScopedHandle<'_, T> {
     /// });
     /// ```
     pub fn is_finished(&self) -> bool {
-        self.join.is_finished()
+        self.0.join.is_finished()
     }
 
     /// Returns the goroutine's number, which dumps and reports print.
@@ -379,7 +334,7 @@ impl<T> ScopedHandle<'_, T> {
     /// gopark::scope(|s| assert_ne!(s.go(|| ()).id(), s.go(|| ()).id()));
     /// ```
     pub fn id(&self) -> u64 {
-        self.join.id()
+        self.0.join.id()
     }
 
     /// Returns a handle to the goroutine, to unpark it.
@@ -388,7 +343,7 @@ impl<T> ScopedHandle<'_, T> {
     /// gopark::scope(|s| s.go(|| gopark::thread::park()).thread().unpark());
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread.get_or_init(|| self.join.attached(attachment))
+        self.0.thread()
     }
 }
 
@@ -458,7 +413,7 @@ fn keep<E>(first: &Mutex<Option<E>>, error: E, cancel: &Cancel) {
         }
     };
     drop(first);
-    cancel.cancel();
+    cancel.0.fail();
     drop(late);
 }
 
@@ -519,7 +474,7 @@ impl<E> fmt::Debug for TryScope<'_, '_, E> {
 ///
 /// `main` may borrow from the caller. `run` does not wait for other goroutines that `main` has
 /// started: they continue until the process ends. Within a goroutine, `run` starts another one and
-/// parks.
+/// parks; a [cancel](crate::sync::Cancel) of the caller reaches it.
 ///
 /// # Panics
 ///
@@ -537,11 +492,10 @@ impl<E> fmt::Debug for TryScope<'_, '_, E> {
 #[track_caller]
 pub fn run<T: Send>(main: impl FnOnce() -> T + Send) -> T {
     let group = Group::new();
-    // SAFETY: the handle is joined, and then the group waited for, before this function returns.
-    // Neither unwinds.
-    let join = unsafe { group.start(Options::default(), catching(main), Location::caller()) };
-    let result = match join {
-        Ok(join) => join.join(),
+    let body = catching(inherit(main));
+    // SAFETY: the group is waited for before this function returns. Nothing unwinds before that.
+    let result = match unsafe { group.start(Options::default(), body, Location::caller()) } {
+        Ok(handle) => handle.join.join(),
         Err(exhausted) => panic!("gopark::run: {exhausted}"),
     };
     group.wait();

@@ -19,6 +19,7 @@
 //! [`Duration`] and [`Instant`] are those of `std`.
 
 use crate::builder::sched;
+use crate::cancel::{Cancel, shield};
 use crate::chan::{Receiver, bounded};
 use crate::global::Global;
 use crate::goroutine::try_go;
@@ -221,9 +222,12 @@ impl Ticker {
 
 /// Runs `f` in a goroutine and returns its result, if it comes within `duration`.
 ///
-/// After a timeout the goroutine goes on until `f` returns, and its result is dropped.
-/// [`with_timeout`](crate::with_timeout) ends `f` itself, on the caller's stack: it cancels its
-/// waits.
+/// When the time is over, `f` is [cancelled](crate::sync::Cancel), and this function returns without
+/// waiting for it. If `f` does not end by that, as in a long computation, it goes on and its result
+/// is dropped. A cancel of the caller reaches `f`.
+///
+/// [`with_timeout`](crate::with_timeout) calls `f` on the caller's stack, so that it may borrow, and
+/// waits for it.
 ///
 /// # Errors
 ///
@@ -248,18 +252,24 @@ where
     T: Send + 'static,
 {
     let (sender, receiver) = bounded(1);
+    let cancel = Cancel::below_current();
+    let theirs = cancel.clone();
     let goroutine = try_go(move || {
-        let result = panic::catch_unwind(panic::AssertUnwindSafe(f));
+        let result = panic::catch_unwind(panic::AssertUnwindSafe(|| theirs.run(f)));
         // After a timeout the receiver is gone.
         _ = sender.send(result);
     });
     if let Err(error) = goroutine {
         panic!("gopark::time::timeout: {error}");
     }
-    match receiver.recv_timeout(duration) {
+    // A cancel of the caller ends the waits of `f`, whose result then comes.
+    match shield(|| receiver.recv_timeout(duration)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(payload)) => panic::resume_unwind(payload),
-        Err(_) => Err(Elapsed(())),
+        Err(_) => {
+            cancel.cancel();
+            Err(Elapsed(()))
+        }
     }
 }
 

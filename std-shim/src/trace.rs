@@ -11,6 +11,7 @@
 //! | a goroutine becomes ready, and then runs | an arrow from the row that readied or spawned it |
 //! | a poll that wakes goroutines, timers that fire | a slice between those of goroutines |
 //! | a spawn, a hand-off, a P that becomes idle | an instant |
+//! | a cancel that reaches a goroutine | an instant on the row of the canceller |
 //! | records lost because they came too fast | a slice with their number |
 #![allow(
     unsafe_code,
@@ -371,6 +372,11 @@ impl Timeline {
                 let args = GoroutineArgs(&g);
                 self.writer
                     .instant(row, time, "spawn", format_args!("{args}"));
+            }
+            TraceEvent::Cancel { g, by } => {
+                let (args, by) = (GoroutineArgs(&g), Escaped(by));
+                self.writer
+                    .instant(row, time, "cancel", format_args!(r#"{args},"by":"{by}""#));
             }
             TraceEvent::Idle { in_poller } => {
                 let place = if in_poller { "poller" } else { "futex" };

@@ -3,13 +3,16 @@
 use super::check_on_thread;
 use super::sync::until_waits;
 use crate::check;
+use gopark::sync::Cancel;
 use gopark::thread::{self, Builder, Thread};
-use gopark::{JoinHandle, go, yield_now};
+use gopark::{Cancelled, JoinHandle, chan, check_cancel, go, yield_now};
 use gopark_core::watch::{State, Wait};
 use gopark_tests::{join, rounds, until};
+use std::cell::RefCell;
 use std::io;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -282,4 +285,65 @@ fn a_scope_that_waits_says_so_in_a_snapshot() {
             release.store(true, SeqCst);
         });
     });
+}
+
+#[test]
+fn a_cancel_reaches_what_its_member_waits_for_in_run_and_in_a_scope() {
+    everywhere(|| {
+        let cancel = Cancel::new();
+        let stopped = AtomicUsize::new(0);
+        let wait = || {
+            assert!(chan::never::<()>().recv().is_err());
+            assert_eq!(check_cancel(), Err(Cancelled));
+            stopped.fetch_add(1, SeqCst);
+        };
+        gopark::scope(|s| {
+            s.go(|| cancel.run(|| gopark::run(wait)));
+            s.go(|| {
+                cancel.run(|| {
+                    thread::scope(|inner| {
+                        inner.spawn(wait);
+                        inner.spawn(|| thread::scope(|innermost| _ = innermost.spawn(wait)));
+                    })
+                })
+            });
+            cancel.cancel();
+        });
+        assert_eq!(stopped.load(SeqCst), 3);
+        // A detached goroutine is no member.
+        let detached = cancel.run(|| go(check_cancel));
+        assert_eq!(join(detached), Ok(()));
+    });
+}
+
+#[test]
+fn local_goroutines_of_a_scope_share_what_is_not_send() {
+    check(|| {
+        let log = RefCell::new(Vec::new());
+        let total = gopark::scope(|s| {
+            s.limit(2);
+            let parts = [1, 2, 3].map(|part| {
+                let (log, part) = (&log, Rc::new(part));
+                s.go_local(move || {
+                    yield_now();
+                    log.borrow_mut().push(*part);
+                    part
+                })
+            });
+            parts.map(|part| *part.join().unwrap()).iter().sum::<i32>()
+        });
+        assert_eq!(total, 6);
+        let mut log = log.into_inner();
+        log.sort();
+        assert_eq!(log, [1, 2, 3]);
+        let failed = panic::catch_unwind(|| {
+            gopark::scope(|s| {
+                s.go_local(|| panic::resume_unwind(Box::new("no luck")));
+                assert!(chan::never::<()>().recv().is_err());
+            })
+        });
+        assert_eq!(failed.unwrap_err().downcast_ref(), Some(&"no luck"));
+    });
+    let on_thread = panic::catch_unwind(|| gopark::scope(|s| s.go_local(|| ()).join().unwrap()));
+    assert!(on_thread.is_err());
 }

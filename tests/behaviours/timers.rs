@@ -1,9 +1,10 @@
 //! Timers and tickers with channels, by the rules of Go 1.23.
 
 use crate::check;
-use gopark::chan::{RecvTimeoutError, TryRecvError, bounded};
+use gopark::chan::{RecvTimeoutError, TryRecvError, bounded, never};
+use gopark::sync::Cancel;
 use gopark::time::{Duration, Instant, Ticker, Timer, after, timeout};
-use gopark::{go, yield_now};
+use gopark::{Cancelled, check_cancel, go, shield, yield_now};
 use gopark_tests::{Dice, join};
 use std::sync::Arc;
 
@@ -149,5 +150,26 @@ fn a_timeout_returns_the_result_the_panic_or_nothing() {
             timeout(LONG, || std::panic::resume_unwind(Box::new("no luck"))).unwrap()
         });
         assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"no luck"));
+    });
+}
+
+#[test]
+fn a_timeout_cancels_its_function_and_so_does_a_cancel_of_the_caller() {
+    check(|| {
+        let (report, reports) = bounded(1);
+        let wait = || {
+            assert!(never::<()>().recv().is_err());
+            check_cancel()
+        };
+        let late = timeout(SHORT, move || {
+            let outcome = wait();
+            shield(|| report.send(outcome)).unwrap();
+        });
+        assert!(late.is_err());
+        assert_eq!(reports.recv(), Ok(Err(Cancelled)));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        // What it returns is no error of the time limit.
+        assert_eq!(cancel.run(|| timeout(LONG, wait)), Ok(Err(Cancelled)));
     });
 }

@@ -114,6 +114,15 @@ fn a_panic_on_a_thread_of_the_pool_names_the_calling_goroutine() {
 }
 
 #[test]
+fn a_panic_of_work_that_was_left_behind_is_reported_and_the_process_goes_on() {
+    let output = said("left-behind");
+    let report = "\"reader\" (spawned at tests/src/bin/panics.rs), in gopark::blocking, panicked \
+                  at tests/src/bin/panics.rs\nthere is no column 11\n";
+    assert!(output.contains(report), "{output}");
+    assert!(output.contains("the process goes on"), "{output}");
+}
+
+#[test]
 fn ordinary_threads_panic_as_without_gopark() {
     let output = said("thread");
     assert!(

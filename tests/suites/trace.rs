@@ -348,6 +348,39 @@ fn a_timeline_shows_a_goroutine_that_stays_on_its_thread() {
 }
 
 #[test]
+fn a_timeline_shows_what_has_cancelled_a_goroutine_and_so_woken_it() {
+    let folder = Folder::new("cancel");
+    let ended = run(&mut traced(&folder, 2, &["1"]));
+    ended.assert_success();
+    let timeline = Timeline::parse(&folder.text());
+    let id = |name| match printed(&ended, name)[..] {
+        [id] => id,
+        _ => panic!("{}", ended.output),
+    };
+    let cancel_of = |id: u64| {
+        let cancels = timeline.instants("cancel");
+        let of_id = |cancel: &&Value| cancel["args"]["goroutine"].as_u64() == Some(id);
+        match cancels.into_iter().filter(of_id).collect::<Vec<_>>()[..] {
+            [cancel] => (nanos(cancel, "ts"), cancel["args"]["by"].as_str().unwrap()),
+            ref cancels => panic!("{id} was cancelled {} times", cancels.len()),
+        }
+    };
+    let woken = |id| *timeline.of_goroutine(id).last().unwrap();
+    let (cancelled, canceller) = (id("cancelled"), id("canceller"));
+    let (time, by) = cancel_of(cancelled);
+    let expected = format!("goroutine {canceller} at tests/src/bin/traced.rs:");
+    assert!(by.starts_with(&expected), "{by}");
+    let wake = woken(cancelled);
+    assert_eq!(wake.args["readied_by"].as_u64(), Some(canceller));
+    assert!(time <= wake.start - nanos(&wake.args, "ready_us"));
+    let (time, by) = cancel_of(id("late"));
+    assert_eq!(by, "a deadline");
+    let wake = woken(id("late"));
+    assert_eq!(wake.args["readied_by"].as_u64(), Some(0));
+    assert!(time <= wake.start - nanos(&wake.args, "ready_us"));
+}
+
+#[test]
 fn a_goroutine_without_a_p_appears_in_the_row_of_its_thread() {
     let folder = Folder::new("outstayed");
     let ended = run(&mut traced(&folder, 1, &["1"]));

@@ -20,7 +20,7 @@ impl<T, R: Runtime> Delivery<T, R> {
     }
 
     /// Sends a value, or drops it if there is one. Adds a receiver that waited to `woken`. Returns
-    /// false if no receivers are left. Neither waits nor allocates nor calls a scheduler.
+    /// false if the channel is closed. Neither waits nor allocates nor calls a scheduler.
     pub(crate) fn deliver(&self, value: T, woken: &mut WaiterList) -> bool {
         let packet = Packet::full(value);
         let step = self

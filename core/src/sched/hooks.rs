@@ -1,21 +1,22 @@
-//! Hooks: what the scheduler counts, measures and traces when a goroutine changes its state. The
-//! code that makes the change calls the hook, and nothing here decides what runs.
+//! Hooks: what the scheduler counts, measures, traces and tells the program when a goroutine
+//! changes its state. The code that makes the change calls the hook, and nothing here decides what
+//! runs.
 //!
-//! | change | hook | counts | measures | traces |
-//! |---|---|---|---|---|
-//! | made → runnable | [`on_spawn`](Sched::on_spawn) | `spawned` | a wait begins | `Spawn` |
-//! | runnable → running | [`on_run`](Sched::on_run) | | the wait ends | `Run` |
-//! | running → stopped | [`on_stop`](Sched::on_stop) | | | `Stop` or `Outstayed` |
-//! | stopped → waiting | [`on_park`](Sched::on_park) | `parked` | | |
-//! | stopped → running | [`on_refuse`](Sched::on_refuse) | | a wait begins | |
-//! | stopped → runnable | [`on_yield`](Sched::on_yield) | `yielded` | a wait begins | |
-//! | waiting → runnable | [`on_ready`](Sched::on_ready) | `readied` | a wait begins | by what |
-//! | running → gone | [`on_exit`](Sched::on_exit) | `finished` | | |
+//! | change | hook | counts | measures | traces | tells |
+//! |---|---|---|---|---|---|
+//! | made → runnable | [`on_spawn`](Sched::on_spawn) | `spawned` | a wait begins | `Spawn` | |
+//! | runnable → running | [`on_run`](Sched::on_run) | | the wait ends | `Run` | `In` |
+//! | running → stopped | [`on_stop`](Sched::on_stop) | | | `Stop` or `Outstayed` | `Out` |
+//! | stopped → waiting | [`on_park`](Sched::on_park) | `parked` | | | |
+//! | stopped → running | [`on_refuse`](Sched::on_refuse) | | a wait begins | | |
+//! | stopped → runnable | [`on_yield`](Sched::on_yield) | `yielded` | a wait begins | | |
+//! | waiting → runnable | [`on_ready`](Sched::on_ready) | `readied` | a wait begins | by what | |
+//! | running → gone | [`on_exit`](Sched::on_exit) | `finished` | | | |
 //!
-//! A goroutine that stops is traced before its M runs the commit: afterwards it may run elsewhere.
-//! Whether it waits is known, and counted, only after that. If the commit refuses, it is running
-//! again: it has neither parked nor yielded. If sysmon has taken the P of its M, it is queued
-//! instead, which counts as a yield.
+//! A goroutine that stops is traced, and the program is told (`Sched::on_switch`), before its M
+//! runs the commit: afterwards it may run elsewhere. Whether it waits is known, and counted, only
+//! after that. If the commit refuses, it is running again: it has neither parked nor yielded. If
+//! sysmon has taken the P of its M, it is queued instead, which counts as a yield.
 //!
 //! Goroutines that have had a first turn are in `started`, which `run` counts itself, since
 //! `placement` decides by it. So how many goroutines are in a state is what led into it less what

@@ -99,6 +99,8 @@ impl Sched {
             goroutines_waiting: waiting,
             poll_waiters: self.num_poll_waiters() as u64,
             goroutines_created: created,
+            unseen_panics: 0,
+            unseen_errors: 0,
             max_procs: self.config.procs as u64,
             procs_idle: idle as u64,
             threads,

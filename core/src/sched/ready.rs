@@ -43,7 +43,7 @@ impl Sched {
     /// Makes the waiters run again that events or timers have woken.
     #[inline]
     pub(super) fn ready_woken(&'static self, source: Source, woken: WaiterList, here: &Here) {
-        match self.is_traced() {
+        match self.is_observed() {
             true => self.ready_traced(source, woken, here),
             false => _ = self.ready_all(woken, Some(here)),
         }

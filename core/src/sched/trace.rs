@@ -1,23 +1,28 @@
-//! What the scheduler records for a trace. Until a program asks for a trace, each function is one
-//! branch.
+//! What the scheduler records for a trace, and the switches that it tells the program of. Until a
+//! program asks for one of the two, each function is one branch.
 
 use super::Sched;
 use crate::g::{G, Resumed};
 use crate::m::{Asleep, Here, M};
 use crate::os::Nanos;
-use crate::sync::Ordering;
-use crate::trace::{Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, Turn};
+use crate::sync::{Once, Ordering};
+use crate::trace::{
+    Canceller, Identity, Reader, Readied, Row, Source, StopReason, Trace, TraceEvent, Turn,
+};
 use crate::wait_info::Wait;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-/// A trace, and the function that records in it. Only [`Sched::trace`] names the function, so a
-/// program that never asks for a trace is linked without it.
-pub(super) struct Tracing {
-    trace: Trace,
-    record: fn(&'static Sched, &Trace, Note<'_>),
+/// A trace, the program's function for switches, and the function that passes notes to both. Only
+/// [`Sched::trace`] and [`Sched::on_switch`] name the latter, so a program that asks for neither is
+/// linked without it.
+pub(super) struct Observers {
+    trace: Once<Trace>,
+    on_switch: Once<fn(Switch)>,
+    tell: fn(&'static Sched, &Observers, Note<'_>),
 }
 
-/// What to record, and on which P: that of `Here`, or that of the index.
+/// What happened, and on which P: that of `Here`, or that of the index.
 enum Note<'a> {
     Run(&'a Here, &'a G),
     Stop(&'a Here, &'a Resumed),
@@ -25,6 +30,7 @@ enum Note<'a> {
     Ready(Option<&'a Here>, &'a G),
     Named(&'a Here, Arc<str>),
     Spawn(Option<&'a Here>, &'a G),
+    Cancel(Option<&'a Here>, Vec<Identity>, Canceller),
     Batch(&'a Here, Source, u32, Nanos),
     Idle(&'a Here, Asleep),
     GaveWay(&'a Here, &'a M),
@@ -32,40 +38,111 @@ enum Note<'a> {
     Taken(usize, &'a M, &'a M),
 }
 
+impl Observers {
+    /// The trace, until it is over.
+    fn trace(&self) -> Option<&Trace> {
+        self.trace.get().filter(|trace| !trace.is_over())
+    }
+}
+
+/// A goroutine's turn on a thread begins or ends. On each thread, `In` and `Out` of the same
+/// goroutine follow each other, and `In` comes first.
+///
+/// A turn ends when the goroutine parks, yields or returns. If what it would have waited for has
+/// come before the end of its park, its next turn begins at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Switch {
+    /// The goroutine is about to run on the calling thread.
+    #[non_exhaustive]
+    In {
+        /// The goroutine's number.
+        id: u64,
+    },
+    /// The goroutine has stopped on the calling thread, and does not run elsewhere yet.
+    #[non_exhaustive]
+    Out {
+        /// The goroutine's number.
+        id: u64,
+    },
+}
+
+/// The switch that a note tells of.
+fn switch(note: &Note<'_>) -> Option<Switch> {
+    match note {
+        Note::Run(here, g) => {
+            here.m.turn_of.store(g.id(), Ordering::Relaxed);
+            Some(Switch::In { id: g.id() })
+        }
+        // A turn that began before the first call of `on_switch` has no `In`.
+        Note::Stop(here, _) | Note::Outstayed(here) => {
+            let id = here.m.turn_of.swap(0, Ordering::Relaxed);
+            (id != 0).then_some(Switch::Out { id })
+        }
+        _ => None,
+    }
+}
+
 impl Sched {
     /// Begins to record. Returns the one reader, or `None` if a trace was begun before.
     pub fn trace(&'static self) -> Option<Reader> {
         let mut first = false;
-        let tracing = self.trace.call_once(|| {
+        let trace = self.observers().trace.call_once(|| {
             first = true;
-            Tracing {
-                trace: Trace::new(self.config.procs),
-                record: Sched::record,
-            }
+            Trace::new(self.config.procs)
         });
-        first.then(|| Reader::new(&tracing.trace))
+        first.then(|| Reader::new(trace))
+    }
+
+    /// Calls `on_switch` from now on for every [`Switch`], on the stack of its thread. Returns
+    /// false if there is such a function already.
+    ///
+    /// `on_switch` must not wait: the thread runs nothing else until it returns. A panic must not
+    /// leave it.
+    pub fn on_switch(&'static self, on_switch: fn(Switch)) -> bool {
+        let mut first = false;
+        self.observers().on_switch.call_once(|| {
+            first = true;
+            on_switch
+        });
+        first
+    }
+
+    fn observers(&'static self) -> &'static Observers {
+        self.observers.call_once(|| Observers {
+            trace: Once::new(),
+            on_switch: Once::new(),
+            tell: Sched::tell,
+        })
     }
 
     /// How many threads only read the trace: 1 if there is one.
     pub(super) fn trace_readers(&self) -> usize {
-        usize::from(self.tracing().is_some())
-    }
-
-    #[inline]
-    fn tracing(&self) -> Option<&Tracing> {
-        self.trace.get().filter(|tracing| !tracing.trace.is_over())
+        let trace = self.observers.get().and_then(Observers::trace);
+        usize::from(trace.is_some())
     }
 
     #[inline]
     fn note<'a>(&'static self, note: impl FnOnce() -> Note<'a>) {
-        if let Some(tracing) = self.tracing() {
-            self.take_note(tracing, note());
+        if let Some(observers) = self.observers.get() {
+            self.take_note(observers, note());
         }
     }
 
     #[cold]
-    fn take_note(&'static self, tracing: &Tracing, note: Note<'_>) {
-        (tracing.record)(self, &tracing.trace, note);
+    fn take_note(&'static self, observers: &Observers, note: Note<'_>) {
+        (observers.tell)(self, observers, note);
+    }
+
+    fn tell(&'static self, observers: &Observers, note: Note<'_>) {
+        if let Some(on_switch) = observers.on_switch.get() {
+            if let Some(switch) = switch(&note) {
+                on_switch(switch);
+            }
+        }
+        if let Some(trace) = observers.trace() {
+            self.record(trace, note);
+        }
     }
 
     fn record(&'static self, trace: &Trace, note: Note<'_>) {
@@ -77,6 +154,7 @@ impl Sched {
             Note::Ready(here, g) => _ = self.note_origin(g, here),
             Note::Named(here, name) => record(trace, here, now(), TraceEvent::Named(name)),
             Note::Spawn(here, g) => self.record_spawn(trace, g, here),
+            Note::Cancel(here, reached, by) => self.record_cancels(trace, reached, by, here),
             Note::Batch(here, source, count, since) => record(
                 trace,
                 here,
@@ -188,13 +266,10 @@ impl Sched {
                 Row::P(here.p.index as u32),
                 here.home(|home| home.running.as_ref().map_or(0, |running| running.g.id)),
             ),
-            None => match self.current() {
-                Some(g) => (
-                    Row::Thread(self.m_of(g).thread.load(Ordering::Relaxed)),
-                    g.id(),
-                ),
-                None => (Row::Thread(self.os.thread_id()), 0),
-            },
+            None => (
+                Row::Thread(self.thread_here()),
+                self.current().map_or(0, G::id),
+            ),
         };
         let readied = Readied {
             time: self.os.now(),
@@ -203,6 +278,14 @@ impl Sched {
         };
         g.origin().set(readied);
         readied
+    }
+
+    /// The number of the calling thread.
+    fn thread_here(&'static self) -> u32 {
+        match self.current() {
+            Some(g) => self.m_of(g).thread.load(Ordering::Relaxed),
+            None => self.os.thread_id(),
+        }
     }
 
     /// Gives the calling goroutine a name, in place of any other. Returns false on an ordinary
@@ -234,10 +317,38 @@ impl Sched {
         }
     }
 
-    /// Whether there is a trace.
+    /// Called after a cancel has reached the goroutines `reached`, and before those of them are
+    /// readied whose waits it has ended.
+    pub(crate) fn trace_cancels(&'static self, reached: Vec<Identity>, by: Canceller) {
+        if !reached.is_empty() {
+            let here = self.here();
+            self.note(|| Note::Cancel(here.as_deref(), reached, by));
+        }
+    }
+
+    /// A deadline fires on an M's own stack, where there is no `Here`: the record is then in the
+    /// row of the thread.
+    fn record_cancels(
+        &'static self,
+        trace: &Trace,
+        reached: Vec<Identity>,
+        by: Canceller,
+        here: Option<&Here>,
+    ) {
+        let time = self.os.now();
+        for g in reached {
+            let event = TraceEvent::Cancel { g, by };
+            match here {
+                Some(here) => record(trace, here, time, event),
+                None => trace.record_outside(self.thread_here(), time, event),
+            }
+        }
+    }
+
+    /// Whether notes are taken.
     #[inline]
-    pub(super) fn is_traced(&self) -> bool {
-        self.tracing().is_some()
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observers.get().is_some()
     }
 
     /// Called after `count` waiters were readied, which began at `since`.

@@ -12,7 +12,9 @@
     reason = "goroutines and poll descriptors are found by address"
 )]
 
+use crate::cancel::{Cancellation, cancellation};
 use crate::g::{G, Pinned, Status};
+use crate::join::{Owner, owner};
 use crate::m::M;
 use crate::os::{Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
@@ -33,8 +35,12 @@ pub struct Goroutine<'a> {
     pub name: Option<Arc<str>>,
     /// Where it was spawned.
     pub site: &'static Location<'static>,
+    /// What waits for it to return.
+    pub owner: Owner,
     /// What it does.
     pub state: State,
+    /// Whether it is cancelled, and by what.
+    pub cancelled: Option<Cancellation>,
     /// The goroutine that keeps its thread, if it is runnable and that thread is kept.
     pub behind: Option<Behind>,
     /// Bytes of stack in use. 0 if it runs or has not started.
@@ -183,7 +189,7 @@ impl Sched {
 
     fn look_at_g<'a>(
         &'static self,
-        g: &G,
+        g: &Pinned,
         keepers: &[(usize, Behind)],
         stacks: Option<&dyn Observe>,
         memory: &'a mut Vec<u8>,
@@ -212,7 +218,10 @@ impl Sched {
             id: g.id(),
             name: g.name(),
             site: g.site(),
+            // SAFETY: it is pinned.
+            owner: unsafe { owner(g.as_raw()) },
             state,
+            cancelled: cancellation(g),
             behind,
             stack,
             touched,
@@ -325,7 +334,10 @@ impl Sched {
                     id: g.id(),
                     name: g.name(),
                     site: g.site(),
+                    // SAFETY: the `GRef` keeps it alive.
+                    owner: unsafe { owner(g.as_raw()) },
                     state: State::New,
+                    cancelled: None,
                     behind: None,
                     stack: 0,
                     touched: None,

@@ -167,6 +167,7 @@ fn role(name: &str, file: &str) -> Role {
             && [
                 "gopark_core::join::detached",
                 "gopark::goroutine::catching",
+                "gopark::goroutine::reporting",
                 "gopark::scope::",
                 "gopark::thread::scope::",
             ]

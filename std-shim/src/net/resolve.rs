@@ -6,12 +6,19 @@
 //! thread. Among the types for which `std` implements it, only strings and pairs of string and port
 //! need a look-up, and these can be used on any thread. This module recognizes them by their type.
 //! All other values resolve on the caller's thread: those of `std` already contain their addresses.
+//!
+//! `getaddrinfo` cannot be told to stop. A cancel leaves the look-up behind, so it owns its copy of
+//! the name.
 #![allow(
     unsafe_code,
     reason = "types are compared and cast without regard to lifetimes"
 )]
 
 use super::{IpAddr, SocketAddr, ToSocketAddrs};
+use crate::cancel::Cancelled;
+use crate::error::io_error;
+use gopark_core::fd::FdError;
+use gopark_core::polldesc::PollError;
 use std::any::TypeId;
 use std::io::Result;
 use std::marker::PhantomData;
@@ -35,15 +42,27 @@ impl Text<'_> {
     }
 
     fn look_up(self) -> Result<vec::IntoIter<SocketAddr>> {
-        crate::blocking(|| match self {
-            Text::Whole(text) => text.to_socket_addrs(),
-            Text::Host(host, port) => (host, port).to_socket_addrs(),
-        })
+        match self {
+            Text::Whole(text) => on_pool(String::from(text)),
+            Text::Host(host, port) => on_pool((String::from(host), port)),
+        }
     }
+}
+
+fn on_pool<A>(addrs: A) -> Result<vec::IntoIter<SocketAddr>>
+where
+    A: ToSocketAddrs<Iter = vec::IntoIter<SocketAddr>> + Send + 'static,
+{
+    crate::try_blocking(move || addrs.to_socket_addrs())
+        .unwrap_or_else(|Cancelled| Err(io_error(FdError::Poll(PollError::Cancelled))))
 }
 
 /// Looks up the host name in `addrs` while the calling goroutine is parked. Returns `None` if
 /// `addrs` is of another type or contains a numeric address.
+///
+/// # Errors
+///
+/// Those of the look-up. [`PollError::Cancelled`] if the caller is cancelled before it is done.
 pub(super) fn look_up<A: ToSocketAddrs>(addrs: &A) -> Option<Result<vec::IntoIter<SocketAddr>>> {
     text_of(addrs)
         .filter(|text| !text.is_numeric())

@@ -55,6 +55,9 @@ impl TcpStream {
     /// implementations of [`ToSocketAddrs`] run on the goroutine's thread. If yours looks up names,
     /// pass the result of `gopark::blocking(|| addr.to_socket_addrs())` instead.
     ///
+    /// A [cancel](crate::sync::Cancel) ends all of it at once. A look-up is then left behind on the
+    /// pool, as by [`try_blocking`](crate::try_blocking).
+    ///
     /// Starts the runtime with the defaults if it is not running.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::builder::sched;
 use crate::chan::{Receiver, Sender};
 use crate::global::Global;
 use crate::goroutine::JoinHandle;
+use crate::leak::Finished;
 use gopark_core::cancel::Cancelled;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
@@ -40,7 +41,7 @@ impl<T: Send> JoinArm<'_, T> {
     pub fn finish(self) -> thread::Result<T> {
         // It was selected and has not returned: the caller is cancelled.
         let cancelled = || Err(Box::new(Cancelled) as _);
-        self.0.join.take().unwrap_or_else(cancelled)
+        self.0.join.take().map_or_else(cancelled, Finished::read)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `Builder`.
 
 use crate::builder::sched;
-use crate::goroutine::{JoinHandle, catching};
+use crate::goroutine::{JoinHandle, reporting};
 use gopark_core::join::Options;
 use gopark_core::stack::MAX_STACK;
 use std::io;
@@ -103,7 +103,7 @@ impl Builder {
         T: Send + 'static,
     {
         let options = self.options()?;
-        match sched().go_with(options, catching(f), Location::caller()) {
+        match sched().go_with(options, reporting(f), Location::caller()) {
             Ok(join) => Ok(JoinHandle::new(join)),
             Err(exhausted) => Err(io::Error::new(io::ErrorKind::OutOfMemory, exhausted)),
         }

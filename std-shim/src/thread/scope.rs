@@ -5,22 +5,23 @@
 )]
 
 use super::Builder;
+use crate::cancel::inherit;
 use crate::goroutine::catching;
-use crate::park::{Thread, attachment};
-use crate::scope::Group;
-use gopark_core::join::{Join, Options};
+use crate::group::{Group, Handle};
+use crate::park::Thread;
+use gopark_core::join::Options;
 use gopark_core::stack::Exhausted;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{self, AssertUnwindSafe, Location};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 
 /// Where goroutines start that may borrow: [`std::thread::Scope`]. [`scope`] makes one.
 pub struct Scope<'scope, 'env: 'scope> {
-    group: Arc<Group>,
+    group: Group,
     panicked: Arc<AtomicBool>,
     scope: PhantomData<&'scope mut &'scope ()>,
     env: PhantomData<&'env mut &'env ()>,
@@ -29,7 +30,8 @@ pub struct Scope<'scope, 'env: 'scope> {
 /// Calls `f` with a scope, and waits until all goroutines that were started in the scope have
 /// returned: [`std::thread::scope`]. Returns what `f` returns.
 ///
-/// In a goroutine it parks; on an ordinary thread it blocks the thread.
+/// In a goroutine it parks; on an ordinary thread it blocks the thread. A
+/// [cancel](crate::sync::Cancel) of the caller reaches the goroutines of the scope.
 ///
 /// # Panics
 ///
@@ -106,18 +108,13 @@ impl<'scope> Scope<'scope, '_> {
         T: Send + 'scope,
     {
         let panicked = self.panicked.clone();
+        let run = catching(inherit(f));
         let body = move || Ended {
-            result: Some(catching(f)()),
+            result: Some(run()),
             panicked,
         };
-        // SAFETY: `scope` calls `wait` before it returns or unwinds. Until then all that `'scope`
-        // stands for lives. The handle cannot outlive `'scope`.
-        let join = unsafe { self.group.start(options, body, site) };
-        Ok(ScopedJoinHandle {
-            join: join?,
-            thread: OnceLock::new(),
-            scope: PhantomData,
-        })
+        // SAFETY: `scope` calls `wait` before it returns or unwinds, and `'scope` ends after that.
+        unsafe { self.group.start(options, body, site) }.map(ScopedJoinHandle)
     }
 }
 
@@ -146,11 +143,7 @@ impl<T> Drop for Ended<T> {
 /// A handle to a goroutine of a [`Scope`]: [`std::thread::ScopedJoinHandle`].
 ///
 /// Dropping it detaches nothing: the scope still waits for the goroutine.
-pub struct ScopedJoinHandle<'scope, T> {
-    join: Join<Ended<T>>,
-    thread: OnceLock<Thread>,
-    scope: PhantomData<&'scope ()>,
-}
+pub struct ScopedJoinHandle<'scope, T>(Handle<'scope, Ended<T>>);
 
 impl<T> ScopedJoinHandle<'_, T> {
     /// Waits until the goroutine has returned. Returns its result.
@@ -167,7 +160,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
-        let mut ended = self.join.join();
+        let mut ended = self.0.join.join();
         ended.result.take().expect("a result is taken once")
     }
 
@@ -184,7 +177,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// });
     /// ```
     pub fn is_finished(&self) -> bool {
-        self.join.is_finished()
+        self.0.join.is_finished()
     }
 
     /// The goroutine's handle, to unpark it.
@@ -195,7 +188,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// thread::scope(|s| s.spawn(|| thread::park()).thread().unpark());
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread.get_or_init(|| self.join.attached(attachment))
+        self.0.thread()
     }
 
     /// Returns the goroutine's number, as [`JoinHandle::id`](super::JoinHandle::id) does.
@@ -204,7 +197,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// gopark::thread::scope(|s| assert_ne!(s.spawn(|| ()).id(), s.spawn(|| ()).id()));
     /// ```
     pub fn id(&self) -> u64 {
-        self.join.id()
+        self.0.join.id()
     }
 }
 

@@ -1,17 +1,18 @@
-//! A process with a name server of its own, which answers only after another goroutine has run.
-//! `suites/processes.rs` runs it.
+//! A process with a name server of its own, which answers only after another goroutine has run, and
+//! one name only after its look-up was cancelled. `suites/processes.rs` runs it.
 #![allow(
     unsafe_code,
     reason = "files of /etc are replaced, for this process, through libc"
 )]
 
-use gopark::Builder;
 use gopark::net::{TcpListener, TcpStream};
-use gopark_tests::{until, until_on_thread};
+use gopark::sync::Cancel;
+use gopark::{Builder, PollError, go};
+use gopark_tests::{join, until, until_on_thread};
 use std::ffi::CString;
 use std::net::UdpSocket;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::{env, fs, io, process, thread};
 
 /// The address of the name server: a loopback address that other name servers of this machine do
@@ -22,6 +23,9 @@ const SERVER: &str = "127.83.67.53";
 static ASKED: AtomicU32 = AtomicU32::new(0);
 /// Queries that the other goroutine has seen.
 static SEEN: AtomicU32 = AtomicU32::new(0);
+/// Whether the look-up of `LEFT_NAME` was left behind.
+static IS_LEFT: AtomicBool = AtomicBool::new(false);
+const LEFT_NAME: &str = "left.test";
 
 fn main() {
     let socket = match become_lonely().and_then(|()| UdpSocket::bind((SERVER, 53))) {
@@ -62,9 +66,28 @@ fn main() {
         );
         let bound = TcpListener::bind("listener.test:0").expect("a listener");
         assert!(bound.local_addr().unwrap().ip().is_loopback());
+        leave();
+        peer(
+            "a name after that",
+            TcpStream::connect(("last.test", addr.port())),
+        );
         println!("{} queries answered", SEEN.load(SeqCst));
         drop(neighbour);
     });
+}
+
+/// Cancels a look-up that has reached the name server.
+fn leave() {
+    let asked = ASKED.load(SeqCst);
+    let cancel = Cancel::new();
+    let theirs = cancel.clone();
+    let connect = go(move || theirs.run(|| TcpStream::connect((LEFT_NAME, 80))));
+    until("the query comes", || ASKED.load(SeqCst) > asked);
+    cancel.cancel();
+    let error = join(connect).unwrap_err();
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    assert_eq!(inner, Some(&PollError::Cancelled), "{error}");
+    IS_LEFT.store(true, SeqCst);
 }
 
 /// Makes `SERVER` the only source of names for this process.
@@ -126,6 +149,13 @@ fn serve(socket: &UdpSocket) {
         until_on_thread("the neighbour sees the query", || {
             SEEN.load(SeqCst) >= asked
         });
+        let (label, _) = LEFT_NAME.split_once('.').unwrap();
+        if query[..len]
+            .windows(label.len())
+            .any(|it| it == label.as_bytes())
+        {
+            until_on_thread("the look-up is left behind", || IS_LEFT.load(SeqCst));
+        }
         socket.send_to(&answer(&query[..len]), asker).unwrap();
     }
 }

@@ -1,7 +1,9 @@
 //! Programs in which goroutines panic, for `suites/panics.rs`, which reads their output.
 
-use gopark::{Builder, go};
+use gopark::sync::Cancel;
+use gopark::{Builder, Cancelled, go};
 use std::hint::black_box;
+use std::sync::mpsc;
 use std::{env, panic, thread};
 
 fn main() {
@@ -13,6 +15,7 @@ fn main() {
         }
         "small-stack" => small_stack(),
         "pool" => pool(),
+        "left-behind" => left_behind(),
         "thread" => thread(),
         "own-hook" => own_hook(),
         "later-hook" => later_hook(),
@@ -50,6 +53,31 @@ fn pool() {
         failed.unwrap_err();
     });
     gopark::run(|| panic::catch_unwind(|| gopark::blocking(|| panic!("of another"))).unwrap_err());
+}
+
+fn left_behind() {
+    let (begins, begun) = mpsc::channel();
+    let (cancelled, is_cancelled) = mpsc::channel::<()>();
+    let (ends, ended) = mpsc::channel::<()>();
+    let cancel = Cancel::new();
+    let theirs = cancel.clone();
+    let reader = go(move || {
+        gopark::set_name("reader");
+        let work = move || {
+            begins.send(()).unwrap();
+            is_cancelled.recv().unwrap();
+            // The unwinding drops it.
+            let _ends = ends;
+            culprit(11);
+        };
+        theirs.run(|| gopark::try_blocking(work))
+    });
+    begun.recv().unwrap();
+    cancel.cancel();
+    assert_eq!(reader.join().unwrap(), Err(Cancelled));
+    cancelled.send(()).unwrap();
+    ended.recv().unwrap_err();
+    println!("the process goes on");
 }
 
 fn thread() {

@@ -1,8 +1,10 @@
-//! A server, its clients, and a goroutine that blocks its thread: `suites/trace.rs` checks their
-//! timeline. `traced ROUNDS [abort|migrate]` prints the numbers of its goroutines.
+//! A server, its clients, goroutines that are cancelled, and one that blocks its thread:
+//! `suites/trace.rs` checks their timeline. `traced ROUNDS [abort|migrate]` prints the numbers of
+//! its goroutines.
 #![allow(unsafe_code, reason = "migrating is a promise")]
 
 use gopark::net::{TcpListener, TcpStream};
+use gopark::sync::Cancel;
 use gopark::{Builder, JoinHandle, go};
 use gopark_tests::{join, thread_names, until};
 use std::fs;
@@ -28,6 +30,7 @@ fn main() -> io::Result<()> {
     settings.start()?;
     gopark::run(|| {
         talk(rounds)?;
+        cancel();
         occupy_a_thread();
         // More than once: the last wake-up of this goroutine may come too late for the timeline.
         (0..5).for_each(|_| gopark::sleep(Duration::from_millis(1)));
@@ -87,6 +90,29 @@ fn call(addr: std::net::SocketAddr, rounds: usize) -> io::Result<()> {
         stream.read_exact(&mut byte)?;
     }
     Ok(())
+}
+
+/// Cancels a goroutine that sleeps, once by a call and once by a deadline.
+fn cancel() {
+    let cancel = Cancel::new();
+    let [called, late] = ["cancelled", "late"].map(|name| {
+        let cancel = cancel.child();
+        let theirs = cancel.clone();
+        let sleeper = go(move || theirs.run(|| gopark::sleep(Duration::from_secs(3600))));
+        let sleeper = named(name, sleeper);
+        let asleep = format!("goroutine {} [sleep", sleeper.id());
+        until("it sleeps", || {
+            let mut text = Vec::new();
+            gopark::dump(&mut text).unwrap();
+            String::from_utf8(text).unwrap().contains(&asleep)
+        });
+        (cancel, sleeper)
+    });
+    let canceller = go(move || called.0.cancel());
+    assert!(join(named("canceller", canceller)));
+    join(called.1);
+    late.0.set_timeout(Duration::from_millis(1));
+    join(late.1);
 }
 
 /// Blocks its thread until another goroutine has run: with one P, on another thread.

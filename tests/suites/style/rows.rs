@@ -98,7 +98,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
         "runq",
         "timer",
     ],
-    &["retake", "p", "poller", "polldesc", "metrics", "m"],
+    &["retake", "p", "poller", "polldesc", "metrics", "m", "timed"],
     &["sched", "runtime"],
     &[
         "permits",
@@ -126,7 +126,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
 ];
 
 /// The rows of `std-shim/src/lib.rs`.
-pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
+pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
     &["environment", "error", "fork", "backtraces"],
     &["runtime", "poller", "local"],
     &[
@@ -136,21 +136,21 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 6] = [
         "dump",
         "stderr",
         "report",
+        "leak",
         "schedtrace",
         "trace",
     ],
-    &["builder", "global"],
+    &["switches", "builder", "global"],
     &[
         "cancel",
+        "pool",
         "park",
         "goroutine",
+        "group",
         "scope",
         "thread",
-        "inspect",
-        "net",
-        "chan",
-        "select",
     ],
+    &["inspect", "net", "chan", "select"],
     &["sync", "time"],
 ];
 
