@@ -168,6 +168,8 @@ fn role(name: &str, file: &str) -> Role {
                 "gopark_core::join::detached",
                 "gopark::goroutine::catching",
                 "gopark::goroutine::reporting",
+                "gopark::cancel::inherit",
+                "gopark::group::",
                 "gopark::scope::",
                 "gopark::thread::scope::",
             ]
