@@ -1,8 +1,8 @@
 //! Goroutine-local values.
 //!
 //! A goroutine keeps its values in a [`Storage`], to which its word of the scheduler points. A
-//! thread that is no goroutine keeps them in a thread-local. The word is null before the first use
-//! and after the destructors have run.
+//! thread that is no goroutine keeps them in a thread-local. The word is null before the first use.
+//! After the destructors have run it says that the values are [`gone`].
 #![allow(
     unsafe_code,
     reason = "the goroutine's word is a pointer to its values, and references to them outlive it"
@@ -56,7 +56,7 @@ pub struct LocalKey<T: 'static> {
 }
 
 /// A value of a [`LocalKey`] was asked for after it was dropped: within a destructor of a
-/// goroutine's values, or of a thread's.
+/// goroutine's values or of its result, or of a thread's values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AccessError;
@@ -142,15 +142,25 @@ fn with_storage<R>(f: impl FnOnce(&Storage) -> R) -> Result<R, AccessError> {
     let Some((sched, word)) = started().and_then(|sched| Some((sched, sched.local()?))) else {
         return THREAD.try_with(f).map_err(|_| AccessError);
     };
+    if word == gone() {
+        return Err(AccessError);
+    }
     let mut storage = word.cast::<Storage>();
     if storage.is_null() {
         storage = Box::into_raw(Box::default());
         sched.set_local(storage.cast());
         USED.store(true, Ordering::Relaxed);
     }
-    // SAFETY: only this module sets the word, and only `drop_values` frees what it points to, at
-    // the end of this goroutine.
+    // SAFETY: only this module sets the word. Only `drop_values` frees what it points to, at the
+    // end of this goroutine, and leaves `gone` there.
     Ok(f(unsafe { &*storage }))
+}
+
+/// The word of a goroutine that is about to return and whose values were dropped. Its result may
+/// still be dropped on its stack.
+fn gone() -> *mut () {
+    static GONE: u8 = 0;
+    std::ptr::from_ref(&GONE).cast_mut().cast()
 }
 
 /// Drops the values of the calling goroutine, which is about to return.
@@ -167,13 +177,13 @@ fn drop_values_of_user() {
     let Some((sched, word)) = started().and_then(|sched| Some((sched, sched.local()?))) else {
         return;
     };
-    if word.is_null() {
-        return;
-    }
     let storage = word.cast::<Storage>();
+    if storage.is_null() {
+        return sched.set_local(gone());
+    }
     // SAFETY: as in `with_storage`. The destructors may still use it.
     unsafe { &*storage }.clear();
-    sched.set_local(std::ptr::null_mut());
+    sched.set_local(gone());
     // SAFETY: `with_storage` made it by `Box::into_raw`, and the word no longer refers to it.
     drop(unsafe { Box::from_raw(storage) });
 }

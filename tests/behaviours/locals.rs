@@ -3,7 +3,7 @@
 use crate::check;
 use gopark::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use gopark::{go, goroutine_local, yield_now};
-use gopark_tests::join;
+use gopark_tests::{join, until};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex};
@@ -95,6 +95,37 @@ fn a_destructor_may_use_other_values_and_park() {
         let theirs = count.clone();
         join(go(move || LATE.set(Some(Late(theirs)))));
         assert_eq!(count.load(SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_result_that_is_dropped_at_the_end_finds_no_values() {
+    struct Late(Arc<AtomicUsize>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.0
+                .store(1 + usize::from(VALUE.try_with(|_| ()).is_err()), SeqCst);
+        }
+    }
+    goroutine_local! {
+        static VALUE: Cell<u8> = Cell::new(0);
+    }
+    check(|| {
+        VALUE.set(1);
+        for uses in [false, true] {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let late = Late(seen.clone());
+            drop(go(move || {
+                if uses {
+                    VALUE.set(2);
+                }
+                // The handle is gone by now, so the result is dropped here.
+                yield_now();
+                late
+            }));
+            until(|| seen.load(SeqCst) != 0);
+            assert_eq!(seen.load(SeqCst), 2);
+        }
     });
 }
 
