@@ -370,8 +370,8 @@ impl Builder {
     ///
     /// On each thread of the runtime, [`Switch::In`] and [`Switch::Out`] alternate, and the two of
     /// a turn have the number of the same goroutine. A turn ends when the goroutine parks, yields
-    /// or returns. If what the goroutine would wait for comes while it parks, its next turn begins at
-    /// once. While a goroutine computes or blocks its thread, its turn goes on, even if another
+    /// or returns. If what the goroutine would wait for comes while it parks, its next turn begins
+    /// at once. While a goroutine computes or blocks its thread, its turn goes on, even if another
     /// thread takes over the other goroutines. Work in [`blocking`](crate::blocking) runs on a
     /// thread of the pool, without a turn: its goroutine is parked.
     ///

@@ -44,7 +44,7 @@ pub use gopark_core::cancel::Cause;
 /// ```
 /// use gopark::net::TcpListener;
 /// use gopark::sync::Cancel;
-/// use gopark::{PollError, go};
+/// use gopark::{PollError, go, poll_error};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let stop = Cancel::new();
@@ -53,7 +53,7 @@ pub use gopark_core::cancel::Cause;
 /// let server = go(move || theirs.run(|| listener.accept().map(drop)));
 /// stop.cancel();
 /// let error = server.join().unwrap().unwrap_err();
-/// assert_eq!(error.get_ref().unwrap().downcast_ref(), Some(&PollError::Cancelled));
+/// assert_eq!(poll_error(&error), Some(PollError::Cancelled));
 /// # Ok(())
 /// # }
 /// ```

@@ -46,8 +46,21 @@ impl std::error::Error for WithCause {
     }
 }
 
-/// Returns the [`PollError`] inside `error`, if there is one.
-pub(crate) fn poll_error(error: &Error) -> Option<PollError> {
+/// Returns the [`PollError`] inside `error`, if there is one: why gopark, and not the system, has
+/// ended an operation of a socket.
+///
+/// ```
+/// use gopark::net::TcpListener;
+/// use gopark::{PollError, poll_error};
+/// use std::time::Instant;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// listener.set_deadline(Some(Instant::now()))?;
+/// let error = listener.accept().unwrap_err();
+/// assert_eq!(poll_error(&error), Some(PollError::Timeout));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn poll_error(error: &Error) -> Option<PollError> {
     error.get_ref()?.downcast_ref().copied()
 }
 

@@ -222,12 +222,12 @@ impl Ticker {
 
 /// Runs `f` in a goroutine and returns its result, if it comes within `duration`.
 ///
-/// When the time is over, `f` is [cancelled](crate::sync::Cancel), and this function returns without
-/// waiting for it. If `f` does not end by that, as in a long computation, it goes on and its result
-/// is dropped. A cancel of the caller reaches `f`.
+/// When the time is over, `f` is [cancelled](crate::sync::Cancel), and this function returns
+/// without waiting for it. If `f` does not end by that, as in a long computation, it goes on and
+/// its result is dropped. A cancel of the caller reaches `f`.
 ///
-/// [`with_timeout`](crate::with_timeout) calls `f` on the caller's stack, so that it may borrow, and
-/// waits for it.
+/// [`with_timeout`](crate::with_timeout) calls `f` on the caller's stack, so that it may borrow,
+/// and waits for it.
 ///
 /// # Errors
 ///

@@ -7,8 +7,8 @@ use gopark::chan::{self, RecvError, SendError};
 use gopark::net::{TcpListener, TcpStream};
 use gopark::sync::{Cancel, Cause, Mutex, Semaphore};
 use gopark::{
-    Cancelled, JoinHandle, PollError, blocking, check_cancel, go, scope, select, shield, sleep,
-    try_blocking, try_scope, with_deadline, with_timeout, yield_now,
+    Cancelled, JoinHandle, PollError, blocking, check_cancel, go, poll_error, scope, select,
+    shield, sleep, try_blocking, try_scope, with_deadline, with_timeout, yield_now,
 };
 use gopark_core::blocking::Pool;
 use gopark_core::watch::{Descriptor, Wait};
@@ -36,7 +36,7 @@ pub(super) fn everywhere(behaviour: fn()) {
 pub(super) fn is_cancelled<T>(result: io::Result<T>) -> bool {
     let Err(error) = result else { return false };
     assert_eq!(error.kind(), io::ErrorKind::Other);
-    error.get_ref().and_then(|inner| inner.downcast_ref()) == Some(&PollError::Cancelled)
+    poll_error(&error) == Some(PollError::Cancelled)
 }
 
 fn pair() -> (TcpStream, TcpStream) {
@@ -705,5 +705,25 @@ fn work_that_ends_while_its_caller_is_cancelled_has_its_result_returned_or_dropp
             let owners = 1 + usize::from(returned.is_ok());
             until("no other has it", || Arc::strong_count(&value) == owners);
         }
+    });
+}
+
+#[test]
+fn the_connections_of_a_listener_end_for_a_cancelled_goroutine() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let cancel = Cancel::new();
+        let connections = scope(|s| {
+            let server = s.go(|| cancel.run(|| listener.incoming().count()));
+            cancel.cancel();
+            server.join().unwrap()
+        });
+        assert_eq!(connections, 0);
+        // The listener goes on for others, but the iterator has ended.
+        let mut incoming = listener.incoming();
+        assert!(cancel.run(|| incoming.next()).is_none() && incoming.next().is_none());
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.incoming().next().unwrap().unwrap();
+        assert_eq!(accepted.peer_addr().unwrap(), client.local_addr().unwrap());
     });
 }

@@ -149,7 +149,8 @@ impl TcpListener {
     }
 
     /// Returns an iterator that accepts connections. It ends when the listener is closed with
-    /// [`close`](Self::close); that of `std` never ends.
+    /// [`close`](Self::close), or when the caller is [cancelled](crate::sync::Cancel); that of
+    /// `std` never ends.
     ///
     /// Every other error of [`accept`](Self::accept) is an item, and the next call tries again. An
     /// error of the system, such as `EMFILE`, would probably recur at once. The call after such an
@@ -174,7 +175,7 @@ impl TcpListener {
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming {
             listener: self,
-            pause: Duration::ZERO,
+            pause: Some(Duration::ZERO),
         }
     }
 
@@ -413,8 +414,9 @@ impl fmt::Debug for TcpListener {
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a TcpListener,
-    /// How long the next call sleeps before it accepts. Zero unless the last call failed.
-    pause: Duration,
+    /// How long the next call sleeps before it accepts: zero unless the last call failed. `None`
+    /// once it has ended.
+    pause: Option<Duration>,
 }
 
 /// The shortest and the longest sleep after an error of the system: those of Go's `http.Server`.
@@ -424,15 +426,19 @@ impl Iterator for Incoming<'_> {
     type Item = Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        crate::sleep(self.pause);
+        let pause = self.pause.take()?;
+        crate::sleep(pause);
         let accepted = self.listener.accept().map(|(stream, _)| stream);
-        self.pause = match &accepted {
-            Err(error) if poll_error(error) == Some(PollError::Closing) => return None,
+        let cause = accepted.as_ref().err().and_then(poll_error);
+        if matches!(cause, Some(PollError::Closing | PollError::Cancelled)) {
+            return None;
+        }
+        self.pause = Some(match &accepted {
             Err(error) if error.raw_os_error().is_some() => {
-                (self.pause * 2).clamp(PAUSE.start, PAUSE.end)
+                (pause * 2).clamp(PAUSE.start, PAUSE.end)
             }
             _ => Duration::ZERO,
-        };
+        });
         Some(accepted)
     }
 }
