@@ -8,8 +8,8 @@ use crate::os::{Mode, Nanos};
 use crate::polldesc::PollError;
 use crate::sched::Sched;
 use crate::semaphore::RawSemaphore;
-use crate::waiter::WaiterList;
-use crate::withdraw::Cancelled;
+use crate::waiter::{Announced, Thread, WaitSlot, WaiterList};
+use crate::withdraw::{Cancelled, Target};
 use loom::thread;
 
 /// Later than the clock of a model shows.
@@ -216,5 +216,26 @@ fn a_cancelled_waiter_for_a_side_leaves_the_count_and_passes_its_turn_on() {
         // No waiter is counted, and no turn is left over.
         assert_eq!(mutex.lock(Mode::Read, sched), Ok(()));
         unlock();
+    });
+}
+
+#[test]
+fn a_canceller_leaves_a_wait_that_was_withdrawn() {
+    run(|shared| {
+        let slot = Immortal::new(WaitSlot::new());
+        let slot = slot.get();
+        let canceller = thread::spawn(|| shared.cancel.cancel());
+        shared.cancel.run(|| {
+            let member = shared.sched.member().unwrap();
+            if member.publish(Target::Slot(slot)).is_ok() {
+                member.withdraw(Target::Slot(slot));
+            }
+        });
+        // The next wait on the slot is in no cancel.
+        assert_eq!(slot.announce(), Announced::Waiting);
+        assert!(canceller.join().unwrap());
+        let thread = Thread::new();
+        assert!(slot.commit(thread.waiter()).is_ok());
+        assert!(slot.cancel().is_some());
     });
 }
