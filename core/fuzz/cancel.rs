@@ -1,0 +1,783 @@
+//! Cancels and their members against a plain tree. After each step every cause, deadline, member
+//! and wait is compared with the model's.
+//!
+//! There are two kinds of members. *Guests* are made by hand: they join and leave in any order, and
+//! publish, commit and withdraw waits step by step. The thread of the target is a member of each
+//! scope that it enters, and really waits. When it sleeps, the rest of the program runs inside its
+//! futex wait, so waits are nested, and the innermost resumes first.
+#![allow(
+    unsafe_code,
+    reason = "the program continues inside a futex wait, and guests are kept by address"
+)]
+
+use super::{Cause, Node, OPERATIONS, RawCancel, Stay};
+use crate::choice::{Choice, Outcome};
+use crate::fuzz::base::{FuzzOs, sched};
+use crate::os::Nanos;
+use crate::sched::Sched;
+use crate::semaphore::RawSemaphore;
+use crate::sync::{AtomicU32, Ordering};
+use crate::waiter::{Announced, Thread, WaitSlot, WaiterList};
+use crate::withdraw::{Cancelled, Member, Target};
+use alloc::sync::Arc;
+use core::cell::{Cell, RefCell};
+use core::ptr::{self, NonNull};
+use std::boxed::Box;
+use std::collections::{BTreeSet, VecDeque};
+use std::vec::Vec;
+
+const CANCELS: usize = 8;
+const GUESTS: usize = 8;
+/// The most scopes that the thread is in: each takes a part of the stack.
+const DEPTH_MAX: usize = 16;
+/// The unit of time. Deadlines lie a different fraction of it after a full unit for each cancel, so
+/// that their order is known.
+const UNIT: Nanos = 16;
+
+struct Driver<'a> {
+    steps: Cell<&'a [u8]>,
+    handles: [RefCell<Vec<RawCancel>>; CANCELS],
+    guests: [RefCell<Option<Guest>>; GUESTS],
+    semaphore: RawSemaphore<&'static Sched>,
+    model: RefCell<Model>,
+}
+
+struct Model {
+    now: Nanos,
+    cancels: [Option<State>; CANCELS],
+    /// What the thread is in, the innermost last.
+    scopes: Vec<Scope>,
+    /// The waits of the thread, the innermost last.
+    waits: Vec<Wait>,
+    permits: usize,
+    /// The indices of the waits for a permit, with those that were cancelled and have not left.
+    queue: VecDeque<usize>,
+}
+
+/// A cancel that has users.
+struct State {
+    node: *const Node,
+    /// How many `RawCancel`s there are.
+    users: usize,
+    parent: Option<usize>,
+    cause: Option<Cause>,
+    due: Option<Nanos>,
+}
+
+#[derive(Clone, Copy)]
+struct Scope {
+    /// Which cancel reaches the thread.
+    cancel: Option<usize>,
+    /// It is the futex wait of a wait.
+    is_sleep: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Event {
+    Time(Nanos),
+    Permit,
+    Cancel(usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    Event,
+    Cancelled,
+    /// One call has brought both.
+    Either,
+}
+
+struct Wait {
+    event: Event,
+    /// Which cancel reaches it.
+    cancel: Option<usize>,
+    /// The address of the word on which the thread sleeps.
+    word: Option<usize>,
+    end: Option<End>,
+}
+
+struct Guest {
+    cancel: usize,
+    _handle: RawCancel,
+    member: NonNull<Member>,
+    stay: Option<Stay<'static>>,
+    published: Option<Published>,
+}
+
+/// What a guest waits on. Each part has its own place.
+struct Published {
+    choice: Box<Choice>,
+    slot: Box<WaitSlot>,
+    thread: Box<Thread>,
+    is_slot: bool,
+    is_committed: bool,
+    end: Option<End>,
+}
+
+std::thread_local! {
+    static DRIVER: Cell<*const Driver<'static>> = const { Cell::new(ptr::null()) };
+}
+
+/// One byte is one step: what (4 bits), which cancel or guest (3), and how (1).
+pub fn run(input: &[u8]) {
+    let driver = Driver {
+        steps: Cell::new(input),
+        handles: Default::default(),
+        guests: Default::default(),
+        semaphore: RawSemaphore::new(0, sched()),
+        model: RefCell::new(Model {
+            now: UNIT,
+            cancels: [const { None }; CANCELS],
+            scopes: Vec::new(),
+            waits: Vec::new(),
+            permits: 0,
+            queue: VecDeque::new(),
+        }),
+    };
+    FuzzOs::set_now(UNIT);
+    DRIVER.set((&raw const driver).cast());
+    FuzzOs::on_sleep(sleep);
+    while let Some(step) = driver.next() {
+        driver.step(step);
+    }
+    driver.finish();
+    DRIVER.set(ptr::null());
+    FuzzOs::set_now(1);
+}
+
+/// The futex wait of the thread: runs further steps until one has woken it.
+fn sleep(word: &AtomicU32) {
+    // SAFETY: `run` has stored the address, and its frame is further out on this stack.
+    let driver = unsafe { &*DRIVER.get() };
+    let event = driver.model.borrow_mut().sleeps(ptr::from_ref(word).addr());
+    let scope = Scope {
+        cancel: None,
+        is_sleep: true,
+    };
+    driver.within(scope, || {
+        sched().shield(|| {
+            driver.compare();
+            while word.load(Ordering::Relaxed) == 0 {
+                match driver.next() {
+                    Some(step) => _ = driver.step(step),
+                    None => driver.bring(event),
+                }
+            }
+        });
+    });
+}
+
+impl Model {
+    /// The thread sleeps in its innermost wait. Returns what it waits for.
+    fn sleeps(&mut self, word: usize) -> Event {
+        let wait = self.waits.last_mut().expect("a woken thread sleeps");
+        assert_eq!((wait.word, wait.end), (None, None), "a wait sleeps");
+        wait.word = Some(word);
+        wait.event
+    }
+
+    /// Which cancel reaches the thread.
+    fn reached_by(&self) -> Option<usize> {
+        self.scopes.last()?.cancel
+    }
+
+    fn is_cancelled(&self, cancel: Option<usize>) -> bool {
+        cancel.is_some_and(|index| self.state(index).cause.is_some())
+    }
+
+    fn state(&self, index: usize) -> &State {
+        self.cancels[index].as_ref().expect("it has users")
+    }
+
+    fn users(&mut self, index: usize) -> &mut usize {
+        &mut self.cancels[index].as_mut().expect("it has users").users
+    }
+
+    /// A `RawCancel` is dropped.
+    fn drops(&mut self, index: usize) {
+        *self.users(index) -= 1;
+        let gone = self.cancels[index].take_if(|state| state.users == 0);
+        if let Some(parent) = gone.and_then(|state| state.parent) {
+            self.drops(parent);
+        }
+    }
+
+    /// Cancels one and its descendants. Returns those that were not cancelled before.
+    fn cancel(&mut self, index: usize, cause: Cause) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::new();
+        let mut rest = std::vec![(index, cause)];
+        while let Some((index, cause)) = rest.pop() {
+            let state = self.cancels[index].as_mut().expect("it has users");
+            if state.cause.is_some() {
+                continue;
+            }
+            state.cause = Some(cause);
+            reached.insert(index);
+            for (child, state) in self.cancels.iter().enumerate() {
+                if state
+                    .as_ref()
+                    .is_some_and(|child| child.parent == Some(index))
+                {
+                    rest.push((child, Cause::Parent));
+                }
+            }
+        }
+        for wait in self.waits.iter_mut().filter(|wait| wait.end.is_none()) {
+            let has_come = matches!(wait.event, Event::Cancel(index) if reached.contains(&index));
+            let is_cancelled = wait.cancel.is_some_and(|index| reached.contains(&index));
+            wait.end = match (has_come, is_cancelled) {
+                (true, true) => Some(End::Either),
+                (true, false) => Some(End::Event),
+                (false, true) => Some(End::Cancelled),
+                (false, false) => None,
+            };
+        }
+        reached
+    }
+
+    /// Adds a wait, and returns its index. It has ended already if it need not sleep.
+    fn begin_wait(&mut self, event: Event, cancel: Option<usize>) -> usize {
+        let (index, is_cancelled) = (self.waits.len(), self.is_cancelled(cancel));
+        let mut end = is_cancelled.then_some(End::Cancelled);
+        match event {
+            _ if is_cancelled => {}
+            Event::Time(_) => {}
+            Event::Permit if self.queue.is_empty() && self.permits > 0 => {
+                self.permits -= 1;
+                end = Some(End::Event);
+            }
+            Event::Permit => self.queue.push_back(index),
+            Event::Cancel(index) => {
+                end = self.is_cancelled(Some(index)).then_some(End::Event);
+            }
+        }
+        self.waits.push(Wait {
+            event,
+            cancel,
+            word: None,
+            end,
+        });
+        index
+    }
+
+    /// Gives permits to the first waits.
+    fn serve(&mut self) {
+        while let Some(&first) = self.queue.front() {
+            let wait = &mut self.waits[first];
+            if wait.end.is_none() {
+                let Some(left) = self.permits.checked_sub(1) else {
+                    return;
+                };
+                (self.permits, wait.end) = (left, Some(End::Event));
+            }
+            self.queue.pop_front();
+        }
+    }
+}
+
+impl Driver<'_> {
+    fn next(&self) -> Option<u8> {
+        let (&step, rest) = self.steps.get().split_first()?;
+        self.steps.set(rest);
+        Some(step)
+    }
+
+    /// Runs a step. Returns whether the thread leaves its innermost scope.
+    fn step(&self, step: u8) -> bool {
+        let (index, how) = (usize::from(step >> 4 & 7), step >> 7 == 1);
+        match (step & 15, how) {
+            (0, _) => self.make(index),
+            (1, _) => self.make_child(index),
+            (2, _) => self.drop_one(index),
+            (3, _) => self.cancel(index),
+            (4, false) => self.set_deadline(index, |now| Some(now + UNIT + index as Nanos)),
+            (4, true) => self.set_deadline(index, |now| Some(now + 4 * UNIT + index as Nanos)),
+            (5, false) => self.set_deadline(index, |_| None),
+            (5, true) => self.set_deadline(index, |now| Some(now - index as Nanos)),
+            (6, _) => {
+                let now = self.model.borrow().now;
+                self.pass(now + UNIT * (1 + index as Nanos));
+            }
+            (7, false) => self.join(index, index),
+            (7, true) => self.join(index, 0),
+            (8, _) => self.leave(index),
+            (9, _) => self.publish(index, how),
+            (10, _) => self.commit(index),
+            (11, _) => self.event(index),
+            (12, _) => self.withdraw(index),
+            (13, false) => self.enter(Some(index)),
+            (13, true) => self.enter(None),
+            (14, false) => {
+                let scope = self.model.borrow().scopes.last().copied();
+                return scope.is_some_and(|scope| !scope.is_sleep);
+            }
+            (14, true) => self.release(),
+            (_, true) => self.wait(Event::Cancel(index)),
+            (_, false) if index < 4 => {
+                let when = self.model.borrow().now + UNIT * (1 + index as Nanos) + UNIT - 1;
+                self.wait(Event::Time(when));
+            }
+            (_, false) => self.wait(Event::Permit),
+        }
+        self.compare();
+        false
+    }
+
+    /// One more user of a cancel, if it has users.
+    fn handle(&self, index: usize) -> Option<RawCancel> {
+        let handle = self.handles[index].borrow().first().cloned()?;
+        *self.model.borrow_mut().users(index) += 1;
+        Some(handle)
+    }
+
+    fn add(&self, index: usize, handle: RawCancel, parent: Option<usize>) {
+        let model = &mut *self.model.borrow_mut();
+        let is_cancelled = model.is_cancelled(parent);
+        model.cancels[index] = Some(State {
+            node: Arc::as_ptr(&handle.0),
+            users: 1,
+            parent,
+            cause: is_cancelled.then_some(Cause::Parent),
+            due: None,
+        });
+        if let Some(parent) = parent {
+            *model.users(parent) += 1;
+        }
+        self.handles[index].borrow_mut().push(handle);
+    }
+
+    fn make(&self, index: usize) {
+        if let Some(handle) = self.handle(index) {
+            self.handles[index].borrow_mut().push(handle);
+        } else if self.model.borrow().cancels[index].is_none() {
+            self.add(index, RawCancel::new(sched()), None);
+        }
+    }
+
+    fn make_child(&self, parent: usize) {
+        let free = self.model.borrow().cancels.iter().position(Option::is_none);
+        let child = self.handles[parent].borrow().first().map(RawCancel::child);
+        if let (Some(free), Some(child)) = (free, child) {
+            self.add(free, child, Some(parent));
+        }
+    }
+
+    fn drop_one(&self, index: usize) {
+        let is_awaited = |wait: &Wait| wait.event == Event::Cancel(index);
+        // `bring` needs one.
+        let kept = usize::from(self.model.borrow().waits.iter().any(is_awaited));
+        let handles = &mut *self.handles[index].borrow_mut();
+        if handles.len() > kept {
+            handles.pop();
+            self.model.borrow_mut().drops(index);
+        }
+    }
+
+    fn cancel(&self, index: usize) {
+        let Some(handle) = self.handle(index) else {
+            return;
+        };
+        let reached = self.model.borrow_mut().cancel(index, Cause::Asked);
+        self.end_guests(&reached);
+        assert_eq!(handle.cancel(), !reached.is_empty());
+        drop(handle);
+        self.model.borrow_mut().drops(index);
+    }
+
+    fn set_deadline(&self, index: usize, when: impl Fn(Nanos) -> Option<Nanos>) {
+        let Some(handle) = self.handle(index) else {
+            return;
+        };
+        let when = when(self.model.borrow().now);
+        handle.set_deadline(when);
+        let reached = {
+            let model = &mut *self.model.borrow_mut();
+            let has_passed = when.is_some_and(|when| when <= model.now);
+            let reached = match has_passed {
+                true => model.cancel(index, Cause::Deadline),
+                false => BTreeSet::new(),
+            };
+            let is_cancelled = model.is_cancelled(Some(index));
+            let state = model.cancels[index].as_mut().expect("it has users");
+            state.due = when.filter(|_| !is_cancelled);
+            reached
+        };
+        self.end_guests(&reached);
+        drop(handle);
+        self.model.borrow_mut().drops(index);
+    }
+
+    /// The clock shows `now`, and timers that are due fire.
+    fn pass(&self, now: Nanos) {
+        FuzzOs::set_now(now);
+        let mut woken = WaiterList::new();
+        sched().timers().run(now, &mut woken);
+        sched().ready_list(woken);
+        let model = &mut *self.model.borrow_mut();
+        model.now = now;
+        let due = |index: usize| model.cancels[index].as_ref().and_then(|state| state.due);
+        let mut order = Vec::from_iter((0..CANCELS).filter(|&index| due(index) <= Some(now)));
+        order.retain(|&index| due(index).is_some());
+        order.sort_by_key(|&index| due(index));
+        for wait in &mut model.waits {
+            if matches!(wait.event, Event::Time(when) if when <= now) {
+                wait.end.get_or_insert(End::Event);
+            }
+        }
+        for index in order {
+            model.cancels[index].as_mut().expect("it is due").due = None;
+            let reached = model.cancel(index, Cause::Deadline);
+            self.end_guests(&reached);
+        }
+    }
+
+    /// Enters a cancel, or a shield, and continues there.
+    fn enter(&self, cancel: Option<usize>) {
+        if self.model.borrow().scopes.len() >= DEPTH_MAX {
+            return;
+        }
+        let scope = Scope {
+            cancel,
+            is_sleep: false,
+        };
+        let body = || {
+            self.compare();
+            while let Some(step) = self.next() {
+                if self.step(step) {
+                    return;
+                }
+            }
+        };
+        let Some(index) = cancel else {
+            return self.within(scope, || sched().shield(body));
+        };
+        let Some(handle) = self.handle(index) else {
+            return;
+        };
+        self.within(scope, || handle.run(body));
+        drop(handle);
+        self.model.borrow_mut().drops(index);
+    }
+
+    fn within(&self, scope: Scope, f: impl FnOnce()) {
+        self.model.borrow_mut().scopes.push(scope);
+        f();
+        self.model.borrow_mut().scopes.pop();
+    }
+
+    /// Waits for an event.
+    fn wait(&self, event: Event) {
+        let model = self.model.borrow();
+        let (cancel, depth) = (model.reached_by(), model.scopes.len());
+        drop(model);
+        // Only members sleep by a choice.
+        let sleeps_alone = matches!(event, Event::Time(_)) && cancel.is_none();
+        if sleeps_alone || depth >= DEPTH_MAX {
+            return;
+        }
+        let Event::Cancel(index) = event else {
+            return self.wait_with(event, cancel, None);
+        };
+        if let Some(handle) = self.handle(index) {
+            self.wait_with(event, cancel, Some(&handle));
+            drop(handle);
+            self.model.borrow_mut().drops(index);
+        }
+    }
+
+    fn wait_with(&self, event: Event, cancel: Option<usize>, handle: Option<&RawCancel>) {
+        let index = self.model.borrow_mut().begin_wait(event, cancel);
+        let outcome = match (event, handle) {
+            (Event::Time(when), _) => {
+                sched().sleep_until(when);
+                None
+            }
+            (Event::Permit, _) => Some(self.semaphore.acquire_or_cancel(1, None).map(drop)),
+            (Event::Cancel(_), handle) => handle.map(RawCancel::wait),
+        };
+        let model = &mut *self.model.borrow_mut();
+        let wait = model.waits.pop().expect("it waited");
+        match (wait.end, outcome) {
+            (Some(_), None) | (Some(End::Either), _) => {}
+            (Some(End::Event), Some(outcome)) => assert_eq!(outcome, Ok(())),
+            (Some(End::Cancelled), Some(outcome)) => assert_eq!(outcome, Err(Cancelled)),
+            (None, _) => panic!("a wait has ended without a reason"),
+        }
+        if model.queue.contains(&index) {
+            model.queue.retain(|&queued| queued != index);
+            model.serve();
+        }
+    }
+
+    fn release(&self) {
+        self.semaphore.release(1);
+        let model = &mut *self.model.borrow_mut();
+        model.permits += 1;
+        model.serve();
+    }
+
+    /// Lets an event come.
+    fn bring(&self, event: Event) {
+        match event {
+            Event::Time(when) => self.pass(when),
+            Event::Permit => self.release(),
+            Event::Cancel(index) => {
+                let reached = self.model.borrow_mut().cancel(index, Cause::Asked);
+                self.end_guests(&reached);
+                let handle = self.handles[index].borrow().first().cloned();
+                handle.expect("the wait has a handle").cancel();
+            }
+        }
+    }
+
+    /// Ends the model's waits of guests that a cancel has reached.
+    fn end_guests(&self, reached: &BTreeSet<usize>) {
+        for guest in &self.guests {
+            if let Some(guest) = &mut *guest.borrow_mut()
+                && reached.contains(&guest.cancel)
+                && let Some(published) = &mut guest.published
+            {
+                published.end.get_or_insert(End::Cancelled);
+            }
+        }
+    }
+
+    /// Compares everything with the model.
+    fn compare(&self) {
+        let model = self.model.borrow();
+        let mut armed = 0;
+        for (index, handles) in self.handles.iter().enumerate() {
+            let Some(state) = &model.cancels[index] else {
+                assert!(handles.borrow().is_empty());
+                continue;
+            };
+            armed += usize::from(state.due.is_some());
+            for handle in &*handles.borrow() {
+                assert_eq!(
+                    (handle.cause(), handle.deadline()),
+                    (state.cause, state.due)
+                );
+                let others = model.cancels.iter().flatten();
+                let children = others.filter(|other| other.parent == Some(index)).count();
+                let expected = if handle.is_cancelled() { 0 } else { children };
+                assert_eq!(
+                    handle.0.with(|state| state.children.len()),
+                    expected,
+                    "children"
+                );
+            }
+        }
+        let asleep = |wait: &&Wait| {
+            let limited = matches!(wait.event, Event::Time(_));
+            limited && wait.word.is_some()
+        };
+        let limits = model.waits.iter().filter(asleep);
+        let fired = limits.clone().filter(|wait| match wait.event {
+            Event::Time(when) => when <= model.now,
+            _ => false,
+        });
+        armed += limits.count() - fired.count();
+        assert_eq!(sched().timers().armed(), armed, "timers");
+        for wait in &model.waits {
+            if let Some(word) = wait.word {
+                // SAFETY: the word of the thread, which sleeps further out on this stack.
+                let word = unsafe { &*ptr::with_exposed_provenance::<AtomicU32>(word) };
+                let is_woken = word.load(Ordering::Relaxed) == 1;
+                assert_eq!(is_woken, wait.end.is_some(), "whether a wait has ended");
+            }
+        }
+        assert_eq!(self.semaphore.available(), model.permits);
+        let reached_by = model.reached_by();
+        assert_eq!(sched().check().is_err(), model.is_cancelled(reached_by));
+        let current = RawCancel::current(sched()).map(|current| Arc::as_ptr(&current.0));
+        let expected = reached_by.map(|index| model.state(index).node);
+        assert_eq!(current, expected, "the innermost cancel");
+        for guest in &self.guests {
+            if let Some(guest) = &*guest.borrow() {
+                guest.compare(model.is_cancelled(Some(guest.cancel)));
+            }
+        }
+    }
+
+    fn finish(&self) {
+        (0..GUESTS).for_each(|index| self.leave(index));
+        for index in 0..CANCELS {
+            while !self.handles[index].borrow().is_empty() {
+                self.drop_one(index);
+            }
+        }
+        assert!(self.model.borrow().cancels.iter().all(Option::is_none));
+        self.compare();
+    }
+}
+
+/// Guests.
+impl Driver<'_> {
+    fn join(&self, index: usize, cancel: usize) {
+        let guest = &mut *self.guests[index].borrow_mut();
+        if guest.is_some() {
+            return;
+        }
+        let Some(handle) = self.handle(cancel) else {
+            return;
+        };
+        let node: *const Node = Arc::as_ptr(&handle.0);
+        let owner = NonNull::from(&*handle.0).cast();
+        let member = NonNull::from(Box::leak(Box::new(Member::new(&OPERATIONS, owner))));
+        // SAFETY: the guest keeps the handle and the member until it has left.
+        let stay = unsafe { Stay::begin(&*node, member.as_ref()) };
+        *guest = Some(Guest {
+            cancel,
+            _handle: handle,
+            member,
+            stay: Some(stay),
+            published: None,
+        });
+    }
+
+    fn leave(&self, index: usize) {
+        self.withdraw(index);
+        let Some(mut guest) = self.guests[index].take() else {
+            return;
+        };
+        guest.stay = None;
+        // SAFETY: `join` has leaked it, and it has left.
+        drop(unsafe { Box::from_raw(guest.member.as_ptr()) });
+        let cancel = guest.cancel;
+        drop(guest);
+        self.model.borrow_mut().drops(cancel);
+    }
+
+    fn with_guest(&self, index: usize, f: impl FnOnce(&mut Guest)) {
+        if let Some(guest) = &mut *self.guests[index].borrow_mut() {
+            f(guest);
+        }
+    }
+
+    fn publish(&self, index: usize, is_slot: bool) {
+        self.with_guest(index, |guest| {
+            if guest.published.is_some() {
+                return;
+            }
+            let published = Published {
+                choice: Box::new(Choice::new()),
+                slot: Box::new(WaitSlot::new()),
+                thread: Box::new(Thread::new()),
+                is_slot,
+                is_committed: false,
+                end: None,
+            };
+            assert_eq!(published.slot.announce(), Announced::Waiting);
+            let is_cancelled = self.model.borrow().is_cancelled(Some(guest.cancel));
+            let outcome = guest.member().publish(published.target());
+            assert_eq!(outcome.is_err(), is_cancelled);
+            guest.published = outcome.is_ok().then_some(published);
+        });
+    }
+
+    fn commit(&self, index: usize) {
+        self.with_guest(index, |guest| {
+            let Some(published) = &mut guest.published else {
+                return;
+            };
+            if published.is_committed {
+                return;
+            }
+            let waiter = published.thread.waiter();
+            let refused = match published.is_slot {
+                true => published.slot.commit(waiter),
+                false => published.choice.commit(waiter),
+            };
+            assert_eq!(refused.is_err(), published.end.is_some());
+            published.is_committed = refused.is_ok();
+        });
+    }
+
+    /// The event comes for which a guest waits.
+    fn event(&self, index: usize) {
+        self.with_guest(index, |guest| {
+            let Some(published) = &mut guest.published else {
+                return;
+            };
+            let is_first = published.end.is_none();
+            let waiter = match published.is_slot {
+                true => published.slot.notify(),
+                false => {
+                    let decided = published.choice.decide(Outcome::Arm(0));
+                    assert_eq!(decided.is_some(), is_first);
+                    decided.flatten()
+                }
+            };
+            assert_eq!(waiter.is_some(), is_first && published.is_committed);
+            if let Some(waiter) = waiter {
+                sched().ready(waiter);
+            }
+            // A slot latches readiness, also after a cancel.
+            if is_first || published.is_slot {
+                published.end = Some(End::Event);
+            }
+        });
+    }
+
+    fn withdraw(&self, index: usize) {
+        self.with_guest(index, |guest| {
+            if let Some(published) = guest.published.take() {
+                guest.member().withdraw(published.target());
+                published.settle();
+            }
+        });
+    }
+}
+
+impl Guest {
+    fn member(&self) -> &'static Member {
+        // SAFETY: it is freed when the guest leaves, which uses the reference no more.
+        unsafe { self.member.as_ref() }
+    }
+
+    fn compare(&self, is_cancelled: bool) {
+        assert_eq!(self.member().is_cancelled(), is_cancelled);
+        let Some(published) = &self.published else {
+            return;
+        };
+        if published.is_slot {
+            let is_ready = published.end == Some(End::Event);
+            assert_eq!(published.slot.is_ready(), is_ready);
+        } else {
+            let expected = published.end.map(|end| match end {
+                End::Event => Outcome::Arm(0),
+                End::Cancelled | End::Either => Outcome::Withdrawn,
+            });
+            assert_eq!(published.choice.outcome(), expected);
+        }
+    }
+}
+
+impl Published {
+    fn target(&self) -> Target<'_> {
+        match self.is_slot {
+            true => Target::Slot(&self.slot),
+            false => Target::Choice(&self.choice),
+        }
+    }
+
+    /// Ends the wait. A waiter that is still there is taken back, and one that was woken runs.
+    fn settle(self) {
+        let is_parked = self.is_committed && self.end.is_none();
+        let waiter = match self.is_slot {
+            true => self.slot.cancel(),
+            false => self.choice.decide(Outcome::Withdrawn).flatten(),
+        };
+        assert_eq!(waiter.is_some(), is_parked, "whether a waiter is parked");
+        if let Some(waiter) = waiter {
+            sched().ready(waiter);
+        }
+        if self.is_committed {
+            // `sleep` panics if the thread was not woken.
+            self.thread.block(&FuzzOs);
+        }
+        if self.is_slot {
+            assert_eq!(self.slot.settle(), self.end == Some(End::Event));
+        }
+    }
+}
