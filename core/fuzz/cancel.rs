@@ -160,7 +160,10 @@ fn sleep(word: &AtomicU32) {
             while word.load(Ordering::Relaxed) == 0 {
                 match driver.next() {
                     Some(step) => _ = driver.step(step),
-                    None => driver.bring(event),
+                    None => {
+                        driver.bring(event);
+                        driver.compare();
+                    }
                 }
             }
         });

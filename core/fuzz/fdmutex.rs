@@ -108,7 +108,10 @@ fn sleep(word: &AtomicU32) {
             None if is_locked => driver.unlock(side),
             // The lock's next owner has been woken and is further out on the stack, so it cannot
             // unlock.
-            None => driver.close(),
+            None => {
+                assert!(!driver.model.borrow().closed, "a close leaves a waiter");
+                driver.close();
+            }
         }
     }
     driver.model.borrow_mut().resumes();

@@ -13,6 +13,7 @@
 //! | `os` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
 //! | `sharing`, `mixes`, `locks` | what they do with channels, selects, alarms and locks |
+//! | `cancels` | in which cancels they do it, and in which shields |
 //! | `oracle`, `ledger` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
 //!
@@ -24,6 +25,8 @@
     reason = "the simulated system promises what a real one does, and its threads are coroutines"
 )]
 
+#[path = "simulation/cancels.rs"]
+mod cancels;
 #[path = "simulation/computer.rs"]
 mod computer;
 #[path = "simulation/kernel.rs"]
@@ -106,6 +109,7 @@ fn start(computer: &Computer, arrangement: Arrangement) {
         migrate,
         max_threads,
         sysmon,
+        thread_member: Computer::member,
         ..Config::new(procs)
     };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimulatedPoller::init()?)) };

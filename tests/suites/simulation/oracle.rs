@@ -29,6 +29,7 @@
 //!
 //! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which are on in these runs.
 
+use crate::cancels;
 use crate::computer::Computer;
 use crate::kernel::ENOMEM;
 use crate::ledger::Ledger;
@@ -190,6 +191,8 @@ impl Oracle {
             .close
             .is_some_and(|(_, close_end)| close_end < call.begin);
         match result {
+            // Whether it may say so, the ledger knows.
+            Err(FdError::Poll(PollError::Cancelled)) => Ok(()),
             Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!(
                 "socket {socket} says closing, but no actor has closed it"
             )),
@@ -343,6 +346,9 @@ impl Oracle {
                 }
                 _ if busy => {}
                 Activity::New | Activity::Running => return wrong("could run: it is in a queue"),
+                _ if self.waits_cancelled(computer, actor, next) => {
+                    return wrong("waits although it is cancelled by then");
+                }
                 Activity::Sleep(when) if when <= computer.now() - SLACK => {
                     return wrong("has slept long enough");
                 }
@@ -418,6 +424,16 @@ impl Oracle {
             _ => false,
         };
         self.actors.iter().any(waits)
+    }
+
+    /// Whether an actor waits in a cancel, although it is cancelled by the time `next`.
+    fn waits_cancelled(&self, computer: &Computer, actor: usize, next: Nanos) -> bool {
+        let can_end = match self.actors[actor] {
+            Activity::Await(wait) => self.ledger.waits[wait].can_be_cancelled(),
+            doing => cancels::ends(doing),
+        };
+        let due = self.ledger.cancels.reaches_at(actor);
+        can_end && (due <= computer.now() - SLACK || due < next - SLACK)
     }
 
     pub(crate) fn is_closing(&self, socket: usize) -> bool {
