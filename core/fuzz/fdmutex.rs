@@ -96,7 +96,10 @@ pub fn run(input: &[u8]) {
 fn sleep(word: &AtomicU32) {
     // SAFETY: `run` has stored the address, and its frame is further out on this stack.
     let driver = unsafe { &*DRIVER.get() };
-    let side = driver.model.borrow_mut().sleeps(ptr::from_ref(word).addr());
+    let side = driver
+        .model
+        .borrow_mut()
+        .sleeps(ptr::from_ref(word).expose_provenance());
     driver.compare();
     while word.load(Ordering::Relaxed) == 0 {
         let is_locked = driver.model.borrow().sides[side].locked;
