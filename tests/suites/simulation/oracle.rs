@@ -36,6 +36,7 @@ use crate::ledger::Ledger;
 use gopark_core::fd::FdError;
 use gopark_core::os::{Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
+use gopark_core::sched::Sched;
 use std::collections::BTreeSet;
 
 /// What an actor does.
@@ -399,13 +400,7 @@ impl Oracle {
                 sched.num_goroutines()
             ));
         }
-        match sched.num_idle() {
-            (idle, 0) if idle == config.procs => Ok(()),
-            (idle, spinning) => Err(format!(
-                "all {} Ms sleep, but {idle} are counted as idle and {spinning} as spinning",
-                config.procs
-            )),
-        }
+        all_idle(sched)
     }
 
     /// How many goroutines have not ended.
@@ -475,5 +470,16 @@ impl Oracle {
             Some(time) if time < next - SLACK => Err("would wait beyond its deadline".into()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Checks the counts of Ms at rest.
+fn all_idle(sched: &Sched) -> Result<(), String> {
+    let procs = sched.config().procs;
+    match sched.num_idle() {
+        (idle, 0) if idle == procs => Ok(()),
+        (idle, spinning) => Err(format!(
+            "all {procs} Ms sleep, but {idle} are counted as idle and {spinning} as spinning"
+        )),
     }
 }
