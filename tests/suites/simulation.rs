@@ -4,7 +4,8 @@
 //! and prints its steps. `ci/simulation.sh` runs many seeds.
 //!
 //! Threads are switched at system calls, and under `--cfg steps` also where they access an atomic
-//! of core (`core/src/steps.rs`).
+//! of core (`core/src/steps.rs`). Then the programs need a process of their own: whether any
+//! goroutine is cancelled is known for the whole process, and decides which atomics are accessed.
 //!
 //! | file | holds |
 //! |---|---|
