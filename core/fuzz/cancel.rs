@@ -12,7 +12,8 @@ mod guests;
 
 use super::{Cause, Node, RawCancel};
 use crate::fuzz::base::{FuzzOs, sched};
-use crate::os::Nanos;
+use crate::os::{Mode, Nanos};
+use crate::polldesc::{PollDesc, PollError};
 use crate::sched::Sched;
 use crate::semaphore::RawSemaphore;
 use crate::sync::{AtomicU32, Ordering};
@@ -38,6 +39,8 @@ struct Driver<'a> {
     handles: [RefCell<Vec<RawCancel>>; CANCELS],
     guests: [RefCell<Option<Guest>>; GUESTS],
     semaphore: RawSemaphore<&'static Sched>,
+    /// What the thread waits for with `Event::Ready`.
+    desc: Cell<Option<&'static PollDesc>>,
     model: RefCell<Model>,
 }
 
@@ -75,6 +78,8 @@ struct Scope {
 enum Event {
     Time(Nanos),
     Permit,
+    /// A descriptor is ready.
+    Ready,
     Cancel(usize),
 }
 
@@ -106,6 +111,7 @@ pub fn run(input: &[u8]) {
         handles: Default::default(),
         guests: Default::default(),
         semaphore: RawSemaphore::new(0, sched()),
+        desc: Cell::new(None),
         model: RefCell::new(Model {
             now: UNIT,
             cancels: [const { None }; CANCELS],
@@ -228,7 +234,7 @@ impl Model {
         let mut end = is_cancelled.then_some(End::Cancelled);
         match event {
             _ if is_cancelled => {}
-            Event::Time(_) => {}
+            Event::Time(_) | Event::Ready => {}
             Event::Permit if self.queue.is_empty() && self.permits > 0 => {
                 self.permits -= 1;
                 end = Some(End::Event);
@@ -298,13 +304,15 @@ impl Driver<'_> {
                 let scope = self.model.borrow().scopes.last().copied();
                 return scope.is_some_and(|scope| !scope.is_sleep);
             }
-            (14, true) => self.release(),
+            (14, true) if index < 4 => self.release(),
+            (14, true) => self.notify(),
             (_, true) => self.wait(Event::Cancel(index)),
             (_, false) if index < 4 => {
                 let when = self.model.borrow().now + UNIT * (1 + index as Nanos) + UNIT - 1;
                 self.wait(Event::Time(when));
             }
-            (_, false) => self.wait(Event::Permit),
+            (_, false) if index < 6 => self.wait(Event::Permit),
+            (_, false) => self.wait(Event::Ready),
         }
         self.compare();
         false
@@ -459,7 +467,8 @@ impl Driver<'_> {
         drop(model);
         // Only members sleep by a choice.
         let sleeps_alone = matches!(event, Event::Time(_)) && cancel.is_none();
-        if sleeps_alone || depth >= DEPTH_MAX {
+        let is_second = event == Event::Ready && self.desc.get().is_some();
+        if sleeps_alone || is_second || depth >= DEPTH_MAX {
             return;
         }
         let Event::Cancel(index) = event else {
@@ -480,6 +489,7 @@ impl Driver<'_> {
                 None
             }
             (Event::Permit, _) => Some(self.semaphore.acquire_or_cancel(1, None).map(drop)),
+            (Event::Ready, _) => Some(self.wait_ready()),
             (Event::Cancel(_), handle) => handle.map(RawCancel::wait),
         };
         let model = &mut *self.model.borrow_mut();
@@ -503,11 +513,39 @@ impl Driver<'_> {
         model.serve();
     }
 
+    fn wait_ready(&self) -> Result<(), Cancelled> {
+        let desc = sched().poll_open(0);
+        self.desc.set(Some(desc));
+        let outcome = sched().poll_wait(desc, Mode::Read);
+        self.desc.set(None);
+        sched().poll_unblock(desc);
+        sched().poll_close(desc);
+        outcome.map_err(|error| {
+            assert_eq!(error, PollError::Cancelled);
+            Cancelled
+        })
+    }
+
+    fn notify(&self) {
+        let Some(desc) = self.desc.get() else {
+            return;
+        };
+        if let Some(waiter) = desc.slot(Mode::Read).notify() {
+            sched().ready(waiter);
+        }
+        let is_ready = |wait: &&mut Wait| wait.event == Event::Ready;
+        let mut model = self.model.borrow_mut();
+        let wait = model.waits.iter_mut().find(is_ready);
+        // Readiness latches, also after a cancel.
+        wait.expect("it has the descriptor").end = Some(End::Event);
+    }
+
     /// Lets an event come.
     fn bring(&self, event: Event) {
         match event {
             Event::Time(when) => self.pass(when),
             Event::Permit => self.release(),
+            Event::Ready => self.notify(),
             Event::Cancel(index) => {
                 let reached = self.model.borrow_mut().cancel(index, Cause::Asked);
                 self.end_guests(&reached);

@@ -230,9 +230,9 @@ fn a_canceller_leaves_a_wait_that_was_withdrawn() {
             if member.publish(Target::Slot(slot)).is_ok() {
                 member.withdraw(Target::Slot(slot));
             }
+            // The next wait on the slot is in no cancel.
+            assert_eq!(slot.announce(), Announced::Waiting);
         });
-        // The next wait on the slot is in no cancel.
-        assert_eq!(slot.announce(), Announced::Waiting);
         assert!(canceller.join().unwrap());
         let thread = Thread::new();
         assert!(slot.commit(thread.waiter()).is_ok());
