@@ -30,6 +30,7 @@ large=(
     sched::models::two_submitted_goroutines
     blocking::models::each_of_two_sleeping_threads
     offered_to_an_m_that_wakes_for_another
+    fdmutex::models::a_cancelled_reader
 )
 large_words=(
     fdmutex::models::three_readers
@@ -44,7 +45,7 @@ models $((bound - less)) "${large[@]}"
 models "$bound" sched:: blocking:: chan:: select:: "${locks[@]}" "${large[@]/#/--skip=}"
 models $((bound + 1 - less)) "${large_words[@]}"
 models $((bound + 1)) models:: --skip sched:: --skip blocking:: --skip chan:: --skip select:: \
-    "${locks[@]/#/--skip=}" "${large_words[@]/#/--skip=}"
+    "${locks[@]/#/--skip=}" "${large[@]/#/--skip=}" "${large_words[@]/#/--skip=}"
 
 cargo test --release --quiet --package gopark-core --test search -- --nocapture 2>&1 |
     tee -a "$log" || failed=1

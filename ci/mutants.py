@@ -119,9 +119,11 @@ def prepare(place):
         to = os.path.join(copy, item)
         if os.path.isdir(item):
             shutil.rmtree(to, ignore_errors=True)
-            shutil.copytree(item, to, ignore=shutil.ignore_patterns("target", "__pycache__"))
+            # The files are new: cargo would take an old one for that of an earlier mutant's build.
+            ignored = shutil.ignore_patterns("target", "__pycache__")
+            shutil.copytree(item, to, ignore=ignored, copy_function=shutil.copy)
         else:
-            shutil.copy2(item, to)
+            shutil.copy(item, to)
     return copy
 
 

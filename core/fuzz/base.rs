@@ -13,7 +13,7 @@ use crate::stack::MIN_STACK;
 use crate::sync::AtomicU32;
 use core::cell::Cell;
 use core::fmt;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use std::boxed::Box;
 use std::vec::Vec;
 
@@ -73,6 +73,8 @@ std::thread_local! {
     static WOKEN: Cell<usize> = const { Cell::new(0) };
     /// What the clock shows.
     static NOW: Cell<Nanos> = const { Cell::new(1) };
+    /// The word of the thread for its innermost membership of a cancel.
+    static MEMBER: Cell<*mut ()> = const { Cell::new(ptr::null_mut()) };
 }
 
 fn panic_on_sleep(_: &AtomicU32) {
@@ -147,6 +149,10 @@ fn start() -> &'static Sched {
         stack_size: MIN_STACK,
         max_threads: 1,
         sysmon: None,
+        thread_member: |new| match new {
+            Some(new) => MEMBER.replace(new),
+            None => MEMBER.get(),
+        },
         ..Config::new(1)
     };
     // SAFETY: no goroutine runs, so none migrates.

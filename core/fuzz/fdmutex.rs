@@ -4,20 +4,23 @@
 //!
 //! There is one thread. When an operation sleeps, the rest of the program runs inside its futex
 //! wait until a step wakes it. So the operations that sleep are nested, and the innermost resumes
-//! first.
+//! first. A step that cancels one may come before or after the step that gives it its turn.
 #![allow(unsafe_code, reason = "the program continues inside a futex wait")]
 
 use super::{
     AfterUse, Closed, FdMutex, MAX, REF, REFS, RLOCK, RWAIT, RWAITS, WLOCK, WWAIT, WWAITS,
 };
+use crate::cancel::RawCancel;
 use crate::fuzz::base::{FuzzOs, sched};
 use crate::os::Mode;
 use crate::polldesc::PollError;
 use crate::sync::{AtomicU32, Ordering};
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
+use core::hint;
 use core::ptr;
 use std::collections::VecDeque;
+use std::vec::Vec;
 
 /// The most operations that sleep at the same time: each takes a part of the stack.
 const SLEEPERS_MAX: usize = 24;
@@ -25,23 +28,44 @@ const SLEEPERS_MAX: usize = 24;
 struct Driver<'a> {
     mutex: FdMutex,
     steps: Cell<&'a [u8]>,
-    model: Cell<Model>,
-    /// The words on which operations sleep, by side, in the order of arrival, without those that
-    /// were woken.
-    asleep: [Cell<VecDeque<usize>>; 2],
-    /// The side of the operation that sleeps next.
-    side: Cell<usize>,
+    model: RefCell<Model>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Model {
     closed: bool,
-    locked: [bool; 2],
+    sides: [Side; 2],
     /// Users that hold no lock.
     others: u64,
-    /// Operations that have begun to sleep and have not returned.
-    sleepers: usize,
+    /// The operations that have begun to lock and have not returned, the innermost last.
+    locking: Vec<Locking>,
     destroyed: bool,
+}
+
+#[derive(Default)]
+struct Side {
+    locked: bool,
+    /// How many waiters are counted.
+    waits: u64,
+    /// The indices of the operations that sleep, in the order of arrival, without those that were
+    /// woken.
+    asleep: VecDeque<usize>,
+    /// Turns that no waiter took.
+    turns: u64,
+}
+
+/// An operation that locks a side.
+struct Locking {
+    side: usize,
+    /// What it is a member of.
+    cancel: Option<RawCancel>,
+    is_cancelled: bool,
+    /// It was cancelled while it slept.
+    is_withdrawn: bool,
+    /// The address of the word on which it sleeps.
+    word: usize,
+    /// What it must return. `None`: it must sleep.
+    outcome: Option<Result<(), PollError>>,
 }
 
 std::thread_local! {
@@ -50,14 +74,13 @@ std::thread_local! {
 
 const MODES: [Mode; 2] = [Mode::Read, Mode::Write];
 
-/// One byte is one step: what (3 bits), and on which side (1).
+/// One byte is one step: what (3 bits), on which side (1), and of a cancel what (1) and how far out
+/// (3).
 pub fn run(input: &[u8]) {
     let driver = Driver {
         mutex: FdMutex::new(),
         steps: Cell::new(input),
-        model: Cell::default(),
-        asleep: Default::default(),
-        side: Cell::new(0),
+        model: RefCell::default(),
     };
     DRIVER.set((&raw const driver).cast());
     FuzzOs::on_sleep(sleep);
@@ -73,84 +96,174 @@ pub fn run(input: &[u8]) {
 fn sleep(word: &AtomicU32) {
     // SAFETY: `run` has stored the address, and its frame is further out on this stack.
     let driver = unsafe { &*DRIVER.get() };
-    let side = driver.side.get();
-    driver.asleep(side, |queue| queue.push_back(ptr::from_ref(word).addr()));
+    let side = driver
+        .model
+        .borrow_mut()
+        .sleeps(ptr::from_ref(word).expose_provenance());
     driver.compare();
     while word.load(Ordering::Relaxed) == 0 {
+        let is_locked = driver.model.borrow().sides[side].locked;
         match driver.steps.get().split_first() {
             Some((&step, rest)) => {
                 driver.steps.set(rest);
                 driver.step(step);
             }
-            None if driver.model.get().locked[side] => driver.unlock(side),
+            None if is_locked => driver.unlock(side),
             // The lock's next owner has been woken and is further out on the stack, so it cannot
             // unlock.
-            None => driver.close(),
+            None => {
+                assert!(!driver.model.borrow().closed, "a close leaves a waiter");
+                driver.close();
+            }
         }
     }
-    driver.side.set(side);
+    driver.model.borrow_mut().resumes();
+}
+
+/// Overwrites the stack below the caller. A queue that still refers to a waiter there is noticed.
+#[inline(never)]
+fn overwrite_stack() {
+    hint::black_box(&mut [u8::MAX; 16 * 1024]);
+}
+
+impl Model {
+    /// The innermost operation begins to sleep. Returns its side.
+    fn sleeps(&mut self, word: usize) -> usize {
+        let index = self.locking.len() - 1;
+        let locking = &mut self.locking[index];
+        assert_eq!(locking.outcome, None, "an operation sleeps");
+        locking.word = word;
+        self.sides[locking.side].asleep.push_back(index);
+        locking.side
+    }
+
+    /// The innermost operation was woken.
+    fn resumes(&mut self) {
+        let locking = self.locking.last_mut().expect("it sleeps");
+        if locking.is_withdrawn {
+            let side = &mut self.sides[locking.side];
+            match side.waits {
+                0 => side.turns -= 1,
+                _ => side.waits -= 1,
+            }
+            locking.outcome = Some(Err(PollError::Cancelled));
+        } else {
+            self.attempt();
+        }
+    }
+
+    /// The innermost operation tries to lock its side, and waits if it cannot.
+    fn attempt(&mut self) {
+        let locking = self.locking.last_mut().expect("it locks");
+        let side = &mut self.sides[locking.side];
+        while side.locked && !self.closed && side.turns > 0 {
+            // It joins the waiters and takes a turn at once.
+            side.waits += 1;
+            side.turns -= 1;
+        }
+        locking.outcome = match side.locked {
+            _ if self.closed => Some(Err(PollError::Closing)),
+            false => Some(Ok(())),
+            true if locking.is_cancelled => Some(Err(PollError::Cancelled)),
+            true => {
+                side.waits += 1;
+                None
+            }
+        };
+        side.locked |= locking.outcome == Some(Ok(()));
+    }
+
+    /// Gives the first waiter of a side a turn. Returns the word on which it sleeps.
+    fn give_turn(&mut self, side: usize) -> Option<usize> {
+        let side = &mut self.sides[side];
+        side.waits -= 1;
+        let first = side.asleep.pop_front();
+        side.turns += u64::from(first.is_none());
+        first.map(|index| self.locking[index].word)
+    }
 }
 
 impl Driver<'_> {
-    fn asleep<T>(&self, side: usize, f: impl FnOnce(&mut VecDeque<usize>) -> T) -> T {
-        let mut queue = self.asleep[side].take();
-        let result = f(&mut queue);
-        self.asleep[side].set(queue);
-        result
-    }
-
     fn step(&self, step: u8) {
         let side = usize::from(step >> 3 & 1);
-        let Model { others, locked, .. } = self.model.get();
+        let (others, locked) = {
+            let model = self.model.borrow();
+            (model.others, model.sides[side].locked)
+        };
+        let how = step >> 4;
         match step & 7 {
-            0 | 1 => self.lock(side),
-            2 | 3 if locked[side] => self.unlock(side),
+            0 | 1 => self.lock(side, None),
+            2 | 3 if locked => self.unlock(side),
             4 => self.incref(),
             5 if others > 0 => self.decref(),
-            6 if step & 0xf0 == 0 => self.close(),
+            6 if how == 0 => self.close(),
+            7 if how & 1 == 0 => self.lock(side, Some(RawCancel::new(sched()))),
+            7 => self.cancel(usize::from(how >> 1)),
             _ => return,
         }
         self.compare();
     }
 
-    fn update(&self, f: impl FnOnce(&mut Model)) {
-        let mut model = self.model.get();
-        f(&mut model);
-        self.model.set(model);
+    fn lock(&self, side: usize, cancel: Option<RawCancel>) {
+        {
+            let mut model = self.model.borrow_mut();
+            if model.locking.len() == SLEEPERS_MAX {
+                return;
+            }
+            model.locking.push(Locking {
+                side,
+                cancel: cancel.clone(),
+                is_cancelled: false,
+                is_withdrawn: false,
+                word: 0,
+                outcome: None,
+            });
+            model.attempt();
+        }
+        let lock = || self.mutex.lock(MODES[side], sched());
+        let outcome = match cancel {
+            Some(cancel) => cancel.run(lock),
+            None => sched().shield(lock),
+        };
+        overwrite_stack();
+        let locking = self.model.borrow_mut().locking.pop().expect("it locked");
+        assert_eq!(Some(outcome), locking.outcome);
     }
 
-    fn lock(&self, side: usize) {
-        let before = self.model.get();
-        if before.sleepers == SLEEPERS_MAX {
-            return;
-        }
-        let sleeps = !before.closed && before.locked[side];
-        self.update(|model| model.sleepers += usize::from(sleeps));
-        self.side.set(side);
-        let outcome = self.mutex.lock(MODES[side], sched());
-        self.update(|model| {
-            model.sleepers -= usize::from(sleeps);
-            match outcome {
-                Ok(()) => {
-                    assert!(
-                        !model.closed && !model.locked[side],
-                        "locked although it is closed or locked"
-                    );
-                    model.locked[side] = true;
-                }
-                Err(error) => assert!(
-                    model.closed && error == PollError::Closing,
-                    "refused although it is open"
-                ),
-            }
-        });
+    /// Cancels one of the operations that sleep, counted from the innermost.
+    fn cancel(&self, out: usize) {
+        let (cancel, expected) = {
+            let model = &mut *self.model.borrow_mut();
+            let Some(index) = model.locking.len().checked_sub(1 + out) else {
+                return;
+            };
+            let locking = &mut model.locking[index];
+            let Some(cancel) = locking.cancel.clone() else {
+                return;
+            };
+            let asleep = &mut model.sides[locking.side].asleep;
+            let place = asleep.iter().position(|&asleep| asleep == index);
+            locking.is_cancelled = true;
+            locking.is_withdrawn |= place.is_some();
+            let woken = place.and_then(|place| asleep.remove(place));
+            (cancel, woken.map_or(0, |_| locking.word))
+        };
+        FuzzOs::take_woken();
+        cancel.cancel();
+        assert_eq!(FuzzOs::take_woken(), expected, "a cancel wakes its waiter");
     }
 
     fn unlock(&self, side: usize) {
         FuzzOs::take_woken();
         let release = self.mutex.unlock(MODES[side], sched());
-        self.update(|model| model.locked[side] = false);
-        let first = self.asleep(side, VecDeque::pop_front);
+        let first = {
+            let mut model = self.model.borrow_mut();
+            model.sides[side].locked = false;
+            match model.sides[side].waits {
+                0 => None,
+                _ => model.give_turn(side),
+            }
+        };
         assert_eq!(
             FuzzOs::take_woken(),
             first.unwrap_or(0),
@@ -160,104 +273,101 @@ impl Driver<'_> {
     }
 
     fn incref(&self) {
-        assert_eq!(self.mutex.incref().is_err(), self.model.get().closed);
-        self.update(|model| model.others += u64::from(!model.closed));
+        let model = &mut *self.model.borrow_mut();
+        assert_eq!(self.mutex.incref().is_err(), model.closed);
+        model.others += u64::from(!model.closed);
     }
 
     fn decref(&self) {
         let release = self.mutex.decref();
-        self.update(|model| model.others -= 1);
+        self.model.borrow_mut().others -= 1;
         self.released(release);
     }
 
     fn close(&self) {
-        let last = [1, 0]
-            .into_iter()
-            .find_map(|side| self.asleep(side, |queue| queue.back().copied()));
         FuzzOs::take_woken();
         let outcome = self.mutex.close(sched());
-        assert_eq!(outcome.is_err(), self.model.get().closed);
-        if outcome.is_ok() {
-            self.update(|model| (model.closed, model.others) = (true, model.others + 1));
-            assert_eq!(
-                FuzzOs::take_woken(),
-                last.unwrap_or(0),
-                "a close wakes the readers, then the writers"
-            );
-            for side in 0..2 {
-                for word in self.asleep(side, core::mem::take) {
-                    // SAFETY: the word of a thread that sleeps further out on this stack.
-                    let word = unsafe { &*(word as *const AtomicU32) };
-                    assert_eq!(word.load(Ordering::Relaxed), 1, "a close wakes all waiters");
-                }
+        let model = &mut *self.model.borrow_mut();
+        assert_eq!(outcome.is_err(), model.closed);
+        if outcome.is_err() {
+            return;
+        }
+        (model.closed, model.others) = (true, model.others + 1);
+        let mut last = 0;
+        for side in 0..2 {
+            while model.sides[side].waits > 0 {
+                let Some(word) = model.give_turn(side) else {
+                    continue;
+                };
+                last = word;
+                // SAFETY: the word of a thread that sleeps further out on this stack.
+                let word = unsafe { &*(word as *const AtomicU32) };
+                assert_eq!(word.load(Ordering::Relaxed), 1, "a close wakes all waiters");
             }
         }
+        assert_eq!(
+            FuzzOs::take_woken(),
+            last,
+            "a close wakes the readers, then the writers"
+        );
     }
 
     fn released(&self, after: AfterUse) {
-        let Model {
-            closed,
-            locked,
-            others,
-            destroyed,
-            ..
-        } = self.model.get();
-        let last = closed && others == 0 && locked == [false; 2];
+        let model = &mut *self.model.borrow_mut();
+        let unlocked = model.sides.iter().all(|side| !side.locked);
+        let last = model.closed && model.others == 0 && unlocked;
         assert_eq!(
             after == AfterUse::Destroy,
             last,
             "whether the caller must destroy the descriptor"
         );
-        assert!(!(last && destroyed), "destroyed twice");
-        self.update(|model| model.destroyed |= last);
+        assert!(!(last && model.destroyed), "destroyed twice");
+        model.destroyed |= last;
     }
 
     /// Compares the word with the counters.
     fn compare(&self) {
         let word = self.mutex.state.load(Ordering::Relaxed);
-        let Model {
-            closed,
-            locked,
-            others,
-            ..
-        } = self.model.get();
+        let model = self.model.borrow();
+        let sides = &model.sides;
         let count = |mask: u64, one: u64| (word & mask) / one;
-        assert_eq!(word & 1 == 1, closed);
-        assert_eq!([RLOCK, WLOCK].map(|bit| word & bit != 0), locked);
+        assert_eq!(word & 1 == 1, model.closed);
+        assert_eq!(
+            [RLOCK, WLOCK].map(|bit| word & bit != 0),
+            [0, 1].map(|side| sides[side].locked)
+        );
         assert_eq!(
             count(REFS, REF),
-            others + u64::from(locked[0]) + u64::from(locked[1]),
+            model.others + u64::from(sides[0].locked) + u64::from(sides[1].locked),
             "users"
         );
-        let asleep = [0, 1].map(|side| self.asleep(side, |queue| queue.len() as u64));
+        let waits = [0, 1].map(|side| sides[side].waits);
         assert_eq!(
             [count(RWAITS, RWAIT), count(WWAITS, WWAIT)],
-            asleep,
+            waits,
             "waiters"
         );
-        assert!(
-            asleep
-                .iter()
-                .all(|&waiters| waiters <= MAX.min(SLEEPERS_MAX as u64))
-        );
+        assert!(waits.iter().all(|&waits| waits <= MAX));
     }
 
     /// Closes, and ends all uses. Then exactly one of them had to destroy the descriptor.
     fn finish(&self) {
-        if !self.model.get().closed {
+        let is_closed = self.model.borrow().closed;
+        if !is_closed {
             self.close();
         }
         for side in 0..2 {
-            if self.model.get().locked[side] {
+            let is_locked = self.model.borrow().sides[side].locked;
+            if is_locked {
                 self.unlock(side);
             }
         }
-        while self.model.get().others > 0 {
+        while self.model.borrow().others > 0 {
             self.decref();
         }
         self.compare();
         assert!(
-            self.model.get().destroyed,
+            self.model.borrow().destroyed,
             "no user destroys the descriptor"
         );
         assert_eq!(

@@ -11,6 +11,7 @@ pub(crate) mod base;
 mod check;
 pub(crate) mod poller;
 
+pub use crate::cancel::fuzz::run as cancel;
 pub use crate::chan::fuzz::run as chan;
 pub use crate::choice::fuzz::run as choice;
 pub use crate::fdmutex::fuzz::run as fdmutex;
@@ -38,6 +39,11 @@ mod tests {
     #[test]
     fn queues_of_waiters_serve_the_first_whose_choice_is_open() {
         check("choice", 10_000, super::choice);
+    }
+
+    #[test]
+    fn cancels_agree_with_a_plain_tree() {
+        check("cancel", 5_000, super::cancel);
     }
 
     #[test]

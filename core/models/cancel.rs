@@ -8,8 +8,8 @@ use crate::os::{Mode, Nanos};
 use crate::polldesc::PollError;
 use crate::sched::Sched;
 use crate::semaphore::RawSemaphore;
-use crate::waiter::WaiterList;
-use crate::withdraw::{Cancelled, Member};
+use crate::waiter::{Announced, Thread, WaitSlot, WaiterList};
+use crate::withdraw::{Cancelled, Member, Target};
 use core::ptr::NonNull;
 use loom::thread;
 use std::sync::Arc;
@@ -245,5 +245,26 @@ fn a_watcher_sees_a_cancelled_member_until_its_goroutine_leaves_it() {
         watcher.join().unwrap();
         let (g, _) = Arc::into_inner(shared).expect("the threads have ended");
         finish(g);
+    });
+}
+
+#[test]
+fn a_canceller_leaves_a_wait_that_was_withdrawn() {
+    run(|shared| {
+        let slot = Immortal::new(WaitSlot::new());
+        let slot = slot.get();
+        let canceller = thread::spawn(|| shared.cancel.cancel());
+        shared.cancel.run(|| {
+            let member = shared.sched.member().unwrap();
+            if member.publish(Target::Slot(slot)).is_ok() {
+                member.withdraw(Target::Slot(slot));
+            }
+            // The next wait on the slot is in no cancel.
+            assert_eq!(slot.announce(), Announced::Waiting);
+        });
+        assert!(canceller.join().unwrap());
+        let thread = Thread::new();
+        assert!(slot.commit(thread.waiter()).is_ok());
+        assert!(slot.cancel().is_some());
     });
 }

@@ -1,7 +1,7 @@
 //! Models of `FdMutex`. A lock protects a [`Mail`]: loom reports a race if two
 //! threads use it at once.
 
-use super::{AfterUse, FdMutex};
+use super::{AfterUse, FdMutex, RWAIT, RWAITS};
 use crate::models::{Immortal, Mail, ModelSched, explore};
 use crate::os::Mode;
 use crate::sched::Sched;
@@ -147,5 +147,23 @@ fn one_of_two_closers_is_refused_and_the_last_user_destroys() {
         assert!(file.close() != closer.join().unwrap());
         user.join().unwrap();
         file.assert_destroyed_once();
+    });
+}
+
+#[test]
+fn a_cancelled_reader_passes_its_turn_on() {
+    run(|file| {
+        let (mutex, sched) = (&file.mutex, file.sched);
+        assert!(mutex.lock(Mode::Read, sched).is_ok());
+        // A reader that waited and has left the queue, but not the count.
+        mutex.state.fetch_add(RWAIT, Ordering::Relaxed);
+        let cancelled = thread::spawn(|| mutex.leave(Mode::Read, sched));
+        let other = thread::spawn(|| file.read());
+        file.release(mutex.unlock(Mode::Read, sched));
+        // The other may now wait for the turn that the cancelled reader takes.
+        assert!(file.read());
+        cancelled.join().unwrap();
+        assert!(other.join().unwrap());
+        assert_eq!(mutex.state.load(Ordering::Relaxed) & RWAITS, 0);
     });
 }

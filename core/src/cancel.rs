@@ -447,6 +447,10 @@ impl Sched {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/cancel.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(all(test, loom))]
 #[path = "../models/cancel.rs"]
 mod models;

@@ -235,8 +235,8 @@ impl<'scope> Scope<'scope, '_> {
     /// Lets at most `n` goroutines of the scope run at the same time: [`go`](Self::go) then waits
     /// until one has returned. Go's `errgroup.SetLimit`.
     ///
-    /// Call `go` from the scope's closure then. If all `n` goroutines call it, each waits for another
-    /// to return.
+    /// Call `go` from the scope's closure then. If all `n` goroutines call it, each waits for
+    /// another to return.
     ///
     /// # Panics
     ///

@@ -4,7 +4,8 @@
 //! and prints its steps. `ci/simulation.sh` runs many seeds.
 //!
 //! Threads are switched at system calls, and under `--cfg steps` also where they access an atomic
-//! of core (`core/src/steps.rs`).
+//! of core (`core/src/steps.rs`). Then the programs need a process of their own: whether any
+//! goroutine is cancelled is known for the whole process, and decides which atomics are accessed.
 //!
 //! | file | holds |
 //! |---|---|
@@ -13,6 +14,7 @@
 //! | `os` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
 //! | `sharing`, `mixes`, `locks` | what they do with channels, selects, alarms and locks |
+//! | `cancels` | in which cancels they do it, and in which shields |
 //! | `oracle`, `ledger` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
 //!
@@ -24,6 +26,8 @@
     reason = "the simulated system promises what a real one does, and its threads are coroutines"
 )]
 
+#[path = "simulation/cancels.rs"]
+mod cancels;
 #[path = "simulation/computer.rs"]
 mod computer;
 #[path = "simulation/kernel.rs"]
@@ -106,6 +110,7 @@ fn start(computer: &Computer, arrangement: Arrangement) {
         migrate,
         max_threads,
         sysmon,
+        thread_member: Computer::member,
         ..Config::new(procs)
     };
     let poller = || -> Result<Box<dyn Netpoll>, Errno> { Ok(Box::new(SimulatedPoller::init()?)) };

@@ -51,6 +51,8 @@ struct Thread {
     /// Set by the thread's first instructions.
     yielder: Cell<*const Yielder<(), ()>>,
     state: Cell<State>,
+    /// For its innermost membership of a cancel.
+    member: Cell<*mut ()>,
     /// The thread with the highest rank runs, in runs where ranks decide.
     rank: Cell<u64>,
 }
@@ -340,6 +342,13 @@ impl Computer {
         self.threads.borrow()[thread].state.get()
     }
 
+    /// The word of the thread that runs for its innermost membership of a cancel.
+    pub(crate) fn member(new: Option<*mut ()>) -> *mut () {
+        let computer = computer();
+        let member = &computer.threads.borrow()[computer.current()].member;
+        new.map_or(member.get(), |new| member.replace(new))
+    }
+
     /// The number of the thread that runs.
     pub(crate) fn current(&self) -> usize {
         self.current.get().expect("a thread asks")
@@ -361,6 +370,7 @@ impl Computer {
             coroutine: RefCell::new(None),
             yielder: Cell::new(ptr::null()),
             state: Cell::new(State::Ready),
+            member: Cell::new(ptr::null_mut()),
             rank: Cell::new(self.dice.below(1000)),
         });
         let mut threads = self.threads.borrow_mut();

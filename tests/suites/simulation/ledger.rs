@@ -13,6 +13,7 @@
 //! At rest, no actor waits for what is there. The locks have their owners in the `Ledger` only: an
 //! actor that locks checks that no other actor owns the lock.
 
+use crate::cancels::Cancels;
 use crate::computer::Computer;
 use crate::oracle::{Activity, Oracle, SLACK, UNDER_WAY};
 use gopark_core::os::{Mode, Nanos};
@@ -32,6 +33,7 @@ pub(crate) enum Cause {
     Stock(usize),
     Permits(usize, usize),
     Group(usize),
+    Cancel(usize),
 }
 
 /// A wait for the first of several causes.
@@ -45,6 +47,16 @@ impl Await {
     pub(crate) fn is_for(&self, socket: usize) -> bool {
         let is = |cause: &Cause| matches!(cause, Cause::Ready(other, _) if *other == socket);
         self.causes.iter().any(is)
+    }
+
+    /// Whether a cancel of the actor ends it.
+    pub(crate) fn can_be_cancelled(&self) -> bool {
+        self.causes.iter().any(|cause| match cause {
+            Cause::Send(_) | Cause::Receive(_) | Cause::Alarm(_) | Cause::Ready(..) => true,
+            Cause::Join(_) | Cause::Permits(..) | Cause::Cancel(_) => true,
+            Cause::Lock(_) | Cause::Read(_) | Cause::Write(_) => false,
+            Cause::Stock(_) | Cause::Group(_) => false,
+        })
     }
 }
 
@@ -64,6 +76,7 @@ pub(crate) struct Ledger {
     pub(crate) permits: Vec<usize>,
     /// The members of each wait group.
     pub(crate) groups: Vec<usize>,
+    pub(crate) cancels: Cancels,
     stamps: u64,
 }
 
@@ -134,6 +147,8 @@ pub(crate) enum Idle {
     Blocked,
     /// Another case of the select was taken.
     Lost,
+    /// The actor is cancelled.
+    Cancelled,
 }
 
 /// A time, and where it stands among the events of a run.
@@ -333,7 +348,7 @@ impl Ledger {
         };
         let closed_before = state.closed.is_some_and(|closed| closed < attempt.begin);
         let fault = match why {
-            Idle::Lost => return Ok(()),
+            Idle::Lost | Idle::Cancelled => return Ok(()),
             Idle::Closed if !state.closing => "says closed, but no actor closes it",
             Idle::Closed if side == Side::Receiving && possible => "says closed, but has a value",
             Idle::Blocked if possible && state.capacity > 0 => "did nothing, but could",
@@ -611,6 +626,7 @@ impl Oracle {
                 wanted.is_some_and(|n| n <= ledger.permits[semaphore])
             }
             Cause::Group(group) => ledger.groups[group] == 0,
+            Cause::Cancel(cancel) => ledger.cancels.due(cancel) < next - SLACK,
         }
     }
 }

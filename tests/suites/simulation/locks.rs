@@ -42,13 +42,17 @@ impl Actor {
         [now, endless]: [&dyn Fn() -> bool; 2],
         until: &dyn Fn(Nanos) -> bool,
     ) -> bool {
+        let can_be_cancelled = limit != Limit::Now && matches!(cause, Cause::Permits(..));
+        let doomed = can_be_cancelled && self.is_doomed();
         let done = self.awaits(vec![cause], limit, || match limit {
             Limit::Now => now(),
             Limit::At(when) => until(when),
             Limit::Never => endless(),
         });
         computer().note("acquired", [self.0 as u64, done.into()]);
-        if !done {
+        if done {
+            self.was_not_cancelled(doomed);
+        } else if !(can_be_cancelled && self.may_be_cancelled()) {
             self.gives_up(limit);
         }
         done
@@ -354,13 +358,10 @@ struct Permits {
 fn taker(actor: Actor, permits: &Permits) {
     for _ in 0..1 + below(5) {
         let n = 1 + below(permits.total as u64) as usize;
-        let endless = || {
-            permits.raw.acquire(n);
-            true
-        };
+        let endless = || permits.raw.acquire_or_cancel(n, None) == Ok(true);
         let cause = Cause::Permits(permits.id, n);
         let tries = || permits.raw.try_acquire(n);
-        let until = |when| permits.raw.acquire_until(n, when);
+        let until = |when| permits.raw.acquire_or_cancel(n, Some(when)) == Ok(true);
         if actor.acquire(cause, draw_limit(), [&tries, &endless], &until) {
             judge(
                 ledger(|ledger: &mut Ledger| {

@@ -29,7 +29,7 @@ fn sender(actor: Actor, to: &[Tx]) {
             _ => actor.send(pick(to), draw_limit()),
         };
         match ended {
-            Ended::Closed if below(2) == 0 => return,
+            Ended::Closed | Ended::Cancelled if below(2) == 0 => return,
             Ended::Blocked if below(2) == 0 => yield_now(),
             _ => pause(actor),
         }
@@ -62,8 +62,10 @@ fn receiver(actor: Actor, mut from: Vec<Rx>, bell: &Bell) {
                 actor.select(&arms, below(2) == 0, limit)
             }
         };
-        if let Some((index, Ended::Closed)) = taken {
-            from.swap_remove(index);
+        match taken {
+            Some((_, Ended::Cancelled)) => return,
+            Some((index, Ended::Closed)) => _ = from.swap_remove(index),
+            _ => {}
         }
         pause(actor);
     }
@@ -95,7 +97,8 @@ fn mixer(actor: Actor, to: &[Tx], from: &[Rx], socket: Option<&Socket>) {
         }
         let mut joins = false;
         for _ in 0..below(5) {
-            arms.push(match (below(6), socket, &child) {
+            arms.push(match (below(7), socket, &child) {
+                (6, ..) => Arm::Cancelled,
                 (0, ..) => Arm::Hear(&bell),
                 (1, _, Some(child)) if !joins => {
                     joins = true;
@@ -110,7 +113,8 @@ fn mixer(actor: Actor, to: &[Tx], from: &[Rx], socket: Option<&Socket>) {
         }
         let limit = [Limit::Now, draw_time(), draw_time()][below(3) as usize];
         let picked = actor.select(&arms, below(2) == 0, limit);
-        if picked.is_some_and(|(index, _)| matches!(arms[index], Arm::Join(_))) {
+        let joined = |(index, ended)| ended == Ended::Done && matches!(arms[index], Arm::Join(_));
+        if picked.is_some_and(joined) {
             // Its result was taken.
             child = None;
         }

@@ -29,12 +29,14 @@
 //!
 //! K2, K5, K9 and K12 are panics, assertions and locks of core itself, which are on in these runs.
 
+use crate::cancels;
 use crate::computer::Computer;
 use crate::kernel::ENOMEM;
 use crate::ledger::Ledger;
 use gopark_core::fd::FdError;
 use gopark_core::os::{Mode, Nanos};
 use gopark_core::polldesc::{Deadline, PollError};
+use gopark_core::sched::Sched;
 use std::collections::BTreeSet;
 
 /// What an actor does.
@@ -190,6 +192,8 @@ impl Oracle {
             .close
             .is_some_and(|(_, close_end)| close_end < call.begin);
         match result {
+            // Whether it may say so, the ledger knows.
+            Err(FdError::Poll(PollError::Cancelled)) => Ok(()),
             Err(FdError::Poll(PollError::Closing)) if !closing_began => Err(format!(
                 "socket {socket} says closing, but no actor has closed it"
             )),
@@ -343,6 +347,9 @@ impl Oracle {
                 }
                 _ if busy => {}
                 Activity::New | Activity::Running => return wrong("could run: it is in a queue"),
+                _ if self.waits_cancelled(computer, actor, next) => {
+                    return wrong("waits although it is cancelled by then");
+                }
                 Activity::Sleep(when) if when <= computer.now() - SLACK => {
                     return wrong("has slept long enough");
                 }
@@ -393,13 +400,7 @@ impl Oracle {
                 sched.num_goroutines()
             ));
         }
-        match sched.num_idle() {
-            (idle, 0) if idle == config.procs => Ok(()),
-            (idle, spinning) => Err(format!(
-                "all {} Ms sleep, but {idle} are counted as idle and {spinning} as spinning",
-                config.procs
-            )),
-        }
+        all_idle(sched)
     }
 
     /// How many goroutines have not ended.
@@ -418,6 +419,16 @@ impl Oracle {
             _ => false,
         };
         self.actors.iter().any(waits)
+    }
+
+    /// Whether an actor waits in a cancel, although it is cancelled by the time `next`.
+    fn waits_cancelled(&self, computer: &Computer, actor: usize, next: Nanos) -> bool {
+        let can_end = match self.actors[actor] {
+            Activity::Await(wait) => self.ledger.waits[wait].can_be_cancelled(),
+            doing => cancels::ends(doing),
+        };
+        let due = self.ledger.cancels.reaches_at(actor);
+        can_end && (due <= computer.now() - SLACK || due < next - SLACK)
     }
 
     pub(crate) fn is_closing(&self, socket: usize) -> bool {
@@ -459,5 +470,16 @@ impl Oracle {
             Some(time) if time < next - SLACK => Err("would wait beyond its deadline".into()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Checks the counts of Ms at rest.
+fn all_idle(sched: &Sched) -> Result<(), String> {
+    let procs = sched.config().procs;
+    match sched.num_idle() {
+        (idle, 0) if idle == procs => Ok(()),
+        (idle, spinning) => Err(format!(
+            "all {procs} Ms sleep, but {idle} are counted as idle and {spinning} as spinning"
+        )),
     }
 }

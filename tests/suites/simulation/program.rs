@@ -9,7 +9,7 @@
 use crate::computer::{State, computer};
 use crate::kernel::{FileId, Kernel, Kind};
 use crate::oracle::{Activity, SocketState};
-use crate::{locks, mixes};
+use crate::{cancels, locks, mixes};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
 use gopark_core::os::{Errno, Mode, Nanos, Outcome};
@@ -125,21 +125,29 @@ impl Actor {
     }
 
     pub(crate) fn join(self, (actor, join): (Actor, Join<usize>)) {
-        let result = self.during(Activity::Join(actor.0), || join.join());
-        if result != actor.0 {
-            computer().fail(format!("goroutine of actor {} returned {result}", actor.0));
+        match self.during(Activity::Join(actor.0), || join.join_or_cancel()) {
+            Ok(result) if result != actor.0 => {
+                computer().fail(format!("goroutine of actor {} returned {result}", actor.0));
+            }
+            Ok(_) => {}
+            Err(_) => self.was_cancelled(),
         }
     }
 
     pub(crate) fn take(self, sema: &Semaphore) {
-        self.during(Activity::Sema(sema.id), || sema.sema.acquire(1));
+        let doomed = self.is_doomed();
+        let acquire = || sema.sema.acquire_or_cancel(1, None);
+        if self.during(Activity::Sema(sema.id), acquire).is_err() {
+            return self.was_cancelled();
+        }
+        self.was_not_cancelled(doomed);
         computer().oracle.borrow_mut().permits[sema.id].1 += 1;
     }
 
     pub(crate) fn sleep(self, nanos: u64) {
         let when = computer().now() + nanos as Nanos;
         self.during(Activity::Sleep(when), || sched().sleep_until(when));
-        if computer().now() < when {
+        if computer().now() < when && !self.may_be_cancelled() {
             computer().fail(format!(
                 "actor {} woke {} ns early",
                 self.0,
@@ -163,7 +171,12 @@ impl Actor {
         // operations would stop the clock.
         computer.step("operation", [socket.id as u64, mode as u64]);
         let call = computer.oracle.borrow_mut().begin(computer);
+        let doomed = self.is_doomed();
         let result = self.during(Activity::Wait(socket.id, mode), f);
+        match result {
+            Err(FdError::Poll(PollError::Cancelled)) => self.was_cancelled(),
+            _ => self.was_not_cancelled(doomed),
+        }
         let verdict = computer
             .oracle
             .borrow_mut()
@@ -387,6 +400,7 @@ pub(crate) fn pause(actor: Actor) {
         0 => actor.sleep(below(300_000)),
         1 | 2 => yield_now(),
         3 => actor.compute(draw_effort()),
+        4 => actor.shielded(|| actor.sleep(below(100_000))),
         _ => {}
     }
 }
@@ -479,7 +493,9 @@ fn accepter(actor: Actor, listener: &Socket) {
 fn broken(actor: Actor, socket: &Socket) {
     let result = actor.read(socket, 8);
     let refused = FdError::Os(Errno::new(crate::kernel::ENOMEM));
-    if result != Err(FdError::Poll(PollError::NotPollable)) && result != Err(refused) {
+    let cancelled = FdError::Poll(PollError::Cancelled);
+    let device = FdError::Poll(PollError::NotPollable);
+    if ![device, refused, cancelled].map(Err).contains(&result) {
         computer().fail(format!("the read of a broken device returns {result:?}"));
     }
     actor.close(socket);
@@ -526,6 +542,7 @@ fn draw() -> Vec<Body> {
             (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000)))
         }))
     });
+    cancels::draw(&mut parts);
     parts
 }
 
@@ -552,7 +569,10 @@ fn draw_sockets(parts: &mut Vec<Body>) {
             .chain((0..dialers).map(|_| dialer as fn(Actor, &Socket)))
         {
             let listener = listener.clone();
-            parts.push(Box::new(move |actor| f(actor, &listener)));
+            // The others wait for each of them to the end.
+            parts.push(Box::new(move |actor| {
+                actor.shielded(|| f(actor, &listener))
+            }));
         }
     }
     if below(8) == 0 {

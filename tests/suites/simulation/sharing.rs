@@ -10,8 +10,9 @@ use gopark_core::chan::{self, Receiver, RecvArm, SendArm, Sender};
 use gopark_core::fd::{FdError, ReadyArm};
 use gopark_core::join::Join;
 use gopark_core::os::{Mode, Nanos};
+use gopark_core::polldesc::PollError;
 use gopark_core::sched::Sched;
-use gopark_core::select::{Case, Limit};
+use gopark_core::select::{CancelledArm, Case, Limit};
 use std::mem::ManuallyDrop;
 
 /// Calls `f` with the ledger. The ledger is free again when a verdict ends the run.
@@ -97,6 +98,7 @@ pub(crate) enum Ended {
     Done,
     Closed,
     Blocked,
+    Cancelled,
 }
 
 impl From<Idle> for Ended {
@@ -104,6 +106,7 @@ impl From<Idle> for Ended {
         match why {
             Idle::Closed => Ended::Closed,
             Idle::Blocked | Idle::Lost => Ended::Blocked,
+            Idle::Cancelled => Ended::Cancelled,
         }
     }
 }
@@ -135,11 +138,20 @@ impl Actor {
         }
     }
 
+    /// Why an operation has failed that could wait. Its error for a close is that for a cancel.
+    fn explain(self, why: Idle, limit: Limit) -> Idle {
+        match why {
+            Idle::Closed if limit != Limit::Now && self.may_be_cancelled() => Idle::Cancelled,
+            _ => why,
+        }
+    }
+
     pub(crate) fn send(self, to: &Tx, limit: Limit) -> Ended {
         use gopark_core::chan::{SendError, SendTimeoutError, TrySendError};
         let attempt = ledger(|ledger| ledger.begins(to.id, Side::Sending));
         let value = Value::new(attempt);
         let number = value.0;
+        let doomed = limit != Limit::Now && self.is_doomed();
         let back = self.awaits(vec![Cause::Send(to.id)], limit, || match limit {
             Limit::Now => to.handle.try_send(value).map_err(|error| match error {
                 TrySendError::Full(value) => (Idle::Blocked, value),
@@ -157,6 +169,11 @@ impl Actor {
                 sent.map_err(|SendError(value)| (Idle::Closed, value))
             }
         });
+        let back = back.map_err(|(why, value)| (self.explain(why, limit), value));
+        match back {
+            Err((Idle::Cancelled, _)) => {}
+            _ => self.was_not_cancelled(doomed),
+        }
         if matches!(back, Err((Idle::Blocked, _))) {
             self.gives_up(limit);
         }
@@ -183,6 +200,7 @@ impl Actor {
     pub(crate) fn receive(self, from: &Rx, limit: Limit) -> Ended {
         use gopark_core::chan::{RecvError, RecvTimeoutError, TryRecvError};
         let attempt = ledger(|ledger| ledger.begins(from.id, Side::Receiving));
+        let doomed = limit != Limit::Now && self.is_doomed();
         let got = self.awaits(vec![Cause::Receive(from.id)], limit, || match limit {
             Limit::Now => from.handle.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => Idle::Blocked,
@@ -197,6 +215,11 @@ impl Actor {
                 }),
             Limit::Never => from.handle.recv().map_err(|RecvError| Idle::Closed),
         });
+        let got = got.map_err(|why| self.explain(why, limit));
+        match got {
+            Err(Idle::Cancelled) => {}
+            _ => self.was_not_cancelled(doomed),
+        }
         if matches!(got, Err(Idle::Blocked)) {
             self.gives_up(limit);
         }
@@ -265,13 +288,18 @@ impl Actor {
     pub(crate) fn hear(self, bell: &Bell, limit: Limit) {
         let since = ledger(Ledger::ring_begins);
         let receiver = bell.alarm.receiver();
+        let doomed = limit != Limit::Now && self.is_doomed();
         let got = self.awaits(vec![Cause::Alarm(bell.id)], limit, || match limit {
             Limit::Now => receiver.try_recv().ok(),
             Limit::At(when) => receiver.recv_deadline(when).ok(),
             Limit::Never => receiver.recv().ok(),
         });
         match got {
-            Some(value) => bell.rang(since, value),
+            Some(value) => {
+                self.was_not_cancelled(doomed);
+                bell.rang(since, value);
+            }
+            None if limit != Limit::Now && self.may_be_cancelled() => {}
             None => self.gives_up(limit),
         }
     }
@@ -284,6 +312,7 @@ pub(crate) enum Arm<'a> {
     Hear(&'a Bell),
     Join(&'a (Actor, Join<usize>)),
     Ready(&'a Socket, Mode),
+    Cancelled,
 }
 
 /// A case under way.
@@ -293,17 +322,20 @@ enum Open<'a> {
     Hear(u64, &'a Bell, RecvArm<'a, Nanos, &'static Sched>),
     Join(&'a (Actor, Join<usize>)),
     Ready(Call, usize, ReadyArm<'a>),
+    Cancelled(CancelledArm),
 }
 
 impl<'a> Arm<'a> {
-    fn cause(&self) -> Cause {
-        match self {
+    /// What the oracle knows the case by, unless it is the cancel of the actor.
+    fn cause(&self) -> Option<Cause> {
+        Some(match self {
             Arm::Send(to) => Cause::Send(to.id),
             Arm::Receive(from) => Cause::Receive(from.id),
             Arm::Hear(bell) => Cause::Alarm(bell.id),
             Arm::Join((actor, _)) => Cause::Join(actor.0),
             Arm::Ready(socket, mode) => Cause::Ready(socket.id, *mode),
-        }
+            Arm::Cancelled => return None,
+        })
     }
 
     fn open(&self) -> Open<'a> {
@@ -327,6 +359,7 @@ impl<'a> Arm<'a> {
                 let call = computer.oracle.borrow_mut().begin(computer);
                 Open::Ready(call, socket.id, socket.fd.ready_arm(mode, Kernel::probe))
             }
+            Arm::Cancelled => Open::Cancelled(CancelledArm::default()),
         }
     }
 }
@@ -339,15 +372,17 @@ impl Open<'_> {
             Open::Hear(_, _, arm) => arm.case(),
             Open::Join((_, join)) => join.case(),
             Open::Ready(_, _, arm) => arm.case(),
+            Open::Cancelled(arm) => arm.case(),
         }
     }
 
-    /// Checks what has become of the case. `idle` is why it was not taken, if it was not.
-    fn finish(self, actor: Actor, idle: Option<Idle>) -> Ended {
+    /// Checks what has become of the case. `idle` is why it was not taken, if it was not, and
+    /// `closed` why it may have been taken and have failed.
+    fn finish(self, actor: Actor, idle: Option<Idle>, closed: Idle) -> Ended {
         let lost = |what: &str| computer().fail(format!("{what} by a case that was not taken"));
         match self {
             Open::Send(attempt, number, arm) => {
-                let why = idle.unwrap_or(Idle::Closed);
+                let why = idle.unwrap_or(closed);
                 let back = arm.finish().map_err(|error| (why, error.0));
                 if back.is_ok() && idle.is_some() {
                     lost("a value was sent");
@@ -355,7 +390,7 @@ impl Open<'_> {
                 actor.sent(attempt, number, back)
             }
             Open::Receive(attempt, arm) => {
-                let got = arm.finish().map_err(|_| idle.unwrap_or(Idle::Closed));
+                let got = arm.finish().map_err(|_| idle.unwrap_or(closed));
                 if got.is_ok() && idle.is_some() {
                     lost("a value was received");
                 }
@@ -367,6 +402,7 @@ impl Open<'_> {
                     Ended::Done
                 }
                 (Err(_), Some(_)) => Ended::Blocked,
+                (Err(_), None) if closed == Idle::Cancelled => Ended::Cancelled,
                 (got, _) => {
                     lost(&format!("{got:?} was got from an alarm"));
                     Ended::Closed
@@ -374,6 +410,9 @@ impl Open<'_> {
             },
             Open::Join((child, join)) => {
                 let result = join.take();
+                if (result, idle, closed) == (None, None, Idle::Cancelled) {
+                    return Ended::Cancelled;
+                }
                 if result != idle.is_none().then_some(child.0) {
                     computer().fail(format!("the goroutine of {} returned {result:?}", child.0));
                 }
@@ -381,10 +420,20 @@ impl Open<'_> {
             }
             Open::Ready(call, socket, arm) => {
                 let result = arm.finish();
-                if idle.is_none() {
-                    actor.found_ready(socket, call, result);
+                if idle.is_some() {
+                    return Ended::Done;
                 }
+                if result == Err(FdError::Poll(PollError::Cancelled)) {
+                    actor.was_cancelled();
+                    return Ended::Cancelled;
+                }
+                actor.found_ready(socket, call, result);
                 Ended::Done
+            }
+            Open::Cancelled(_) if idle.is_some() => Ended::Blocked,
+            Open::Cancelled(_) => {
+                actor.was_cancelled();
+                Ended::Cancelled
             }
         }
     }
@@ -409,7 +458,9 @@ impl Actor {
         limit: Limit,
     ) -> Option<(usize, Ended)> {
         let open: Vec<_> = arms.iter().map(Arm::open).collect();
-        let causes = arms.iter().map(Arm::cause).collect();
+        let causes = arms.iter().filter_map(Arm::cause).collect();
+        let asks = |arm: &Arm<'_>| limit != Limit::Now || matches!(arm, Arm::Cancelled);
+        let doomed = arms.iter().any(asks) && self.is_doomed();
         let picked = {
             let cases: Vec<_> = open.iter().map(Open::case).collect();
             self.awaits(causes, limit, || sched().select(&cases, biased, limit))
@@ -427,10 +478,13 @@ impl Actor {
                 None => Some(Idle::Blocked),
                 Some(taken) => (taken != index).then_some(Idle::Lost),
             };
-            let ended = case.finish(self, idle);
+            let ended = case.finish(self, idle, self.explain(Idle::Closed, limit));
             if idle.is_none() {
                 outcome = Some((index, ended));
             }
+        }
+        if !matches!(outcome, Some((_, Ended::Cancelled))) {
+            self.was_not_cancelled(doomed);
         }
         outcome
     }
