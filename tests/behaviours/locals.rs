@@ -123,7 +123,7 @@ fn a_result_that_is_dropped_at_the_end_finds_no_values() {
                 yield_now();
                 late
             }));
-            until(|| seen.load(SeqCst) != 0);
+            until("the result is dropped", || seen.load(SeqCst) != 0);
             assert_eq!(seen.load(SeqCst), 2);
         }
     });
