@@ -50,7 +50,7 @@
 //!
 //! Beside the errors that its documentation lists, every operation can fail with an error of the
 //! system, whose number [`raw_os_error`](std::io::Error::raw_os_error) returns, or with a
-//! [`PollError`](crate::PollError), which [`poll_error`](crate::poll_error) returns:
+//! [`PollError`](crate::PollError), which [`poll_error`] returns:
 //!
 //! | `PollError` | kind | text |
 //! |---|---|---|
