@@ -255,7 +255,8 @@ fn a_canceller_leaves_a_wait_that_was_withdrawn() {
         let slot = slot.get();
         let canceller = thread::spawn(|| shared.cancel.cancel());
         shared.cancel.run(|| {
-            let member = shared.sched.member().unwrap();
+            let caller = shared.sched.parker();
+            let member = caller.member().unwrap();
             if member.publish(Target::Slot(slot)).is_ok() {
                 member.withdraw(Target::Slot(slot));
             }

@@ -248,7 +248,7 @@ impl Pool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Cancelled> {
         sched.check_cancelled()?;
-        if sched.member().is_none() || sched.unwinds() {
+        if sched.parker().member().is_none() || sched.unwinds() {
             return Ok(self.run(sched, work));
         }
         self.hand_over_shared(sched, work, |number| self.spawn(sched, number))

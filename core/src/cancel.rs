@@ -122,8 +122,8 @@ impl RawCancel {
     }
 
     /// The one that the caller is a member of: the innermost, if there are several.
-    pub fn current(sched: &Sched) -> Option<Self> {
-        let node = sched.member()?.owner().cast::<Timed<Node>>();
+    pub fn current(sched: &'static Sched) -> Option<Self> {
+        let node = sched.parker().member()?.owner().cast::<Timed<Node>>();
         // SAFETY: `run` has stored what `Arc::as_ptr` returned, and keeps a count of it.
         let node = unsafe {
             Arc::increment_strong_count(node.as_ptr());
@@ -433,7 +433,7 @@ impl Arm for Node {
 
 impl Sched {
     /// Runs `f` so that no cancel that the caller is a member of ends its waits.
-    pub fn shield<T>(&self, f: impl FnOnce() -> T) -> T {
+    pub fn shield<T>(&'static self, f: impl FnOnce() -> T) -> T {
         self.enter(None, f)
     }
 
@@ -442,7 +442,7 @@ impl Sched {
     /// # Errors
     ///
     /// If it is.
-    pub fn check(&self) -> Result<(), Cancelled> {
+    pub fn check(&'static self) -> Result<(), Cancelled> {
         self.check_cancelled()
     }
 }

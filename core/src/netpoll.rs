@@ -11,7 +11,7 @@
 
 use crate::os::{Errno, Mode};
 use crate::polldesc::{Deadline, PollDesc, PollError};
-use crate::sched::Sched;
+use crate::sched::{Parker, Sched};
 use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::WaiterList;
 use crate::withdraw::{Member, Target};
@@ -88,10 +88,11 @@ impl Sched {
         desc: &'static PollDesc,
         mode: Mode,
     ) -> Result<(), PollError> {
-        if let Some((member, wait)) = self.cancellable_poll_wait() {
+        let parker = self.parker();
+        if let Some((member, wait)) = parker.cancellable_poll_wait() {
             return wait(member, self, desc, mode);
         }
-        self.poll_wait_while(desc, mode, || desc.may_wait(mode))
+        self.poll_wait_while(&parker, desc, mode, || desc.may_wait(mode))
     }
 
     /// As [`poll_wait`](Self::poll_wait), for a member of a cancel.
@@ -103,10 +104,11 @@ impl Sched {
     ) -> Result<(), PollError> {
         let target = Target::Slot(desc.slot(mode));
         member.publish(target).map_err(|_| PollError::Cancelled)?;
-        let outcome = sched.poll_wait_while(desc, mode, || match member.is_cancelled() {
+        let check = || match member.is_cancelled() {
             true => Err(PollError::Cancelled),
             false => desc.may_wait(mode),
-        });
+        };
+        let outcome = sched.poll_wait_while(&sched.parker(), desc, mode, check);
         member.withdraw(target);
         outcome
     }
@@ -114,13 +116,13 @@ impl Sched {
     #[inline]
     fn poll_wait_while(
         &'static self,
+        parker: &Parker,
         desc: &'static PollDesc,
         mode: Mode,
         check: impl Fn() -> Result<(), PollError>,
     ) -> Result<(), PollError> {
         self.forbid_in_fork();
         check()?;
-        let parker = self.parker();
         if !parker.may_stop() {
             return Err(PollError::Unwinding);
         }

@@ -80,7 +80,7 @@ pub(crate) use threads::Start;
 pub(crate) use config::THREAD_LIMITS;
 pub use config::{Config, MAX_PROCS, MAX_THREADS, StartError};
 pub use fork::FORKED;
-pub(crate) use park::Ended;
+pub(crate) use park::{Ended, Parker};
 pub use sysmon::Monitor;
 pub use trace::Switch;
 pub use watchers::{

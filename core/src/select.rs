@@ -294,7 +294,7 @@ impl Sched {
         seats.look_again(&choice);
         let (until, first) = seats.limit(limit);
         let wait = Wait::Select.encode();
-        let on_cancel = self.member().and_then(|_| seats.on_cancel(limit));
+        let on_cancel = self.parker().member().and_then(|_| seats.on_cancel(limit));
         let ended = match on_cancel {
             Some(_) => self.wait_or_cancel(&choice, until, wait),
             None => self.wait_until(&choice, until, wait),

@@ -40,7 +40,7 @@ use crate::fdmutex::FdMutex;
 use crate::os::{Mode, Nanos};
 use crate::polldesc::{PollDesc, PollError};
 use crate::runtime::Runtime;
-use crate::sched::{Ended, Sched};
+use crate::sched::{Ended, Parker, Sched};
 use crate::sync::{AtomicUsize, Ordering, UnsafeCell, unmodeled, yield_thread};
 use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::{WaitSlot, Waiter};
@@ -335,8 +335,8 @@ unsafe fn links_of<'a>(member: NonNull<Member>) -> &'a mut Links {
     unsafe { &mut *member.as_ref().links.get() }
 }
 
-impl Sched {
-    /// The innermost member of the calling goroutine or thread.
+impl Parker {
+    /// The innermost member of the caller.
     #[inline]
     pub(crate) fn member(&self) -> Option<&Member> {
         let member = self.member_word()?.cast::<Member>();
@@ -345,15 +345,25 @@ impl Sched {
         Some(unsafe { member.as_ref() })
     }
 
+    /// What waits for a descriptor in place of [`poll_wait`](Sched::poll_wait), if the caller can
+    /// be cancelled.
+    #[inline]
+    pub(crate) fn cancellable_poll_wait(&self) -> Option<(&Member, PollWait)> {
+        let member = self.member()?;
+        Some((member, member.operations.poll_wait))
+    }
+}
+
+impl Sched {
     /// Runs `f` with `member` as the innermost one; `None`: no cancel reaches the goroutine.
-    pub(crate) fn enter<T>(&self, member: Option<&Member>, f: impl FnOnce() -> T) -> T {
-        struct Restore<'a>(&'a Sched, Option<NonNull<()>>);
-        impl Drop for Restore<'_> {
+    pub(crate) fn enter<T>(&'static self, member: Option<&Member>, f: impl FnOnce() -> T) -> T {
+        struct Restore(&'static Sched, Option<NonNull<()>>);
+        impl Drop for Restore {
             fn drop(&mut self) {
                 self.0.set_member_word(self.1);
             }
         }
-        let before = self.member_word();
+        let before = self.parker().member_word();
         let _restore = Restore(self, before);
         self.set_member_word(member.map(|member| NonNull::from(member).cast()));
         f()
@@ -361,7 +371,7 @@ impl Sched {
 
     /// Fails if the calling goroutine is cancelled. Every operation that can fail asks first.
     #[inline]
-    pub(crate) fn check_cancelled(&self) -> Result<(), Cancelled> {
+    pub(crate) fn check_cancelled(&'static self) -> Result<(), Cancelled> {
         match any_cancelled() {
             false => Ok(()),
             true => self.check_member(),
@@ -369,23 +379,24 @@ impl Sched {
     }
 
     #[cold]
-    fn check_member(&self) -> Result<(), Cancelled> {
-        match self.member() {
+    fn check_member(&'static self) -> Result<(), Cancelled> {
+        match self.parker().member() {
             Some(member) if member.is_cancelled() => Err(Cancelled),
             _ => Ok(()),
         }
     }
 
     /// As [`wait_until`](Self::wait_until). A cancel of the caller also ends the wait.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wait_or_cancel(
         &'static self,
         choice: &Choice,
         until: Option<Nanos>,
         wait: WaitWords,
     ) -> Ended {
-        match self.member() {
-            None => self.wait_until(choice, until, wait),
+        let parker = self.parker();
+        match parker.member() {
+            None => parker.wait_until(choice, until, wait),
             Some(member) => (member.operations.wait)(member, self, choice, until, wait),
         }
     }
@@ -393,7 +404,8 @@ impl Sched {
     /// As [`Member::sleep`], if a cancel can reach the caller. Returns whether it can.
     #[inline]
     pub(crate) fn sleep_as_member(&'static self, when: Nanos) -> bool {
-        let Some(member) = self.member() else {
+        let parker = self.parker();
+        let Some(member) = parker.member() else {
             return false;
         };
         (member.operations.sleep)(member, self, when);
@@ -407,7 +419,8 @@ impl Sched {
         mutex: &FdMutex,
         mode: Mode,
     ) -> Option<Result<(), PollError>> {
-        let member = self.member()?;
+        let parker = self.parker();
+        let member = parker.member()?;
         Some((member.operations.lock)(member, self, mutex, mode))
     }
 
@@ -415,14 +428,6 @@ impl Sched {
     #[inline]
     pub(crate) fn has_cancelled(&self) -> bool {
         any_cancelled()
-    }
-
-    /// What waits for a descriptor in place of [`poll_wait`](Self::poll_wait), if the caller can be
-    /// cancelled.
-    #[inline]
-    pub(crate) fn cancellable_poll_wait(&self) -> Option<(&Member, PollWait)> {
-        let member = self.member()?;
-        Some((member, member.operations.poll_wait))
     }
 }
 

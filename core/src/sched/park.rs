@@ -59,31 +59,13 @@ impl Sched {
         }
     }
 
-    /// The word of the caller for its innermost membership of a cancel.
-    #[inline]
-    pub(crate) fn member_word(&self) -> Option<NonNull<()>> {
-        NonNull::new(match self.current() {
-            Some(g) => g.member.load(Ordering::Relaxed),
-            None => (self.config.thread_member)(None),
-        })
-    }
-
-    /// Sets that word.
+    /// Sets the caller's [`member_word`](Parker::member_word).
     pub(crate) fn set_member_word(&self, member: Option<NonNull<()>>) {
         let member = member.map_or(ptr::null_mut(), NonNull::as_ptr);
         match self.current() {
             Some(g) => g.member.store(member, Ordering::Relaxed),
             None => _ = (self.config.thread_member)(Some(member)),
         }
-    }
-
-    /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied.
-    /// Returns at once if `park` refused.
-    #[doc(alias = "gopark")]
-    pub(crate) fn park(&'static self, wait: WaitWords, park: Park<'_>) {
-        let parker = self.parker();
-        parker.stops();
-        parker.park(wait, park);
     }
 
     /// Waits until `slot` is notified, whether or not the caller unwinds.
@@ -114,6 +96,33 @@ impl Sched {
         until: Option<Nanos>,
         wait: WaitWords,
     ) -> Ended {
+        self.parker().wait_until(choice, until, wait)
+    }
+
+    /// Waits until `choice` is decided. Returns [`Ended::parked`].
+    pub(crate) fn wait_served(&'static self, choice: &Choice, wait: WaitWords) -> bool {
+        self.parker().wait_served(choice, wait)
+    }
+}
+
+impl Parker {
+    /// The word of the caller for its innermost membership of a cancel.
+    #[inline]
+    pub(crate) fn member_word(&self) -> Option<NonNull<()>> {
+        NonNull::new(match self.current {
+            Some(g) => g.member.load(Ordering::Relaxed),
+            None => (self.sched.config.thread_member)(None),
+        })
+    }
+
+    /// As [`Sched::wait_until`].
+    #[inline]
+    pub(crate) fn wait_until(
+        &self,
+        choice: &Choice,
+        until: Option<Nanos>,
+        wait: WaitWords,
+    ) -> Ended {
         match until {
             None => self.wait_decided(choice, wait),
             Some(when) => self.wait_limited(choice, when, wait),
@@ -121,7 +130,7 @@ impl Sched {
     }
 
     #[inline]
-    fn wait_decided(&'static self, choice: &Choice, wait: WaitWords) -> Ended {
+    fn wait_decided(&self, choice: &Choice, wait: WaitWords) -> Ended {
         let parked = self.wait_served(choice, wait);
         let outcome = choice
             .outcome()
@@ -129,9 +138,9 @@ impl Sched {
         Ended { outcome, parked }
     }
 
-    /// Waits until `choice` is decided. Returns [`Ended::parked`].
-    pub(crate) fn wait_served(&'static self, choice: &Choice, wait: WaitWords) -> bool {
+    fn wait_served(&self, choice: &Choice, wait: WaitWords) -> bool {
         let mut parked = true;
+        self.stops();
         self.park(wait, &mut |waiter| {
             // Read before the commit: after it, this closure's captures may be gone.
             let parked = &mut parked;
@@ -147,8 +156,9 @@ impl Sched {
     }
 
     #[cold]
-    fn wait_limited(&'static self, choice: &Choice, when: Nanos, wait: WaitWords) -> Ended {
-        if when <= self.now() {
+    fn wait_limited(&self, choice: &Choice, when: Nanos, wait: WaitWords) -> Ended {
+        let sched = self.sched;
+        if when <= sched.now() {
             // The waiter still runs, so there is none to wake.
             _ = choice.decide(Outcome::Expired);
             let outcome = choice.outcome().must("a decided choice has no outcome");
@@ -158,19 +168,17 @@ impl Sched {
             };
         }
         let timer = Timer::new(NonNull::from(choice).cast());
-        let heap = self.timers();
+        let heap = sched.timers();
         // SAFETY: the timer and, by the caller's reference, the choice stay until `remove`.
         let moved = unsafe { timer.arm_expiry(heap, when) };
         if let Some(heap) = moved {
-            self.look_again(heap);
+            sched.look_again(heap);
         }
         let ended = self.wait_decided(choice, wait);
         heap.remove(&timer);
         ended
     }
-}
 
-impl Parker {
     /// Whether the caller may stop in an operation that can fail. False for a goroutine that
     /// unwinds.
     #[inline]
@@ -207,8 +215,12 @@ impl Parker {
         }
     }
 
+    /// Stops the calling goroutine or thread until the waiter that `park` has stored is readied.
+    /// Returns at once if `park` refused.
+    ///
     /// Never inlined: a migrating goroutine may return on another thread, and an address of a
     /// thread-local that the caller's function keeps must not live across the stop.
+    #[doc(alias = "gopark")]
     #[inline(never)]
     fn park(&self, wait: WaitWords, mut park: Park<'_>) {
         let sched = self.sched;

@@ -73,7 +73,11 @@ impl Seats<'_, '_> {
 impl Sched {
     /// The case to select because the caller is cancelled.
     #[inline]
-    pub(super) fn cancelled_case(&self, seats: &Seats<'_, '_>, limit: Limit) -> Option<usize> {
+    pub(super) fn cancelled_case(
+        &'static self,
+        seats: &Seats<'_, '_>,
+        limit: Limit,
+    ) -> Option<usize> {
         if !any_cancelled() {
             return None;
         }
