@@ -222,7 +222,7 @@ impl Driver<'_> {
         }
         let lock = || self.mutex.lock(MODES[side], sched());
         let outcome = match cancel {
-            Some(cancel) => cancel.run(lock),
+            Some(cancel) => sched().shield(|| cancel.run(lock)),
             None => sched().shield(lock),
         };
         overwrite_stack();

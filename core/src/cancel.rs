@@ -77,7 +77,7 @@ impl Cause {
 }
 
 /// What cancels goroutines. Clones are the same one.
-pub struct RawCancel(Arc<Timed<Node>>);
+pub struct RawCancel(Shared);
 
 struct Node {
     sched: &'static Sched,
@@ -90,18 +90,29 @@ struct Node {
     gate: Gate,
     /// Protected by `gate`.
     state: UnsafeCell<State>,
-    parent: Option<RawCancel>,
+    /// What it is a child of. Two if `run` was called within another cancel.
+    parents: [Option<Parent>; 2],
+}
+
+type Shared = Arc<Timed<Node>>;
+
+struct Parent {
+    node: Shared,
+    /// The child's number among its children.
+    number: u64,
 }
 
 struct State {
     /// Those that are not cancelled.
     members: Members,
     waiters: WaitQueue,
-    /// By their [keys](Node::key).
+    /// By their numbers.
     children: Children,
+    /// The number of the last child.
+    last_child: u64,
 }
 
-type Children = BTreeMap<usize, Weak<Timed<Node>>>;
+type Children = BTreeMap<u64, Weak<Timed<Node>>>;
 
 // SAFETY: the gate protects the state; what it refers to may be used by any thread.
 unsafe impl Send for Node {}
@@ -118,13 +129,13 @@ static OPERATIONS: Operations = Operations {
 impl RawCancel {
     /// One that is no child of another.
     pub fn new(sched: &'static Sched) -> Self {
-        Self::make(sched, None)
+        Self::make(sched, [None, None])
     }
 
     /// The one that the caller is a member of: the innermost, if there are several.
     pub fn current(sched: &'static Sched) -> Option<Self> {
         let node = sched.parker().member()?.owner().cast::<Timed<Node>>();
-        // SAFETY: `run` has stored what `Arc::as_ptr` returned, and keeps a count of it.
+        // SAFETY: `enter` has stored what `Arc::as_ptr` returned, and keeps a count of it.
         let node = unsafe {
             Arc::increment_strong_count(node.as_ptr());
             Arc::from_raw(node.as_ptr())
@@ -135,23 +146,29 @@ impl RawCancel {
 
     /// One that is cancelled when this one is.
     pub fn child(&self) -> Self {
-        let child = Self::make(self.0.sched, Some(self.clone()));
-        let canceller = self.0.with(|state| {
-            let canceller = self.0.canceller.get().copied();
-            if canceller.is_none() {
-                state
-                    .children
-                    .insert(child.0.key(), Arc::downgrade(&child.0));
+        self.child_within(None)
+    }
+
+    /// One that is cancelled when this one or `outer` is.
+    fn child_within(&self, outer: Option<&RawCancel>) -> Self {
+        let parents = [Some(self), outer].map(|parent| parent.map(|parent| parent.0.parent()));
+        let child = Self::make(self.0.sched, parents);
+        for Parent { node, number } in child.0.parents.iter().flatten() {
+            let canceller = node.with(|state| {
+                let canceller = node.canceller.get().copied();
+                if canceller.is_none() {
+                    state.children.insert(*number, Arc::downgrade(&child.0));
+                }
+                canceller
+            });
+            if let Some(by) = canceller {
+                child.0.sched.cancel(&child.0, Cause::Parent, by);
             }
-            canceller
-        });
-        if let Some(by) = canceller {
-            child.0.sched.cancel(&child.0, Cause::Parent, by);
         }
         child
     }
 
-    fn make(sched: &'static Sched, parent: Option<RawCancel>) -> Self {
+    fn make(sched: &'static Sched, parents: [Option<Parent>; 2]) -> Self {
         RawCancel(Timed::new(|_| Node {
             sched,
             users: AtomicUsize::new(1),
@@ -162,8 +179,9 @@ impl RawCancel {
                 members: Members::new(),
                 waiters: WaitQueue::new(),
                 children: BTreeMap::new(),
+                last_child: 0,
             }),
-            parent,
+            parents,
         }))
     }
 
@@ -223,8 +241,19 @@ impl RawCancel {
         self.0.due()
     }
 
-    /// Calls `f` with the calling goroutine or thread as a member.
+    /// Calls `f` with the calling goroutine or thread as a member. It stays a member of what it is
+    /// in already: then it is in a child of both.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
+        match RawCancel::current(self.0.sched) {
+            Some(outer) if !outer.0.is_above(&self.0) => match self.0.is_above(&outer.0) {
+                true => f(),
+                false => self.child_within(Some(&outer)).enter(f),
+            },
+            _ => self.enter(f),
+        }
+    }
+
+    fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
         let node = &self.0;
         let owner = NonNull::new(Arc::as_ptr(node).cast_mut()).must("an Arc is null");
         let member = Member::new(&OPERATIONS, owner.cast());
@@ -261,10 +290,7 @@ impl Clone for RawCancel {
 
 impl Drop for RawCancel {
     fn drop(&mut self) {
-        // AcqRel: what the others have done comes before the disarming.
-        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.disarm();
-        }
+        self.0.lose_user();
     }
 }
 
@@ -305,15 +331,27 @@ impl Drop for Stay<'_> {
 }
 
 impl Node {
-    /// Its key among the children of its parent.
-    fn key(&self) -> usize {
-        core::ptr::from_ref(self).addr()
-    }
-
     fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
         let _gate = self.gate.lock();
         // SAFETY: the gate is locked.
         f(unsafe { &mut *self.state.get() })
+    }
+
+    /// Whether `other` is this node or is cancelled with it.
+    fn is_above(&self, other: &Node) -> bool {
+        let mut node = other;
+        while !core::ptr::eq(self, node) {
+            let [first, second] = &node.parents;
+            if second
+                .as_ref()
+                .is_some_and(|second| self.is_above(&second.node))
+            {
+                return true;
+            }
+            let Some(first) = first else { return false };
+            node = &first.node;
+        }
+        true
     }
 
     /// Sets the cause and the canceller. Returns the children, or `None` if there was a cause.
@@ -347,28 +385,54 @@ impl Node {
     }
 }
 
+impl Timed<Node> {
+    /// Makes it the parent of a node, which counts as a user.
+    fn parent(self: &Arc<Self>) -> Parent {
+        self.users.fetch_add(1, Ordering::Relaxed);
+        let number = self.with(|state| {
+            state.last_child += 1;
+            state.last_child
+        });
+        Parent {
+            node: self.clone(),
+            number,
+        }
+    }
+
+    fn lose_user(self: &Arc<Self>) {
+        // AcqRel: what the others have done comes before the disarming.
+        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.disarm();
+        }
+    }
+}
+
 impl Drop for Node {
+    /// The nodes of a chain are dropped in a loop, which needs no more stack for a long one.
     fn drop(&mut self) {
-        if let Some(parent) = &self.parent {
-            let child = parent.0.with(|state| state.children.remove(&self.key()));
+        let [mut next, second] = core::mem::take(&mut self.parents);
+        let mut rest = Vec::from_iter(second);
+        while let Some(Parent { node, number }) = next.take().or_else(|| rest.pop()) {
+            let child = node.with(|state| state.children.remove(&number));
             drop(child);
+            node.lose_user();
+            if let Some(mut node) = Arc::into_inner(node) {
+                let [first, second] = core::mem::take(&mut node.parents);
+                next = first;
+                rest.extend(second);
+            }
         }
     }
 }
 
 impl Sched {
-    fn cancel(&'static self, node: &Arc<Timed<Node>>, cause: Cause, by: Canceller) -> bool {
+    fn cancel(&'static self, node: &Shared, cause: Cause, by: Canceller) -> bool {
         cancel(node, cause, by, |woken| self.ready_list(woken))
     }
 }
 
 /// Cancels `first` and its descendants. `ready` gets the waiters of each batch.
-fn cancel(
-    first: &Arc<Timed<Node>>,
-    cause: Cause,
-    by: Canceller,
-    mut ready: impl FnMut(WaiterList),
-) -> bool {
+fn cancel(first: &Shared, cause: Cause, by: Canceller, mut ready: impl FnMut(WaiterList)) -> bool {
     let Some(children) = first.begin(cause, by) else {
         return false;
     };

@@ -238,16 +238,14 @@ impl G {
     /// # Panics
     ///
     /// If a value of another type was attached.
-    pub(crate) fn attached<T: Clone + Send + Sync + 'static>(
+    pub(crate) fn attached<T: Send + Sync + 'static>(
         &self,
         make: impl FnOnce(u64, Option<Arc<str>>) -> T,
-    ) -> T {
+    ) -> &T {
         let attached = &self.extra().attached;
         let attached = attached.call_once(|| Attached::new(make(self.id, self.name())));
         let value = attached.get::<T>();
-        value
-            .must("values of two types are attached to a goroutine")
-            .clone()
+        value.must("values of two types are attached to a goroutine")
     }
 
     /// The word of the program, null at the goroutine's start.

@@ -33,7 +33,7 @@ impl Sched {
         &self,
         make: impl FnOnce(u64, Option<Arc<str>>) -> T,
     ) -> Option<T> {
-        Some(self.current()?.attached(make))
+        Some(self.current()?.attached(make).clone())
     }
 }
 
@@ -43,10 +43,10 @@ impl<R> Join<R> {
     /// # Panics
     ///
     /// If a value of another type was attached.
-    pub fn attached<T: Clone + Send + Sync + 'static>(
+    pub fn attached<T: Send + Sync + 'static>(
         &self,
         make: impl FnOnce(u64, Option<Arc<str>>) -> T,
-    ) -> T {
+    ) -> &T {
         self.g().attached(make)
     }
 }

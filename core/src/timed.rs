@@ -21,7 +21,7 @@ use crate::sync::Lock;
 use crate::timer::{Heap, Timer};
 use crate::waiter::WaiterList;
 use alloc::sync::{Arc, Weak};
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 /// A value of type `T` with a timer.
@@ -119,6 +119,12 @@ impl<T> Deref for Timed<T> {
 
     fn deref(&self) -> &T {
         &self.value
+    }
+}
+
+impl<T> DerefMut for Timed<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
     }
 }
 

@@ -30,6 +30,10 @@
 //! the slot cancelled, and the commit of the park is refused.
 //!
 //! What was completed wins: the choice has one outcome, and a slot that is ready stays so.
+//!
+//! A cancelled goroutine does not wait, so one that goes on in a loop would keep its thread. Each
+//! operation that a cancel refuses therefore counts as one that did not block: after some of them
+//! the goroutine yields.
 #![allow(
     unsafe_code,
     reason = "a member refers to what its goroutine waits on by address"
@@ -226,7 +230,10 @@ impl Member {
     /// Sleeps until the clock shows `when`, or a cancel.
     pub(crate) fn sleep(&self, sched: &'static Sched, when: Nanos) {
         let choice = Choice::new();
-        self.wait(sched, &choice, Some(when), Wait::Sleep(when).encode());
+        let ended = self.wait(sched, &choice, Some(when), Wait::Sleep(when).encode());
+        if !ended.parked {
+            sched.spend(1);
+        }
     }
 
     /// As [`FdMutex::lock`], unless a cancel comes first.
@@ -237,6 +244,7 @@ impl Member {
         mode: Mode,
     ) -> Result<(), PollError> {
         if self.is_cancelled() {
+            sched.spend(1);
             return Err(PollError::Cancelled);
         }
         mutex.lock_by(mode, sched, || {
@@ -381,7 +389,10 @@ impl Sched {
     #[cold]
     fn check_member(&'static self) -> Result<(), Cancelled> {
         match self.parker().member() {
-            Some(member) if member.is_cancelled() => Err(Cancelled),
+            Some(member) if member.is_cancelled() => {
+                self.spend(1);
+                Err(Cancelled)
+            }
             _ => Ok(()),
         }
     }

@@ -88,8 +88,8 @@ impl Cancel {
         Cancel(self.0.child())
     }
 
-    /// Returns the one that the calling goroutine is a member of: the innermost, if there are
-    /// several. `None` if no cancel reaches it.
+    /// Returns the one that the calling goroutine is a member of: the innermost, which is cancelled
+    /// with those around it. `None` if no cancel reaches the goroutine.
     ///
     /// ```
     /// use gopark::sync::Cancel;
@@ -189,6 +189,9 @@ impl Cancel {
     }
 
     /// Calls `f` with the calling goroutine or thread as a member.
+    ///
+    /// The caller stays a member of what it is in already: within a `scope` or another `run`, a
+    /// cancel of either reaches it. [`current`](Self::current) then returns a child of both.
     ///
     /// ```
     /// use gopark::sync::Cancel;

@@ -11,7 +11,6 @@ use gopark_core::sched::Sched;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -173,8 +172,6 @@ fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
 /// ```
 pub struct JoinHandle<T> {
     pub(crate) join: Join<Finished<T>>,
-    /// Made when it is first asked for.
-    thread: OnceLock<Thread>,
 }
 
 static_assertions::assert_impl_all!(JoinHandle<u8>: Send, Sync);
@@ -182,8 +179,7 @@ static_assertions::assert_not_impl_any!(JoinHandle<std::rc::Rc<u8>>: Send);
 
 impl<T> JoinHandle<T> {
     pub(crate) fn new(join: Join<Finished<T>>) -> Self {
-        let thread = OnceLock::new();
-        JoinHandle { join, thread }
+        JoinHandle { join }
     }
 
     /// Waits until the goroutine has returned. Returns its result.
@@ -244,7 +240,7 @@ impl<T> JoinHandle<T> {
     /// sleeper.join().unwrap();
     /// ```
     pub fn thread(&self) -> &Thread {
-        self.thread.get_or_init(|| self.join.attached(attachment))
+        self.join.attached(attachment)
     }
 }
 

@@ -121,8 +121,6 @@ impl Drop for Running {
 /// A handle to a goroutine of a group.
 pub(crate) struct Handle<'scope, R> {
     pub(crate) join: Join<R>,
-    /// Made when it is first asked for.
-    thread: OnceLock<Thread>,
     scope: PhantomData<&'scope ()>,
 }
 
@@ -130,12 +128,11 @@ impl<R> Handle<'_, R> {
     fn new(join: Join<R>) -> Self {
         Handle {
             join,
-            thread: OnceLock::new(),
             scope: PhantomData,
         }
     }
 
     pub(crate) fn thread(&self) -> &Thread {
-        self.thread.get_or_init(|| self.join.attached(attachment))
+        self.join.attached(attachment)
     }
 }

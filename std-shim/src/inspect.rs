@@ -25,9 +25,8 @@ use std::io::{self, Write};
 /// A goroutine that is cancelled says by what: `cancelled by goroutine 3 at src/main.rs:7:5`, `by a
 /// thread at …`, `by its deadline`, or `by the failure of goroutine 5` in a
 /// [`scope`](crate::scope()). `cancelled with its parent by …` names what has cancelled the
-/// outermost parent. `shielded` follows if its operations work all the same: in a
-/// [`shield`](crate::shield), or in a [`Cancel`](crate::sync::Cancel) further in that is not
-/// cancelled.
+/// outermost parent. `shielded` follows if its operations work all the same, in a
+/// [`shield`](crate::shield).
 ///
 /// The last line is `created in a scope at …` for goroutines of [`scope`](crate::scope()),
 /// [`try_scope`](crate::try_scope), [`thread::scope`](crate::thread::scope()) and

@@ -226,9 +226,10 @@ fn the_innermost_cancelled_member_counts_until_it_is_left() {
         inner.set_deadline(Some(std::time::Instant::now()));
         let place = next_line();
         outer.cancel();
-        assert_eq!(cancelled("nested"), "cancelled by its deadline");
+        let by_deadline = "cancelled with its parent by a deadline";
+        assert_eq!(cancelled("nested"), by_deadline);
         first.unlock();
-        let text = until_other("nested", "cancelled by its deadline");
+        let text = until_other("nested", by_deadline);
         assert!(text.contains(&place), "{text}");
         second.unlock();
         assert_eq!(until_other("nested", &text), "");
@@ -238,7 +239,7 @@ fn the_innermost_cancelled_member_counts_until_it_is_left() {
 }
 
 #[test]
-fn a_dump_says_that_a_cancel_does_not_reach_a_shield_or_an_inner_cancel() {
+fn a_dump_says_that_a_cancel_does_not_reach_into_a_shield() {
     check(|| {
         let locked = Locked::new();
         let (cancel, inner) = (Cancel::new(), Cancel::new());
@@ -252,7 +253,7 @@ fn a_dump_says_that_a_cancel_does_not_reach_a_shield_or_an_inner_cancel() {
             go(move || {
                 set_name("further in");
                 let (cancel, pass) = further_in;
-                cancel.run(|| inner.run(pass));
+                cancel.run(|| shield(|| inner.run(pass)));
             }),
         ];
         let names = ["in a shield", "further in"];

@@ -2,7 +2,7 @@
 
 use crate::check;
 use gopark::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use gopark::{go, goroutine_local, yield_now};
+use gopark::{chan, go, goroutine_local, yield_now};
 use gopark_tests::{join, until};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
@@ -115,14 +115,15 @@ fn a_result_that_is_dropped_at_the_end_finds_no_values() {
         for uses in [false, true] {
             let seen = Arc::new(AtomicUsize::new(0));
             let late = Late(seen.clone());
+            let (handle_is_gone, wait) = chan::bounded::<()>(0);
             drop(go(move || {
                 if uses {
                     VALUE.set(2);
                 }
-                // The handle is gone by now, so the result is dropped here.
-                yield_now();
+                assert!(wait.recv().is_err());
                 late
             }));
+            drop(handle_is_gone);
             until("the result is dropped", || seen.load(SeqCst) != 0);
             assert_eq!(seen.load(SeqCst), 2);
         }

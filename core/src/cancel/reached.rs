@@ -25,9 +25,9 @@
 //!   so the G and the lock stay. The list is empty by then: a goroutine leaves its members before
 //!   it returns, also if it unwinds.
 //!
-//! Operations ask the innermost member only. It is at the lowest address, since a stack grows
-//! towards lower ones. If the innermost cancelled member is not `G::member`, the goroutine is in a
-//! `shield`, or in another cancel further in, and its operations do not fail.
+//! Operations ask the innermost member only, which is cancelled with those around it. It is at the
+//! lowest address, since a stack grows towards lower ones. If the innermost cancelled member is not
+//! `G::member`, the goroutine is in a `shield`, and its operations do not fail.
 #![allow(unsafe_code, reason = "goroutines and cancels are found by address")]
 
 use super::{Cause, Node};
@@ -49,8 +49,7 @@ pub struct Cancellation {
     pub by: Canceller,
     /// Whether the cancel that came first is a parent of its own one, or a parent's parent.
     pub with_parent: bool,
-    /// Whether the cancel does not reach its operations now, because it is in a `shield` or in an
-    /// inner cancel.
+    /// Whether the cancel does not reach its operations now, because it is in a `shield`.
     pub shielded: bool,
 }
 

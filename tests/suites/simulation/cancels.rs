@@ -39,40 +39,39 @@ struct State {
 }
 
 impl Cancels {
-    /// The cancel that reaches an actor.
-    fn reaches(&self, actor: usize) -> Option<usize> {
-        *self.scopes.get(&actor)?.last()?
+    /// The cancels that reach an actor: those that it is in, up to a shield.
+    fn reaching(&self, actor: usize) -> impl Iterator<Item = usize> {
+        let scopes = self.scopes.get(&actor).into_iter().flatten();
+        scopes.rev().map_while(|scope| *scope)
     }
 
     /// A cancel and those whose cancel would cancel it.
-    fn lineage(&self, cancel: Option<usize>) -> impl Iterator<Item = &State> {
-        iter::successors(cancel, |&cancel| self.all[cancel].parent).map(|cancel| &self.all[cancel])
+    fn lineage(&self, cancel: usize) -> impl Iterator<Item = &State> {
+        let cancels = iter::successors(Some(cancel), |&cancel| self.all[cancel].parent);
+        cancels.map(|cancel| &self.all[cancel])
     }
 
     /// When a cancel is cancelled at the latest. In the past if one has begun.
     pub(crate) fn due(&self, cancel: usize) -> Nanos {
         let due = |state: &State| if state.begun { Nanos::MIN } else { state.due };
-        self.lineage(Some(cancel))
-            .map(due)
-            .min()
-            .unwrap_or(Nanos::MAX)
+        self.lineage(cancel).map(due).min().unwrap_or(Nanos::MAX)
     }
 
     /// When an actor is cancelled at the latest.
     pub(crate) fn reaches_at(&self, actor: usize) -> Nanos {
-        self.reaches(actor)
-            .map_or(Nanos::MAX, |cancel| self.due(cancel))
+        let due = self.reaching(actor).map(|cancel| self.due(cancel));
+        due.min().unwrap_or(Nanos::MAX)
     }
 
     /// Whether an actor is cancelled for certain: the cancel has returned, and it did not leave the
     /// actor to another one that was under way.
     fn is_doomed(&self, actor: usize, now: Nanos) -> bool {
-        for state in self.lineage(self.reaches(actor)) {
-            if state.ended || state.begun || state.due <= now {
-                return state.ended;
-            }
-        }
-        false
+        let is_under_way = |state: &&State| state.ended || state.begun || state.due <= now;
+        let mut first = self
+            .reaching(actor)
+            .filter_map(|cancel| self.lineage(cancel).find(is_under_way))
+            .peekable();
+        first.peek().is_some() && first.all(|state| state.ended)
     }
 }
 
