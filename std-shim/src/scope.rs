@@ -9,6 +9,7 @@ use crate::goroutine::catching;
 use crate::group::{Group, Handle};
 use crate::park::Thread;
 use gopark_core::join::Options;
+use gopark_core::select::Case;
 use gopark_core::stack::Exhausted;
 use std::any::Any;
 use std::fmt;
@@ -309,6 +310,11 @@ impl fmt::Display for ScopePanicked {
 
 impl std::error::Error for ScopePanicked {}
 
+/// The result of a goroutine of a scope, which is `None` after a panic.
+fn returned<T>(result: Option<T>) -> thread::Result<T> {
+    result.ok_or_else(|| Box::new(ScopePanicked) as _)
+}
+
 impl<T> ScopedHandle<'_, T> {
     /// Waits until the goroutine has returned. Returns its result.
     ///
@@ -325,10 +331,22 @@ impl<T> ScopedHandle<'_, T> {
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
         match self.0.join.join_or_cancel() {
-            Ok(Some(value)) => Ok(value),
-            Ok(None) => Err(Box::new(ScopePanicked)),
+            Ok(result) => returned(result),
             Err(cancelled) => Err(Box::new(cancelled)),
         }
+    }
+
+    /// The return of the goroutine, for a select.
+    pub(crate) fn case(&self) -> Case<'_> {
+        self.0.join.case()
+    }
+
+    /// Takes the result after a select has claimed it.
+    pub(crate) fn take(&self) -> Option<thread::Result<T>>
+    where
+        T: Send,
+    {
+        self.0.join.take().map(returned)
     }
 
     /// Returns whether the goroutine has returned.
