@@ -262,6 +262,21 @@ pub(crate) fn inherit<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
 /// })
 /// # .unwrap();
 /// ```
+///
+/// In a function that returns an `io::Result`:
+///
+/// ```
+/// use std::io::{self, Write};
+///
+/// fn write_numbers(to: &mut impl Write) -> io::Result<()> {
+///     for number in 0..1000 {
+///         gopark::check_cancel().map_err(io::Error::other)?;
+///         writeln!(to, "{number}")?;
+///     }
+///     Ok(())
+/// }
+/// # write_numbers(&mut io::sink()).unwrap();
+/// ```
 pub fn check_cancel() -> Result<(), Cancelled> {
     sched_if_running().map_or(Ok(()), |sched| sched.check())
 }
