@@ -6,6 +6,7 @@ use gopark_core::cancel::RawCancel;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 pub use gopark_core::cancel::Cancelled;
@@ -59,6 +60,12 @@ pub use gopark_core::cancel::Cause;
 /// ```
 #[derive(Clone)]
 pub struct Cancel(pub(crate) RawCancel);
+
+static_assertions::assert_impl_all!(Cancel: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// Its state is behind locks of core, and no panic leaves what is done under them.
+impl UnwindSafe for Cancel {}
+impl RefUnwindSafe for Cancel {}
 
 impl Cancel {
     /// Makes one that no other one cancels.

@@ -29,7 +29,7 @@ use gopark_core::alarm::Alarm;
 use gopark_core::os::Nanos;
 use std::error::Error;
 use std::fmt;
-use std::panic;
+use std::panic::{self, RefUnwindSafe, UnwindSafe};
 
 pub use std::time::{Duration, Instant};
 
@@ -73,6 +73,12 @@ pub struct Timer {
     alarm: Alarm<Global>,
     receiver: Receiver<Instant>,
 }
+
+static_assertions::assert_impl_all!(Timer: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// The state of its alarm is behind a lock of core, and no panic leaves what is done under it.
+impl UnwindSafe for Timer {}
+impl RefUnwindSafe for Timer {}
 
 impl Timer {
     /// A timer whose channel gets the time after `duration`. Dropping it stops it.
@@ -151,6 +157,12 @@ pub struct Ticker {
     alarm: Alarm<Global>,
     receiver: Receiver<Instant>,
 }
+
+static_assertions::assert_impl_all!(Ticker: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// As for `Timer`.
+impl UnwindSafe for Ticker {}
+impl RefUnwindSafe for Ticker {}
 
 impl Ticker {
     /// A ticker whose first tick comes after one `period`. Dropping it stops it.
