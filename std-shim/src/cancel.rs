@@ -213,7 +213,8 @@ impl Cancel {
     ///
     /// # Errors
     ///
-    /// If the calling goroutine is cancelled first, by another one.
+    /// If the calling goroutine is cancelled. A member of this cancel is cancelled with it, so that
+    /// it never gets `Ok`.
     ///
     /// ```
     /// let cancel = gopark::sync::Cancel::new();
@@ -314,7 +315,10 @@ pub fn shield<T>(f: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 ///
-/// If the deadline came before `f` returned. What `f` has returned is in the error.
+/// If the deadline came before `f` returned. What `f` has returned is in the error, also if `f` has
+/// completed: a read whose bytes came just then gives `Expired(Ok(n))`. The operator `?` drops it,
+/// and the `n` bytes with it. Match on the error, or take the value with
+/// [`into_inner`](Expired::into_inner), if the value matters.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

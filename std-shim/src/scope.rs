@@ -115,7 +115,8 @@ impl Scope<'_, '_> {
 impl<'scope> Scope<'scope, '_> {
     /// Starts a goroutine that runs `f`, which may borrow what outlives the scope.
     ///
-    /// If `f` panics, the scope is cancelled.
+    /// If `f` panics, the scope is cancelled. Under a [`limit`](Self::limit), the caller first
+    /// waits for a place. A cancel does not end this wait.
     ///
     /// # Panics
     ///
