@@ -6,6 +6,7 @@ use gopark_core::cancel::RawCancel;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 pub use gopark_core::cancel::Cancelled;
@@ -59,6 +60,12 @@ pub use gopark_core::cancel::Cause;
 /// ```
 #[derive(Clone)]
 pub struct Cancel(pub(crate) RawCancel);
+
+static_assertions::assert_impl_all!(Cancel: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// Its state is behind locks of core, and no panic leaves what is done under them.
+impl UnwindSafe for Cancel {}
+impl RefUnwindSafe for Cancel {}
 
 impl Cancel {
     /// Makes one that no other one cancels.
@@ -209,7 +216,8 @@ impl Cancel {
     ///
     /// # Errors
     ///
-    /// If the calling goroutine is cancelled first, by another one.
+    /// If the calling goroutine is cancelled. A member of this cancel is cancelled with it, so that
+    /// it never gets `Ok`.
     ///
     /// ```
     /// let cancel = gopark::sync::Cancel::new();
@@ -265,6 +273,21 @@ pub(crate) fn inherit<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
 /// })
 /// # .unwrap();
 /// ```
+///
+/// In a function that returns an `io::Result`:
+///
+/// ```
+/// use std::io::{self, Write};
+///
+/// fn write_numbers(to: &mut impl Write) -> io::Result<()> {
+///     for number in 0..1000 {
+///         gopark::check_cancel().map_err(io::Error::other)?;
+///         writeln!(to, "{number}")?;
+///     }
+///     Ok(())
+/// }
+/// # write_numbers(&mut io::sink()).unwrap();
+/// ```
 pub fn check_cancel() -> Result<(), Cancelled> {
     sched_if_running().map_or(Ok(()), |sched| sched.check())
 }
@@ -295,7 +318,10 @@ pub fn shield<T>(f: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 ///
-/// If the deadline came before `f` returned. What `f` has returned is in the error.
+/// If the deadline came before `f` returned. What `f` has returned is in the error, also if `f` has
+/// completed: a read whose bytes came just then gives `Expired(Ok(n))`. The operator `?` drops it,
+/// and the `n` bytes with it. Match on the error, or take the value with
+/// [`into_inner`](Expired::into_inner), if the value matters.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

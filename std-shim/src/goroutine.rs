@@ -197,6 +197,26 @@ impl<T> JoinHandle<T> {
     /// let goroutine = gopark::go(|| "done");
     /// assert_eq!(goroutine.join().unwrap(), "done");
     /// ```
+    ///
+    /// To tell a cancel of the caller from a panic of the goroutine:
+    ///
+    /// ```
+    /// use gopark::{Cancelled, JoinHandle, sync::Cancel};
+    /// use std::panic::resume_unwind;
+    ///
+    /// fn result_of<T>(goroutine: JoinHandle<T>) -> Result<T, Cancelled> {
+    ///     match goroutine.join() {
+    ///         Ok(value) => Ok(value),
+    ///         Err(payload) if payload.is::<Cancelled>() => Err(Cancelled),
+    ///         Err(panic) => resume_unwind(panic),
+    ///     }
+    /// }
+    ///
+    /// let cancel = Cancel::new();
+    /// cancel.cancel();
+    /// let forever = gopark::go(|| gopark::chan::never::<()>().recv());
+    /// assert_eq!(cancel.run(|| result_of(forever)), Err(Cancelled));
+    /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
         match self.join.join_or_cancel() {

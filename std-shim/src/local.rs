@@ -29,6 +29,10 @@ static USED: AtomicBool = AtomicBool::new(false);
 /// value of its own, which is dropped when the thread ends. Work in [`blocking`](crate::blocking)
 /// runs on such a thread.
 ///
+/// After that drop no key is accessible in the goroutine. Its result may be dropped later on its
+/// stack, if no handle wants it: [`with`](Self::with) panics in a destructor of the result, and a
+/// panic in such a destructor aborts the process. Destructors use [`try_with`](Self::try_with).
+///
 /// In contrast to a `thread_local!`, the initializer and the closure of [`with`](Self::with) may
 /// park, and no other goroutine sees the value.
 ///
@@ -218,8 +222,9 @@ impl<T: 'static> LocalKey<T> {
     ///
     /// # Panics
     ///
-    /// If the value was dropped: in a destructor of another such value. If its initializer uses
-    /// the same key.
+    /// If the value was dropped: in a destructor of another such value, or of the goroutine's
+    /// result. A panic in such a destructor aborts the process: use [`try_with`](Self::try_with)
+    /// there. If its initializer uses the same key.
     ///
     /// ```
     /// gopark::goroutine_local! {
@@ -464,7 +469,7 @@ impl<T: 'static> fmt::Debug for LocalKey<T> {
 }
 
 /// Declares values that each goroutine has for itself, as [`std::thread_local!`] does for threads.
-/// See [`LocalKey`].
+/// See [`LocalKey`], also for destructors, which use [`LocalKey::try_with`].
 ///
 /// ```
 /// use std::cell::{Cell, RefCell};

@@ -5,6 +5,7 @@ use crate::runtime::{started, time_limit};
 use gopark_core::notify::RawNotify;
 use gopark_core::watch::Wait;
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,12 @@ use std::time::Duration;
 /// ```
 #[derive(Clone)]
 pub struct Thread(Inner);
+
+static_assertions::assert_impl_all!(Thread: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// The state of its token is behind a lock of core, and no panic leaves what is done under it.
+impl UnwindSafe for Thread {}
+impl RefUnwindSafe for Thread {}
 
 #[derive(Clone)]
 enum Inner {

@@ -9,6 +9,7 @@ use crate::goroutine::catching;
 use crate::group::{Group, Handle};
 use crate::park::Thread;
 use gopark_core::join::Options;
+use gopark_core::select::Case;
 use gopark_core::stack::Exhausted;
 use std::any::Any;
 use std::fmt;
@@ -71,36 +72,51 @@ impl Shared {
 /// ```
 #[track_caller]
 pub fn scope<'env, R>(f: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> R) -> R {
-    let cancel = Cancel::below_current();
-    let panic = Mutex::new(None);
-    let scope = Scope {
-        group: Group::new(),
-        shared: Arc::new(Shared { cancel, panic }),
-        scope: PhantomData,
-        env: PhantomData,
-    };
-    let shared = &scope.shared;
-    let run = || shared.cancel.run(|| f(&scope));
-    // The goroutines may borrow what a panic of `f` would free.
-    let result = panic::catch_unwind(AssertUnwindSafe(run));
-    let result = result.map_err(|payload| shared.panicked(payload));
-    scope.group.wait();
-    let first = shared
-        .panic
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    match (result, first) {
-        (_, Some(payload)) => panic::resume_unwind(payload),
-        (Ok(result), None) => result,
-        (Err(()), None) => unreachable!("a panic was kept"),
+    let scope = Scope::new();
+    scope.enter(|| f(&scope))
+}
+
+impl Scope<'_, '_> {
+    #[track_caller]
+    fn new() -> Self {
+        let cancel = Cancel::below_current();
+        let panic = Mutex::new(None);
+        Scope {
+            group: Group::new(),
+            shared: Arc::new(Shared { cancel, panic }),
+            scope: PhantomData,
+            env: PhantomData,
+        }
+    }
+
+    /// Calls `f` as a member of the scope, and waits until all goroutines of the scope have
+    /// returned. Called once, by the function that has made the scope.
+    #[track_caller]
+    fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        let shared = &self.shared;
+        let run = || shared.cancel.run(f);
+        // The goroutines may borrow what a panic of `f` would free.
+        let result = panic::catch_unwind(AssertUnwindSafe(run));
+        let result = result.map_err(|payload| shared.panicked(payload));
+        self.group.wait();
+        let first = shared
+            .panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match (result, first) {
+            (_, Some(payload)) => panic::resume_unwind(payload),
+            (Ok(result), None) => result,
+            (Err(()), None) => unreachable!("a panic was kept"),
+        }
     }
 }
 
 impl<'scope> Scope<'scope, '_> {
     /// Starts a goroutine that runs `f`, which may borrow what outlives the scope.
     ///
-    /// If `f` panics, the scope is cancelled.
+    /// If `f` panics, the scope is cancelled. Under a [`limit`](Self::limit), the caller first
+    /// waits for a place. A cancel does not end this wait.
     ///
     /// # Panics
     ///
@@ -191,7 +207,7 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        // SAFETY: `scope` calls `wait` before it returns or unwinds, and `'scope` ends after that.
+        // SAFETY: `enter` calls `wait` before it returns or unwinds, and `'scope` ends after that.
         unsafe { self.group.start(options, self.body(f), site) }.map(ScopedHandle)
     }
 
@@ -295,6 +311,11 @@ impl fmt::Display for ScopePanicked {
 
 impl std::error::Error for ScopePanicked {}
 
+/// The result of a goroutine of a scope, which is `None` after a panic.
+fn returned<T>(result: Option<T>) -> thread::Result<T> {
+    result.ok_or_else(|| Box::new(ScopePanicked) as _)
+}
+
 impl<T> ScopedHandle<'_, T> {
     /// Waits until the goroutine has returned. Returns its result.
     ///
@@ -311,10 +332,22 @@ impl<T> ScopedHandle<'_, T> {
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
         match self.0.join.join_or_cancel() {
-            Ok(Some(value)) => Ok(value),
-            Ok(None) => Err(Box::new(ScopePanicked)),
+            Ok(result) => returned(result),
             Err(cancelled) => Err(Box::new(cancelled)),
         }
+    }
+
+    /// The return of the goroutine, for a select.
+    pub(crate) fn case(&self) -> Case<'_> {
+        self.0.join.case()
+    }
+
+    /// Takes the result after a select has claimed it.
+    pub(crate) fn take(&self) -> Option<thread::Result<T>>
+    where
+        T: Send,
+    {
+        self.0.join.take().map(returned)
     }
 
     /// Returns whether the goroutine has returned.
@@ -359,9 +392,13 @@ impl<T> fmt::Debug for ScopedHandle<'_, T> {
 }
 
 /// A [`Scope`] whose goroutines can fail. [`try_scope`] makes one.
-pub struct TryScope<'scope, 'env: 'scope, E> {
-    scope: &'scope Scope<'scope, 'env>,
-    first: Arc<Mutex<Option<E>>>,
+//
+// Without `E: 'static`, an `E` with a lifetime, as `&'static str`, bounds `'scope` beside `'env`,
+// and the compiler then requires of all that the goroutines borrow that it is `'static`.
+pub struct TryScope<'scope, 'env: 'scope, E: 'static> {
+    scope: Scope<'scope, 'env>,
+    /// The error that came first.
+    error: Mutex<Option<E>>,
 }
 
 /// As [`scope`], for goroutines that return a `Result`: the first error cancels the others, and is
@@ -388,36 +425,54 @@ pub struct TryScope<'scope, 'env: 'scope, E> {
 /// });
 /// assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 /// ```
+///
+/// The goroutines can start others, such as one for each connection:
+///
+/// ```
+/// use gopark::net::{TcpListener, TcpStream};
+/// use std::io::{self, Read, Write};
+///
+/// # fn main() -> io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let replies = gopark::try_scope(|s| {
+///     s.go(|| {
+///         for stream in listener.incoming().take(2) {
+///             let mut stream = stream?;
+///             s.go(move || stream.write_all(b"hello"));
+///         }
+///         Ok(())
+///     });
+///     let mut replies = String::new();
+///     for _ in 0..2 {
+///         TcpStream::connect(listener.local_addr()?)?.read_to_string(&mut replies)?;
+///     }
+///     Ok::<_, io::Error>(replies)
+/// })?;
+/// assert_eq!(replies, "hellohello");
+/// # Ok(())
+/// # }
+/// ```
 #[track_caller]
 pub fn try_scope<'env, R, E: Send + 'static>(
-    f: impl for<'scope> FnOnce(&TryScope<'scope, 'env, E>) -> Result<R, E>,
+    f: impl for<'scope> FnOnce(&'scope TryScope<'scope, 'env, E>) -> Result<R, E>,
 ) -> Result<R, E> {
-    let first = Arc::new(Mutex::new(None));
-    let result = scope(|scope| {
-        let first = first.clone();
-        let scope = TryScope { scope, first };
-        f(&scope).map_err(|error| scope.fail(error))
-    });
-    let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let scope = TryScope {
+        scope: Scope::new(),
+        error: Mutex::new(None),
+    };
+    let result = scope
+        .scope
+        .enter(|| f(&scope).map_err(|error| scope.fail(error)));
+    let first = scope
+        .error
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     match (result, first) {
         (_, Some(error)) => Err(error),
         (Ok(result), None) => Ok(result),
         (Err(()), None) => unreachable!("an error was kept"),
     }
-}
-
-fn keep<E>(first: &Mutex<Option<E>>, error: E, cancel: &Cancel) {
-    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-    let late = match &mut *first {
-        Some(_) => Some(error),
-        none => {
-            *none = Some(error);
-            None
-        }
-    };
-    drop(first);
-    cancel.0.fail();
-    drop(late);
 }
 
 impl<'scope, 'env, E: Send + 'static> TryScope<'scope, 'env, E> {
@@ -437,18 +492,28 @@ impl<'scope, 'env, E: Send + 'static> TryScope<'scope, 'env, E> {
     /// assert!(sum.is_err());
     /// ```
     #[track_caller]
-    pub fn go<F, T>(&self, f: F) -> ScopedHandle<'scope, Option<T>>
+    pub fn go<F, T>(&'scope self, f: F) -> ScopedHandle<'scope, Option<T>>
     where
         F: FnOnce() -> Result<T, E> + Send + 'scope,
         T: Send + 'scope,
     {
-        let (first, cancel) = (self.first.clone(), self.scope.token().clone());
         self.scope
-            .go(move || f().map_err(|error| keep(&first, error, &cancel)).ok())
+            .go(move || f().map_err(|error| self.fail(error)).ok())
     }
 
+    /// Keeps the first error, and cancels the scope.
     fn fail(&self, error: E) {
-        keep(&self.first, error, self.scope.token());
+        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = match &mut *first {
+            Some(_) => Some(error),
+            none => {
+                *none = Some(error);
+                None
+            }
+        };
+        drop(first);
+        self.scope.shared.cancel.0.fail();
+        drop(late);
     }
 
     /// Returns the scope, to cancel it, to limit it, or to start goroutines that cannot fail.
@@ -461,8 +526,8 @@ impl<'scope, 'env, E: Send + 'static> TryScope<'scope, 'env, E> {
     /// })
     /// # .unwrap();
     /// ```
-    pub fn scope(&self) -> &'scope Scope<'scope, 'env> {
-        self.scope
+    pub fn scope(&'scope self) -> &'scope Scope<'scope, 'env> {
+        &self.scope
     }
 }
 

@@ -42,7 +42,7 @@ pub use dynamic::Select;
 /// |---|---|---|
 /// | `recv(receiver) -> result` | a value or a close | that of [`recv`][recv] |
 /// | `send(sender, value) -> result` | the value is sent, or a close | that of [`send`][send] |
-/// | `join(handle) -> result` | the goroutine returns; once | that of [`join`][join] |
+/// | `join(handle) -> result` | the goroutine returns; once | that of the handle's `join` |
 /// | `readable(socket) -> result` | a read would not wait | `io::Result<()>` |
 /// | `writable(socket) -> result` | a write would not wait | `io::Result<()>` |
 /// | `acceptable(listener) -> result` | an accept would not wait | `io::Result<()>` |
@@ -53,7 +53,6 @@ pub use dynamic::Select;
 ///
 /// [recv]: crate::chan::Receiver::recv
 /// [send]: crate::chan::Sender::send
-/// [join]: crate::JoinHandle::join
 ///
 /// - Exactly one arm happens. The others are as if they had not been tried: no value is received
 ///   or lost. The value of a `send` that was not selected is dropped.
@@ -69,8 +68,11 @@ pub use dynamic::Select;
 /// - The arms of sockets read, write and accept nothing: that is for the arm's expression, which
 ///   may have to wait if another goroutine is faster. Their result is an error if the socket is
 ///   closed. Deadlines of the socket do not count.
-/// - `join` happens once and takes the goroutine's result. Later selects do not select it again,
-///   and a `join()` of the handle then panics.
+/// - The handle of `join` is a [`JoinHandle`](crate::JoinHandle), a
+///   [`ScopedHandle`](crate::ScopedHandle) or a
+///   [`ScopedJoinHandle`](crate::thread::ScopedJoinHandle), or refers to one. `join` happens once
+///   and takes the goroutine's result, as the handle's `join()` does. Later selects do not select it
+///   again, and a `join()` of the handle then panics.
 /// - If the goroutine is cancelled, `cancelled()` is selected. Without that arm, the first one is
 ///   whose result can be an error, and it gets the error. Arms of times cannot fail, and a select
 ///   with `default` fails none.

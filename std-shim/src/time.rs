@@ -20,15 +20,16 @@
 
 use crate::builder::sched;
 use crate::cancel::{Cancel, shield};
-use crate::chan::{Receiver, bounded};
+use crate::chan::Receiver;
 use crate::global::Global;
 use crate::goroutine::try_go;
 use crate::runtime::duration_nanos;
+use crate::select;
 use gopark_core::alarm::Alarm;
 use gopark_core::os::Nanos;
 use std::error::Error;
 use std::fmt;
-use std::panic;
+use std::panic::{self, RefUnwindSafe, UnwindSafe};
 
 pub use std::time::{Duration, Instant};
 
@@ -72,6 +73,12 @@ pub struct Timer {
     alarm: Alarm<Global>,
     receiver: Receiver<Instant>,
 }
+
+static_assertions::assert_impl_all!(Timer: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// The state of its alarm is behind a lock of core, and no panic leaves what is done under it.
+impl UnwindSafe for Timer {}
+impl RefUnwindSafe for Timer {}
 
 impl Timer {
     /// A timer whose channel gets the time after `duration`. Dropping it stops it.
@@ -151,6 +158,12 @@ pub struct Ticker {
     receiver: Receiver<Instant>,
 }
 
+static_assertions::assert_impl_all!(Ticker: Send, Sync, UnwindSafe, RefUnwindSafe);
+
+// As for `Timer`.
+impl UnwindSafe for Ticker {}
+impl RefUnwindSafe for Ticker {}
+
 impl Ticker {
     /// A ticker whose first tick comes after one `period`. Dropping it stops it.
     ///
@@ -223,8 +236,12 @@ impl Ticker {
 /// Runs `f` in a goroutine and returns its result, if it comes within `duration`.
 ///
 /// When the time is over, `f` is [cancelled](crate::sync::Cancel), and this function returns
-/// without waiting for it. If `f` does not end by that, as in a long computation, it goes on and
-/// its result is dropped. A cancel of the caller reaches `f`.
+/// without waiting for it. If `f` does not end by that, as in a long computation, it goes on. A
+/// cancel of the caller reaches `f`.
+///
+/// What `f` ends with after the limit is unread, as if the handle of a goroutine was dropped:
+/// [`Builder::on_leak`](crate::Builder::on_leak) gets a panic and an error, that of an operation
+/// that the limit has cancelled included.
 ///
 /// [`with_timeout`](crate::with_timeout) calls `f` on the caller's stack, so that it may borrow,
 /// and waits for it.
@@ -251,22 +268,23 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (sender, receiver) = bounded(1);
     let cancel = Cancel::below_current();
     let theirs = cancel.clone();
-    let goroutine = try_go(move || {
-        let result = panic::catch_unwind(panic::AssertUnwindSafe(|| theirs.run(f)));
-        // After a timeout the receiver is gone.
-        _ = sender.send(result);
-    });
-    if let Err(error) = goroutine {
-        panic!("gopark::time::timeout: {error}");
-    }
+    let goroutine = match try_go(move || theirs.run(f)) {
+        Ok(goroutine) => goroutine,
+        Err(error) => panic!("gopark::time::timeout: {error}"),
+    };
     // A cancel of the caller ends the waits of `f`, whose result then comes.
-    match shield(|| receiver.recv_timeout(duration)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(payload)) => panic::resume_unwind(payload),
-        Err(_) => {
+    let result = shield(|| {
+        select! {
+            join(goroutine) -> result => Some(result),
+            default(duration) => None,
+        }
+    });
+    match result {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(payload)) => panic::resume_unwind(payload),
+        None => {
             cancel.cancel();
             Err(Elapsed(()))
         }

@@ -3,9 +3,12 @@
 use crate::check;
 use gopark::chan::{bounded, unbounded};
 use gopark::net::TcpStream;
-use gopark::select;
+use gopark::sync::Cancel;
+use gopark::{Cancelled, ScopePanicked, scope, select, shield, thread};
 use gopark_tests::sockets::{listener, pair};
 use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(600);
@@ -65,6 +68,86 @@ fn a_result_that_no_select_took_is_dropped_once() {
             drop(goroutine);
             assert_eq!(std::sync::Arc::strong_count(&shared), 1);
         }
+    });
+}
+
+#[test]
+fn a_join_takes_the_result_of_a_goroutine_of_a_scope() {
+    check(|| {
+        let text = String::from("borrowed");
+        scope(|s| {
+            let goroutine = s.go(|| text.as_str());
+            assert_eq!(
+                select! { join(&goroutine) -> result => result }.unwrap(),
+                "borrowed"
+            );
+            select! {
+                join(goroutine) -> _ => panic!("the result was taken"),
+                default => {}
+            }
+        });
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            scope(|s| {
+                let goroutine = s.go(|| -> () { resume_unwind(Box::new("no luck")) });
+                let result = shield(|| select! { join(goroutine) -> result => result });
+                assert!(result.unwrap_err().is::<ScopePanicked>());
+            });
+        }));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"no luck"));
+    });
+}
+
+#[test]
+fn a_scope_of_threads_does_not_panic_for_a_panic_that_a_join_took() {
+    check(|| {
+        thread::scope(|s| {
+            let returns = s.spawn(|| 7);
+            assert_eq!(select! { join(returns) -> result => result }.unwrap(), 7);
+            let panics = s.spawn(|| -> () { resume_unwind(Box::new("no luck")) });
+            let result = select! { join(&panics) -> result => result };
+            assert_eq!(result.unwrap_err().downcast_ref(), Some(&"no luck"));
+        });
+    });
+}
+
+#[test]
+fn a_join_finds_the_handle_behind_a_pointer() {
+    check(|| {
+        let mut mutable = gopark::go(|| 1);
+        let mutable = &mut mutable;
+        let shared = Arc::new(gopark::go(|| 2));
+        let boxed = Box::new(gopark::go(|| 3));
+        let mut sum = 0;
+        for _ in 0..3 {
+            sum += select! {
+                join(mutable) -> result => result.unwrap(),
+                join(shared) -> result => result.unwrap(),
+                join(&boxed) -> result => result.unwrap(),
+            };
+        }
+        assert_eq!(sum, 6);
+    });
+}
+
+#[test]
+fn a_join_of_a_scoped_goroutine_fails_if_the_caller_is_cancelled() {
+    check(|| {
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let (hold, held) = bounded::<()>(0);
+        scope(|s| {
+            let held = held.clone();
+            let waits = s.go(move || held.recv().is_err());
+            let result = cancel.run(|| select! { join(waits) -> result => result });
+            assert!(result.unwrap_err().is::<Cancelled>());
+            s.cancel();
+        });
+        thread::scope(|s| {
+            let waits = s.spawn(move || held.recv().is_err());
+            let result = cancel.run(|| select! { join(waits) -> result => result });
+            assert!(result.unwrap_err().is::<Cancelled>());
+            drop(hold);
+        });
     });
 }
 

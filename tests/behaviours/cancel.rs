@@ -7,8 +7,8 @@ use gopark::chan::{self, RecvError, SendError};
 use gopark::net::{TcpListener, TcpStream};
 use gopark::sync::{Cancel, Cause, Mutex, Semaphore};
 use gopark::{
-    Cancelled, JoinHandle, PollError, blocking, check_cancel, go, poll_error, scope, select,
-    shield, sleep, try_blocking, try_scope, with_deadline, with_timeout, yield_now,
+    Cancelled, JoinHandle, PollError, TryScope, blocking, check_cancel, go, poll_error, scope,
+    select, shield, sleep, try_blocking, try_scope, with_deadline, with_timeout, yield_now,
 };
 use gopark_core::blocking::Pool;
 use gopark_core::watch::{Descriptor, Wait};
@@ -441,6 +441,69 @@ fn the_first_error_cancels_the_others_and_is_returned() {
             Ok(Some(3))
         );
         assert_eq!(try_scope::<(), _>(|_| Err("own")), Err("own"));
+    });
+}
+
+#[test]
+fn a_goroutine_of_a_try_scope_starts_others_that_can_fail() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let greeted = &AtomicUsize::new(0);
+        let outcome = try_scope(|s| {
+            s.go(|| -> io::Result<()> {
+                loop {
+                    let (mut stream, _) = listener.accept()?;
+                    s.go(move || {
+                        let mut greeting = String::new();
+                        stream.read_to_string(&mut greeting)?;
+                        match greeting.as_str() {
+                            "hello" => greeted.fetch_add(1, SeqCst),
+                            other => return Err(io::Error::other(other.to_owned())),
+                        };
+                        Ok(())
+                    });
+                }
+            });
+            for greeting in ["hello", "hello"] {
+                TcpStream::connect(addr)?.write_all(greeting.as_bytes())?;
+            }
+            until("both are greeted", || greeted.load(SeqCst) == 2);
+            TcpStream::connect(addr)?.write_all(b"goodbye")?;
+            Ok(())
+        });
+        assert_eq!(outcome.unwrap_err().to_string(), "goodbye");
+    });
+}
+
+#[test]
+fn a_function_starts_goroutines_that_call_it_again() {
+    fn walk<'s>(
+        s: &'s TryScope<'s, '_, &'static str>,
+        depth: u32,
+        leaves: &'s AtomicUsize,
+        fails: bool,
+    ) -> Result<(), &'static str> {
+        if depth == 0 {
+            let leaf = leaves.fetch_add(1, SeqCst);
+            return if fails && leaf == 5 {
+                Err("the sixth")
+            } else {
+                Ok(())
+            };
+        }
+        for _ in 0..2 {
+            s.go(move || walk(s, depth - 1, leaves, fails));
+        }
+        Ok(())
+    }
+    everywhere(|| {
+        let leaves = AtomicUsize::new(0);
+        assert_eq!(try_scope(|s| walk(s, 5, &leaves, false)), Ok(()));
+        assert_eq!(leaves.load(SeqCst), 32);
+        let leaves = AtomicUsize::new(0);
+        let outcome = try_scope(|s| walk(s, 5, &leaves, true));
+        assert_eq!(outcome, Err("the sixth"));
     });
 }
 

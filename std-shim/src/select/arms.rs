@@ -5,11 +5,14 @@ use crate::chan::{Receiver, Sender};
 use crate::global::Global;
 use crate::goroutine::JoinHandle;
 use crate::leak::Finished;
+use crate::scope::ScopedHandle;
+use crate::thread::ScopedJoinHandle;
 use gopark_core::cancel::Cancelled;
 use gopark_core::chan::{RecvArm, SendArm};
 use gopark_core::runtime::Runtime;
 pub use gopark_core::select::Limit;
 use gopark_core::select::{CancelledArm, Case, TimeArm};
+use std::ops::Deref;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,25 +26,88 @@ pub fn send<T>(sender: &Sender<T>, value: T) -> SendArm<'_, T, Global> {
     sender.0.arm(value)
 }
 
-/// The return of a goroutine, for one select.
-pub struct JoinArm<'a, T>(&'a JoinHandle<T>);
+/// A handle whose goroutine a select can join, or what refers to one.
+#[diagnostic::on_unimplemented(message = "`{Self}` is no handle that `select!` can join")]
+pub trait Joinable {
+    /// What the goroutine returns.
+    type Output;
 
-/// The return of a goroutine, for one select. Its result crosses threads as the handle does.
-pub fn join<T: Send>(handle: &JoinHandle<T>) -> JoinArm<'_, T> {
+    /// The return of the goroutine. It happens once.
+    fn case(&self) -> Case<'_>;
+
+    /// Takes the result. `None` if the event was not claimed by the select.
+    fn take(&self) -> Option<thread::Result<Self::Output>>;
+}
+
+// The results cross threads as the handles do.
+
+impl<T: Send> Joinable for JoinHandle<T> {
+    type Output = T;
+
+    fn case(&self) -> Case<'_> {
+        self.join.case()
+    }
+
+    fn take(&self) -> Option<thread::Result<T>> {
+        self.join.take().map(Finished::read)
+    }
+}
+
+impl<T: Send> Joinable for ScopedHandle<'_, T> {
+    type Output = T;
+
+    fn case(&self) -> Case<'_> {
+        self.case()
+    }
+
+    fn take(&self) -> Option<thread::Result<T>> {
+        self.take()
+    }
+}
+
+impl<T: Send> Joinable for ScopedJoinHandle<'_, T> {
+    type Output = T;
+
+    fn case(&self) -> Case<'_> {
+        self.case()
+    }
+
+    fn take(&self) -> Option<thread::Result<T>> {
+        self.take()
+    }
+}
+
+impl<P: Deref<Target: Joinable>> Joinable for P {
+    type Output = <P::Target as Joinable>::Output;
+
+    fn case(&self) -> Case<'_> {
+        (**self).case()
+    }
+
+    fn take(&self) -> Option<thread::Result<Self::Output>> {
+        (**self).take()
+    }
+}
+
+/// The return of a goroutine, for one select.
+pub struct JoinArm<'a, H>(&'a H);
+
+/// The return of a goroutine, for one select.
+pub fn join<H: Joinable>(handle: &H) -> JoinArm<'_, H> {
     JoinArm(handle)
 }
 
-impl<T: Send> JoinArm<'_, T> {
+impl<H: Joinable> JoinArm<'_, H> {
     /// The case for the select.
     pub fn case(&self) -> Case<'_> {
-        self.0.join.case()
+        self.0.case()
     }
 
-    /// What [`JoinHandle::join`] returns.
-    pub fn finish(self) -> thread::Result<T> {
+    /// What the handle's `join` returns.
+    pub fn finish(self) -> thread::Result<H::Output> {
         // It was selected and has not returned: the caller is cancelled.
         let cancelled = || Err(Box::new(Cancelled) as _);
-        self.0.join.take().map_or_else(cancelled, Finished::read)
+        self.0.take().unwrap_or_else(cancelled)
     }
 }
 

@@ -87,7 +87,7 @@ macro_rules! arm {
 
 arm!([T] RecvArm<'_, T, Global>, Result<T, RecvError>);
 arm!([T] SendArm<'_, T, Global>, Result<(), SendError<T>>);
-arm!([T: Send] JoinArm<'_, T>, thread::Result<T>);
+arm!([T: Send] JoinArm<'_, JoinHandle<T>>, thread::Result<T>);
 arm!([] SocketArm<'_>, io::Result<()>);
 arm!([] AtArm, ());
 arm!([] CallerArm, ());

@@ -10,6 +10,7 @@ use crate::goroutine::catching;
 use crate::group::{Group, Handle};
 use crate::park::Thread;
 use gopark_core::join::Options;
+use gopark_core::select::Case;
 use gopark_core::stack::Exhausted;
 use std::fmt;
 use std::io;
@@ -126,10 +127,16 @@ impl fmt::Debug for Scope<'_, '_> {
     }
 }
 
-/// How a goroutine ended. A panic that is dropped here was not returned by a join.
+/// How a goroutine ended. A panic that is dropped here was returned by no join and no select.
 struct Ended<T> {
     result: Option<thread::Result<T>>,
     panicked: Arc<AtomicBool>,
+}
+
+impl<T> Ended<T> {
+    fn read(mut self) -> thread::Result<T> {
+        self.result.take().expect("a result is taken once")
+    }
 }
 
 impl<T> Drop for Ended<T> {
@@ -160,8 +167,20 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// ```
     #[track_caller]
     pub fn join(self) -> thread::Result<T> {
-        let mut ended = self.0.join.join();
-        ended.result.take().expect("a result is taken once")
+        self.0.join.join().read()
+    }
+
+    /// The return of the goroutine, for a select.
+    pub(crate) fn case(&self) -> Case<'_> {
+        self.0.join.case()
+    }
+
+    /// Takes the result after a select has claimed it.
+    pub(crate) fn take(&self) -> Option<thread::Result<T>>
+    where
+        T: Send,
+    {
+        self.0.join.take().map(Ended::read)
     }
 
     /// Returns whether the goroutine has returned. If so, [`join`](Self::join) does not wait.

@@ -2,7 +2,10 @@
 
 use crate::check;
 use gopark::sync::Cancel;
-use gopark::{JoinHandle, Leak, Leaked, chan, go, go_local, metrics, select, thread, try_go};
+use gopark::time::{Duration, timeout};
+use gopark::{
+    JoinHandle, Leak, Leaked, chan, go, go_local, metrics, select, shield, thread, try_go,
+};
 use gopark_tests::{join, until};
 use std::any::Any;
 use std::error::Error;
@@ -10,6 +13,8 @@ use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
+
+const SHORT: Duration = Duration::from_millis(2);
 
 /// An error of a type that gopark does not know.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -86,6 +91,10 @@ fn dropped_after<T>(goroutine: JoinHandle<T>) -> Option<What> {
     let mut told = told_of(id);
     assert!(told.len() <= 1, "{told:?}");
     told.pop().map(|told| told.what)
+}
+
+fn current_id() -> u64 {
+    thread::current().id().goroutine().unwrap()
 }
 
 fn refused() -> io::Result<()> {
@@ -199,6 +208,54 @@ fn the_result_of_a_goroutine_whose_join_was_cancelled_is_unread() {
             told_of(id).pop().unwrap().what,
             What::Panic("too late".into())
         );
+    });
+}
+
+#[test]
+fn a_failure_after_the_limit_of_a_timeout_is_told() {
+    /// Returns the goroutine whose timeout has passed before it ended as `end` does.
+    fn late<T: Send + 'static>(end: fn() -> T) -> u64 {
+        let (hold, held) = chan::bounded::<()>(0);
+        let (send_id, id) = chan::bounded(1);
+        let outcome = timeout(SHORT, move || {
+            send_id.try_send(current_id()).unwrap();
+            _ = shield(|| held.recv());
+            end()
+        });
+        assert!(outcome.is_err());
+        let id = id.recv().unwrap();
+        assert!(told_of(id).is_empty());
+        drop(hold);
+        id
+    }
+    check(|| {
+        let failures = [
+            (late(refused), What::Io("refused".into())),
+            (late(|| panic!("too late")), What::Panic("too late".into())),
+        ];
+        for (id, what) in failures {
+            until("it is told", || !told_of(id).is_empty());
+            assert_eq!(told_of(id).pop().unwrap().what, what);
+        }
+    });
+}
+
+#[test]
+fn a_failure_that_a_timeout_returns_is_read() {
+    check(|| {
+        let (send_id, id) = chan::bounded(2);
+        let fails = |fail: fn() -> io::Result<()>| {
+            let send_id = send_id.clone();
+            timeout(Duration::from_secs(3600), move || {
+                send_id.send(current_id()).unwrap();
+                fail()
+            })
+        };
+        assert!(fails(refused).unwrap().is_err());
+        assert!(std::panic::catch_unwind(|| fails(|| panic!("it is read"))).is_err());
+        for _ in 0..2 {
+            assert!(told_of(id.recv().unwrap()).is_empty());
+        }
     });
 }
 
