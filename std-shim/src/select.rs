@@ -71,8 +71,8 @@ pub use dynamic::Select;
 /// - The handle of `join` is a [`JoinHandle`](crate::JoinHandle), a
 ///   [`ScopedHandle`](crate::ScopedHandle) or a
 ///   [`ScopedJoinHandle`](crate::thread::ScopedJoinHandle), or refers to one. `join` happens once
-///   and takes the goroutine's result, as the handle's `join()` does. Later selects do not select it
-///   again, and a `join()` of the handle then panics.
+///   and takes the goroutine's result, as the handle's `join()` does. Later selects do not select
+///   it again, and a `join()` of the handle then panics.
 /// - If the goroutine is cancelled, `cancelled()` is selected. Without that arm, the first one is
 ///   whose result can be an error, and it gets the error. Arms of times cannot fail, and a select
 ///   with `default` fails none.
