@@ -1,6 +1,6 @@
 //! Goroutines in several cancels, chains of cancels, and goroutines that go on after theirs.
 
-use super::{LONG, SHORT, everywhere, is_cancelled, pair};
+use super::{LONG, SHORT, everywhere, pair};
 use crate::check;
 use gopark::chan::{self};
 use gopark::sync::{Cancel, Semaphore};
@@ -87,7 +87,7 @@ fn a_goroutine_that_goes_on_after_its_cancel_lets_others_run() {
             || _ = check_cancel(),
             || _ = chan::never::<()>().recv(),
             || _ = Semaphore::new(0).acquire(),
-            || _ = select! { cancelled() => (), recv(chan::never::<()>()) -> _ => () },
+            || select! { cancelled() => (), recv(chan::never::<()>()) -> _ => () },
         ];
         for operation in operations {
             let stop = AtomicBool::new(false);
@@ -104,7 +104,11 @@ fn a_goroutine_that_goes_on_after_its_cancel_lets_others_run() {
         let (near, _far) = pair();
         let stop = AtomicBool::new(false);
         scope(|s| {
-            s.go_local(|| while !stop.load(SeqCst) && is_cancelled((&near).read(&mut [0])) {});
+            s.go_local(|| {
+                while !stop.load(SeqCst) {
+                    _ = (&near).read(&mut [0]);
+                }
+            });
             s.go_local(|| stop.store(true, SeqCst));
             s.cancel();
         });
