@@ -33,8 +33,10 @@ pub use gopark_core::cancel::Cause;
 /// | look-ups of host names | as a connect; the look-up is left behind |
 /// | `try_…`, `close`, all that returns no error | not affected |
 ///
-/// Locks, `Condvar`, `Barrier`, `WaitGroup`, the end of a scope and [`blocking`](crate::blocking)
-/// are of the last kind. [`check_cancel`] tells a cancelled goroutine from a closed channel.
+/// Of the last kind are locks, `Condvar`, `Barrier`, `WaitGroup`, `Notify`, `park`,
+/// [`blocking`](crate::blocking), joins in a [`thread::scope`](crate::thread::scope()), the end of
+/// a scope, and the wait for a place in a scope with a limit. [`check_cancel`] tells a cancelled
+/// goroutine from a closed channel.
 ///
 /// [`PollError::Cancelled`]: crate::PollError
 ///
