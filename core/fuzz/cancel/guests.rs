@@ -33,10 +33,9 @@ impl Driver<'_> {
     /// Ends the model's waits of guests that a cancel has reached.
     pub(super) fn end_guests(&self, reached: &BTreeSet<usize>) {
         for guest in &self.guests {
-            if let Some(guest) = &mut *guest.borrow_mut()
-                && reached.contains(&guest.cancel)
-                && let Some(published) = &mut guest.published
-            {
+            let mut guest = guest.borrow_mut();
+            let reached = guest.iter_mut().filter(|it| reached.contains(&it.cancel));
+            for published in reached.filter_map(|guest| guest.published.as_mut()) {
                 published.end.get_or_insert(End::Cancelled);
             }
         }
