@@ -20,7 +20,7 @@ machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs choice.rs
     chan.rs chan/arms.rs chan/buffer.rs select.rs locked_queue.rs mutex.rs rwlock.rs condvar.rs
     semaphore.rs wait_group.rs notify.rs timer.rs runq.rs fdmutex.rs fdmutex/leave.rs permits.rs
-    tagptr.rs
+    cancel.rs withdraw.rs tagptr.rs
 )
 secs=${FUZZ_SECS:-15}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz

@@ -45,7 +45,9 @@ struct Driver<'a> {
 
 struct Model {
     now: Nanos,
-    cancels: [Option<State>; CANCELS],
+    /// Those that have handles, and those that the thread is in because it has entered one cancel
+    /// within another.
+    cancels: [Option<State>; CANCELS + DEPTH_MAX],
     /// What the thread is in, the innermost last.
     scopes: Vec<Scope>,
     /// The waits of the thread, the innermost last.
@@ -60,9 +62,16 @@ struct State {
     node: *const Node,
     /// How many `RawCancel`s there are.
     users: usize,
-    parent: Option<usize>,
+    /// One, or two if it was entered within another one.
+    parents: [Option<usize>; 2],
     cause: Option<Cause>,
     due: Option<Nanos>,
+}
+
+impl State {
+    fn is_child_of(&self, parent: usize) -> bool {
+        self.parents.contains(&Some(parent))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -113,7 +122,7 @@ pub fn run(input: &[u8]) {
         desc: Cell::new(None),
         model: RefCell::new(Model {
             now: UNIT,
-            cancels: [const { None }; CANCELS],
+            cancels: [const { None }; CANCELS + DEPTH_MAX],
             scopes: Vec::new(),
             waits: Vec::new(),
             permits: 0,
@@ -177,6 +186,27 @@ impl Model {
         cancel.is_some_and(|index| self.state(index).cause.is_some())
     }
 
+    /// Whether `below` is `above`, or is cancelled with it.
+    fn is_above(&self, above: usize, below: usize) -> bool {
+        let mut parents = self.state(below).parents.iter().flatten();
+        above == below || parents.any(|&parent| self.is_above(above, parent))
+    }
+
+    /// Adds a cancel with these parents.
+    fn add(&mut self, index: usize, node: *const Node, parents: [Option<usize>; 2]) {
+        let is_cancelled = parents.iter().any(|parent| self.is_cancelled(*parent));
+        for parent in parents.into_iter().flatten() {
+            *self.users(parent) += 1;
+        }
+        self.cancels[index] = Some(State {
+            node,
+            users: 1,
+            parents,
+            cause: is_cancelled.then_some(Cause::Parent),
+            due: None,
+        });
+    }
+
     fn state(&self, index: usize) -> &State {
         self.cancels[index].as_ref().expect("it has users")
     }
@@ -188,9 +218,9 @@ impl Model {
     /// A `RawCancel` is dropped.
     fn drops(&mut self, index: usize) {
         *self.users(index) -= 1;
-        let gone = self.cancels[index].take_if(|state| state.users == 0);
-        if let Some(parent) = gone.and_then(|state| state.parent) {
-            self.drops(parent);
+        if let Some(gone) = self.cancels[index].take_if(|state| state.users == 0) {
+            let parents = gone.parents.into_iter().flatten();
+            parents.for_each(|parent| self.drops(parent));
         }
     }
 
@@ -206,10 +236,7 @@ impl Model {
             state.cause = Some(cause);
             reached.insert(index);
             for (child, state) in self.cancels.iter().enumerate() {
-                if state
-                    .as_ref()
-                    .is_some_and(|child| child.parent == Some(index))
-                {
+                if state.as_ref().is_some_and(|state| state.is_child_of(index)) {
                     rest.push((child, Cause::Parent));
                 }
             }
@@ -325,18 +352,8 @@ impl Driver<'_> {
     }
 
     fn add(&self, index: usize, handle: RawCancel, parent: Option<usize>) {
-        let model = &mut *self.model.borrow_mut();
-        let is_cancelled = model.is_cancelled(parent);
-        model.cancels[index] = Some(State {
-            node: std::ptr::from_ref::<Node>(&handle.0),
-            users: 1,
-            parent,
-            cause: is_cancelled.then_some(Cause::Parent),
-            due: None,
-        });
-        if let Some(parent) = parent {
-            *model.users(parent) += 1;
-        }
+        let node = ptr::from_ref::<Node>(&handle.0);
+        self.model.borrow_mut().add(index, node, [parent, None]);
         self.handles[index].borrow_mut().push(handle);
     }
 
@@ -349,7 +366,9 @@ impl Driver<'_> {
     }
 
     fn make_child(&self, parent: usize) {
-        let free = self.model.borrow().cancels.iter().position(Option::is_none);
+        let free = self.model.borrow().cancels[..CANCELS]
+            .iter()
+            .position(Option::is_none);
         let child = self.handles[parent].borrow().first().map(RawCancel::child);
         if let (Some(free), Some(child)) = (free, child) {
             self.add(free, child, Some(parent));
@@ -430,7 +449,7 @@ impl Driver<'_> {
         if self.model.borrow().scopes.len() >= DEPTH_MAX {
             return;
         }
-        let scope = Scope {
+        let scope = |cancel| Scope {
             cancel,
             is_sleep: false,
         };
@@ -443,13 +462,30 @@ impl Driver<'_> {
             }
         };
         let Some(index) = cancel else {
-            return self.within(scope, || sched().shield(body));
+            return self.within(scope(None), || sched().shield(body));
         };
         let Some(handle) = self.handle(index) else {
             return;
         };
-        // In a shield, since the model knows one cancel that reaches the thread.
-        self.within(scope, || sched().shield(|| handle.run(body)));
+        let outer = self.model.borrow().reached_by();
+        match outer {
+            Some(outer) if self.model.borrow().is_above(index, outer) => {
+                self.within(scope(Some(outer)), || handle.run(body));
+            }
+            Some(outer) if !self.model.borrow().is_above(outer, index) => {
+                let both = CANCELS + self.model.borrow().scopes.len();
+                handle.run(|| {
+                    let current = RawCancel::current(sched()).expect("the thread is in it");
+                    let node = ptr::from_ref::<Node>(&current.0);
+                    drop(current);
+                    let parents = [Some(index), Some(outer)];
+                    self.model.borrow_mut().add(both, node, parents);
+                    self.within(scope(Some(both)), body);
+                });
+                self.model.borrow_mut().drops(both);
+            }
+            _ => self.within(scope(Some(index)), || handle.run(body)),
+        }
         drop(handle);
         self.model.borrow_mut().drops(index);
     }
@@ -571,7 +607,7 @@ impl Driver<'_> {
                     (state.cause, state.due)
                 );
                 let others = model.cancels.iter().flatten();
-                let children = others.filter(|other| other.parent == Some(index)).count();
+                let children = others.filter(|other| other.is_child_of(index)).count();
                 let expected = if handle.is_cancelled() { 0 } else { children };
                 assert_eq!(
                     handle.0.with(|state| state.children.len()),
