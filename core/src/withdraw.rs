@@ -39,6 +39,8 @@
     reason = "a member refers to what its goroutine waits on by address"
 )]
 
+mod watched;
+
 use crate::choice::{Choice, Outcome};
 use crate::fdmutex::FdMutex;
 use crate::os::{Mode, Nanos};
@@ -269,24 +271,6 @@ unsafe impl Send for Members {}
 impl Members {
     pub(crate) const fn new() -> Self {
         Members(None)
-    }
-
-    /// The list that begins with the member at `first`, as `into_raw` has returned.
-    pub(crate) fn from_raw(first: Option<NonNull<()>>) -> Self {
-        Members(first.map(NonNull::cast))
-    }
-
-    pub(crate) fn into_raw(self) -> Option<NonNull<()>> {
-        self.0.map(NonNull::cast)
-    }
-
-    /// The members in the list. The references are valid until its lock is released.
-    pub(crate) fn iter<'a>(&self) -> impl Iterator<Item = &'a Member> + use<'a> {
-        // SAFETY: the lock is held, and the members of the list are alive.
-        core::iter::successors(self.0.map(|first| unsafe { first.as_ref() }), |member| {
-            // SAFETY: as above.
-            unsafe { (*member.links.get()).next.map(|next| next.as_ref()) }
-        })
     }
 
     /// Adds a member.
