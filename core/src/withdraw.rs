@@ -382,6 +382,8 @@ impl Sched {
     }
 
     /// As [`wait_until`](Self::wait_until). A cancel of the caller also ends the wait.
+    ///
+    /// Always inlined: a call costs twenty instructions of each wait.
     #[inline(always)]
     pub(crate) fn wait_or_cancel(
         &'static self,
