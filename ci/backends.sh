@@ -95,7 +95,8 @@ suites_of() {
     suite "4 procs, 1 poller" four_procs
 }
 
-all=(--package gopark-tests --no-default-features --features "$features,backtrace,programs")
+features+=,backtrace,std-locks,programs
+all=(--package gopark-tests --no-default-features --features "$features")
 check "all: lints" \
     cargo clippy --workspace --all-targets --features gopark-tests/io-uring -- -D warnings
 check "all: build" cargo test "${all[@]}" --tests --no-run

@@ -135,13 +135,18 @@ unsafe impl Os for Linux {
     fn futex_wake(&self, word: *const AtomicU32) {
         let threads: libc::c_int = 1;
         let mut failures = 0;
+        // Of all bits, so of all sleepers. `FUTEX_WAKE` would go to the std shim's table of
+        // goroutines, whose locks a signal handler must not take.
         // SAFETY: the kernel uses the address of a private wake as a key and does not read it.
         let wake = || unsafe {
             libc::syscall(
                 libc::SYS_futex,
                 word.addr(),
-                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                libc::FUTEX_WAKE_BITSET | libc::FUTEX_PRIVATE_FLAG,
                 threads,
+                0_usize,
+                0_usize,
+                u32::MAX,
             )
         };
         while let Err(errno) = check(wake() as isize) {

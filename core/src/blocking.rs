@@ -33,7 +33,7 @@ use crate::latch::Latch;
 use crate::must::Must;
 use crate::os::Errno;
 use crate::sched::Sched;
-use crate::sync::{AtomicU8, AtomicU32, Lock, Ordering, UnsafeCell};
+use crate::sync::{AtomicU8, AtomicU32, Lock, Ordering, UnsafeCell, while_unparkable};
 use crate::wait_info::Wait;
 use crate::waiter::WaitSlot;
 use crate::withdraw::Cancelled;
@@ -330,7 +330,7 @@ impl Pool {
         counts.jobs.fetch_add(1, Ordering::AcqRel);
         let (wake, number) = {
             let mut state = self.state.lock();
-            state.jobs.push_back(job);
+            while_unparkable(|| state.jobs.push_back(job));
             self.pushed.fetch_add(1, Ordering::Relaxed);
             let number = state.threads + state.starting + 1;
             let short = state.jobs.len() > state.idle && number <= self.limit;

@@ -29,7 +29,7 @@ use crate::must::Must;
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::select::{Arm, Attempt, CancelledArm, Case, Gate, Limit, OnCancel};
-use crate::sync::{AtomicU8, AtomicUsize, Once, Ordering, UnsafeCell};
+use crate::sync::{AtomicU8, AtomicUsize, Once, Ordering, UnsafeCell, while_unparkable};
 use crate::timed::{OnTime, Timed};
 use crate::trace::{Canceller, Identity};
 use crate::waiter::WaiterList;
@@ -157,7 +157,8 @@ impl RawCancel {
             let canceller = node.with(|state| {
                 let canceller = node.canceller.get().copied();
                 if canceller.is_none() {
-                    state.children.insert(*number, Arc::downgrade(&child.0));
+                    let child = Arc::downgrade(&child.0);
+                    while_unparkable(|| state.children.insert(*number, child));
                 }
                 canceller
             });
@@ -413,7 +414,7 @@ impl Drop for Node {
         let [mut next, second] = core::mem::take(&mut self.parents);
         let mut rest = Vec::from_iter(second);
         while let Some(Parent { node, number }) = next.take().or_else(|| rest.pop()) {
-            let child = node.with(|state| state.children.remove(&number));
+            let child = while_unparkable(|| node.with(|state| state.children.remove(&number)));
             drop(child);
             node.lose_user();
             if let Some(mut node) = Arc::into_inner(node) {
@@ -445,7 +446,7 @@ fn cancel(first: &Shared, cause: Cause, by: Canceller, mut ready: impl FnMut(Wai
         }
         loop {
             let (mut woken, mut traced) = (WaiterList::new(), Vec::new());
-            let more = node.cancel_batch(&mut woken, &mut traced);
+            let more = while_unparkable(|| node.cancel_batch(&mut woken, &mut traced));
             node.sched.trace_cancels(traced, by);
             ready(woken);
             if !more {

@@ -25,7 +25,10 @@ use crate::must::Must;
 use crate::os::Nanos;
 use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
-use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell};
+use crate::sync::{
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell,
+    while_unparkable,
+};
 use crate::trace::{Identity, Origin};
 use crate::wait_info::{Place, WaitInfo};
 use alloc::boxed::Box;
@@ -104,6 +107,8 @@ pub(crate) struct G {
     /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written
     /// by the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
     pub(crate) member: AtomicPtr<()>,
+    /// Whether the goroutine must not park in a lock of `std`. Written by the goroutine itself.
+    unparkable: AtomicBool,
     /// A word of the program, which only the goroutine itself uses.
     local: AtomicPtr<()>,
     extra: Once<Box<Extra>>,
@@ -178,6 +183,7 @@ impl G {
             site,
             id,
             member: AtomicPtr::new(ptr::null_mut()),
+            unparkable: AtomicBool::new(false),
             local: AtomicPtr::new(ptr::null_mut()),
             extra: Once::new(),
         }
@@ -185,11 +191,13 @@ impl G {
 
     fn extra(&self) -> &Extra {
         self.extra.call_once(|| {
-            Box::new(Extra {
-                name: Lock::new(None),
-                attached: Once::new(),
-                cancelled: Lock::new(None),
-                origin: Origin::new(),
+            while_unparkable(|| {
+                Box::new(Extra {
+                    name: Lock::new(None),
+                    attached: Once::new(),
+                    cancelled: Lock::new(None),
+                    origin: Origin::new(),
+                })
             })
         })
     }
@@ -243,7 +251,8 @@ impl G {
         make: impl FnOnce(u64, Option<Arc<str>>) -> T,
     ) -> &T {
         let attached = &self.extra().attached;
-        let attached = attached.call_once(|| Attached::new(make(self.id, self.name())));
+        let make = || while_unparkable(|| Attached::new(make(self.id, self.name())));
+        let attached = attached.call_once(make);
         let value = attached.get::<T>();
         value.must("values of two types are attached to a goroutine")
     }
@@ -317,6 +326,17 @@ impl G {
 
     pub(crate) fn set_home(&self, m: usize) {
         self.home.store(m as u32, Ordering::Relaxed);
+    }
+
+    /// Lets any M run it again, after it was kept at home for one wait.
+    pub(crate) fn leave_home(&self) {
+        self.home.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Whether the goroutine must not park in a lock of `std`.
+    #[inline]
+    pub(crate) fn unparkable(&self) -> &AtomicBool {
+        &self.unparkable
     }
 
     /// Stops running, with `request` for the M, until the scheduler resumes this goroutine.

@@ -11,10 +11,10 @@
 //! |---|---|
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
-//! | 2 | `retake` `p` `poller` [`polldesc`] [`metrics`] `m` `timed` |
+//! | 2 | `retake` `lock_wait` `p` `poller` [`polldesc`] [`metrics`] `m` `timed` |
 //! | 3 | [`sched`] [`runtime`] |
 //! | 4 | `permits` `fdmutex` `withdraw` [`select`] `locked_queue` `latch` `netpoll` |
-//! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] |
+//! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] [`futex`] |
 //! | 6 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
 //! | 7 | [`fd`] |
 //! | 8 | [`watch`] |
@@ -87,6 +87,7 @@ pub mod trace;
 mod wait_info;
 mod waiter;
 
+mod lock_wait;
 mod m;
 pub mod metrics;
 mod p;
@@ -107,6 +108,7 @@ mod withdraw;
 
 pub mod blocking;
 pub mod cancel;
+pub mod futex;
 pub mod join;
 pub mod local;
 mod sleep;

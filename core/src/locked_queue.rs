@@ -78,6 +78,21 @@ impl<P> Waiters<P> {
         self.pop_packet_if(|packet| wanted(packet.content))
     }
 
+    /// How many waiters have joined the queue so far.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// As [`pop_if`](Self::pop_if), among the waiters that had joined when [`joined`](Self::joined)
+    /// returned `joined`.
+    pub(crate) fn pop_of(
+        &mut self,
+        joined: u64,
+        wanted: impl Fn(&P) -> bool,
+    ) -> Option<Served<'_, P>> {
+        self.pop_packet_if(|packet| packet.number < joined && wanted(packet.content))
+    }
+
     fn pop_packet_if(&mut self, wanted: impl Fn(&Packet<'_, P>) -> bool) -> Option<Served<'_, P>> {
         let of = |packet: NonNull<()>| {
             // SAFETY: nodes join by `wait`, which leaves the packet in place until the node has

@@ -21,6 +21,7 @@
 
 use crate::counter::CoarseClock;
 use crate::g::GRef;
+use crate::lock_wait::LockWait;
 use crate::metrics::{Counts, Latencies};
 use crate::p::P;
 use crate::retake::Retake;
@@ -71,6 +72,8 @@ pub(crate) struct M {
     /// Since when one goroutine keeps the thread, if that is longer than a time slice, else 0.
     /// Written by sysmon.
     pub(crate) kept: CoarseClock,
+    /// The wait for a lock of the system that blocks its thread, if there is one.
+    pub(crate) lock_wait: LockWait,
     /// When its P was last taken, if there is a trace. Written by the thread that takes it.
     pub(crate) p_taken: AtomicI64,
     pub(crate) stack_credit: Credit,
@@ -126,6 +129,7 @@ impl M {
             searches: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             kept: CoarseClock::new(),
+            lock_wait: LockWait::new(),
             p_taken: AtomicI64::new(0),
             stack_credit: Credit::default(),
             counts: Counts::default(),

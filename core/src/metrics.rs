@@ -71,6 +71,9 @@ pub struct Metrics {
     pub steals: u64,
     /// Procs retaken from a thread whose goroutine kept them for too long.
     pub handoffs: u64,
+    /// How often a wait for a lock of `std` was ended because it kept a thread from other
+    /// goroutines, or for a second.
+    pub rescues: u64,
     /// Calls of a poller.
     pub polls: u64,
     /// Events that pollers reported.

@@ -84,7 +84,7 @@ pub(crate) use park::{Ended, Parker};
 pub use sysmon::Monitor;
 pub use trace::Switch;
 pub use watchers::{
-    Deadlocks, Report, SchedTrace, SchedTraceInterval, Shrink, StallReport, Stalls,
+    Deadlocks, Report, Rescue, SchedTrace, SchedTraceInterval, Shrink, StallReport, Stalls,
 };
 pub(crate) use watchers::{STILL, SchedTraceTimer, Walks};
 

@@ -127,6 +127,28 @@ pub(crate) fn yield_thread() {
     }
 }
 
+/// Forbids the calling goroutine to park in a lock of `std`, or allows it again. Returns what was
+/// set before.
+static FORBID_PARKING: Once<fn(bool) -> bool> = Once::new();
+
+/// Sets the function that [`while_unparkable`] calls. Only the first call has an effect.
+pub(crate) fn set_forbid_parking(forbid: fn(bool) -> bool) {
+    FORBID_PARKING.call_once(|| forbid);
+}
+
+/// Calls `f`, which may call the program's allocator, while the caller holds a lock or initializes
+/// a `Once`. If the allocator waits for a lock of `std`, the goroutine must not park.
+#[inline]
+pub(crate) fn while_unparkable<R>(f: impl FnOnce() -> R) -> R {
+    let Some(forbid) = FORBID_PARKING.get() else {
+        return f();
+    };
+    let before = forbid(true);
+    let result = f();
+    forbid(before);
+    result
+}
+
 /// Ends the process because a word has a value that no sequence of legal steps produces. Running on
 /// would corrupt more.
 #[cold]

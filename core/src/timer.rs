@@ -29,7 +29,7 @@ use crate::choice::{Choice, Outcome};
 use crate::counter::UnmodeledCount;
 use crate::must::Must;
 use crate::os::Nanos;
-use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering};
+use crate::sync::{AtomicI64, AtomicU32, Lock, Ordering, while_unparkable};
 use crate::waiter::WaiterList;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -267,6 +267,9 @@ impl Heap {
             self.compact(&mut entries);
         }
         let index = entries.len();
+        if index == entries.capacity() {
+            while_unparkable(|| entries.reserve(1));
+        }
         let key = {
             let mut state = timer.state.lock();
             state.heap = Some(self);

@@ -76,6 +76,8 @@ pub enum Wait<D = Descriptor> {
     Park,
     /// All goroutines of a scope have returned.
     Scope,
+    /// A lock of `std`, or another futex that the goroutine parks on, at this address.
+    StdLock(u64),
 }
 
 /// A [`Wait`] as [`WaitInfo`] keeps it.
@@ -109,6 +111,7 @@ impl Wait<usize> {
             Wait::Notify => (15, 0),
             Wait::Park => (16, 0),
             Wait::Scope => (17, 0),
+            Wait::StdLock(address) => (18, address as i64),
         };
         WaitWords { kind, argument }
     }
@@ -143,6 +146,7 @@ impl<D> Wait<D> {
             15 => Wait::Notify,
             16 => Wait::Park,
             17 => Wait::Scope,
+            18 => Wait::StdLock(argument as u64),
             _ => panic!("no reason to wait has number {kind}"),
         }
     }
@@ -167,6 +171,7 @@ impl<D> Wait<D> {
             Wait::Notify => "notify",
             Wait::Park => "park",
             Wait::Scope => "scope",
+            Wait::StdLock(_) => "std lock",
         }
     }
 }
@@ -401,6 +406,7 @@ mod tests {
             Wait::Notify,
             Wait::Park,
             Wait::Scope,
+            Wait::StdLock(0x3000),
         ];
         for (number, wait) in waits.into_iter().enumerate() {
             assert_eq!(wait.encode().kind as usize, number);

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `snapshot` | shows each goroutine, what it waits for and its stack | the caller's thread |
 //! | `stall` | reports goroutines that keep their threads | sysmon |
+//! | `rescue` | ends waits for locks that keep threads from other goroutines | sysmon |
 //! | `deadlock` | reports that nothing will ever wake a goroutine | sysmon |
 //! | `schedtrace` | reports Go's line about the scheduler every period | sysmon |
 //! | `shrink` | returns memory of stacks that is not in use | sysmon |
@@ -13,6 +14,7 @@
 
 mod deadlock;
 mod report;
+mod rescue;
 mod schedtrace;
 mod shrink;
 mod snapshot;
@@ -22,4 +24,5 @@ pub use crate::cancel::Cancellation;
 pub use crate::join::Owner;
 pub use crate::trace::{Canceller, Identity};
 pub use crate::wait_info::{Descriptor, Place, Wait};
-pub use snapshot::{Behind, Goroutine, StackCopy, State};
+pub use rescue::rescue;
+pub use snapshot::{Behind, Goroutine, LockBlock, StackCopy, State};

@@ -5,12 +5,14 @@
 )]
 
 mod hooks;
+mod std_locks;
 
 use crate::leak::{self, OnLeak};
 use crate::poller::Choice;
 use crate::report::{self, OnStall};
 use crate::runtime::{self, LINUX, Runtime, duration_nanos, running, thread_member};
 use crate::signals::{self, Handlers};
+use crate::std_locks::{StdLocks, install, rescue};
 use crate::switches::{self, OnSwitch};
 use crate::{environment, error, fork, overflow, panics, schedtrace, trace};
 use gopark_backends::Poller;
@@ -58,6 +60,7 @@ pub struct Builder {
     on_leak: Option<OnLeak>,
     on_switch: Option<OnSwitch>,
     dump_on: Option<i32>,
+    std_locks: Option<StdLocks>,
 }
 
 impl fmt::Debug for Builder {
@@ -78,6 +81,7 @@ impl fmt::Debug for Builder {
             on_leak: _,
             on_switch: _,
             dump_on,
+            std_locks,
         } = self;
         f.debug_struct("Builder")
             .field("max_procs", max_procs)
@@ -92,6 +96,7 @@ impl fmt::Debug for Builder {
             .field("reports", reports)
             .field("shrink_stacks", shrink)
             .field("dump_on", dump_on)
+            .field("std_locks", std_locks)
             .finish_non_exhaustive()
     }
 }
@@ -105,8 +110,8 @@ const DEFAULT_STACK: usize = 256 * 1024;
 const MLOCK_REMEDY: &str = "; after mlockall(MCL_FUTURE): raise `ulimit -l`";
 
 /// The error for settings that only sysmon would serve.
-const NEEDS_SYSMON: &str = "stall_after, on_stall and shrink_stacks need sysmon, which \
-                            Builder::sysmon(false) turns off";
+const NEEDS_SYSMON: &str = "stall_after, on_stall, shrink_stacks and StdLocks::Rescue need sysmon, \
+                            which Builder::sysmon(false) turns off";
 
 /// Threads beside one per proc: room for goroutines that keep their threads busy. A thread costs
 /// little until it is started.
@@ -389,7 +394,8 @@ impl Builder {
             ));
         }
         let default_reports = report::are_enabled(self.reports)?;
-        let config = self.config(default_reports)?;
+        let locks = self.std_locks_in_effect()?;
+        let config = self.config(default_reports, locks)?;
         let mut pollers = Choice::new(self.poller)?;
         let signals = signals::requested(self.dump_on)?;
         if self.no_sysmon && !signals.is_empty() {
@@ -411,6 +417,7 @@ impl Builder {
         })?;
         // No step after this one fails.
         handlers.keep();
+        install(locks);
         // No goroutine exists before `RUNTIME` is set, so sysmon has no stall to report yet.
         _ = report::SETTINGS.set(report::Settings {
             default_reports,
@@ -430,6 +437,7 @@ impl Builder {
             if config.sysmon.is_some() {
                 report::report_restrictions();
             }
+            std_locks::report_if_foreign(self.std_locks);
         }
         if let Some(trace) = trace {
             trace.begin(sched);
@@ -450,7 +458,7 @@ impl Builder {
         self.stall_after.is_some() || self.on_stall.is_some() || self.shrink.is_some()
     }
 
-    fn config(&self, default_reports: bool) -> io::Result<Config> {
+    fn config(&self, default_reports: bool, locks: StdLocks) -> io::Result<Config> {
         let procs = match self.max_procs {
             Some(n) => n,
             None => default_procs()?,
@@ -492,14 +500,6 @@ impl Builder {
             return invalid(NEEDS_SYSMON.into());
         }
         let guard_size = self.guard_size;
-        let stalls = match self.stall_after {
-            Some(limit) => Some(Stalls::after(duration_nanos(limit))),
-            None if default_reports || self.on_stall.is_some() => Some(Stalls::blocked(
-                duration_nanos(report::BLOCKED_FOR),
-                libc::SYS_futex as u32,
-            )),
-            None => None,
-        };
         let shrink = self
             .shrink
             .map(|(after, every)| Shrink::new(duration_nanos(after), duration_nanos(every)));
@@ -515,14 +515,25 @@ impl Builder {
         };
         Ok(Config {
             deadlocks: Some(Deadlocks::new(&LINUX)),
-            stalls,
+            stalls: self.stalls(default_reports),
             schedtrace,
             shrink,
+            rescue: (locks == StdLocks::Rescue).then_some(rescue),
             unwinding: thread::panicking,
             thread_member,
             report: report::report,
             ..config
         })
+    }
+
+    /// Which goroutines that keep their threads are reported.
+    fn stalls(&self, default_reports: bool) -> Option<Stalls> {
+        let lock = libc::SYS_futex as u32;
+        match self.stall_after {
+            Some(limit) => Some(Stalls::after(duration_nanos(limit))),
+            None => (default_reports || self.on_stall.is_some())
+                .then(|| Stalls::blocked(duration_nanos(report::BLOCKED_FOR), lock)),
+        }
     }
 }
 

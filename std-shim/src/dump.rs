@@ -2,9 +2,11 @@
 
 use crate::backtraces::Backtraces;
 use crate::runtime::{LINUX, running};
+use crate::std_locks;
+use gopark_core::futex::LockKind;
 use gopark_core::os::{Nanos, ThreadState};
 use gopark_core::sched::Sched;
-use gopark_core::watch::{Behind, Descriptor, Goroutine, Owner, State, Wait};
+use gopark_core::watch::{Behind, Descriptor, Goroutine, LockBlock, Owner, State, Wait};
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{self, SyncSender};
@@ -144,8 +146,13 @@ impl fmt::Display for Entry<'_> {
                     }
                 }
             }
-            State::Running { thread, doing } => {
-                write!(f, "running, thread {thread} {}", ThreadActivity(*doing))?
+            State::Running {
+                thread,
+                doing,
+                lock,
+            } => {
+                write!(f, "running, thread {thread} {}", ThreadActivity(*doing))?;
+                lock.iter().try_for_each(|lock| self.write_lock(f, lock))?;
             }
             State::Waiting { wait, since } => {
                 write!(f, "{wait}")?;
@@ -179,8 +186,25 @@ impl Entry<'_> {
             Wait::Join(id) => write!(f, ", goroutine {id}"),
             Wait::Mutex(0) => f.write_str(", locked by a thread"),
             Wait::Mutex(id) => write!(f, ", locked by goroutine {id}"),
+            Wait::StdLock(address) => {
+                write!(f, " at {address:#x}")?;
+                match std_locks::last_waker(address) {
+                    Some(id) => write!(f, ", last unlocked by goroutine {id}"),
+                    None => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
+    }
+
+    fn write_lock(&self, f: &mut fmt::Formatter<'_>, lock: &LockBlock) -> fmt::Result {
+        let kind = match lock.kind {
+            LockKind::Std | LockKind::Forbidden => "std lock",
+            LockKind::ThreadPark => "std::thread::park",
+            LockKind::Other => "lock",
+        };
+        let since = Span(self.now - lock.since);
+        write!(f, ", {kind} at {:#x}, {since}", lock.address)
     }
 
     fn write_descriptor(

@@ -203,7 +203,7 @@
 // | row | modules |
 // |---|---|
 // | 0 | `environment` `error` `fork` `backtraces` |
-// | 1 | `runtime` `poller` `local` |
+// | 1 | `runtime` `poller` `local` `std_locks` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
 // | 3 | `switches` `builder` `global` |
 // | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
@@ -240,6 +240,7 @@ mod scope;
 #[doc(hidden)]
 pub mod select;
 mod signals;
+mod std_locks;
 mod stderr;
 mod switches;
 pub mod sync;
@@ -265,6 +266,7 @@ pub use pool::try_blocking;
 pub use report::Stall;
 pub use scope::{Scope, ScopePanicked, ScopedHandle, TryScope, run, scope, try_scope};
 pub use select::Select;
+pub use std_locks::{StdLocks, without_parking};
 
 /// Compiles the program in the README.
 #[cfg(doctest)]

@@ -3,7 +3,9 @@
 use crate::dump::{self, SystemCall, ThreadActivity};
 use crate::environment;
 use crate::runtime::LINUX;
+use crate::std_locks;
 use crate::stderr::{self, Stderr};
+use gopark_core::futex::LockKind;
 use gopark_core::os::{Observe, Os, ThreadState};
 use gopark_core::sched::{self, Report, Sched};
 use std::collections::BTreeSet;
@@ -153,21 +155,29 @@ impl fmt::Display for Stall {
             1 => write!(f, "; 1 goroutine waits for it")?,
             n => write!(f, "; {n} goroutines wait for it")?,
         }
-        write!(f, "\n    {}", remedy(self.0.doing))
+        write!(f, "\n    {}", remedy(self.0.doing, self.0.lock))
     }
 }
 
 /// Returns what to do about a goroutine that keeps its thread.
-fn remedy(doing: ThreadState) -> &'static str {
+fn remedy(doing: ThreadState, lock: Option<LockKind>) -> &'static str {
     let ThreadState::Blocked(call) = doing else {
         return "hand the work to gopark::blocking or a std::thread, \
                 or call gopark::yield_now now and then";
     };
+    if let Some(kind) = lock {
+        return lock_remedy(kind);
+    }
     match call.and_then(|number| SystemCall(number).name()) {
-        Some("futex") => {
+        Some("futex") if !std_locks::is_linked() => {
             "use gopark::sync and gopark::chan in place of std's locks and channels, or wait for \
              these in gopark::blocking: the goroutine that is to unlock or send may be among those \
              that wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
+        }
+        Some("futex") => {
+            "it waits for a lock or thread of libc (pthread_mutex_lock, or the join of a \
+             std::thread): wait for it in gopark::blocking, since the goroutine that is to unlock \
+             it may be among those that wait (GOPARK_DUMP=USR1 and kill -USR1 show them)"
         }
         Some("nanosleep" | "clock_nanosleep") => "call gopark::sleep",
         Some(
@@ -176,6 +186,36 @@ fn remedy(doing: ThreadState) -> &'static str {
             | "sendmmsg" | "sendmsg" | "sendto",
         ) => "use gopark::net, or hand the call to gopark::blocking, or make it on a std::thread",
         _ => "hand the call to gopark::blocking, or make it on a std::thread",
+    }
+}
+
+/// Returns what to do about a goroutine whose thread waits for a lock. Another goroutine that could
+/// end the wait may be among those that wait for the thread.
+fn lock_remedy(kind: LockKind) -> &'static str {
+    match kind {
+        LockKind::Std => {
+            "it waits for a lock of std, which parks with Builder::std_locks(StdLocks::Rescue): \
+             the holder may be among the goroutines that wait (GOPARK_DUMP=USR1 and kill -USR1 \
+             show them); use gopark::sync"
+        }
+        LockKind::Forbidden => {
+            "it waits for a lock of std in gopark::without_parking, or in a panic: the holder may \
+             be among the goroutines that wait (GOPARK_DUMP=USR1 and kill -USR1 show them); use \
+             gopark::blocking there"
+        }
+        LockKind::ThreadPark => {
+            "it waits in std::thread::park, as the channels of std::sync::mpsc and \
+             crossbeam-channel do: the sender may be among the goroutines that wait \
+             (GOPARK_DUMP=USR1 and kill -USR1 show them); use gopark::chan, gopark::sync::mpsc or \
+             gopark::thread::park, or wait in gopark::blocking, or patch crossbeam-channel with \
+             gopark's (extras/ in its repository)"
+        }
+        LockKind::Other => {
+            "it waits for a lock that calls futex(2) itself, as those of parking_lot do: the \
+             holder may be among the goroutines that wait (GOPARK_DUMP=USR1 and kill -USR1 show \
+             them); use gopark::sync, or wait in gopark::blocking, or patch parking_lot with \
+             gopark's (extras/ in its repository)"
+        }
     }
 }
 
@@ -247,7 +287,7 @@ pub(crate) fn report(sched: &'static Sched, report: Report<'_>) {
         }
         Report::Asked => stderr::dump_later(),
         Report::Trace(trace) => stderr::line_later(format!("{trace}\n")),
-        Report::NoThread { .. } | Report::PoolFull { .. }
+        Report::NoThread { .. } | Report::PoolFull { .. } | Report::Rescue { .. }
             if settings.is_some_and(|settings| !settings.default_reports) => {}
         report => stderr::line_later(format!("gopark: {report}\n")),
     }
@@ -258,6 +298,16 @@ pub(crate) fn report_passed_over(text: &str) {
     let line = format!("gopark: {text} (GOPARK_REPORTS=off silences this)\n");
     // A closed stderr must not prevent the start.
     let _ = Stderr::with_timeout().write_all(line.as_bytes());
+}
+
+/// Reports that waits for locks of `std` block their threads, because this crate does not see them.
+pub(crate) fn report_foreign_std() {
+    let text = "gopark: std is linked dynamically (-C prefer-dynamic), or the program defines \
+                `syscall`: goroutines that wait for locks of std block their threads, and those \
+                that hold them may never run; use gopark::sync (GOPARK_REPORTS=off silences \
+                this)\n";
+    // A closed stderr must not prevent the start.
+    let _ = Stderr::with_timeout().write_all(text.as_bytes());
 }
 
 /// Reports what the system does not permit sysmon to see or do, if anything. Called at the start.
@@ -362,17 +412,23 @@ mod tests {
     }
 
     #[test]
-    fn each_system_call_has_its_remedy() {
-        let call = |call: syscalls::Sysno| remedy(ThreadState::Blocked(Some(call.id() as u32)));
-        assert!(
-            call(syscalls::Sysno::futex).contains("gopark::sync")
-                && call(syscalls::Sysno::futex).contains("gopark::blocking")
+    fn each_system_call_and_each_kind_of_lock_has_its_remedy() {
+        let call =
+            |call: syscalls::Sysno| remedy(ThreadState::Blocked(Some(call.id() as u32)), None);
+        assert_eq!(
+            call(syscalls::Sysno::futex).contains("pthread_mutex_lock"),
+            std_locks::is_linked()
         );
         assert!(call(syscalls::Sysno::clock_nanosleep).contains("gopark::sleep"));
         assert!(call(syscalls::Sysno::recvfrom).contains("gopark::net"));
         assert!(call(syscalls::Sysno::fsync).contains("gopark::blocking"));
-        assert!(remedy(ThreadState::Blocked(None)).contains("gopark::blocking"));
-        assert!(remedy(ThreadState::Running).contains("yield_now"));
+        assert!(remedy(ThreadState::Blocked(None), None).contains("gopark::blocking"));
+        assert!(remedy(ThreadState::Running, None).contains("yield_now"));
+        let lock = |kind| remedy(ThreadState::Blocked(None), Some(kind));
+        assert!(lock(LockKind::Std).contains("std_locks"));
+        assert!(lock(LockKind::Forbidden).contains("without_parking"));
+        assert!(lock(LockKind::ThreadPark).contains("gopark::chan"));
+        assert!(lock(LockKind::Other).contains("parking_lot"));
     }
 
     #[test]

@@ -13,64 +13,72 @@ fn hangs(program: &str) -> Ended {
         .env("RUST_BACKTRACE", "0"))
 }
 
+const STD_LOCK: &str = "for a lock of std, which parks with Builder::std_locks(StdLocks::Rescue)";
+const THREAD_PARK: &str = "in std::thread::park, as the channels of std::sync::mpsc";
+
 /// Fails unless the program reports that `waiting` goroutines wait for the goroutine `name`, which
-/// is blocked in a futex.
+/// is blocked in a futex, and names the remedy.
 #[track_caller]
-fn assert_told(program: &str, name: &str, waiting: &str) -> Ended {
+fn assert_told(program: &str, name: &str, waiting: &str, remedy: &str) -> Ended {
     let ended = hangs(program);
     ended.assert_success();
     ended.assert_said("gopark: goroutine ");
     ended.assert_said(&format!("{name}, spawned at tests/src/bin/hangs.rs:"));
     ended.assert_said(&format!(
-        " ms in system call futex; {waiting} for it\n    use gopark::sync and gopark::chan "
+        " ms in system call futex; {waiting} for it\n    it waits "
     ));
-    ended.assert_said("or wait for these in gopark::blocking: ");
+    ended.assert_said(remedy);
     ended
 }
 
 #[test]
 fn a_mutex_held_over_writes_that_yield_is_reported() {
-    assert_told("mutex", " \"logger\"", "1 goroutine waits");
+    assert_told("mutex", " \"logger\"", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]
 fn a_std_channel_between_goroutines_of_one_thread_is_reported() {
-    assert_told("channel", " \"writer\"", "1 goroutine waits");
+    assert_told("channel", " \"writer\"", "1 goroutine waits", THREAD_PARK);
 }
 
 #[test]
 fn a_mutex_held_over_the_join_of_a_goroutine_that_locks_it_is_reported() {
-    assert_told("join", " \"locks\"", "1 goroutine waits");
+    assert_told("join", " \"locks\"", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]
 fn a_condvar_between_goroutines_of_one_thread_is_reported() {
-    assert_told("condvar", "", "1 goroutine waits");
+    assert_told("condvar", "", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]
 fn a_once_lock_whose_initialiser_parks_is_reported() {
-    assert_told("once-lock", "", "1 goroutine waits");
+    assert_told("once-lock", "", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]
 fn a_lazy_lock_whose_initialiser_parks_is_reported() {
-    assert_told("lazy-lock", "", "1 goroutine waits");
+    assert_told("lazy-lock", "", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]
 fn a_main_goroutine_that_waits_for_one_that_has_not_started_is_reported() {
-    assert_told("main-blocks", " \"main\"", "1 goroutine waits");
+    assert_told("main-blocks", " \"main\"", "1 goroutine waits", THREAD_PARK);
 }
 
 #[test]
 fn a_goroutine_that_keeps_the_main_goroutine_waiting_is_reported() {
-    assert_told("main-waits", " \"blocked\"", "1 goroutine waits");
+    assert_told(
+        "main-waits",
+        " \"blocked\"",
+        "1 goroutine waits",
+        THREAD_PARK,
+    );
 }
 
 #[test]
 fn a_waiting_goroutine_that_becomes_runnable_late_is_reported_later() {
-    assert_told("late-neighbour", "", "1 goroutine waits");
+    assert_told("late-neighbour", "", "1 goroutine waits", THREAD_PARK);
 }
 
 #[test]
@@ -82,7 +90,7 @@ fn a_hang_is_reported_even_if_all_threads_are_blocked() {
 
 #[test]
 fn a_hang_is_reported_even_at_the_limit_of_threads() {
-    assert_told("no-spare-thread", "", "1 goroutine waits");
+    assert_told("no-spare-thread", "", "1 goroutine waits", STD_LOCK);
 }
 
 #[test]

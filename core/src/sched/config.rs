@@ -1,6 +1,6 @@
 //! The settings of a scheduler, their limits, and why a start fails.
 
-use super::{Deadlocks, Monitor, Report, Sched, SchedTraceInterval, Shrink, Stalls};
+use super::{Deadlocks, Monitor, Report, Rescue, Sched, SchedTraceInterval, Shrink, Stalls};
 use crate::os::Errno;
 use crate::stack;
 use core::{fmt, ptr};
@@ -36,6 +36,9 @@ pub struct Config {
     pub schedtrace: Option<SchedTraceInterval>,
     /// When the stacks of goroutines that wait return memory to the system. `None`: never.
     pub shrink: Option<Shrink>,
+    /// How goroutines that block their threads in a lock of `std` are made to park. `None`: they go
+    /// on blocking them.
+    pub rescue: Option<Rescue>,
     /// Whether the calling thread is in a panic: `std::thread::panicking`.
     pub unwinding: fn() -> bool,
     /// A word of the calling ordinary thread, at first null: stores the argument, if there is one,
@@ -63,6 +66,7 @@ impl Config {
             stalls: None,
             schedtrace: None,
             shrink: None,
+            rescue: None,
             unwinding: || false,
             thread_member: |_| ptr::null_mut(),
             report: |_, _| (),

@@ -16,8 +16,9 @@ pub(super) struct Totals {
     pub(super) readied: UnmodeledCount,
     /// By all threads.
     wakes: UnmodeledCount,
-    /// By sysmon, as are the two that follow.
+    /// By sysmon, as are the three that follow.
     pub(super) handoffs: Count,
+    rescues: Count,
     pub(super) polls: Count,
     pub(super) events: Count,
 }
@@ -28,6 +29,7 @@ impl Totals {
             readied: UnmodeledCount::new(0),
             wakes: UnmodeledCount::new(0),
             handoffs: Count::new(),
+            rescues: Count::new(),
             polls: Count::new(),
             events: Count::new(),
         }
@@ -63,6 +65,11 @@ impl Sched {
     /// A system call is about to wake a thread.
     pub(super) fn count_wake(&self) {
         self.totals.wakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// sysmon ends a wait for a lock of `std`.
+    pub(crate) fn count_rescue(&self) {
+        self.totals.rescues.bump();
     }
 
     /// How many goroutines are queued on a P and at home on the M that holds it.
@@ -112,6 +119,7 @@ impl Sched {
             yields,
             steals: by_m(|counts| &counts.steals),
             handoffs: self.totals.handoffs.get(),
+            rescues: self.totals.rescues.get(),
             polls: by_p(|p| &p.polls) + self.totals.polls.get(),
             events: by_p(|p| &p.events) + self.totals.events.get(),
             wakes: tally(&self.totals.wakes),

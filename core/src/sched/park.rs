@@ -8,6 +8,7 @@
 use super::Sched;
 use crate::choice::{Choice, Outcome};
 use crate::g::{G, GRef};
+use crate::m::M;
 use crate::must::Must;
 use crate::os::Nanos;
 use crate::sync::Ordering;
@@ -40,6 +41,39 @@ pub(super) unsafe fn commit(park: NonNull<()>, g: GRef) -> Result<(), GRef> {
         };
         g.must("a commit handed back another waiter")
     })
+}
+
+impl Sched {
+    /// Whether the calling goroutine `g` may park in a lock of `std`. Not in code that forbids it,
+    /// and not in the scheduler's own, which may call the program's allocator.
+    pub(crate) fn may_park_in_lock(&self, g: &G) -> bool {
+        !g.unparkable().load(Ordering::Relaxed)
+            && self.m_of(g).retake.in_goroutine()
+            && self.may_stop(g)
+    }
+
+    /// Sets whether the calling goroutine must not park in a lock of `std`. Returns what was set
+    /// before. Does nothing on an ordinary thread.
+    pub fn set_unparkable(&self, on: bool) -> bool {
+        self.current()
+            .is_some_and(|g| g.unparkable().swap(on, Ordering::Relaxed))
+    }
+
+    /// How many goroutines are in the home queue of the M that the caller is on.
+    pub(crate) fn neighbours(&'static self, m: &M) -> u32 {
+        if !m.retake.in_goroutine() {
+            return 0;
+        }
+        let here = self.here();
+        here.map_or(0, |here| {
+            here.home(|home| home.queue.len() + usize::from(home.next.is_some())) as u32
+        })
+    }
+
+    /// The time of sysmon's last look.
+    pub(crate) fn coarse_time(&self) -> Nanos {
+        self.coarse_clock.get()
+    }
 }
 
 /// The goroutine or ordinary thread that is about to wait.

@@ -6,7 +6,7 @@
 //! | has none | the ring of the P; wakes an idle M | the same; without a P, the global queue |
 
 use super::Sched;
-use crate::g::{GRef, Status};
+use crate::g::{G, GRef, Status};
 use crate::m::Here;
 use crate::os::Nanos;
 use crate::p::P;
@@ -37,6 +37,17 @@ impl Sched {
     pub(crate) fn ready_list(&'static self, list: WaiterList) {
         if !list.is_empty() {
             self.ready_all(list, self.here().as_deref());
+        }
+    }
+
+    /// As [`ready_list`](Self::ready_list). The caller may be in the scheduler's own code, or hold
+    /// a lock of it, while the program's allocator runs.
+    pub(crate) fn ready_by_anyone(&'static self, list: WaiterList) {
+        let in_scheduler = |g: &G| !self.m_of(g).retake.in_goroutine();
+        let guarded = |g: &G| g.unparkable().load(Ordering::Relaxed);
+        match self.current() {
+            Some(g) if in_scheduler(g) || guarded(g) => _ = self.ready_all(list, None),
+            _ => self.ready_list(list),
         }
     }
 

@@ -8,6 +8,7 @@
 //! | one that runs for 10 ms, others in the ring of its P | moves those to the global queue |
 //! | a poller that no M has polled for 10 ms | polls it |
 //! | a timer that is 10 ms late | fires it |
+//! | one that blocks in a lock of `std` for 1 ms, others at home there | ends the wait (`Rescue`) |
 //! | a goroutine that has kept its thread for as long as `Config::stalls` says | reports it |
 //! | that a round of `Config::shrink` is due | gives memory of stacks back |
 //! | that all Ms sleep | sleeps until one wakes |
@@ -348,6 +349,9 @@ impl Sched {
             && self.sysmon.asked.swap(false, Ordering::AcqRel)
         {
             (self.config.report)(self, Report::Asked);
+        }
+        if let Some(rescue) = self.config.rescue {
+            progress |= rescue(self, now);
         }
         for (p, seen) in self.ps.iter().zip(&mut state.ticks) {
             progress |= self.look_at(p, seen, &mut state.detached_ms, &mut state.walks, now);

@@ -11,12 +11,15 @@
 //! | [`Deadlocks`] | before it sleeps because all Ms sleep |
 //! | [`Every`] | when a line is due |
 //! | [`Shrink`] | once a period |
+//! | [`Rescue`] | at each look |
 
 use super::Sched;
 use crate::g::GRef;
+use crate::lock_wait::LockKind;
 use crate::m::M;
 use crate::os::{Errno, Nanos, Observe, ThreadState};
 use crate::timer::NEVER;
+use crate::trace::Identity;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -71,6 +74,10 @@ pub struct Shrink {
     /// although no goroutine runs in between.
     pub(crate) round: fn(&'static Sched, Nanos, Nanos) -> bool,
 }
+
+/// What sysmon runs at each look, with the time: [`watch::rescue`](crate::watch::rescue) for the
+/// program's table of futexes. Returns whether there was something to do.
+pub type Rescue = fn(&'static Sched, Nanos) -> bool;
 
 /// When the lines of one scheduler are due. Belongs to sysmon.
 pub(crate) struct SchedTraceTimer {
@@ -130,6 +137,14 @@ pub enum Report<'a> {
     Asked,
     /// Nothing will ever wake a goroutine or a thread of this process again.
     Deadlock,
+    /// For the first time, a wait for a lock of `std` was ended because it kept a thread from other
+    /// goroutines. Reported once it has come to its end.
+    Rescue {
+        /// The goroutine that waited.
+        waiter: &'a Identity,
+        /// The goroutine that woke it. `None`: an ordinary thread.
+        waker: Option<&'a Identity>,
+    },
     /// Goroutines keep all threads that there are, so a P stays with one that keeps its thread.
     /// Reported once until there is a thread again.
     NoThread {
@@ -168,6 +183,9 @@ pub struct StallReport {
     pub lasts: Nanos,
     /// What its thread does.
     pub doing: ThreadState,
+    /// The kind of lock that its thread waits for, if the wait was made through a
+    /// [`FutexTable`](crate::futex::FutexTable).
+    pub lock: Option<LockKind>,
     /// How many goroutines are ready and can run on that thread only. With [`Stalls::blocked`] and
     /// a thread that waits for a lock, those at home there that join this goroutine count too.
     pub waiting: usize,

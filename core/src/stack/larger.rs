@@ -12,7 +12,7 @@ use super::{
 };
 use crate::must::Must;
 use crate::os::{Errno, Observe, Os};
-use crate::sync::{Lock, Once};
+use crate::sync::{Lock, Once, while_unparkable};
 use alloc::boxed::Box;
 
 /// The smallest size of a larger stack in bytes. Each smaller size would be one more arena to
@@ -247,7 +247,8 @@ impl Stacks {
     /// Reserves one larger stack of `size`.
     pub(crate) fn reserve_larger(&self, size: Size) -> Result<(), Exhausted> {
         let place = size.place().must("an ordinary stack is not reserved alone");
-        let larger = self.larger.call_once(|| Box::leak(Box::new(Larger::new())));
+        let make = || &*while_unparkable(|| Box::leak(Box::new(Larger::new())));
+        let larger = self.larger.call_once(make);
         let bytes = SMALLEST << place;
         let arena = larger.arenas[place].try_call_once(|| {
             let os = self.ordinary.os;

@@ -11,6 +11,21 @@ impl fmt::Display for Report<'_> {
             Report::Asked => f.write_str("a report was asked for"),
             // Go's words.
             Report::Deadlock => f.write_str("all goroutines are asleep - deadlock!"),
+            Report::Rescue { waiter, waker } => {
+                write!(
+                    f,
+                    "{waiter} blocked its thread in a lock of std while other goroutines waited \
+                     for that thread; so it was parked, until "
+                )?;
+                match waker {
+                    Some(waker) => waker.fmt(f)?,
+                    None => f.write_str("a thread")?,
+                }
+                f.write_str(
+                    " woke it: waits for that lock park from now on; those for the locks of \
+                     gopark::sync always do",
+                )
+            }
             Report::NoThread { threads, refused } => {
                 write!(f, "all {threads} threads are kept busy, and ")?;
                 match refused {

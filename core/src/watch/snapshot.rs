@@ -15,6 +15,7 @@
 use crate::cancel::{Cancellation, cancellation};
 use crate::g::{G, Pinned, Status};
 use crate::join::{Owner, owner};
+use crate::lock_wait::LockKind;
 use crate::m::M;
 use crate::os::{Nanos, Observe, ThreadState};
 use crate::polldesc::PollDesc;
@@ -66,6 +67,9 @@ pub enum State {
         thread: u32,
         /// What the thread does.
         doing: ThreadState,
+        /// The wait for a lock that blocks the thread, if a
+        /// [`FutexTable`](crate::futex::FutexTable) knows of it.
+        lock: Option<LockBlock>,
     },
     /// It waits for something else.
     Waiting {
@@ -74,6 +78,17 @@ pub enum State {
         /// Since when, by sysmon's clock, which is up to 10 ms late. `None` without sysmon.
         since: Option<Nanos>,
     },
+}
+
+/// A wait for a lock that blocks the thread of a goroutine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LockBlock {
+    /// The kind of lock.
+    pub kind: LockKind,
+    /// The address of its word.
+    pub address: usize,
+    /// Since when.
+    pub since: Nanos,
 }
 
 /// A goroutine that keeps the thread on which a runnable goroutine waits for its turn.
@@ -144,6 +159,17 @@ impl Sched {
             see(&self.look_at_g(&g, &keepers, stacks, &mut memory))
         });
         self.unstarted().iter().for_each(see);
+    }
+
+    /// The name of the goroutine with this number, if it has one and has not returned.
+    pub(super) fn name_of(&'static self, id: u64) -> Option<Arc<str>> {
+        let mut name = None;
+        self.each_started(false, |g| {
+            if g.id() == id {
+                name = g.name();
+            }
+        });
+        name
     }
 
     /// Calls `f` for each goroutine that has started and not returned. If another watcher has
@@ -264,13 +290,17 @@ impl Sched {
     }
 
     fn running(&self, g: &G) -> State {
-        let thread = match self.ms().find(|m| is_on(g, m)) {
-            Some(m) => m.thread.load(Ordering::Relaxed),
-            None => 0,
-        };
+        let m = self.ms().find(|m| is_on(g, m));
+        let thread = m.map_or(0, |m| m.thread.load(Ordering::Relaxed));
+        let lock = m.and_then(|m| m.lock_wait.get()).map(|wait| LockBlock {
+            kind: wait.kind,
+            address: wait.address,
+            since: wait.since,
+        });
         State::Running {
             thread,
             doing: self.os().thread_state(thread),
+            lock,
         }
     }
 

@@ -88,6 +88,7 @@ fn stall_on(
         site,
         lasts,
         doing,
+        lock: m.lock_wait.get().map(|wait| wait.kind),
         waiting,
     })
 }

@@ -6,7 +6,7 @@
 )]
 
 use gopark::net::{TcpListener, TcpStream};
-use gopark::{Builder, chan, go, go_local, select, set_name, sleep, yield_now};
+use gopark::{Builder, StdLocks, chan, go, go_local, select, set_name, sleep, yield_now};
 use gopark_core::semaphore::RawSemaphore;
 use gopark_tests::{join, thread_names, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,11 +30,19 @@ fn main() {
         "main-waits" => hangs(1, 1, main_waits),
         "late-neighbour" => hangs(1, 1, late_neighbour),
         "every-thread" => {
-            Builder::new().max_procs(2).max_threads(2).start().unwrap();
+            blocking_locks()
+                .max_procs(2)
+                .max_threads(2)
+                .start()
+                .unwrap();
             hangs(2, 1, every_thread);
         }
         "no-spare-thread" => {
-            Builder::new().max_procs(1).max_threads(1).start().unwrap();
+            blocking_locks()
+                .max_procs(1)
+                .max_threads(1)
+                .start()
+                .unwrap();
             hangs(1, 1, condvar);
         }
         "twice" => twice(),
@@ -58,7 +66,7 @@ fn hangs(procs: usize, lines: usize, main: fn()) {
     let result = unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
     assert_eq!(result, libc::STDERR_FILENO);
     // `main` may have started the runtime with settings of its own.
-    let _ = Builder::new().max_procs(procs).start();
+    let _ = blocking_locks().max_procs(procs).start();
     thread::spawn(move || gopark::run(main));
     let mut told = BufReader::new(reader)
         .lines()
@@ -70,6 +78,11 @@ fn hangs(procs: usize, lines: usize, main: fn()) {
     }
     // Without a leak check: goroutines that hang keep their memory. SAFETY: ends the process.
     unsafe { libc::_exit(0) }
+}
+
+/// Waits for locks of `std` block their threads, so that programs hang.
+fn blocking_locks() -> Builder {
+    Builder::new().std_locks(StdLocks::Off)
 }
 
 fn connection() -> (TcpStream, std::net::TcpStream) {

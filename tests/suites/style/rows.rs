@@ -98,7 +98,16 @@ pub(crate) const ROWS: [&[&str]; 9] = [
         "runq",
         "timer",
     ],
-    &["retake", "p", "poller", "polldesc", "metrics", "m", "timed"],
+    &[
+        "retake",
+        "lock_wait",
+        "p",
+        "poller",
+        "polldesc",
+        "metrics",
+        "m",
+        "timed",
+    ],
     &["sched", "runtime"],
     &[
         "permits",
@@ -109,7 +118,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
         "latch",
         "netpoll",
     ],
-    &["join", "local", "sleep", "blocking", "cancel"],
+    &["join", "local", "sleep", "blocking", "cancel", "futex"],
     &[
         "chan",
         "alarm",
@@ -128,7 +137,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
 /// The rows of `std-shim/src/lib.rs`.
 pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
     &["environment", "error", "fork", "backtraces"],
-    &["runtime", "poller", "local"],
+    &["runtime", "poller", "local", "std_locks"],
     &[
         "panics",
         "overflow",
