@@ -217,7 +217,7 @@
 //
 // | row | modules |
 // |---|---|
-// | 0 | `environment` `error` `fork` `backtraces` |
+// | 0 | `environment` `error` `fork` `parker` `backtraces` |
 // | 1 | `runtime` `poller` `local` `std_locks` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
 // | 3 | `switches` `builder` `global` |
@@ -246,6 +246,7 @@ pub mod net;
 mod overflow;
 mod panics;
 mod park;
+mod parker;
 mod poller;
 mod pool;
 mod report;
