@@ -98,7 +98,7 @@ struct Packet {
 }
 
 /// One call of futex(2) that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct FutexWait<'a> {
     /// The word.
     pub word: &'a AtomicU32,
