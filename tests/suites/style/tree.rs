@@ -19,7 +19,7 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
 }
 
 /// The files and folders in the root of the repository.
-pub(crate) const ROOT_FILES: [&str; 18] = [
+pub(crate) const ROOT_FILES: [&str; 19] = [
     ".ci",
     ".gitignore",
     "CHANGELOG.md",
@@ -34,6 +34,7 @@ pub(crate) const ROOT_FILES: [&str; 18] = [
     "ci",
     "core",
     "docs",
+    "extras",
     "fuzz",
     "rustfmt.toml",
     "std-shim",

@@ -1,0 +1,83 @@
+//! Waiters in a queue: those of one lock or condition variable.
+
+use gopark::sync::{Arc, Mutex, MutexGuard, Notify, PoisonError};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// A goroutine or thread that is, or was, in a [`Queue`].
+///
+/// The queue and the waiter share it. A waker may still use it after the waiter has returned.
+pub(crate) struct Waiter<T> {
+    /// What the waiter waits for.
+    pub(crate) wants: T,
+    /// Notified once each time that the waiter was taken out of the queue.
+    served: Notify,
+}
+
+/// The waiters, with the queue's lock held. The lock is held for a few instructions only.
+pub(crate) type Queued<'a, T> = MutexGuard<'a, VecDeque<Arc<Waiter<T>>>>;
+
+pub(crate) struct Queue<T>(Mutex<VecDeque<Arc<Waiter<T>>>>);
+
+impl<T> Waiter<T> {
+    /// Makes a waiter that is in no queue. Starts the runtime if it is not running.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime cannot be started. A waiter that panicked in the queue would keep its place.
+    pub(crate) fn new(wants: T) -> Arc<Self> {
+        gopark::max_procs();
+        Arc::new(Waiter {
+            wants,
+            served: Notify::new(),
+        })
+    }
+
+    /// Ends the wait of a waiter that the caller has taken out of the queue. The caller no longer
+    /// holds the queue's lock.
+    pub(crate) fn wake(&self) {
+        self.served.notify_one();
+    }
+}
+
+impl<T> Queue<T> {
+    pub(crate) const fn new() -> Self {
+        Queue(Mutex::new(VecDeque::new()))
+    }
+
+    pub(crate) fn lock(&self) -> Queued<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parks the caller, whose waiter is in the queue, until the waiter was taken out and woken.
+    ///
+    /// Gives up at `limit`: takes the waiter out itself, calls `left` with the rest of the queue,
+    /// and returns false.
+    pub(crate) fn wait(
+        &self,
+        waiter: &Arc<Waiter<T>>,
+        limit: Option<Instant>,
+        left: impl FnOnce(Queued<'_, T>),
+    ) -> bool {
+        let Some(limit) = limit else {
+            waiter.served.notified();
+            return true;
+        };
+        let left_over = limit.saturating_duration_since(Instant::now());
+        if waiter.served.notified_timeout(left_over) {
+            return true;
+        }
+        let mut queued = self.lock();
+        let place = queued.iter().position(|other| Arc::ptr_eq(other, waiter));
+        let Some(place) = place else {
+            // A waker has served the waiter at the limit, and is about to notify it. The waiter may
+            // join the queue again, where a late notification would count as a new one.
+            drop(queued);
+            waiter.served.notified();
+            return true;
+        };
+        queued.remove(place);
+        left(queued);
+        false
+    }
+}
