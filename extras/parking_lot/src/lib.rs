@@ -1,3 +1,5 @@
+//! The interface of `parking_lot` 0.12 for programs with goroutines.
+//!
 #![doc = include_str!("../README.md")]
 
 // The modules in rows. A module imports from the rows above it and, in its own row, from the

@@ -75,6 +75,12 @@ pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
         "core/fuzz" => {
             included_below("core/src/", "\"../fuzz") || declared_in("core/fuzz/targets.rs")
         }
+        _ if folder.starts_with("extras/") && folder.ends_with("/tests") => true,
+        _ if folder.starts_with("extras/") && folder.contains("/tests/") => {
+            let (tests, shared) = folder.rsplit_once('/').unwrap();
+            included_below(&format!("{tests}/"), &format!("\"{shared}"))
+                || declared_in(&format!("{folder}/all.rs"))
+        }
         _ if ["lib", "main", "build"].contains(&name) => true,
         _ if ["/bin", "/examples", "/benches", "core/tests"]
             .iter()

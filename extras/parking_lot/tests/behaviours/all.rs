@@ -3,8 +3,9 @@
 
 pub(crate) mod actors;
 mod condvar;
+mod exclusion;
 mod features;
-mod mutex;
+pub(crate) mod mutex;
 mod once;
 mod reentrant;
 mod rwlock;

@@ -1,6 +1,7 @@
 //! What holds for goroutines only: neighbours on a thread, and threads beside goroutines.
 
 use crate::behaviours::actors::{Actor, Flag, LONG, until};
+use crate::behaviours::mutex::until_wait;
 use crate::check;
 use parking_lot::lock_api::GetThreadId;
 use parking_lot::{Condvar, Mutex, Once, RawThreadId, ReentrantMutex, RwLock};
@@ -155,17 +156,11 @@ fn a_goroutine_that_locks_again_and_again_lets_a_waiter_of_its_thread_run() {
         let guard = mutex.lock();
         let theirs = mutex.clone();
         let waiter = gopark::go_local(move || *theirs.lock() = true);
-        until_waits(&mutex);
+        until_wait(&mutex, 1);
         drop(guard);
         while !*mutex.lock() {}
         waiter.join().unwrap();
     });
-}
-
-#[allow(unsafe_code, reason = "`raw` lets a caller unlock")]
-fn until_waits<T>(mutex: &Mutex<T>) {
-    // SAFETY: `waiters` does not unlock.
-    until("a waiter", || unsafe { mutex.raw() }.waiters() == 1);
 }
 
 #[test]
@@ -204,7 +199,7 @@ fn a_goroutine_unlocks_for_a_thread_and_a_thread_for_a_goroutine() {
         let guard = mutex.lock();
         let theirs = mutex.clone();
         let thread = Actor::thread(move || *theirs.lock() += 1);
-        until_waits(&mutex);
+        until_wait(&mutex, 1);
         drop(guard);
         thread.join();
         let (theirs, locked) = (mutex.clone(), Arc::new(Flag::default()));
@@ -218,7 +213,7 @@ fn a_goroutine_unlocks_for_a_thread_and_a_thread_for_a_goroutine() {
         locked.wait();
         let theirs = mutex.clone();
         let waiter = gopark::go(move || *theirs.lock() += 1);
-        until_waits(&mutex);
+        until_wait(&mutex, 1);
         release.set();
         waiter.join().unwrap();
         thread.join();

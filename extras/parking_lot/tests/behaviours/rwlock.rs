@@ -1,14 +1,13 @@
 //! `RwLock`: readers and writers.
 #![allow(unsafe_code, reason = "`raw` lets a caller unlock")]
 
-use super::actors::{Actor, Dice, Flag, LONG, SHORT, quiet_panic, until};
+use super::actors::{Actor, Flag, LONG, SHORT, quiet_panic, until};
 use crate::{check, spawn};
 use parking_lot::{
     MappedRwLockReadGuard, MappedRwLockWriteGuard, RwLock, RwLockReadGuard,
     RwLockUpgradableReadGuard, RwLockWriteGuard, const_rwlock,
 };
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// How many wait for the lock.
@@ -69,113 +68,6 @@ fn owners_admit_what_the_table_says() {
         assert_eq!(format!("{lock:?}"), "RwLock { data: <locked> }");
         drop(write);
         assert_eq!(open(&lock), [true; 4]);
-    });
-}
-
-#[test]
-fn writers_exclude_all_and_upgradable_readers_each_other() {
-    const ACTORS: u64 = 6;
-    const TURNS: u64 = 1_000;
-    /// Owners inside: readers, upgradable readers and writers.
-    #[derive(Default)]
-    struct Inside([AtomicI32; 3]);
-
-    impl Inside {
-        fn stay<T>(&self, kind: usize, f: impl FnOnce() -> T) -> T {
-            self.0[kind].fetch_add(1, SeqCst);
-            let [readers, upgradable, writers] = [0, 1, 2].map(|i| self.0[i].load(SeqCst));
-            assert!(writers <= 1 && upgradable <= 1);
-            assert!(writers == 0 || readers + upgradable == 0);
-            let result = f();
-            self.0[kind].fetch_sub(1, SeqCst);
-            result
-        }
-    }
-
-    fn turn(lock: &RwLock<u64>, inside: &Inside, dice: &mut Dice) -> u64 {
-        let pause = dice.below(4) == 0;
-        let pause = || {
-            if pause {
-                gopark::yield_now()
-            }
-        };
-        match dice.below(8) {
-            0 => inside_read(&lock.read_recursive(), inside, pause),
-            1..=3 => inside_read(&lock.read(), inside, pause),
-            4 => {
-                let mut guard = lock.write();
-                inside.stay(2, || *guard += 1);
-                let guard = RwLockWriteGuard::downgrade(guard);
-                inside_read(&guard, inside, pause);
-                1
-            }
-            5 => {
-                let guard = lock.upgradable_read();
-                let before = inside.stay(1, || {
-                    pause();
-                    *guard
-                });
-                let mut guard = RwLockUpgradableReadGuard::upgrade(guard);
-                inside.stay(2, || {
-                    assert_eq!(*guard, before, "a writer came in between");
-                    *guard += 1;
-                });
-                let guard = RwLockWriteGuard::downgrade_to_upgradable(guard);
-                inside.stay(1, || assert_eq!(*guard, before + 1));
-                let guard = RwLockUpgradableReadGuard::downgrade(guard);
-                inside_read(&guard, inside, pause);
-                1
-            }
-            6 => match lock.try_write_for(Duration::from_micros(dice.below(50))) {
-                None => 0,
-                Some(mut guard) => {
-                    inside.stay(2, || {
-                        pause();
-                        *guard += 1;
-                    });
-                    1
-                }
-            },
-            _ => {
-                let guard = lock.upgradable_read();
-                let limit = Duration::from_micros(dice.below(50));
-                match RwLockUpgradableReadGuard::try_upgrade_for(guard, limit) {
-                    Ok(mut guard) => inside.stay(2, || {
-                        *guard += 1;
-                        1
-                    }),
-                    Err(_guard) => inside.stay(1, || {
-                        pause();
-                        0
-                    }),
-                }
-            }
-        }
-    }
-
-    fn inside_read(data: &u64, inside: &Inside, pause: impl FnOnce()) -> u64 {
-        inside.stay(0, || {
-            let before = *data;
-            pause();
-            assert_eq!(*data, before);
-        });
-        0
-    }
-
-    check(|| {
-        let shared = Arc::new((RwLock::new(0), Inside::default()));
-        let actors = Vec::from_iter((0..ACTORS).map(|seed| {
-            let shared = shared.clone();
-            spawn(move || {
-                let mut dice = Dice::new(seed);
-                (0..TURNS)
-                    .map(|_| turn(&shared.0, &shared.1, &mut dice))
-                    .sum::<u64>()
-            })
-        }));
-        let writes: u64 = actors.into_iter().map(Actor::join).sum();
-        assert_eq!(*shared.0.try_write().unwrap(), writes);
-        until_wait(&shared.0, 0);
     });
 }
 
