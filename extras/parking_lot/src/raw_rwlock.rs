@@ -112,9 +112,35 @@ impl RawRwLock {
             .is_ok()
     }
 
+    /// As [`update`](Self::update), but expects to find `word`: without a load in front, the
+    /// uncontended case is one step.
+    #[inline]
+    fn update_from(
+        &self,
+        mut word: usize,
+        order: Ordering,
+        next: impl Fn(usize) -> Option<usize>,
+    ) -> bool {
+        while let Some(new) = next(word) {
+            let found = self
+                .word
+                .compare_exchange_weak(word, new, order, Ordering::Relaxed);
+            match found {
+                Ok(_) => return true,
+                Err(found) => word = found,
+            }
+        }
+        false
+    }
+
     #[inline]
     fn lock(&self, access: Access, limit: Option<Instant>) -> bool {
-        self.update(Ordering::Acquire, |word| access.arrived(word)) || self.lock_slow(access, limit)
+        let expected = match access {
+            Access::Upgrade => UPGRADABLE,
+            _ => 0,
+        };
+        self.update_from(expected, Ordering::Acquire, |word| access.arrived(word))
+            || self.lock_slow(access, limit)
     }
 
     #[inline]
@@ -168,7 +194,7 @@ impl RawRwLock {
             let serves = word & QUEUED != 0 && (owned != READER || left & READERS == 0);
             (!serves).then_some(left)
         };
-        if !self.update(Ordering::Release, next) {
+        if !self.update_from(owned, Ordering::Release, next) {
             self.release_slow(change);
         }
     }
