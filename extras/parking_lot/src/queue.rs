@@ -81,3 +81,43 @@ impl<T> Queue<T> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    /// Otherwise the notification would end the next wait of the same waiter.
+    #[test]
+    fn a_waiter_that_is_served_at_its_limit_waits_for_the_notification() {
+        let (queue, waiter) = (Queue::new(), Waiter::new(()));
+        let (woken, limit) = (AtomicBool::new(false), Instant::now());
+        thread::scope(|scope| {
+            // The waiter is no longer in the queue: a waker has taken it out.
+            let waits = scope.spawn(|| {
+                let served = queue.wait(&waiter, Some(limit), |_| unreachable!());
+                served && woken.load(Ordering::SeqCst)
+            });
+            thread::sleep(Duration::from_millis(5));
+            woken.store(true, Ordering::SeqCst);
+            waiter.wake();
+            assert!(waits.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_waiter_that_gives_up_leaves_the_others_in_the_queue() {
+        let (queue, waiter) = (Queue::new(), Waiter::new(1));
+        queue
+            .lock()
+            .extend([Waiter::new(0), waiter.clone(), Waiter::new(2)]);
+        let limit = Instant::now() + Duration::from_millis(1);
+        let mut left = Vec::new();
+        assert!(!queue.wait(&waiter, Some(limit), |queued| {
+            left.extend(queued.iter().map(|waiter| waiter.wants));
+        }));
+        assert_eq!(left, [0, 2]);
+    }
+}

@@ -182,6 +182,34 @@ fn a_waiter_of_a_millisecond_is_handed_the_mutex() {
 }
 
 #[test]
+fn a_waiter_that_lost_the_mutex_is_served_before_those_behind_it() {
+    check(|| {
+        let mutex = Arc::new(Mutex::new(Vec::new()));
+        let guard = mutex.lock();
+        let waiters = Vec::from_iter((0..2).map(|number| {
+            let theirs = mutex.clone();
+            let waiter = spawn(move || {
+                let mut guard = theirs.lock();
+                guard.push(number);
+                MutexGuard::unlock_fair(guard);
+            });
+            until_wait(&mutex, number + 1);
+            waiter
+        }));
+        drop(guard);
+        // The first waiter is woken. If it has not run yet, it finds the mutex locked.
+        if let Some(guard) = mutex.try_lock() {
+            until_wait(&mutex, 2 - guard.len());
+            MutexGuard::unlock_fair(guard);
+        }
+        for waiter in waiters {
+            waiter.join();
+        }
+        assert_eq!(*mutex.lock(), [0, 1]);
+    });
+}
+
+#[test]
 fn bump_lets_a_waiter_have_its_turn() {
     check(|| {
         let (mutex, release) = (Arc::new(Mutex::new(0)), Arc::new(Flag::default()));
