@@ -1,7 +1,8 @@
 //! Waiters in a queue: those of one lock or condition variable.
 
-use gopark::sync::{Arc, Mutex, MutexGuard, Notify, PoisonError};
+use gopark::sync::Notify;
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// A goroutine or thread that is, or was, in a [`Queue`].
@@ -14,9 +15,14 @@ pub(crate) struct Waiter<T> {
     served: Notify,
 }
 
-/// The waiters, with the queue's lock held. The lock is held for a few instructions only.
+/// The waiters, with the queue's lock held.
 pub(crate) type Queued<'a, T> = MutexGuard<'a, VecDeque<Arc<Waiter<T>>>>;
 
+/// Waiters in the order in which they are to be served.
+///
+/// Its lock is one of `std`, for which no goroutine parks. So an unlock never parks: it may run in
+/// a destructor while its goroutine unwinds. The lock is held for a few instructions, and over no
+/// call of gopark, so it is never held by a goroutine that does not run.
 pub(crate) struct Queue<T>(Mutex<VecDeque<Arc<Waiter<T>>>>);
 
 impl<T> Waiter<T> {

@@ -13,7 +13,11 @@ thread_local! {
 
 /// Notes that the caller did not get a lock at once. Goroutines are not preempted: the owner of the
 /// lock may be a neighbour on the thread, which runs only if the caller yields now and then.
+///
+/// Never inlined: the compiler could keep the address of the thread-local across a park, after
+/// which a goroutine of `Builder::migrate` may be on another thread.
 #[cold]
+#[inline(never)]
 pub(crate) fn spend() {
     let left = LEFT.get() - 1;
     LEFT.set(if left == 0 { ATTEMPTS } else { left });

@@ -8,7 +8,7 @@ mod goroutines;
 use behaviours::actors::{self, Actor};
 
 fn check(behaviour: impl FnOnce() + Send + 'static) {
-    actors::in_goroutine(4, behaviour);
+    actors::in_goroutine(|| gopark::Builder::new().max_procs(4), behaviour);
 }
 
 fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Actor<T> {

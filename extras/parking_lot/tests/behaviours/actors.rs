@@ -55,12 +55,12 @@ impl<T: Send + 'static> Actor<T> {
 }
 
 #[track_caller]
-pub(crate) fn in_goroutine(procs: usize, behaviour: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_goroutine(
+    settings: impl FnOnce() -> gopark::Builder,
+    behaviour: impl FnOnce() + Send + 'static,
+) {
     static START: Once = Once::new();
-    START.call_once(|| {
-        let settings = gopark::Builder::new().max_procs(procs);
-        settings.start().expect("the runtime starts");
-    });
+    START.call_once(|| settings().start().expect("the runtime starts"));
     finish(|f| drop(gopark::go(f)), behaviour);
 }
 
