@@ -182,6 +182,23 @@ fn a_waiter_of_a_millisecond_is_handed_the_mutex() {
 }
 
 #[test]
+fn an_unlocked_mutex_can_be_had_before_a_woken_waiter_runs() {
+    check(|| {
+        let (mutex, release) = (Arc::new(Mutex::new(0)), Arc::new(Flag::default()));
+        let guard = mutex.lock();
+        let waiter = waiter(&mutex, &release);
+        until_wait(&mutex, 1);
+        drop(guard);
+        match mutex.try_lock() {
+            Some(guard) => assert_eq!(*guard, 0),
+            None => assert!(mutex.is_locked(), "the waiter has it"),
+        }
+        release.set();
+        waiter.join();
+    });
+}
+
+#[test]
 fn a_waiter_that_lost_the_mutex_is_served_before_those_behind_it() {
     check(|| {
         let mutex = Arc::new(Mutex::new(Vec::new()));
