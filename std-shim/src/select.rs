@@ -3,11 +3,18 @@
 mod arms;
 mod dynamic;
 
+// The types have names for `extras`, whose selects keep arms in types of their own.
+#[doc(hidden)]
+pub use crate::global::Global;
 #[doc(hidden)]
 pub use crate::net::{acceptable, readable, writable};
 #[doc(hidden)]
-pub use arms::{Limit, at, cancelled, join, pick, recv, send, within};
+pub use arms::{AtArm, Limit, at, cancelled, join, pick, recv, send, within};
 pub use dynamic::Select;
+#[doc(hidden)]
+pub use gopark_core::chan::{RecvArm, SendArm};
+#[doc(hidden)]
+pub use gopark_core::select::Case;
 
 /// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
 /// crate crossbeam-channel.

@@ -1,0 +1,10 @@
+//! The behaviours on ordinary threads.
+
+mod behaviours;
+mod limit;
+
+use std::thread;
+
+fn check(behaviour: impl FnOnce() + Send + 'static) {
+    limit::within_limit(move || thread::spawn(behaviour).join().is_ok());
+}
