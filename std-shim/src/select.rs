@@ -3,13 +3,15 @@
 mod arms;
 mod dynamic;
 
-// The types have names for `extras`, whose selects keep arms in types of their own.
+// `extras` names the types, which its selects keep, and asks what is ready.
 #[doc(hidden)]
 pub use crate::global::Global;
 #[doc(hidden)]
 pub use crate::net::{acceptable, readable, writable};
 #[doc(hidden)]
-pub use arms::{AtArm, Limit, at, cancelled, join, pick, recv, send, within};
+pub use arms::{
+    AtArm, Limit, at, cancelled, join, pick, recv, recv_is_ready, send, send_is_ready, within,
+};
 pub use dynamic::Select;
 #[doc(hidden)]
 pub use gopark_core::chan::{RecvArm, SendArm};

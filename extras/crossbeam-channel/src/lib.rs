@@ -75,6 +75,7 @@ mod iter;
 mod macros;
 mod operation;
 mod promise;
+mod random;
 mod ready;
 mod select;
 mod selected;

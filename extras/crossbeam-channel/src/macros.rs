@@ -159,6 +159,7 @@ macro_rules! crossbeam_channel_internal {
         ($channel:expr) ($result:pat) ($finish:expr) $body:expr))*]
      [($limit:expr) $default:expr]) => {{
         // The operations and all temporaries live in this statement only.
+        #[allow(clippy::unused_unit)]
         let ($($value,)*) = match ($(&$channel,)*) {
             ($($source,)*) => {
                 $(let mut $op = $crate::internal::$kind($source);)*

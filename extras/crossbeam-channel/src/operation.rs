@@ -4,12 +4,13 @@ use crate::channel::{Flavor, Receiver, Sender};
 use crate::clock::Clock;
 use crate::error::RecvError;
 use crate::promise::{Obtained, Permit, Slot, promise};
+use crate::random::random;
 use crate::selected::{Erased, Selected};
 use crate::shared::Waiting;
 use gopark::select::{AtArm, Case, Global, RecvArm, SendArm, cancelled, pick};
 pub use gopark::select::{Limit, within};
 use std::ops::DerefMut;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A limit at `deadline`.
 pub(crate) fn until(deadline: Instant) -> Limit {
@@ -24,8 +25,8 @@ pub trait Operation {
     /// The event to wait for. `None` if it never comes.
     fn case(&self) -> Option<Case<'_>>;
 
-    /// Whether the event is that of a channel, which a cancel of the goroutine makes fail.
-    fn can_fail(&self) -> bool;
+    /// Whether the event is that of a clock. A cancel of the goroutine does not make it fail.
+    fn is_clock(&self) -> bool;
 
     /// Completes the operation after its event. Returns false if another receiver was faster, and
     /// the select must start over.
@@ -108,7 +109,7 @@ impl<T> Operation for RecvOp<'_, T> {
     fn prepare(&mut self, announces: bool) {
         match (&mut self.event, self.receiver.flavor()) {
             (Event::Clock { clock, due, .. }, _) => {
-                *due = clock.due().map(|due| (due, gopark::select::at(due)));
+                *due = clock.due().map(|due| (due, arm_at(due)));
             }
             (Event::Channel(_), Flavor::Channel(shared)) if announces && self.waiting.is_none() => {
                 self.waiting = shared.announce_receive();
@@ -126,8 +127,8 @@ impl<T> Operation for RecvOp<'_, T> {
         }
     }
 
-    fn can_fail(&self) -> bool {
-        matches!(self.event, Event::Channel(_))
+    fn is_clock(&self) -> bool {
+        !matches!(self.event, Event::Channel(_))
     }
 
     fn claim(&mut self) -> bool {
@@ -155,6 +156,16 @@ impl<T> Operation for RecvOp<'_, T> {
     fn settle(&mut self) {
         self.waiting = None;
     }
+}
+
+/// The event that `due` comes. A time that has come for `Instant` has come for the arm.
+fn arm_at(due: Instant) -> AtArm {
+    /// By so much at most, the scheduler's clock is behind `Instant`: it was set by reading one
+    /// after the other.
+    const SKEW: Duration = Duration::from_millis(1);
+    let has_come = due <= Instant::now();
+    let earlier = has_come.then(|| due.checked_sub(SKEW)).flatten();
+    gopark::select::at(earlier.unwrap_or(due))
 }
 
 impl<T> Selectable for RecvOp<'_, T> {
@@ -203,8 +214,8 @@ impl<T> Operation for SendOp<'_, T> {
         Some(self.arm.case())
     }
 
-    fn can_fail(&self) -> bool {
-        true
+    fn is_clock(&self) -> bool {
+        false
     }
 
     fn claim(&mut self) -> bool {
@@ -233,20 +244,30 @@ where
         for op in &mut *ops {
             op.prepare(limit != Limit::Now);
         }
-        let picked = select_once(ops, biased, limit);
-        if picked.is_none_or(|picked| picked.is_failure || ops[picked.index].claim()) {
-            ops.iter_mut().for_each(|op| op.settle());
-            return picked.map(|picked| picked.index);
+        let mut picked = select_once(ops, biased, limit);
+        if matches!(picked, Some(Picked::Event(index)) if ops[index].is_clock()) {
+            // A wait ends with the first time that comes. Others may have come since, and compete.
+            picked = select_once(ops, biased, Limit::Now).or(picked);
         }
+        let index = match picked {
+            None => None,
+            Some(Picked::Event(index)) if ops[index].claim() => Some(index),
+            Some(Picked::Event(_)) => continue,
+            Some(Picked::Cancelled) => Some(0),
+        };
+        ops.iter_mut().for_each(|op| op.settle());
+        return index;
     }
 }
 
-#[derive(Clone, Copy)]
-struct Picked {
-    index: usize,
-    /// The goroutine is cancelled, and the operation not done.
-    is_failure: bool,
+enum Picked {
+    Event(usize),
+    /// No operation is done: the goroutine is cancelled.
+    Cancelled,
 }
+
+/// In place of an operation's index.
+const CANCELLED: usize = usize::MAX;
 
 /// So many operations need no allocation.
 const INLINE: usize = 8;
@@ -255,10 +276,10 @@ fn select_once<O>(ops: &[O], biased: bool, limit: Limit) -> Option<Picked>
 where
     O: DerefMut<Target: Operation>,
 {
-    // Channels fail if the goroutine is cancelled. Clocks cannot, so the first operation does.
+    // Channels fail if the goroutine is cancelled. Among clocks alone, the first operation does.
     let cancel = cancelled();
-    let fails_by_itself = ops.is_empty() || ops.iter().any(|op| op.can_fail());
-    let extra = (!fails_by_itself && limit != Limit::Now).then_some((0, cancel.case()));
+    let is_clocks = !ops.is_empty() && ops.iter().all(|op| op.is_clock());
+    let extra = (is_clocks && limit != Limit::Now).then_some((CANCELLED, cancel.case()));
     let cases = ops
         .iter()
         .enumerate()
@@ -266,21 +287,30 @@ where
         .chain(extra);
     let mut indices = [0; INLINE + 1];
     let mut listed = [cancel.case(); INLINE + 1];
-    let (all_indices, all_listed): (Vec<_>, Vec<_>);
+    let (mut all_indices, mut all_listed): (Vec<_>, Vec<_>);
     let (indices, listed) = if ops.len() <= INLINE {
         let mut count = 0;
         for (index, case) in cases {
             (indices[count], listed[count]) = (index, case);
             count += 1;
         }
-        (&indices[..count], &listed[..count])
+        (&mut indices[..count], &mut listed[..count])
     } else {
         (all_indices, all_listed) = cases.unzip();
-        (&all_indices[..], &all_listed[..])
+        (&mut all_indices[..], &mut all_listed[..])
     };
-    let place = pick(listed, biased, limit)?;
-    Some(Picked {
-        index: indices[place],
-        is_failure: extra.is_some() && place == indices.len() - 1,
+    if !biased {
+        // gopark tries the cases in a random order, and then queues them in that of the list. An
+        // event takes the first node of its channel, which the select may have several of.
+        for end in (1..indices.len()).rev() {
+            let other = random(end as u32 + 1) as usize;
+            indices.swap(end, other);
+            listed.swap(end, other);
+        }
+    }
+    let index = indices[pick(listed, biased, limit)?];
+    Some(match index {
+        CANCELLED => Picked::Cancelled,
+        index => Picked::Event(index),
     })
 }

@@ -2,70 +2,80 @@
 
 use crate::channel::Handle;
 use crate::operation::Limit;
+use crate::random::random;
 use crate::shared::Readiness;
 use gopark::chan;
 use gopark::select::{at, pick, recv};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Waits until the operation of one of `handles` is ready. Returns its index, or `None` at the
 /// limit. If several are ready, it takes one at random, or the first if `biased`.
 ///
 /// A cancel does not end the wait, because no operation would fail by it without a wait.
 pub(crate) fn ready(handles: &[&dyn Handle], biased: bool, limit: Limit) -> Option<usize> {
-    if let Some(index) = find(handles, biased) {
+    if let Look::Ready(index) = look(handles, biased) {
         return Some(index);
     }
     if limit == Limit::Now {
         return None;
     }
     let watch = Watch::new(handles);
+    let mut polls = 0;
     loop {
         // An event after this look finds the signal.
-        if let Some(index) = find(handles, biased) {
-            return Some(index);
-        }
-        if !gopark::shield(|| watch.wait(limit)) {
-            return find(handles, biased);
+        let poll = match look(handles, biased) {
+            Look::Ready(index) => return Some(index),
+            Look::Blocked => None,
+            Look::Changing if polls < YIELDS => {
+                polls += 1;
+                gopark::yield_now();
+                continue;
+            }
+            Look::Changing => Some(Instant::now() + POLL),
+        };
+        polls = 0;
+        if !gopark::shield(|| watch.wait(poll, limit)) {
+            return match look(handles, biased) {
+                Look::Ready(index) => Some(index),
+                Look::Blocked | Look::Changing => None,
+            };
         }
     }
 }
 
-/// Returns the index of an operation that is ready.
-///
-/// A partner that has announced its wait may not have begun it, or may be on its way from it. It
-/// gets a turn, so that a program that asks in a loop does not keep it from running.
-fn find(handles: &[&dyn Handle], biased: bool) -> Option<usize> {
-    let mut found = None;
+/// So often a wait yields to a partner that is about to wait before it sleeps.
+const YIELDS: u32 = 16;
+
+/// How long the sleep is. Only a partner whose thread is kept from running takes so long.
+const POLL: Duration = Duration::from_micros(200);
+
+enum Look {
+    Blocked,
+    /// A look again may find a partner.
+    Changing,
+    Ready(usize),
+}
+
+/// Looks for an operation that is ready.
+fn look(handles: &[&dyn Handle], biased: bool) -> Look {
+    let mut found = Look::Blocked;
     let mut count = 0;
     for (index, handle) in handles.iter().enumerate() {
-        let mut readiness = handle.readiness();
-        if readiness == Readiness::Announced {
-            gopark::yield_now();
-            readiness = handle.readiness();
-        }
-        if readiness == Readiness::Blocked {
-            continue;
-        }
-        if biased {
-            return Some(index);
-        }
-        count += 1;
-        if random(count) == 0 {
-            found = Some(index);
+        match (handle.readiness(), &found) {
+            (Readiness::Ready, _) => {
+                count += 1;
+                if random(count) == 0 {
+                    found = Look::Ready(index);
+                }
+                if biased {
+                    break;
+                }
+            }
+            (Readiness::Changing, Look::Blocked) => found = Look::Changing,
+            (Readiness::Changing | Readiness::Blocked, _) => {}
         }
     }
     found
-}
-
-/// A number below `n`: a sequence of Weyl, mixed. Threads that lose an update get the same number,
-/// which is random all the same.
-fn random(n: u32) -> u32 {
-    static SEQUENCE: AtomicU32 = AtomicU32::new(0);
-    let weyl = SEQUENCE.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9);
-    SEQUENCE.store(weyl, Ordering::Relaxed);
-    let mixed = (weyl ^ (weyl >> 16)).wrapping_mul(0x85eb_ca6b);
-    let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
-    ((u64::from(mixed ^ (mixed >> 16)) * u64::from(n)) >> 32) as u32
 }
 
 /// A signal that the channels of `handles` raise when they become ready.
@@ -87,11 +97,11 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits for the signal or a clock. Returns false at the limit.
-    fn wait(&self, limit: Limit) -> bool {
+    /// Waits for the signal, a clock or the time `poll`. Returns false at the limit.
+    fn wait(&self, poll: Option<Instant>, limit: Limit) -> bool {
         let signal = recv(&self.signal);
-        let due = self.handles.iter().filter_map(|handle| handle.due()).min();
-        let picked = match due.map(at) {
+        let clocks = self.handles.iter().filter_map(|handle| handle.due());
+        let picked = match clocks.chain(poll).min().map(at) {
             Some(clock) => pick(&[signal.case(), clock.case()], false, limit),
             None => pick(&[signal.case()], false, limit),
         };

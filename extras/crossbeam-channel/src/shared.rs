@@ -6,6 +6,8 @@ use crate::error::{
 use crate::promise::Slot;
 use crate::watch::Watchers;
 use gopark::chan;
+use gopark::select::{recv_is_ready, send_is_ready};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -28,8 +30,8 @@ pub(crate) struct Shared<T> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Readiness {
     Blocked,
-    /// A partner has announced its wait. It may not wait yet, or not any more.
-    Announced,
+    /// A partner is about to wait, or comes from its wait. No event tells when that changes.
+    Changing,
     Ready,
 }
 
@@ -39,6 +41,17 @@ pub(crate) struct Waiting<'a>(&'a AtomicUsize);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Leaks the messages of a channel when it is dropped.
+struct Leak<'a, T>(&'a chan::Receiver<Slot<T>>);
+
+impl<T> Drop for Leak<'_, T> {
+    fn drop(&mut self) {
+        while let Ok(slot) = self.0.try_recv() {
+            mem::forget(slot);
+        }
     }
 }
 
@@ -89,7 +102,9 @@ impl<T> Shared<T> {
         if self.receivers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.receiver.close();
             self.watchers.wake();
-            // Each message leaves the channel before it is dropped, which may panic.
+            // A message whose drop panics has left the channel. Those after it leak: the second of
+            // them to panic would abort the process.
+            let _rest = Leak(&self.receiver);
             while let Ok(slot) = self.receiver.try_recv() {
                 drop(slot);
             }
@@ -117,20 +132,20 @@ impl<T> Shared<T> {
     }
 
     pub(crate) fn send_readiness(&self) -> Readiness {
-        let is_ready = !self.sender.is_full() || self.sender.is_closed();
-        Self::readiness(is_ready, &self.waiting_receivers)
+        Self::readiness(&self.waiting_receivers, || send_is_ready(&self.sender))
     }
 
     pub(crate) fn receive_readiness(&self) -> Readiness {
-        let is_ready = !self.receiver.is_empty() || self.receiver.is_closed();
-        Self::readiness(is_ready, &self.waiting_senders)
+        Self::readiness(&self.waiting_senders, || recv_is_ready(&self.receiver))
     }
 
-    fn readiness(is_ready: bool, partners: &AtomicUsize) -> Readiness {
-        match (is_ready, partners.load(Ordering::SeqCst)) {
+    /// Asks for partners first: one that announces itself later wakes the watchers.
+    fn readiness(partners: &AtomicUsize, is_ready: impl FnOnce() -> bool) -> Readiness {
+        let has_partners = partners.load(Ordering::SeqCst) > 0;
+        match (is_ready(), has_partners) {
             (true, _) => Readiness::Ready,
-            (false, 0) => Readiness::Blocked,
-            (false, _) => Readiness::Announced,
+            (false, true) => Readiness::Changing,
+            (false, false) => Readiness::Blocked,
         }
     }
 }

@@ -6,7 +6,11 @@ mod limit;
 
 use gopark::{Builder, thread};
 
-fn check(behaviour: impl FnOnce() + Send + 'static) {
+fn start() {
     limit::start(Builder::new().max_procs(4));
+}
+
+fn check(behaviour: impl FnOnce() + Send + 'static) {
+    start();
     limit::within_limit(move || gopark::go(behaviour).join().is_ok());
 }
