@@ -28,6 +28,9 @@ pub trait Operation {
     /// Whether the event is that of a clock. A cancel of the goroutine does not make it fail.
     fn is_clock(&self) -> bool;
 
+    /// Whether the event is a time that has come after the select began.
+    fn is_late(&self) -> bool;
+
     /// Completes the operation after its event. Returns false if another receiver was faster, and
     /// the select must start over.
     fn claim(&mut self) -> bool;
@@ -131,6 +134,13 @@ impl<T> Operation for RecvOp<'_, T> {
         !matches!(self.event, Event::Channel(_))
     }
 
+    fn is_late(&self) -> bool {
+        match &self.event {
+            Event::Clock { began, due, .. } => due.as_ref().is_some_and(|(due, _)| due > began),
+            Event::Channel(_) | Event::Never => false,
+        }
+    }
+
     fn claim(&mut self) -> bool {
         match &mut self.event {
             Event::Channel(_) => {
@@ -218,6 +228,10 @@ impl<T> Operation for SendOp<'_, T> {
         false
     }
 
+    fn is_late(&self) -> bool {
+        false
+    }
+
     fn claim(&mut self) -> bool {
         self.sender.shared().watchers.wake();
         true
@@ -245,7 +259,7 @@ where
             op.prepare(limit != Limit::Now);
         }
         let mut picked = select_once(ops, biased, limit);
-        if matches!(picked, Some(Picked::Event(index)) if ops[index].is_clock()) {
+        if matches!(picked, Some(Picked::Event(index)) if ops[index].is_late()) {
             // A wait ends with the first time that comes. Others may have come since, and compete.
             picked = select_once(ops, biased, Limit::Now).or(picked);
         }
