@@ -220,6 +220,17 @@ fn clocks_that_are_due_are_selected_at_random() {
             }
         }
         assert!(hits.iter().all(|&times| times >= 30), "{hits:?}");
+        // Two whose times come during the wait.
+        let mut hits = [0; 2];
+        for _ in 0..300 {
+            let when = Instant::now() + Duration::from_micros(50);
+            let (a, b) = (at(when), at(when + Duration::from_nanos(1)));
+            select! {
+                recv(a) -> _ => hits[0] += 1,
+                recv(b) -> _ => hits[1] += 1,
+            }
+        }
+        assert!(hits.iter().all(|&times| times >= 30), "{hits:?}");
     });
 }
 

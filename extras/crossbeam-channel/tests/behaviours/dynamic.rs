@@ -238,15 +238,17 @@ fn selects_on_many_threads_share_their_list() {
 #[test]
 fn operations_that_are_ready_are_selected_at_random() {
     check(|| {
-        for capacity in [Some(300), None] {
-            let channels: Vec<_> = (0..3).map(|_| channel(capacity)).collect();
-            channels
-                .iter()
-                .for_each(|(sender, _)| (0..300).for_each(|i| sender.send(i).unwrap()));
-            let receivers: Vec<_> = channels.iter().map(|(_, end)| end.clone()).collect();
-            let mut hits = [0; 3];
-            (0..300).for_each(|_| hits[recv_any(&receivers).0] += 1);
-            assert!(hits.iter().all(|&times| times >= 30), "{hits:?}");
+        for count in 2..6 {
+            for capacity in [Some(500), None] {
+                let channels: Vec<_> = (0..count).map(|_| channel(capacity)).collect();
+                for (sender, _) in &channels {
+                    (0..500).for_each(|i| sender.send(i).unwrap());
+                }
+                let receivers: Vec<_> = channels.iter().map(|(_, end)| end.clone()).collect();
+                let mut hits = vec![0; count];
+                (0..500).for_each(|_| hits[recv_any(&receivers).0] += 1);
+                assert!(hits.iter().all(|&times| times >= 30), "{hits:?}");
+            }
         }
     });
 }
