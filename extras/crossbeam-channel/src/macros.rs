@@ -29,14 +29,14 @@
 /// }
 /// ```
 ///
-/// | case | when it is ready | the value |
+/// | case | when it is ready | the result |
 /// |---|---|---|
-/// | `recv(receiver) -> result => body` | a message is there, or no sender is left | that of `recv` |
-/// | `send(sender, message) -> result => body` | there is room, or no receiver is left | that of `send` |
-/// | `default => body` | no other is ready now | |
-/// | `default(duration) => body` | no other became ready for so long | |
+/// | `recv(receiver) -> result` | a message is there, or no sender is left | that of `recv` |
+/// | `send(sender, message) -> result` | there is room, or no receiver is left | that of `send` |
+/// | `default` | no other is ready now | |
+/// | `default(duration)` | no other became ready for so long | |
 ///
-/// - A case ends with a comma, which may be left out after a block and at the end. The bodies have
+/// - `=>` and the body follow. A case ends with a comma, which may be left out after a block and at the end. The bodies have
 ///   one type, that of the select. `break`, `continue`, `return` and `?` work in them.
 /// - The receivers and senders are evaluated in their order, when the select begins. They may be
 ///   references to one, or what derefs to one.

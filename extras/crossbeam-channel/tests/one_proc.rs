@@ -1,7 +1,10 @@
 //! The behaviours in goroutines of one thread, which takes turns with all of them.
 
+#[path = "behaviours/all.rs"]
 mod behaviours;
+#[path = "behaviours/goroutines.rs"]
 mod goroutines;
+#[path = "behaviours/limit.rs"]
 mod limit;
 
 use gopark::{Builder, thread};

@@ -1,6 +1,8 @@
 //! The behaviours on ordinary threads.
 
+#[path = "behaviours/all.rs"]
 mod behaviours;
+#[path = "behaviours/limit.rs"]
 mod limit;
 
 use std::thread;

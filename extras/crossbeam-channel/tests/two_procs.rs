@@ -1,7 +1,10 @@
 //! The behaviours in goroutines of two threads.
 
+#[path = "behaviours/all.rs"]
 mod behaviours;
+#[path = "behaviours/goroutines.rs"]
 mod goroutines;
+#[path = "behaviours/limit.rs"]
 mod limit;
 
 use gopark::{Builder, thread};
