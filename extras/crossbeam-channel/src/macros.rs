@@ -36,8 +36,9 @@
 /// | `default` | no other is ready now | |
 /// | `default(duration)` | no other became ready for so long | |
 ///
-/// - `=>` and the body follow. A case ends with a comma, which may be left out after a block and at the end. The bodies have
-///   one type, that of the select. `break`, `continue`, `return` and `?` work in them.
+/// - `=>` and the body follow. A case ends with a comma, which may be left out after a block and at
+///   the end. The bodies have one type, that of the select. `break`, `continue`, `return` and `?`
+///   work in them.
 /// - The receivers and senders are evaluated in their order, when the select begins. They may be
 ///   references to one, or what derefs to one.
 /// - `message` is evaluated when the send is selected, and otherwise not.

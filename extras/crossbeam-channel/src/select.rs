@@ -475,7 +475,31 @@ impl SelectedOperation<'_> {
         }
     }
 
-    /// `handle` is a handle of a channel of `T`.
+    /// `handle` is a handle of a channel of `T`. That it is invariant in `T` is relied on:
+    ///
+    /// ```compile_fail
+    /// use crossbeam_channel::Receiver;
+    ///
+    /// fn shorten<'a>(receiver: Receiver<&'static str>) -> Receiver<&'a str> {
+    ///     receiver
+    /// }
+    /// ```
+    ///
+    /// ```compile_fail
+    /// use crossbeam_channel::Sender;
+    ///
+    /// fn lengthen<'a>(sender: Sender<&'a str>) -> Sender<&'static str> {
+    ///     sender
+    /// }
+    /// ```
+    ///
+    /// ```compile_fail
+    /// use crossbeam_channel::Sender;
+    ///
+    /// fn shorten<'a>(sender: Sender<&'static str>) -> Sender<&'a str> {
+    ///     sender
+    /// }
+    /// ```
     #[track_caller]
     fn into_selected<T>(mut self, handle: &dyn Handle) -> Selected<T> {
         assert!(

@@ -80,19 +80,14 @@ fn a_channel_that_disconnects_becomes_ready() {
     });
 }
 
-/// Receives `count` messages by waiting for readiness.
+/// Receives `count` messages by waiting for readiness. There is no other receiver, so what is ready
+/// stays so.
 fn receive_when_ready(receiver: &crossbeam_channel::Receiver<usize>, count: usize) {
     let mut select = Select::new();
     select.recv(receiver);
     for i in 0..count {
-        let message = loop {
-            assert_eq!(select.ready(), 0);
-            match receiver.try_recv() {
-                Ok(message) => break message,
-                Err(error) => assert!(error.is_empty()),
-            }
-        };
-        assert_eq!(message, i);
+        assert_eq!(select.ready(), 0);
+        assert_eq!(receiver.try_recv(), Ok(i));
     }
 }
 
@@ -101,26 +96,34 @@ fn a_send_makes_a_receive_ready() {
     check(|| {
         for capacity in CAPACITIES {
             let (sender, receiver) = channel(capacity);
-            let received = AtomicUsize::new(0);
             thread::scope(|scope| {
-                scope.spawn(|| {
+                scope.spawn(|| (0..200).for_each(|i| sender.send(i).unwrap()));
+                receive_when_ready(&receiver, 200);
+            });
+        }
+    });
+}
+
+/// Each message finds a watcher that sleeps, or is on its way to it.
+#[test]
+fn messages_that_come_alone_wake_a_watcher() {
+    check(|| {
+        for capacity in CAPACITIES {
+            let (sender, receiver) = channel(capacity);
+            let (to_go_on, go_on) = bounded(0);
+            thread::scope(|scope| {
+                scope.spawn(move || {
                     for i in 0..200 {
-                        // Each send finds a watcher, or a receive that is on its way to one.
-                        until(|| received.load(Ordering::SeqCst) == i || capacity.is_none());
                         sender.send(i).unwrap();
+                        go_on.recv().unwrap();
                     }
                 });
                 let mut select = Select::new();
                 select.recv(&receiver);
                 for i in 0..200 {
-                    let message = loop {
-                        assert_eq!(select.ready(), 0);
-                        if let Ok(message) = receiver.try_recv() {
-                            break message;
-                        }
-                    };
-                    assert_eq!(message, i);
-                    received.store(i + 1, Ordering::SeqCst);
+                    assert_eq!(select.ready_timeout(LONG), Ok(0));
+                    assert_eq!(receiver.try_recv(), Ok(i));
+                    to_go_on.send(()).unwrap();
                 }
             });
         }
@@ -165,12 +168,8 @@ fn a_receive_makes_a_send_ready() {
                 let mut select = Select::new();
                 select.send(&sender);
                 for i in 0..200 {
-                    loop {
-                        assert_eq!(select.ready_timeout(LONG), Ok(0));
-                        if sender.try_send(i).is_ok() {
-                            break;
-                        }
-                    }
+                    assert_eq!(select.ready_timeout(LONG), Ok(0));
+                    assert_eq!(sender.try_send(i), Ok(()));
                 }
             });
         }
