@@ -42,9 +42,9 @@
 //!
 //! - In a goroutine that is cancelled (`gopark::sync::Cancel`, or a scope that ends), an operation
 //!   that may wait and can return an error fails as if the channel was disconnected. A send gives
-//!   its message back, and no message is lost. `try_send` and `try_recv` do not fail. A select fails
-//!   its first channel, and a select of clocks alone its first receive. `default` without a time,
-//!   `try_select`, and the methods of [`Select`] about readiness are not affected.
+//!   its message back, and no message is lost. `try_send` and `try_recv` do not fail. A select
+//!   fails its first channel, and a select of clocks alone its first receive. `default` without
+//!   a time, `try_select`, and the methods of [`Select`] about readiness are not affected.
 //! - If all goroutines and threads of a program wait for each other, gopark reports a deadlock and
 //!   ends the process, where the original hangs.
 //! - Each operation may let other goroutines of the thread run, also one that does not wait.
@@ -56,8 +56,8 @@
 //!   was to get the message waits forever.
 //! - In [`select!`] the temporaries of a case's channel are dropped before its body runs, not
 //!   after. Ticks that a select waits for stay in phase, as those of `recv` do.
-//! - Each send of a select takes an allocation, and one more if it is selected. All other operations
-//!   do without, unless the channel grows.
+//! - Each send of a select takes an allocation, and one more if it is selected. All other
+//!   operations do without, unless the channel grows.
 //! - What is not documented does not exist: the module `internal` has other contents, and the
 //!   texts of panics and of errors of the compiler are others.
 //!
