@@ -49,6 +49,7 @@ check "layout" cargo fmt --all --check
 check "documentation" env RUSTDOCFLAGS="-D warnings" \
     cargo doc --workspace --no-deps --all-features
 check "parking_lot is replaced" replaces parking_lot
+check "crossbeam-channel is replaced" replaces crossbeam-channel
 tests
 tests --all-features
 if timeout 300 rustup toolchain install "$oldest" --profile minimal > /dev/null 2>&1; then
