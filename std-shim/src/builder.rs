@@ -12,7 +12,7 @@ use crate::poller::Choice;
 use crate::report::{self, OnStall};
 use crate::runtime::{self, LINUX, Runtime, duration_nanos, running, thread_member};
 use crate::signals::{self, Handlers};
-use crate::std_locks::{StdLocks, install, rescue};
+use crate::std_locks::{StdLocks, install, learn_park_word, rescue};
 use crate::switches::{self, OnSwitch};
 use crate::{environment, error, fork, overflow, panics, schedtrace, trace};
 use gopark_backends::Poller;
@@ -519,6 +519,7 @@ impl Builder {
             schedtrace,
             shrink,
             rescue: (locks == StdLocks::Rescue).then_some(rescue),
+            thread_started: learn_park_word,
             unwinding: thread::panicking,
             thread_member,
             report: report::report,

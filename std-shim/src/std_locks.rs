@@ -21,11 +21,11 @@ cfg_if::cfg_if! {
             }
         }
 
-        pub(crate) use hook::{install, is_linked, last_waker, rescue};
+        pub(crate) use hook::{install, is_linked, last_waker, learn_park_word, rescue};
     } else {
         mod none;
 
-        pub(crate) use none::{install, is_linked, last_waker, rescue};
+        pub(crate) use none::{install, is_linked, last_waker, learn_park_word, rescue};
     }
 }
 

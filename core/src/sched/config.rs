@@ -39,6 +39,8 @@ pub struct Config {
     /// How goroutines that block their threads in a lock of `std` are made to park. `None`: they go
     /// on blocking them.
     pub rescue: Option<Rescue>,
+    /// Called once on the thread of each M, before it runs a goroutine.
+    pub thread_started: fn(),
     /// Whether the calling thread is in a panic: `std::thread::panicking`.
     pub unwinding: fn() -> bool,
     /// A word of the calling ordinary thread, at first null: stores the argument, if there is one,
@@ -67,6 +69,7 @@ impl Config {
             schedtrace: None,
             shrink: None,
             rescue: None,
+            thread_started: || (),
             unwinding: || false,
             thread_member: |_| ptr::null_mut(),
             report: |_, _| (),

@@ -139,6 +139,7 @@ impl Sched {
     #[doc(alias = "mstart")]
     fn be_m(&'static self, m: &'static M) -> ! {
         m.thread.store(self.os.thread_id(), Ordering::Relaxed);
+        (self.config.thread_started)();
         let here = self.await_grant(m);
         self.run(here)
     }

@@ -8,15 +8,17 @@
 //!
 //! | the call | made by | becomes |
 //! |---|---|---|
-//! | `WAIT_BITSET`, all bits, any value but `u32::MAX` | a lock of `std` | `FutexTable::wait` |
-//! | the same, `u32::MAX` | `std::thread::park` | a wait in the kernel |
+//! | `WAIT_BITSET`, all bits | a lock of `std` | `FutexTable::wait` |
+//! | the same, on the word of the thread | `std::thread::park` | a wait in the kernel |
 //! | `WAIT` | `parking_lot` and others | a wait in the kernel |
 //! | `WAKE` | all of them | `FutexTable::wake` |
 //!
 //! `std` permits each of its waits to end without a cause, which the table makes use of. A waiter
 //! of `thread::park` must not park: two goroutines of one thread would share what is the state of
-//! that thread. The runtime's own threads wake each other by `WAKE_BITSET`, which does not come
-//! here, so a signal handler may do it.
+//! that thread. It waits for the value `u32::MAX`, and so does a reader of a `RwLock` that is
+//! locked by a writer and has waiters of both kinds. So each thread that runs goroutines learns the
+//! address of its own word, by a call of `park_timeout` at its start. The runtime's own threads
+//! wake each other by `WAKE_BITSET`, which does not come here, so a signal handler may do it.
 //!
 //! The symbol is hidden: other shared objects keep libc's. It is weak: if the program defines
 //! `syscall` itself, that one is used. Then, and if `std` is linked dynamically, no lock of `std`
@@ -30,12 +32,22 @@ use gopark_core::os::Nanos;
 use gopark_core::sched::Sched;
 use gopark_core::watch;
 use libc::{c_int, c_long, timespec};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// The goroutines that are parked at locks of `std`.
 static TABLE: FutexTable = FutexTable::new();
+
+thread_local! {
+    /// The address of the word for which `std::thread::park` waits on this thread. 0: not known.
+    static PARK_WORD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The value of [`PARK_WORD`] while the thread learns it. No word has this address.
+const LEARNING: usize = 1;
 
 /// Whether a wait of `std` has come to [`futex`].
 static LINKED: AtomicBool = AtomicBool::new(false);
@@ -57,6 +69,25 @@ pub(crate) fn is_linked() -> bool {
     // Its result is of no interest: the time limit has passed.
     _ = Condvar::new().wait_timeout(guard, Duration::ZERO);
     LINKED.load(Ordering::Relaxed)
+}
+
+/// Learns for which word `std::thread::park` waits on the calling thread, which is new.
+pub(crate) fn learn_park_word() {
+    PARK_WORD.set(LEARNING);
+    thread::park_timeout(Duration::ZERO);
+    if PARK_WORD.get() == LEARNING {
+        PARK_WORD.set(0);
+    }
+}
+
+/// Whether a wait for `u32::MAX` at `address` is one of `std::thread::park`. Never inlined: the
+/// caller may then park, and must not use an address of a thread-local from before.
+#[inline(never)]
+fn is_park_word(address: usize) -> bool {
+    if PARK_WORD.get() == LEARNING {
+        PARK_WORD.set(address);
+    }
+    [0, address].contains(&PARK_WORD.get())
 }
 
 /// The goroutine that last woke another one at the lock with this address, if that is known.
@@ -115,6 +146,7 @@ pub(super) unsafe extern "C" fn futex(
 ) -> c_long {
     // SAFETY: the caller's contract.
     let kernel = || unsafe { system_call(number, word, operation, value, limit, other, bits) };
+    let parks_thread = operation == WAIT_BITSET && value == u32::MAX && is_park_word(word.addr());
     let Some(sched) = started() else {
         LINKED.store(true, Ordering::Relaxed);
         return kernel();
@@ -129,8 +161,9 @@ pub(super) unsafe extern "C" fn futex(
                 |most| unsafe { system_call(number, word, operation, most, limit, other, bits) };
             return wake(sched, word.addr(), value, kernel);
         }
-        WAIT_BITSET if bits == u32::MAX && value == u32::MAX => LockKind::ThreadPark,
-        WAIT_BITSET if bits == u32::MAX => LockKind::Std,
+        WAIT_BITSET if bits != u32::MAX => LockKind::Other,
+        WAIT_BITSET if parks_thread => LockKind::ThreadPark,
+        WAIT_BITSET => LockKind::Std,
         _ => LockKind::Other,
     };
     // SAFETY: null, or valid by the caller's contract.

@@ -10,6 +10,8 @@ pub(crate) fn is_linked() -> bool {
     false
 }
 
+pub(crate) fn learn_park_word() {}
+
 pub(crate) fn last_waker(_: u64) -> Option<u64> {
     None
 }
