@@ -148,7 +148,8 @@ pub(super) unsafe extern "C" fn futex(
     let kernel = || unsafe { system_call(number, word, operation, value, limit, other, bits) };
     let parks_thread = operation == WAIT_BITSET && value == u32::MAX && is_park_word(word.addr());
     let Some(sched) = started() else {
-        LINKED.store(true, Ordering::Relaxed);
+        // `std` makes no other wait, and the threads of the runtime make no such wait.
+        LINKED.fetch_or(operation == WAIT_BITSET, Ordering::Relaxed);
         return kernel();
     };
     if word.is_null() || !word.is_aligned() {
