@@ -276,7 +276,7 @@ impl FutexTable {
         most: u32,
         mut kernel: impl FnMut(u32) -> u32,
     ) -> u32 {
-        // Pairs with the fence in `park`: see the module's head.
+        // Pairs with the fence in `queue_up`: see the module's head.
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) == 0 {
             return kernel(most);
@@ -322,15 +322,13 @@ impl FutexTable {
                 let mut queued = bucket.queue.lock();
                 // Those that join later have read the changed word.
                 let joined = *joined.get_or_insert_with(|| queued.waiters.joined());
-                while woken < most && woken - before < BATCH as u32 {
-                    let here = |packet: &Packet| packet.address == address;
-                    let Some(served) = queued.waiters.pop_of(joined, here) else {
-                        break;
-                    };
+                let here = |packet: &Packet| packet.address == address;
+                let room = BATCH.min((most - woken) as usize);
+                queued.waiters.pop_each(joined, room, here, |served| {
                     self.first.note_wake(address, &served.packet.party, sched);
                     list.extend(served.waiter);
                     woken += 1;
-                }
+                });
             }
             if woken > before {
                 self.hot.note_waker(address, sched.current().map(G::id));
