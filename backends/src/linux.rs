@@ -60,10 +60,11 @@ impl Linux {
     /// goroutine that has overflowed its stack has no room left for the handler that reports it.
     /// The threads' own stacks get a guard that is larger than the frames of C code, and
     /// [`overflowed`] recognises it.
+    /// Each thread then calls `started`, before it runs anything else.
     #[doc(alias = "sigaltstack")]
-    pub const fn with_signal_stacks(self) -> Self {
+    pub const fn with_signal_stacks(self, started: fn()) -> Self {
         Linux {
-            signal_stacks: Some(thread::SIGNAL_STACKS),
+            signal_stacks: Some(thread::SignalStacks::new(started)),
             ..self
         }
     }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | an ordinary thread, or a goroutine on a stack of its own making | in the kernel |
 //! | a goroutine that must not park ([`LockKind::Forbidden`]) | in the kernel |
-//! | another goroutine, at an address in [`HotWords`] | here |
+//! | another goroutine, at an address in `HotWords` | here |
 //! | another goroutine | in the kernel, until sysmon ends the wait (`watch::rescue`) |
 //!
 //! sysmon ends a wait by waking the sleepers of its word, after it has put the address into
@@ -23,7 +23,7 @@
 //!
 //! A waker changes the word, then calls [`FutexTable::wake`]. It must find the waiters that have
 //! read the word before the change. A wake without waiters must cost one load, so it takes no lock
-//! if [`FutexTable::parked`] is 0:
+//! if `FutexTable::parked` is 0:
 //!
 //! - the waiter increments `parked`, then reads the word;
 //! - the waker has written the word, then reads `parked`.
@@ -107,7 +107,7 @@ struct Packet {
 }
 
 /// One call of futex(2) that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct FutexWait<'a> {
     /// The word.
     pub word: &'a os::AtomicU32,

@@ -107,8 +107,6 @@ pub(crate) struct G {
     /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written
     /// by the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
     pub(crate) member: AtomicPtr<()>,
-    /// Whether the goroutine must not park in a lock of `std`. Written by the goroutine itself.
-    unparkable: AtomicBool,
     /// A word of the program, which only the goroutine itself uses.
     local: AtomicPtr<()>,
     extra: Once<Box<Extra>>,
@@ -163,6 +161,8 @@ impl Drop for Attached {
     }
 }
 
+static_assertions::const_assert!(size_of::<G>() == 160 || cfg!(any(loom, steps)));
+
 // SAFETY: all fields are atomics or constants, except `running` and `context`. Only the holder of
 // the `GRef` touches those two, and the goroutine itself while that holder runs it. A `GRef` is
 // handed over through a lock or a release/acquire pair.
@@ -183,7 +183,6 @@ impl G {
             site,
             id,
             member: AtomicPtr::new(ptr::null_mut()),
-            unparkable: AtomicBool::new(false),
             local: AtomicPtr::new(ptr::null_mut()),
             extra: Once::new(),
         }
@@ -336,7 +335,7 @@ impl G {
     /// Whether the goroutine must not park in a lock of `std`.
     #[inline]
     pub(crate) fn unparkable(&self) -> &AtomicBool {
-        &self.unparkable
+        &self.wait_info.unparkable
     }
 
     /// Stops running, with `request` for the M, until the scheduler resumes this goroutine.

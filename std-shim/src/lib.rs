@@ -69,37 +69,47 @@
 //!   [`go_local`], and blocks the thread.
 //! - [`go_local`] starts a goroutine on the thread of the caller. It can share values with the
 //!   caller that are not `Send`.
-//! - A goroutine that blocks its thread (`std::thread::sleep`, a file, a lock or channel of `std`)
-//!   or computes for long holds up the goroutines that have started there. The runtime moves all
+//! - A goroutine that blocks its thread (`std::thread::sleep`, a file, a channel of `std`) or
+//!   computes for long holds up the goroutines that have started there. The runtime moves all
 //!   others to another thread. Use [`blocking`] for such work, and [`sync`] for locks.
 //!
 //! # Locks and channels of std
 //!
-//! `std::sync::Mutex`, `RwLock`, `Condvar`, `OnceLock`, `LazyLock`, `Barrier` and `mpsc` block the
-//! *thread*. If another goroutine that has started on that thread is to end the wait, both hang:
+//! [`sync`] has the locks of `std::sync` under the same names, and [`chan`] has channels: waiting
+//! for them parks the goroutine. Use them, and hold their guards over whatever you like.
 //!
-//! | goroutine A | goroutine B, on the same thread | result |
-//! |---|---|---|
-//! | holds a lock and parks | locks it | B blocks the thread that A needs to unlock |
-//! | will send, and is ready to run | calls `recv` of a `mpsc` channel | the same |
-//! | runs a `OnceLock` initializer that parks | calls `get_or_init` | the same |
+//! `std::sync::Mutex`, `RwLock`, `Condvar`, `Once`, `OnceLock`, `LazyLock` and `Barrier` block the
+//! *thread*. If another goroutine that has started on that thread is to end the wait, both would
+//! hang. So the runtime ends such a wait, and the goroutine parks:
 //!
-//! [`sync`] has all of these under the same names, and [`chan`] has channels: waiting for them
-//! parks the goroutine. Use them, and hold their guards over whatever you like.
+//! - A wait for one of these blocks the thread at first. A lock that is held for a few instructions
+//!   costs no switch, and lets no other goroutine run.
+//! - After a millisecond in which goroutines of the thread were ready, or after a second, the wait
+//!   is ended, and the goroutine parks. Until ten seconds after its last use, goroutines that wait
+//!   for *that* lock park at once.
+//! - The first time, a line on stderr names the two goroutines. [`Metrics::rescues`] counts.
 //!
-//! Code that cannot be changed, such as a crate with a lock of `std` inside, works between
-//! goroutines as follows:
+//! [`Builder::std_locks`] lets them park at once, or never. [`without_parking`] keeps the code in a
+//! closure from parking there. This is the feature `std-locks`: it defines libc's function
+//! `syscall` in the program, by which `std` waits, on x86-64 and aarch64. Ordinary threads, code in
+//! a panic, and code on a stack of its own making (another crate's coroutine) wait as ever.
 //!
-//! - a lock that is never held over a call of this crate. Every call may let other goroutines run,
-//!   also one that does not have to wait: of 64 writes of a byte in a row, the last one does;
-//! - waiting within [`blocking`]: a thread of the pool waits while the goroutine is parked. Lock,
-//!   use and unlock within the closure.
+//! What waits in another way cannot be helped so. In goroutines, do not wait in these, or wait
+//! within [`blocking`]:
 //!
-//! [`Builder::migrate`] does not help, because its contract forbids holding a guard over a park.
+//! | a wait in | instead |
+//! |---|---|
+//! | `std::sync::mpsc`, `std::thread::park` | [`chan`], [`sync::mpsc`], [`thread::park`] |
+//! | `crossbeam-channel`, `parking_lot` | the crates of these names in `extras/`, by `[patch]` |
+//! | the join of a `std::thread` | a goroutine |
+//! | a mutex of a C library | |
+//!
+//! [`blocking`] serves all of them: a thread of the pool waits while the goroutine is parked. The
+//! folder `extras/` is in the repository.
 //!
 //! When a goroutine has blocked its thread for a second while others there are ready, stderr names
-//! it with its system call, and the remedy on a second line. [`Builder::stall_after`] and
-//! [`Builder::reports`] change that.
+//! it, what it waits in, and the remedy. [`Builder::stall_after`] and [`Builder::reports`] change
+//! that.
 //!
 //! # What is unsound under goroutines
 //!
@@ -109,16 +119,19 @@
 //!
 //! - **A scoped thread-local.** Some libraries store a pointer to the caller's stack in a
 //!   thread-local for the duration of a callback, and assume that callbacks on a thread end in the
-//!   reverse order of their start. Do not park inside such a callback.
+//!   reverse order of their start. Do not park inside such a callback. A wait for a lock of `std`
+//!   that others hold for a millisecond can park ([`without_parking`] prevents it).
 //! - **A `thread_local!` whose initializer parks.** If another goroutine of the thread uses the
 //!   thread-local before the initializer returns, `std` initializes it twice and drops the value
 //!   that is borrowed. Use a `const` initializer or one that does not park, and fill an `OnceCell`
-//!   in the thread-local from outside.
+//!   in the thread-local from outside. The same holds for locks of `std` that it waits for.
 //! - **A C function whose frame is larger than a stack's guard.** It can write into the stack of
 //!   another goroutine. Raise [`Builder::guard_size`]; see `docs/stacks.md` in the repository.
 //!
 //! These are wrong results, but not undefined behaviour:
 //!
+//! - A `RefCell` in a thread-local that is borrowed while its code waits for a lock of `std` can be
+//!   found borrowed by another goroutine of the thread, if that wait parks.
 //! - A lock that is reentrant per thread (`parking_lot::ReentrantMutex`, `stdout().lock()`) does
 //!   not exclude other goroutines of the thread.
 //! - `std` counts panics per thread. If a goroutine parks in a destructor that runs because of a
@@ -168,6 +181,8 @@
 //! | `epoll-level` | no | the level-triggered epoll poller |
 //! | `poll` | yes | the `poll(2)` poller, for sandboxes without epoll |
 //! | `backtrace` | yes | backtraces of parked goroutines in a [`dump`](dump()) |
+//! | `std-locks` | yes | waits for locks of `std` that park; defines libc's `syscall` |
+//! | `lock_api` | no | `sync::RawMutex` and `sync::RawRwLock` for the crate `lock_api` |
 //!
 //! Features are additive. [`Builder::poller`] or `GOPARK_POLLER` selects one of the pollers that
 //! are compiled in. By default the runtime uses the first of this table that the system permits;
@@ -202,7 +217,7 @@
 //
 // | row | modules |
 // |---|---|
-// | 0 | `environment` `error` `fork` `backtraces` |
+// | 0 | `environment` `error` `fork` `parker` `backtraces` |
 // | 1 | `runtime` `poller` `local` `std_locks` |
 // | 2 | `panics` `overflow` `signals` `dump` `stderr` `report` `leak` `schedtrace` `trace` |
 // | 3 | `switches` `builder` `global` |
@@ -231,6 +246,7 @@ pub mod net;
 mod overflow;
 mod panics;
 mod park;
+mod parker;
 mod poller;
 mod pool;
 mod report;

@@ -1,6 +1,7 @@
 //! The runtime of the process: where it is found, and its clock.
 #![allow(unsafe_code, reason = "a static holds a pointer to it")]
 
+use crate::parker;
 use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
 use gopark_core::blocking::Pool;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new()
-    .with_signal_stacks()
+    .with_signal_stacks(parker::learn)
     .with_limits()
     .with_thread_states();
 

@@ -37,13 +37,20 @@ pub(super) struct SignalStacks {
     guard: unsafe fn(*mut libc::pthread_attr_t),
     install: fn(),
     remove: fn(),
+    /// What the program runs on each new thread.
+    started: fn(),
 }
 
-pub(super) const SIGNAL_STACKS: SignalStacks = SignalStacks {
-    guard: set_guard,
-    install: install_signal_stack,
-    remove: remove_signal_stack,
-};
+impl SignalStacks {
+    pub(super) const fn new(started: fn()) -> Self {
+        SignalStacks {
+            guard: set_guard,
+            install: install_signal_stack,
+            remove: remove_signal_stack,
+            started,
+        }
+    }
+}
 
 /// What a new thread is to do. `spawn` allocates it, and the thread frees it.
 struct Start {
@@ -110,6 +117,7 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1usize) };
     if let Some(signal_stacks) = signal_stacks {
         (signal_stacks.install)();
+        (signal_stacks.started)();
     }
     entry(arg);
     if let Some(signal_stacks) = signal_stacks {

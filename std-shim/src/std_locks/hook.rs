@@ -8,8 +8,8 @@
 //!
 //! | the call | made by | becomes |
 //! |---|---|---|
-//! | `WAIT_BITSET`, all bits, any value but `u32::MAX` | a lock of `std` | `FutexTable::wait` |
-//! | the same, `u32::MAX` | `std::thread::park` | a wait in the kernel |
+//! | `WAIT_BITSET`, all bits | a lock of `std` | `FutexTable::wait` |
+//! | the same, for the word of `parker` | `std::thread::park` | a wait in the kernel |
 //! | `WAIT` | `parking_lot` and others | a wait in the kernel |
 //! | `WAKE` | all of them | `FutexTable::wake` |
 //!
@@ -24,6 +24,7 @@
 #![allow(unsafe_code, reason = "defines a function of libc")]
 
 use super::{StdLocks, forbid_parking};
+use crate::parker::is_parker;
 use crate::runtime::started;
 use gopark_core::futex::{FutexTable, FutexWait, FutexWaited, LockKind, Policy};
 use gopark_core::os::Nanos;
@@ -115,24 +116,26 @@ pub(super) unsafe extern "C" fn futex(
 ) -> c_long {
     // SAFETY: the caller's contract.
     let kernel = || unsafe { system_call(number, word, operation, value, limit, other, bits) };
+    let kind = match operation {
+        WAIT_BITSET if bits != u32::MAX => LockKind::Other,
+        // A new thread learns its parker before the runtime is published.
+        WAIT_BITSET if value == u32::MAX && is_parker(word.addr()) => LockKind::ThreadPark,
+        WAIT_BITSET => LockKind::Std,
+        _ => LockKind::Other,
+    };
     let Some(sched) = started() else {
-        LINKED.store(true, Ordering::Relaxed);
+        LINKED.fetch_or(operation == WAIT_BITSET, Ordering::Relaxed);
         return kernel();
     };
     if word.is_null() || !word.is_aligned() {
         return kernel();
     }
-    let kind = match operation {
-        WAKE => {
-            // SAFETY: the caller's contract, with another number of waiters.
-            let kernel =
-                |most| unsafe { system_call(number, word, operation, most, limit, other, bits) };
-            return wake(sched, word.addr(), value, kernel);
-        }
-        WAIT_BITSET if bits == u32::MAX && value == u32::MAX => LockKind::ThreadPark,
-        WAIT_BITSET if bits == u32::MAX => LockKind::Std,
-        _ => LockKind::Other,
-    };
+    if operation == WAKE {
+        // SAFETY: the caller's contract, with another number of waiters.
+        let kernel =
+            |most| unsafe { system_call(number, word, operation, most, limit, other, bits) };
+        return wake(sched, word.addr(), value, kernel);
+    }
     // SAFETY: null, or valid by the caller's contract.
     let until = match unsafe { limit.as_ref() }.filter(|_| kind == LockKind::Std) {
         None => None,

@@ -136,7 +136,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
 
 /// The rows of `std-shim/src/lib.rs`.
 pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
-    &["environment", "error", "fork", "backtraces"],
+    &["environment", "error", "fork", "parker", "backtraces"],
     &["runtime", "poller", "local", "std_locks"],
     &[
         "panics",
