@@ -10,8 +10,8 @@ use super::{FutexTable, FutexWait, FutexWaited, LockKind, Policy};
 use crate::fuzz::base::{FuzzOs, sched};
 use crate::g::{self, GRef};
 use crate::m::M;
-use crate::os::{AtomicU32, Nanos};
-use crate::sync::Ordering;
+use crate::os::Nanos;
+use crate::sync::{Ordering, Word};
 use crate::waiter::WaiterList;
 use core::cell::{Cell, RefCell};
 use core::ptr::{self, NonNull};
@@ -100,20 +100,20 @@ struct Model {
 
 struct Driver<'a> {
     table: FutexTable,
-    words: [AtomicU32; WORDS],
+    words: [Word; WORDS],
     steps: Cell<&'a [u8]>,
     model: RefCell<Model>,
     /// The waits in the kernel that were not woken.
     kernel: RefCell<Vec<usize>>,
     /// The waits in the table, and the words on which the thread sleeps.
-    asleep: RefCell<Vec<(usize, *const AtomicU32)>>,
+    asleep: RefCell<Vec<(usize, *const Word)>>,
 }
 
 /// Two bytes are one step: what, and how.
 pub fn run(input: &[u8]) {
     let driver = Driver {
         table: FutexTable::new(),
-        words: core::array::from_fn(|_| AtomicU32::new(0)),
+        words: core::array::from_fn(|_| Word::new(0)),
         steps: Cell::new(input),
         model: RefCell::new(Model {
             now: UNIT,
@@ -243,52 +243,18 @@ impl Driver<'_> {
     }
 
     /// Waits for a word: as a thread, or as a goroutine that may park or must not.
-    fn wait(&self, word: usize, who: u8, how: u8) {
-        let mut model = self.model.borrow_mut();
-        let number = model.waits.len();
-        if number == WAITS_MAX {
-            return;
-        }
-        let now = model.now;
-        let limit = match how & 3 {
-            0 | 1 => None,
-            2 => Some(now - Nanos::from(who & 1)),
-            _ => Some(now + UNIT * Nanos::from(1 + (who >> 4))),
-        };
+    fn wait(&self, word: usize, caller: u8, how: u8) {
         let changed = how >> 2 == 3;
-        let is_goroutine = who & 3 != 3;
-        let obstacle = (who & 3 == 2).then_some(who >> 2 & 3);
-        let kind = match obstacle {
-            Some(2) => LockKind::ThreadPark,
-            Some(3) => LockKind::Other,
-            _ => LockKind::Std,
+        let is_goroutine = caller & 3 != 3;
+        let obstacle = (caller & 3 == 2).then_some(caller >> 2 & 3);
+        let Some((number, kind)) = self.begin(word, is_goroutine, obstacle, [caller, how]) else {
+            return;
         };
-        let parks = is_goroutine && obstacle.is_none() && {
-            let time = sched().coarse_time();
-            match model.policy {
-                Policy::Park => true,
-                Policy::Rescue => model.contains(self.address(word), time),
-                Policy::Block => false,
-            }
-        };
-        let ends_at_once = changed || parks && limit.is_some_and(|limit| limit <= now);
-        model.waits.push(Wait {
-            word,
-            here: parks,
-            kind: is_goroutine.then_some(match obstacle {
-                Some(0 | 1) => LockKind::Forbidden,
-                _ => kind,
-            }),
-            limit,
-            since: now,
-            again: now,
-            ended: None,
-        });
-        drop(model);
+        let begun = self.model.borrow().waits[number];
         let wait = FutexWait {
             word: &self.words[word],
             expected: self.words[word].load(Ordering::Relaxed) + u32::from(changed),
-            until: limit,
+            until: begun.limit,
             kind,
         };
         let kernel = || {
@@ -301,19 +267,67 @@ impl Driver<'_> {
             false => self.table.wait(sched(), wait, kernel),
             true => self.wait_as(number, obstacle, wait, kernel),
         };
-        let ended = self.model.borrow_mut().waits.pop().expect("pushed above");
-        let expected = match ended.ended {
-            _ if !parks => FutexWaited::Kernel(number),
+        let ended = self.model.borrow_mut().waits.pop();
+        let ended = ended.expect("`begin` has pushed it").ended;
+        let expected = match ended {
+            _ if !begun.here => FutexWaited::Kernel(number),
             _ if changed => FutexWaited::Changed,
             Some(Ending::Woken) => FutexWaited::Woken,
             Some(Ending::Expired) => FutexWaited::Expired,
             None => {
-                assert!(ends_at_once, "a wait ends by itself");
+                let passed = begun.limit.is_some_and(|limit| limit <= begun.since);
+                assert!(passed, "a wait ends by itself");
                 FutexWaited::Expired
             }
         };
-        assert_eq!(waited, expected, "how {ended:?} ends");
+        assert_eq!(waited, expected, "how {begun:?} ends");
         self.compare();
+    }
+
+    /// Notes a wait, and returns its number and the kind that its caller says it is. `None` if
+    /// there are too many.
+    fn begin(
+        &self,
+        word: usize,
+        is_goroutine: bool,
+        obstacle: Option<u8>,
+        [caller, how]: [u8; 2],
+    ) -> Option<(usize, LockKind)> {
+        let mut model = self.model.borrow_mut();
+        let (number, now) = (model.waits.len(), model.now);
+        if number == WAITS_MAX {
+            return None;
+        }
+        let kind = match obstacle {
+            Some(2) => LockKind::ThreadPark,
+            Some(3) => LockKind::Other,
+            _ => LockKind::Std,
+        };
+        let seen = match obstacle {
+            Some(0 | 1) => LockKind::Forbidden,
+            _ => kind,
+        };
+        let here = is_goroutine
+            && obstacle.is_none()
+            && match model.policy {
+                Policy::Park => true,
+                Policy::Rescue => model.contains(self.address(word), sched().coarse_time()),
+                Policy::Block => false,
+            };
+        model.waits.push(Wait {
+            word,
+            here,
+            kind: is_goroutine.then_some(seen),
+            limit: match how & 3 {
+                0 | 1 => None,
+                2 => Some(now - Nanos::from(caller & 1)),
+                _ => Some(now + UNIT * Nanos::from(1 + (caller >> 4))),
+            },
+            since: now,
+            again: now,
+            ended: None,
+        });
+        Some((number, kind))
     }
 
     /// Waits as goroutine `number`, whose home is any M or its own.
@@ -341,7 +355,7 @@ impl Driver<'_> {
     }
 
     /// The sleep of a wait in the table, the innermost one.
-    fn sleep(&self, word: &AtomicU32) {
+    fn sleep(&self, word: &Word) {
         let number = self.model.borrow().waits.len() - 1;
         CALLERS.with(|callers| {
             assert_eq!(callers[number].g.home(), Some(number), "parked at home");

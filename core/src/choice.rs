@@ -318,7 +318,7 @@ impl WaitQueue {
             at = unsafe { links_of(this) }.next;
             // SAFETY: so are their choices.
             let choice = unsafe { node.choice.as_ref() };
-            if !choice.is_decided() && !wanted(packet) {
+            if !(choice.is_decided() || wanted(packet)) {
                 continue;
             }
             self.unlink(this);

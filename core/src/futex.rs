@@ -45,9 +45,9 @@ use crate::g::G;
 pub use crate::lock_wait::LockKind;
 use crate::locked_queue::{LockedQueue, Waited};
 use crate::m::M;
-use crate::os::{self, Nanos};
+use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{self, AtomicU8, AtomicU32, Ordering, const_unless_loom, fence};
+use crate::sync::{self, AtomicU8, AtomicU32, Ordering, Word, const_unless_loom, fence};
 use crate::trace::Identity;
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
@@ -110,7 +110,7 @@ struct Packet {
 #[derive(Clone, Copy)]
 pub struct FutexWait<'a> {
     /// The word.
-    pub word: &'a os::AtomicU32,
+    pub word: &'a Word,
     /// The caller waits while the word has this value.
     pub expected: u32,
     /// When the wait ends at the latest.

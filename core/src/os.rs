@@ -24,9 +24,9 @@ use core::marker::PhantomData;
 use core::num::NonZeroI32;
 use core::ptr::NonNull;
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU32;
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::AtomicU32;
+use loom::sync::atomic::AtomicU32;
 
 /// A Linux error number, as a system call reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
