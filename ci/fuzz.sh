@@ -15,12 +15,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-targets=(polldesc waiter choice chan cancel locks timer_heap runq fdmutex tagptr backend)
+targets=(polldesc waiter choice chan cancel locks futex timer_heap runq fdmutex tagptr backend)
 machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs choice.rs
     chan.rs chan/arms.rs chan/buffer.rs select.rs locked_queue.rs mutex.rs rwlock.rs condvar.rs
     semaphore.rs wait_group.rs notify.rs timer.rs runq.rs fdmutex.rs fdmutex/leave.rs permits.rs
-    cancel.rs withdraw.rs tagptr.rs
+    cancel.rs withdraw.rs tagptr.rs futex.rs futex/hot.rs lock_wait.rs
 )
 secs=${FUZZ_SECS:-15}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz

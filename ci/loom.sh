@@ -30,6 +30,7 @@ large=(
     sched::models::two_submitted_goroutines
     blocking::models::each_of_two_sleeping_threads
     offered_to_an_m_that_wakes_for_another
+    futex::models::a_broadcast_wakes_every_batch
     fdmutex::models::a_cancelled_reader
 )
 large_words=(
@@ -38,7 +39,7 @@ large_words=(
 )
 # Each step of these is a critical section, so one preemption more takes ten times as long.
 locks=(
-    rwlock:: semaphore:: once:: wait_group:: cancel::
+    rwlock:: semaphore:: once:: wait_group:: cancel:: futex::
     mutex::models::three_lockers mutex::models::two_waiters mutex::models::a_broadcast
 )
 models $((bound - less)) "${large[@]}"

@@ -15,6 +15,7 @@ pub use crate::cancel::fuzz::run as cancel;
 pub use crate::chan::fuzz::run as chan;
 pub use crate::choice::fuzz::run as choice;
 pub use crate::fdmutex::fuzz::run as fdmutex;
+pub use crate::futex::fuzz::run as futex;
 pub use crate::locked_queue::fuzz::run as locks;
 pub use crate::polldesc::fuzz::run as polldesc;
 pub use crate::runq::fuzz::run as runq;
@@ -54,6 +55,11 @@ mod tests {
     #[test]
     fn locks_and_their_waiters_agree_with_plain_queues() {
         check("locks", 10_000, super::locks);
+    }
+
+    #[test]
+    fn futexes_agree_with_plain_lists() {
+        check("futex", 10_000, super::futex);
     }
 
     #[test]

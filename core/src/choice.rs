@@ -305,6 +305,35 @@ impl WaitQueue {
         }
         None
     }
+
+    /// Takes the waiters whose choices are open and whose packets are `wanted`, wherever in the
+    /// queue they are: up to `most`, the first ones. Decides their choices. Nodes that lost are
+    /// removed on the way.
+    pub(crate) fn pop_each(
+        &mut self,
+        most: usize,
+        wanted: impl Fn(NonNull<()>) -> bool,
+        mut chosen: impl FnMut(Chosen),
+    ) {
+        let (mut at, mut left) = (self.head, most);
+        while let Some(this) = at.filter(|_| left > 0) {
+            // SAFETY: queued nodes are alive, and the lock is held.
+            let node = unsafe { this.as_ref() };
+            let (arm, packet) = (node.arm, node.packet);
+            // SAFETY: as above.
+            at = unsafe { links_of(this) }.next;
+            // SAFETY: so are their choices.
+            let choice = unsafe { node.choice.as_ref() };
+            if !(choice.is_decided() || wanted(packet)) {
+                continue;
+            }
+            self.unlink(this);
+            if let Some(waiter) = choice.decide(Outcome::Arm(arm)) {
+                chosen(Chosen { waiter, packet });
+                left -= 1;
+            }
+        }
+    }
 }
 
 /// # Safety

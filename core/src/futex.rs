@@ -44,9 +44,10 @@ use crate::choice::End;
 use crate::g::G;
 pub use crate::lock_wait::LockKind;
 use crate::locked_queue::{LockedQueue, Waited};
+use crate::m::M;
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{self, AtomicU8, AtomicU32, Ordering, const_unless_loom, fence};
+use crate::sync::{self, AtomicU8, AtomicU32, Ordering, Word, const_unless_loom, fence};
 use crate::trace::Identity;
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
@@ -54,11 +55,19 @@ use core::ptr;
 use hot::{FirstRescue, HotWords, Party};
 
 /// How many queues there are. Waiters of addresses with the same queue make each other's wakes
-/// longer.
-const BUCKETS: usize = if cfg!(loom) { 1 } else { 1024 };
+/// longer. In tests all addresses have the same.
+const BUCKETS: usize = if cfg!(any(loom, test, fuzzing)) {
+    1
+} else {
+    1024
+};
 
 /// How many waiters are woken for each time that the lock of their queue is held.
-const BATCH: usize = if cfg!(any(test, fuzzing)) { 2 } else { 32 };
+const BATCH: usize = match () {
+    () if cfg!(loom) => 1,
+    () if cfg!(any(test, fuzzing)) => 2,
+    () => 32,
+};
 
 /// When goroutines park in a wait for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,7 +109,7 @@ struct Packet {
 #[derive(Clone, Copy)]
 pub struct FutexWait<'a> {
     /// The word.
-    pub word: &'a AtomicU32,
+    pub word: &'a Word,
     /// The caller waits while the word has this value.
     pub expected: u32,
     /// When the wait ends at the latest.
@@ -183,10 +192,21 @@ impl FutexTable {
         wait: FutexWait<'_>,
         kernel: impl FnOnce() -> T,
     ) -> FutexWaited<T> {
+        match sched.current() {
+            Some(g) => self.wait_as(sched, g, wait, kernel),
+            None => FutexWaited::Kernel(self.sleep(ptr::from_ref(wait.word).addr(), kernel)),
+        }
+    }
+
+    /// The calling goroutine `g` waits.
+    fn wait_as<T>(
+        &self,
+        sched: &'static Sched,
+        g: &G,
+        wait: FutexWait<'_>,
+        kernel: impl FnOnce() -> T,
+    ) -> FutexWaited<T> {
         let address = ptr::from_ref(wait.word).addr();
-        let Some(g) = sched.current() else {
-            return FutexWaited::Kernel(self.sleep(address, kernel));
-        };
         let kind = match wait.kind {
             LockKind::Std if !sched.may_park_in_lock(g) => LockKind::Forbidden,
             kind => kind,
@@ -194,14 +214,25 @@ impl FutexTable {
         if kind == LockKind::Std && self.parks_at_once(sched, address) {
             return self.park(sched, g, wait, address);
         }
-        let m = sched.m_of(g);
+        FutexWaited::Kernel(self.block(sched, sched.m_of(g), kind, address, kernel))
+    }
+
+    /// Waits in the kernel on the thread of `m`, which sysmon sees.
+    fn block<T>(
+        &self,
+        sched: &'static Sched,
+        m: &M,
+        kind: LockKind,
+        address: usize,
+        kernel: impl FnOnce() -> T,
+    ) -> T {
         let neighbours = sched.neighbours(m);
         m.lock_wait.begin(address, kind, neighbours, sched.now());
         self.blocked.fetch_add(1, Ordering::Relaxed);
         let result = self.sleep(address, kernel);
         self.blocked.fetch_sub(1, Ordering::Relaxed);
         m.lock_wait.end();
-        FutexWaited::Kernel(result)
+        result
     }
 
     fn sleep<T>(&self, address: usize, kernel: impl FnOnce() -> T) -> T {
@@ -275,7 +306,7 @@ impl FutexTable {
         most: u32,
         mut kernel: impl FnMut(u32) -> u32,
     ) -> u32 {
-        // Pairs with the fence in `park`: see the module's head.
+        // Pairs with the fence in `queue_up`: see the module's head.
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) == 0 {
             return kernel(most);
@@ -316,15 +347,13 @@ impl FutexTable {
                 let mut queued = bucket.queue.lock();
                 // Those that join later have read the changed word.
                 let joined = *joined.get_or_insert_with(|| queued.waiters.joined());
-                while woken < most && woken - before < BATCH as u32 {
-                    let here = |packet: &Packet| packet.address == address;
-                    let Some(served) = queued.waiters.pop_of(joined, here) else {
-                        break;
-                    };
+                let here = |packet: &Packet| packet.address == address;
+                let room = BATCH.min((most - woken) as usize);
+                queued.waiters.pop_each(joined, room, here, |served| {
                     self.first.note_wake(address, &served.packet.party, sched);
                     list.extend(served.waiter);
                     woken += 1;
-                }
+                });
             }
             if woken > before {
                 self.hot.note_waker(address, sched.current().map(G::id));
@@ -354,6 +383,10 @@ impl Default for FutexTable {
         Self::new()
     }
 }
+
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/futex.rs"]
+pub(crate) mod fuzz;
 
 #[cfg(all(test, loom))]
 #[path = "../models/futex.rs"]

@@ -546,6 +546,13 @@ pub(crate) mod idle {
             Location::caller(),
         )))))
     }
+
+    /// A goroutine that has an M, as if it ran.
+    pub(crate) fn goroutine_on(m: NonNull<()>, id: u64) -> GRef {
+        let g = goroutine(id);
+        g.m.store(m.as_ptr(), Ordering::Relaxed);
+        g
+    }
 }
 
 #[cfg(test)]

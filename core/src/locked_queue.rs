@@ -83,28 +83,51 @@ impl<P> Waiters<P> {
         self.joined
     }
 
-    /// As [`pop_if`](Self::pop_if), among the waiters that had joined when [`joined`](Self::joined)
-    /// returned `joined`.
-    pub(crate) fn pop_of(
+    /// Ends the waits of those whose packets are `wanted`, wherever in the queue they are: up to
+    /// `most`, the first ones. Only waiters are looked at that had joined when
+    /// [`joined`](Self::joined) returned `joined`.
+    pub(crate) fn pop_each(
         &mut self,
         joined: u64,
+        most: usize,
         wanted: impl Fn(&P) -> bool,
-    ) -> Option<Served<'_, P>> {
-        self.pop_packet_if(|packet| packet.number < joined && wanted(packet.content))
+        mut served: impl FnMut(Served<'_, P>),
+    ) {
+        // SAFETY: the packets of queued nodes, and the lock is held until `served` has returned.
+        let of = |packet| unsafe { packet_at::<P>(packet) };
+        self.queue.pop_each(
+            most,
+            |packet| {
+                let packet = of(packet);
+                packet.number < joined && wanted(packet.content)
+            },
+            |chosen| {
+                served(Served {
+                    waiter: chosen.waiter,
+                    packet: of(chosen.packet).content,
+                });
+            },
+        );
     }
 
     fn pop_packet_if(&mut self, wanted: impl Fn(&Packet<'_, P>) -> bool) -> Option<Served<'_, P>> {
-        let of = |packet: NonNull<()>| {
-            // SAFETY: nodes join by `wait`, which leaves the packet in place until the node has
-            // left the queue and the lock was released.
-            unsafe { packet.cast::<Packet<'_, P>>().as_ref() }
-        };
+        // SAFETY: the packets of queued nodes, and the caller keeps the lock while it has one.
+        let of = |packet| unsafe { packet_at::<P>(packet) };
         let chosen = self.queue.pop_if(|packet| wanted(of(packet)))?;
         Some(Served {
             waiter: chosen.waiter,
             packet: of(chosen.packet).content,
         })
     }
+}
+
+/// # Safety
+///
+/// Nodes join by `wait`, which leaves the packet in place until the node has left the queue and the
+/// lock was released. The node is queued, or has left since the lock was taken.
+unsafe fn packet_at<'a, P>(packet: NonNull<()>) -> &'a Packet<'a, P> {
+    // SAFETY: the caller's promise.
+    unsafe { packet.cast().as_ref() }
 }
 
 impl<S, P: Sync> LockedQueue<S, P> {

@@ -29,6 +29,9 @@ pub(crate) use crate::steps::{
 };
 pub(crate) use core::cell::{Cell, RefCell, UnsafeCell};
 use core::fmt;
+/// A word that belongs to the program, which changes it by the compiler's atomics.
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::AtomicU32 as Word;
 #[cfg(steps)]
 pub(crate) use core::sync::atomic::Ordering;
 #[cfg(not(any(steps, loom)))]
@@ -38,6 +41,8 @@ pub(crate) use core::sync::atomic::{
 };
 pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use lock::{Guard, Lock};
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::AtomicU32 as Word;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,

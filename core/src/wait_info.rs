@@ -301,8 +301,8 @@ pub(crate) struct WaitInfo {
     pub(crate) resumes: ResumeSeq,
     /// A `g::Status`. Its store comes before what is to be believed with it.
     pub(crate) status: AtomicU8,
-    /// Whether the goroutine must not park in a lock of `std`. Used by the goroutine alone: it stands
-    /// here because a G has no other room for it.
+    /// Whether the goroutine must not park in a lock of `std`. Used by the goroutine alone: it
+    /// stands here because a G has no other room for it.
     pub(crate) unparkable: AtomicBool,
     /// The sequence number at which its stack last gave memory back. Written by the watcher.
     shrunk: unmodeled::AtomicU32,

@@ -14,6 +14,7 @@
 //! | `os` | the two contracts of a port: `Os` and `Netpoll` |
 //! | `program` | what goroutines and threads do |
 //! | `sharing`, `mixes`, `locks` | what they do with channels, selects, alarms and locks |
+//! | `futexes` | what they do with locks of the kind that `std` has |
 //! | `cancels` | in which cancels they do it, and in which shields |
 //! | `oracle`, `ledger` | what must hold |
 //! | `scenarios` | bugs of other runtimes |
@@ -30,6 +31,8 @@
 mod cancels;
 #[path = "simulation/computer.rs"]
 mod computer;
+#[path = "simulation/futexes.rs"]
+mod futexes;
 #[path = "simulation/kernel.rs"]
 mod kernel;
 #[path = "simulation/ledger.rs"]
@@ -110,6 +113,7 @@ fn start(computer: &Computer, arrangement: Arrangement) {
         migrate,
         max_threads,
         sysmon,
+        rescue: Some(futexes::rescue),
         thread_member: Computer::member,
         ..Config::new(procs)
     };

@@ -11,13 +11,14 @@ use crate::trace::Identity;
 use core::panic::Location;
 
 /// How many addresses share a place in the table.
-const WAYS: usize = 4;
+pub(super) const WAYS: usize = 4;
 
-const SETS: usize = 256;
+/// One in models, whose stacks are small.
+pub(super) const SETS: usize = if cfg!(loom) { 1 } else { 256 };
 
 /// Nanoseconds after its last use until an address is forgotten. Its memory may have another use by
 /// then. A lock that is contended again is found again after a millisecond.
-const FORGOTTEN_AFTER: Nanos = 10_000_000_000;
+pub(super) const FORGOTTEN_AFTER: Nanos = 10_000_000_000;
 
 /// Where an address belongs in a table of `size` places, a power of two. Words are 4 bytes apart at
 /// least.
@@ -111,7 +112,7 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Party {
             id: AtomicU64::new(0),
             site: AtomicPtr::new(core::ptr::null_mut()),

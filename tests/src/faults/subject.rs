@@ -7,8 +7,8 @@
 //! | `broken FACT` | a failure that no fault explains |
 //! | `survived` | the end was reached, and one round went without trouble |
 //!
-//! Its goroutines pass results by `join` alone: a lock of std could lose its own wake-up when a
-//! futex call fails.
+//! Its goroutines pass results by `join` alone, except in the arrangement `locks`: there they share
+//! a lock of `std`. An unlock whose wake fails is found by sysmon a second later.
 #![allow(
     unsafe_code,
     reason = "descriptors are counted, the process stops itself, and limits are set through libc"
@@ -24,6 +24,7 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Connections in each round.
@@ -66,7 +67,7 @@ pub fn main(settings: &[&str]) -> ExitCode {
         unsafe { libc::raise(libc::SIGSTOP) };
     }
     if start(arrangement) {
-        live();
+        live(*arrangement == "locks");
     }
     ExitCode::SUCCESS
 }
@@ -74,7 +75,7 @@ pub fn main(settings: &[&str]) -> ExitCode {
 fn start(arrangement: &str) -> bool {
     let builder = match arrangement {
         "one" => Builder::new().max_procs(1),
-        "two" => Builder::new().max_procs(2),
+        "two" | "locks" => Builder::new().max_procs(2),
         "shared" => Builder::new().max_procs(2).pollers(1),
         // SAFETY: no goroutine here depends on its thread.
         "migrating" => unsafe { Builder::new().max_procs(2).migrate() },
@@ -101,14 +102,16 @@ fn start(arrangement: &str) -> bool {
     false
 }
 
-fn live() {
+fn live(locks: bool) {
     let before = open_files(256);
     let clean = (0..ROUNDS).any(|_| {
         let mut troubles = Troubles::new();
-        if let Some(round) = spawn(&mut troubles, round) {
+        if let Some(round) = spawn(&mut troubles, if locks { contend } else { round }) {
             collect(&mut troubles, round);
         }
-        outside(&mut troubles);
+        if !locks {
+            outside(&mut troubles);
+        }
         settle();
         troubles.iter().for_each(tell);
         troubles.is_empty()
@@ -155,6 +158,39 @@ fn round() -> Troubles {
         .for_each(|client| collect(&mut troubles, client));
     note(&mut troubles, "close", listener.close());
     collect(&mut troubles, server);
+    troubles
+}
+
+/// Goroutines that own a lock of `std` while they sleep. Each blocks its thread when it waits for
+/// the lock, until sysmon ends the wait, and parks from then on.
+fn contend() -> Troubles {
+    const TURNS: usize = 3;
+    let mut troubles = Troubles::new();
+    let shared = Arc::new((Mutex::new(0), Condvar::new()));
+    let owners: Vec<_> = (0..CLIENTS)
+        .filter_map(|_| {
+            let shared = shared.clone();
+            spawn(&mut troubles, move || {
+                for _ in 0..TURNS {
+                    let mut count = shared.0.lock().unwrap();
+                    gopark::sleep(Duration::from_micros(700));
+                    *count += 1;
+                    shared.1.notify_one();
+                    // It ends by a notification, or late.
+                    _ = shared.1.wait_timeout(count, Duration::from_millis(2));
+                }
+                Troubles::new()
+            })
+        })
+        .collect();
+    let turns = TURNS * owners.len();
+    owners
+        .into_iter()
+        .for_each(|owner| collect(&mut troubles, owner));
+    let count = *shared.0.lock().unwrap();
+    if count != turns {
+        say(&format!("broken: {turns} turns under a lock count {count}"));
+    }
     troubles
 }
 

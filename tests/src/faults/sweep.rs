@@ -33,9 +33,10 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// How the runtime is started, and the system calls to try there. No calls: all.
-const ARRANGEMENTS: [(&str, &[&str]); 5] = [
+const ARRANGEMENTS: [(&str, &[&str]); 6] = [
     ("one", &[]),
     ("two", &[]),
+    ("locks", &["futex"]),
     ("shared", SLEEP),
     ("migrating", SLEEP),
     ("default", PROCS),

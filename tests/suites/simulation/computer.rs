@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::oracle::Oracle;
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use gopark_core::futex::FutexTable;
 use gopark_core::os::Nanos;
 use gopark_core::sched::Sched;
 use gopark_tests::Dice;
@@ -138,6 +139,9 @@ pub(crate) struct Computer {
     failure: RefCell<Option<String>>,
     log: Option<RefCell<Vec<String>>>,
     pub(crate) reservations: Cell<usize>,
+    pub(crate) futexes: Box<FutexTable>,
+    /// How many Ms a goroutine blocks in a futex.
+    pub(crate) blocked: Cell<usize>,
 }
 
 thread_local! {
@@ -194,6 +198,8 @@ impl Computer {
             failure: RefCell::new(None),
             log: logging.then(|| RefCell::new(Vec::new())),
             reservations: Cell::new(0),
+            futexes: Box::default(),
+            blocked: Cell::new(0),
         }));
         COMPUTER.set(computer);
         computer
@@ -499,13 +505,11 @@ impl Computer {
         self.any_state(|state| matches!(state, State::Stalled(_)))
     }
 
-    /// How many threads compute.
+    /// How many threads compute, or are blocked by a goroutine.
     pub(crate) fn busy(&self) -> usize {
-        self.threads
-            .borrow()
-            .iter()
-            .filter(|thread| matches!(thread.state.get(), State::Busy(_)))
-            .count()
+        let threads = self.threads.borrow();
+        let busy = |thread: &&Rc<Thread>| matches!(thread.state.get(), State::Busy(_));
+        threads.iter().filter(busy).count() + self.blocked.get()
     }
 
     /// Reserves address space for this run. What an earlier run opened there is open and zeroed.

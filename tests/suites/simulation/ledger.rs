@@ -28,6 +28,7 @@ pub(crate) enum Cause {
     Ready(usize, Mode),
     Join(usize),
     Lock(usize),
+    StdLock(usize),
     Read(usize),
     Write(usize),
     Stock(usize),
@@ -55,7 +56,7 @@ impl Await {
             Cause::Send(_) | Cause::Receive(_) | Cause::Alarm(_) | Cause::Ready(..) => true,
             Cause::Join(_) | Cause::Permits(..) | Cause::Cancel(_) => true,
             Cause::Lock(_) | Cause::Read(_) | Cause::Write(_) => false,
-            Cause::Stock(_) | Cause::Group(_) => false,
+            Cause::StdLock(_) | Cause::Stock(_) | Cause::Group(_) => false,
         })
     }
 }
@@ -68,6 +69,8 @@ pub(crate) struct Ledger {
     alarms: Vec<Vec<Arming>>,
     /// The owner of each mutex.
     pub(crate) mutexes: Vec<Option<usize>>,
+    /// The owner of each lock of the kind that `std` has.
+    pub(crate) std_locks: Vec<Option<usize>>,
     /// The number of readers of each read-write lock, and whether it has a writer.
     pub(crate) rwlocks: Vec<(usize, bool)>,
     /// What consumers wait for with a condition variable or a notification.
@@ -613,6 +616,7 @@ impl Oracle {
             }
             Cause::Join(other) => self.actors[other] == Activity::Done,
             Cause::Lock(mutex) => ledger.mutexes[mutex].is_none(),
+            Cause::StdLock(lock) => ledger.std_locks[lock].is_none(),
             Cause::Read(lock) => !ledger.rwlocks[lock].1 && !other_waits(Cause::Write(lock)),
             Cause::Write(lock) => ledger.rwlocks[lock] == (0, false),
             Cause::Stock(stock) => ledger.stocks[stock] > 0,

@@ -122,7 +122,7 @@ fn locker(actor: Actor, mutex: &Mutex) {
 }
 
 /// Keeps what it owns for a while, and may park.
-fn hold(actor: Actor) {
+pub(crate) fn hold(actor: Actor) {
     match below(4) {
         0 => actor.sleep(below(200_000)),
         1 => sched().yield_now(),
@@ -456,7 +456,7 @@ pub(crate) fn draw(parts: &mut Vec<Body>) {
     }
 }
 
-fn share<T: Send + Sync + 'static>(
+pub(crate) fn share<T: Send + Sync + 'static>(
     parts: &mut Vec<Body>,
     actors: u64,
     object: Arc<T>,

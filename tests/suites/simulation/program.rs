@@ -9,7 +9,7 @@
 use crate::computer::{State, computer};
 use crate::kernel::{FileId, Kernel, Kind};
 use crate::oracle::{Activity, SocketState};
-use crate::{cancels, locks, mixes};
+use crate::{cancels, futexes, locks, mixes};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::join::Join;
 use gopark_core::os::{Errno, Mode, Nanos, Outcome};
@@ -542,6 +542,10 @@ fn draw() -> Vec<Body> {
             (0..1 + below(5)).for_each(|_| actor.sleep(below(2_000_000)))
         }))
     });
+    // Decided without the dice, so that the other programs are those of before.
+    if computer().oracle.borrow().seed % 4 == 3 {
+        futexes::draw(&mut parts);
+    }
     cancels::draw(&mut parts);
     parts
 }
