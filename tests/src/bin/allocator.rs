@@ -163,5 +163,5 @@ fn cancel_a_tree(dice: &Dice) {
         yield_now();
     }
     join(go(move || root.cancel()));
-    members.into_iter().for_each(|member| _ = join(member));
+    members.into_iter().for_each(join);
 }
