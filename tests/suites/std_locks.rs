@@ -23,14 +23,20 @@ fn assert_ends(arguments: &[&str]) {
     }
 }
 
+/// How often a program runs: fewer times, the slower it is.
+fn rounds_of(program: &str) -> String {
+    let most = match program {
+        "chat" | "meeting" => 1,
+        "thread" | "barrier" => 3,
+        _ => 20,
+    };
+    rounds(most).to_string()
+}
+
 #[test]
 fn programs_that_would_hang_come_to_an_end_again_and_again() {
     for (name, _) in PROGRAMS {
-        let most = match name {
-            "chat" | "meeting" => 1,
-            _ => 20,
-        };
-        let rounds = rounds(most).to_string();
+        let rounds = rounds_of(name);
         for settings in [&["1p"][..], &["2p"], &["4p", "migrate"]] {
             assert_ends(&[&[name, &rounds], settings].concat());
         }
@@ -40,11 +46,7 @@ fn programs_that_would_hang_come_to_an_end_again_and_again() {
 #[test]
 fn programs_that_would_hang_come_to_an_end_if_each_contended_lock_parks() {
     for (name, _) in PROGRAMS {
-        let most = match name {
-            "chat" | "meeting" => 1,
-            _ => 20,
-        };
-        let rounds = rounds(most).to_string();
+        let rounds = rounds_of(name);
         for settings in [&["1p"][..], &["2p"], &["4p", "migrate"]] {
             assert_ends(&[&[name, &rounds, "park"], settings].concat());
         }

@@ -176,10 +176,14 @@ impl FirstRescue {
         }
     }
 
-    /// A wait at `address` was ended. Called by sysmon only.
+    /// A wait at `address` was ended. Called by sysmon only. It takes the place of an earlier one
+    /// that no goroutine has parked after: its waiter may have found its lock free.
     pub(crate) fn begin(&self, address: usize) {
-        if self.state.load(Ordering::Relaxed) == NONE {
+        let state = self.state.load(Ordering::Relaxed);
+        if state <= RESCUED {
             self.address.store(address, Ordering::Relaxed);
+        }
+        if state == NONE {
             self.state.store(RESCUED, Ordering::Release);
         }
     }
@@ -271,6 +275,7 @@ mod tests {
         assert!(first.take().is_none());
         first.begin(0x1000);
         first.begin(0x2000);
+        assert_eq!(first.address.load(Ordering::Relaxed), 0x2000);
         assert!(first.take().is_none(), "its end is not known");
         first.write(&Party::of(&waiter), Some(Party::of(&waker)));
         first.write(&Party::of(&waker), None);

@@ -6,6 +6,7 @@
               goroutines that stand it, which these do"
 )]
 
+use gopark::chan;
 use gopark::sync::Notify;
 use gopark::{
     Builder, JoinHandle, StdLocks, go, go_local, metrics, set_name, without_parking, yield_now,
@@ -368,33 +369,34 @@ fn first_rescue(told: &mut UnixStream, quiet: bool) {
     gopark::run(|| {
         // All at once, since an address that is used again is known already.
         let locks = [(); 3].map(|()| Arc::new(Mutex::new(())));
+        let (open, gate) = chan::bounded::<()>(0);
+        let mut goroutines = Vec::new();
         for lock in &locks {
             let before = metrics().rescues;
-            let (unlock, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let unlock = Arc::new(Notify::new());
             let (theirs, may, leave) = (lock.clone(), unlock.clone(), gate.clone());
-            let holder = go(move || {
+            goroutines.push(go(move || {
                 set_name("holder");
                 let guard = theirs.lock().unwrap();
                 may.notified();
                 drop(guard);
-                leave.notified();
-            });
+                _ = leave.recv();
+            }));
             until("it is held", || lock.try_lock().is_err());
             let (theirs, leave) = (lock.clone(), gate.clone());
-            let waiter = waits("waiter", PARKED, move || {
+            goroutines.push(go(move || {
+                set_name("waiter");
                 drop(theirs.lock().unwrap());
-                leave.notified();
-            });
-            assert!(metrics().rescues > before);
+                _ = leave.recv();
+            }));
+            until("it is rescued", || metrics().rescues > before);
+            let count = goroutines.len() as u64;
+            until("it is parked", || metrics().goroutines_waiting == count);
             unlock.notify_one();
-            // Both live while sysmon looks up their names, before the next rescue.
-            until("both have had the lock", || {
-                state_of("waiter").starts_with("notify")
-            });
-            gate.notify_one();
-            gate.notify_one();
-            [holder, waiter].into_iter().for_each(join);
         }
+        // They live while sysmon looks up their names, which it does before the next rescue.
+        drop(open);
+        goroutines.into_iter().for_each(join);
     });
     let mut text = String::new();
     if !quiet {
