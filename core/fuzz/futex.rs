@@ -112,7 +112,7 @@ struct Driver<'a> {
 /// Two bytes are one step: what, and how.
 pub fn run(input: &[u8]) {
     let driver = Driver {
-        table: FutexTable::new(),
+        table: FutexTable::default(),
         words: core::array::from_fn(|_| Word::new(0)),
         steps: Cell::new(input),
         model: RefCell::new(Model {
