@@ -86,6 +86,7 @@ suites_of() {
     suite "starts and settings" starts
     suite "systems that show little" blind
     suite "hangs" hangs
+    suite "locks of std" std_locks
     suite "stacks" stacks
     suite "panics" panics
     suite "unwinding" unwinding

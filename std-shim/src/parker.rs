@@ -33,6 +33,10 @@ pub(crate) fn learn() {
 
 /// Whether a wait of the calling thread while the word at `address` is `u32::MAX` is one of
 /// `thread::park`. True if the thread has not learned it.
+///
+/// Never inlined: the caller may then park, and must not use an address of a thread-local from
+/// before.
+#[inline(never)]
 pub(crate) fn is_parker(address: usize) -> bool {
     match PARKER.get() {
         Parker::At(parker) => parker == address,

@@ -3,11 +3,20 @@
 mod arms;
 mod dynamic;
 
+// `extras` names the types, which its selects keep, and asks what is ready.
+#[doc(hidden)]
+pub use crate::global::Global;
 #[doc(hidden)]
 pub use crate::net::{acceptable, readable, writable};
 #[doc(hidden)]
-pub use arms::{Limit, at, cancelled, join, pick, recv, send, within};
+pub use arms::{
+    AtArm, Limit, at, cancelled, join, pick, recv, recv_is_ready, send, send_is_ready, within,
+};
 pub use dynamic::Select;
+#[doc(hidden)]
+pub use gopark_core::chan::{RecvArm, SendArm};
+#[doc(hidden)]
+pub use gopark_core::select::Case;
 
 /// Waits for the first of several events and runs its arm. Go's `select`, with the syntax of the
 /// crate crossbeam-channel.

@@ -16,6 +16,8 @@ mod names;
 mod parallel;
 mod scheduler;
 mod select;
+#[cfg(feature = "std-locks")]
+mod std_locks;
 mod streams;
 mod sync;
 mod threads;

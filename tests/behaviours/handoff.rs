@@ -138,8 +138,8 @@ fn goroutines_bound_to_a_blocked_thread_go_on_when_it_returns() {
 #[test]
 fn threads_that_share_too_few_procs_take_turns() {
     check(|| {
-        // Each of these runs on a thread of its own, because it started while the others were
-        // blocked.
+        // Each of these runs on a thread of its own, because it started while the others blocked
+        // their threads.
         const THREADS: usize = 8;
         let meet = Arc::new(std::sync::Barrier::new(THREADS));
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -147,7 +147,7 @@ fn threads_that_share_too_few_procs_take_turns() {
             .map(|_| {
                 let (meet, seen) = (meet.clone(), seen.clone());
                 go(move || {
-                    meet.wait();
+                    gopark::without_parking(|| meet.wait());
                     seen.lock().unwrap().push(thread_here());
                     for round in 0..200 {
                         match round % 3 {

@@ -4,6 +4,7 @@ pub mod faults;
 pub mod process;
 pub mod readiness;
 pub mod sockets;
+pub mod std_locks;
 pub mod turns;
 pub mod watch;
 

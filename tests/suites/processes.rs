@@ -1,7 +1,7 @@
 //! What ends a process or changes its limits: the programs of `src/bin/alone.rs`,
 //! `src/bin/crowd.rs` and `src/bin/poller.rs`, each in a process of its own.
 
-use gopark::{Builder, Poller};
+use gopark::{Builder, Poller, StdLocks};
 use gopark_tests::process::{Ended, run};
 use std::io;
 use std::process::Command;
@@ -241,11 +241,12 @@ fn settings_that_sysmon_would_serve_are_refused_without_it() {
         Builder::new().stall_after(second),
         Builder::new().on_stall(|_| ()),
         Builder::new().shrink_stacks(second, second),
+        Builder::new().std_locks(StdLocks::Rescue),
     ] {
         assert_refused(
             settings.sysmon(false),
-            "stall_after, on_stall and shrink_stacks need sysmon, which Builder::sysmon(false) \
-             turns off",
+            "stall_after, on_stall, shrink_stacks and StdLocks::Rescue need sysmon, which \
+             Builder::sysmon(false) turns off",
         );
     }
 }

@@ -108,6 +108,11 @@ impl<T, R: Runtime> Sender<T, R> {
             })
     }
 
+    /// Whether a send would be done, or fail, without a wait.
+    pub fn is_ready(&self) -> bool {
+        self.channel().is_ready(Direction::Send)
+    }
+
     #[inline(always)]
     fn operate(&self, value: T, patience: Patience<R::Instant>) -> Result<(), (Failure, T)> {
         let channel = self.channel();
@@ -168,6 +173,11 @@ impl<T, R: Runtime> Receiver<T, R> {
                 Failure::Closed | Failure::Cancelled => RecvTimeoutError::Disconnected,
                 Failure::WouldBlock | Failure::Timeout => RecvTimeoutError::Timeout,
             })
+    }
+
+    /// Whether a receive would be done, or fail, without a wait.
+    pub fn is_ready(&self) -> bool {
+        self.channel().is_ready(Direction::Receive)
     }
 
     #[inline(always)]

@@ -47,7 +47,10 @@ pub fn rescue(
         table.hot.insert(blocked.address, now);
         table.first.begin(blocked.address);
         m.lock_wait.postpone(now + PATIENCE);
-        sched.count_rescue();
+        // A thread that has not had a CPU since the first wake is woken again in vain.
+        if blocked.again == blocked.since {
+            sched.count_rescue();
+        }
         wake_all(blocked.address);
         any = true;
     }

@@ -26,6 +26,16 @@ pub fn send<T>(sender: &Sender<T>, value: T) -> SendArm<'_, T, Global> {
     sender.0.arm(value)
 }
 
+/// Whether a receive need not wait.
+pub fn recv_is_ready<T>(receiver: &Receiver<T>) -> bool {
+    receiver.0.is_ready()
+}
+
+/// Whether a send need not wait.
+pub fn send_is_ready<T>(sender: &Sender<T>) -> bool {
+    sender.0.is_ready()
+}
+
 /// A handle whose goroutine a select can join, or what refers to one.
 #[diagnostic::on_unimplemented(message = "`{Self}` is no handle that `select!` can join")]
 pub trait Joinable {

@@ -19,7 +19,7 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
 }
 
 /// The files and folders in the root of the repository.
-pub(crate) const ROOT_FILES: [&str; 18] = [
+pub(crate) const ROOT_FILES: [&str; 19] = [
     ".ci",
     ".gitignore",
     "CHANGELOG.md",
@@ -34,6 +34,7 @@ pub(crate) const ROOT_FILES: [&str; 18] = [
     "ci",
     "core",
     "docs",
+    "extras",
     "fuzz",
     "rustfmt.toml",
     "std-shim",
@@ -73,6 +74,12 @@ pub(crate) fn is_named(source: &Source, sources: &[Source]) -> bool {
         }
         "core/fuzz" => {
             included_below("core/src/", "\"../fuzz") || declared_in("core/fuzz/targets.rs")
+        }
+        _ if folder.starts_with("extras/") && folder.ends_with("/tests") => true,
+        _ if folder.starts_with("extras/") && folder.contains("/tests/") => {
+            let (tests, shared) = folder.rsplit_once('/').unwrap();
+            included_below(&format!("{tests}/"), &format!("\"{shared}"))
+                || declared_in(&format!("{folder}/all.rs"))
         }
         _ if ["lib", "main", "build"].contains(&name) => true,
         _ if ["/bin", "/examples", "/benches", "core/tests"]

@@ -1,0 +1,19 @@
+//! The behaviours in goroutines of one thread, which takes turns with all of them.
+
+#[path = "behaviours/all.rs"]
+mod behaviours;
+#[path = "behaviours/goroutines.rs"]
+mod goroutines;
+#[path = "behaviours/limit.rs"]
+mod limit;
+
+use gopark::{Builder, thread};
+
+fn start() {
+    limit::start(Builder::new().max_procs(1));
+}
+
+fn check(behaviour: impl FnOnce() + Send + 'static) {
+    start();
+    limit::within_limit(move || gopark::go(behaviour).join().is_ok());
+}
