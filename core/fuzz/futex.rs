@@ -92,8 +92,6 @@ struct Model {
     policy: Policy,
     /// The innermost last.
     waits: Vec<Wait>,
-    /// Whether the kernel's sleepers had the last turn.
-    kernels_turn: bool,
     hot: BTreeMap<usize, [Hot; WAYS]>,
     first: First,
 }
@@ -112,14 +110,13 @@ struct Driver<'a> {
 /// Two bytes are one step: what, and how.
 pub fn run(input: &[u8]) {
     let driver = Driver {
-        table: FutexTable::new(),
+        table: FutexTable::default(),
         words: core::array::from_fn(|_| Word::new(0)),
         steps: Cell::new(input),
         model: RefCell::new(Model {
             now: UNIT,
             policy: Policy::Block,
             waits: Vec::new(),
-            kernels_turn: false,
             hot: BTreeMap::new(),
             first: First::None,
         }),
@@ -141,19 +138,18 @@ pub fn run(input: &[u8]) {
 impl Model {
     /// Ends up to `most` waits for a word. Returns how many.
     fn wake(&mut self, word: usize, address: usize, most: u32) -> u32 {
-        let mut kinds = [true, false];
-        let both = kinds.map(|here| self.waits.iter().any(|wait| wait.here == here));
-        if most == 1 && both == [true; 2] {
-            self.kernels_turn = !self.kernels_turn;
-            if self.kernels_turn {
-                kinds.reverse();
-            }
-        }
-        let mut woken = 0;
-        for here in kinds {
+        let mut woken = 0_u32;
+        for here in [true, false] {
+            let sleeps = !here && self.waits.iter().any(|wait| !wait.here);
+            // A sleeper of the kernel wakes in any case.
+            let limit = if sleeps {
+                most.max(woken.saturating_add(1))
+            } else {
+                most
+            };
             for (index, wait) in self.waits.iter_mut().enumerate() {
                 let fits = wait.word == word && wait.here == here && wait.ended.is_none();
-                if !fits || woken == most {
+                if !fits || woken == limit {
                     continue;
                 }
                 wait.ended = Some(Ending::Woken);
@@ -166,7 +162,7 @@ impl Model {
                 }
             }
         }
-        woken
+        woken.min(most)
     }
 
     fn hot(hot: &mut BTreeMap<usize, [Hot; WAYS]>, address: usize) -> Option<&mut Hot> {

@@ -214,7 +214,7 @@ fn a_wake_or_the_limit_ends_a_wait_and_a_wake_that_does_counts_one() {
 }
 
 #[test]
-fn a_wake_is_not_spent_on_a_waiter_whose_limit_has_come() {
+fn two_wakes_end_two_waits_and_count_those_that_no_limit_has_ended() {
     run(Policy::Park, |shared| {
         let waiters = [Some(SOON), None].map(|until| thread::spawn(move || shared.park(1, until)));
         shared.expire();
