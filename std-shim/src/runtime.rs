@@ -1,6 +1,7 @@
 //! The runtime of the process: where it is found, and its clock.
 #![allow(unsafe_code, reason = "a static holds a pointer to it")]
 
+#[cfg(feature = "std-locks")]
 use crate::parker;
 use gopark_backends::Poller;
 use gopark_backends::linux::Linux;
@@ -13,9 +14,15 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new()
-    .with_signal_stacks(parker::learn)
+    .with_signal_stacks(thread_started)
     .with_limits()
     .with_thread_states();
+
+/// What each thread of the runtime does first.
+fn thread_started() {
+    #[cfg(feature = "std-locks")]
+    parker::learn();
+}
 
 /// The runtime, which is never freed. Null before the start, and in a child made by `fork`, which
 /// has none of the runtime's threads.

@@ -57,10 +57,12 @@ pub fn rescue(
     any
 }
 
-/// Whether the wait on `m` is to be ended. If it was and goes on, the wake has come before the
-/// thread slept, or the thread has not had a CPU since.
+/// Whether the wait on `m` is to be ended. Others need the thread if they are at home there. If the
+/// P of `m` was taken for others, each goroutine that waits would take a thread. If the wait was
+/// ended and goes on, the wake has come before the thread slept, or the thread has not had a CPU
+/// since.
 fn is_due(m: &M, wait: &Blocked, now: Nanos) -> bool {
-    let needed = wait.neighbours > 0 || !m.inbox.is_empty();
+    let needed = wait.neighbours > 0 || !m.inbox.is_empty() || m.retake.is_taken();
     let patience = if needed { PATIENCE } else { PATIENCE_ALONE };
     wait.kind == LockKind::Std && now - wait.since >= patience && now >= wait.again
 }
@@ -82,6 +84,11 @@ mod tests {
         assert!(!due(&m, 99 + 2 * PATIENCE) && due(&m, 100 + 2 * PATIENCE));
         m.lock_wait.begin(0x1000, LockKind::Std, 0, 100);
         assert!(!due(&m, 99 + PATIENCE_ALONE) && due(&m, 100 + PATIENCE_ALONE));
+        m.retake.leave();
+        assert!(m.retake.take(|| true));
+        assert!(due(&m, 100 + PATIENCE), "its P was taken");
+        m.retake.renew();
+        assert!(!due(&m, 100 + PATIENCE));
         _ = m.inbox.push(goroutine(1));
         assert!(due(&m, 100 + PATIENCE), "one was readied since");
         for kind in [LockKind::Forbidden, LockKind::ThreadPark, LockKind::Other] {
