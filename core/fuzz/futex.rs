@@ -443,7 +443,7 @@ impl Driver<'_> {
 
     fn begin_first(&self, word: usize) {
         let mut model = self.model.borrow_mut();
-        if model.first == First::None {
+        if matches!(model.first, First::None | First::Rescued(_)) {
             model.first = First::Rescued(word);
         }
         self.table.first.begin(self.address(word));

@@ -85,8 +85,8 @@
 //! - A wait for one of these blocks the thread at first. A lock that is held for a few instructions
 //!   costs no switch, and lets no other goroutine run.
 //! - After a millisecond in which goroutines of the thread were ready or others needed its P, or
-//!   after a second, the wait is ended, and the goroutine parks. Until ten seconds after its last use, goroutines that wait
-//!   for *that* lock park at once.
+//!   after a second, the wait is ended, and the goroutine parks. Until ten seconds after its last
+//!   use, goroutines that wait for *that* lock park at once.
 //! - The first time, a line on stderr names the two goroutines. [`Metrics::rescues`] counts.
 //!
 //! [`Builder::std_locks`] lets them park at once, or never. [`without_parking`] keeps the code in a
