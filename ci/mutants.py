@@ -18,6 +18,7 @@ HUNG = "it ran for five minutes"
 BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
 UNIT = ["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"]
+SHIM = ["cargo", "test", "--release", "--quiet", "--package", "gopark", "--lib"]
 
 
 def suite(name, *features):
@@ -36,6 +37,8 @@ SUITES = {
     "stacks": (suite("stacks", "programs"), ""),
     "refusals": (suite("refusals"), ""),
     "starts": (suite("starts", "programs"), ""),
+    "one_proc": (suite("one_proc", "std-locks"), ""),
+    "shim": (SHIM, ""),
 }
 
 

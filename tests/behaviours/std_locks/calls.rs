@@ -2,7 +2,11 @@
 #![allow(unsafe_code, reason = "calls the system")]
 
 use crate::behaviours::check_on_thread;
+use crate::behaviours::sync::until_all_wait;
 use crate::check;
+use gopark::go;
+use gopark_core::watch::Wait;
+use gopark_tests::join;
 use libc::{
     FUTEX_PRIVATE_FLAG, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE, c_int, c_long, timespec,
 };
@@ -10,7 +14,9 @@ use std::fs::File;
 use std::io::{Error, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Runs `f` in a goroutine, and on an ordinary thread.
 fn everywhere(f: fn()) {
@@ -129,5 +135,26 @@ fn a_futex_call_returns_what_the_kernel_would() {
         }
         let between = ptr::from_ref(&word).cast::<u8>().wrapping_add(1).cast();
         assert_eq!(futex(between, FUTEX_WAKE, 1, None), Err(libc::EINVAL));
+    });
+}
+
+#[test]
+fn a_wake_counts_the_goroutines_that_it_has_woken() {
+    check(|| {
+        let word = Arc::new(AtomicU32::new(0));
+        let waiters = [(); 3].map(|()| {
+            let word = word.clone();
+            go(move || {
+                while word.load(SeqCst) == 0 {
+                    // A wait may end without a cause.
+                    _ = futex(&*word, FUTEX_WAIT_BITSET, 0, None);
+                }
+            })
+        });
+        until_all_wait(&waiters, Wait::StdLock(0));
+        word.store(1, SeqCst);
+        let wake = |most| futex(&*word, FUTEX_WAKE, most, None);
+        assert_eq!([wake(1), wake(9), wake(1)], [Ok(1), Ok(2), Ok(0)]);
+        waiters.into_iter().for_each(join);
     });
 }
