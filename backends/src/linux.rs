@@ -20,7 +20,7 @@ mod tls;
 
 pub use memory::Guards;
 pub use procs::{affinity, available_procs};
-pub use thread::overflowed;
+pub use thread::{overflowed, with_signal_stack};
 pub use tls::has_thread_locals;
 
 use core::fmt::{self, Write};
@@ -60,11 +60,12 @@ impl Linux {
     /// goroutine that has overflowed its stack has no room left for the handler that reports it.
     /// The threads' own stacks get a guard that is larger than the frames of C code, and
     /// [`overflowed`] recognises it.
-    /// Each thread then calls `started`, before it runs anything else.
+    ///
+    /// Each thread calls `run` with what it is for, which passes that to [`with_signal_stack`].
     #[doc(alias = "sigaltstack")]
-    pub const fn with_signal_stacks(self, started: fn()) -> Self {
+    pub const fn with_signal_stacks(self, run: fn(fn(usize), usize)) -> Self {
         Linux {
-            signal_stacks: Some(thread::SignalStacks::new(started)),
+            signal_stacks: Some(thread::SignalStacks::new(run)),
             ..self
         }
     }

@@ -4,7 +4,7 @@
 #[cfg(feature = "std-locks")]
 use crate::parker;
 use gopark_backends::Poller;
-use gopark_backends::linux::Linux;
+use gopark_backends::linux::{Linux, with_signal_stack};
 use gopark_core::blocking::Pool;
 use gopark_core::os::{Nanos, Os};
 use gopark_core::sched::Sched;
@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) static LINUX: Linux = Linux::new()
-    .with_signal_stacks(thread_started)
+    .with_signal_stacks(run_thread)
     .with_limits()
     .with_thread_states();
 
-/// What each thread of the runtime does first.
-fn thread_started() {
+/// Runs a thread of the runtime.
+fn run_thread(entry: fn(usize), arg: usize) {
     #[cfg(feature = "std-locks")]
     parker::learn();
+    with_signal_stack(entry, arg);
 }
 
 /// The runtime, which is never freed. Null before the start, and in a child made by `fork`, which

@@ -165,10 +165,5 @@ fn goroutines_park_in_an_allocator_whose_lock_is_that_of_std() {
             .env_remove("GOPARK_MAXPROCS"));
         ended.assert_success();
         ended.assert_said("done, ");
-        assert!(
-            !ended.output.contains(", 0 seen parked"),
-            "{}",
-            ended.output
-        );
     }
 }

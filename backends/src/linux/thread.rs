@@ -35,19 +35,17 @@ const NAME_MAX: usize = 15;
 #[derive(Clone, Copy)]
 pub(super) struct SignalStacks {
     guard: unsafe fn(*mut libc::pthread_attr_t),
-    install: fn(),
-    remove: fn(),
-    /// What the program runs on each new thread.
-    started: fn(),
+    run: Run,
 }
 
+/// What runs a thread: gets the function that the thread is for, and its argument.
+type Run = fn(fn(usize), usize);
+
 impl SignalStacks {
-    pub(super) const fn new(started: fn()) -> Self {
+    pub(super) const fn new(run: Run) -> Self {
         SignalStacks {
             guard: set_guard,
-            install: install_signal_stack,
-            remove: remove_signal_stack,
-            started,
+            run,
         }
     }
 }
@@ -115,13 +113,9 @@ extern "C" fn run(start: *mut c_void) -> *mut c_void {
     // By default the kernel ends timed waits up to 50 µs late to save power (PR_SET_TIMERSLACK).
     // SAFETY: the argument is a number.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, 1usize) };
-    if let Some(signal_stacks) = signal_stacks {
-        (signal_stacks.install)();
-        (signal_stacks.started)();
-    }
-    entry(arg);
-    if let Some(signal_stacks) = signal_stacks {
-        (signal_stacks.remove)();
+    match signal_stacks {
+        Some(signal_stacks) => (signal_stacks.run)(entry, arg),
+        None => entry(arg),
     }
     ptr::null_mut()
 }
@@ -207,7 +201,14 @@ struct Owner {
 
 const MAGIC: usize = 0x676f_7061;
 
-/// Gives the calling thread a signal stack, for as long as it lives.
+/// Runs `entry(arg)` on the calling thread, which has a signal stack of its own until then.
+pub fn with_signal_stack(entry: fn(usize), arg: usize) {
+    install_signal_stack();
+    entry(arg);
+    remove_signal_stack();
+}
+
+/// Gives the calling thread a signal stack.
 fn install_signal_stack() {
     // SAFETY: no memory is passed.
     let least = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;

@@ -8,7 +8,7 @@ use gopark::{Builder, StdLocks, chan, go, scope, set_name, sleep, with_timeout, 
 use gopark_core::watch::{State, Wait};
 use gopark_tests::{Dice, join};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -78,31 +78,32 @@ fn main() {
     let rounds: u32 = word().parse().expect("a number of rounds");
     let builder = Builder::new().max_procs(procs).std_locks(locks);
     builder.start().expect("the runtime starts");
-    let over = AtomicBool::new(false);
-    let parked = thread::scope(|s| {
-        let watcher = s.spawn(|| count_parked(&over));
-        for held in [0, 20, 2_000] {
-            ALLOCATOR.held.store(held, SeqCst);
-            let rounds = if held == 2_000 {
-                rounds.div_ceil(20)
-            } else {
-                rounds
-            };
-            let workers: Vec<_> = (0..GOROUTINES)
-                .map(|seed| go(move || work(seed, rounds)))
-                .collect();
-            workers.into_iter().for_each(join);
+    let (over, parked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|s| {
+        s.spawn(|| count_parked(&over, &parked));
+        run(0, rounds);
+        run(20, rounds);
+        run(2_000, rounds.div_ceil(20));
+        // A goroutine finds the Mutex held only if the system runs threads in that order.
+        while parked.load(SeqCst) == 0 {
+            run(2_000, 1);
         }
         over.store(true, SeqCst);
-        watcher.join().unwrap()
     });
     let rescues = gopark::metrics().rescues;
-    println!("done, {rescues} rescues, {parked} seen parked");
+    println!("done, {rescues} rescues, {parked:?} seen parked");
 }
 
-/// How often a look finds a goroutine that is parked in a lock of `std`.
-fn count_parked(over: &AtomicBool) -> usize {
-    let mut parked = 0;
+fn run(held: u32, rounds: u32) {
+    ALLOCATOR.held.store(held, SeqCst);
+    let workers: Vec<_> = (0..GOROUTINES)
+        .map(|seed| go(move || work(seed, rounds)))
+        .collect();
+    workers.into_iter().for_each(join);
+}
+
+/// Counts how often a look finds a goroutine that is parked in a lock of `std`.
+fn count_parked(over: &AtomicBool, parked: &AtomicUsize) {
     while !over.load(SeqCst) {
         gopark::scheduler().snapshot(None, |it| {
             let in_lock = |state: &State| {
@@ -114,11 +115,10 @@ fn count_parked(over: &AtomicBool) -> usize {
                     }
                 )
             };
-            parked += usize::from(in_lock(&it.state));
+            parked.fetch_add(usize::from(in_lock(&it.state)), SeqCst);
         });
         thread::sleep(Duration::from_micros(200));
     }
-    parked
 }
 
 fn work(seed: u64, rounds: u32) {
