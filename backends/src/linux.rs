@@ -21,7 +21,7 @@ mod tls;
 pub use memory::Guards;
 pub use procs::{affinity, available_procs};
 pub use thread::{overflowed, with_signal_stack};
-pub use tls::has_thread_locals;
+pub use tls::{has_thread_locals, thread_locals_around};
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;

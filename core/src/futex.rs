@@ -47,12 +47,12 @@ use crate::locked_queue::{LockedQueue, Waited};
 use crate::m::M;
 use crate::os::Nanos;
 use crate::sched::Sched;
-use crate::sync::{self, AtomicU8, AtomicU32, Ordering, Word, const_unless_loom, fence};
+use crate::sync::{self, AtomicU8, AtomicU32, Ordering, Word, const_unless_loom, fence, unmodeled};
 use crate::trace::Identity;
 use crate::wait_info::Wait;
 use crate::waiter::WaiterList;
 use core::ptr;
-use hot::{FirstRescue, HotWords, Party};
+use hot::{FirstRescue, HotWords, Party, Recent};
 
 /// How many queues there are. Waiters of addresses with the same queue make each other's wakes
 /// longer. In tests all addresses have the same.
@@ -68,6 +68,13 @@ const BATCH: usize = match () {
     () if cfg!(any(test, fuzzing)) => 2,
     () => 32,
 };
+
+/// Nanoseconds for which the owner of a lock may lock it again and again before those that wait.
+const UNFAIR: Nanos = 1_000_000;
+
+/// Nanoseconds for which a waker waits at most until one that it has woken runs: more than a thread
+/// needs to get up.
+const STEP_ASIDE: Nanos = 100_000;
 
 /// When goroutines park in a wait for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +98,7 @@ pub struct FutexTable {
     buckets: [Bucket; BUCKETS],
     pub(crate) hot: HotWords,
     pub(crate) first: FirstRescue,
+    pub(crate) recent: Recent,
 }
 
 /// The queue for one of [`BUCKETS`] parts of all addresses.
@@ -98,6 +106,10 @@ struct Bucket {
     queue: LockedQueue<(), Packet>,
     /// How many threads wait in the kernel.
     sleepers: AtomicU32,
+    /// Grows when a goroutine has left the queue.
+    left: unmodeled::AtomicU32,
+    /// When a waker last stepped aside for those that it had woken.
+    stepped_aside: unmodeled::AtomicI64,
 }
 
 struct Packet {
@@ -137,6 +149,8 @@ impl Bucket {
             Bucket {
                 queue: LockedQueue::new(()),
                 sleepers: AtomicU32::new(0),
+                left: unmodeled::AtomicU32::new(0),
+                stepped_aside: unmodeled::AtomicI64::new(0),
             }
         }
     }
@@ -156,6 +170,7 @@ impl FutexTable {
                 buckets: [Bucket::new()],
                 hot: HotWords::new(),
                 first: FirstRescue::new(),
+                recent: Recent::new(),
             }
         }
     }
@@ -214,7 +229,9 @@ impl FutexTable {
         if kind == LockKind::Std && self.parks_at_once(sched, address) {
             return self.park(sched, g, wait, address);
         }
-        FutexWaited::Kernel(self.block(sched, sched.m_of(g), kind, address, kernel))
+        let m = sched.m_of(g);
+        m.lock_wait.set_limited(wait.until.is_some());
+        FutexWaited::Kernel(self.block(sched, m, kind, address, kernel))
     }
 
     /// Waits in the kernel on the thread of `m`, which sysmon sees.
@@ -293,6 +310,7 @@ impl FutexTable {
             },
         );
         self.parked.fetch_sub(1, Ordering::Relaxed);
+        self.bucket(address).left.fetch_add(1, Ordering::Relaxed);
         waited
     }
 
@@ -330,11 +348,17 @@ impl FutexTable {
         most: u32,
         mut kernel: impl FnMut(u32) -> u32,
     ) -> u32 {
-        let woken = self.wake_parked(sched, address, most);
-        match most - woken {
-            0 if self.bucket(address).sleepers.load(Ordering::Relaxed) == 0 => woken,
-            rest => (woken + kernel(rest.max(1))).min(most),
+        let bucket = self.bucket(address);
+        let left = bucket.left.load(Ordering::Relaxed);
+        let parked = self.wake_parked(sched, address, most);
+        let woken = match most - parked {
+            0 if bucket.sleepers.load(Ordering::Relaxed) == 0 => parked,
+            rest => (parked + kernel(rest.max(1))).min(most),
+        };
+        if parked > 0 {
+            step_aside(sched, bucket, left);
         }
+        woken
     }
 
     fn wake_parked(&self, sched: &'static Sched, address: usize, most: u32) -> u32 {
@@ -375,6 +399,18 @@ impl FutexTable {
     /// after it was returned once, and before both are known.
     pub(crate) fn take_first(&self) -> Option<(Identity, Option<Identity>)> {
         self.first.take()
+    }
+}
+
+/// Lets a goroutine run that the calling one has just woken, once in a while. A lock of `std` is
+/// free when its waiter is woken, and belongs to the first to take it. A waker that goes on at once
+/// takes it again before the waiter runs, time after time. `left` is what the bucket said before.
+fn step_aside(sched: &'static Sched, bucket: &Bucket, left: u32) {
+    let now = sched.now();
+    if now - bucket.stepped_aside.load(Ordering::Relaxed) >= UNFAIR {
+        bucket.stepped_aside.store(now, Ordering::Relaxed);
+        let runs = || bucket.left.load(Ordering::Relaxed) != left;
+        sched.yield_until(now + STEP_ASIDE, runs);
     }
 }
 

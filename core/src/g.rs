@@ -161,7 +161,16 @@ impl Drop for Attached {
     }
 }
 
-static_assertions::const_assert!(size_of::<G>() == 160 || cfg!(any(loom, steps)));
+static_assertions::const_assert!(
+    size_of::<G>() == 160
+        || cfg!(any(
+            loom,
+            steps,
+            gopark_sanitize = "thread",
+            gopark_sanitize = "address",
+            not(target_arch = "x86_64")
+        ))
+);
 
 // SAFETY: all fields are atomics or constants, except `running` and `context`. Only the holder of
 // the `GRef` touches those two, and the goroutine itself while that holder runs it. A `GRef` is

@@ -8,7 +8,7 @@
 use crate::counter::CoarseClock;
 use crate::os::Nanos;
 use crate::sync::unmodeled::AtomicU32;
-use crate::sync::{AtomicU8, AtomicUsize, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// What kind of wait blocks a thread in a futex.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct LockWait {
     /// The address of the futex, or 0 without a wait.
     address: AtomicUsize,
     kind: AtomicU8,
+    /// Whether it has a time limit.
+    limited: AtomicBool,
     /// How many goroutines are in the home queue of the M, which only its own thread reads.
     neighbours: AtomicU32,
     since: CoarseClock,
@@ -40,6 +42,7 @@ pub(crate) struct LockWait {
 pub(crate) struct Blocked {
     pub(crate) address: usize,
     pub(crate) kind: LockKind,
+    pub(crate) limited: bool,
     pub(crate) neighbours: u32,
     pub(crate) since: Nanos,
     pub(crate) again: Nanos,
@@ -50,10 +53,16 @@ impl LockWait {
         LockWait {
             address: AtomicUsize::new(0),
             kind: AtomicU8::new(0),
+            limited: AtomicBool::new(false),
             neighbours: AtomicU32::new(0),
             since: CoarseClock::new(),
             again: CoarseClock::new(),
         }
+    }
+
+    /// The next wait has a time limit, or none.
+    pub(crate) fn set_limited(&self, limited: bool) {
+        self.limited.store(limited, Ordering::Relaxed);
     }
 
     /// The thread is about to wait.
@@ -82,6 +91,7 @@ impl LockWait {
                 2 => LockKind::ThreadPark,
                 _ => LockKind::Other,
             },
+            limited: self.limited.load(Ordering::Relaxed),
             neighbours: self.neighbours.load(Ordering::Relaxed),
             since: self.since.get(),
             again: self.again.get(),

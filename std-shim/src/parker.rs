@@ -1,10 +1,14 @@
-//! The word on which `std::thread::park` waits. Each thread has one of its own.
+//! Words of one thread: what `std::thread::park` waits on, and what is in a thread-local. Two
+//! goroutines of the thread must not wait there at the same time, since the first that goes on would
+//! take the word for its own. A scheduler of computations, such as rayon's, has a lock and a
+//! condition variable in a thread-local, and returns to the caller when they say that it is done.
 //!
 //! A futex wait while a word is `u32::MAX` is one of `thread::park`, or of a reader at an `RwLock`
 //! that is locked for writing while readers and writers wait: all its bits are set. Only the
 //! address tells the two apart. So each thread that runs goroutines parks once at its start, for no
 //! time, and notes the address.
 
+use gopark_backends::linux::thread_locals_around;
 use std::cell::Cell;
 use std::thread;
 use std::time::Duration;
@@ -19,10 +23,14 @@ enum Parker {
 
 thread_local! {
     static PARKER: Cell<Parker> = const { Cell::new(Parker::Unknown) };
+    /// The lowest address of the thread-locals, and the one behind the last.
+    static LOCALS: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// Learns the address for the calling thread, which is about to run goroutines.
+/// Learns the addresses for the calling thread, which is about to run goroutines.
 pub(crate) fn learn() {
+    let around = thread_locals_around(LOCALS.with(|locals| std::ptr::from_ref(locals).addr()));
+    LOCALS.set(around.map_or((0, 0), |around| (around.start, around.end)));
     PARKER.set(Parker::Sought);
     thread::park_timeout(Duration::ZERO);
     // Not if waits of `std` do not pass through this crate.
@@ -48,6 +56,14 @@ pub(crate) fn is_parker(address: usize) -> bool {
     }
 }
 
+/// Whether the word at `address` is in a thread-local of the calling thread. Never inlined, as
+/// above.
+#[inline(never)]
+pub(crate) fn is_local(address: usize) -> bool {
+    let (start, end) = LOCALS.get();
+    (start..end).contains(&address)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +78,21 @@ mod tests {
         });
         assert_eq!(learned.join().unwrap(), (false, true));
         assert!(is_parker(8), "that of another thread");
+    }
+
+    #[test]
+    fn a_thread_knows_its_thread_locals_once_it_has_learned_where_they_are() {
+        thread_local!(static WORD: Cell<u32> = const { Cell::new(0) });
+        let word = || WORD.with(|word| std::ptr::from_ref(word).addr());
+        let learned = thread::spawn(move || {
+            assert!(!is_local(word()));
+            learn();
+            let on_the_heap = Box::new(0);
+            (
+                is_local(word()),
+                is_local(std::ptr::from_ref(&*on_the_heap).addr()),
+            )
+        });
+        assert_eq!(learned.join().unwrap(), (true, false));
     }
 }

@@ -5,11 +5,12 @@ mod calls;
 
 use super::sync::{until_all_wait, until_waits};
 use crate::check;
-use gopark::{JoinHandle, go, yield_now};
-use gopark_core::watch::Wait;
+use gopark::{JoinHandle, go, go_local, yield_now};
+use gopark_core::watch::{LockBlock, State, Wait};
 use gopark_tests::{join, std_locks, until};
 use std::panic;
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, RwLock, TryLockError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -148,5 +149,88 @@ fn a_panic_poisons_the_lock_of_std_that_its_goroutine_holds_and_no_other() {
         });
         assert!(panics.join().is_err());
         assert_eq!(waiters.map(join), [(true, false); 3]);
+    });
+}
+
+/// Four goroutines each take a lock `turns` times, and go on until all have.
+fn all_take_turns(turns: u32, take: impl Fn(usize) + Clone + Send + 'static) {
+    check(move || {
+        let counts = Arc::new([const { AtomicU32::new(0) }; 4]);
+        let goroutines: Vec<_> = (0..counts.len())
+            .map(|number| {
+                let (counts, take) = (counts.clone(), take.clone());
+                go(move || {
+                    while counts.iter().any(|count| count.load(SeqCst) < turns) {
+                        take(number);
+                        counts[number].fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        goroutines.into_iter().for_each(join);
+    });
+}
+
+#[test]
+fn a_goroutine_that_locks_a_mutex_of_std_again_at_once_does_not_starve_the_others() {
+    let mutex = Arc::new(Mutex::new(()));
+    all_take_turns(5, move |_| {
+        let _guard = mutex.lock().unwrap();
+        yield_now();
+    });
+}
+
+#[test]
+fn a_writer_that_locks_a_rwlock_of_std_again_at_once_does_not_starve_its_readers() {
+    let lock = Arc::new(RwLock::new(()));
+    all_take_turns(5, move |number| {
+        if number == 0 {
+            let _guard = lock.write().unwrap();
+            yield_now();
+        } else {
+            let _guard = lock.read().unwrap();
+            yield_now();
+        }
+    });
+}
+
+/// What the goroutine's thread waits for, and since when, if that blocks the thread.
+fn blocked(id: u64) -> Option<LockBlock> {
+    let mut found = None;
+    gopark::scheduler().snapshot(None, |it| {
+        if let State::Running { lock, .. } = it.state {
+            found = found.or(lock.filter(|_| it.id == id));
+        }
+    });
+    found
+}
+
+/// A library that keeps a latch for each thread relies on this.
+#[test]
+fn a_goroutine_does_not_park_at_a_lock_in_a_thread_local() {
+    thread_local!(static LATCH: (Mutex<bool>, Condvar) =
+        const { (Mutex::new(false), Condvar::new()) });
+    check(|| {
+        let id = gopark::thread::current().id().goroutine().unwrap();
+        let ran = Arc::new(AtomicBool::new(false));
+        let theirs = ran.clone();
+        let neighbour = go_local(move || theirs.store(true, SeqCst));
+        LATCH.with(|(mutex, condvar)| {
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    until("the thread is blocked for long", || {
+                        let now = gopark::scheduler().now();
+                        blocked(id).is_some_and(|lock| now - lock.since > 5_000_000)
+                    });
+                    *mutex.lock().unwrap() = true;
+                    condvar.notify_one();
+                });
+                let done = mutex.lock().unwrap();
+                drop(condvar.wait_while(done, |done| !*done).unwrap());
+                assert!(!ran.load(SeqCst), "the neighbour could wait there, too");
+            });
+            *mutex.lock().unwrap() = false;
+        });
+        join(neighbour);
     });
 }

@@ -6,7 +6,7 @@ use crate::g::G;
 use crate::os::Nanos;
 use crate::sched::Sched;
 use crate::sync::Ordering;
-use crate::sync::unmodeled::{AtomicI64, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize};
+use crate::sync::unmodeled::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 use crate::trace::Identity;
 use core::panic::Location;
 
@@ -14,7 +14,7 @@ use core::panic::Location;
 pub(super) const WAYS: usize = 4;
 
 /// One in models, whose stacks are small.
-pub(super) const SETS: usize = if cfg!(loom) { 1 } else { 256 };
+pub(super) const SETS: usize = if cfg!(loom) { 1 } else { 2048 };
 
 /// Nanoseconds after its last use until an address is forgotten. Its memory may have another use by
 /// then. A lock that is contended again is found again after a millisecond.
@@ -102,6 +102,40 @@ impl HotWords {
     pub(super) fn last_waker(&self, address: usize) -> Option<u64> {
         let waker = self.entry(address)?.waker.load(Ordering::Relaxed);
         (waker != 0).then_some(waker)
+    }
+}
+
+/// The rescues of the last while. Written by sysmon.
+pub(crate) struct Recent {
+    count: AtomicU32,
+    /// When counting began.
+    since: AtomicI64,
+}
+
+impl Recent {
+    const MANY: u32 = 16;
+
+    /// In nanoseconds.
+    const WINDOW: Nanos = 10_000_000_000;
+
+    pub(super) const fn new() -> Self {
+        Recent {
+            count: AtomicU32::new(0),
+            since: AtomicI64::new(0),
+        }
+    }
+
+    pub(crate) fn count(&self, now: Nanos) {
+        if now - self.since.load(Ordering::Relaxed) >= Self::WINDOW {
+            self.since.store(now, Ordering::Relaxed);
+            self.count.store(0, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn are_many(&self, now: Nanos) -> bool {
+        self.count.load(Ordering::Relaxed) >= Self::MANY
+            && now - self.since.load(Ordering::Relaxed) < Self::WINDOW
     }
 }
 
@@ -251,6 +285,19 @@ mod tests {
         hot.insert(next, 11);
         assert!(hot.contains(next, 12) && hot.contains(first[0], 12));
         assert!(!hot.contains(first[1], 12));
+    }
+
+    #[test]
+    fn sixteen_rescues_in_ten_seconds_are_many() {
+        let recent = Recent::new();
+        let start = Recent::WINDOW;
+        (1..Recent::MANY).for_each(|_| recent.count(start));
+        assert!(!recent.are_many(start));
+        recent.count(start + Recent::WINDOW - 1);
+        assert!(recent.are_many(start + Recent::WINDOW - 1));
+        assert!(!recent.are_many(start + Recent::WINDOW));
+        recent.count(start + Recent::WINDOW);
+        assert!(!recent.are_many(start + Recent::WINDOW));
     }
 
     #[test]

@@ -52,6 +52,20 @@ impl Sched {
             && self.may_stop(g)
     }
 
+    /// Lets other goroutines run until `done` says so or the clock shows `limit`. Does nothing if
+    /// the caller may not park in a lock of `std`.
+    pub(crate) fn yield_until(&'static self, limit: Nanos, done: impl Fn() -> bool) {
+        if !self.current().is_some_and(|g| self.may_park_in_lock(g)) {
+            return;
+        }
+        loop {
+            self.yield_now();
+            if done() || self.now() >= limit {
+                return;
+            }
+        }
+    }
+
     /// Sets whether the calling goroutine must not park in a lock of `std`. Returns what was set
     /// before. Does nothing on an ordinary thread.
     pub fn set_unparkable(&self, on: bool) -> bool {

@@ -9,7 +9,7 @@
 //! | the call | made by | becomes |
 //! |---|---|---|
 //! | `WAIT_BITSET`, all bits | a lock of `std` | `FutexTable::wait` |
-//! | the same, for the word of `parker` | `std::thread::park` | a wait in the kernel |
+//! | the same, for the words of `parker` | `std::thread::park`, thread-locals | a wait in the kernel |
 //! | `WAIT` | `parking_lot` and others | a wait in the kernel |
 //! | `WAKE` | all of them | `FutexTable::wake` |
 //!
@@ -24,7 +24,7 @@
 #![allow(unsafe_code, reason = "defines a function of libc")]
 
 use super::{StdLocks, forbid_parking};
-use crate::parker::is_parker;
+use crate::parker::{is_local, is_parker};
 use crate::runtime::started;
 use gopark_core::futex::{FutexTable, FutexWait, FutexWaited, LockKind, Policy};
 use gopark_core::os::Nanos;
@@ -120,6 +120,7 @@ pub(super) unsafe extern "C" fn futex(
         WAIT_BITSET if bits != u32::MAX => LockKind::Other,
         // A new thread learns its parker before the runtime is published.
         WAIT_BITSET if value == u32::MAX && is_parker(word.addr()) => LockKind::ThreadPark,
+        WAIT_BITSET if is_local(word.addr()) => LockKind::Forbidden,
         WAIT_BITSET => LockKind::Std,
         _ => LockKind::Other,
     };
