@@ -19,6 +19,7 @@ BOUNDS = ["2", os.environ.get("LOOM_MAX_PREEMPTIONS", "3")]
 
 UNIT = ["cargo", "test", "--release", "--quiet", "--package", "gopark-core", "--lib"]
 SHIM = ["cargo", "test", "--release", "--quiet", "--package", "gopark", "--lib"]
+BACKENDS = ["cargo", "test", "--release", "--quiet", "--package", "gopark-backends", "--lib"]
 
 
 def suite(name, *features):
@@ -39,6 +40,7 @@ SUITES = {
     "starts": (suite("starts", "programs"), ""),
     "one_proc": (suite("one_proc", "std-locks"), ""),
     "shim": (SHIM, ""),
+    "backends": (BACKENDS, ""),
 }
 
 

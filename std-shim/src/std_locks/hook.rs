@@ -9,7 +9,7 @@
 //! | the call | made by | becomes |
 //! |---|---|---|
 //! | `WAIT_BITSET`, all bits | a lock of `std` | `FutexTable::wait` |
-//! | the same, for the words of `parker` | `std::thread::park`, thread-locals | a wait in the kernel |
+//! | the same, for words of `parker` | `std::thread::park`, thread-locals | a wait in the kernel |
 //! | `WAIT` | `parking_lot` and others | a wait in the kernel |
 //! | `WAKE` | all of them | `FutexTable::wake` |
 //!
