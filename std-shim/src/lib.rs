@@ -92,7 +92,13 @@
 //! [`Builder::std_locks`] lets them park at once, or never. [`without_parking`] keeps the code in a
 //! closure from parking there. This is the feature `std-locks`: it defines libc's function
 //! `syscall` in the program, by which `std` waits, on x86-64 and aarch64. Ordinary threads, code in
-//! a panic, and code on a stack of its own making (another crate's coroutine) wait as ever.
+//! a panic, and code on a stack of its own making (another crate's coroutine) wait as ever, and so
+//! do waits for a lock in a thread-local. An unlock that wakes a parked goroutine lets it run once
+//! a millisecond, so that none starves.
+//!
+//! A library that waits on what belongs to its thread, or keeps a pointer in a thread-local until
+//! it returns, works for one goroutine of a thread at a time: rayon, `block_on` and `blocking_recv`
+//! of tokio, `recv_blocking` of async-channel. Call it in [`blocking`], or in [`without_parking`].
 //!
 //! What waits in another way cannot be helped so. In goroutines, do not wait in these, or wait
 //! within [`blocking`]:
@@ -100,6 +106,7 @@
 //! | a wait in | instead |
 //! |---|---|
 //! | `std::sync::mpsc`, `std::thread::park` | [`chan`], [`sync::mpsc`], [`thread::park`] |
+//! | `once_cell`, `flume`, which use `std::thread::park` | `OnceLock` of `std`; [`chan`] |
 //! | `crossbeam-channel`, `parking_lot` | the crates of these names in `extras/`, by `[patch]` |
 //! | the join of a `std::thread` | a goroutine |
 //! | a mutex of a C library | |

@@ -199,13 +199,14 @@ fn lock_remedy(kind: LockKind) -> &'static str {
              show them); use gopark::sync"
         }
         LockKind::Forbidden => {
-            "it waits for a lock of std in gopark::without_parking, or in a panic: the holder may \
-             be among the goroutines that wait (GOPARK_DUMP=USR1 and kill -USR1 show them); use \
-             gopark::blocking there"
+            "it waits for a lock of std in gopark::without_parking, in a panic, or for one in a \
+             thread-local: the holder may be among the goroutines that wait (GOPARK_DUMP=USR1 and \
+             kill -USR1 show them); wait in gopark::blocking, and not in a destructor that a \
+             panic runs or in a panic hook"
         }
         LockKind::ThreadPark => {
             "it waits in std::thread::park, as the channels of std::sync::mpsc and \
-             crossbeam-channel do: the sender may be among the goroutines that wait \
+             crossbeam-channel, once_cell and others do: the sender may be among the goroutines that wait \
              (GOPARK_DUMP=USR1 and kill -USR1 show them); use gopark::chan, gopark::sync::mpsc or \
              gopark::thread::park, or wait in gopark::blocking, or patch crossbeam-channel with \
              gopark's (extras/ in its repository)"

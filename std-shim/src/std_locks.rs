@@ -56,10 +56,11 @@ fn forbid_parking(forbid: bool) -> bool {
 /// Calls `f`, in which a wait for a lock of `std` blocks the thread and lets no other goroutine run
 /// there.
 ///
-/// Use it around a call that stores a pointer in a thread-local until it returns, and assumes that
-/// no other code runs on the thread before: `tokio::runtime::Runtime::block_on`, a callback of the
-/// crate `scoped-tls`. Operations of this crate park as ever, so do not use them within `f`: hand
-/// what has to wait to [`blocking`](crate::blocking), or run all of `f` there.
+/// Use it around a call that stores a pointer in a thread-local until it returns, or waits on what
+/// belongs to the thread, and assumes that no other code runs on the thread before:
+/// `tokio::runtime::Runtime::block_on`, `rayon::join`, a callback of the crate `scoped-tls`.
+/// Operations of this crate park as ever, so do not use them within `f`: hand what has to wait to
+/// [`blocking`](crate::blocking), or run all of `f` there.
 ///
 /// Without [`Builder::std_locks`](crate::Builder::std_locks), and on an ordinary thread, it only
 /// calls `f`.
