@@ -1,8 +1,9 @@
 //! The words of one thread: what `std::thread::park` waits on, and what is in a thread-local.
 //!
 //! Two goroutines of the thread must not wait there at the same time, since the first that goes on
-//! takes the word for its own. A scheduler of computations, such as rayon's, has a lock and a condition
-//! variable in a thread-local, and returns to its caller when they say that the work is done.
+//! takes the word for its own. A scheduler of computations, such as rayon's, has a lock and a
+//! condition variable in a thread-local, and returns to its caller when they say that the work is
+//! done.
 //!
 //! A futex wait while a word is `u32::MAX` is one of `thread::park`, or of a reader at an `RwLock`
 //! that is locked for writing while readers and writers wait: all its bits are set. Only the

@@ -206,10 +206,10 @@ fn lock_remedy(kind: LockKind) -> &'static str {
         }
         LockKind::ThreadPark => {
             "it waits in std::thread::park, as the channels of std::sync::mpsc and \
-             crossbeam-channel, once_cell and others do: the sender may be among the goroutines that wait \
-             (GOPARK_DUMP=USR1 and kill -USR1 show them); use gopark::chan, gopark::sync::mpsc or \
-             gopark::thread::park, or wait in gopark::blocking, or patch crossbeam-channel with \
-             gopark's (extras/ in its repository)"
+             crossbeam-channel, once_cell and others do: the sender may be among the goroutines \
+             that wait (GOPARK_DUMP=USR1 and kill -USR1 show them); use gopark::chan, \
+             gopark::sync::mpsc or gopark::thread::park, or wait in gopark::blocking, or patch \
+             crossbeam-channel with gopark's (extras/ in its repository)"
         }
         LockKind::Other => {
             "it waits for a lock that calls futex(2) itself, as those of parking_lot do: the \
