@@ -5,7 +5,7 @@
 //! is that of an ordinary thread, or of a goroutine that has an M of its own for as long.
 #![allow(unsafe_code, reason = "the program continues inside a futex wait")]
 
-use super::hot::{self, FORGOTTEN_AFTER, WAYS};
+use super::hot::{self, FORGOTTEN_AFTER, Recent, WAYS};
 use super::{FutexTable, FutexWait, FutexWaited, LockKind, Policy};
 use crate::fuzz::base::{FuzzOs, sched};
 use crate::g::{self, GRef};
@@ -94,6 +94,8 @@ struct Model {
     waits: Vec<Wait>,
     hot: BTreeMap<usize, [Hot; WAYS]>,
     first: First,
+    /// How many rescues there were since when.
+    rescues: (u32, Nanos),
 }
 
 struct Driver<'a> {
@@ -119,10 +121,12 @@ pub fn run(input: &[u8]) {
             waits: Vec::new(),
             hot: BTreeMap::new(),
             first: First::None,
+            rescues: (0, 0),
         }),
         kernel: RefCell::default(),
         asleep: RefCell::default(),
     };
+    FutexTable::forbid_parking_by(|forbid| sched().set_unparkable(forbid));
     FuzzOs::set_now(UNIT);
     DRIVER.set((&raw const driver).cast());
     FuzzOs::on_sleep(|word| {
@@ -416,7 +420,21 @@ impl Driver<'_> {
         let address = self.any_address(how);
         let mut model = self.model.borrow_mut();
         model.insert(address);
-        self.table.hot.insert(address, model.now);
+        let now = model.now;
+        self.table.hot.insert(address, now);
+        let (count, since) = &mut model.rescues;
+        if now - *since >= Recent::WINDOW {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        self.table.recent.count(now);
+        self.compare_rescues(&model);
+    }
+
+    fn compare_rescues(&self, model: &Model) {
+        let (count, since) = model.rescues;
+        let many = count >= Recent::MANY && model.now - since < Recent::WINDOW;
+        assert_eq!(self.table.recent.are_many(model.now), many, "rescues");
     }
 
     /// Looks for an address, or notes a waker there.
@@ -432,6 +450,7 @@ impl Driver<'_> {
                 hot.waker = waker.filter(|&id| id > 0);
             }
         }
+        self.compare_rescues(&model);
         let waker = Model::hot(&mut model.hot, address).and_then(|hot| hot.waker);
         assert_eq!(self.table.last_waker(address), waker, "the last waker");
         if how >> 6 > 1 {

@@ -164,9 +164,9 @@ impl FutexTable {
                 policy: AtomicU8::new(Policy::Block as u8),
                 parked: AtomicU32::new(0),
                 blocked: AtomicU32::new(0),
-                #[cfg(not(loom))]
+                #[cfg(not(any(loom, test, fuzzing)))]
                 buckets: [const { Bucket::new() }; BUCKETS],
-                #[cfg(loom)]
+                #[cfg(any(loom, test, fuzzing))]
                 buckets: [Bucket::new()],
                 hot: HotWords::new(),
                 first: FirstRescue::new(),

@@ -113,10 +113,10 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    const MANY: u32 = 16;
+    pub(crate) const MANY: u32 = 16;
 
     /// In nanoseconds.
-    const WINDOW: Nanos = 10_000_000_000;
+    pub(crate) const WINDOW: Nanos = 10_000_000_000;
 
     pub(super) const fn new() -> Self {
         Recent {
