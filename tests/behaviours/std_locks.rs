@@ -29,7 +29,7 @@ fn a_mutex_is_held_over_writes_that_yield() {
 
 #[test]
 fn a_chat_server_with_one_mutex_serves_all_that_read_and_drops_the_others() {
-    check(|| std_locks::chat(60, 4));
+    check(|| std_locks::chat(60, 2));
 }
 
 #[test]

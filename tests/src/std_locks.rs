@@ -21,7 +21,7 @@ use std::time::Duration;
 /// The programs by name.
 pub const PROGRAMS: [(&str, fn()); 9] = [
     ("writes", writes),
-    ("chat", || chat(200, 10)),
+    ("chat", || chat(200, 3)),
     ("meeting", || meeting(1_000)),
     ("barrier", barrier),
     ("initializers", initializers),

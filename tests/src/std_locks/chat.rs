@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-/// How long a client may take no byte before the server drops it.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a client may take no byte before the server drops it. A server that has no CPU for as
+/// long drops one that reads.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The length of a line. All lines fit into buffers of the usual size, so the server never drops a
 /// client that reads, however late that runs.
@@ -86,12 +87,12 @@ fn serve_client(mut stream: TcpStream, client: SocketAddr, members: &Members) {
     if kind == [IS_SILENT] {
         SockRef::from(&stream).set_send_buffer_size(0).unwrap();
     }
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     members
         .lock()
         .unwrap()
         .insert(client, stream.try_clone().unwrap());
     stream.write_all(b"welcome\n").unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
         let line = line + "\n";
         // The Mutex is held over all writes.
