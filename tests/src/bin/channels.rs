@@ -159,6 +159,9 @@ fn steady() {
 fn waits() {
     Builder::new().max_procs(1).start().unwrap();
     gopark::run(|| {
+        // The first timer makes room for others. Whether a select below waits, and needs one, can
+        // change between two rounds: sysmon ends turns.
+        gopark::sleep(Duration::from_millis(1));
         let (there, from_there) = chan::bounded(0);
         let (back, from_back) = chan::bounded(0);
         let (_keep, never) = chan::bounded::<u8>(0);
