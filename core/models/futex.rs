@@ -102,7 +102,7 @@ impl Shared {
         let sleep = || self.kernel.wait(&self.word, expected);
         let (m, address) = (self.sched.m(0), self.address());
         self.table
-            .block(self.sched, m, LockKind::Std, address, sleep)
+            .block(self.sched, m, (LockKind::Std, false), address, sleep)
     }
 
     fn wake(&self, most: u32) -> u32 {

@@ -33,6 +33,13 @@
 //! the word and joins the queue in one critical section. Either the waker finds it there, or the
 //! waiter comes later and reads the changed word.
 //!
+//! # No waiter starves
+//!
+//! A lock of `std` is free when its waiter is woken, and belongs to the first to take it. An owner
+//! that unlocks and locks again would win each time, since its waiter has the same thread. So a
+//! wake yields to a goroutine that it has readied, once a millisecond for each queue
+//! (`step_aside`).
+//!
 //! # At home
 //!
 //! A goroutine holds whatever its callers hold while it waits, such as the guards of other locks.
@@ -229,17 +236,17 @@ impl FutexTable {
         if kind == LockKind::Std && self.parks_at_once(sched, address) {
             return self.park(sched, g, wait, address);
         }
-        let m = sched.m_of(g);
-        m.lock_wait.set_limited(wait.until.is_some());
-        FutexWaited::Kernel(self.block(sched, m, kind, address, kernel))
+        let kind = (kind, wait.until.is_some());
+        FutexWaited::Kernel(self.block(sched, sched.m_of(g), kind, address, kernel))
     }
 
-    /// Waits in the kernel on the thread of `m`, which sysmon sees.
+    /// Waits in the kernel on the thread of `m`, which sysmon sees. `kind` says also whether the
+    /// wait has a time limit.
     fn block<T>(
         &self,
         sched: &'static Sched,
         m: &M,
-        kind: LockKind,
+        kind: (LockKind, bool),
         address: usize,
         kernel: impl FnOnce() -> T,
     ) -> T {
@@ -402,9 +409,8 @@ impl FutexTable {
     }
 }
 
-/// Lets a goroutine run that the calling one has just woken, once in a while. A lock of `std` is
-/// free when its waiter is woken, and belongs to the first to take it. A waker that goes on at once
-/// takes it again before the waiter runs, time after time. `left` is what the bucket said before.
+/// Lets a goroutine run that the calling one has just woken, if that is due. `left` is what the
+/// bucket said before.
 fn step_aside(sched: &'static Sched, bucket: &Bucket, left: u32) {
     let now = sched.now();
     if now - bucket.stepped_aside.load(Ordering::Relaxed) >= UNFAIR {

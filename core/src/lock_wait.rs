@@ -15,7 +15,8 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 pub enum LockKind {
     /// Of a lock, condition variable or initializer of `std`. It may be ended at any time.
     Std,
-    /// The same, in code that forbids parking.
+    /// The same, where the goroutine must not park: its code forbids it, it unwinds, or the lock is
+    /// in a thread-local.
     Forbidden,
     /// Of `std::thread::park`, which `std`'s channels and many libraries use to wait.
     ThreadPark,
@@ -60,13 +61,15 @@ impl LockWait {
         }
     }
 
-    /// The next wait has a time limit, or none.
-    pub(crate) fn set_limited(&self, limited: bool) {
-        self.limited.store(limited, Ordering::Relaxed);
-    }
-
     /// The thread is about to wait.
-    pub(crate) fn begin(&self, address: usize, kind: LockKind, neighbours: u32, now: Nanos) {
+    pub(crate) fn begin(
+        &self,
+        address: usize,
+        (kind, limited): (LockKind, bool),
+        neighbours: u32,
+        now: Nanos,
+    ) {
+        self.limited.store(limited, Ordering::Relaxed);
         self.kind.store(kind as u8, Ordering::Relaxed);
         self.neighbours.store(neighbours, Ordering::Relaxed);
         self.since.set(now);
@@ -118,9 +121,10 @@ mod tests {
             LockKind::ThreadPark,
             LockKind::Other,
         ] {
-            wait.begin(0x1000, kind, 3, 50);
+            wait.begin(0x1000, (kind, true), 3, 50);
             let blocked = wait.get().expect("the wait goes on");
             assert_eq!((blocked.address, blocked.kind), (0x1000, kind));
+            assert!(blocked.limited);
             assert_eq!(
                 (blocked.neighbours, blocked.since, blocked.again),
                 (3, 50, 50)

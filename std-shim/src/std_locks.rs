@@ -35,10 +35,10 @@ cfg_if::cfg_if! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum StdLocks {
     /// When it has blocked its thread for a millisecond while other goroutines needed the thread or
-    /// its P, or for a second. From then on, every goroutine that waits for that lock parks at
-    /// once, until the lock was not waited for in ten seconds. A lock that is held for a few
-    /// instructions is rarely a point where other goroutines run: only if the system has taken the
-    /// CPU from its holder.
+    /// its P, or for a second. (For a tenth of a millisecond, after sixteen such waits within ten
+    /// seconds.) From then on, every goroutine that waits for that lock parks at once, until the
+    /// lock was not waited for in ten seconds. A lock that is held for a few instructions is rarely
+    /// a point where other goroutines run: only if the system has taken the CPU from its holder.
     #[default]
     Rescue,
     /// At once. Every lock of `std` that another goroutine or thread holds is a point where other

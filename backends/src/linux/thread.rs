@@ -201,7 +201,7 @@ struct Owner {
 
 const MAGIC: usize = 0x676f_7061;
 
-/// Runs `entry(arg)` on the calling thread, which has a signal stack of its own until then.
+/// Runs `entry(arg)` on the calling thread, which has a signal stack of its own during that.
 pub fn with_signal_stack(entry: fn(usize), arg: usize) {
     install_signal_stack();
     entry(arg);

@@ -1,5 +1,5 @@
-//! The addresses at which waits have kept goroutines from running, and the two goroutines of the
-//! first such wait.
+//! What is kept of rescues: the addresses at which waits have kept goroutines from running, how
+//! many there were of late, and the two goroutines of the first such wait.
 #![allow(unsafe_code, reason = "a spawn site is kept as an address")]
 
 use crate::g::G;

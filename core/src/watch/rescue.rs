@@ -96,15 +96,14 @@ mod tests {
         };
         let m = M::new(0);
         assert!(!due(&m, 1 << 60), "no wait");
-        m.lock_wait.begin(0x1000, LockKind::Std, 1, 100);
+        m.lock_wait.begin(0x1000, (LockKind::Std, false), 1, 100);
         assert!(!due(&m, 99 + PATIENCE));
         assert!(due(&m, 100 + PATIENCE));
         m.lock_wait.postpone(100 + 2 * PATIENCE);
         assert!(!due(&m, 99 + 2 * PATIENCE) && due(&m, 100 + 2 * PATIENCE));
-        m.lock_wait.begin(0x1000, LockKind::Std, 0, 100);
-        m.lock_wait.set_limited(true);
+        m.lock_wait.begin(0x1000, (LockKind::Std, true), 0, 100);
         assert!(!due(&m, 1 << 60), "its limit ends it");
-        m.lock_wait.set_limited(false);
+        m.lock_wait.begin(0x1000, (LockKind::Std, false), 0, 100);
         assert!(!due(&m, 99 + PATIENCE_ALONE) && due(&m, 100 + PATIENCE_ALONE));
         m.retake.leave();
         assert!(m.retake.take(|| true));
@@ -114,7 +113,7 @@ mod tests {
         _ = m.inbox.push(goroutine(1));
         assert!(due(&m, 100 + PATIENCE), "one was readied since");
         for kind in [LockKind::Forbidden, LockKind::ThreadPark, LockKind::Other] {
-            m.lock_wait.begin(0x1000, kind, 1, 100);
+            m.lock_wait.begin(0x1000, (kind, false), 1, 100);
             assert!(!due(&m, 1 << 60), "{kind:?} is none of std's locks");
         }
     }
