@@ -67,6 +67,7 @@
 
 mod dial;
 mod handle;
+mod incoming;
 mod readiness;
 mod resolve;
 mod socket;
@@ -74,6 +75,11 @@ mod tcp_listener;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
+mod unix;
+mod unix_datagram;
+mod unix_listener;
+mod unix_seqpacket;
+mod unix_stream;
 
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
@@ -82,8 +88,14 @@ pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,
 };
+pub use std::os::unix::net::SocketAddr as UnixAddr;
 pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
+pub use unix::UCred;
+pub use unix_datagram::UnixDatagram;
+pub use unix_listener::{UnixIncoming, UnixListener};
+pub use unix_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
+pub use unix_stream::UnixStream;
 
 use crate::error::poll_error;
 use std::io::{Error, ErrorKind, Result};

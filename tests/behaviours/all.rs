@@ -23,6 +23,7 @@ mod sync;
 mod threads;
 mod time;
 mod timers;
+mod unix;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
     crate::start();

@@ -317,6 +317,28 @@ pub fn peer_address(fd: Borrowed<'_>) -> Result<Address, Errno> {
     check(unsafe { libc::getpeername(fd.raw(), name, len) } as isize).map(|_| address)
 }
 
+/// The process that made the peer of a Unix socket, or that listened for it (`SO_PEERCRED`).
+#[doc(alias = "SO_PEERCRED")]
+pub fn peer_credentials(fd: Borrowed<'_>) -> Result<libc::ucred, Errno> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: `peer` is writable for `len` bytes, and consists of integers.
+    check(unsafe {
+        libc::getsockopt(
+            fd.raw(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &mut len,
+        )
+    } as isize)
+    .map(|_| peer)
+}
+
 /// Makes a TCP socket that listens at `address`. `SO_REUSEADDR` lets it bind although connections
 /// of an earlier server are in TIME_WAIT (socket(7)). `TCP_NODELAY` makes accepted connections send
 /// at once.
@@ -396,6 +418,8 @@ mod tests {
         let unnamed = Some(UnixName::Unnamed);
         assert_eq!(local_address(lend(ours)).unwrap().unix_name(), unnamed);
         assert_eq!(peer_address(lend(ours)).unwrap().unix_name(), unnamed);
+        let peer = peer_credentials(lend(ours)).unwrap();
+        assert_eq!(peer.pid as u32, std::process::id());
         bind(lend(ours), &Address::unix_unnamed()).unwrap();
         let chosen = local_address(lend(ours)).unwrap();
         assert!(matches!(chosen.unix_name(), Some(UnixName::Abstract(name)) if name.len() == 5));

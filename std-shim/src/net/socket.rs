@@ -70,7 +70,7 @@ impl Socket {
             .map_err(io_error)
     }
 
-    fn never_waits(&self) -> bool {
+    pub(super) fn never_waits(&self) -> bool {
         self.0.never_waits.load(Ordering::Relaxed)
     }
 

@@ -2,20 +2,17 @@
 
 use super::dial::{adopt_options, set_connection_options};
 use super::handle::{accept_deadline, descriptor};
+use super::incoming::Retry;
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
-use crate::PollError;
 use crate::builder::sched;
-use crate::error::poll_error;
 use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;
-use std::io::{ErrorKind, Result};
+use std::io::Result;
 use std::iter::FusedIterator;
 use std::net;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::time::Duration;
 
 /// A TCP socket that accepts connections: [`std::net::TcpListener`], Go's `net.TCPListener`. The
 /// [module](super) lists the differences.
@@ -175,7 +172,7 @@ impl TcpListener {
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming {
             listener: self,
-            pause: Some(Duration::ZERO),
+            retry: Retry::new(),
         }
     }
 
@@ -371,34 +368,15 @@ impl fmt::Debug for TcpListener {
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a TcpListener,
-    /// How long the next call sleeps before it accepts: zero unless the last call failed. `None`
-    /// once it has ended.
-    pause: Option<Duration>,
+    retry: Retry,
 }
-
-/// The shortest and the longest sleep after an error of the system: those of Go's `http.Server`.
-const PAUSE: Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
 impl Iterator for Incoming<'_> {
     type Item = Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let pause = self.pause.take()?;
-        crate::sleep(pause);
-        let accepted = self.listener.accept().map(|(stream, _)| stream);
-        let cause = accepted.as_ref().err().and_then(poll_error);
-        if matches!(cause, Some(PollError::Closing | PollError::Cancelled)) {
-            return None;
-        }
-        self.pause = Some(match &accepted {
-            Err(error)
-                if error.raw_os_error().is_some() && error.kind() != ErrorKind::WouldBlock =>
-            {
-                (pause * 2).clamp(PAUSE.start, PAUSE.end)
-            }
-            _ => Duration::ZERO,
-        });
-        Some(accepted)
+        self.retry
+            .next(|| self.listener.accept().map(|(stream, _)| stream))
     }
 }
 
