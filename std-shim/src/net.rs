@@ -68,6 +68,7 @@
 mod dial;
 mod handle;
 mod incoming;
+mod message;
 mod readiness;
 mod resolve;
 mod socket;
@@ -81,6 +82,7 @@ mod unix_listener;
 mod unix_seqpacket;
 mod unix_stream;
 
+pub use message::{ControlBuffer, ControlMessage, Message};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};

@@ -4,16 +4,16 @@
 use super::cancel::{everywhere, is_cancelled, member};
 use super::sync::until_waits;
 use gopark::net::{
-    Shutdown, UnixAddr, UnixDatagram, UnixListener, UnixSeqpacket, UnixSeqpacketListener,
-    UnixStream,
+    ControlBuffer, ControlMessage, Shutdown, UnixAddr, UnixDatagram, UnixListener, UnixSeqpacket,
+    UnixSeqpacketListener, UnixStream,
 };
 use gopark::sync::Cancel;
 use gopark::{go, select};
 use gopark_core::watch::{Descriptor, Wait};
 use gopark_tests::join;
 use gopark_tests::sockets::{assert_closing, assert_timeout, pattern};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -425,5 +425,87 @@ fn a_select_waits_for_unix_sockets() {
         assert_eq!(join(second).unwrap(), "a connection");
         listener.accept().unwrap();
         select! { writable(&client) -> ready => ready.unwrap() }
+    });
+}
+
+#[test]
+fn descriptors_cross_and_none_is_left_behind() {
+    everywhere(|| {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (given, kept) = UnixStream::pair().unwrap();
+        let fds = [given.as_fd(), given.as_fd()];
+        let rights = [ControlMessage::Fds(&fds)];
+        let send = || near.send_msg(&[IoSlice::new(b"x")], &rights).unwrap();
+        let mut buffer = [0; 8];
+        let mut receive = |control: &mut ControlBuffer| {
+            far.recv_msg(&mut [IoSliceMut::new(&mut buffer)], control)
+                .unwrap()
+        };
+
+        let receiver = {
+            let far = far.try_clone().unwrap();
+            go(move || {
+                let mut control = ControlBuffer::for_fds(2);
+                let mut byte = [0];
+                let message = far.recv_msg(&mut [IoSliceMut::new(&mut byte)], &mut control);
+                assert_eq!(message.unwrap().len, 1);
+                control.take_fds()
+            })
+        };
+        until_waits(&receiver, reading());
+        send();
+        let fds = join(receiver);
+        assert_eq!(fds.len(), 2);
+        let passed = fds.into_iter().map(UnixStream::from).collect::<Vec<_>>();
+        assert_eq!(passed[1].try_write(b"through").unwrap(), 7);
+
+        // Not taken, no room, room for one: all others are closed.
+        let mut control = ControlBuffer::for_fds(2);
+        send();
+        assert!(!receive(&mut control).control_truncated);
+        send();
+        assert!(receive(&mut ControlBuffer::default()).control_truncated);
+        send();
+        let mut small = ControlBuffer::with_capacity(20);
+        assert!(receive(&mut small).control_truncated);
+        assert_eq!(small.take_fds().len(), 1);
+        send();
+        receive(&mut control);
+        drop((control, small, passed, given));
+        let mut rest = Vec::new();
+        let mut kept = kept;
+        kept.read_to_end(&mut rest).unwrap();
+        assert_eq!(
+            rest, b"through",
+            "the end comes when the last duplicate is closed"
+        );
+    });
+}
+
+#[test]
+fn credentials_arrive_with_each_message() {
+    everywhere(|| {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        far.set_passcred(true).unwrap();
+        near.send_msg(&[IoSlice::new(b"hello")], None, &[]).unwrap();
+        let mut buffer = [0; 3];
+        let mut control = ControlBuffer::with_capacity(64);
+        let message = far
+            .recv_msg(&mut [IoSliceMut::new(&mut buffer)], &mut control)
+            .unwrap();
+        assert!(message.truncated && message.len == 3 && message.addr.is_unnamed());
+        let found = control.messages().collect::<Vec<_>>();
+        let [ControlMessage::Credentials { pid, .. }] = found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(pid, process::id() as i32);
+
+        // To a full receiver, with an address.
+        let receiver = UnixDatagram::bind("").unwrap();
+        let addr = receiver.local_addr().unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        fill(&sender, &addr);
+        sender.set_write_timeout(Some(SHORT)).unwrap();
+        assert_timeout(sender.send_msg(&[IoSlice::new(b"late")], Some(&addr), &[]));
     });
 }

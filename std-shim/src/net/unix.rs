@@ -177,9 +177,12 @@ pub(super) fn peer_cred(socket: &Socket) -> Result<UCred> {
 }
 
 /// The methods of a Unix socket that is connected or can be. `setup` makes two connected ones,
-/// `socket` and `peer`.
+/// `socket` and `_peer`. `send` sends `fds` to `peer`.
 macro_rules! unix_socket {
-    ($type:ident, [$($setup:literal)*]) => {
+    ($type:ident, [$($setup:literal)*], $send:literal) => {
+        unix_socket!($type, [$($setup)*], "let peer = _peer;", $send);
+    };
+    ($type:ident, [$($setup:literal)*], $peer:literal, $send:literal) => {
         impl $type {
             /// Returns the address of this end: `getsockname(2)`.
             ///
@@ -271,6 +274,59 @@ macro_rules! unix_socket {
                 self.socket.close()
             }
 
+            /// Waits for a message. Returns the length of its data, its sender, and whether
+            /// something did not fit. Descriptors and other control messages are in `control`. Go's
+            /// `ReadMsgUnix`.
+            ///
+            /// A read of a stream that has sent descriptors should use this method: the kernel
+            /// discards descriptors that arrive with data for which a plain read has asked.
+            ///
+            /// ```
+            /// # use gopark::net::*;
+            /// # use std::fs::File;
+            /// # use std::io::{IoSlice, IoSliceMut};
+            /// # use std::os::fd::AsFd;
+            $(#[doc = $setup])*
+            #[doc = $peer]
+            /// let file = File::open("/proc/self/comm")?;
+            /// let fds = [file.as_fd()];
+            #[doc = $send]
+            ///
+            /// let mut buffer = [0; 16];
+            /// let mut control = ControlBuffer::for_fds(1);
+            /// let message = peer.recv_msg(&mut [IoSliceMut::new(&mut buffer)], &mut control)?;
+            /// assert_eq!(message.len, 1);
+            /// let passed = File::from(control.take_fds().remove(0));
+            /// assert!(std::io::read_to_string(passed)?.len() > 1);
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
+            #[doc(alias = "ReadMsgUnix")]
+            #[doc(alias = "SCM_RIGHTS")]
+            pub fn recv_msg(
+                &self,
+                bufs: &mut [std::io::IoSliceMut<'_>],
+                control: &mut super::ControlBuffer,
+            ) -> std::io::Result<super::Message<super::UnixAddr>> {
+                let received = self.socket.recv_msg(bufs, control)?;
+                let sender = unix::from_kernel(&received.sender)?;
+                Ok(super::Message::new(&received, sender))
+            }
+
+            /// Sets whether messages arrive with the process, user and group of their sender:
+            /// [`ControlMessage::Credentials`](super::ControlMessage::Credentials)
+            /// (`SO_PASSCRED`).
+            ///
+            /// ```
+            /// # use gopark::net::*;
+            $(#[doc = $setup])*
+            /// socket.set_passcred(true)?;
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
+            #[doc(alias = "SO_PASSCRED")]
+            pub fn set_passcred(&self, passcred: bool) -> std::io::Result<()> {
+                self.socket.with(|socket| socket.set_passcred(passcred))
+            }
+
             fn adopt(fd: std::os::fd::OwnedFd) -> Self {
                 $type {
                     socket: Socket::adopt(fd),
@@ -301,4 +357,40 @@ macro_rules! unix_socket {
     };
 }
 
-pub(super) use unix_socket;
+/// A connected socket's method to send a message.
+macro_rules! connected_send_msg {
+    ($type:ident) => {
+        impl $type {
+            /// Waits for room, and sends a message with control messages, such as descriptors.
+            /// Returns how many bytes of data the kernel has taken. On a stream these can be fewer
+            /// than all; the control messages are then sent with them. Go's `WriteMsgUnix`.
+            ///
+            /// At least one byte of data is necessary to send descriptors on a stream.
+            ///
+            /// ```
+            /// # use gopark::net::*;
+            /// use std::io::IoSlice;
+            /// use std::os::fd::AsFd;
+            ///
+            #[doc = concat!("let (one, other) = ", stringify!($type), "::pair()?;")]
+            /// let stdin = std::io::stdin();
+            /// let fds = [stdin.as_fd()];
+            /// let rights = [ControlMessage::Fds(&fds)];
+            /// assert_eq!(one.send_msg(&[IoSlice::new(b"x")], &rights)?, 1);
+            /// # drop(other);
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
+            #[doc(alias = "WriteMsgUnix")]
+            #[doc(alias = "SCM_RIGHTS")]
+            pub fn send_msg(
+                &self,
+                bufs: &[std::io::IoSlice<'_>],
+                control: &[super::ControlMessage<'_>],
+            ) -> std::io::Result<usize> {
+                self.socket.send_msg(bufs, None, control)
+            }
+        }
+    };
+}
+
+pub(super) use {connected_send_msg, unix_socket};

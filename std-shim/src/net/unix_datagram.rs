@@ -1,15 +1,16 @@
 //! [`UnixDatagram`].
 
-use super::UnixAddr;
 use super::handle::{deadlines, descriptor};
+use super::message::{encoded, sender};
 use super::socket::Socket;
 use super::unix::{self, send_patiently, unix_socket, unless_receiver_is_full};
+use super::{ControlMessage, UnixAddr};
 use crate::builder::sched;
 use gopark_backends::linux::io as sys;
 use gopark_backends::linux::message;
 use gopark_backends::linux::socket::Address;
-use gopark_core::os::Mode;
-use std::io::Result;
+use gopark_core::os::{Borrowed, Mode, Outcome};
+use std::io::{IoSlice, Result};
 use std::os::unix::net;
 use std::path::Path;
 
@@ -170,7 +171,7 @@ impl UnixDatagram {
     /// ```
     #[doc(alias = "ReadFromUnix")]
     pub fn recv_from(&self, buf: &mut [u8]) -> Result<(usize, UnixAddr)> {
-        let receive = |fd: gopark_core::os::Borrowed<'_>| message::recv_from(fd, buf);
+        let receive = |fd: Borrowed<'_>| message::recv_from(fd, buf);
         with_sender(self.socket.operate(Mode::Read, receive)?)
     }
 
@@ -185,7 +186,7 @@ impl UnixDatagram {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn peek_from(&self, buf: &mut [u8]) -> Result<(usize, UnixAddr)> {
-        let receive = |fd: gopark_core::os::Borrowed<'_>| message::peek_from(fd, buf);
+        let receive = |fd: Borrowed<'_>| message::peek_from(fd, buf);
         with_sender(self.socket.operate(Mode::Read, receive)?)
     }
 
@@ -249,14 +250,18 @@ impl UnixDatagram {
     /// ```
     pub fn send_to_addr(&self, buf: &[u8], addr: &UnixAddr) -> Result<usize> {
         let address = unix::to_kernel(addr)?;
+        self.send_or_wait(|fd| message::send_to(fd, buf, &address))
+    }
+
+    /// Repeats `send` until the receiver has room.
+    fn send_or_wait(&self, mut send: impl FnMut(Borrowed<'_>) -> Outcome<usize>) -> Result<usize> {
         if self.socket.never_waits() {
-            return self
-                .socket
-                .attempt(Mode::Write, |fd| message::send_to(fd, buf, &address));
+            return self.socket.attempt(Mode::Write, send);
         }
         send_patiently(self.socket.timeout(Mode::Write), || {
             self.socket.operate(Mode::Write, |fd| {
-                unless_receiver_is_full(fd, message::send_to(fd, buf, &address))
+                let tried = send(fd);
+                unless_receiver_is_full(fd, tried)
             })
         })
     }
@@ -277,6 +282,39 @@ impl UnixDatagram {
     /// ```
     pub fn send(&self, buf: &[u8]) -> Result<usize> {
         self.socket.operate(Mode::Write, |fd| sys::send(fd, buf))
+    }
+
+    /// Sends a datagram with control messages, such as descriptors, to `addr`, or with `None` to the
+    /// socket that this one is connected to. While that socket's queue is full, waits. Go's
+    /// `WriteMsgUnix`.
+    ///
+    /// ```
+    /// # use gopark::net::{ControlBuffer, ControlMessage, UnixDatagram};
+    /// # use std::io::{IoSlice, IoSliceMut};
+    /// # use std::os::fd::AsFd;
+    /// let (one, other) = UnixDatagram::pair()?;
+    /// let stdin = std::io::stdin();
+    /// let fds = [stdin.as_fd()];
+    /// one.send_msg(&[IoSlice::new(b"")], None, &[ControlMessage::Fds(&fds)])?;
+    /// let mut control = ControlBuffer::for_fds(1);
+    /// other.recv_msg(&mut [IoSliceMut::new(&mut [])], &mut control)?;
+    /// assert_eq!(control.take_fds().len(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "WriteMsgUnix")]
+    #[doc(alias = "SCM_RIGHTS")]
+    pub fn send_msg(
+        &self,
+        bufs: &[IoSlice<'_>],
+        addr: Option<&UnixAddr>,
+        control: &[ControlMessage<'_>],
+    ) -> Result<usize> {
+        let Some(addr) = addr else {
+            return self.socket.send_msg(bufs, None, control);
+        };
+        let address = unix::to_kernel(addr)?;
+        let control = encoded(control)?;
+        self.send_or_wait(sender(bufs, Some(&address), &control))
     }
 
     /// Takes the socket out of the runtime and returns it as a blocking socket of `std`, without
@@ -305,7 +343,8 @@ fn with_sender((len, sender): (usize, Address)) -> Result<(usize, UnixAddr)> {
 
 unix_socket!(
     UnixDatagram,
-    ["let (socket, _peer) = UnixDatagram::pair()?;"]
+    ["let (socket, _peer) = UnixDatagram::pair()?;"],
+    "socket.send_msg(&[IoSlice::new(b\"x\")], None, &[ControlMessage::Fds(&fds)])?;"
 );
 descriptor!(
     UnixDatagram,

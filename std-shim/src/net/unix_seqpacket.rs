@@ -3,7 +3,7 @@
 use super::UnixAddr;
 use super::handle::{accept_deadline, deadlines, descriptor};
 use super::socket::Socket;
-use super::unix::{self, unix_socket};
+use super::unix::{self, connected_send_msg, unix_socket};
 use super::unix_listener::SocketFile;
 use crate::builder::sched;
 use gopark_backends::linux::io as sys;
@@ -143,8 +143,10 @@ impl UnixSeqpacket {
 
 unix_socket!(
     UnixSeqpacket,
-    ["let (socket, _peer) = UnixSeqpacket::pair()?;"]
+    ["let (socket, _peer) = UnixSeqpacket::pair()?;"],
+    "socket.send_msg(&[IoSlice::new(b\"x\")], &[ControlMessage::Fds(&fds)])?;"
 );
+connected_send_msg!(UnixSeqpacket);
 descriptor!(
     UnixSeqpacket,
     ["let (socket, _peer) = UnixSeqpacket::pair()?;"],

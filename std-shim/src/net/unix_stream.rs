@@ -3,7 +3,7 @@
 use super::UnixAddr;
 use super::handle::{deadlines, descriptor, stream};
 use super::socket::Socket;
-use super::unix::{self, unix_socket};
+use super::unix::{self, connected_send_msg, unix_socket};
 use crate::builder::sched;
 use std::io::Result;
 use std::os::unix::net;
@@ -138,7 +138,12 @@ impl UnixStream {
     }
 }
 
-unix_socket!(UnixStream, ["let (socket, _peer) = UnixStream::pair()?;"]);
+unix_socket!(
+    UnixStream,
+    ["let (socket, _peer) = UnixStream::pair()?;"],
+    "socket.send_msg(&[IoSlice::new(b\"x\")], &[ControlMessage::Fds(&fds)])?;"
+);
+connected_send_msg!(UnixStream);
 descriptor!(
     UnixStream,
     ["let (mut socket, _peer) = UnixStream::pair()?;"],
