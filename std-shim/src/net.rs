@@ -1,4 +1,4 @@
-//! TCP sockets whose operations park the goroutine where those of `std` block the thread.
+//! TCP and UDP sockets whose operations park the goroutine where those of `std` block the thread.
 //!
 //! Names and meanings are those of [`std::net`], so replacing `use std::net` by `use gopark::net`
 //! is most of a port. The sockets also work on ordinary threads, where an operation blocks its
@@ -75,6 +75,7 @@ mod tcp_listener;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
+mod udp_socket;
 
 pub use message::{ControlBuffer, ControlMessage, Message};
 pub use readiness::{Acceptable, Readiness};
@@ -86,6 +87,7 @@ pub use std::net::{
 };
 pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
+pub use udp_socket::UdpSocket;
 
 use crate::error::poll_error;
 use std::io::{Error, ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! Sockets as arms of `select!`.
 
-use super::{TcpListener, TcpStream};
+use super::{TcpListener, TcpStream, UdpSocket};
 use crate::error::io_error;
 use gopark_backends::linux::io::is_ready;
 use gopark_core::fd::{Fd, ReadyArm};
@@ -9,7 +9,8 @@ use gopark_core::select::Case;
 use std::io::Result;
 use std::sync::Arc;
 
-/// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`].
+/// A socket that `select!` can wait for with `readable` and `writable`: every socket that sends and
+/// receives.
 ///
 /// The trait is sealed.
 pub trait Readiness: sealed::SealedReadiness {}
@@ -34,13 +35,15 @@ mod sealed {
 }
 
 macro_rules! implement {
-    ($name:ident, $sealed:ident for $socket:ident) => {
-        impl sealed::$sealed for $socket {
-            fn fd(&self) -> &Fd {
-                self.socket.fd()
+    ($name:ident, $sealed:ident for $($socket:ident),*) => {
+        $(
+            impl sealed::$sealed for $socket {
+                fn fd(&self) -> &Fd {
+                    self.socket.fd()
+                }
             }
-        }
-        impl $name for $socket {}
+            impl $name for $socket {}
+        )*
 
         impl<S: $name> sealed::$sealed for &S {
             fn fd(&self) -> &Fd {
@@ -58,7 +61,7 @@ macro_rules! implement {
     };
 }
 
-implement!(Readiness, SealedReadiness for TcpStream);
+implement!(Readiness, SealedReadiness for TcpStream, UdpSocket);
 implement!(Acceptable, SealedAcceptable for TcpListener);
 
 /// Readiness for one select.
