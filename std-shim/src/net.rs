@@ -65,6 +65,7 @@
 //! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
 //! operation that may wait, and must not hand the connection on after this error.
 
+mod datagram_batch;
 mod dial;
 mod handle;
 mod message;
@@ -75,8 +76,10 @@ mod tcp_listener;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
+mod udp_options;
 mod udp_socket;
 
+pub use datagram_batch::{Datagram, DatagramBatch};
 pub use message::{ControlBuffer, ControlMessage, Message};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]

@@ -27,6 +27,11 @@ impl Address {
         }
     }
 
+    /// Makes room for any address. The old one is undefined until `set_len`.
+    pub(super) fn make_room(&mut self) {
+        self.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    }
+
     pub(super) fn as_ptr(&self) -> (*const libc::sockaddr, libc::socklen_t) {
         (ptr::from_ref(&self.storage).cast(), self.len)
     }
