@@ -69,10 +69,12 @@ mod datagram_batch;
 mod dial;
 mod handle;
 mod message;
+mod options;
 mod readiness;
 mod resolve;
 mod socket;
 mod tcp_listener;
+mod tcp_options;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
@@ -89,6 +91,7 @@ pub use std::net::{
     ToSocketAddrs,
 };
 pub use tcp_listener::{Incoming, TcpListener};
+pub use tcp_options::{TcpInfo, TcpState};
 pub use tcp_stream::TcpStream;
 pub use udp_socket::UdpSocket;
 

@@ -4,8 +4,10 @@
 
 use super::message::ControlMessage;
 use super::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use gopark_backends::linux::socket::{local_address, set_option};
+use gopark_backends::linux::socket::{local_address, option, set_option};
+use gopark_core::os::Borrowed;
 use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl UdpSocket {
     /// Returns whether the socket may send to broadcast addresses (`SO_BROADCAST`).
@@ -375,15 +377,7 @@ impl UdpSocket {
         let together = len * SEGMENTS_MAX.min(BYTES_MAX / len).max(1);
         let mut sent = 0;
         for chunk in buf.chunks(together) {
-            let size = [ControlMessage::SegmentSize(segment)];
-            let offload = if chunk.len() > len { &size[..] } else { &[] };
-            let result = match self.send_msg(&[IoSlice::new(chunk)], addr, offload) {
-                Err(error) if !offload.is_empty() && is_refusal(&error) => {
-                    self.send_each(chunk, len, addr)
-                }
-                result => result,
-            };
-            match result {
+            match self.send_together(chunk, segment, addr) {
                 Ok(n) => sent += n,
                 Err(error) if sent == 0 => return Err(error),
                 Err(_) => break,
@@ -393,6 +387,30 @@ impl UdpSocket {
             }
         }
         Ok(sent)
+    }
+
+    fn send_together(&self, buf: &[u8], segment: u16, addr: Option<SocketAddr>) -> Result<usize> {
+        let len = usize::from(segment);
+        if buf.len() > len && self.has_segments() {
+            let size = [ControlMessage::SegmentSize(segment)];
+            match self.send_msg(&[IoSlice::new(buf)], addr, &size) {
+                Err(error) if is_refusal(&error) => {}
+                result => return result,
+            }
+        }
+        self.send_each(buf, len, addr)
+    }
+
+    /// Whether the kernel knows `UDP_SEGMENT`. An older one would ignore it, and send one datagram.
+    fn has_segments(&self) -> bool {
+        static HAS_SEGMENTS: AtomicBool = AtomicBool::new(false);
+        if HAS_SEGMENTS.load(Ordering::Relaxed) {
+            return true;
+        }
+        let segment = |fd: Borrowed<'_>| option(fd, libc::SOL_UDP, libc::UDP_SEGMENT);
+        let has = self.socket.ask(segment).is_ok();
+        HAS_SEGMENTS.store(has, Ordering::Relaxed);
+        has
     }
 
     fn send_each(&self, buf: &[u8], segment: usize, addr: Option<SocketAddr>) -> Result<usize> {

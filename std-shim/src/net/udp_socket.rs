@@ -2,6 +2,7 @@
 
 use super::handle::{deadlines, descriptor};
 use super::message::{ControlBuffer, ControlMessage, Message};
+use super::options::options;
 use super::socket::{Socket, ip};
 use super::{SocketAddr, ToSocketAddrs, each_address};
 use crate::builder::sched;
@@ -516,6 +517,11 @@ fn first_address<A: ToSocketAddrs>(addr: A) -> Result<SocketAddr> {
     each_address(addr, Ok)
 }
 
+options!(
+    UdpSocket,
+    ["let socket = UdpSocket::bind(\"127.0.0.1:0\")?;"],
+    "false"
+);
 descriptor!(
     UdpSocket,
     ["let socket = UdpSocket::bind(\"127.0.0.1:0\")?;"],
