@@ -1,4 +1,4 @@
-//! TCP sockets whose operations park the goroutine where those of `std` block the thread.
+//! TCP and UDP sockets whose operations park the goroutine where those of `std` block the thread.
 //!
 //! Names and meanings are those of [`std::net`], so replacing `use std::net` by `use gopark::net`
 //! is most of a port. The sockets also work on ordinary threads, where an operation blocks its
@@ -65,23 +65,29 @@
 //! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
 //! operation that may wait, and must not hand the connection on after this error.
 
+mod datagram_batch;
 mod dial;
 mod handle;
 mod incoming;
 mod message;
+mod options;
 mod readiness;
 mod resolve;
 mod socket;
 mod tcp_listener;
+mod tcp_options;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
+mod udp_options;
+mod udp_socket;
 mod unix;
 mod unix_datagram;
 mod unix_listener;
 mod unix_seqpacket;
 mod unix_stream;
 
+pub use datagram_batch::{Datagram, DatagramBatch};
 pub use message::{ControlBuffer, ControlMessage, Message};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
@@ -92,7 +98,9 @@ pub use std::net::{
 };
 pub use std::os::unix::net::SocketAddr as UnixAddr;
 pub use tcp_listener::{Incoming, TcpListener};
+pub use tcp_options::{TcpInfo, TcpState};
 pub use tcp_stream::TcpStream;
+pub use udp_socket::UdpSocket;
 pub use unix::UCred;
 pub use unix_datagram::UnixDatagram;
 pub use unix_listener::{UnixIncoming, UnixListener};

@@ -27,6 +27,11 @@ impl Address {
         }
     }
 
+    /// Makes room for any address. The old one is undefined until `set_len`.
+    pub(super) fn make_room(&mut self) {
+        self.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    }
+
     pub(super) fn as_ptr(&self) -> (*const libc::sockaddr, libc::socklen_t) {
         (ptr::from_ref(&self.storage).cast(), self.len)
     }
@@ -297,6 +302,38 @@ pub unsafe fn set_option(fd: Borrowed<'_>, level: i32, name: i32, value: i32) ->
         )
     } as isize)
     .map(drop)
+}
+
+/// Returns the value of an option that is an integer or a switch.
+#[doc(alias = "getsockopt")]
+pub fn option(fd: Borrowed<'_>, level: i32, name: i32) -> Result<i32, Errno> {
+    get_option(fd, level, name, 0)
+}
+
+/// `TCP_INFO`: what the kernel knows about a connection. An older kernel leaves the last fields
+/// zero.
+#[doc(alias = "TCP_INFO")]
+pub fn tcp_info(fd: Borrowed<'_>) -> Result<libc::tcp_info, Errno> {
+    // SAFETY: all zeroes is a `tcp_info`, which consists of integers.
+    let zeroes = unsafe { mem::zeroed() };
+    get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, zeroes)
+}
+
+/// Returns `value` with as many bytes as the option has replaced. A `T` consists of integers.
+fn get_option<T>(fd: Borrowed<'_>, level: i32, name: i32, mut value: T) -> Result<T, Errno> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is writable for `len` bytes, and any bytes are integers.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_getsockopt,
+            fd.raw(),
+            level,
+            name,
+            ptr::from_mut(&mut value),
+            ptr::from_mut(&mut len),
+        )
+    } as isize)
+    .map(|_| value)
 }
 
 /// The socket's own address, with the port that the kernel has chosen.

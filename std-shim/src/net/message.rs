@@ -299,15 +299,6 @@ impl Socket {
         self.operate(Mode::Read, receiver(bufs, control))
     }
 
-    /// Receives a message without a wait.
-    pub(super) fn try_recv_msg(
-        &self,
-        bufs: &mut [IoSliceMut<'_>],
-        control: &mut ControlBuffer,
-    ) -> Result<Received> {
-        self.attempt(Mode::Read, receiver(bufs, control))
-    }
-
     /// Waits for room for a message, and sends it.
     pub(super) fn send_msg(
         &self,
@@ -317,17 +308,6 @@ impl Socket {
     ) -> Result<usize> {
         let bytes = encoded(control)?;
         self.operate(Mode::Write, sender(bufs, addr, &bytes))
-    }
-
-    /// Sends a message without a wait.
-    pub(super) fn try_send_msg(
-        &self,
-        bufs: &[IoSlice<'_>],
-        addr: Option<&Address>,
-        control: &[ControlMessage<'_>],
-    ) -> Result<usize> {
-        let bytes = encoded(control)?;
-        self.attempt(Mode::Write, sender(bufs, addr, &bytes))
     }
 }
 

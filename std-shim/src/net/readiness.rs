@@ -1,8 +1,8 @@
 //! Sockets as arms of `select!`.
 
 use super::{
-    TcpListener, TcpStream, UnixDatagram, UnixListener, UnixSeqpacket, UnixSeqpacketListener,
-    UnixStream,
+    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket,
+    UnixSeqpacketListener, UnixStream,
 };
 use crate::error::io_error;
 use gopark_backends::linux::io::is_ready;
@@ -64,7 +64,9 @@ macro_rules! implement {
     };
 }
 
-implement!(Readiness, SealedReadiness for TcpStream, UnixDatagram, UnixSeqpacket, UnixStream);
+implement!(
+    Readiness, SealedReadiness for TcpStream, UdpSocket, UnixDatagram, UnixSeqpacket, UnixStream
+);
 implement!(
     Acceptable, SealedAcceptable for TcpListener, UnixListener, UnixSeqpacketListener
 );

@@ -3,6 +3,7 @@
 use super::dial::{adopt_options, set_connection_options};
 use super::handle::{accept_deadline, descriptor};
 use super::incoming::Retry;
+use super::options::options;
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use crate::builder::sched;
@@ -317,6 +318,11 @@ fn listening(addr: SocketAddr) -> Result<OwnedFd> {
     Ok(socket.into())
 }
 
+options!(
+    TcpListener,
+    ["let socket = TcpListener::bind(\"127.0.0.1:0\")?;"],
+    "true"
+);
 descriptor!(
     TcpListener,
     ["let socket = TcpListener::bind(\"127.0.0.1:0\")?;"],

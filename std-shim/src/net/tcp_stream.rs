@@ -2,6 +2,7 @@
 
 use super::dial::{adopt_options, dial};
 use super::handle::{deadlines, descriptor, stream};
+use super::options::options;
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::builder::sched;
@@ -458,6 +459,8 @@ impl TcpStream {
     }
 }
 
+options!(TcpStream, ["let listener = TcpListener::bind(\"127.0.0.1:0\")?;"
+        "let socket = TcpStream::connect(listener.local_addr()?)?;"], "false");
 descriptor!(
     TcpStream,
     [
