@@ -65,6 +65,7 @@
 //! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
 //! operation that may wait, and must not hand the connection on after this error.
 
+mod descriptor;
 mod dial;
 mod readiness;
 mod resolve;
@@ -74,6 +75,7 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use descriptor::Descriptor;
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};

@@ -1,15 +1,17 @@
 //! Sockets as arms of `select!`.
 
-use super::{TcpListener, TcpStream};
+use super::{Descriptor, TcpListener, TcpStream};
 use crate::error::io_error;
 use gopark_backends::linux::io::is_ready;
 use gopark_core::fd::{Fd, ReadyArm};
 use gopark_core::os::Mode;
 use gopark_core::select::Case;
 use std::io::Result;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`].
+/// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`], or any
+/// [`Descriptor`].
 ///
 /// The trait is sealed.
 pub trait Readiness: sealed::SealedReadiness {}
@@ -60,6 +62,13 @@ macro_rules! implement {
 
 implement!(Readiness, SealedReadiness for TcpStream);
 implement!(Acceptable, SealedAcceptable for TcpListener);
+
+impl<T: AsFd> sealed::SealedReadiness for Descriptor<T> {
+    fn fd(&self) -> &Fd {
+        self.fd()
+    }
+}
+impl<T: AsFd> Readiness for Descriptor<T> {}
 
 /// Readiness for one select.
 #[doc(hidden)]
