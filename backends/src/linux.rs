@@ -12,7 +12,9 @@
 pub mod io;
 pub mod membarrier;
 mod memory;
+pub mod process;
 mod procs;
+pub mod signal;
 pub mod socket;
 mod text;
 mod thread;

@@ -76,9 +76,11 @@ mod tcp_stream;
 mod tests;
 
 pub use descriptor::Descriptor;
+pub(crate) use readiness::sealed;
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
+pub(crate) use socket::zero_duration;
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,

@@ -15,8 +15,10 @@ mod locals;
 mod locks;
 mod names;
 mod parallel;
+mod process;
 mod scheduler;
 mod select;
+mod signal;
 #[cfg(feature = "std-locks")]
 mod std_locks;
 mod streams;

@@ -10,8 +10,8 @@ use std::io::Result;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`], or any
-/// [`Descriptor`].
+/// A socket that `select!` can wait for with `readable` and `writable`: a [`TcpStream`], any
+/// [`Descriptor`], or a pipe to a child ([`process`](crate::process)).
 ///
 /// The trait is sealed.
 pub trait Readiness: sealed::SealedReadiness {}
@@ -21,7 +21,7 @@ pub trait Readiness: sealed::SealedReadiness {}
 /// The trait is sealed.
 pub trait Acceptable: sealed::SealedAcceptable {}
 
-mod sealed {
+pub(crate) mod sealed {
     use super::Fd;
 
     pub trait SealedReadiness {
