@@ -16,6 +16,7 @@ pub mod process;
 mod procs;
 pub mod signal;
 pub mod socket;
+pub mod stream;
 mod text;
 mod thread;
 mod tls;

@@ -248,6 +248,7 @@ mod global;
 mod goroutine;
 mod group;
 mod inspect;
+pub mod io;
 mod leak;
 mod local;
 pub mod net;

@@ -1,4 +1,4 @@
-//! Child processes: waiting for their end, and the flags of pipes to them.
+//! Child processes: waiting for their end.
 
 #![allow(
     unsafe_code,
@@ -7,7 +7,7 @@
 
 use super::check;
 use core::mem::MaybeUninit;
-use gopark_core::os::{Borrowed, Errno, Outcome};
+use gopark_core::os::{Errno, Outcome};
 
 /// `pidfd_open(2)`, Linux 5.3: a new close-on-exec descriptor that becomes readable when the
 /// process ends. `ESRCH`: there is no such process, or it was reaped.
@@ -47,23 +47,6 @@ pub fn kill(pid: u32, signal: i32) -> Result<(), Errno> {
     check(unsafe { libc::kill(pid as libc::pid_t, signal) } as isize).map(|_| ())
 }
 
-/// Sets or clears `O_NONBLOCK` of the open file, which all duplicates of the descriptor share.
-#[doc(alias = "F_SETFL")]
-#[doc(alias = "O_NONBLOCK")]
-pub fn set_nonblocking(fd: Borrowed<'_>, on: bool) -> Result<(), Errno> {
-    // SAFETY: no memory is passed.
-    let old = check(unsafe { libc::fcntl(fd.raw(), libc::F_GETFL) } as isize)? as libc::c_int;
-    let new = match on {
-        true => old | libc::O_NONBLOCK,
-        false => old & !libc::O_NONBLOCK,
-    };
-    if new == old {
-        return Ok(());
-    }
-    // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd.raw(), libc::F_SETFL, new) } as isize).map(|_| ())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,21 +73,5 @@ mod tests {
         assert_eq!(wait_exited(pid), Outcome::Failed(gone));
         assert_eq!(reap(pid), Outcome::Failed(gone));
         io::close(fd);
-    }
-
-    #[test]
-    fn the_flag_of_a_pipe_changes_and_changes_back() {
-        let (reader, _writer) = crate::linux::tests::pipe();
-        use std::os::fd::AsRawFd;
-        let flags = || {
-            // SAFETY: no memory is passed.
-            unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK != 0 }
-        };
-        for on in [true, false, false, true] {
-            set_nonblocking(lend(reader.as_raw_fd()), on).unwrap();
-            assert_eq!(flags(), on);
-        }
-        let bad = set_nonblocking(lend(-1), true);
-        assert_eq!(bad, Err(Errno::new(libc::EBADF)));
     }
 }

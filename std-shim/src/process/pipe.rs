@@ -11,7 +11,7 @@ use crate::net::sealed::SealedReadiness;
 use crate::net::{Readiness, zero_duration};
 use crate::runtime::duration_nanos;
 use gopark_backends::linux::io as sys;
-use gopark_backends::linux::process::set_nonblocking;
+use gopark_backends::linux::stream::set_nonblocking;
 use gopark_core::fd::{Fd, FdError, MAX_RW};
 use gopark_core::os::{Borrowed, Mode};
 use std::fmt;
