@@ -34,6 +34,7 @@ use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Range;
 
 /// The maximum number of bytes to move in one system call. Go's number. Linux stops at a page below
@@ -190,6 +191,18 @@ impl Fd {
         self.begin_close()?;
         self.sched.poll_close(self.desc);
         Ok(self.raw)
+    }
+
+    /// As [`into_raw`](Self::into_raw), but after a [`close`](Self::close) as well, and it cannot
+    /// fail: the number stays open. For a descriptor that another value owns, where the function
+    /// given to [`reserve_number`](Self::reserve_number) closes nothing.
+    pub fn into_reserved(self) -> i32 {
+        // The drop would close a number that `close` has kept.
+        let fd = ManuallyDrop::new(self);
+        if fd.begin_close().is_ok() {
+            fd.sched.poll_close(fd.desc);
+        }
+        fd.raw
     }
 
     /// The number. It means this descriptor only while the descriptor is open.

@@ -231,6 +231,7 @@
 // | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
 // | 5 | `inspect` `net` `chan` `select` |
 // | 6 | `sync` `time` |
+// | 7 | `signal` `process` `io` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and the rows from 4 use it, which
@@ -247,6 +248,7 @@ mod global;
 mod goroutine;
 mod group;
 mod inspect;
+pub mod io;
 mod leak;
 mod local;
 pub mod net;
@@ -257,12 +259,14 @@ mod park;
 mod parker;
 mod poller;
 mod pool;
+pub mod process;
 mod report;
 mod runtime;
 mod schedtrace;
 mod scope;
 #[doc(hidden)]
 pub mod select;
+pub mod signal;
 mod signals;
 mod std_locks;
 mod stderr;

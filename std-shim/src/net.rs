@@ -66,6 +66,7 @@
 //! operation that may wait, and must not hand the connection on after this error.
 
 mod datagram_batch;
+mod descriptor;
 mod dial;
 mod handle;
 mod incoming;
@@ -88,10 +89,13 @@ mod unix_seqpacket;
 mod unix_stream;
 
 pub use datagram_batch::{Datagram, DatagramBatch};
+pub use descriptor::Descriptor;
 pub use message::{ControlBuffer, ControlMessage, Message};
+pub(crate) use readiness::sealed;
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
+pub(crate) use socket::zero_duration;
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,

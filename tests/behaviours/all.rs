@@ -8,14 +8,17 @@ mod cancel;
 mod chan;
 mod closing;
 mod deadlines;
+mod descriptor;
 mod dumps;
 mod handoff;
 mod locals;
 mod locks;
 mod names;
 mod parallel;
+mod process;
 mod scheduler;
 mod select;
+mod signal;
 #[cfg(feature = "std-locks")]
 mod std_locks;
 mod streams;

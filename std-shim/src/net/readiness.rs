@@ -1,7 +1,7 @@
 //! Sockets as arms of `select!`.
 
 use super::{
-    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket,
+    Descriptor, TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket,
     UnixSeqpacketListener, UnixStream,
 };
 use crate::error::io_error;
@@ -10,10 +10,11 @@ use gopark_core::fd::{Fd, ReadyArm};
 use gopark_core::os::Mode;
 use gopark_core::select::Case;
 use std::io::Result;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// A socket that `select!` can wait for with `readable` and `writable`: every socket that sends and
-/// receives.
+/// receives, any [`Descriptor`], or a pipe to a child ([`process`](crate::process)).
 ///
 /// The trait is sealed.
 pub trait Readiness: sealed::SealedReadiness {}
@@ -23,7 +24,7 @@ pub trait Readiness: sealed::SealedReadiness {}
 /// The trait is sealed.
 pub trait Acceptable: sealed::SealedAcceptable {}
 
-mod sealed {
+pub(crate) mod sealed {
     use super::Fd;
 
     pub trait SealedReadiness {
@@ -70,6 +71,13 @@ implement!(
 implement!(
     Acceptable, SealedAcceptable for TcpListener, UnixListener, UnixSeqpacketListener
 );
+
+impl<T: AsFd> sealed::SealedReadiness for Descriptor<T> {
+    fn fd(&self) -> &Fd {
+        self.fd()
+    }
+}
+impl<T: AsFd> Readiness for Descriptor<T> {}
 
 /// Readiness for one select.
 #[doc(hidden)]

@@ -387,7 +387,7 @@ pub(super) fn ip(address: &Address) -> Result<SocketAddr> {
     })
 }
 
-pub(super) fn zero_duration() -> Error {
+pub(crate) fn zero_duration() -> Error {
     Error::new(ErrorKind::InvalidInput, "cannot set a 0 duration timeout")
 }
 

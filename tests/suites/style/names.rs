@@ -4,7 +4,7 @@ use crate::source::Source;
 use std::collections::BTreeMap;
 
 /// Names that two public types may share, each with its reason.
-const SHARED: [(&str, &str); 9] = [
+const SHARED: [(&str, &str); 10] = [
     ("Builder", THE_NAMES_OF_STD),
     ("IntoIter", THE_NAMES_OF_STD),
     ("Iter", THE_NAMES_OF_STD),
@@ -12,12 +12,15 @@ const SHARED: [(&str, &str); 9] = [
     ("Receiver", THE_NAMES_OF_STD),
     ("Sender", THE_NAMES_OF_STD),
     ("Scope", THE_NAMES_OF_STD),
+    ("Descriptor", A_DESCRIPTOR),
     ("RawMutex", THE_NAMES_OF_LOCK_API),
     ("RawRwLock", THE_NAMES_OF_LOCK_API),
 ];
 
 const THE_NAMES_OF_STD: &str = "`gopark::thread` and `gopark::sync::mpsc` have the names of `std`, \
                                 so that a program can change between them";
+const A_DESCRIPTOR: &str = "the shim's is the one to wait for, that of core's watch is the one in a \
+                            snapshot; the shim does not show the latter";
 const THE_NAMES_OF_LOCK_API: &str = "the shim's type is the core's, with the traits of `lock_api`";
 
 /// The names that two or more public types of the libraries share.
