@@ -66,6 +66,7 @@
 //! operation that may wait, and must not hand the connection on after this error.
 
 mod dial;
+mod pipe;
 mod readiness;
 mod resolve;
 mod socket;
@@ -74,6 +75,7 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use pipe::{Pipe, pipe};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
