@@ -4,6 +4,7 @@ use super::dial::{adopt_options, dial};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::builder::sched;
+use gopark_core::fd::Fd;
 use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
@@ -637,6 +638,10 @@ impl TcpStream {
     /// ```
     pub fn into_std(self) -> Result<net::TcpStream> {
         self.socket.into_blocking().map(net::TcpStream::from)
+    }
+
+    pub(crate) fn fd(&self) -> &Fd {
+        self.socket.fd()
     }
 }
 
