@@ -11,6 +11,7 @@
 
 pub mod batch;
 pub mod control;
+pub mod file;
 pub mod io;
 pub mod membarrier;
 mod memory;

@@ -1,5 +1,5 @@
 //! Standard input, output and error, whose operations park the goroutine where those of `std` block
-//! the thread.
+//! the thread, and [`copy`](copy()) between connections and files.
 //!
 //! Names and meanings are those of [`std::io`]. They also work on ordinary threads.
 //!
@@ -47,9 +47,11 @@
 //! early. An operation that need not wait succeeds in a cancelled goroutine, so that it can still
 //! report.
 
+mod copy;
 mod input;
 mod output;
 mod stream;
 
+pub use copy::{CopyError, Sink, Source, copy, copy_n};
 pub use input::{Stdin, StdinLock, stdin};
 pub use output::{Stderr, StderrLock, Stdout, StdoutLock, stderr, stdout};

@@ -161,7 +161,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 8] = [
     ],
     &["inspect", "net", "chan", "select"],
     &["sync", "time"],
-    &["signal", "process", "io"],
+    &["signal", "fs", "process", "io"],
 ];
 
 /// The rows of `core/src/sched.rs`.
