@@ -66,6 +66,8 @@
 //! operation that may wait, and must not hand the connection on after this error.
 
 mod dial;
+mod dialer;
+mod names;
 mod readiness;
 mod resolve;
 mod socket;
@@ -74,6 +76,8 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use dialer::Dialer;
+pub use names::{Resolver, set_resolver};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
@@ -85,13 +89,14 @@ pub use tcp_listener::{Incoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
 use crate::error::poll_error;
+use std::convert::identity;
 use std::io::{Error, ErrorKind, Result};
 
 /// Calls `f` with each address that `addrs` resolves to until one succeeds or the caller is
 /// cancelled. Returns that result, or the error of the last address.
 fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
-    match resolve::look_up(&addrs) {
-        Some(found) => first_success(found?, f),
+    match resolve::look_up(&addrs, None, identity) {
+        Some(found) => first_success(found?.into_iter(), f),
         None => first_success(addrs.to_socket_addrs()?, f),
     }
 }

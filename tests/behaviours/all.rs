@@ -8,6 +8,7 @@ mod cancel;
 mod chan;
 mod closing;
 mod deadlines;
+mod dialer;
 mod dumps;
 mod handoff;
 mod locals;

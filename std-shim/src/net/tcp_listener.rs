@@ -1,6 +1,6 @@
 //! [`TcpListener`].
 
-use super::dial::{adopt_options, set_connection_options};
+use super::dial::{KEEP_ALIVE, adopt_options, set_connection_options};
 use super::socket::{Socket, ip};
 use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
 use crate::PollError;
@@ -340,7 +340,7 @@ fn listening(addr: SocketAddr) -> Result<OwnedFd> {
     )?;
     socket.set_reuse_address(true)?;
     // Linux copies these options to the connections, which saves system calls for each of them.
-    set_connection_options(&SockRef::from(&socket))?;
+    set_connection_options(&SockRef::from(&socket), KEEP_ALIVE)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
