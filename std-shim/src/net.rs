@@ -67,9 +67,11 @@
 
 mod dial;
 mod dialer;
+mod listen_config;
 mod names;
 mod readiness;
 mod resolve;
+mod serve;
 mod socket;
 mod tcp_listener;
 mod tcp_stream;
@@ -77,10 +79,12 @@ mod tcp_stream;
 mod tests;
 
 pub use dialer::Dialer;
+pub use listen_config::ListenConfig;
 pub use names::{Resolver, set_resolver};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
+pub use serve::Server;
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,

@@ -11,12 +11,14 @@ mod deadlines;
 mod dialer;
 mod dumps;
 mod handoff;
+mod listen;
 mod locals;
 mod locks;
 mod names;
 mod parallel;
 mod scheduler;
 mod select;
+mod serve;
 #[cfg(feature = "std-locks")]
 mod std_locks;
 mod streams;

@@ -1,13 +1,12 @@
 //! [`TcpListener`].
 
-use super::dial::{KEEP_ALIVE, adopt_options, set_connection_options};
+use super::dial::adopt_options;
 use super::socket::{Socket, ip};
-use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
+use super::{ListenConfig, SocketAddr, TcpStream, ToSocketAddrs};
 use crate::PollError;
-use crate::builder::sched;
 use crate::error::poll_error;
 use gopark_core::os::Mode;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::SockRef;
 use std::fmt;
 use std::io::{Error, Result};
 use std::iter::FusedIterator;
@@ -55,17 +54,13 @@ pub struct TcpListener {
 static_assertions::assert_impl_all!(TcpListener: Send, Sync, UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Incoming<'static>: UnwindSafe, RefUnwindSafe);
 
-/// The length of the queue of connections to accept. The kernel limits it to `net.core.somaxconn`.
-/// Go reads that file and passes its value.
-const BACKLOG: i32 = i32::MAX;
-
 impl TcpListener {
     /// Listens on the first address of `addr` that can be bound. Port 0 selects a free port, which
     /// [`local_addr`](Self::local_addr) returns.
     ///
     /// The port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address
-    /// `[::]` also accepts IPv4 connections, unless `net.ipv6.bindv6only` is set in the system. The
-    /// kernel queues up to `net.core.somaxconn` connections that have not been accepted.
+    /// `[::]` also accepts IPv4 connections. The kernel queues up to `net.core.somaxconn` connections
+    /// that have not been accepted. [`ListenConfig`] has other settings.
     ///
     /// A host name is looked up as in [`TcpStream::connect`]. Starts the runtime with the defaults
     /// if it is not running.
@@ -88,14 +83,15 @@ impl TcpListener {
     #[doc(alias = "ListenTCP")]
     #[track_caller]
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
-        // Starts the runtime here, so that a failed start panics with the location of the caller.
-        sched();
-        each_address(addr, |addr| {
-            Ok(TcpListener {
-                socket: Socket::new(listening(addr)?),
-                adopted: false,
-            })
-        })
+        ListenConfig::new().listen(addr)
+    }
+
+    /// Takes a socket that listens, with the options of a connection.
+    pub(super) fn listening(fd: OwnedFd) -> Self {
+        TcpListener {
+            socket: Socket::new(fd),
+            adopted: false,
+        }
     }
 
     /// Waits for a connection. Returns it with the address of its peer.
@@ -331,21 +327,6 @@ impl TcpListener {
     }
 }
 
-/// Returns a socket that listens on `addr`, with the options of a connection.
-fn listening(addr: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket2::Socket::new(
-        Domain::for_address(addr),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    // Linux copies these options to the connections, which saves system calls for each of them.
-    set_connection_options(&SockRef::from(&socket), KEEP_ALIVE)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// Borrows the descriptor, which is non-blocking.
 ///
 /// While it is borrowed, the system does not give its number to another file, even if the socket is
@@ -422,13 +403,12 @@ pub struct Incoming<'a> {
 /// The shortest and the longest sleep after an error of the system: those of Go's `http.Server`.
 const PAUSE: Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
-impl Iterator for Incoming<'_> {
-    type Item = Result<TcpStream>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Incoming<'_> {
+    /// The next item, with the address of the peer.
+    pub(super) fn accept(&mut self) -> Option<Result<(TcpStream, SocketAddr)>> {
         let pause = self.pause.take()?;
         crate::sleep(pause);
-        let accepted = self.listener.accept().map(|(stream, _)| stream);
+        let accepted = self.listener.accept();
         let cause = accepted.as_ref().err().and_then(poll_error);
         if matches!(cause, Some(PollError::Closing | PollError::Cancelled)) {
             return None;
@@ -440,6 +420,14 @@ impl Iterator for Incoming<'_> {
             _ => Duration::ZERO,
         });
         Some(accepted)
+    }
+}
+
+impl Iterator for Incoming<'_> {
+    type Item = Result<TcpStream>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.accept()?.map(|(stream, _)| stream))
     }
 }
 
