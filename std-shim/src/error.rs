@@ -39,7 +39,8 @@ impl std::error::Error for WithCause {
 }
 
 /// Returns the [`PollError`] inside `error`, if there is one: why gopark, and not the system, has
-/// ended an operation of a socket.
+/// ended an operation of a socket. Also if the error names what failed, as those of
+/// [`Dialer`](crate::net::Dialer) do.
 ///
 /// ```
 /// use gopark::net::TcpListener;
@@ -53,7 +54,11 @@ impl std::error::Error for WithCause {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn poll_error(error: &Error) -> Option<PollError> {
-    error.get_ref()?.downcast_ref().copied()
+    let inner = error.get_ref()?;
+    match inner.downcast_ref::<WithCause>() {
+        Some(named) => poll_error(&named.cause),
+        None => inner.downcast_ref().copied(),
+    }
 }
 
 /// Returns whether `error` says that a time limit has passed: [`PollError::Timeout`], the kernel's

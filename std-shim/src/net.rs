@@ -68,14 +68,18 @@
 mod datagram_batch;
 mod descriptor;
 mod dial;
+mod dialer;
 mod handle;
 mod incoming;
+mod listen_config;
 mod message;
+mod names;
 mod options;
 mod pipe;
 mod proxy;
 mod readiness;
 mod resolve;
+mod serve;
 mod socket;
 pub(crate) mod splice;
 mod tcp_listener;
@@ -93,13 +97,17 @@ mod unix_stream;
 
 pub use datagram_batch::{Datagram, DatagramBatch};
 pub use descriptor::Descriptor;
+pub use dialer::Dialer;
+pub use listen_config::ListenConfig;
 pub use message::{ControlBuffer, ControlMessage, Message};
+pub use names::{Resolver, set_resolver};
 pub use pipe::{Pipe, pipe};
 pub use proxy::{Connection, proxy};
 pub(crate) use readiness::sealed;
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};
+pub use serve::Server;
 pub(crate) use socket::zero_duration;
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
@@ -117,13 +125,14 @@ pub use unix_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 pub use unix_stream::UnixStream;
 
 use crate::error::poll_error;
+use std::convert::identity;
 use std::io::{Error, ErrorKind, Result};
 
 /// Calls `f` with each address that `addrs` resolves to until one succeeds or the caller is
 /// cancelled. Returns that result, or the error of the last address.
 fn each_address<A: ToSocketAddrs, T>(addrs: A, f: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
-    match resolve::look_up(&addrs) {
-        Some(found) => first_success(found?, f),
+    match resolve::look_up(&addrs, None, identity) {
+        Some(found) => first_success(found?.into_iter(), f),
         None => first_success(addrs.to_socket_addrs()?, f),
     }
 }

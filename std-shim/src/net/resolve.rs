@@ -1,28 +1,21 @@
-//! Host names are looked up on a thread of the pool, because `getaddrinfo` blocks its thread until
-//! a name server answers.
+//! Which addresses contain a host name to look up.
 //!
 //! Ported programs have bounds such as `A: ToSocketAddrs`, so the trait must be that of `std`. It
 //! does not say whether a value needs a look-up, nor whether the value may be used on another
 //! thread. Among the types for which `std` implements it, only strings and pairs of string and port
 //! need a look-up, and these can be used on any thread. This module recognizes them by their type.
 //! All other values resolve on the caller's thread: those of `std` already contain their addresses.
-//!
-//! `getaddrinfo` cannot be told to stop. A cancel leaves the look-up behind, so it owns its copy of
-//! the name.
 #![allow(
     unsafe_code,
     reason = "types are compared and cast without regard to lifetimes"
 )]
 
-use super::{IpAddr, SocketAddr, ToSocketAddrs};
-use crate::cancel::Cancelled;
-use crate::error::io_error;
-use gopark_core::fd::FdError;
-use gopark_core::polldesc::PollError;
+use super::names::{self, Resolver};
+use super::{IpAddr, SocketAddr};
+use crate::error::with_cause;
 use std::any::TypeId;
-use std::io::Result;
+use std::io::{Error, ErrorKind, Result};
 use std::marker::PhantomData;
-use std::vec;
 
 /// A string that may contain a host name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,20 +34,19 @@ impl Text<'_> {
         }
     }
 
-    fn look_up(self) -> Result<vec::IntoIter<SocketAddr>> {
-        match self {
-            Text::Whole(text) => on_pool(String::from(text)),
-            Text::Host(host, port) => on_pool((String::from(host), port)),
+    /// Returns the host and the port. The errors are those of `std`.
+    fn parts(&self) -> Result<(&str, u16)> {
+        let invalid = |text| Error::new(ErrorKind::InvalidInput, text);
+        match *self {
+            Text::Host(host, port) => Ok((host, port)),
+            Text::Whole(text) => {
+                let parts = text.rsplit_once(':');
+                let (host, port) = parts.ok_or_else(|| invalid("invalid socket address"))?;
+                let port = port.parse().map_err(|_| invalid("invalid port value"))?;
+                Ok((host, port))
+            }
         }
     }
-}
-
-fn on_pool<A>(addrs: A) -> Result<vec::IntoIter<SocketAddr>>
-where
-    A: ToSocketAddrs<Iter = vec::IntoIter<SocketAddr>> + Send + 'static,
-{
-    crate::try_blocking(move || addrs.to_socket_addrs())
-        .unwrap_or_else(|Cancelled| Err(io_error(FdError::Poll(PollError::Cancelled))))
 }
 
 /// Looks up the host name in `addrs` while the calling goroutine is parked. Returns `None` if
@@ -62,11 +54,22 @@ where
 ///
 /// # Errors
 ///
-/// Those of the look-up. [`PollError::Cancelled`] if the caller is cancelled before it is done.
-pub(super) fn look_up<A: ToSocketAddrs>(addrs: &A) -> Option<Result<vec::IntoIter<SocketAddr>>> {
-    text_of(addrs)
-        .filter(|text| !text.is_numeric())
-        .map(Text::look_up)
+/// Those of the look-up, with the name before their text, as `explain` returns them.
+/// [`PollError::Cancelled`](crate::PollError::Cancelled) if the caller is cancelled before it is
+/// done.
+pub(super) fn look_up<A>(
+    addrs: &A,
+    resolver: Option<&dyn Resolver>,
+    explain: impl Fn(Error) -> Error,
+) -> Option<Result<Vec<SocketAddr>>> {
+    let text = text_of(addrs).filter(|text| !text.is_numeric())?;
+    Some(text.parts().and_then(|(host, port)| {
+        names::look_up(host, port, resolver).map_err(|error| {
+            let error = explain(error);
+            let text = format!("lookup {host}: {error}");
+            with_cause(error, text)
+        })
+    }))
 }
 
 fn text_of<A>(addrs: &A) -> Option<Text<'_>> {
@@ -135,7 +138,8 @@ fn id_of<T>() -> TypeId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::convert::identity;
+    use std::net::{Ipv4Addr, SocketAddrV4, ToSocketAddrs};
 
     #[test]
     fn strings_are_recognized_by_type_with_any_lifetime() {
@@ -182,17 +186,17 @@ mod tests {
     #[test]
     fn numeric_addresses_need_no_look_up() {
         for digits in ["127.0.0.1:80", "[::1]:80"] {
-            assert!(look_up(&digits).is_none());
+            assert!(look_up(&digits, None, identity).is_none());
         }
         for digits in ["127.0.0.1", "::1"] {
-            assert!(look_up(&(digits, 80_u16)).is_none());
+            assert!(look_up(&(digits, 80_u16), None, identity).is_none());
         }
     }
 
     #[test]
     fn look_up_errors_are_those_of_std() {
         for text in ["name", "name:port", "name:65536", ""] {
-            let error = look_up(&text).unwrap().unwrap_err();
+            let error = look_up(&text, None, identity).unwrap().unwrap_err();
             let expected = text.to_socket_addrs().unwrap_err();
             assert_eq!(
                 (error.kind(), error.to_string()),

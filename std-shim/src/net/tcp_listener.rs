@@ -1,13 +1,12 @@
 //! [`TcpListener`].
 
-use super::dial::{adopt_options, set_connection_options};
+use super::dial::adopt_options;
 use super::handle::{accept_deadline, descriptor};
 use super::incoming::Retry;
 use super::options::options;
 use super::socket::{Socket, ip};
-use super::{SocketAddr, TcpStream, ToSocketAddrs, each_address};
-use crate::builder::sched;
-use socket2::{Domain, Protocol, SockRef, Type};
+use super::{ListenConfig, SocketAddr, TcpStream, ToSocketAddrs};
+use socket2::SockRef;
 use std::fmt;
 use std::io::Result;
 use std::iter::FusedIterator;
@@ -53,17 +52,13 @@ pub struct TcpListener {
 static_assertions::assert_impl_all!(TcpListener: Send, Sync, UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Incoming<'static>: UnwindSafe, RefUnwindSafe);
 
-/// The length of the queue of connections to accept. The kernel limits it to `net.core.somaxconn`.
-/// Go reads that file and passes its value.
-const BACKLOG: i32 = i32::MAX;
-
 impl TcpListener {
     /// Listens on the first address of `addr` that can be bound. Port 0 selects a free port, which
     /// [`local_addr`](Self::local_addr) returns.
     ///
     /// The port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address
-    /// `[::]` also accepts IPv4 connections, unless `net.ipv6.bindv6only` is set in the system. The
-    /// kernel queues up to `net.core.somaxconn` connections that have not been accepted.
+    /// `[::]` also accepts IPv4 connections. The kernel queues up to `net.core.somaxconn` connections
+    /// that have not been accepted. [`ListenConfig`] has other settings.
     ///
     /// A host name is looked up as in [`TcpStream::connect`]. Starts the runtime with the defaults
     /// if it is not running.
@@ -86,14 +81,15 @@ impl TcpListener {
     #[doc(alias = "ListenTCP")]
     #[track_caller]
     pub fn bind<A: ToSocketAddrs>(addr: A) -> Result<TcpListener> {
-        // Starts the runtime here, so that a failed start panics with the location of the caller.
-        sched();
-        each_address(addr, |addr| {
-            Ok(TcpListener {
-                socket: Socket::new(listening(addr)?),
-                adopted: false,
-            })
-        })
+        ListenConfig::new().listen(addr)
+    }
+
+    /// Takes a socket that listens, with the options of a connection.
+    pub(super) fn listening(fd: OwnedFd) -> Self {
+        TcpListener {
+            socket: Socket::new(fd),
+            adopted: false,
+        }
     }
 
     /// Waits for a connection. Returns it with the address of its peer.
@@ -303,21 +299,6 @@ impl TcpListener {
     }
 }
 
-/// Returns a socket that listens on `addr`, with the options of a connection.
-fn listening(addr: SocketAddr) -> Result<OwnedFd> {
-    let socket = socket2::Socket::new(
-        Domain::for_address(addr),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    // Linux copies these options to the connections, which saves system calls for each of them.
-    set_connection_options(&SockRef::from(&socket))?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 options!(
     TcpListener,
     ["let socket = TcpListener::bind(\"127.0.0.1:0\")?;"],
@@ -377,12 +358,18 @@ pub struct Incoming<'a> {
     retry: Retry,
 }
 
+impl Incoming<'_> {
+    /// The next item, with the address of the peer.
+    pub(super) fn accept(&mut self) -> Option<Result<(TcpStream, SocketAddr)>> {
+        self.retry.next(|| self.listener.accept())
+    }
+}
+
 impl Iterator for Incoming<'_> {
     type Item = Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.retry
-            .next(|| self.listener.accept().map(|(stream, _)| stream))
+        Some(self.accept()?.map(|(stream, _)| stream))
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`TcpStream`].
 
-use super::dial::{adopt_options, dial};
+use super::dial::{Settings, adopt_options, dial};
 use super::handle::{deadlines, descriptor, stream};
 use super::options::options;
 use super::socket::{Socket, zero_duration};
@@ -88,14 +88,13 @@ impl TcpStream {
     pub fn connect<A: ToSocketAddrs>(addr: A) -> Result<TcpStream> {
         // Starts the runtime here, so that a failed start panics with the location of the caller.
         sched();
-        each_address(addr, |addr| dial(addr, None))
+        each_address(addr, |addr| dial(&Settings::DEFAULT, addr, None))
     }
 
     /// Connects to `addr`, and fails if that takes longer than `timeout`. Later reads and writes
     /// have no limit.
     ///
-    /// To connect to a host name, look it up before with
-    /// `gopark::blocking(|| name.to_socket_addrs())`.
+    /// [`Dialer`](super::Dialer) connects to a host name, with a limit that includes the look-up.
     ///
     /// # Errors
     ///
@@ -127,7 +126,11 @@ impl TcpStream {
         // Starts the runtime here, so that a failed start panics with the location of the caller.
         sched();
         // An end that an Instant cannot represent is no limit.
-        dial(*addr, Instant::now().checked_add(timeout))
+        dial(
+            &Settings::DEFAULT,
+            *addr,
+            Instant::now().checked_add(timeout),
+        )
     }
 
     /// Returns the address of the peer: `getpeername(2)`.
