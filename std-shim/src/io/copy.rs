@@ -4,7 +4,8 @@ use crate::cancel::{Cancelled, check_cancel};
 use crate::error::io_error;
 use crate::fs::File;
 use crate::net::splice::{Moved, Spliced, copy_through_buffer, is_unsupported, relay, write_whole};
-use crate::net::{Pipe, TcpStream};
+use crate::net::{Pipe, TcpStream, UnixStream};
+use crate::process::{ChildStderr, ChildStdin, ChildStdout};
 use gopark_backends::linux::file::{copy_file_range, sendfile, splice};
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Mode, Outcome};
@@ -20,12 +21,14 @@ const SENDFILE: usize = 256 << 10;
 /// The most bytes that one `copy_file_range` moves. A cancel waits for it.
 const FILE_RANGE: usize = 16 << 20;
 
-/// What [`copy()`] reads from: a [`TcpStream`], a [`File`], a [`Pipe`], or a reference to one.
+/// What [`copy()`] reads from: a [`TcpStream`], a [`UnixStream`], a [`File`], a [`Pipe`], the output
+/// of a child, or a reference to one.
 ///
 /// The trait is sealed.
 pub trait Source: sealed::Source {}
 
-/// What [`copy()`] writes to: a [`TcpStream`], a [`File`], a [`Pipe`], or a reference to one.
+/// What [`copy()`] writes to: a [`TcpStream`], a [`UnixStream`], a [`File`], a [`Pipe`], the input
+/// of a child, or a reference to one.
 ///
 /// The trait is sealed.
 pub trait Sink: sealed::Sink {}
@@ -83,7 +86,12 @@ ends! {
     TcpStream: |stream| Kind::Socket(stream.fd());
     File: |file| Kind::File(file);
     Pipe: |_pipe| Kind::Other;
+    UnixStream: |stream| Kind::Socket(stream.fd());
 }
+
+ends!(Source, read, &mut [u8], Read: ChildStdout, |_pipe| Kind::Other);
+ends!(Source, read, &mut [u8], Read: ChildStderr, |_pipe| Kind::Other);
+ends!(Sink, write, &[u8], Write: ChildStdin, |_pipe| Kind::Other);
 
 macro_rules! references {
     ($($end:ident, $method:ident, $buffer:ty: $reference:ty;)*) => {$(

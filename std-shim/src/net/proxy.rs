@@ -1,14 +1,14 @@
 //! [`proxy`].
 
 use super::splice::relay;
-use super::{Shutdown, TcpStream};
+use super::{Shutdown, TcpStream, UnixStream};
 use crate::scope::try_scope;
 use gopark_core::fd::Fd;
 use std::io::{ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A connection that [`proxy`] can serve: a [`TcpStream`].
+/// A connection that [`proxy`] can serve: a [`TcpStream`] or a [`UnixStream`].
 ///
 /// The trait is sealed.
 pub trait Connection: sealed::SealedConnection {}
@@ -26,16 +26,22 @@ mod sealed {
     }
 }
 
-impl sealed::SealedConnection for TcpStream {
-    fn descriptor(&self) -> &Fd {
-        self.socket.fd()
-    }
+macro_rules! connections {
+    ($($stream:ident)*) => {$(
+        impl sealed::SealedConnection for $stream {
+            fn descriptor(&self) -> &Fd {
+                self.socket.fd()
+            }
 
-    fn finish(&self) -> Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
+            fn finish(&self) -> Result<()> {
+                self.shutdown(Shutdown::Write)
+            }
+        }
+        impl Connection for $stream {}
+    )*};
 }
-impl Connection for TcpStream {}
+
+connections!(TcpStream UnixStream);
 
 impl<C: Connection> sealed::SealedConnection for &C {
     fn descriptor(&self) -> &Fd {

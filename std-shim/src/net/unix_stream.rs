@@ -5,6 +5,7 @@ use super::handle::{deadlines, descriptor, stream};
 use super::socket::Socket;
 use super::unix::{self, connected_send_msg, unix_socket};
 use crate::builder::sched;
+use gopark_core::fd::Fd;
 use std::io::Result;
 use std::os::unix::net;
 use std::path::Path;
@@ -116,6 +117,10 @@ impl UnixStream {
     #[doc(alias = "MSG_PEEK")]
     pub fn peek(&self, buf: &mut [u8]) -> Result<usize> {
         self.socket.peek(buf)
+    }
+
+    pub(crate) fn fd(&self) -> &Fd {
+        self.socket.fd()
     }
 
     /// Takes the connection out of the runtime and returns it as a blocking stream of `std`,
