@@ -6,6 +6,7 @@
 //! fault fails, no descriptor is left open, and every goroutine has returned.
 
 pub mod network;
+mod others;
 pub mod real;
 pub mod seccomp;
 pub mod subject;

@@ -14,7 +14,7 @@
     reason = "descriptors are counted, the process stops itself, and limits are set through libc"
 )]
 
-use super::seccomp;
+use super::{others, seccomp};
 use crate::open_files;
 use crate::sockets::poll_error;
 use gopark::net::{Shutdown, TcpListener, TcpStream};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 const CLIENTS: usize = 4;
 
 /// An operation that takes longer has lost its wake-up.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 /// A dial that takes longer was never started by the kernel.
 const DIAL_LIMIT: Duration = Duration::from_secs(1);
@@ -48,12 +48,12 @@ const ROUNDS: usize = 8;
 /// How often an operation is repeated after a fault.
 const TRIES: usize = 4;
 
-struct Trouble {
+pub(super) struct Trouble {
     what: &'static str,
     error: io::Error,
 }
 
-type Troubles = Vec<Trouble>;
+pub(super) type Troubles = Vec<Trouble>;
 
 /// `settings`: the arrangement, then the names of seccomp profiles, and `stop` to raise SIGSTOP
 /// before the runtime starts.
@@ -67,7 +67,11 @@ pub fn main(settings: &[&str]) -> ExitCode {
         unsafe { libc::raise(libc::SIGSTOP) };
     }
     if start(arrangement) {
-        live(*arrangement == "locks");
+        match *arrangement {
+            "locks" => live(contend, |_| {}),
+            "others" => live(others::round, |troubles| troubles.extend(others::round())),
+            _ => live(round, outside),
+        }
     }
     ExitCode::SUCCESS
 }
@@ -75,7 +79,7 @@ pub fn main(settings: &[&str]) -> ExitCode {
 fn start(arrangement: &str) -> bool {
     let builder = match arrangement {
         "one" => Builder::new().max_procs(1),
-        "two" | "locks" => Builder::new().max_procs(2),
+        "two" | "locks" | "others" => Builder::new().max_procs(2),
         "shared" => Builder::new().max_procs(2).pollers(1),
         // SAFETY: no goroutine here depends on its thread.
         "migrating" => unsafe { Builder::new().max_procs(2).migrate() },
@@ -102,16 +106,15 @@ fn start(arrangement: &str) -> bool {
     false
 }
 
-fn live(locks: bool) {
+/// Runs `round` in a goroutine and `outside` on this thread, until both went without trouble.
+fn live(round: fn() -> Troubles, outside: fn(&mut Troubles)) {
     let before = open_files(256);
     let clean = (0..ROUNDS).any(|_| {
         let mut troubles = Troubles::new();
-        if let Some(round) = spawn(&mut troubles, if locks { contend } else { round }) {
+        if let Some(round) = spawn(&mut troubles, round) {
             collect(&mut troubles, round);
         }
-        if !locks {
-            outside(&mut troubles);
-        }
+        outside(&mut troubles);
         settle();
         troubles.iter().for_each(tell);
         troubles.is_empty()
@@ -341,7 +344,7 @@ fn whole(n: usize, len: usize) -> io::Result<()> {
     }
 }
 
-fn note(troubles: &mut Troubles, what: &'static str, result: io::Result<()>) {
+pub(super) fn note(troubles: &mut Troubles, what: &'static str, result: io::Result<()>) {
     troubles.extend(result.err().map(|error| Trouble { what, error }));
 }
 

@@ -18,6 +18,7 @@
     reason = "children are stopped, continued and killed through libc"
 )]
 
+use super::others;
 use super::table::{Error, Expected, LEVEL_ROWS, ROWS, Row};
 use super::{THIS_PROGRAM, Tally};
 use std::collections::BTreeMap;
@@ -33,10 +34,11 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// How the runtime is started, and the system calls to try there. No calls: all.
-const ARRANGEMENTS: [(&str, &[&str]); 6] = [
+const ARRANGEMENTS: [(&str, &[&str]); 7] = [
     ("one", &[]),
     ("two", &[]),
     ("locks", &["futex"]),
+    ("others", others::CALLS),
     ("shared", SLEEP),
     ("migrating", SLEEP),
     ("default", PROCS),
