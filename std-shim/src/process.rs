@@ -41,8 +41,8 @@
 //! system refuses a pidfd, in an old kernel, under a filter, or because all descriptors are in use,
 //! a thread of the pool of [`blocking`](crate::blocking) waits instead. `SIGCHLD` is not used.
 //!
-//! [`Command::spawn`] itself does not park. It returns when the child has called exec, usually after
-//! less than a millisecond.
+//! [`Command::spawn`] itself does not park. It returns when the child has called exec, which takes
+//! about a millisecond.
 
 mod child;
 mod command;

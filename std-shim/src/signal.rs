@@ -38,7 +38,8 @@
 //!
 //! A signal that also requests a dump ([`Builder::dump_on`](crate::Builder::dump_on)) does both.
 //!
-//! The runtime need not run, and a receive also works on an ordinary thread.
+//! A receive also works on an ordinary thread. [`notify`] does not start the runtime; a receive
+//! that waits does.
 //!
 //! # fork
 //!

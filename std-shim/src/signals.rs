@@ -187,7 +187,8 @@ pub(crate) fn bell() -> io::Result<&'static Doorbell> {
             false => Err(io::Error::new(
                 ErrorKind::Unsupported,
                 "this process is a fork of the one whose thread distributes signals, and the \
-                 thread is not here: in the child call exec or _exit, or fork before signal::notify",
+                 thread is not here: in the child call exec or _exit, or fork before \
+                 signal::notify",
             )),
         };
     }

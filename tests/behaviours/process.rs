@@ -83,7 +83,7 @@ fn output_reads_the_streams_that_are_piped() {
         let mut both = shell("echo out; echo err >&2");
         let output = both.stdout(Stdio::null()).output().unwrap();
         assert_eq!((output.stdout.len(), output.stderr.len()), (0, 4));
-        let converted = std::process::Command::from(std::process::Command::new("echo"));
+        let converted = std::process::Command::new("echo");
         assert_eq!(Command::from(converted).output().unwrap().stdout, b"\n");
     });
 }

@@ -1,10 +1,11 @@
 //! What ends a process or changes its limits: the programs of `src/bin/alone.rs`,
-//! `src/bin/crowd.rs` and `src/bin/poller.rs`, each in a process of its own.
+//! `src/bin/crowd.rs`, `src/bin/poller.rs` and `src/bin/children.rs`, each in a process of its own.
+#![allow(unsafe_code, reason = "signals are sent through libc")]
 
 use gopark::{Builder, Poller, StdLocks};
 use gopark_tests::process::{Ended, run};
-use std::io;
-use std::process::Command;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn alone(program: &str) -> Command {
@@ -382,4 +383,76 @@ fn a_crowd_that_a_thread_cancels_leaves_nothing_behind() {
 #[test]
 fn a_crowd_that_a_deadline_cancels_leaves_nothing_behind() {
     crowd("deadline");
+}
+
+fn children(program: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_children"));
+    command
+        .arg(program)
+        .env_remove("GOPARK_DUMP")
+        .env("RUST_BACKTRACE", "0");
+    command
+}
+
+#[test]
+fn a_child_whose_status_the_kernel_has_fetched_is_an_error_of_the_wait() {
+    for poller in Poller::compiled() {
+        run(children("sigchld-ignored").env("GOPARK_POLLER", poller.name())).assert_success();
+    }
+}
+
+#[test]
+fn a_thread_of_the_pool_waits_for_a_child_if_no_pidfd_can_be_opened() {
+    run(&mut children("no-descriptors")).assert_success();
+}
+
+#[test]
+fn a_forked_child_has_the_default_action_for_a_notified_signal() {
+    run(&mut children("fork")).assert_success();
+}
+
+/// Runs a program that writes `dumps` dumps, and tells it when each has been read.
+fn dumps(program: &str, dumps: usize) {
+    let mut child = children(program)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for _ in 0..dumps {
+        assert!(lines.any(|line| line.unwrap().starts_with("gopark: 1 procs")));
+        stdin.write_all(b"\n").unwrap();
+    }
+    let rest: Vec<_> = lines.map_while(Result::ok).collect();
+    assert!(child.wait().unwrap().success(), "{rest:?}");
+}
+
+#[test]
+fn a_signal_that_requests_dumps_can_be_notified_too() {
+    dumps("notify-and-dump", 2);
+    dumps("starts-later", 1);
+}
+
+#[test]
+fn a_program_that_waits_for_a_signal_only_is_not_dead() {
+    let mut child = children("waits-for-a-signal")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    // A deadlock would be reported long before.
+    std::thread::sleep(Duration::from_millis(300));
+    // SAFETY: no memory is passed.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    assert_eq!(lines.next().unwrap().unwrap(), "SIGTERM");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_deadlock_is_reported_after_the_last_notification() {
+    let ended = run(&mut children("deadlock-afterwards"));
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.output);
+    ended.assert_said("all goroutines are asleep - deadlock!");
 }

@@ -17,8 +17,8 @@ pub fn pidfd_open(pid: u32) -> Result<i32, Errno> {
     check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) } as isize).map(|fd| fd as i32)
 }
 
-/// Blocks the thread until the child `pid` has ended, and leaves its status to be fetched. `ECHILD`:
-/// it is no child, or was reaped, or `SIGCHLD` is ignored and the child has ended.
+/// Blocks the thread until the child `pid` has ended, and leaves its status to be fetched.
+/// `ECHILD`: it is no child, or was reaped, or `SIGCHLD` is ignored and the child has ended.
 #[doc(alias = "waitid")]
 #[doc(alias = "WNOWAIT")]
 pub fn wait_exited(pid: u32) -> Outcome<()> {

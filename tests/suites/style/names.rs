@@ -19,8 +19,8 @@ const SHARED: [(&str, &str); 10] = [
 
 const THE_NAMES_OF_STD: &str = "`gopark::thread` and `gopark::sync::mpsc` have the names of `std`, \
                                 so that a program can change between them";
-const A_DESCRIPTOR: &str = "the shim's is the one to wait for, that of core's watch is the one in a \
-                            snapshot; the shim does not show the latter";
+const A_DESCRIPTOR: &str = "the shim's is the one to wait for, that of core's watch is one of a \
+                            snapshot, which the shim does not show";
 const THE_NAMES_OF_LOCK_API: &str = "the shim's type is the core's, with the traits of `lock_api`";
 
 /// The names that two or more public types of the libraries share.
@@ -51,7 +51,7 @@ fn public_type(line: &str) -> Option<&str> {
     let name = rest
         .split(|c: char| !c.is_alphanumeric() && c != '_')
         .next()?;
-    ["struct", "enum", "union", "trait", "type"]
-        .contains(&kind)
-        .then_some(name)
+    // In a macro it has no name yet.
+    let is_type = ["struct", "enum", "union", "trait", "type"].contains(&kind) && !name.is_empty();
+    is_type.then_some(name)
 }
