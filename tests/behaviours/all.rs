@@ -23,6 +23,7 @@ mod sync;
 mod threads;
 mod time;
 mod timers;
+mod udp;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
     crate::start();
