@@ -34,6 +34,7 @@ mod threads;
 mod time;
 mod timers;
 mod unix;
+mod udp;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
     crate::start();
