@@ -65,6 +65,7 @@
 //! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
 //! operation that may wait, and must not hand the connection on after this error.
 
+mod activation;
 mod dial;
 mod dialer;
 mod listen_config;
@@ -78,6 +79,7 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use activation::{Inherited, SocketKind, listeners_from_env, pass_listeners};
 pub use dialer::Dialer;
 pub use listen_config::ListenConfig;
 pub use names::{Resolver, set_resolver};
