@@ -65,6 +65,7 @@
 //! kernel accepts at once and discards the rest. A destructor must therefore not depend on an
 //! operation that may wait, and must not hand the connection on after this error.
 
+mod activation;
 mod datagram_batch;
 mod descriptor;
 mod dial;
@@ -95,6 +96,7 @@ mod unix_listener;
 mod unix_seqpacket;
 mod unix_stream;
 
+pub use activation::{Inherited, SocketKind, listeners_from_env, pass_listeners};
 pub use datagram_batch::{Datagram, DatagramBatch};
 pub use descriptor::Descriptor;
 pub use dialer::Dialer;

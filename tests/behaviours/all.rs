@@ -33,8 +33,8 @@ mod sync;
 mod threads;
 mod time;
 mod timers;
-mod unix;
 mod udp;
+mod unix;
 
 fn check_on_thread(behaviour: impl FnOnce() + Send + 'static) {
     crate::start();
