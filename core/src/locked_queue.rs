@@ -192,6 +192,26 @@ impl<S, P: Sync> LockedQueue<S, P> {
         .must("a cancel has ended a wait that none can end")
     }
 
+    /// As [`wait_after`](Self::wait_after), but a cancel of the caller also ends the wait.
+    pub(crate) fn wait_after_or_cancel(
+        &self,
+        sched: &'static Sched,
+        wait: WaitWords,
+        until: Option<Nanos>,
+        packet: &P,
+        queued: impl FnOnce(),
+    ) -> Result<Waited, Cancelled> {
+        self.wait_by(
+            sched,
+            packet,
+            |_| Some(End::Back),
+            |choice| {
+                queued();
+                sched.wait_or_cancel(choice, until, wait)
+            },
+        )
+    }
+
     fn wait_by(
         &self,
         sched: &'static Sched,

@@ -67,6 +67,7 @@
 
 mod dial;
 mod handle;
+mod pipe;
 mod readiness;
 mod resolve;
 mod socket;
@@ -75,6 +76,7 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
+pub use pipe::{Pipe, pipe};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};

@@ -7,6 +7,7 @@ mod backtraces;
 mod cancel;
 mod chan;
 mod closing;
+mod conn;
 mod deadlines;
 mod dumps;
 mod handoff;
@@ -14,6 +15,7 @@ mod locals;
 mod locks;
 mod names;
 mod parallel;
+mod pipe;
 mod scheduler;
 mod select;
 #[cfg(feature = "std-locks")]

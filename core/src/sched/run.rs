@@ -163,7 +163,7 @@ impl Sched {
     /// and yields when it is used up. Does nothing on an ordinary thread, and does not yield while
     /// the goroutine unwinds.
     #[cold]
-    pub(crate) fn spend(&'static self, count: u32) {
+    pub fn spend(&'static self, count: u32) {
         let Some(g) = self.current() else { return };
         let allowance = &self.m_of(g).allowance;
         // If sysmon stores 0 between the load and the store, that is lost: sysmon repeats it.

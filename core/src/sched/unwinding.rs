@@ -30,7 +30,7 @@ use crate::sync::Ordering;
 
 impl Sched {
     /// Whether the calling goroutine unwinds. False on an ordinary thread, which has no neighbours.
-    pub(crate) fn unwinds(&self) -> bool {
+    pub fn unwinds(&self) -> bool {
         (self.config.unwinding)() && self.current().is_some_and(|g| !self.neighbour_panics(g))
     }
 
