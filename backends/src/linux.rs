@@ -9,6 +9,7 @@
     reason = "system calls; each argues that the memory it passes is valid for the call"
 )]
 
+pub mod file;
 pub mod io;
 pub mod membarrier;
 mod memory;

@@ -37,6 +37,7 @@
 //! | [`scope`](scope()), [`try_scope`] | `errgroup` | `thread::scope`, `JoinSet` |
 //! | [`sync::Cancel`], [`with_timeout`] | `context` | `CancellationToken`, `timeout` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
+//! | [`fs`] | `os` | `std::fs`, `tokio::fs` |
 //! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
 //! | [`time`] | `time` | `tokio::time` |
@@ -231,6 +232,7 @@
 // | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
 // | 5 | `inspect` `net` `chan` `select` |
 // | 6 | `sync` `time` |
+// | 7 | `fs` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and the rows from 4 use it, which
@@ -243,6 +245,7 @@ mod dump;
 mod environment;
 mod error;
 mod fork;
+pub mod fs;
 mod global;
 mod goroutine;
 mod group;

@@ -10,6 +10,7 @@ mod closing;
 mod conn;
 mod deadlines;
 mod dumps;
+mod fs;
 mod handoff;
 mod locals;
 mod locks;

@@ -307,7 +307,7 @@ fn inert_file() -> Option<OwnedFd> {
     (file >= 0).then_some(OwnedFd(file))
 }
 
-fn outcome(result: isize) -> Outcome<usize> {
+pub(super) fn outcome(result: isize) -> Outcome<usize> {
     check(result).map_or_else(failure, Outcome::Done)
 }
 

@@ -135,7 +135,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
 ];
 
 /// The rows of `std-shim/src/lib.rs`.
-pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
+pub(crate) const STD_SHIM_ROWS: [&[&str]; 8] = [
     &["environment", "error", "fork", "parker", "backtraces"],
     &["runtime", "poller", "local", "std_locks"],
     &[
@@ -161,6 +161,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 7] = [
     ],
     &["inspect", "net", "chan", "select"],
     &["sync", "time"],
+    &["fs"],
 ];
 
 /// The rows of `core/src/sched.rs`.
