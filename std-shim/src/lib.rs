@@ -232,7 +232,7 @@
 // | 4 | `cancel` `pool` `park` `goroutine` `group` `scope` `thread` |
 // | 5 | `inspect` `net` `chan` `select` |
 // | 6 | `sync` `time` |
-// | 7 | `fs` |
+// | 7 | `fs` `io` |
 //
 // Row 0 knows the process only. Row 1 holds the runtime, and makes its pollers. Row 2 reports: it
 // may read row 1, and never starts the runtime. Row 3 starts it, and the rows from 4 use it, which
@@ -250,6 +250,7 @@ mod global;
 mod goroutine;
 mod group;
 mod inspect;
+pub mod io;
 mod leak;
 mod local;
 pub mod net;

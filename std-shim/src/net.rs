@@ -68,15 +68,18 @@
 mod dial;
 mod handle;
 mod pipe;
+mod proxy;
 mod readiness;
 mod resolve;
 mod socket;
+pub(crate) mod splice;
 mod tcp_listener;
 mod tcp_stream;
 #[cfg(test)]
 mod tests;
 
 pub use pipe::{Pipe, pipe};
+pub use proxy::{Connection, proxy};
 pub use readiness::{Acceptable, Readiness};
 #[doc(hidden)]
 pub use readiness::{SocketArm, acceptable, readable, writable};

@@ -8,6 +8,7 @@ mod cancel;
 mod chan;
 mod closing;
 mod conn;
+mod copy;
 mod deadlines;
 mod dumps;
 mod fs;

@@ -4,6 +4,7 @@
 use super::{FileTimes, Metadata, OpenOptions, Permissions, cancelled, hop_and_wait};
 use crate::builder::sched_if_running;
 use crate::cancel::check_cancel;
+use crate::goroutine::blocking;
 use gopark_backends::linux::file::read_cached;
 use gopark_core::os::{Borrowed, Outcome};
 use std::fmt;
@@ -258,9 +259,7 @@ impl File {
         if locked || offset == Some(u64::MAX) || self.refuses_cached.load(Ordering::Relaxed) {
             return None;
         }
-        // SAFETY: the file stays open during the call.
-        let fd = unsafe { Borrowed::new(self.file.as_raw_fd()) };
-        match read_cached(fd, buffer, offset) {
+        match read_cached(self.borrow(), buffer, offset) {
             // 0 is not the end of the file on all kernels: the pool asks again.
             Outcome::Done(n) if n > 0 => {
                 sched.spend(1);
@@ -272,19 +271,82 @@ impl File {
         None
     }
 
+    /// Calls `operation` with the descriptor: in place if the next `len` bytes are probably in the
+    /// page cache, and else on the pool. It uses the position.
+    pub(crate) fn with_next(
+        &self,
+        len: u64,
+        operation: impl Fn(Borrowed<'_>) -> Outcome<usize> + Sync,
+    ) -> Outcome<usize> {
+        match self.next_are_cached(len) {
+            true => operation(self.borrow()),
+            false => self.with_on_pool(operation),
+        }
+    }
+
+    /// Calls `operation` with the descriptor on the pool. It uses the position.
+    pub(crate) fn with_on_pool(
+        &self,
+        operation: impl Fn(Borrowed<'_>) -> Outcome<usize> + Sync,
+    ) -> Outcome<usize> {
+        let _moving = Moving::new(&self.moving);
+        blocking(|| operation(self.borrow()))
+    }
+
+    /// Calls `operation` with the descriptor.
+    pub(crate) fn with_in_place<T>(&self, operation: impl FnOnce(Borrowed<'_>) -> T) -> T {
+        operation(self.borrow())
+    }
+
+    /// The position. `None` if the file has none, as a FIFO.
+    pub(crate) fn position(&self) -> Option<u64> {
+        super::in_place(|| (&self.file).stream_position()).ok()
+    }
+
+    /// Whether the first and the last of the next `len` bytes are in the page cache.
+    fn next_are_cached(&self, len: u64) -> bool {
+        if self.moving.load(Ordering::Relaxed) != 0 || self.refuses_cached.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(position) = self.position() else {
+            return false;
+        };
+        [position, position + (len - 1)].into_iter().all(|offset| {
+            // 0: it is behind the end.
+            matches!(
+                read_cached(self.borrow(), &mut [0], Some(offset)),
+                Outcome::Done(_)
+            )
+        })
+    }
+
+    fn borrow(&self) -> Borrowed<'_> {
+        // SAFETY: the file stays open while it is borrowed.
+        unsafe { Borrowed::new(self.file.as_raw_fd()) }
+    }
+
     /// Runs an operation that uses the position on the pool.
     fn moving<T: Send>(&self, work: impl FnOnce(&fs::File) -> Result<T> + Send) -> Result<T> {
-        struct Moving<'a>(&'a AtomicUsize);
-        impl Drop for Moving<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
         hop_and_wait(|| {
-            self.moving.fetch_add(1, Ordering::Relaxed);
-            let _moving = Moving(&self.moving);
+            let _moving = Moving::new(&self.moving);
             work(&self.file)
         })
+    }
+}
+
+/// Counts an operation that holds the lock of the position.
+struct Moving<'a>(&'a AtomicUsize);
+
+impl<'a> Moving<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Moving(count)
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

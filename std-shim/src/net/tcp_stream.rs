@@ -5,6 +5,7 @@ use super::handle::{deadlines, descriptor, stream};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::builder::sched;
+use gopark_core::fd::Fd;
 use socket2::SockRef;
 use std::fmt;
 use std::io::Result;
@@ -443,6 +444,10 @@ impl TcpStream {
     /// ```
     pub fn into_std(self) -> Result<net::TcpStream> {
         self.socket.into_blocking().map(net::TcpStream::from)
+    }
+
+    pub(crate) fn fd(&self) -> &Fd {
+        self.socket.fd()
     }
 
     fn adopt(fd: OwnedFd) -> Self {

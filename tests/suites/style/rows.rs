@@ -161,7 +161,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 8] = [
     ],
     &["inspect", "net", "chan", "select"],
     &["sync", "time"],
-    &["fs"],
+    &["fs", "io"],
 ];
 
 /// The rows of `core/src/sched.rs`.

@@ -1,0 +1,5 @@
+//! Moving bytes between connections and files.
+
+mod copy;
+
+pub use copy::{CopyError, Sink, Source, copy, copy_n};
