@@ -51,8 +51,7 @@ impl<R: Runtime> RawCondvar<R> {
             // SAFETY: the caller's promise.
             || unsafe { mutex.unlock() },
         );
-        mutex.lock();
-        waited == Waited::Served
+        Self::lock_again(mutex, Ok(waited)) == Ok(true)
     }
 
     /// As [`wait`](Self::wait), but a cancel of the caller also ends the wait. The caller has the
@@ -78,8 +77,16 @@ impl<R: Runtime> RawCondvar<R> {
         let waited = self
             .queue
             .wait_after_or_cancel(sched, wait, until, &(), unlock);
+        Self::lock_again(mutex, waited)
+    }
+
+    /// Ends a wait. Returns whether a notification has ended it.
+    fn lock_again(
+        mutex: &RawMutex<R>,
+        waited: Result<Waited, Cancelled>,
+    ) -> Result<bool, Cancelled> {
         mutex.lock();
-        waited.map(|waited| waited == Waited::Served)
+        Ok(waited? == Waited::Served)
     }
 
     /// Wakes the first waiter.

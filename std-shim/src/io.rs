@@ -2,4 +2,4 @@
 
 mod copy;
 
-pub use copy::{CopyError, Sink, Source, copy, copy_n};
+pub use copy::{CopyError, CopyFrom, CopyTo, copy, copy_n};
