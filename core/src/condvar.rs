@@ -51,8 +51,42 @@ impl<R: Runtime> RawCondvar<R> {
             // SAFETY: the caller's promise.
             || unsafe { mutex.unlock() },
         );
+        Self::lock_again(mutex, Ok(waited)) == Ok(true)
+    }
+
+    /// As [`wait`](Self::wait), but a cancel of the caller also ends the wait. The caller has the
+    /// mutex again in that case, too.
+    ///
+    /// # Errors
+    ///
+    /// If the caller is cancelled before a notification comes.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the lock of `mutex`.
+    pub unsafe fn wait_or_cancel(
+        &self,
+        mutex: &RawMutex<R>,
+        limit: Option<R::Instant>,
+    ) -> Result<bool, Cancelled> {
+        let sched = self.runtime.sched();
+        let until = limit.map(|limit| self.runtime.nanos(limit));
+        let wait = Wait::Condvar.encode();
+        // SAFETY: the caller's promise.
+        let unlock = || unsafe { mutex.unlock() };
+        let waited = self
+            .queue
+            .wait_after_or_cancel(sched, wait, until, &(), unlock);
+        Self::lock_again(mutex, waited)
+    }
+
+    /// Ends a wait. Returns whether a notification has ended it.
+    fn lock_again(
+        mutex: &RawMutex<R>,
+        waited: Result<Waited, Cancelled>,
+    ) -> Result<bool, Cancelled> {
         mutex.lock();
-        waited == Waited::Served
+        Ok(waited? == Waited::Served)
     }
 
     /// As [`wait`](Self::wait), but a cancel of the caller also ends the wait. The caller has the

@@ -85,7 +85,7 @@ fn cancelled(_: Cancelled) -> Error {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-read", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-read", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), b"text")?;
 /// assert_eq!(fs::read(dir.join("a"))?, b"text");
@@ -106,7 +106,7 @@ pub fn read<P: AsRef<Path>>(path: P) -> Result<Vec<u8>> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-read_to_string", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-read_to_string", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), "text")?;
 /// assert_eq!(fs::read_to_string(dir.join("a"))?, "text");
@@ -124,7 +124,7 @@ pub fn read_to_string<P: AsRef<Path>>(path: P) -> Result<String> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let file = std::env::temp_dir().join(format!("gopark-doc-{}-write", std::process::id()));
+/// # let file = std::env::temp_dir().join(format!("doc-{}-write", std::process::id()));
 /// fs::write(&file, "text")?;
 /// assert_eq!(fs::metadata(&file)?.len(), 4);
 /// # fs::remove_file(&file)?;
@@ -141,7 +141,7 @@ pub fn write<P: AsRef<Path>, C: AsRef<[u8]>>(path: P, contents: C) -> Result<()>
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-metadata", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-metadata", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// assert!(fs::metadata(&dir)?.is_dir());
 /// # fs::remove_dir_all(&dir)?;
@@ -158,7 +158,7 @@ pub fn metadata<P: AsRef<Path>>(path: P) -> Result<Metadata> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-symlink_metadata", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-symlink_metadata", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// std::os::unix::fs::symlink("target", dir.join("link"))?;
 /// assert!(fs::symlink_metadata(dir.join("link"))?.is_symlink());
@@ -179,7 +179,7 @@ pub fn symlink_metadata<P: AsRef<Path>>(path: P) -> Result<Metadata> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-exists", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-exists", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// assert!(fs::exists(&dir)?);
 /// assert!(!fs::exists(dir.join("missing"))?);
@@ -200,7 +200,7 @@ pub fn exists<P: AsRef<Path>>(path: P) -> Result<bool> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-create_dir", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-create_dir", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::create_dir(dir.join("a"))?;
 /// assert!(fs::create_dir(dir.join("a")).is_err());
@@ -217,7 +217,7 @@ pub fn create_dir<P: AsRef<Path>>(path: P) -> Result<()> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-create_dir_all", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-create_dir_all", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::create_dir_all(dir.join("a/b/c"))?;
 /// assert!(fs::metadata(dir.join("a/b/c"))?.is_dir());
@@ -234,7 +234,7 @@ pub fn create_dir_all<P: AsRef<Path>>(path: P) -> Result<()> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-remove_file", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-remove_file", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), "text")?;
 /// fs::remove_file(dir.join("a"))?;
@@ -252,7 +252,7 @@ pub fn remove_file<P: AsRef<Path>>(path: P) -> Result<()> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-remove_dir", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-remove_dir", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::create_dir(dir.join("a"))?;
 /// fs::remove_dir(dir.join("a"))?;
@@ -266,12 +266,12 @@ pub fn remove_dir<P: AsRef<Path>>(path: P) -> Result<()> {
     hop(move || fs::remove_dir(&path))
 }
 
-/// Removes a directory with all that is in it: [`std::fs::remove_dir_all`], Go's `os.RemoveAll`. One
-/// operation, which goes on after a cancel.
+/// Removes a directory with all that is in it: [`std::fs::remove_dir_all`], Go's `os.RemoveAll`.
+/// One operation, which goes on after a cancel.
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-remove_dir_all", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-remove_dir_all", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::create_dir_all(dir.join("a/b/c"))?;
 /// fs::remove_dir_all(dir.join("a"))?;
@@ -289,7 +289,7 @@ pub fn remove_dir_all<P: AsRef<Path>>(path: P) -> Result<()> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-rename", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-rename", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), "text")?;
 /// fs::rename(dir.join("a"), dir.join("b"))?;
@@ -304,11 +304,12 @@ pub fn rename<P: AsRef<Path>, Q: AsRef<Path>>(from: P, to: Q) -> Result<()> {
     hop(move || fs::rename(&from, &to))
 }
 
-/// Copies a file and its permissions, and returns its length in bytes: [`std::fs::copy`]. One operation.
+/// Copies a file and its permissions, and returns its length in bytes: [`std::fs::copy`]. One
+/// operation, which goes on after a cancel.
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-copy", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-copy", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), "text")?;
 /// assert_eq!(fs::copy(dir.join("a"), dir.join("b"))?, 4);
@@ -326,7 +327,7 @@ pub fn copy<P: AsRef<Path>, Q: AsRef<Path>>(from: P, to: Q) -> Result<u64> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-hard_link", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-hard_link", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::write(dir.join("a"), "text")?;
 /// fs::hard_link(dir.join("a"), dir.join("b"))?;
@@ -345,7 +346,7 @@ pub fn hard_link<P: AsRef<Path>, Q: AsRef<Path>>(original: P, link: Q) -> Result
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-symlink", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-symlink", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::symlink("target", dir.join("link"))?;
 /// assert_eq!(fs::read_link(dir.join("link"))?.to_str(), Some("target"));
@@ -363,7 +364,7 @@ pub fn symlink<P: AsRef<Path>, Q: AsRef<Path>>(original: P, link: Q) -> Result<(
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-read_link", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-read_link", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// fs::symlink("target", dir.join("link"))?;
 /// assert_eq!(fs::read_link(dir.join("link"))?.to_str(), Some("target"));
@@ -380,7 +381,7 @@ pub fn read_link<P: AsRef<Path>>(path: P) -> Result<PathBuf> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-canonicalize", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-canonicalize", std::process::id()));
 /// # fs::create_dir_all(&dir)?;
 /// assert_eq!(fs::canonicalize(dir.join("."))?, fs::canonicalize(&dir)?);
 /// # fs::remove_dir_all(&dir)?;
@@ -396,7 +397,7 @@ pub fn canonicalize<P: AsRef<Path>>(path: P) -> Result<PathBuf> {
 ///
 /// ```
 /// # use gopark::fs;
-/// # let file = std::env::temp_dir().join(format!("gopark-doc-{}-mode", std::process::id()));
+/// # let file = std::env::temp_dir().join(format!("doc-{}-mode", std::process::id()));
 /// fs::write(&file, "text")?;
 /// let mut permissions = fs::metadata(&file)?.permissions();
 /// permissions.set_readonly(true);
@@ -417,7 +418,7 @@ pub fn set_permissions<P: AsRef<Path>>(path: P, permissions: Permissions) -> Res
 ///
 /// ```
 /// # use gopark::fs;
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-list", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-list", std::process::id()));
 /// fs::create_dir_all(dir.join("a"))?;
 /// for entry in fs::read_dir(&dir)? {
 ///     let entry = entry?;

@@ -52,6 +52,6 @@ mod input;
 mod output;
 mod stream;
 
-pub use copy::{CopyError, Sink, Source, copy, copy_n};
+pub use copy::{CopyError, CopyFrom, CopyTo, copy, copy_n};
 pub use input::{Stdin, StdinLock, stdin};
 pub use output::{Stderr, StderrLock, Stdout, StdoutLock, stderr, stdout};

@@ -4,7 +4,7 @@ use super::check_on_thread;
 use super::fs::Dir;
 use crate::check;
 use gopark::fs::{self, File, OpenOptions};
-use gopark::io::{CopyError, Sink, Source, copy, copy_n};
+use gopark::io::{CopyError, CopyFrom, CopyTo, copy, copy_n};
 use gopark::net::{Shutdown, TcpStream, pipe, proxy};
 use gopark::sync::Cancel;
 use gopark::{PollError, go, yield_now};
@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// A source whose bytes are `data`, and then its end.
-trait Filled: Source + Send + Sync + 'static {
+trait Filled: CopyFrom + Send + Sync + 'static {
     fn filled(dir: &Dir, data: &Arc<Vec<u8>>) -> Self;
 }
 
 /// A sink, and what tells what it got. The sink must be dropped before.
-trait Emptied: Sink + Send + Sync + Sized + 'static {
+trait Emptied: CopyTo + Send + Sync + Sized + 'static {
     fn emptied(dir: &Dir) -> (Self, Box<dyn FnOnce() -> Vec<u8>>);
 }
 

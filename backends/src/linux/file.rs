@@ -102,13 +102,13 @@ pub fn copy_file_range(from: Borrowed<'_>, to: Borrowed<'_>, len: usize) -> Outc
 }
 
 /// A pipe in the kernel for [`splice`]: non-blocking, close-on-exec.
-pub struct Pipe {
+pub struct KernelPipe {
     reader: OwnedFd,
     writer: OwnedFd,
     capacity: usize,
 }
 
-impl Pipe {
+impl KernelPipe {
     /// Makes a pipe that holds `capacity` bytes, or fewer if the system does not permit that
     /// (pipe(7), `/proc/sys/fs/pipe-max-size` and `pipe-user-pages-soft`).
     ///
@@ -128,7 +128,7 @@ impl Pipe {
         unsafe { libc::fcntl(writer.0, libc::F_SETPIPE_SZ, wanted) };
         // SAFETY: as above.
         let capacity = check(unsafe { libc::fcntl(writer.0, libc::F_GETPIPE_SZ) } as isize)?;
-        Ok(Pipe {
+        Ok(KernelPipe {
             reader,
             writer,
             capacity,

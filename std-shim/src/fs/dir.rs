@@ -160,7 +160,7 @@ impl fmt::Debug for DirEntry {
 /// ```
 /// use std::os::unix::fs::DirBuilderExt;
 ///
-/// # let dir = std::env::temp_dir().join(format!("gopark-doc-{}-builder", std::process::id()));
+/// # let dir = std::env::temp_dir().join(format!("doc-{}-builder", std::process::id()));
 /// gopark::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join("a/b"))?;
 /// # gopark::fs::remove_dir_all(&dir)?;
 /// # Ok::<(), std::io::Error>(())

@@ -30,7 +30,7 @@ use std::time::SystemTime;
 /// use std::os::unix::fs::FileExt;
 ///
 /// # fn main() -> std::io::Result<()> {
-/// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-file", std::process::id()));
+/// # let path = std::env::temp_dir().join(format!("doc-{}-file", std::process::id()));
 /// gopark::run(|| {
 ///     File::create(&path)?.write_all(b"some text")?;
 ///
@@ -120,7 +120,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-sync", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-sync", std::process::id()));
     /// File::create(&path)?.sync_all()?;
     /// # fs::remove_file(&path)?;
     /// # Ok::<(), std::io::Error>(())
@@ -135,7 +135,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-data", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-data", std::process::id()));
     /// File::create(&path)?.sync_data()?;
     /// # fs::remove_file(&path)?;
     /// # Ok::<(), std::io::Error>(())
@@ -150,7 +150,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-len", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-len", std::process::id()));
     /// let file = File::create(&path)?;
     /// file.set_len(100)?;
     /// assert_eq!(file.metadata()?.len(), 100);
@@ -180,7 +180,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-perm", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-perm", std::process::id()));
     /// let file = File::create(&path)?;
     /// let mut permissions = file.metadata()?.permissions();
     /// permissions.set_readonly(true);
@@ -198,7 +198,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File, FileTimes};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-times", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-times", std::process::id()));
     /// let file = File::create(&path)?;
     /// file.set_times(FileTimes::new().set_accessed(std::time::UNIX_EPOCH))?;
     /// # fs::remove_file(&path)?;
@@ -213,7 +213,7 @@ impl File {
     ///
     /// ```
     /// # use gopark::fs::{self, File};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-changed", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("doc-{}-changed", std::process::id()));
     /// let file = File::create(&path)?;
     /// file.set_modified(std::time::UNIX_EPOCH)?;
     /// assert_eq!(file.metadata()?.modified()?, std::time::UNIX_EPOCH);

@@ -13,7 +13,7 @@ use std::path::Path;
 /// use gopark::fs::OpenOptions;
 /// use std::io::Write;
 ///
-/// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-options", std::process::id()));
+/// # let path = std::env::temp_dir().join(format!("doc-{}-options", std::process::id()));
 /// let mut log = OpenOptions::new().append(true).create(true).open(&path)?;
 /// log.write_all(b"one line\n")?;
 /// # gopark::fs::remove_file(&path)?;

@@ -25,18 +25,18 @@ const FILE_RANGE: usize = 16 << 20;
 /// of a child, or a reference to one.
 ///
 /// The trait is sealed.
-pub trait Source: sealed::Source {}
+pub trait CopyFrom: sealed::SealedFrom {}
 
 /// What [`copy()`] writes to: a [`TcpStream`], a [`UnixStream`], a [`File`], a [`Pipe`], the input
 /// of a child, or a reference to one.
 ///
 /// The trait is sealed.
-pub trait Sink: sealed::Sink {}
+pub trait CopyTo: sealed::SealedTo {}
 
 mod sealed {
     use super::{Kind, io};
 
-    pub trait Source {
+    pub trait SealedFrom {
         #[doc(hidden)]
         fn kind(&self) -> Kind<'_>;
 
@@ -44,7 +44,7 @@ mod sealed {
         fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
     }
 
-    pub trait Sink {
+    pub trait SealedTo {
         #[doc(hidden)]
         fn kind(&self) -> Kind<'_>;
 
@@ -64,11 +64,14 @@ pub enum Kind<'a> {
 
 macro_rules! ends {
     ($($type:ty: |$value:ident| $kind:expr;)*) => {$(
-        ends!(Source, read, &mut [u8], Read: $type, |$value| $kind);
-        ends!(Sink, write, &[u8], Write: $type, |$value| $kind);
+        ends!(CopyFrom, SealedFrom, read, &mut [u8], Read: $type, |$value| $kind);
+        ends!(CopyTo, SealedTo, write, &[u8], Write: $type, |$value| $kind);
     )*};
-    ($end:ident, $method:ident, $buffer:ty, $std:ident: $type:ty, |$value:ident| $kind:expr) => {
-        impl sealed::$end for $type {
+    (
+        $end:ident, $sealed:ident, $method:ident, $buffer:ty, $std:ident:
+        $type:ty, |$value:ident| $kind:expr
+    ) => {
+        impl sealed::$sealed for $type {
             fn kind(&self) -> Kind<'_> {
                 let $value = self;
                 $kind
@@ -89,13 +92,13 @@ ends! {
     UnixStream: |stream| Kind::Socket(stream.fd());
 }
 
-ends!(Source, read, &mut [u8], Read: ChildStdout, |_pipe| Kind::Other);
-ends!(Source, read, &mut [u8], Read: ChildStderr, |_pipe| Kind::Other);
-ends!(Sink, write, &[u8], Write: ChildStdin, |_pipe| Kind::Other);
+ends!(CopyFrom, SealedFrom, read, &mut [u8], Read: ChildStdout, |_pipe| Kind::Other);
+ends!(CopyFrom, SealedFrom, read, &mut [u8], Read: ChildStderr, |_pipe| Kind::Other);
+ends!(CopyTo, SealedTo, write, &[u8], Write: ChildStdin, |_pipe| Kind::Other);
 
 macro_rules! references {
-    ($($end:ident, $method:ident, $buffer:ty: $reference:ty;)*) => {$(
-        impl<T: $end> sealed::$end for $reference {
+    ($($end:ident, $sealed:ident, $method:ident, $buffer:ty: $reference:ty;)*) => {$(
+        impl<T: $end> sealed::$sealed for $reference {
             fn kind(&self) -> Kind<'_> {
                 T::kind(self)
             }
@@ -109,10 +112,10 @@ macro_rules! references {
 }
 
 references! {
-    Source, read, &mut [u8]: &T;
-    Source, read, &mut [u8]: Arc<T>;
-    Sink, write, &[u8]: &T;
-    Sink, write, &[u8]: Arc<T>;
+    CopyFrom, SealedFrom, read, &mut [u8]: &T;
+    CopyFrom, SealedFrom, read, &mut [u8]: Arc<T>;
+    CopyTo, SealedTo, write, &[u8]: &T;
+    CopyTo, SealedTo, write, &[u8]: Arc<T>;
 }
 
 /// An error of [`copy()`], and how many bytes had arrived before it.
@@ -211,7 +214,7 @@ impl From<CopyError> for Error {
 /// use std::io::Read;
 ///
 /// # fn main() -> std::io::Result<()> {
-/// # let path = std::env::temp_dir().join(format!("gopark-doc-{}-copy", std::process::id()));
+/// # let path = std::env::temp_dir().join(format!("doc-{}-copy", std::process::id()));
 /// gopark::run(|| {
 ///     fs::write(&path, "a page")?;
 ///     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -231,7 +234,7 @@ impl From<CopyError> for Error {
 #[doc(alias = "ReadFrom")]
 #[doc(alias = "splice")]
 #[doc(alias = "sendfile")]
-pub fn copy<S: Source + ?Sized, K: Sink + ?Sized>(from: &S, to: &K) -> Result<u64, CopyError> {
+pub fn copy<S: CopyFrom + ?Sized, K: CopyTo + ?Sized>(from: &S, to: &K) -> Result<u64, CopyError> {
     copy_n(from, to, u64::MAX)
 }
 
@@ -243,7 +246,7 @@ pub fn copy<S: Source + ?Sized, K: Sink + ?Sized>(from: &S, to: &K) -> Result<u6
 /// use gopark::io::copy_n;
 ///
 /// # fn main() -> std::io::Result<()> {
-/// # let path = |end| std::env::temp_dir().join(format!("gopark-doc-{}-{end}", std::process::id()));
+/// # let path = |end| std::env::temp_dir().join(format!("doc-{}-{end}", std::process::id()));
 /// # let (all, head, tail) = (path("all"), path("head"), path("tail"));
 /// fs::write(&all, "headtail")?;
 /// let file = File::open(&all)?;
@@ -255,7 +258,7 @@ pub fn copy<S: Source + ?Sized, K: Sink + ?Sized>(from: &S, to: &K) -> Result<u6
 /// # }
 /// ```
 #[doc(alias = "CopyN")]
-pub fn copy_n<S: Source + ?Sized, K: Sink + ?Sized>(
+pub fn copy_n<S: CopyFrom + ?Sized, K: CopyTo + ?Sized>(
     from: &S,
     to: &K,
     limit: u64,
@@ -298,7 +301,12 @@ fn send_file(file: &File, to: &Fd, limit: u64) -> Option<Moved> {
 /// From socket to file. `sink` is the file again, for writes where it cannot be spliced to, such as
 /// a file that is open to append. `None` if the socket cannot be spliced from; nothing is moved
 /// then.
-fn receive_file(from: &Fd, file: &File, sink: &(impl Sink + ?Sized), limit: u64) -> Option<Moved> {
+fn receive_file(
+    from: &Fd,
+    file: &File,
+    sink: &(impl CopyTo + ?Sized),
+    limit: u64,
+) -> Option<Moved> {
     let mut spliced = Spliced::default();
     let mut done = 0;
     let mut can_splice = true;

@@ -272,8 +272,8 @@ impl Pipe {
     }
 
     /// Limits the time of each later read, which then fails with [`PollError::Timeout`], of kind
-    /// `TimedOut`. `None` is no limit. The timeout replaces a deadline. A read in progress keeps the
-    /// limit that it started with.
+    /// `TimedOut`. `None` is no limit. The timeout replaces a deadline. A read in progress keeps
+    /// the limit that it started with.
     ///
     /// # Errors
     ///

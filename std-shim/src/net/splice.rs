@@ -3,12 +3,12 @@
 //! The pipe is empty when bytes are moved into it, and holds bytes when they are moved out. So an
 //! `EAGAIN` always comes from the socket, and `Fd` waits for the right one.
 //!
-//! A wait for data needs no pipe: it goes back to the [`POOL`] before the goroutine parks. Thousands
-//! of idle connections share a few pipes.
+//! A wait for data needs no pipe: it goes back to the [`POOL`] before the goroutine parks. So
+//! thousands of idle connections share a few pipes.
 
 use crate::error::io_error;
 use crate::runtime::started;
-use gopark_backends::linux::file::{Pipe, splice};
+use gopark_backends::linux::file::{KernelPipe, splice};
 use gopark_backends::linux::io as sys;
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Borrowed, Errno, Mode, Outcome};
@@ -24,7 +24,7 @@ const SPARE: usize = 16;
 /// Bytes that are moved at once where the kernel cannot splice.
 const BUFFER: usize = 64 << 10;
 
-static POOL: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<KernelPipe>> = Mutex::new(Vec::new());
 
 /// How many bytes arrived at the sink, and how it ended: at the end of the source or the limit, or
 /// with an error.
@@ -33,7 +33,7 @@ pub(crate) type Moved = (u64, Result<()>);
 /// A pipe from the pool, made when it is first used.
 #[derive(Default)]
 pub(crate) struct Spliced {
-    pipe: Option<Pipe>,
+    pipe: Option<KernelPipe>,
     /// Bytes in the pipe.
     held: usize,
 }
@@ -58,12 +58,12 @@ impl Spliced {
         Ok(filled)
     }
 
-    fn pipe(&mut self) -> std::result::Result<&Pipe, Errno> {
+    fn pipe(&mut self) -> std::result::Result<&KernelPipe, Errno> {
         if self.pipe.is_none() {
             // A child made by `fork` would share the pipes of its parent.
             let spare =
                 started().and_then(|_| POOL.lock().unwrap_or_else(PoisonError::into_inner).pop());
-            self.pipe = Some(spare.map_or_else(|| Pipe::new(CAPACITY), Ok)?);
+            self.pipe = Some(spare.map_or_else(|| KernelPipe::new(CAPACITY), Ok)?);
         }
         self.pipe.as_ref().ok_or(Errno::new(libc::EBADF))
     }
