@@ -89,33 +89,6 @@ impl<R: Runtime> RawCondvar<R> {
         Ok(waited? == Waited::Served)
     }
 
-    /// As [`wait`](Self::wait), but a cancel of the caller also ends the wait. The caller has the
-    /// mutex again in that case, too.
-    ///
-    /// # Errors
-    ///
-    /// If the caller is cancelled before a notification comes.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns the lock of `mutex`.
-    pub unsafe fn wait_or_cancel(
-        &self,
-        mutex: &RawMutex<R>,
-        limit: Option<R::Instant>,
-    ) -> Result<bool, Cancelled> {
-        let sched = self.runtime.sched();
-        let until = limit.map(|limit| self.runtime.nanos(limit));
-        let wait = Wait::Condvar.encode();
-        // SAFETY: the caller's promise.
-        let unlock = || unsafe { mutex.unlock() };
-        let waited = self
-            .queue
-            .wait_after_or_cancel(sched, wait, until, &(), unlock);
-        mutex.lock();
-        waited.map(|waited| waited == Waited::Served)
-    }
-
     /// Wakes the first waiter.
     pub fn notify_one(&self) {
         self.queue.wake_one(self.runtime, |queued| {
