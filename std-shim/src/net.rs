@@ -1,7 +1,8 @@
-//! TCP and UDP sockets whose operations park the goroutine where those of `std` block the thread.
+//! TCP, UDP and Unix sockets whose operations park the goroutine where those of `std` block the
+//! thread.
 //!
-//! Names and meanings are those of [`std::net`], so replacing `use std::net` by `use gopark::net`
-//! is most of a port. The sockets also work on ordinary threads, where an operation blocks its
+//! Names and meanings are those of [`std::net`] and [`std::os::unix::net`], so replacing
+//! `use std::net` by `use gopark::net` is most of a port. The sockets also work on ordinary threads, where an operation blocks its
 //! thread.
 //!
 //! # Porting from `std::net`
