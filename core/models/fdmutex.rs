@@ -43,6 +43,16 @@ impl File {
         open
     }
 
+    /// As [`read`](Self::read), if no other reader reads.
+    fn try_read(&self) -> bool {
+        let locked = self.mutex.try_lock(Mode::Read, self.sched) == Ok(true);
+        if locked {
+            self.content.put(self.content.get() + 1);
+            self.release(self.mutex.unlock(Mode::Read, self.sched));
+        }
+        locked
+    }
+
     fn write(&self) -> bool {
         let open = self.mutex.lock(Mode::Write, self.sched).is_ok();
         if open {
@@ -70,6 +80,28 @@ fn run<F: Fn(&'static File) + Send + Sync + 'static>(model: F) {
         let owner = ModelSched::new(1, 1);
         let file = File::new(&owner);
         model(file.get());
+    });
+}
+
+#[test]
+fn a_reader_and_a_try_exclude_each_other() {
+    run(|file| {
+        let other = thread::spawn(|| file.read());
+        let tried = file.try_read();
+        assert!(other.join().unwrap());
+        assert!(file.try_read());
+        assert_eq!(file.content.get(), 2 + u32::from(tried));
+    });
+}
+
+#[test]
+fn a_try_in_the_race_against_a_close_uses_an_open_file_or_none() {
+    run(|file| {
+        let closer = thread::spawn(|| assert!(file.close()));
+        file.try_read();
+        closer.join().unwrap();
+        file.assert_destroyed_once();
+        assert!(!file.try_read());
     });
 }
 

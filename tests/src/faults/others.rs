@@ -93,7 +93,7 @@ fn udp() -> io::Result<()> {
 
     let mut batch = DatagramBatch::new(4, 64);
     for text in ["one", "two", "three"] {
-        batch.push(text.as_bytes(), addr);
+        assert!(batch.push(text.as_bytes(), addr), "there is room");
     }
     let sent = near.send_batch(&mut batch)?;
     let mut received = 0;
