@@ -11,6 +11,8 @@
 //! | [`linux::Linux`] | [`Os`](gopark_core::os::Os): threads, futexes, the clock, stack memory |
 //! | [`linux::socket`] | addresses, options, listeners |
 //! | [`linux::io`] | non-blocking reads, writes, accepts and connects |
+//! | [`linux::message`], [`linux::control`] | datagrams, messages, and their control messages |
+//! | [`linux::batch`] | many datagrams with one call |
 //! | [`linux::membarrier`] | a memory barrier on every running thread of the process |
 //! | [`linux::has_thread_locals`] | whether goroutines may move between threads |
 //! | [`linux::available_procs`], [`linux::affinity`] | how many threads can run at the same time |

@@ -35,7 +35,10 @@
 //! - The descriptor is always non-blocking. `set_nonblocking` decides whether an operation fails
 //!   with `WouldBlock` instead of a wait; `try_read`, `try_write` and `try_peek` never wait.
 //! - Operations in the same direction on one socket run one after another, so that the bytes of one
-//!   `write_all` stay together.
+//!   `write_all` stay together. Goroutines that receive from one [`UdpSocket`] take turns; sockets
+//!   of their own, on one port with `SO_REUSEPORT`, receive at the same time.
+//! - A [`UdpSocket`] also sends and receives messages in several buffers with [`ControlMessage`]s,
+//!   and [batches](DatagramBatch) of datagrams.
 //!
 //! # Ending an operation early
 //!

@@ -1,5 +1,6 @@
 //! What the suites share: a limit for every wait, random numbers, and child processes.
 
+pub mod control;
 pub mod faults;
 pub mod process;
 pub mod readiness;

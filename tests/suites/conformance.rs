@@ -38,3 +38,8 @@ mod poll {
     const POLLER: gopark::Poller = gopark::Poller::Poll;
     mod contract;
 }
+
+#[test]
+fn control_messages_are_read_like_by_a_plain_reader_and_as_they_were_pushed() {
+    check::check("control", 20_000, gopark_tests::control::fuzz);
+}

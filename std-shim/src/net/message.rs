@@ -360,3 +360,109 @@ pub(super) fn encoded(control: &[ControlMessage<'_>]) -> Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    /// Two ends of a stream. Reading ends when the last descriptor of the other end is closed.
+    fn pipe() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    /// Sends `fds` descriptors of the pipe whose reading end is returned, and receives them with
+    /// room for `room`.
+    fn cross(fds: usize, room: usize) -> (File, Message<()>, ControlBuffer) {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        let [near, far] = [near, far].map(|socket| Socket::adopt(socket.into()));
+        let (reader, writer) = pipe();
+        let borrowed = vec![writer.as_fd(); fds];
+        let sent = near.send_msg(
+            &[IoSlice::new(b"x")],
+            None,
+            &[ControlMessage::Fds(&borrowed)],
+        );
+        assert_eq!(sent.unwrap(), 1);
+        let mut control = ControlBuffer::for_fds(room);
+        let received = far
+            .recv_msg(&mut [IoSliceMut::new(&mut [0])], &mut control)
+            .unwrap();
+        let reader = File::from(OwnedFd::from(reader));
+        (reader, Message::new(&received, ()), control)
+    }
+
+    /// The pipe has no other writers: reading ends.
+    #[track_caller]
+    fn assert_closed(mut reader: File) {
+        crate::blocking(|| assert_eq!(reader.read(&mut [0]).unwrap(), 0));
+    }
+
+    #[test]
+    fn descriptors_are_taken_or_closed() {
+        let (reader, message, mut control) = cross(3, 3);
+        assert!(!message.control_truncated);
+        assert_eq!(control.messages().count(), 0);
+        let mut fds = control.take_fds();
+        assert_eq!((fds.len(), control.take_fds().len()), (3, 0));
+        fds.truncate(1);
+        drop(control);
+        let mut writer = File::from(fds.remove(0));
+        writer.write_all(b"x").unwrap();
+        drop(writer);
+        let mut reader = reader;
+        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 1);
+        assert_closed(reader);
+
+        let (reader, _, control) = cross(253, 253);
+        assert_eq!(control.fds.len(), 253);
+        drop(control);
+        assert_closed(reader);
+    }
+
+    #[test]
+    fn a_message_that_was_cut_leaks_no_descriptor() {
+        for room in 0..6 {
+            let (reader, message, mut control) = cross(8, room);
+            assert!(message.control_truncated);
+            let taken = control.take_fds();
+            // Room is in whole words, with two descriptors each.
+            assert!(taken.len() <= room + 1, "{} in {room}", taken.len());
+            drop((taken, control));
+            assert_closed(reader);
+        }
+        // Not even room for the header.
+        let (near, far) = UnixDatagram::pair().unwrap();
+        let [near, far] = [near, far].map(|socket| Socket::adopt(socket.into()));
+        let (reader, writer) = pipe();
+        let fds = [writer.as_fd()];
+        near.send_msg(&[], None, &[ControlMessage::Fds(&fds)])
+            .unwrap();
+        let mut control = ControlBuffer::with_capacity(7);
+        let received = far.recv_msg(&mut [], &mut control).unwrap();
+        assert!(Message::new(&received, ()).control_truncated);
+        drop(writer);
+        assert_closed(File::from(OwnedFd::from(reader)));
+    }
+
+    #[test]
+    fn a_buffer_that_is_used_again_closes_what_was_not_taken() {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        let [near, far] = [near, far].map(|socket| Socket::adopt(socket.into()));
+        let (reader, writer) = pipe();
+        let fds = [writer.as_fd()];
+        near.send_msg(&[], None, &[ControlMessage::Fds(&fds)])
+            .unwrap();
+        near.send_msg(&[], None, &[]).unwrap();
+        drop(writer);
+        let mut control = ControlBuffer::for_fds(1);
+        far.recv_msg(&mut [], &mut control).unwrap();
+        assert_eq!(control.fds.len(), 1);
+        far.recv_msg(&mut [], &mut control).unwrap();
+        assert_eq!(control.fds.len(), 0);
+        assert_closed(File::from(OwnedFd::from(reader)));
+    }
+}
