@@ -187,7 +187,8 @@ fn ctrl_c_waits_for_one_interrupt_or_a_cancel() {
         let _stays = notify(Signal::INT);
         let waiting = go(signal::ctrl_c);
         while !waiting.is_finished() {
-            kill(Signal::INT);
+            // One that `kill` sends could come after `_stays` is dropped.
+            raise(Signal::INT);
             gopark::sleep(Duration::from_micros(100));
         }
         join(waiting).unwrap();
