@@ -73,9 +73,9 @@ use std::time::{Duration, Instant};
 /// - A few busy connections can live on one thread while another is idle.
 ///
 /// A server with one listener (`Server::new(vec![TcpListener::bind(addr)?])`) accepts on one
-/// thread, and its handlers start on any: it costs more for each connection, and spreads a few
-/// connections better. With one P, or with [`Builder::migrate`](crate::Builder::migrate), `bind`
-/// makes one listener.
+/// thread, and its handlers start on any. It spreads a few connections better. Which of the two
+/// takes less CPU for a connection depends on the load. With one P, or with
+/// [`Builder::migrate`](crate::Builder::migrate), `bind` makes one listener.
 ///
 /// # The end
 ///

@@ -71,6 +71,8 @@ fn serve(left: usize, each: usize) {
                 .read_line(&mut line)
                 .unwrap();
             assert!(line.ends_with('\n'), "{line:?}");
+            // The child outlives this process.
+            thread::spawn(move || child.wait());
         });
         stop.cancel();
     });
