@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the checkers and prints the table of docs/verification.md: `ci/verify.sh [--long] [NAME…]`.
 # Without names it runs loom mutants simulation fuzz coverage backends faults sanitizers std_locks
-# extras msrv boot aarch64. Each is a script in this folder that can also run alone.
+# extras peers msrv boot aarch64. Each is a script in this folder that can also run alone.
 #
 # The bounds of seeds, seconds and preemptions fit a CI run. `--long` raises them, unless the
 # environment sets them.
@@ -16,8 +16,8 @@ if [ "${1:-}" = --long ]; then
     export STRESS_SECONDS=${STRESS_SECONDS:-60} SANITIZED_ROUNDS=${SANITIZED_ROUNDS:-20000}
 fi
 [ $# != 0 ] ||
-    set -- loom mutants simulation fuzz coverage backends faults sanitizers std_locks extras msrv \
-        boot aarch64
+    set -- loom mutants simulation fuzz coverage backends faults sanitizers std_locks extras peers \
+        msrv boot aarch64
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0
