@@ -12,6 +12,7 @@
 pub mod io;
 pub mod membarrier;
 mod memory;
+pub mod message;
 pub mod process;
 mod procs;
 pub mod signal;
