@@ -61,7 +61,7 @@ pub fn stderr() -> Stderr {
 macro_rules! output {
     (
         $(#[$doc:meta])* $name:ident, $(#[$lock_doc:meta])* $lock:ident,
-        $inner:ty, $stream:ident, $number:literal
+        $inner:ty, $stream:ident, $number:literal, $function:literal
     ) => {
         $(#[$doc])*
         pub struct $name {
@@ -78,6 +78,15 @@ macro_rules! output {
         impl $name {
             /// Locks it for several operations. Waits while another goroutine or thread has it
             /// locked.
+            ///
+            /// ```
+            /// use std::io::Write;
+            ///
+            #[doc = concat!("let mut out = gopark::io::", $function, "().lock();")]
+            /// writeln!(out, "two lines")?;
+            /// writeln!(out, "that stay together")?;
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
             pub fn lock(&self) -> $lock<'static> {
                 $lock {
                     buffer: self.buffer.lock().unwrap_or_else(PoisonError::into_inner),
@@ -90,6 +99,14 @@ macro_rules! output {
             /// # Errors
             ///
             /// None at present.
+            ///
+            /// ```
+            /// use std::time::{Duration, Instant};
+            ///
+            /// let soon = Instant::now() + Duration::from_secs(1);
+            #[doc = concat!("gopark::io::", $function, "().set_write_deadline(Some(soon))?;")]
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
             pub fn set_write_deadline(&self, when: Option<Instant>) -> Result<()> {
                 $stream.set_deadline(when)
             }
@@ -192,12 +209,12 @@ output! {
     /// end of each line.
     Stdout,
     /// Standard output, locked: [`std::io::StdoutLock`].
-    StdoutLock, LineWriter<&'static Stream>, STDOUT, "1"
+    StdoutLock, LineWriter<&'static Stream>, STDOUT, "1", "stdout"
 }
 
 output! {
     /// Standard error: [`std::io::Stderr`].
     Stderr,
     /// Standard error, locked: [`std::io::StderrLock`].
-    StderrLock, &'static Stream, STDERR, "2"
+    StderrLock, &'static Stream, STDERR, "2", "stderr"
 }

@@ -129,7 +129,7 @@ impl Child {
     /// Waits until the child ends, and returns its status. A later call returns the same status.
     ///
     /// First drops [`stdin`](Self::stdin), as `std` does, so that a child that reads it to its end
-    /// does not wait for this process.
+    /// does not wait for this process. Starts the runtime with the defaults if it is not running.
     ///
     /// # Errors
     ///

@@ -46,12 +46,24 @@ impl Command {
     }
 
     /// Adds an argument.
+    ///
+    /// ```
+    /// let output = gopark::process::Command::new("echo").arg("a").arg("b").output()?;
+    /// assert_eq!(output.stdout, b"a b\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn arg<S: AsRef<OsStr>>(&mut self, arg: S) -> &mut Command {
         self.std.arg(arg);
         self
     }
 
     /// Adds arguments.
+    ///
+    /// ```
+    /// let output = gopark::process::Command::new("echo").args(["a", "b"]).output()?;
+    /// assert_eq!(output.stdout, b"a b\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn args<I, S>(&mut self, args: I) -> &mut Command
     where
         I: IntoIterator<Item = S>,
@@ -62,12 +74,30 @@ impl Command {
     }
 
     /// Sets an environment variable of the child.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("printenv");
+    /// command.arg("NAME").env("NAME", "value");
+    /// assert_eq!(command.output()?.stdout, b"value\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn env<K: AsRef<OsStr>, V: AsRef<OsStr>>(&mut self, key: K, value: V) -> &mut Command {
         self.std.env(key, value);
         self
     }
 
     /// Sets environment variables of the child.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("printenv");
+    /// command.arg("B").envs([("A", "1"), ("B", "2")]);
+    /// assert_eq!(command.output()?.stdout, b"2\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn envs<I, K, V>(&mut self, vars: I) -> &mut Command
     where
         I: IntoIterator<Item = (K, V)>,
@@ -79,18 +109,44 @@ impl Command {
     }
 
     /// Removes an environment variable from the child's environment.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("printenv");
+    /// command.arg("HOME").env_remove("HOME");
+    /// assert!(!command.status()?.success());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn env_remove<K: AsRef<OsStr>>(&mut self, key: K) -> &mut Command {
         self.std.env_remove(key);
         self
     }
 
     /// Gives the child no environment variable of this process.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("env");
+    /// command.env_clear().env("A", "1");
+    /// assert_eq!(command.output()?.stdout, b"A=1\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn env_clear(&mut self) -> &mut Command {
         self.std.env_clear();
         self
     }
 
     /// Sets the working directory of the child.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let output = Command::new("pwd").current_dir("/").output()?;
+    /// assert_eq!(output.stdout, b"/\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn current_dir<P: AsRef<Path>>(&mut self, dir: P) -> &mut Command {
         self.std.current_dir(dir);
         self
@@ -98,6 +154,14 @@ impl Command {
 
     /// Sets the child's standard input. The default is that of this process for
     /// [`spawn`](Self::spawn) and [`status`](Self::status), and empty for [`output`](Self::output).
+    ///
+    /// ```
+    /// use gopark::process::{Command, Stdio};
+    ///
+    /// let status = Command::new("cat").stdin(Stdio::null()).status()?;
+    /// assert!(status.success());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stdin<T: Into<Stdio>>(&mut self, stdin: T) -> &mut Command {
         self.has_stdin = true;
         self.std.stdin(stdin);
@@ -107,6 +171,14 @@ impl Command {
     /// Sets the child's standard output. The default is that of this process for
     /// [`spawn`](Self::spawn) and [`status`](Self::status), and a pipe for
     /// [`output`](Self::output).
+    ///
+    /// ```
+    /// use gopark::process::{Command, Stdio};
+    ///
+    /// let status = Command::new("echo").stdout(Stdio::null()).status()?;
+    /// assert!(status.success());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stdout<T: Into<Stdio>>(&mut self, stdout: T) -> &mut Command {
         self.has_stdout = true;
         self.std.stdout(stdout);
@@ -114,6 +186,14 @@ impl Command {
     }
 
     /// Sets the child's standard error, with the defaults of [`stdout`](Self::stdout).
+    ///
+    /// ```
+    /// use gopark::process::{Command, Stdio};
+    ///
+    /// let status = Command::new("cat").arg("/no/such/file").stderr(Stdio::null()).status()?;
+    /// assert!(!status.success());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stderr<T: Into<Stdio>>(&mut self, stderr: T) -> &mut Command {
         self.has_stderr = true;
         self.std.stderr(stderr);
@@ -136,24 +216,56 @@ impl Command {
     }
 
     /// Sets the child's user (setuid(2)).
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// // Works for root, or for the user of this process.
+    /// let _started = Command::new("true").uid(65534).status();
+    /// ```
     pub fn uid(&mut self, id: u32) -> &mut Command {
         self.std.uid(id);
         self
     }
 
     /// Sets the child's group (setgid(2)).
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// // Works for root, or for a group of this process.
+    /// let _started = Command::new("true").gid(65534).status();
+    /// ```
     pub fn gid(&mut self, id: u32) -> &mut Command {
         self.std.gid(id);
         self
     }
 
     /// Sets the child's process group (setpgid(2)); 0 makes a new one.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// // A Ctrl-C in the terminal does not reach it.
+    /// let mut child = Command::new("true").process_group(0).spawn()?;
+    /// child.wait()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn process_group(&mut self, group: i32) -> &mut Command {
         self.std.process_group(group);
         self
     }
 
     /// Sets the child's argument 0, in place of the program.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("sh");
+    /// let output = command.arg0("name").args(["-c", "echo $0"]).output()?;
+    /// assert_eq!(output.stdout, b"name\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn arg0<S: AsRef<OsStr>>(&mut self, arg: S) -> &mut Command {
         self.std.arg0(arg);
         self
@@ -166,6 +278,22 @@ impl Command {
     /// As for [`CommandExt::pre_exec`](std::os::unix::process::CommandExt::pre_exec): `f` runs in a
     /// copy of one thread of this process, and may call async-signal-safe functions only. It must
     /// use nothing of this crate.
+    ///
+    /// ```
+    /// use gopark::process::Command;
+    ///
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "umask"]);
+    /// // SAFETY: umask is async-signal-safe.
+    /// unsafe {
+    ///     command.pre_exec(|| {
+    ///         libc::umask(0o077);
+    ///         Ok(())
+    ///     })
+    /// };
+    /// assert_eq!(command.output()?.stdout, b"0077\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub unsafe fn pre_exec<F>(&mut self, f: F) -> &mut Command
     where
         F: FnMut() -> Result<()> + Send + Sync + 'static,
@@ -248,21 +376,39 @@ impl Command {
     }
 
     /// The program.
+    ///
+    /// ```
+    /// assert_eq!(gopark::process::Command::new("true").get_program(), "true");
+    /// ```
     pub fn get_program(&self) -> &OsStr {
         self.std.get_program()
     }
 
     /// The arguments.
+    ///
+    /// ```
+    /// let mut command = gopark::process::Command::new("echo");
+    /// assert_eq!(command.args(["a", "b"]).get_args().count(), 2);
+    /// ```
     pub fn get_args(&self) -> CommandArgs<'_> {
         self.std.get_args()
     }
 
     /// The environment variables that are set for the child, or removed.
+    ///
+    /// ```
+    /// let mut command = gopark::process::Command::new("env");
+    /// assert_eq!(command.env("A", "1").get_envs().count(), 1);
+    /// ```
     pub fn get_envs(&self) -> CommandEnvs<'_> {
         self.std.get_envs()
     }
 
     /// The working directory, if it is set.
+    ///
+    /// ```
+    /// assert_eq!(gopark::process::Command::new("true").get_current_dir(), None);
+    /// ```
     pub fn get_current_dir(&self) -> Option<&Path> {
         self.std.get_current_dir()
     }

@@ -98,7 +98,8 @@ fn nonblocking(fd: &OwnedFd, on: bool) -> Result<()> {
 macro_rules! pipe_end {
     (
         $(#[$doc:meta])*
-        $name:ident, $mode:expr, $set_deadline:ident, $set_timeout:ident, $operation:literal
+        $name:ident, $mode:expr, $set_deadline:ident, $set_timeout:ident, $operation:literal,
+        $field:ident, $try_it:literal
     ) => {
         $(#[$doc])*
         pub struct $name(Pipe);
@@ -114,6 +115,21 @@ macro_rules! pipe_end {
                 "Sets the time at which each ", $operation, " fails, one under way and all later \
                  ones. `None` removes it.\n\n# Errors\n\nIf the pipe is closed."
             )]
+            ///
+            /// ```
+            /// use gopark::process::{Command, Stdio};
+            /// use std::io::{ErrorKind, Read, Write};
+            /// use std::time::{Duration, Instant};
+            ///
+            /// let mut child = Command::new("sleep");
+            #[doc = concat!("child.arg(\"3600\").", stringify!($field), "(Stdio::piped());")]
+            /// let mut child = child.kill_on_drop(true).spawn()?;
+            #[doc = concat!("let mut pipe = child.", stringify!($field), ".take().unwrap();")]
+            #[doc = concat!("pipe.", stringify!($set_deadline), "(Some(Instant::now()))?;")]
+            #[doc = concat!("let error = ", $try_it, ".unwrap_err();")]
+            /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
             pub fn $set_deadline(&self, when: Option<Instant>) -> Result<()> {
                 self.0.set_deadline($mode, when)
             }
@@ -123,6 +139,22 @@ macro_rules! pipe_end {
                  deadline.\n\n# Errors\n\n`InvalidInput` if `limit` is zero. An error if the pipe \
                  is closed."
             )]
+            ///
+            /// ```
+            /// use gopark::process::{Command, Stdio};
+            /// use std::io::{ErrorKind, Read, Write};
+            /// use std::time::{Duration, Instant};
+            ///
+            /// let mut child = Command::new("sleep");
+            #[doc = concat!("child.arg(\"3600\").", stringify!($field), "(Stdio::piped());")]
+            /// let mut child = child.kill_on_drop(true).spawn()?;
+            #[doc = concat!("let mut pipe = child.", stringify!($field), ".take().unwrap();")]
+            /// let limit = Some(Duration::from_millis(2));
+            #[doc = concat!("pipe.", stringify!($set_timeout), "(limit)?;")]
+            #[doc = concat!("let error = ", $try_it, ".unwrap_err();")]
+            /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
             pub fn $set_timeout(&self, limit: Option<Duration>) -> Result<()> {
                 self.0.set_timeout($mode, limit)
             }
@@ -132,6 +164,21 @@ macro_rules! pipe_end {
                  [`PollError::Closing`](crate::PollError::Closing).\n\n# Errors\n\nIf it is closed \
                  already."
             )]
+            ///
+            /// ```
+            /// use gopark::process::{Command, Stdio};
+            /// use std::io::{ErrorKind, Read, Write};
+            /// use std::time::{Duration, Instant};
+            ///
+            /// let mut child = Command::new("sleep");
+            #[doc = concat!("child.arg(\"3600\").", stringify!($field), "(Stdio::piped());")]
+            /// let mut child = child.kill_on_drop(true).spawn()?;
+            #[doc = concat!("let mut pipe = child.", stringify!($field), ".take().unwrap();")]
+            /// pipe.close()?;
+            #[doc = concat!("let error = ", $try_it, ".unwrap_err();")]
+            /// assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+            /// # Ok::<(), std::io::Error>(())
+            /// ```
             pub fn close(&self) -> Result<()> {
                 self.0.0.close().map_err(io_error)
             }
@@ -217,7 +264,8 @@ pipe_end! {
     /// the pipe is full. Dropping it lets the child read the end of its input.
     ///
     /// It can be an arm `writable` of [`select!`](crate::select!).
-    ChildStdin, Mode::Write, set_write_deadline, set_write_timeout, "write"
+    ChildStdin, Mode::Write, set_write_deadline, set_write_timeout, "write",
+    stdin, "pipe.write_all(&[0; 1 << 20])"
 }
 
 pipe_end! {
@@ -225,13 +273,15 @@ pipe_end! {
     /// while the pipe is empty.
     ///
     /// It can be an arm `readable` of [`select!`](crate::select!).
-    ChildStdout, Mode::Read, set_read_deadline, set_read_timeout, "read"
+    ChildStdout, Mode::Read, set_read_deadline, set_read_timeout, "read",
+    stdout, "pipe.read(&mut [0])"
 }
 
 pipe_end! {
     /// The pipe from the standard error of a child: [`std::process::ChildStderr`]. As
     /// [`ChildStdout`].
-    ChildStderr, Mode::Read, set_read_deadline, set_read_timeout, "read"
+    ChildStderr, Mode::Read, set_read_deadline, set_read_timeout, "read",
+    stderr, "pipe.read(&mut [0])"
 }
 
 /// `write_all` writes everything, without bytes of other writers of this end in between.

@@ -77,11 +77,21 @@ signals! {
 
 impl Signal {
     /// The signal of this number. Whether there is such a signal is checked when it is used.
+    ///
+    /// ```
+    /// use gopark::signal::Signal;
+    ///
+    /// assert_eq!(Signal::from_raw(libc::SIGHUP), Signal::HUP);
+    /// ```
     pub const fn from_raw(number: i32) -> Signal {
         Signal(number)
     }
 
     /// Its number, such as `libc::SIGINT`.
+    ///
+    /// ```
+    /// assert_eq!(gopark::signal::Signal::HUP.raw(), libc::SIGHUP);
+    /// ```
     pub const fn raw(self) -> i32 {
         self.0
     }
