@@ -47,8 +47,11 @@
 //! [cancel](crate::sync::Cancel) of its goroutine. Nothing else ends it: dropping the goroutine's
 //! [`JoinHandle`](crate::JoinHandle) does not.
 //!
-//! The look-up of a host name ends by a cancel only. The C library cannot be told to stop, so its
-//! thread of the pool remains occupied until the name servers have answered or are given up.
+//! The look-up of a host name ends by a cancel, and by a limit of [`Dialer`]. The C library cannot
+//! be told to stop, so its thread of the pool remains occupied until the name servers have answered
+//! or are given up. At most 64 look-ups run at once, and no more than half as many as
+//! [`Builder::max_threads`](crate::Builder::max_threads). Others wait for their turn. Look-ups of
+//! the same host and port share one.
 //!
 //! # Errors
 //!

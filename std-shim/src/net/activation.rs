@@ -2,9 +2,9 @@
 //!
 //! Both follow systemd's protocol (sd_listen_fds(3)): the sockets have the numbers from 3 on, and
 //! variables of the environment say how many and name them. One variable cannot be as systemd has
-//! it: `LISTEN_PID`, the number of the process that they are for. It keeps others, which inherit the
-//! variables, from taking numbers that mean something else there. [`Command`] fixes the environment
-//! before the process exists. So [`pass_listeners`] passes the inodes of the sockets
+//! it: `LISTEN_PID`, the number of the process that they are for. It keeps others, which inherit
+//! the variables, from taking numbers that mean something else there. [`Command`] fixes the
+//! environment before the process exists. So [`pass_listeners`] passes the inodes of the sockets
 //! (`LISTEN_INODES`), by which the process recognizes them.
 #![allow(
     unsafe_code,

@@ -238,9 +238,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If a listener does not work: it is no TCP listener, or its deadline has passed. `OutOfMemory`
-    /// if no stack is available for the goroutines that accept. All listeners are then closed, and
-    /// the handlers end as at a cancel. A connection for which there is no stack is closed.
+    /// If a listener does not work: it is no TCP listener, or its deadline has passed.
+    /// `OutOfMemory` if no stack is available for the goroutines that accept. All listeners are
+    /// then closed, and the handlers end as at a cancel. A connection for which there is no stack
+    /// is closed.
     ///
     /// ```
     /// use gopark::net::Server;

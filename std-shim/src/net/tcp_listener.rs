@@ -57,8 +57,8 @@ impl TcpListener {
     /// [`local_addr`](Self::local_addr) returns.
     ///
     /// The port of a listener just closed can be bound again at once (`SO_REUSEADDR`). The address
-    /// `[::]` also accepts IPv4 connections. The kernel queues up to `net.core.somaxconn` connections
-    /// that have not been accepted. [`ListenConfig`] has other settings.
+    /// `[::]` also accepts IPv4 connections. The kernel queues up to `net.core.somaxconn`
+    /// connections that have not been accepted. [`ListenConfig`] has other settings.
     ///
     /// A host name is looked up as in [`TcpStream::connect`]. Starts the runtime with the defaults
     /// if it is not running.

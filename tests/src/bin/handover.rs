@@ -27,8 +27,8 @@ fn main() {
     }
 }
 
-/// Serves until the server has handled `each` connections. Then starts the next process, of which
-/// `left` follow, with the same listeners. The last one ends when a client sends `q`.
+/// Serves until the server has handled `each` connections. Then starts the next process with the
+/// same listeners. `left` processes follow this one. The last one ends when a client sends `q`.
 fn serve(left: usize, each: usize) {
     let passed = net::listeners_from_env().unwrap();
     assert!(passed.iter().all(|it| it.kind() == SocketKind::TcpListener));
