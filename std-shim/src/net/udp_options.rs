@@ -351,8 +351,6 @@ impl UdpSocket {
     ///
     /// ```
     /// # use gopark::net::UdpSocket;
-    /// use std::io::IoSliceMut;
-    ///
     /// let [near, far] = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
     /// near.send_segments(b"one, two", 5, Some(far.local_addr()?))?;
     /// let mut buffer = [0; 16];
@@ -374,7 +372,10 @@ impl UdpSocket {
         const BYTES_MAX: usize = 65_507;
         let len = usize::from(segment);
         if len == 0 {
-            return Err(Error::new(ErrorKind::InvalidInput, "segments of 0 bytes"));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "segments of 0 bytes: the length must be at least 1",
+            ));
         }
         let together = len * SEGMENTS_MAX.min(BYTES_MAX / len).max(1);
         let mut sent = 0;
