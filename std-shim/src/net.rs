@@ -150,15 +150,22 @@ fn first_success<T>(
     addrs: impl Iterator<Item = SocketAddr>,
     f: impl Fn(SocketAddr) -> Result<T>,
 ) -> Result<T> {
-    let mut last = Error::new(
-        ErrorKind::InvalidInput,
-        "could not resolve to any addresses",
-    );
+    let mut last = None;
     for addr in addrs {
         match f(addr) {
-            Err(error) if poll_error(&error) != Some(crate::PollError::Cancelled) => last = error,
+            Err(error) if poll_error(&error) != Some(crate::PollError::Cancelled) => {
+                last = Some(error);
+            }
             result => return result,
         }
     }
-    Err(last)
+    Err(last.unwrap_or_else(unresolved))
+}
+
+#[cold]
+fn unresolved() -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        "could not resolve to any addresses",
+    )
 }

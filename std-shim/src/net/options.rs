@@ -1,5 +1,5 @@
-//! Options that TCP and UDP sockets have in common, as a macro: a type with a field `socket` gets the
-//! methods.
+//! Options that TCP and UDP sockets have in common, as a macro: a type with a field `socket` gets
+//! the methods.
 
 use socket2::{Domain, SockRef};
 use std::io::Result;
@@ -11,8 +11,8 @@ macro_rules! options {
         /// that the kernel refuses the value, or [`PollError::Closing`](crate::PollError::Closing)
         /// that the socket is closed.
         impl $type {
-            /// Returns the bytes that the kernel's buffer for received data has room for, with its own data
-            /// structures (`SO_RCVBUF`).
+            /// Returns the bytes that the kernel's buffer for received data has room for, with its
+            /// own data structures (`SO_RCVBUF`).
             ///
             /// ```
             /// # use gopark::net::*;
@@ -41,8 +41,8 @@ macro_rules! options {
                 self.socket.with(|socket| socket.set_recv_buffer_size(bytes))
             }
 
-            /// Returns the bytes that the kernel's buffer for data to send has room for, with its own data
-            /// structures (`SO_SNDBUF`).
+            /// Returns the bytes that the kernel's buffer for data to send has room for, with its
+            /// own data structures (`SO_SNDBUF`).
             ///
             /// ```
             /// # use gopark::net::*;
@@ -71,8 +71,8 @@ macro_rules! options {
                 self.socket.with(|socket| socket.set_send_buffer_size(bytes))
             }
 
-            /// Returns the type of service of packets, or the traffic class of an IPv6 socket (`IP_TOS`,
-            /// `IPV6_TCLASS`).
+            /// Returns the type of service of packets, or the traffic class of an IPv6 socket
+            /// (`IP_TOS`, `IPV6_TCLASS`).
             ///
             /// ```
             /// # use gopark::net::*;
@@ -87,8 +87,9 @@ macro_rules! options {
                 })
             }
 
-            /// Sets the type of service of packets, 0 to 255 (`IP_TOS`), and of an IPv6 socket the traffic
-            /// class (`IPV6_TCLASS`). The upper six bits are the class of differentiated services.
+            /// Sets the type of service of packets, 0 to 255 (`IP_TOS`), and of an IPv6 socket the
+            /// traffic class (`IPV6_TCLASS`). The upper six bits are the class of differentiated
+            /// services.
             ///
             /// ```
             /// # use gopark::net::*;
@@ -108,7 +109,8 @@ macro_rules! options {
                 })
             }
 
-            /// Returns the mark of packets for the rules of routing and of the firewall (`SO_MARK`).
+            /// Returns the mark of packets for the rules of routing and of the firewall
+            /// (`SO_MARK`).
             ///
             /// ```
             /// # use gopark::net::*;
@@ -156,8 +158,9 @@ macro_rules! options {
             ///
             /// # Errors
             ///
-            /// Errors of the system: `ENODEV` if there is no such interface, `PermissionDenied` if the socket
-            /// is bound to another one and the process lacks the capability `CAP_NET_RAW`.
+            /// Errors of the system: `ENODEV` if there is no such interface, `PermissionDenied` if
+            /// the socket is bound to another one and the process lacks the capability
+            /// `CAP_NET_RAW`.
             ///
             /// ```
             /// # use gopark::net::*;
@@ -172,8 +175,8 @@ macro_rules! options {
                 self.socket.with(|socket| socket.bind_device(interface))
             }
 
-            /// Returns whether the socket may share its address with others (`SO_REUSEADDR`). It must be set
-            /// before the bind.
+            /// Returns whether the socket may share its address with others (`SO_REUSEADDR`). It
+            /// must be set before the bind.
             ///
             /// ```
             /// # use gopark::net::*;
@@ -186,8 +189,8 @@ macro_rules! options {
                 self.socket.with(|socket| socket.reuse_address())
             }
 
-            /// Returns whether several sockets may be bound to the same port, among which the kernel
-            /// distributes what arrives (`SO_REUSEPORT`). It must be set before the bind.
+            /// Returns whether several sockets may be bound to the same port, among which the
+            /// kernel distributes what arrives (`SO_REUSEPORT`). It must be set before the bind.
             ///
             /// ```
             /// # use gopark::net::*;
@@ -200,7 +203,8 @@ macro_rules! options {
                 self.socket.with(|socket| socket.reuse_port())
             }
 
-            /// Returns whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`). It must be set before the bind.
+            /// Returns whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`). It must be set before
+            /// the bind.
             ///
             /// # Errors
             ///

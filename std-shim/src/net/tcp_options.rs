@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Options of a TCP connection.
 impl TcpStream {
-    /// Returns after how much idle time the kernel probes whether the peer is still there, or `None`
-    /// if it does not (`SO_KEEPALIVE`, `TCP_KEEPIDLE`). 15 s by default, as in Go.
+    /// Returns after how much idle time the kernel probes whether the peer is still there, or
+    /// `None` if it does not (`SO_KEEPALIVE`, `TCP_KEEPIDLE`). 15 s by default, as in Go.
     ///
     /// ```
     /// # use gopark::net::{TcpListener, TcpStream};
@@ -28,10 +28,10 @@ impl TcpStream {
         })
     }
 
-    /// Sets after how much idle time the kernel probes whether the peer is still there, and how often
-    /// it then does until the peer replies (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`). `None`
-    /// turns the probes off. Nine probes without a reply end the connection, if the number is not
-    /// changed otherwise.
+    /// Sets after how much idle time the kernel probes whether the peer is still there, and how
+    /// often it then does until the peer replies (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`).
+    /// `None` turns the probes off. Nine probes without a reply end the connection, if the number
+    /// is not changed otherwise.
     ///
     /// The kernel counts whole seconds: a fraction is rounded up.
     ///
@@ -67,8 +67,8 @@ impl TcpStream {
         self.socket.with(|socket| socket.set_tcp_keepalive(&params))
     }
 
-    /// Returns how long sent data may remain unacknowledged before the kernel ends the connection, or
-    /// `None` for the kernel's default (`TCP_USER_TIMEOUT`).
+    /// Returns how long sent data may remain unacknowledged before the kernel ends the connection,
+    /// or `None` for the kernel's default (`TCP_USER_TIMEOUT`).
     ///
     /// ```
     /// # use gopark::net::{TcpListener, TcpStream};
@@ -82,8 +82,8 @@ impl TcpStream {
     }
 
     /// Sets how long sent data may remain unacknowledged before the kernel ends the connection with
-    /// `TimedOut`, in whole milliseconds (`TCP_USER_TIMEOUT`). `None` is the kernel's default, about
-    /// 15 minutes.
+    /// `TimedOut`, in whole milliseconds (`TCP_USER_TIMEOUT`). `None` is the kernel's default,
+    /// about 15 minutes.
     ///
     /// ```
     /// # use gopark::net::{TcpListener, TcpStream};
@@ -114,8 +114,8 @@ impl TcpStream {
         self.socket.with(|socket| socket.tcp_quickack())
     }
 
-    /// Sets whether received data is acknowledged at once (`TCP_QUICKACK`). The kernel changes it again
-    /// as it sees fit, so programs set it after each read.
+    /// Sets whether received data is acknowledged at once (`TCP_QUICKACK`). The kernel changes it
+    /// again as it sees fit, so programs set it after each read.
     ///
     /// ```
     /// # use gopark::net::{TcpListener, TcpStream};
@@ -193,8 +193,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// Errors of the system: `NotFound` if the kernel does not know it, `PermissionDenied` if it is not
-    /// in `net.ipv4.tcp_allowed_congestion_control`.
+    /// Errors of the system: `NotFound` if the kernel does not know it, `PermissionDenied` if it is
+    /// not in `net.ipv4.tcp_allowed_congestion_control`.
     ///
     /// ```
     /// # use gopark::net::{TcpListener, TcpStream};

@@ -162,8 +162,8 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// Errors of the system: `InvalidInput` if `multiaddr` is no group, `ENODEV` if no interface has
-    /// the address, `AddrInUse` if the socket is already a member.
+    /// Errors of the system: `InvalidInput` if `multiaddr` is no group, `ENODEV` if no interface
+    /// has the address, `AddrInUse` if the socket is already a member.
     ///
     /// ```
     /// # use gopark::net::UdpSocket;
@@ -243,8 +243,8 @@ impl UdpSocket {
 /// off by default.
 impl UdpSocket {
     /// Sets whether `recv_msg` reports the address that a datagram was sent to, and its interface:
-    /// [`ControlMessage::PacketInfo`]. A server that is bound to the unspecified address answers from
-    /// that address if it sends the same message back.
+    /// [`ControlMessage::PacketInfo`]. A server that is bound to the unspecified address answers
+    /// from that address if it sends the same message back.
     ///
     /// On an IPv6 socket that also receives from IPv4, an IPv4 address is reported as an IPv6 one
     /// that maps it.
@@ -302,8 +302,9 @@ impl UdpSocket {
         self.set_int(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, on.into())
     }
 
-    /// Sets whether `recv_msg` reports how many datagrams the kernel has dropped because the socket's
-    /// buffer was full: [`ControlMessage::Dropped`]. The first report comes after the first loss.
+    /// Sets whether `recv_msg` reports how many datagrams the kernel has dropped because the
+    /// socket's buffer was full: [`ControlMessage::Dropped`]. The first report comes after the
+    /// first loss.
     ///
     /// ```
     /// # use gopark::net::UdpSocket;
@@ -316,9 +317,9 @@ impl UdpSocket {
         self.set_int(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, on.into())
     }
 
-    /// Sets whether the kernel may join datagrams of the same sender and length into one message, whose
-    /// segments have the length of [`ControlMessage::SegmentSize`] (generic receive offload). The last
-    /// segment may be shorter. Use a buffer of 65 535 bytes: what does not fit is lost.
+    /// Sets whether the kernel may join datagrams of the same sender and length into one message,
+    /// whose segments have the length of [`ControlMessage::SegmentSize`] (generic receive offload).
+    /// The last segment may be shorter. Use a buffer of 65 535 bytes: what does not fit is lost.
     ///
     /// # Errors
     ///
@@ -335,8 +336,9 @@ impl UdpSocket {
         self.set_int(libc::SOL_UDP, libc::UDP_GRO, on.into())
     }
 
-    /// Sends `buf` as datagrams of `segment` bytes to `addr`, the last of which may be shorter. `None`
-    /// as the address is the one of [`connect`](Self::connect). Returns how many bytes were sent.
+    /// Sends `buf` as datagrams of `segment` bytes to `addr`, the last of which may be shorter.
+    /// `None` as the address is the one of [`connect`](Self::connect). Returns how many bytes were
+    /// sent.
     ///
     /// The kernel takes up to 64 datagrams in one call (generic segmentation offload,
     /// [`ControlMessage::SegmentSize`]). Where it cannot, each datagram takes a call of its own:
@@ -344,13 +346,11 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send) for the first datagram. If another one fails, the result is the
-    /// count of bytes before it. `InvalidInput` if `segment` is zero.
+    /// Those of [`send`](Self::send) for the first datagram. If another one fails, the result is
+    /// the count of bytes before it. `InvalidInput` if `segment` is zero.
     ///
     /// ```
     /// # use gopark::net::UdpSocket;
-    /// use std::io::IoSliceMut;
-    ///
     /// let [near, far] = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
     /// near.send_segments(b"one, two", 5, Some(far.local_addr()?))?;
     /// let mut buffer = [0; 16];
@@ -372,7 +372,10 @@ impl UdpSocket {
         const BYTES_MAX: usize = 65_507;
         let len = usize::from(segment);
         if len == 0 {
-            return Err(Error::new(ErrorKind::InvalidInput, "segments of 0 bytes"));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "segments of 0 bytes: the length must be at least 1",
+            ));
         }
         let together = len * SEGMENTS_MAX.min(BYTES_MAX / len).max(1);
         let mut sent = 0;

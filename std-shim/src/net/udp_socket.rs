@@ -467,8 +467,8 @@ impl UdpSocket {
         self.socket.close()
     }
 
-    /// Takes the socket out of the runtime and returns it as a blocking socket of `std`, without its
-    /// deadlines and timeouts.
+    /// Takes the socket out of the runtime and returns it as a blocking socket of `std`, without
+    /// its deadlines and timeouts.
     ///
     /// # Errors
     ///
