@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Programs of Debian against small servers over gopark: socat, nc, dig, curl, systemd-socket-activate,
-# and a command on a terminal. Programs that are missing are installed, or their part is skipped.
+# Programs of Debian against small servers over gopark: socat, nc, dig, curl,
+# systemd-socket-activate, and a command on a terminal. Programs that are missing are installed, or
+# their part is skipped.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -31,7 +32,8 @@ skip() {
 }
 
 cargo build --quiet --package gopark-tests --bin peers --bin dns || exit
-target=$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
+target=$(cargo metadata --no-deps --format-version 1 |
+    sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 peers=$target/debug/peers
 folder=$(mktemp -d)
 servers=()
@@ -89,7 +91,8 @@ else
 fi
 
 if need dig bind9-dnsutils; then
-    serve "$target/debug/dns" 127.0.0.1:5354 one.test=192.0.2.1 one.test=192.0.2.2 six.test=2001:db8::6
+    names=(one.test=192.0.2.1 one.test=192.0.2.2 six.test=2001:db8::6)
+    serve "$target/debug/dns" 127.0.0.1:5354 "${names[@]}"
     ask() { dig +short +tries=1 @127.0.0.1 -p 5354 "$@" | sort | paste -sd ' '; }
     check "dig, two addresses" "192.0.2.1 192.0.2.2" "$(ask one.test A)"
     check "dig, IPv6, in other case" "2001:db8::6" "$(ask SIX.test AAAA)"

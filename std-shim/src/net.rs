@@ -2,8 +2,8 @@
 //! thread.
 //!
 //! Names and meanings are those of [`std::net`] and [`std::os::unix::net`], so replacing
-//! `use std::net` by `use gopark::net` is most of a port. The sockets also work on ordinary threads, where an operation blocks its
-//! thread.
+//! `use std::net` by `use gopark::net` is most of a port. The sockets also work on ordinary
+//! threads, where an operation blocks its thread.
 //!
 //! # Porting from `std::net`
 //!

@@ -21,8 +21,8 @@ const SENDFILE: usize = 256 << 10;
 /// The most bytes that one `copy_file_range` moves. A cancel waits for it.
 const FILE_RANGE: usize = 16 << 20;
 
-/// What [`copy()`] reads from: a [`TcpStream`], a [`UnixStream`], a [`File`], a [`Pipe`], the output
-/// of a child, or a reference to one.
+/// What [`copy()`] reads from: a [`TcpStream`], a [`UnixStream`], a [`File`], a [`Pipe`], the
+/// output of a child, or a reference to one.
 ///
 /// The trait is sealed.
 pub trait CopyFrom: sealed::SealedFrom {}

@@ -336,8 +336,7 @@ impl UdpSocket {
         self.set_int(libc::SOL_UDP, libc::UDP_GRO, on.into())
     }
 
-    /// Sends `buf` as datagrams of `segment` bytes to `addr`, the last of which may be shorter.
-    /// `None` as the address is the one of [`connect`](Self::connect). Returns how many bytes were
+    /// Sends `buf` as datagrams of `segment` bytes to `addr`. The last may be shorter. `None` as the address is the one of [`connect`](Self::connect). Returns how many bytes were
     /// sent.
     ///
     /// The kernel takes up to 64 datagrams in one call (generic segmentation offload,

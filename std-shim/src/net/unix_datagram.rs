@@ -17,8 +17,8 @@ use std::path::Path;
 /// A Unix socket for datagrams: [`std::os::unix::net::UnixDatagram`], Go's `net.UnixConn` of the
 /// network `unixgram`.
 ///
-/// Datagrams arrive whole and in order, and none is lost: a send waits while the receiver's queue is
-/// full (`net.unix.max_dgram_qlen`). Dropping the last handle closes the socket. The file of a
+/// Datagrams arrive whole and in order, and none is lost: a send waits while the receiver's queue
+/// is full (`net.unix.max_dgram_qlen`). Dropping the last handle closes the socket. The file of a
 /// socket that was bound to a path stays, as with `std`.
 ///
 /// ```
@@ -284,8 +284,8 @@ impl UnixDatagram {
         self.socket.operate(Mode::Write, |fd| sys::send(fd, buf))
     }
 
-    /// Sends a datagram with control messages, such as descriptors, to `addr`, or with `None` to the
-    /// socket that this one is connected to. While that socket's queue is full, waits. Go's
+    /// Sends a datagram with control messages, such as descriptors, to `addr`, or with `None` to
+    /// the socket that this one is connected to. While that socket's queue is full, waits. Go's
     /// `WriteMsgUnix`.
     ///
     /// ```

@@ -140,7 +140,7 @@ impl UnixListener {
     ///
     /// ```
     /// # use gopark::net::{UnixListener, UnixStream};
-    /// # let path = std::env::temp_dir().join(format!("gopark-doc-incoming-{}", std::process::id()));
+    /// # let path = std::env::temp_dir().join(format!("gopark-doc-in-{}", std::process::id()));
     /// let listener = UnixListener::bind(&path)?;
     /// let client = UnixStream::connect(&path)?;
     /// for stream in listener.incoming() {
