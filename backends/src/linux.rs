@@ -12,6 +12,7 @@
 pub mod io;
 pub mod membarrier;
 mod memory;
+pub mod message;
 mod procs;
 pub mod socket;
 mod text;

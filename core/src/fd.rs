@@ -246,6 +246,30 @@ impl Fd {
         })
     }
 
+    /// Tries one operation once, without a wait. [`Outcome::WouldBlock`] also if another operation
+    /// in this direction is under way. The deadline does not count.
+    pub fn try_operate<T>(
+        &self,
+        mode: Mode,
+        mut op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<Outcome<T>, FdError> {
+        if !self.mutex.try_lock(mode, self.sched)? {
+            return Ok(Outcome::WouldBlock);
+        }
+        let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
+        // The operation may use up readiness that a transfer would wait for.
+        self.side(mode).drained.store(false, Ordering::Relaxed);
+        loop {
+            match op(self.borrow()) {
+                Outcome::Interrupted => {}
+                tried => {
+                    self.count(mode, Sched::spend);
+                    return Ok(tried);
+                }
+            }
+        }
+    }
+
     /// Transfers up to `len` bytes on a stream and returns how many. A read of 0 bytes is the end
     /// of the stream.
     ///

@@ -12,10 +12,12 @@
 //! | `lock(side)` | not closed, side free | side locked, refs + 1 |
 //! | | not closed, side locked | waiters + 1; sleeps; starts over when woken |
 //! | | cancelled while it sleeps | waiters - 1; if that is taken, takes its permit and wakes one |
+//! | `try_lock(side)` | not closed, side free | side locked, refs + 1 |
+//! | | not closed, side locked | nothing; returns that it is locked |
 //! | `unlock(side)` | | side free, refs - 1; if waiters > 0: waiters - 1, wakes one |
 //! | `decref` | | refs - 1 |
 //! | `close` | not closed | closed, refs + 1, waiters = 0; wakes all, and they find it closed |
-//! | `incref`, `lock`, `close` | closed | refused |
+//! | `incref`, `lock`, `try_lock`, `close` | closed | refused |
 //!
 //! The rule: the caller that brings refs of a closed mutex to 0 must destroy the descriptor. There
 //! is exactly one. The two sides are independent, so a connection is read and written at the same
@@ -157,6 +159,25 @@ impl FdMutex {
             }
         }
         self.lock_slow(mode, sched)
+    }
+
+    /// Locks one side as [`lock`](Self::lock) does if that needs no wait. Returns whether it did.
+    pub(crate) fn try_lock(&self, mode: Mode, sched: &'static Sched) -> Result<bool, PollError> {
+        let side = side(mode);
+        if sched.has_cancelled() {
+            sched.check_cancelled()?;
+        }
+        let next = |old: u64| {
+            (old & (CLOSED | side.lock) == 0).then(|| plus_one(old | side.lock, REF, REFS))
+        };
+        match self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, next)
+        {
+            Ok(_) => Ok(true),
+            Err(old) if old & CLOSED != 0 => Err(PollError::Closing),
+            Err(_) => Ok(false),
+        }
     }
 
     #[cold]

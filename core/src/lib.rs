@@ -2,7 +2,8 @@
 //! system call.
 //!
 //! Users add the crate `gopark`; this one is for ports and for programs without `std`. It is
-//! `no_std` with `alloc`, and reaches the operating system only through the traits of [`os`]. Error
+//! `no_std` with `alloc`, and reaches the operating system only through the traits of [`os`]. The
+//! feature `std` adds conversions of its errors to `std::io::Error`, and nothing else. Error
 //! numbers, and the remedies that its messages name, are Linux's and `gopark`'s. The modules in
 //! reading order; a module imports from the rows above it and, in its own
 //! row, from the modules to its left:
@@ -16,7 +17,7 @@
 //! | 4 | `permits` `fdmutex` `withdraw` [`select`] `locked_queue` `latch` `netpoll` |
 //! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] [`futex`] |
 //! | 6 | `chan` `alarm` `mutex` `condvar` `rwlock` `once` `semaphore` `wait_group` `notify` |
-//! | 7 | [`fd`] |
+//! | 7 | [`fd`] `io_error` |
 //! | 8 | [`watch`] |
 //!
 //! Row 0 is the contract of a port, the atomics, the one lock and counters. Each module of row 1 is
@@ -51,7 +52,7 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "std"))]
 extern crate std;
 
 #[cfg(any(test, fuzzing))]
@@ -124,5 +125,7 @@ pub mod semaphore;
 pub mod wait_group;
 
 pub mod fd;
+#[cfg(feature = "std")]
+mod io_error;
 
 pub mod watch;

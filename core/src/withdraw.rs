@@ -65,6 +65,12 @@ impl fmt::Display for Cancelled {
 
 impl core::error::Error for Cancelled {}
 
+impl From<Cancelled> for PollError {
+    fn from(_: Cancelled) -> Self {
+        PollError::Cancelled
+    }
+}
+
 const FREE: usize = 0;
 const CANCELLED: usize = 1;
 const BUSY: usize = 2;

@@ -8,18 +8,10 @@ use std::io::{Error, ErrorKind};
 /// Converts `error`. An error of the system keeps its number. A [`PollError`], whose text is Go's,
 /// becomes the inner error.
 pub(crate) fn io_error(error: FdError) -> Error {
-    let error = match error {
-        FdError::Os(errno) => return Error::from_raw_os_error(errno.raw()),
-        FdError::Poll(error) => error,
-    };
-    let kind = match error {
-        PollError::Timeout => ErrorKind::TimedOut,
-        PollError::Closing => ErrorKind::ConnectionAborted,
-        PollError::NotPollable => ErrorKind::Unsupported,
-        PollError::Unwinding => ErrorKind::WouldBlock,
-        _ => ErrorKind::Other,
-    };
-    Error::new(kind, error)
+    match error {
+        FdError::Os(errno) => Error::from_raw_os_error(errno.raw()),
+        FdError::Poll(error) => error.into(),
+    }
 }
 
 /// Returns an error with this text, and with the kind of `cause`, which is its source.
@@ -66,6 +58,26 @@ pub fn poll_error(error: &Error) -> Option<PollError> {
     match inner.downcast_ref::<WithCause>() {
         Some(named) => poll_error(&named.cause),
         None => inner.downcast_ref().copied(),
+    }
+}
+
+/// Returns whether `error` says that a time limit has passed: [`PollError::Timeout`], the kernel's
+/// `ETIMEDOUT`, or `EAGAIN`, which `std`'s sockets return. Go's `Timeout()` of an error.
+///
+/// ```
+/// use gopark::net::TcpListener;
+/// use std::time::Instant;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// listener.set_deadline(Some(Instant::now()))?;
+/// assert!(gopark::is_timeout(&listener.accept().unwrap_err()));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "Timeout")]
+pub fn is_timeout(error: &Error) -> bool {
+    match poll_error(error) {
+        Some(error) => error == PollError::Timeout,
+        None => matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock),
     }
 }
 

@@ -274,7 +274,7 @@ mod trace;
 
 pub use builder::{Builder, max_procs, poller, scheduler};
 pub use cancel::{Cancelled, Expired, check_cancel, shield, with_deadline, with_timeout};
-pub use error::poll_error;
+pub use error::{is_timeout, poll_error};
 pub use gopark_backends::Poller;
 pub use gopark_core::metrics::{Bucket, Histogram, Metrics};
 pub use gopark_core::polldesc::PollError;

@@ -31,8 +31,8 @@
 //! - Every connection has `TCP_NODELAY` on and sends keep-alive probes after 15 idle seconds, as in
 //!   Go. This includes connections that come from `std` (`TcpStream::from`) and those accepted by a
 //!   listener that does (`TcpListener::from`).
-//! - `set_nonblocking` is absent. The descriptor is always non-blocking; an operation that must not
-//!   wait gets a deadline that has passed.
+//! - The descriptor is always non-blocking. `set_nonblocking` decides whether an operation fails
+//!   with `WouldBlock` instead of a wait; `try_read`, `try_write` and `try_peek` never wait.
 //! - Operations in the same direction on one socket run one after another, so that the bytes of one
 //!   `write_all` stay together.
 //!
@@ -71,6 +71,7 @@
 mod activation;
 mod dial;
 mod dialer;
+mod handle;
 mod listen_config;
 mod names;
 mod readiness;

@@ -312,7 +312,7 @@ fn outcome(result: isize) -> Outcome<usize> {
 }
 
 /// Maps an error number to an outcome.
-fn failure<T>(errno: Errno) -> Outcome<T> {
+pub(super) fn failure<T>(errno: Errno) -> Outcome<T> {
     match errno.raw() {
         libc::EAGAIN => Outcome::WouldBlock,
         libc::EINTR => Outcome::Interrupted,

@@ -31,6 +31,17 @@ impl Address {
         (ptr::from_ref(&self.storage).cast(), self.len)
     }
 
+    /// For a message header, with room for any address.
+    pub(super) fn room(&mut self) -> (*mut libc::c_void, libc::socklen_t) {
+        (ptr::from_mut(&mut self.storage).cast(), self.len)
+    }
+
+    /// Records how many bytes the kernel has filled in. The kernel returns the length of the whole
+    /// address, even if it has cut the address.
+    pub(super) fn set_len(&mut self, len: libc::socklen_t) {
+        self.len = len;
+    }
+
     /// For the kernel to fill in. It writes at most as many bytes as the length says on entry.
     pub(super) fn as_mut_ptr(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
         (ptr::from_mut(&mut self.storage).cast(), &mut self.len)
@@ -83,6 +94,84 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The most bytes of a path or abstract name. A path of 108 bytes has no room for the zero that
+    /// ends it, which Linux permits (unix(7)), but other programs may not read.
+    const UNIX_MAX: usize = 107;
+
+    /// The address of a Unix socket in the file system. `None` if `path` is empty, has more than
+    /// 107 bytes, or contains a zero byte.
+    #[doc(alias = "AF_UNIX")]
+    pub fn unix_path(path: &[u8]) -> Option<Self> {
+        let fits = !path.is_empty() && path.len() <= Self::UNIX_MAX && !path.contains(&0);
+        // The byte after the path is zero, and counts.
+        fits.then(|| Self::unix(path, path.len() + 1))
+    }
+
+    /// The address of a Unix socket with an abstract name, which is no file (unix(7)). `None` if
+    /// `name` has more than 107 bytes.
+    pub fn unix_abstract(name: &[u8]) -> Option<Self> {
+        let mut path = [0; 1 + Self::UNIX_MAX];
+        path.get_mut(1..=name.len())?.copy_from_slice(name);
+        Some(Self::unix(&path[..=name.len()], 1 + name.len()))
+    }
+
+    /// The address to bind a Unix socket to that lets the kernel choose an abstract name.
+    #[doc(alias = "autobind")]
+    pub fn unix_unnamed() -> Self {
+        Self::unix(&[], 0)
+    }
+
+    fn unix(path: &[u8], len: usize) -> Self {
+        // SAFETY: all zeroes is an unnamed address.
+        let mut name: libc::sockaddr_un = unsafe { mem::zeroed() };
+        name.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, &from) in name.sun_path.iter_mut().zip(path) {
+            *to = from as libc::c_char;
+        }
+        let mut address = Self::from_name(name);
+        address.len = (mem::offset_of!(libc::sockaddr_un, sun_path) + len) as libc::socklen_t;
+        address
+    }
+
+    /// The name of a Unix socket. `None` for an address of another family.
+    pub fn unix_name(&self) -> Option<UnixName<'_>> {
+        let family = libc::c_int::from(self.storage.ss_family);
+        let path = mem::offset_of!(libc::sockaddr_un, sun_path);
+        // A socket without a name can have an address of length zero.
+        if self.len != 0 && family != libc::AF_UNIX {
+            return None;
+        }
+        let len = (self.len as usize).min(size_of::<libc::sockaddr_un>());
+        // SAFETY: the storage is larger than a `sockaddr_un`, and its bytes are initialized.
+        let bytes = unsafe {
+            core::slice::from_raw_parts(
+                ptr::from_ref(&self.storage).cast::<u8>().add(path),
+                len.saturating_sub(path),
+            )
+        };
+        Some(match bytes {
+            [] => UnixName::Unnamed,
+            [0, name @ ..] => UnixName::Abstract(name),
+            path => {
+                let end = path.iter().position(|&byte| byte == 0);
+                UnixName::Path(&path[..end.unwrap_or(path.len())])
+            }
+        })
+    }
+}
+
+/// The name of a Unix socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnixName<'a> {
+    /// The socket is not bound.
+    Unnamed,
+    /// A name that is no file, without the zero byte before it.
+    Abstract(&'a [u8]),
+    /// A path, without the zero byte after it.
+    Path(&'a [u8]),
+}
+
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         match address {
@@ -109,28 +198,70 @@ impl From<SocketAddr> for Address {
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Address").field(&self.ip()).finish()
+        let mut debug = f.debug_tuple("Address");
+        match self.ip() {
+            Some(ip) => debug.field(&ip),
+            None => debug.field(&self.unix_name()),
+        }
+        .finish()
     }
 }
 
 /// Makes a non-blocking, close-on-exec TCP socket of the address family of `ip`.
 #[doc(alias = "SOCK_STREAM")]
 pub fn tcp(ip: IpAddr) -> Result<i32, Errno> {
-    let family = if ip.is_ipv4() {
+    make(family(ip), libc::SOCK_STREAM, libc::IPPROTO_TCP)
+}
+
+/// Makes a non-blocking, close-on-exec UDP socket of the address family of `ip`.
+#[doc(alias = "SOCK_DGRAM")]
+pub fn udp(ip: IpAddr) -> Result<i32, Errno> {
+    make(family(ip), libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+}
+
+/// Makes a non-blocking, close-on-exec Unix socket: `SOCK_STREAM`, `SOCK_DGRAM` or
+/// `SOCK_SEQPACKET`.
+#[doc(alias = "SOCK_SEQPACKET")]
+pub fn unix(kind: i32) -> Result<i32, Errno> {
+    make(libc::AF_UNIX, kind, 0)
+}
+
+fn family(ip: IpAddr) -> libc::c_int {
+    if ip.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
-    };
+    }
+}
+
+/// `socket(2)`.
+fn make(family: libc::c_int, kind: i32, protocol: libc::c_int) -> Result<i32, Errno> {
     // SAFETY: no memory is passed.
     let made = unsafe {
         libc::syscall(
             libc::SYS_socket,
             family,
-            libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            libc::IPPROTO_TCP,
+            kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            protocol,
         )
     };
     check(made as isize).map(|fd| fd as i32)
+}
+
+/// Makes two connected Unix sockets of one kind, as [`unix`] makes one: `socketpair(2)`.
+#[doc(alias = "socketpair")]
+pub fn unix_pair(kind: i32) -> Result<[i32; 2], Errno> {
+    let mut pair = [-1; 2];
+    // SAFETY: there is room for two descriptors.
+    check(unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            0,
+            pair.as_mut_ptr(),
+        )
+    } as isize)
+    .map(|_| pair)
 }
 
 /// `bind(2)`.
@@ -231,9 +362,45 @@ mod tests {
         let mut address = Address::from("127.0.0.1:80".parse::<SocketAddr>().unwrap());
         address.len -= 1;
         assert_eq!(address.ip(), None);
-        address = Address::empty();
-        address.storage.ss_family = libc::AF_UNIX as libc::sa_family_t;
+        address = Address::unix_unnamed();
         assert_eq!(address.ip(), None);
+    }
+
+    #[test]
+    fn unix_names_survive_the_conversion() {
+        let longest = [b'n'; Address::UNIX_MAX];
+        for path in [b"/tmp/x".as_slice(), b"x", &longest] {
+            let address = Address::unix_path(path).unwrap();
+            assert_eq!(address.unix_name(), Some(UnixName::Path(path)));
+            let address = Address::unix_abstract(path).unwrap();
+            assert_eq!(address.unix_name(), Some(UnixName::Abstract(path)));
+        }
+        let with_zero = Address::unix_abstract(b"a\0b\0").unwrap();
+        assert_eq!(with_zero.unix_name(), Some(UnixName::Abstract(b"a\0b\0")));
+        assert_eq!(Address::unix_unnamed().unix_name(), Some(UnixName::Unnamed));
+    }
+
+    #[test]
+    fn what_is_no_unix_name_is_refused() {
+        for path in [b"".as_slice(), b"a\0b", &[b'n'; Address::UNIX_MAX + 1]] {
+            assert!(Address::unix_path(path).is_none(), "{path:?}");
+        }
+        assert!(Address::unix_abstract(&[b'n'; Address::UNIX_MAX + 1]).is_none());
+        let ip = Address::from("127.0.0.1:80".parse::<SocketAddr>().unwrap());
+        assert_eq!(ip.unix_name(), None);
+    }
+
+    #[test]
+    fn a_unix_socket_that_was_not_bound_has_no_name() {
+        let [ours, theirs] = unix_pair(libc::SOCK_SEQPACKET).unwrap();
+        let unnamed = Some(UnixName::Unnamed);
+        assert_eq!(local_address(lend(ours)).unwrap().unix_name(), unnamed);
+        assert_eq!(peer_address(lend(ours)).unwrap().unix_name(), unnamed);
+        bind(lend(ours), &Address::unix_unnamed()).unwrap();
+        let chosen = local_address(lend(ours)).unwrap();
+        assert!(matches!(chosen.unix_name(), Some(UnixName::Abstract(name)) if name.len() == 5));
+        io::close(ours);
+        io::close(theirs);
     }
 
     #[test]

@@ -25,12 +25,19 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::slice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A non-blocking socket. Clones share the descriptor, its registration with the poller, and its
-/// deadlines.
+/// A non-blocking socket. Clones share the descriptor, its registration with the poller, its
+/// deadlines, and whether its operations wait.
 #[derive(Clone)]
-pub(super) struct Socket(Arc<Fd>);
+pub(super) struct Socket(Arc<Shared>);
+
+struct Shared {
+    fd: Fd,
+    /// Set by `set_nonblocking`: operations fail with `EAGAIN` instead of a wait.
+    never_waits: AtomicBool,
+}
 
 // As for std's sockets. A panic inside an operation leaves the socket consistent: the operation
 // releases the descriptor's lock while it unwinds, and deadlines and registration each change in
@@ -41,15 +48,75 @@ impl RefUnwindSafe for Socket {}
 impl Socket {
     /// Takes ownership of `fd`, which must be non-blocking.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        // SAFETY: `into_raw_fd` transfers the ownership of the descriptor.
-        Socket(Arc::new(unsafe { Fd::new(sched(), fd.into_raw_fd()) }))
+        Socket(Arc::new(Shared {
+            // SAFETY: `into_raw_fd` transfers the ownership of the descriptor.
+            fd: unsafe { Fd::new(sched(), fd.into_raw_fd()) },
+            never_waits: AtomicBool::new(false),
+        }))
+    }
+
+    /// Takes ownership of `fd` and makes it non-blocking. If that fails, `fd` is not an open file,
+    /// and operations fail as well.
+    pub(super) fn adopt(fd: OwnedFd) -> Self {
+        let _ = SockRef::from(&fd).set_nonblocking(true);
+        Socket::new(fd)
+    }
+
+    /// Sets whether operations fail with `WouldBlock` instead of a wait.
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
+        self.0
+            .fd
+            .with(|_| self.0.never_waits.store(nonblocking, Ordering::Relaxed))
+            .map_err(io_error)
+    }
+
+    fn never_waits(&self) -> bool {
+        self.0.never_waits.load(Ordering::Relaxed)
+    }
+
+    /// Repeats `op` until it does not block: a datagram, a message, a peek.
+    pub(super) fn operate<T>(
+        &self,
+        mode: Mode,
+        op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T> {
+        if self.never_waits() {
+            return self.attempt(mode, op);
+        }
+        self.0.fd.operate(mode, op).map_err(io_error)
+    }
+
+    /// Tries `op` once. Fails with `EAGAIN` if it would block.
+    pub(super) fn attempt<T>(
+        &self,
+        mode: Mode,
+        op: impl FnMut(Borrowed<'_>) -> Outcome<T>,
+    ) -> Result<T> {
+        match self.0.fd.try_operate(mode, op).map_err(io_error)? {
+            Outcome::Done(value) => Ok(value),
+            Outcome::Failed(errno) => Err(io_error(FdError::Os(errno))),
+            Outcome::WouldBlock | Outcome::Interrupted => {
+                Err(Error::from_raw_os_error(libc::EAGAIN))
+            }
+        }
+    }
+
+    /// Moves at most `len` bytes on a stream.
+    fn transfer(
+        &self,
+        mode: Mode,
+        len: usize,
+        op: impl FnMut(Borrowed<'_>) -> Outcome<usize>,
+    ) -> Result<usize> {
+        if len > 0 && self.never_waits() {
+            return self.attempt(mode, op);
+        }
+        self.0.fd.transfer(mode, len, op).map_err(io_error)
     }
 
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize> {
         let len = buffer.len().min(MAX_RW);
-        self.0
-            .transfer(Mode::Read, len, |fd| sys::recv(fd, &mut buffer[..len]))
-            .map_err(io_error)
+        self.transfer(Mode::Read, len, |fd| sys::recv(fd, &mut buffer[..len]))
     }
 
     pub(super) fn read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
@@ -57,30 +124,28 @@ impl Socket {
         if range.is_empty() {
             return self.read(buffers.get_mut(range.start).map_or(&mut [], |large| large));
         }
-        let buffers = &mut buffers[range];
-        // SAFETY: std documents that IoSliceMut has the layout of an iovec.
-        let vector = unsafe {
-            slice::from_raw_parts(buffers.as_mut_ptr().cast::<libc::iovec>(), buffers.len())
-        };
+        let vector = vector_mut(&mut buffers[range]);
         // SAFETY: the buffers are mutably borrowed until this function returns.
-        self.0
-            .transfer(Mode::Read, len, |fd| unsafe {
-                sys::recv_vectored(fd, vector)
-            })
-            .map_err(io_error)
+        self.transfer(Mode::Read, len, |fd| unsafe {
+            sys::recv_vectored(fd, vector)
+        })
+    }
+
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.attempt(Mode::Read, |fd| sys::recv(fd, buffer))
     }
 
     pub(super) fn peek(&self, buffer: &mut [u8]) -> Result<usize> {
-        self.0
-            .operate(Mode::Read, |fd| sys::recv_peek(fd, buffer))
-            .map_err(io_error)
+        self.operate(Mode::Read, |fd| sys::recv_peek(fd, buffer))
+    }
+
+    pub(super) fn try_peek(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.attempt(Mode::Read, |fd| sys::recv_peek(fd, buffer))
     }
 
     pub(super) fn write(&self, buffer: &[u8]) -> Result<usize> {
         let buffer = &buffer[..buffer.len().min(MAX_RW)];
-        self.0
-            .transfer(Mode::Write, buffer.len(), |fd| sys::send(fd, buffer))
-            .map_err(io_error)
+        self.transfer(Mode::Write, buffer.len(), |fd| sys::send(fd, buffer))
     }
 
     pub(super) fn write_vectored(&self, buffers: &[IoSlice<'_>]) -> Result<usize> {
@@ -88,35 +153,46 @@ impl Socket {
         if range.is_empty() {
             return self.write(buffers.get(range.start).map_or(&[], |large| large));
         }
-        let buffers = &buffers[range];
-        // SAFETY: std documents that IoSlice has the layout of an iovec.
-        let vector =
-            unsafe { slice::from_raw_parts(buffers.as_ptr().cast::<libc::iovec>(), buffers.len()) };
+        let vector = vector(&buffers[range]);
         // SAFETY: the buffers are borrowed until this function returns.
-        self.0
-            .transfer(Mode::Write, len, |fd| unsafe {
-                sys::send_vectored(fd, vector)
-            })
-            .map_err(io_error)
+        self.transfer(Mode::Write, len, |fd| unsafe {
+            sys::send_vectored(fd, vector)
+        })
     }
 
-    pub(super) fn write_all(&self, buffer: &[u8]) -> Result<()> {
+    pub(super) fn try_write(&self, buffer: &[u8]) -> Result<usize> {
+        self.attempt(Mode::Write, |fd| sys::send(fd, buffer))
+    }
+
+    pub(super) fn write_all(&self, mut buffer: &[u8]) -> Result<()> {
+        if self.never_waits() {
+            while !buffer.is_empty() {
+                buffer = &buffer[self.try_write(buffer)?..];
+            }
+            return Ok(());
+        }
         self.0
+            .fd
             .transfer_all(buffer.len(), |fd, range| sys::send(fd, &buffer[range]))
             .map_err(|(_, error)| io_error(error))
     }
 
     /// Waits for a connection. Returns its socket and the peer's address as the kernel reports it.
     pub(super) fn accept(&self) -> Result<(Socket, Address)> {
-        let (fd, peer) = self.0.accept(sys::accept4).map_err(io_error)?;
-        // SAFETY: `accept4` has just opened `fd`, and this is its only owner.
-        Ok((Socket::new(unsafe { OwnedFd::from_raw_fd(fd) }), peer))
+        let accepted = match self.never_waits() {
+            true => self.attempt(Mode::Read, sys::accept4)?,
+            false => self.0.fd.accept(sys::accept4).map_err(io_error)?,
+        };
+        // SAFETY: `accept4` has just opened the descriptor, and this is its only owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(accepted.0) };
+        Ok((Socket::new(fd), accepted.1))
     }
 
     /// Connects to `address`. Fails with a timeout if that takes longer than `until`.
     pub(super) fn connect(&self, address: &Address, until: Option<Instant>) -> Result<()> {
         let connected = match self
             .0
+            .fd
             .with(|fd| sys::connect(fd, address))
             .map_err(io_error)?
         {
@@ -125,7 +201,7 @@ impl Socket {
             // The kernel goes on connecting. A second connect(2) would fail with EALREADY.
             Outcome::WouldBlock | Outcome::Interrupted => {
                 self.set_deadline(Some(Mode::Write), until)?;
-                self.0.connect(finished)
+                self.0.fd.connect(finished)
             }
         };
         connected.map_err(io_error)?;
@@ -144,30 +220,34 @@ impl Socket {
             // SAFETY: `Fd::with` keeps the descriptor open while it calls this closure.
             f(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd.raw()) }))
         };
-        self.0.with(borrow).map_err(io_error)?
+        self.0.fd.with(borrow).map_err(io_error)?
     }
 
     pub(super) fn local_addr(&self) -> Result<SocketAddr> {
-        self.address(socket::local_address)
+        ip(&self.ask(socket::local_address)?)
     }
 
     pub(super) fn peer_addr(&self) -> Result<SocketAddr> {
-        self.address(socket::peer_address)
+        ip(&self.ask(socket::peer_address)?)
     }
 
-    fn address(
+    /// Calls `ask`, which must not block, with the open descriptor.
+    pub(super) fn ask<T>(
         &self,
-        ask: fn(Borrowed<'_>) -> std::result::Result<Address, Errno>,
-    ) -> Result<SocketAddr> {
-        ip(&self
-            .0
+        ask: impl FnOnce(Borrowed<'_>) -> std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        self.0
+            .fd
             .with(ask)
             .and_then(|asked| asked.map_err(FdError::Os))
-            .map_err(io_error)?)
+            .map_err(io_error)
     }
 
     pub(super) fn set_deadline(&self, mode: Option<Mode>, until: Option<Instant>) -> Result<()> {
-        self.0.set_deadline(mode, deadline(until)).map_err(io_error)
+        self.0
+            .fd
+            .set_deadline(mode, deadline(until))
+            .map_err(io_error)
     }
 
     /// Limits each later operation of `mode`, or with `None` does not. A limit of zero is an error,
@@ -177,16 +257,16 @@ impl Socket {
             return Err(zero_duration());
         }
         let nanos = limit.map_or(0, duration_nanos);
-        self.0.set_timeout(mode, nanos).map_err(io_error)
+        self.0.fd.set_timeout(mode, nanos).map_err(io_error)
     }
 
     pub(super) fn timeout(&self, mode: Mode) -> Option<Duration> {
-        let nanos = self.0.timeout(mode);
+        let nanos = self.0.fd.timeout(mode);
         (nanos > 0).then(|| Duration::from_nanos(nanos.unsigned_abs()))
     }
 
     pub(super) fn close(&self) -> Result<()> {
-        self.0.close().map_err(io_error)
+        self.0.fd.close().map_err(io_error)
     }
 
     /// Borrows the descriptor. From then on, closing the socket keeps the descriptor's number taken
@@ -197,7 +277,7 @@ impl Socket {
     /// If the socket has been closed.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: `close_keeping_number` closes the file and keeps the number taken.
-        match unsafe { self.0.reserve_number(sys::close_keeping_number) } {
+        match unsafe { self.0.fd.reserve_number(sys::close_keeping_number) } {
             // SAFETY: a reserved number stays taken until the Fd is dropped, and the result borrows
             // a handle of the Fd.
             Ok(fd) => unsafe { BorrowedFd::borrow_raw(fd) },
@@ -206,28 +286,61 @@ impl Socket {
     }
 
     pub(super) fn fd(&self) -> &Fd {
-        &self.0
+        &self.0.fd
     }
 
     pub(super) fn raw(&self) -> i32 {
-        self.0.raw()
+        self.0.fd.raw()
     }
 
-    /// Takes the descriptor out of the runtime and returns it in blocking mode.
-    pub(super) fn into_blocking(self) -> Result<OwnedFd> {
+    /// Takes the descriptor out of the runtime. It stays non-blocking.
+    fn into_owned(self) -> Result<OwnedFd> {
         let shared = |_| {
             Error::new(
                 ErrorKind::ResourceBusy,
                 "the socket has other handles, made by try_clone: drop them first",
             )
         };
-        let fd = Arc::try_unwrap(self.0).map_err(shared)?;
-        let raw = fd.into_raw().map_err(io_error)?;
+        let shared = Arc::try_unwrap(self.0).map_err(shared)?;
+        let raw = shared.fd.into_raw().map_err(io_error)?;
         // SAFETY: `into_raw` transfers the ownership of the descriptor.
-        let owned = unsafe { OwnedFd::from_raw_fd(raw) };
+        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    }
+
+    /// Takes the descriptor out of the runtime, or a duplicate of it if other handles exist.
+    ///
+    /// # Panics
+    ///
+    /// If the socket has been closed, or if the system cannot duplicate the descriptor.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        if Arc::strong_count(&self.0) > 1 {
+            let duplicate = self.as_fd().try_clone_to_owned();
+            return duplicate.unwrap_or_else(|error| {
+                panic!("the socket has other handles, and no duplicate can be made: {error}")
+            });
+        }
+        self.into_owned()
+            .unwrap_or_else(|error| panic!("the descriptor cannot be taken: {error}"))
+    }
+
+    /// Takes the descriptor out of the runtime and returns it in blocking mode.
+    pub(super) fn into_blocking(self) -> Result<OwnedFd> {
+        let owned = self.into_owned()?;
         SockRef::from(&owned).set_nonblocking(false)?;
         Ok(owned)
     }
+}
+
+/// The buffers as the kernel takes them.
+pub(super) fn vector<'a>(buffers: &'a [IoSlice<'_>]) -> &'a [libc::iovec] {
+    // SAFETY: std documents that IoSlice has the layout of an iovec.
+    unsafe { slice::from_raw_parts(buffers.as_ptr().cast(), buffers.len()) }
+}
+
+/// The buffers as the kernel takes them. They stay mutably borrowed as long as the result.
+pub(super) fn vector_mut<'a>(buffers: &'a mut [IoSliceMut<'_>]) -> &'a [libc::iovec] {
+    // SAFETY: std documents that IoSliceMut has the layout of an iovec.
+    unsafe { slice::from_raw_parts(buffers.as_ptr().cast(), buffers.len()) }
 }
 
 /// The result of a connect after the poller has reported the socket writable. A socket with neither

@@ -1,20 +1,20 @@
 //! [`TcpListener`].
 
 use super::dial::adopt_options;
+use super::handle::{accept_deadline, descriptor};
 use super::socket::{Socket, ip};
 use super::{ListenConfig, SocketAddr, TcpStream, ToSocketAddrs};
 use crate::PollError;
 use crate::error::poll_error;
-use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
-use std::io::{Error, Result};
+use std::io::{ErrorKind, Result};
 use std::iter::FusedIterator;
 use std::net;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A TCP socket that accepts connections: [`std::net::TcpListener`], Go's `net.TCPListener`. The
 /// [module](super) lists the differences.
@@ -204,32 +204,6 @@ impl TcpListener {
         })
     }
 
-    /// Sets the time at which [`accept`](Self::accept) fails with
-    /// [`PollError::Timeout`](crate::PollError::Timeout). `None` removes it.
-    ///
-    /// The deadline applies to calls in progress and to all later calls, until it is changed.
-    ///
-    /// # Errors
-    ///
-    /// [`PollError::Closing`](crate::PollError::Closing) if the listener is closed.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::TcpListener;
-    /// # use std::{io::ErrorKind, time::{Duration, Instant}};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// listener.set_deadline(Some(Instant::now() + Duration::from_millis(5)))?;
-    /// assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::TimedOut);
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    #[doc(alias = "SetDeadline")]
-    pub fn set_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.socket.set_deadline(Some(Mode::Read), deadline)
-    }
-
     /// Closes the listener under all its handles. Returns when its port is free.
     ///
     /// Calls of [`accept`](Self::accept) in progress, and all later operations, fail with
@@ -292,19 +266,6 @@ impl TcpListener {
         self.socket.with(|socket| socket.set_ttl_v4(ttl))
     }
 
-    /// Returns and clears the error that the kernel has stored for the next operation (`SO_ERROR`).
-    ///
-    /// ```
-    /// # use gopark::net::TcpListener;
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// assert!(listener.take_error()?.is_none());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[doc(alias = "SO_ERROR")]
-    pub fn take_error(&self) -> Result<Option<Error>> {
-        self.socket.with(|socket| socket.take_error())
-    }
-
     /// Takes the listener out of the runtime and returns it as a blocking listener of `std`,
     /// without its deadline.
     ///
@@ -325,28 +286,30 @@ impl TcpListener {
     pub fn into_std(self) -> Result<net::TcpListener> {
         self.socket.into_blocking().map(net::TcpListener::from)
     }
-}
 
-/// Borrows the descriptor, which is non-blocking.
-///
-/// While it is borrowed, the system does not give its number to another file, even if the socket is
-/// closed with `close`.
-///
-/// # Panics
-///
-/// If the socket has been closed with `close`.
-impl AsFd for TcpListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    fn adopt(fd: OwnedFd) -> Self {
+        // Fails if it is not a TCP socket. Such a listener works without the options.
+        let _ = adopt_options(&SockRef::from(&fd));
+        TcpListener {
+            socket: Socket::adopt(fd),
+            adopted: true,
+        }
+    }
+
+    fn into_fd(self) -> OwnedFd {
+        self.socket.into_fd()
     }
 }
 
-/// The descriptor's number. It is valid until the socket is closed.
-impl AsRawFd for TcpListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.raw()
-    }
-}
+descriptor!(
+    TcpListener,
+    ["let socket = TcpListener::bind(\"127.0.0.1:0\")?;"],
+    "socket.accept()"
+);
+accept_deadline!(
+    TcpListener,
+    ["let socket = TcpListener::bind(\"127.0.0.1:0\")?;"]
+);
 
 /// Takes a listener of `std` into the runtime and makes it non-blocking.
 ///
@@ -359,13 +322,7 @@ impl AsRawFd for TcpListener {
 /// If the runtime is not running and cannot be started.
 impl From<net::TcpListener> for TcpListener {
     fn from(listener: net::TcpListener) -> Self {
-        // These fail only if it is not an open file or not a TCP socket. `accept` then fails, too.
-        let _ = listener.set_nonblocking(true);
-        let _ = adopt_options(&SockRef::from(&listener));
-        TcpListener {
-            socket: Socket::new(listener.into()),
-            adopted: true,
-        }
+        Self::adopt(listener.into())
     }
 }
 
@@ -414,7 +371,9 @@ impl Incoming<'_> {
             return None;
         }
         self.pause = Some(match &accepted {
-            Err(error) if error.raw_os_error().is_some() => {
+            Err(error)
+                if error.raw_os_error().is_some() && error.kind() != ErrorKind::WouldBlock =>
+            {
                 (pause * 2).clamp(PAUSE.start, PAUSE.end)
             }
             _ => Duration::ZERO,

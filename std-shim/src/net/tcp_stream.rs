@@ -1,15 +1,15 @@
 //! [`TcpStream`].
 
 use super::dial::{Settings, adopt_options, dial};
+use super::handle::{deadlines, descriptor, stream};
 use super::socket::{Socket, zero_duration};
 use super::{Shutdown, SocketAddr, ToSocketAddrs, each_address};
 use crate::builder::sched;
-use gopark_core::os::Mode;
 use socket2::SockRef;
 use std::fmt;
-use std::io::{Error, IoSlice, IoSliceMut, Read, Result, Write};
+use std::io::Result;
 use std::net;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
@@ -297,182 +297,6 @@ impl TcpStream {
         self.socket.close()
     }
 
-    /// Sets the time at which reads and writes fail with
-    /// [`PollError::Timeout`](crate::PollError::Timeout). `None` removes it.
-    ///
-    /// The deadline applies to operations in progress and to all later ones, until it is changed:
-    /// after it has passed, each operation fails at once. It replaces a timeout of
-    /// [`set_read_timeout`](Self::set_read_timeout) or
-    /// [`set_write_timeout`](Self::set_write_timeout).
-    ///
-    /// # Errors
-    ///
-    /// [`PollError::Closing`](crate::PollError::Closing) if the connection is closed.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::io::{ErrorKind, Read};
-    /// # use std::time::{Duration, Instant};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_deadline(Some(Instant::now() + Duration::from_millis(5)))?;
-    /// let error = stream.read(&mut [0]).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
-    /// assert_eq!(error.to_string(), "i/o timeout");
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    #[doc(alias = "SetDeadline")]
-    pub fn set_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.socket.set_deadline(None, deadline)
-    }
-
-    /// Sets the deadline of reads only, as [`set_deadline`](Self::set_deadline) does for both
-    /// directions.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::io::{Read, Write};
-    /// # use std::time::{Duration, Instant};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_read_deadline(Some(Instant::now()))?;
-    /// assert!(stream.read(&mut [0]).is_err());
-    /// assert!(stream.write(b"in time").is_ok());
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    #[doc(alias = "SetReadDeadline")]
-    pub fn set_read_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.socket.set_deadline(Some(Mode::Read), deadline)
-    }
-
-    /// Sets the deadline of writes only, as [`set_deadline`](Self::set_deadline) does for both
-    /// directions. A `write_all` that fails may have sent a part of its data.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::io::Write;
-    /// # use std::time::{Duration, Instant};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_write_deadline(Some(Instant::now()))?;
-    /// assert!(stream.write(b"too late").is_err());
-    /// stream.set_write_deadline(None)?;
-    /// assert!(stream.write(b"in time").is_ok());
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    #[doc(alias = "SetWriteDeadline")]
-    pub fn set_write_deadline(&self, deadline: Option<Instant>) -> Result<()> {
-        self.socket.set_deadline(Some(Mode::Write), deadline)
-    }
-
-    /// Limits the time of each later read, which then fails with
-    /// [`PollError::Timeout`](crate::PollError::Timeout), of kind `TimedOut`. `None` is no limit.
-    ///
-    /// The timeout replaces a deadline. A read in progress, on another handle of this connection,
-    /// keeps the limit that it started with; [`set_read_deadline`](Self::set_read_deadline) changes
-    /// that, too.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if `timeout` is zero. [`PollError::Closing`](crate::PollError::Closing) if
-    /// the connection is closed.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::io::{ErrorKind, Read};
-    /// # use std::time::Duration;
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_read_timeout(Some(Duration::from_millis(5)))?;
-    /// for _ in 0..2 {
-    ///     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
-    /// }
-    /// assert!(stream.set_read_timeout(Some(Duration::ZERO)).is_err());
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.socket.set_timeout(Mode::Read, timeout)
-    }
-
-    /// Limits the time of each later write, as [`set_read_timeout`](Self::set_read_timeout) does
-    /// for reads. A `write_all` counts as one write.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::io::{ErrorKind, Write};
-    /// # use std::time::Duration;
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let mut stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_write_timeout(Some(Duration::from_millis(5)))?;
-    /// // More than the kernel buffers while the peer does not read.
-    /// let error = stream.write_all(&vec![0; 64 << 20]).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.socket.set_timeout(Mode::Write, timeout)
-    }
-
-    /// Returns the limit of [`set_read_timeout`](Self::set_read_timeout). `None` if there is none,
-    /// or if a deadline set later has replaced it.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// # use std::time::{Duration, Instant};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let stream = TcpStream::connect(listener.local_addr()?)?;
-    /// stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    /// assert_eq!(stream.read_timeout()?, Some(Duration::from_secs(5)));
-    /// stream.set_read_deadline(Some(Instant::now()))?;
-    /// assert_eq!(stream.read_timeout()?, None);
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    pub fn read_timeout(&self) -> Result<Option<Duration>> {
-        Ok(self.socket.timeout(Mode::Read))
-    }
-
-    /// Returns the limit of [`set_write_timeout`](Self::set_write_timeout). `None` if there is
-    /// none, or if a deadline set later has replaced it.
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let stream = TcpStream::connect(listener.local_addr()?)?;
-    /// assert_eq!(stream.write_timeout()?, None);
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    pub fn write_timeout(&self) -> Result<Option<Duration>> {
-        Ok(self.socket.timeout(Mode::Write))
-    }
-
     /// Returns whether small writes are sent at once (`TCP_NODELAY`). On by default, as in Go;
     /// `std` has it off.
     ///
@@ -596,24 +420,6 @@ impl TcpStream {
         self.socket.with(|socket| socket.set_linger(linger))
     }
 
-    /// Returns and clears the error that the kernel has stored for the next operation (`SO_ERROR`).
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// # gopark::run(|| {
-    /// # use gopark::net::{TcpListener, TcpStream};
-    /// let listener = TcpListener::bind("127.0.0.1:0")?;
-    /// let stream = TcpStream::connect(listener.local_addr()?)?;
-    /// assert!(stream.take_error()?.is_none());
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// ```
-    #[doc(alias = "SO_ERROR")]
-    pub fn take_error(&self) -> Result<Option<Error>> {
-        self.socket.with(|socket| socket.take_error())
-    }
-
     /// Takes the connection out of the runtime and returns it as a blocking stream of `std`,
     /// without its deadlines and timeouts.
     ///
@@ -641,90 +447,43 @@ impl TcpStream {
     pub fn into_std(self) -> Result<net::TcpStream> {
         self.socket.into_blocking().map(net::TcpStream::from)
     }
-}
 
-/// `read` waits for data and returns how many bytes it has copied: 0 at the end of the stream, or
-/// if `buf` is empty.
-impl Read for &TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.socket.read(buf)
+    fn adopt(fd: OwnedFd) -> Self {
+        // Fails if it is not a TCP connection. Such a socket works without the options.
+        let _ = adopt_options(&SockRef::from(&fd));
+        TcpStream {
+            socket: Socket::adopt(fd),
+        }
     }
 
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
-        self.socket.read_vectored(bufs)
-    }
-}
-
-/// `write` waits for room and sends as much as the kernel accepts at once. `write_all` sends
-/// everything, without bytes of other writers in between. `flush` does nothing.
-impl Write for &TcpStream {
-    fn write(&mut self, buf: &[u8]) -> Result<usize> {
-        self.socket.write(buf)
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
-        self.socket.write_vectored(bufs)
-    }
-
-    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
-        self.socket.write_all(buf)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
+    fn into_fd(self) -> OwnedFd {
+        self.socket.into_fd()
     }
 }
 
-/// As for `&TcpStream`.
-impl Read for TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.socket.read(buf)
-    }
-
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> Result<usize> {
-        self.socket.read_vectored(bufs)
-    }
-}
-
-/// As for `&TcpStream`.
-impl Write for TcpStream {
-    fn write(&mut self, buf: &[u8]) -> Result<usize> {
-        self.socket.write(buf)
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> Result<usize> {
-        self.socket.write_vectored(bufs)
-    }
-
-    fn write_all(&mut self, buf: &[u8]) -> Result<()> {
-        self.socket.write_all(buf)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Borrows the descriptor, which is non-blocking.
-///
-/// While it is borrowed, the system does not give its number to another file, even if the socket is
-/// closed with `close`.
-///
-/// # Panics
-///
-/// If the socket has been closed with `close`.
-impl AsFd for TcpStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// The descriptor's number. It is valid until the socket is closed.
-impl AsRawFd for TcpStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.raw()
-    }
-}
+descriptor!(
+    TcpStream,
+    [
+        "let listener = TcpListener::bind(\"127.0.0.1:0\")?;"
+        "let mut socket = TcpStream::connect(listener.local_addr()?)?;"
+    ],
+    "socket.read(&mut [0])"
+);
+deadlines!(
+    TcpStream,
+    [
+        "let listener = TcpListener::bind(\"127.0.0.1:0\")?;"
+        "let mut socket = TcpStream::connect(listener.local_addr()?)?;"
+    ],
+    "socket.read(&mut [0])"
+);
+stream!(
+    TcpStream,
+    [
+        "let listener = TcpListener::bind(\"127.0.0.1:0\")?;"
+        "let socket = TcpStream::connect(listener.local_addr()?)?;"
+    ]
+);
 
 /// Takes a connection of `std` into the runtime and makes it non-blocking, as Go's `net.FileConn`
 /// does.
@@ -737,13 +496,7 @@ impl AsRawFd for TcpStream {
 /// If the runtime is not running and cannot be started.
 impl From<net::TcpStream> for TcpStream {
     fn from(stream: net::TcpStream) -> Self {
-        // These fail if it is not an open file, where reads and writes fail as well, or not a TCP
-        // connection, which works without the options.
-        let _ = stream.set_nonblocking(true);
-        let _ = adopt_options(&SockRef::from(&stream));
-        TcpStream {
-            socket: Socket::new(stream.into()),
-        }
+        Self::adopt(stream.into())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::PollError;
 use crate::error::poll_error;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -464,5 +464,77 @@ fn accept_without_a_free_descriptor_leaves_the_connection_queued() {
         assert!(start.elapsed() >= Duration::from_millis(5 + 10 + 20));
         drop((first, second, hogs));
         listener.accept().unwrap();
+    });
+}
+
+#[test]
+fn operations_that_never_wait_move_what_is_there() {
+    everywhere(|| {
+        let (client, mut server) = pair();
+        let would_block = |result: std::io::Result<usize>| {
+            result.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+        };
+        let mut buffer = [0; 8];
+        assert!(would_block(server.try_read(&mut buffer)));
+        assert!(would_block(server.try_peek(&mut buffer)));
+        assert_eq!(client.try_write(b"hello").unwrap(), 5);
+        // Waits until it has arrived, and leaves it there.
+        server.peek(&mut buffer).unwrap();
+        assert_eq!(server.try_peek(&mut buffer[..2]).unwrap(), 2);
+        assert_eq!(server.try_read(&mut buffer[..3]).unwrap(), 3);
+        assert_eq!(server.read(&mut buffer[3..]).unwrap(), 2);
+        assert_eq!(&buffer[..5], b"hello");
+
+        while client.try_write(&[0; 1 << 16]).is_ok() {}
+        assert!(would_block(client.try_write(b"full")));
+        client.close().unwrap();
+        let closed = client.try_read(&mut buffer).unwrap_err();
+        assert_eq!(poll_error(&closed), Some(PollError::Closing));
+    });
+}
+
+#[test]
+fn a_nonblocking_socket_returns_would_block_on_all_its_handles() {
+    everywhere(|| {
+        let (mut client, mut server) = pair();
+        client.try_clone().unwrap().set_nonblocking(true).unwrap();
+        let error = client.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        assert_eq!(client.read(&mut []).unwrap(), 0);
+        let full = client.write_all(&vec![0; 64 << 20]).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        client.set_nonblocking(false).unwrap();
+        server.write_all(b"x").unwrap();
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 1);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        let mut items = listener.incoming();
+        let error = items.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
+fn descriptors_go_in_and_out_of_the_runtime() {
+    everywhere(|| {
+        let (client, mut server) = pair();
+        let number = client.as_raw_fd();
+        let mut back = TcpStream::from(OwnedFd::from(client));
+        assert_eq!(back.as_raw_fd(), number);
+        back.write_all(b"x").unwrap();
+        assert_eq!(server.read(&mut [0; 8]).unwrap(), 1);
+
+        // With another handle, a duplicate leaves.
+        let kept = back.try_clone().unwrap();
+        let duplicate = OwnedFd::from(back);
+        assert_ne!(duplicate.as_raw_fd(), number);
+        drop(duplicate);
+        assert_eq!(kept.try_write(b"x").unwrap(), 1);
+        let raw = kept.into_raw_fd();
+        // SAFETY: `into_raw_fd` has given up the descriptor.
+        let mut again = unsafe { TcpStream::from_raw_fd(raw) };
+        again.write_all(b"x").unwrap();
     });
 }

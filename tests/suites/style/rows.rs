@@ -130,7 +130,7 @@ pub(crate) const ROWS: [&[&str]; 9] = [
         "wait_group",
         "notify",
     ],
-    &["fd"],
+    &["fd", "io_error"],
     &["watch"],
 ];
 
