@@ -73,19 +73,16 @@ fn a_group_has_its_port_for_itself_and_shares_the_connections() {
         }
         // The kernel chooses by a hash. That one of three gets none of 200 has a chance of 10^-35.
         let clients = [(); 200].map(|()| connect(&group[0]));
-        let mut accepted = 0;
-        for listener in &group {
-            listener
-                .set_deadline(Some(Instant::now() + Duration::from_secs(60)))
-                .unwrap();
-            listener.accept().unwrap();
-            accepted += 1;
-            listener.set_deadline(Some(Instant::now() + SHORT)).unwrap();
-            while listener.accept().is_ok() {
-                accepted += 1;
+        let mut accepted = [0; 3];
+        while accepted.iter().sum::<usize>() < clients.len() {
+            for (listener, accepted) in group.iter().zip(&mut accepted) {
+                listener.set_deadline(Some(Instant::now() + SHORT)).unwrap();
+                while listener.accept().is_ok() {
+                    *accepted += 1;
+                }
             }
         }
-        assert_eq!(accepted, clients.len());
+        assert!(!accepted.contains(&0), "{accepted:?}");
         drop(group);
         TcpListener::bind(addr).unwrap();
     });

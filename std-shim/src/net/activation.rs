@@ -14,6 +14,7 @@
 use super::TcpListener;
 use crate::environment::nonempty;
 use socket2::{Domain, SockRef, Type};
+use std::fmt;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,7 +22,6 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fmt, net};
 
 /// The number of the first socket. Those below are stdin, stdout and stderr.
 #[doc(alias = "SD_LISTEN_FDS_START")]
@@ -119,7 +119,7 @@ impl TryFrom<Inherited> for TcpListener {
 
     fn try_from(socket: Inherited) -> Result<Self> {
         match socket.kind() {
-            SocketKind::TcpListener => Ok(net::TcpListener::from(socket.fd).into()),
+            SocketKind::TcpListener => Ok(socket.fd.into()),
             kind => Err(invalid(format_args!(
                 "the inherited socket {:?} is no TCP listener but {kind:?}",
                 socket.name

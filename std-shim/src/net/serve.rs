@@ -238,7 +238,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If a listener does not work: it is no TCP listener, or its deadline has passed.
+    /// If a listener does not work: it is no TCP listener, it does not wait, or its deadline has
+    /// passed.
     /// `OutOfMemory` if no stack is available for the goroutines that accept. All listeners are
     /// then closed, and the handlers end as at a cancel. A connection for which there is no stack
     /// is closed.
@@ -487,7 +488,8 @@ fn is_lasting(error: &Error) -> bool {
     match error.raw_os_error() {
         Some(errno) => matches!(
             errno,
-            libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP
+            // EAGAIN: the listener was set to not wait.
+            libc::EAGAIN | libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP
         ),
         // Such as a deadline that has passed.
         None => true,
