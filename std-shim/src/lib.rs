@@ -38,6 +38,7 @@
 //! | [`sync::Cancel`], [`with_timeout`] | `context` | `CancellationToken`, `timeout` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
 //! | [`fs`] | `os` | `std::fs`, `tokio::fs` |
+//! | [`io`] | `io.Copy` | `std::io::copy`, `tokio::io::copy` |
 //! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |
 //! | [`sync`] | `sync` | `std::sync`, `tokio::sync` |
 //! | [`time`] | `time` | `tokio::time` |

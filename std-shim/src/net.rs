@@ -36,6 +36,11 @@
 //! - Operations in the same direction on one socket run one after another, so that the bytes of one
 //!   `write_all` stay together.
 //!
+//! # Without a network, and without a copy
+//!
+//! [`pipe()`] makes a connection in memory, for tests and to join parts of a program. [`proxy`] and
+//! [`io::copy`](crate::io::copy()) move bytes between connections inside the kernel.
+//!
 //! # Ending an operation early
 //!
 //! A parked operation ends when its deadline or timeout passes, or when any handle of the socket is
