@@ -10,8 +10,9 @@
 //!
 //! **Reads from the page cache do not leave the thread.** [`File`]'s `read` and `read_at` first ask
 //! for what is in memory (`preadv2` with `RWF_NOWAIT`), and hand over only if nothing is. Not all
-//! file systems support this: ext4, XFS and Btrfs do, tmpfs and `/proc` do not. Writes are always
-//! handed over, because few file systems write without the permission to wait.
+//! file systems support this: ext4, XFS and Btrfs do, tmpfs and `/proc` do not, nor do files open
+//! with `O_DIRECT`. Writes are always handed over, because few file systems write without the
+//! permission to wait.
 //!
 //! # Cancels
 //!

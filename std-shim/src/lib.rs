@@ -37,7 +37,7 @@
 //! | [`scope`](scope()), [`try_scope`] | `errgroup` | `thread::scope`, `JoinSet` |
 //! | [`sync::Cancel`], [`with_timeout`] | `context` | `CancellationToken`, `timeout` |
 //! | [`net`] | `net` | `std::net`, `tokio::net` |
-//! | [`fs`], [`io`] | `os`, `io` | `std::fs`, `tokio::fs` |
+//! | [`fs`], [`io`] | `os`, `io.Copy` | `std::fs`, `std::io` |
 //! | [`process`] | `os/exec` | `std::process`, `tokio::process` |
 //! | [`signal`] | `os/signal` | `tokio::signal` |
 //! | [`chan`], [`select!`] | `chan`, `select` | crossbeam-channel |

@@ -40,6 +40,11 @@
 //! - A [`UdpSocket`] also sends and receives messages in several buffers with [`ControlMessage`]s,
 //!   and [batches](DatagramBatch) of datagrams.
 //!
+//! # Without a network, and without a copy
+//!
+//! [`pipe()`] makes a connection in memory, for tests and to join parts of a program. [`proxy`] and
+//! [`io::copy`](crate::io::copy()) move bytes between connections inside the kernel.
+//!
 //! # Ending an operation early
 //!
 //! A parked operation ends when its deadline or timeout passes, or when any handle of the socket is

@@ -91,7 +91,7 @@ fn a_dump_of_a_reader_shows_the_read_and_its_callers() {
             .expect(&paragraph);
         let (name, place) = calls[0];
         assert!(
-            name.ends_with("read") && place.contains("/net/tcp_stream.rs:")
+            name.ends_with("read") && place.contains("/net/handle.rs:")
                 || name.ends_with("read_exact"),
             "{paragraph}"
         );

@@ -97,6 +97,22 @@ fn empty_operations_do_not_wait() {
 }
 
 #[test]
+fn one_write_serves_two_readers_that_wait() {
+    check(|| {
+        let (near, mut far) = pipe();
+        for round in 0..100 {
+            let readers = [(); 2].map(|()| {
+                let mut near = near.try_clone().unwrap();
+                go(move || near.read(&mut [0]).unwrap())
+            });
+            (0..round % 4).for_each(|_| yield_now());
+            assert_eq!(far.write(&[1, 2]).unwrap(), 2);
+            assert_eq!(readers.map(join), [1, 1]);
+        }
+    });
+}
+
+#[test]
 fn a_reader_that_gives_up_leaves_its_bytes_to_the_next() {
     check(|| {
         let (near, mut far) = pipe();

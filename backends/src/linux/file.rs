@@ -47,6 +47,15 @@ pub fn read_cached(fd: Borrowed<'_>, buffer: &mut [u8], offset: Option<u64>) -> 
     } as isize)
 }
 
+/// Whether reads of the file go past the page cache to the device. [`read_cached`] would wait for
+/// that, too.
+#[doc(alias = "O_DIRECT")]
+pub fn is_direct(fd: Borrowed<'_>) -> bool {
+    // SAFETY: no memory is passed.
+    let flags = unsafe { libc::fcntl(fd.raw(), libc::F_GETFL) };
+    flags != -1 && flags & libc::O_DIRECT != 0
+}
+
 /// Moves up to `len` bytes between a pipe and another file without copying them: `splice(2)`. One
 /// of `from` and `to` is a pipe. 0: `from` is at its end.
 ///

@@ -5,7 +5,7 @@ use super::{FileTimes, Metadata, OpenOptions, Permissions, cancelled, hop_and_wa
 use crate::builder::sched_if_running;
 use crate::cancel::check_cancel;
 use crate::goroutine::blocking;
-use gopark_backends::linux::file::read_cached;
+use gopark_backends::linux::file::{is_direct, read_cached};
 use gopark_core::os::{Borrowed, Outcome};
 use std::fmt;
 use std::fs;
@@ -50,7 +50,8 @@ use std::time::SystemTime;
 #[doc(alias = "os.File")]
 pub struct File {
     file: fs::File,
-    /// The file system has refused to read from the page cache without a wait.
+    /// The file system has refused to read from the page cache without a wait, or the file does not
+    /// use it.
     refuses_cached: AtomicBool,
     /// Operations on the pool that hold the lock of the file's position. An operation in place
     /// would wait for that lock, and block its thread.
@@ -448,11 +449,14 @@ impl FileExt for File {
 /// Takes over a file of `std`.
 impl From<fs::File> for File {
     fn from(file: fs::File) -> Self {
-        File {
+        let file = File {
             file,
             refuses_cached: AtomicBool::new(false),
             moving: AtomicUsize::new(0),
-        }
+        };
+        file.refuses_cached
+            .store(is_direct(file.borrow()), Ordering::Relaxed);
+        file
     }
 }
 
