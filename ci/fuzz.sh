@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes the state machines of core, the poller, and the reader of control messages. `ci/fuzz.sh [TARGET…]` replays the committed
-# corpus of each target, fuzzes it for FUZZ_SECS (15) seconds more, and prints a table. Other modes:
+# Fuzzes the state machines of core, the poller, and the reader of control messages.
+# `ci/fuzz.sh [TARGET…]` replays the committed corpus of each target, fuzzes it for FUZZ_SECS (15)
+# seconds more, and prints a table. Other modes:
 #
 #   ci/fuzz.sh coverage          counts the lines of the state machines that the corpora reach, and
 #                                fails below 95 %
@@ -15,7 +16,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-targets=(polldesc waiter choice chan cancel locks futex timer_heap runq fdmutex tagptr backend control)
+targets=(
+    polldesc waiter choice chan cancel locks futex timer_heap runq fdmutex tagptr backend control
+)
 machines=(
     polldesc.rs polldesc/cache.rs polldesc/deadline.rs polldesc/info.rs waiter.rs choice.rs
     chan.rs chan/arms.rs chan/buffer.rs select.rs locked_queue.rs mutex.rs rwlock.rs condvar.rs

@@ -188,7 +188,7 @@ fn a_refusal_is_reported_once_and_to_connected_sockets_only() {
         let near = socket();
         near.connect(unbound()).unwrap();
         for round in 0..20 {
-            near.send(b"anyone?").unwrap();
+            near.send(b"hello?").unwrap();
             // The loopback answers before the send returns, so that the order is certain.
             let error = match round % 2 {
                 0 => near.recv(&mut [0; 8]).unwrap_err(),
@@ -200,13 +200,13 @@ fn a_refusal_is_reported_once_and_to_connected_sockets_only() {
                 ErrorKind::WouldBlock
             );
         }
-        near.send(b"anyone?").unwrap();
+        near.send(b"hello?").unwrap();
         let error = near.take_error().unwrap().unwrap();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert!(near.take_error().unwrap().is_none());
 
         let unconnected = socket();
-        unconnected.send_to(b"anyone?", unbound()).unwrap();
+        unconnected.send_to(b"hello?", unbound()).unwrap();
         unconnected.send_to(b"x", addr(&unconnected)).unwrap();
         assert_eq!(unconnected.recv(&mut [0; 8]).unwrap(), 1);
     });
@@ -222,7 +222,7 @@ fn a_refusal_wakes_a_receiver() {
             go(move || near.recv(&mut [0; 8]))
         };
         until_waits(&receiver, READING);
-        near.send(b"anyone?").unwrap();
+        near.send(b"hello?").unwrap();
         let error = join(receiver).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     });
