@@ -1,9 +1,10 @@
 //! Returns each datagram to its sender. Each worker has a socket of its own, all on one port, among
 //! which the kernel distributes the clients.
 //!
-//! `cargo run --release --example udp_echo -- 127.0.0.1:7000 2`, then `nc -u 127.0.0.1 7000`.
+//! `cargo run --release --example udp_echo -- 127.0.0.1:7000 2`, then `nc -u 127.0.0.1 7000`. A
+//! third argument is how many datagrams one system call may receive or send.
 
-use gopark::net::UdpSocket;
+use gopark::net::{DatagramBatch, UdpSocket};
 use gopark::{Builder, scope};
 use socket2::{Domain, Socket, Type};
 use std::io::Result;
@@ -19,6 +20,9 @@ fn main() -> Result<()> {
         Some(number) => number.parse().expect("the second argument is a number"),
         None => thread::available_parallelism()?.get(),
     };
+    let batch = args.next().map_or(1, |number| {
+        number.parse().expect("the third argument is a number")
+    });
     Builder::new().max_procs(workers).start()?;
 
     let first = shared(addr)?;
@@ -30,7 +34,10 @@ fn main() -> Result<()> {
     gopark::run(|| {
         scope(|s| {
             for socket in &sockets {
-                s.go(|| echo(socket));
+                s.go(move || match batch {
+                    1 => echo(socket),
+                    _ => echo_batches(socket, batch),
+                });
             }
         });
     });
@@ -51,6 +58,19 @@ fn echo(socket: &UdpSocket) {
         let sent = socket
             .recv_from(&mut buffer)
             .and_then(|(len, sender)| socket.send_to(&buffer[..len], sender));
+        if let Err(error) = sent {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn echo_batches(socket: &UdpSocket, count: usize) {
+    let mut batch = DatagramBatch::new(count, 2048);
+    loop {
+        let mut sent = socket.recv_batch(&mut batch);
+        while sent.is_ok() && !batch.is_empty() {
+            sent = socket.send_batch(&mut batch);
+        }
         if let Err(error) = sent {
             eprintln!("{error}");
         }

@@ -64,7 +64,8 @@ pub enum ControlMessage<'a> {
         /// The index of the interface. When it is sent, 0 leaves the choice to the kernel.
         interface: u32,
     },
-    /// The time to live of a packet, the hop limit in IPv6 (`IP_TTL`, `IPV6_HOPLIMIT`).
+    /// The time to live of a packet, the hop limit in IPv6 (`IP_TTL`, `IPV6_HOPLIMIT`). The kernel
+    /// refuses to send 0.
     Ttl(u8),
     /// The type of service of a packet, the traffic class in IPv6 (`IP_TOS`, `IPV6_TCLASS`). Its
     /// lower two bits are those of congestion notification (ECN).

@@ -336,8 +336,9 @@ impl UdpSocket {
         self.set_int(libc::SOL_UDP, libc::UDP_GRO, on.into())
     }
 
-    /// Sends `buf` as datagrams of `segment` bytes to `addr`. The last may be shorter. `None` as the address is the one of [`connect`](Self::connect). Returns how many bytes were
-    /// sent.
+    /// Sends `buf` as datagrams of `segment` bytes to `addr`, and returns how many bytes were sent.
+    /// The last datagram may be shorter. `None` as the address is the one of
+    /// [`connect`](Self::connect).
     ///
     /// The kernel takes up to 64 datagrams in one call (generic segmentation offload,
     /// [`ControlMessage::SegmentSize`]). Where it cannot, each datagram takes a call of its own:
