@@ -4,7 +4,7 @@
 //! Names and meanings are those of [`std::fs`], so replacing `use std::fs` by `use gopark::fs` is
 //! most of a port. Linux has no readiness of files: an operation blocks its thread until the disk
 //! or the server has answered. So each one runs on a thread of the pool of
-//! [`blocking`](crate::blocking) while the goroutine is parked, in one hand-over. This costs some
+//! [`blocking`] while the goroutine is parked, in one hand-over. This costs some
 //! ten microseconds, and [`read`], [`read_to_string`], [`write`](write()), [`copy`] and
 //! [`remove_dir_all`] are one operation. On ordinary threads everything runs in place.
 //!
@@ -17,10 +17,10 @@
 //! # Cancels
 //!
 //! A [cancel](crate::sync::Cancel) of the goroutine makes these functions fail with
-//! [`PollError::Cancelled`](crate::PollError::Cancelled), kind `Other`.
+//! [`PollError::Cancelled`], kind `Other`.
 //!
 //! - **Functions that take paths, and opening a file**: at once. The system cannot be told to stop,
-//!   so the work is left behind, as by [`try_blocking`](crate::try_blocking): it goes on on its
+//!   so the work is left behind, as by [`try_blocking`]: it goes on on its
 //!   thread of the pool, and may succeed after the error. [`write()`] is as those below.
 //! - **Methods of an open [`File`], and [`ReadDir`]**: before they begin. An operation in progress
 //!   is not interrupted, because it uses the caller's buffer, and nothing that was read is lost.

@@ -128,7 +128,7 @@ pub fn notify(set: impl IntoIterator<Item = Signal>) -> Result<Signals> {
 ///
 /// # Errors
 ///
-/// Those of [`notify`]. [`PollError::Cancelled`](crate::PollError::Cancelled) if the caller is
+/// Those of [`notify`]. [`PollError::Cancelled`] if the caller is
 /// cancelled first.
 ///
 /// ```no_run
