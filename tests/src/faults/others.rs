@@ -40,6 +40,9 @@ pub(super) const CALLS: &[&str] = &[
     "waitid",
 ];
 
+/// Copies keep their pipes for the next ones. Two of them use a pipe at a time.
+pub(super) const SPARE_PIPES: usize = 2;
+
 /// Bytes of a file that is copied.
 const FILE: usize = 100_000;
 
