@@ -177,12 +177,14 @@ fn deadlines_of_both_ends_apply() {
     check(|| {
         let (source, mut feed) = pair();
         let (sink, mut arrived) = narrow_pair();
-        source
-            .set_read_deadline(Some(Instant::now() + Duration::from_millis(3)))
-            .unwrap();
         feed.write_all(&[7; 1000]).unwrap();
-        assert_ended(copy(&source, &sink), PollError::Timeout, 1000);
+        let copier = {
+            let (source, sink) = (source.try_clone().unwrap(), sink.try_clone().unwrap());
+            go(move || copy(&source, &sink))
+        };
         arrived.read_exact(&mut [0; 1000]).unwrap();
+        source.set_read_deadline(Some(Instant::now())).unwrap();
+        assert_ended(join(copier), PollError::Timeout, 1000);
         source.set_read_deadline(None).unwrap();
 
         let feeder = go(move || feed.write_all(&vec![7; 8 << 20]));
