@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "new descriptors arrive by number")]
 
 use super::socket::Socket;
+use super::unix_listener::SocketFile;
 use gopark_backends::linux::socket::{self as sys, Address, UnixName};
 use gopark_core::os::{Errno, Outcome};
 use std::ffi::OsStr;
@@ -11,6 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The address as the kernel represents it.
@@ -66,13 +68,15 @@ pub(super) fn bound(kind: i32, addr: &UnixAddr) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Makes a socket of `kind` that listens at `addr`.
-pub(super) fn listening(kind: i32, addr: &UnixAddr) -> Result<Socket> {
+/// Makes a socket of `kind` that listens at `addr`, and returns the file that it has made.
+pub(super) fn listening(kind: i32, addr: &UnixAddr) -> Result<(Socket, Option<Arc<SocketFile>>)> {
     /// The kernel limits it to `net.core.somaxconn`.
     const BACKLOG: i32 = i32::MAX;
     let socket = bound(kind, addr)?;
+    // From here on, an error removes the file.
+    let file = addr.as_pathname().map(SocketFile::new);
     socket.ask(|fd| sys::listen(fd, BACKLOG))?;
-    Ok(socket)
+    Ok((socket, file))
 }
 
 /// Makes a socket of `kind` that is connected to `addr`.

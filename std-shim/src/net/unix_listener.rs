@@ -104,8 +104,7 @@ impl UnixListener {
     #[track_caller]
     pub fn bind_addr(addr: &UnixAddr) -> Result<UnixListener> {
         sched();
-        let socket = unix::listening(libc::SOCK_STREAM, addr)?;
-        let file = addr.as_pathname().map(SocketFile::new);
+        let (socket, file) = unix::listening(libc::SOCK_STREAM, addr)?;
         Ok(UnixListener { file, socket })
     }
 

@@ -204,8 +204,7 @@ impl UnixSeqpacketListener {
     #[track_caller]
     pub fn bind_addr(addr: &UnixAddr) -> Result<UnixSeqpacketListener> {
         sched();
-        let socket = unix::listening(libc::SOCK_SEQPACKET, addr)?;
-        let file = addr.as_pathname().map(SocketFile::new);
+        let (socket, file) = unix::listening(libc::SOCK_SEQPACKET, addr)?;
         Ok(UnixSeqpacketListener { file, socket })
     }
 
