@@ -13,6 +13,7 @@ if [ "${1:-}" = --long ]; then
     export LOOM_LARGE_LESS=${LOOM_LARGE_LESS:-0}
     export SEEDS=${SEEDS:-100000} STEPS_SEEDS=${STEPS_SEEDS:-50000}
     export FUZZ_SECS=${FUZZ_SECS:-60}
+    export MSRV_TESTS=${MSRV_TESTS:-1}
     export STRESS_SECONDS=${STRESS_SECONDS:-60} SANITIZED_ROUNDS=${SANITIZED_ROUNDS:-20000}
 fi
 [ $# != 0 ] ||
