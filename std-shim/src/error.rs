@@ -14,9 +14,13 @@ pub(crate) fn io_error(error: FdError) -> Error {
     }
 }
 
-/// Returns an error with this text, and with the kind of `cause`, which is its source.
+/// Returns an error with this text, and with the kind of `cause`, which is its source. Returns a
+/// [`PollError`] as it is: programs look for it inside the error.
 pub(crate) fn with_cause(cause: Error, text: String) -> Error {
-    Error::new(cause.kind(), WithCause { text, cause })
+    match poll_error(&cause) {
+        Some(_) => cause,
+        None => Error::new(cause.kind(), WithCause { text, cause }),
+    }
 }
 
 /// A text for an operator, and the error of the system.
@@ -39,8 +43,7 @@ impl std::error::Error for WithCause {
 }
 
 /// Returns the [`PollError`] inside `error`, if there is one: why gopark, and not the system, has
-/// ended an operation of a socket. Also if the error names what failed, as those of
-/// [`Dialer`](crate::net::Dialer) do.
+/// ended an operation of a socket.
 ///
 /// ```
 /// use gopark::net::TcpListener;
@@ -54,11 +57,7 @@ impl std::error::Error for WithCause {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn poll_error(error: &Error) -> Option<PollError> {
-    let inner = error.get_ref()?;
-    match inner.downcast_ref::<WithCause>() {
-        Some(named) => poll_error(&named.cause),
-        None => inner.downcast_ref().copied(),
-    }
+    error.get_ref()?.downcast_ref().copied()
 }
 
 /// Returns whether `error` says that a time limit has passed: [`PollError::Timeout`], the kernel's

@@ -260,9 +260,11 @@ impl Dialer {
     /// The error of the first address that has failed, of the family that was tried first. It has
     /// the kind of the system's error and names the address: `dial tcp 127.0.0.1:1: Connection
     /// refused (os error 111)`. Its [`source`](std::error::Error::source) is the system's error,
-    /// with its [number](Error::raw_os_error). [`poll_error`](crate::poll_error) returns
+    /// with its [number](Error::raw_os_error). A look-up names the host in the same way.
+    ///
     /// [`PollError::Timeout`](crate::PollError::Timeout) after a timeout or deadline of the
-    /// dialler, and [`PollError::Cancelled`](crate::PollError::Cancelled) after a cancel.
+    /// dialler, and [`PollError::Cancelled`](crate::PollError::Cancelled) after a cancel, as other
+    /// operations return them.
     ///
     /// `InvalidInput` if `addr` resolves to no address, or to none of the family of
     /// [`local_addr`](Self::local_addr).
