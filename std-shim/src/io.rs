@@ -26,7 +26,7 @@
 //! | a pipe | parks until it is ready | parks; up to 4096 bytes a call |
 //! | a socket | parks | parks |
 //! | a terminal | parks until there is a line | parks, then a thread of the pool writes |
-//! | a regular file | on the pool | on the pool |
+//! | a regular file | on the pool | at once; on the pool from 64 KiB on |
 //! | another device | waits if it can be polled | waits if it can be polled |
 //!
 //! The pool is that of [`blocking`](crate::blocking).

@@ -14,6 +14,8 @@
 //! - **`set_read_timeout` and `set_write_timeout` limit each operation**, as in `std`. An operation
 //!   in progress keeps the limit that it started with. `write_all` is one operation, even when it
 //!   takes many system calls. A timeout set on one handle from `try_clone` applies to all of them.
+//!   The time that an operation waits for its turn, behind another one in its direction, does not
+//!   count; for a deadline it does.
 //! - **[`incoming`](TcpListener::incoming) ends** when the listener is closed. That of `std` never
 //!   ends.
 //! - **Host names are looked up on another thread** while the goroutine is parked, for a string and

@@ -1,6 +1,6 @@
 //! Child processes: their pipes, their ends, and what ends a wait for them.
 
-use super::cancel::{is_cancelled, member};
+use super::cancel::{everywhere, is_cancelled, member};
 use super::check_on_thread;
 use crate::check;
 use gopark::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -8,11 +8,12 @@ use gopark::sync::Cancel;
 use gopark::{go, select, shield, yield_now};
 use gopark_tests::sockets::{assert_closing, assert_timeout, pattern};
 use gopark_tests::{join, rounds, until};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 fn shell(script: &str) -> Command {
@@ -362,5 +363,37 @@ fn a_child_with_kill_on_drop_is_killed_and_fetched() {
         let mut child = Command::new("true");
         let mut child = child.kill_on_drop(true).spawn().unwrap();
         assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn a_call_that_is_cancelled_leaves_no_zombie() {
+    everywhere(|| {
+        type Call = fn(&mut Command) -> io::Result<()>;
+        let calls: [Call; 2] = [
+            |command| command.status().map(drop),
+            |command| command.output().map(drop),
+        ];
+        for call in calls {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let number = COUNT.fetch_add(1, SeqCst);
+            let path = std::env::temp_dir()
+                .join(format!("gopark-test-pid-{}-{number}", std::process::id()));
+            let cancel = Cancel::new();
+            let script = format!("echo $$ > {}; exec sleep 0.1", path.display());
+            let caller = member(&cancel, move || {
+                is_cancelled(call(Command::new("sh").args(["-c", &script])))
+            });
+            let mut pid = String::new();
+            until("the child says its number", || {
+                pid = std::fs::read_to_string(&path).unwrap_or_default();
+                pid.ends_with('\n')
+            });
+            cancel.cancel();
+            assert!(join(caller));
+            let process = std::path::PathBuf::from(format!("/proc/{}", pid.trim()));
+            until("the child is gone", || !process.exists());
+            std::fs::remove_file(path).unwrap();
+        }
     });
 }

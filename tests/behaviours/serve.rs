@@ -1,4 +1,5 @@
 //! Servers: accept loops, their limit and their end.
+#![allow(unsafe_code, reason = "TCP_INFO of a listener is read through libc")]
 
 use super::cancel::everywhere;
 use crate::check;
@@ -8,6 +9,7 @@ use gopark::{JoinHandle, PollError, go, poll_error};
 use gopark_tests::{join, until};
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -188,6 +190,45 @@ fn a_limit_pauses_accepting() {
             }
             serving.end();
         });
+    });
+}
+
+/// How many connections wait to be accepted: what Linux says of a listener in `tcpi_unacked`.
+fn queued(listener: &TcpListener) -> u32 {
+    // SAFETY: all zeroes is a `tcp_info`, which consists of integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: `info` is writable for `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut len,
+        )
+    };
+    assert_eq!(result, 0);
+    info.tcpi_unacked
+}
+
+#[test]
+fn a_connection_that_was_accepted_is_served_although_the_server_ends() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let queue = listener.try_clone().unwrap();
+        let server = Server::new(vec![listener]).grace(LONG).max_connections(1);
+        let server = Serving::start(server, echo);
+        let first = server.connect();
+        assert_echoes(&first);
+        // Accepted, and without a place.
+        let second = server.connect();
+        until("the second connection is accepted", || queued(&queue) == 0);
+        drop(queue);
+        server.stop.cancel();
+        assert_echoes(&second);
+        drop((first, second));
+        server.end();
     });
 }
 

@@ -20,6 +20,10 @@ use std::time::Instant;
 /// without blocking, unless another process fills it first.
 const CHUNK: usize = 4096;
 
+/// Bytes. A write to a regular file of at most this size is made at once: it is a copy into the page
+/// cache, which takes less time than the way to the pool.
+const IN_PLACE: usize = 64 << 10;
+
 /// Set when the process ends. Writes then block the thread, because the runtime's threads may be
 /// busy.
 pub(super) static EXITING: AtomicBool = AtomicBool::new(false);
@@ -142,6 +146,8 @@ impl Stream {
             return self.write_at_exit(piece(MAX_RW));
         }
         self.operate(|kind| match kind {
+            // As much as the page cache takes at once.
+            StreamKind::File if buffer.len() <= IN_PLACE => sys::write(self.borrow(), buffer),
             StreamKind::File => on_pool(|| sys::write(self.borrow(), piece(MAX_RW))),
             StreamKind::Terminal => on_pool(|| sys::write(self.borrow(), piece(CHUNK))),
             StreamKind::Socket => sys::send(self.borrow(), piece(MAX_RW)),

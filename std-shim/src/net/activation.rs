@@ -11,7 +11,7 @@
     reason = "descriptors that the environment lists become owned, and are placed in a child"
 )]
 
-use super::TcpListener;
+use super::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 use crate::environment::nonempty;
 use socket2::{Domain, SockRef, Type};
 use std::fmt;
@@ -109,23 +109,35 @@ impl From<Inherited> for OwnedFd {
     }
 }
 
-/// Takes it into the runtime. The error is `InvalidInput` if it is no TCP listener.
-///
-/// # Panics
-///
-/// If the runtime is not running and cannot be started.
-impl TryFrom<Inherited> for TcpListener {
-    type Error = Error;
+macro_rules! inherited {
+    ($($type:ident is $kind:ident;)*) => {$(
+        /// Takes it into the runtime. The error is `InvalidInput` if it is of another kind.
+        ///
+        /// # Panics
+        ///
+        /// If the runtime is not running and cannot be started.
+        impl TryFrom<Inherited> for $type {
+            type Error = Error;
 
-    fn try_from(socket: Inherited) -> Result<Self> {
-        match socket.kind() {
-            SocketKind::TcpListener => Ok(socket.fd.into()),
-            kind => Err(invalid(format_args!(
-                "the inherited socket {:?} is no TCP listener but {kind:?}",
-                socket.name
-            ))),
+            fn try_from(socket: Inherited) -> Result<Self> {
+                match socket.kind() {
+                    SocketKind::$kind => Ok(socket.fd.into()),
+                    kind => Err(invalid(format_args!(
+                        "the inherited socket {:?} is no {} but {kind:?}",
+                        socket.name,
+                        stringify!($type)
+                    ))),
+                }
+            }
         }
-    }
+    )*};
+}
+
+inherited! {
+    TcpListener is TcpListener;
+    UnixListener is UnixListener;
+    UdpSocket is Udp;
+    UnixDatagram is UnixDatagram;
 }
 
 /// Returns the sockets that the process that started this one has passed on: systemd's socket

@@ -130,7 +130,7 @@ pub(super) fn adopt_options(socket: &SockRef<'_>) -> Result<()> {
 /// The first probe is sent after `interval` without data, then one every `interval`. Nine probes
 /// without a reply end the connection, as in Go. The kernel counts whole seconds, from 1 on.
 fn set_keep_alive(socket: &SockRef<'_>, interval: Duration) -> Result<()> {
-    let seconds = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
+    let seconds = whole_seconds(interval);
     // The kernel's maximum (tcp.h) is 32767 s.
     let interval = Duration::from_secs(seconds.clamp(1, 32_767));
     socket.set_tcp_keepalive(
@@ -139,6 +139,13 @@ fn set_keep_alive(socket: &SockRef<'_>, interval: Duration) -> Result<()> {
             .with_interval(interval)
             .with_retries(9),
     )
+}
+
+/// The seconds of a duration. A fraction counts as one.
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 /// Returns whether `stream`, the result of a dial to `dialled`, is connected to itself.

@@ -350,7 +350,8 @@ impl Attempt<'_> {
         };
         let invalid = |text| Error::new(ErrorKind::InvalidInput, text);
         if addrs.is_empty() {
-            return Err(invalid("could not resolve to any addresses".to_owned()));
+            let error = invalid("could not resolve to any addresses".to_owned());
+            return Err(self.ended().map_or(error, poll));
         }
         if let Some(local) = self.dialer.settings.local {
             addrs.retain(|addr| addr.is_ipv4() == local.is_ipv4());

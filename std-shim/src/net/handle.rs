@@ -198,7 +198,9 @@ macro_rules! deadlines {
             ///
             /// The timeout replaces a deadline. A read in progress, on another handle of this
             /// socket, keeps the limit that it started with;
-            /// [`set_read_deadline`](Self::set_read_deadline) changes that, too.
+            /// [`set_read_deadline`](Self::set_read_deadline) changes that, too. Reads of one
+            /// socket take turns, and the time of a read begins with its turn: use a deadline where
+            /// several goroutines read.
             ///
             /// # Errors
             ///

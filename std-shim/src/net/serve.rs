@@ -343,7 +343,7 @@ impl<F> Serving<F> {
         if is_on && !self.has_reported.swap(true, Ordering::Relaxed) {
             line_later(format!(
                 "gopark: the server at {} cannot take connections for now: {trouble}; if it lacks \
-                 descriptors, raise `ulimit -n` or set Server::max_connections",
+                 descriptors, raise `ulimit -n` or set Server::max_connections\n",
                 self.site
             ));
         }
@@ -360,11 +360,13 @@ struct Handlers {
 struct Running<F> {
     serving: Arc<Serving<F>>,
     handlers: Arc<Handlers>,
+    /// Whether it counts for the limit of connections.
+    has_place: bool,
 }
 
 impl<F> Drop for Running<F> {
     fn drop(&mut self) {
-        if let Some(places) = &self.serving.places {
+        if let Some(places) = self.serving.places.as_ref().filter(|_| self.has_place) {
             places.release(1);
         }
         self.handlers.running.done();
@@ -457,18 +459,20 @@ where
                 continue;
             }
         };
-        if let Some(places) = &serving.places {
-            if places.acquire_or_cancel(1, None).is_err() {
-                break;
-            }
-        }
+        // A connection that was accepted is served, even if the server ends while it waits.
+        let has_place = serving.places.as_ref().is_some_and(|places| {
+            places.try_acquire(1) || places.acquire_or_cancel(1, None).is_ok()
+        });
         handlers.running.add(1);
         let running = Running {
             serving: serving.clone(),
             handlers: handlers.clone(),
+            has_place,
         };
         let handle = move || {
-            let Running { serving, handlers } = &running;
+            let Running {
+                serving, handlers, ..
+            } = &running;
             handlers.cancel.run(|| (serving.handler)(stream, peer))
         };
         let started = match serving.is_local {

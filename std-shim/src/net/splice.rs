@@ -13,7 +13,7 @@ use gopark_backends::linux::io as sys;
 use gopark_core::fd::{Fd, FdError};
 use gopark_core::os::{Borrowed, Errno, Mode, Outcome};
 use std::io::{Error, ErrorKind, Result};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// Bytes in a pipe: the most that the system permits to all users (`/proc/sys/fs/pipe-max-size`).
 const CAPACITY: usize = 1 << 20;
@@ -61,8 +61,7 @@ impl Spliced {
     fn pipe(&mut self) -> std::result::Result<&KernelPipe, Errno> {
         if self.pipe.is_none() {
             // A child made by `fork` would share the pipes of its parent.
-            let spare =
-                started().and_then(|_| POOL.lock().unwrap_or_else(PoisonError::into_inner).pop());
+            let spare = started().and_then(|_| POOL.try_lock().ok()?.pop());
             self.pipe = Some(spare.map_or_else(|| KernelPipe::new(CAPACITY), Ok)?);
         }
         self.pipe.as_ref().ok_or(Errno::new(libc::EBADF))
@@ -127,9 +126,10 @@ impl Spliced {
             return;
         };
         if self.held == 0 && started().is_some() {
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-            if pool.len() < SPARE {
-                pool.push(pipe);
+            if let Ok(mut pool) = POOL.try_lock() {
+                if pool.len() < SPARE {
+                    pool.push(pipe);
+                }
             }
         }
     }

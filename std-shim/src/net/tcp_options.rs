@@ -1,6 +1,7 @@
 //! The options of a [`TcpStream`], and [`TcpInfo`].
 
 use super::TcpStream;
+use super::dial::whole_seconds;
 use super::socket::zero_duration;
 use gopark_backends::linux::socket::tcp_info;
 use socket2::TcpKeepalive;
@@ -59,7 +60,7 @@ impl TcpStream {
         if interval.is_zero() {
             return Err(zero_duration());
         }
-        let seconds = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
+        let seconds = whole_seconds(interval);
         let interval = Duration::from_secs(seconds);
         let params = TcpKeepalive::new()
             .with_time(interval)

@@ -1,6 +1,6 @@
 //! [`TcpStream`].
 
-use super::dial::{Settings, adopt_options, dial};
+use super::dial::{Settings, adopt_options, dial, whole_seconds};
 use super::handle::{deadlines, descriptor, stream};
 use super::options::options;
 use super::socket::{Socket, zero_duration};
@@ -396,7 +396,7 @@ impl TcpStream {
     }
 
     /// Sets how long a close waits until the peer has acknowledged all data (`SO_LINGER`), in whole
-    /// seconds: a fraction is cut off. Zero discards unsent data and resets the connection.
+    /// seconds: a fraction counts as one. Zero discards unsent data and resets the connection.
     ///
     /// The kernel blocks the thread for that time, although the socket is non-blocking, and with it
     /// the goroutines that have started on that thread.
@@ -419,6 +419,9 @@ impl TcpStream {
     /// ```
     #[doc(alias = "SO_LINGER")]
     pub fn set_linger(&self, linger: Option<Duration>) -> Result<()> {
+        // The kernel's type is an int.
+        let seconds = |linger| whole_seconds(linger).min(i32::MAX as u64);
+        let linger = linger.map(|linger| Duration::from_secs(seconds(linger)));
         self.socket.with(|socket| socket.set_linger(linger))
     }
 

@@ -54,7 +54,16 @@ struct Process {
     std: std::process::Child,
     /// Set once the status is known: the number may then belong to another process.
     is_reaped: bool,
-    kill_on_drop: bool,
+    on_drop: OnDrop,
+}
+
+/// What becomes of a child that was not waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OnDrop {
+    Leave,
+    /// It is waited for in the background: its only handle was in a call.
+    Reap,
+    Kill,
 }
 
 impl Child {
@@ -66,7 +75,10 @@ impl Child {
             process: Process {
                 std,
                 is_reaped: false,
-                kill_on_drop,
+                on_drop: match kill_on_drop {
+                    true => OnDrop::Kill,
+                    false => OnDrop::Leave,
+                },
             },
         }
     }
@@ -224,6 +236,13 @@ impl Child {
         self.process.try_wait()
     }
 
+    /// For a call that has the only handle: if it fails, the child goes on, and leaves no zombie.
+    pub(super) fn reap_on_drop(&mut self) {
+        if self.process.on_drop == OnDrop::Leave {
+            self.process.on_drop = OnDrop::Reap;
+        }
+    }
+
     /// Waits until the child ends, and returns its status with all that it has written. Drops
     /// `stdin` first.
     ///
@@ -232,7 +251,8 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// Those of [`wait`](Self::wait) and of reading. What was read by then is lost.
+    /// Those of [`wait`](Self::wait) and of reading. What was read by then is lost. The child goes
+    /// on, and is waited for in the background.
     ///
     /// ```
     /// use gopark::process::{Command, Stdio};
@@ -243,6 +263,7 @@ impl Child {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn wait_with_output(mut self) -> Result<Output> {
+        self.reap_on_drop();
         drop(self.stdin.take());
         let (stdout, stderr) = read_both(self.stdout.take(), self.stderr.take())?;
         let status = self.wait()?;
@@ -266,11 +287,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.kill_on_drop || !matches!(self.try_wait(), Ok(None)) {
+        if self.on_drop == OnDrop::Leave || !matches!(self.try_wait(), Ok(None)) {
             return;
         }
         let pid = self.std.id();
-        let _ = sys::kill(pid, libc::SIGKILL);
+        if self.on_drop == OnDrop::Kill {
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
         // A destructor must not park, so a goroutine waits for the end of the child. Without a
         // runtime or a stack, the child remains a zombie.
         if started().is_some() {

@@ -330,7 +330,8 @@ impl Command {
     /// # Errors
     ///
     /// Those of [`spawn`](Self::spawn) and [`Child::wait`]. A cancel ends the wait and not the
-    /// child, unless [`kill_on_drop`](Self::kill_on_drop) is set.
+    /// child, unless [`kill_on_drop`](Self::kill_on_drop) is set. The child is then waited for in
+    /// the background, so it leaves no zombie.
     ///
     /// ```
     /// let status = gopark::process::Command::new("false").status()?;
@@ -339,7 +340,9 @@ impl Command {
     /// ```
     #[doc(alias = "Run")]
     pub fn status(&mut self) -> Result<ExitStatus> {
-        self.spawn()?.wait()
+        let mut child = self.spawn()?;
+        child.reap_on_drop();
+        child.wait()
     }
 
     /// Starts the child, reads what it writes, and waits until it ends. Unless they are set, its
