@@ -191,8 +191,9 @@ impl From<CopyError> for Error {
 /// | other | | reads and writes through a buffer of 64 KiB |
 ///
 /// A file is read and written from its position on. The pipes are shared, and a copy that waits for
-/// data has none. At most 16 pipes stay open for later copies. What the kernel refuses is copied through the buffer. For all other readers and
-/// writers use [`std::io::copy`], which works on everything of this crate.
+/// data has none. At most 16 pipes stay open for later copies. What the kernel refuses is copied
+/// through the buffer. For all other readers and writers use [`std::io::copy`], which works on
+/// everything of this crate.
 ///
 /// Other goroutines may write to `to` at the same time; their bytes come between those of the copy.
 ///

@@ -20,8 +20,8 @@ use std::time::Instant;
 /// without blocking, unless another process fills it first.
 const CHUNK: usize = 4096;
 
-/// Bytes. A write to a regular file of at most this size is made at once: it is a copy into the page
-/// cache, which takes less time than the way to the pool.
+/// Bytes. A write to a regular file of at most this size is made at once: it is a copy into the
+/// page cache, which takes less time than the way to the pool.
 const IN_PLACE: usize = 64 << 10;
 
 /// Set when the process ends. Writes then block the thread, because the runtime's threads may be

@@ -344,7 +344,9 @@ impl Attempt<'_> {
     /// Returns the addresses that `addr` resolves to, of the family of the local address.
     fn addresses<A: ToSocketAddrs>(&self, addr: &A) -> Result<Vec<SocketAddr>> {
         let resolver = self.dialer.resolver.as_deref();
-        let mut addrs = match resolve::look_up(addr, resolver, |error| self.explain(error)) {
+        // Whatever a resolver makes of the cancel at the limit, the limit is the reason.
+        let explain = |error| self.ended().map_or(error, poll);
+        let mut addrs = match resolve::look_up(addr, resolver, explain) {
             Some(found) => found?,
             None => addr.to_socket_addrs()?.collect(),
         };

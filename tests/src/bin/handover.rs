@@ -112,7 +112,7 @@ fn describe() {
     let listener = TcpListener::try_from(listener).unwrap();
     if refused.is_some() {
         let error = TcpListener::try_from(passed.remove(0)).unwrap_err();
-        assert!(error.to_string().contains("is no TCP listener"));
+        assert!(error.to_string().contains("is no TcpListener"));
     }
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(text.concat().as_bytes()).unwrap();
