@@ -40,8 +40,8 @@ pub(super) const CALLS: &[&str] = &[
     "waitid",
 ];
 
-/// Copies keep their pipes for the next ones. Two of them use a pipe at a time.
-pub(super) const SPARE_PIPES: usize = 2;
+/// Copies keep their pipes for the next ones. At most three use a pipe at a time.
+pub(super) const SPARE_PIPES: usize = 3;
 
 /// Bytes of a file that is copied.
 const FILE: usize = 100_000;
