@@ -197,6 +197,7 @@ impl Driver<'_> {
             4 => self.incref(),
             5 if others > 0 => self.decref(),
             6 if how == 0 => self.close(),
+            6 if how == 1 => self.cancelled_try(side),
             6 => self.try_lock(side),
             7 if how & 1 == 0 => self.lock(side, Some(RawCancel::new(sched()))),
             7 => self.cancel(usize::from(how >> 1)),
@@ -240,6 +241,14 @@ impl Driver<'_> {
         };
         assert_eq!(outcome, expected);
         model.sides[side].locked |= outcome == Ok(true);
+    }
+
+    fn cancelled_try(&self, side: usize) {
+        let cancel = RawCancel::new(sched());
+        cancel.cancel();
+        let attempt = || self.mutex.try_lock(MODES[side], sched());
+        let outcome = sched().shield(|| cancel.run(attempt));
+        assert_eq!(outcome, Err(PollError::Cancelled));
     }
 
     /// Cancels one of the operations that sleep, counted from the innermost.

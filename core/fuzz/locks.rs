@@ -429,7 +429,13 @@ impl Driver<'_> {
             self.let_the_mutex_be_handed_over();
             self.operate(Place::Condvar, 0, limit, |limit| {
                 // SAFETY: the mutex is locked.
-                unsafe { self.condvar.wait(&self.mutex, limit) }
+                unsafe {
+                    match limit {
+                        None => self.condvar.wait(&self.mutex, None),
+                        // Without a cancel it is the same wait.
+                        limit => self.condvar.wait_or_cancel(&self.mutex, limit) == Ok(true),
+                    }
+                }
             });
         }
     }
