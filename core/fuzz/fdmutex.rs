@@ -197,7 +197,7 @@ impl Driver<'_> {
             4 => self.incref(),
             5 if others > 0 => self.decref(),
             6 if how == 0 => self.close(),
-            6 if how == 1 => self.cancelled_try(side),
+            6 if how & 1 == 1 => self.cancelled_try(side),
             6 => self.try_lock(side),
             7 if how & 1 == 0 => self.lock(side, Some(RawCancel::new(sched()))),
             7 => self.cancel(usize::from(how >> 1)),
