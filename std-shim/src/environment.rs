@@ -1,5 +1,5 @@
-//! Reads the environment: `GOPARK_…` and `LISTEN_…` variables and `RUST_BACKTRACE`. No other file
-//! does.
+//! Reads the environment: `GOPARK_…` and `LISTEN_…` variables, and `RUST_BACKTRACE`. No other
+//! file does.
 #![allow(
     unsafe_code,
     reason = "the kernel's auxiliary vector is read through libc"

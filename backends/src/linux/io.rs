@@ -140,7 +140,7 @@ pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcom
     outcome(unsafe {
         libc::sendmsg(
             fd.raw(),
-            &message(buffers),
+            &header(buffers),
             libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
         )
     })
@@ -154,16 +154,16 @@ pub unsafe fn send_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcom
 ///   call.
 pub unsafe fn recv_vectored(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize> {
     // SAFETY: as in `send_vectored`.
-    outcome(unsafe { libc::recvmsg(fd.raw(), &mut message(buffers), libc::MSG_DONTWAIT) })
+    outcome(unsafe { libc::recvmsg(fd.raw(), &mut header(buffers), libc::MSG_DONTWAIT) })
 }
 
 /// A message header for the first 1024 buffers. The kernel only reads the vector.
-fn message(buffers: &[libc::iovec]) -> libc::msghdr {
+pub(super) fn header(buffers: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all zeroes is a message without address, data and control bytes.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = buffers.as_ptr().cast_mut();
-    message.msg_iovlen = buffers.len().min(IOV_MAX) as _;
-    message
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = buffers.as_ptr().cast_mut();
+    header.msg_iovlen = buffers.len().min(IOV_MAX) as _;
+    header
 }
 
 /// `accept4(2)`: a new non-blocking, close-on-exec descriptor, and its peer's address.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "system calls on the caller's buffers")]
 
 use super::check;
-use super::io::{IOV_MAX, failure};
+use super::io::{IOV_MAX, failure, header};
 use super::socket::Address;
 use core::mem;
 use core::ptr;
@@ -136,15 +136,6 @@ pub unsafe fn send_message(
     // The kernel only reads name and control bytes.
     let sent = unsafe { libc::sendmsg(fd.raw(), &header, flags) };
     check(sent).map_or_else(failure, Outcome::Done)
-}
-
-/// A message header for the first 1024 buffers.
-fn header(buffers: &[libc::iovec]) -> libc::msghdr {
-    // SAFETY: all zeroes is a message without address, data and control bytes.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = buffers.as_ptr().cast_mut();
-    header.msg_iovlen = buffers.len().min(IOV_MAX) as _;
-    header
 }
 
 /// `recvmmsg(2)`: waiting datagrams into the buffers of `headers`. Returns how many.
