@@ -49,11 +49,13 @@ use std::time::{Duration, Instant};
 /// });
 ///
 /// let mut client = TcpStream::connect(addr)?;
-/// client.write_all(b"hello")?;
-/// stop.cancel(); // No new connections. Those that exist have five seconds to end.
 /// let mut reply = [0; 5];
+/// client.write_all(b"hello")?;
 /// client.read_exact(&mut reply)?;
-/// assert_eq!(&reply, b"hello");
+/// stop.cancel(); // No new connections. Those that are accepted have five seconds to end.
+/// client.write_all(b"world")?;
+/// client.read_exact(&mut reply)?;
+/// assert_eq!(&reply, b"world");
 /// drop(client);
 /// serving.join().unwrap()?;
 /// # Ok(())
