@@ -308,8 +308,9 @@ fn blocking_work_parks_its_goroutine_and_has_a_thread_of_a_pool() {
 fn goroutines_of_a_busy_thread_are_stolen() {
     alone(|| {
         loop {
-            gopark::yield_now();
             let before = metrics();
+            // Gets back a P that was taken.
+            gopark::yield_now();
             let threads: Vec<_> = (0..100).map(|_| go(thread_id)).collect();
             // This goroutine keeps its thread, so another thread has taken the goroutines that ran.
             until_on_thread("the other thread has run them", || {
