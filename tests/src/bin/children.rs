@@ -49,15 +49,26 @@ fn sigchld_ignored() {
     let mut child = Command::new("true").spawn().unwrap();
     until("it has ended", || child.try_wait().is_err());
     no_child(child.wait());
+    // A leak check at the end waits for a child of its own. SAFETY: as above.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Waits for children while all descriptors are in use: on the pool.
 fn no_descriptors() {
     let mut children = [cat(), cat()];
     let inputs = children.each_mut().map(|child| child.stdin.take().unwrap());
-    let none = libc::rlimit {
+    let mut before = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
+    };
+    // SAFETY: `before` is writable.
+    assert_eq!(
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) },
+        0
+    );
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        ..before
     };
     // SAFETY: `none` is readable.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &none) }, 0);
@@ -80,6 +91,8 @@ fn no_descriptors() {
     assert!(!waiting.is_finished());
     drop(inputs);
     assert!(join(waiting));
+    // A leak check at the end opens files. SAFETY: `before` is readable.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &before) }, 0);
 }
 
 /// A child made by fork has the default action, and does not disturb the parent.
