@@ -103,6 +103,8 @@ pub(crate) struct Home {
     pub(crate) ring_first: bool,
     /// How many times this M parks without a yield before it.
     pub(crate) skip_yields: u32,
+    /// How many times it does so if the next yield brings nothing, about twice.
+    pub(crate) vain_pause: u32,
     /// How many more times a wake-up by another thread must end a park before this M lingers.
     pub(crate) skip_lingers: u32,
     /// Whether this M is counted as spinning.
@@ -140,6 +142,7 @@ impl M {
                 budget: 0,
                 ring_first: false,
                 skip_yields: 0,
+                vain_pause: 0,
                 skip_lingers: 1,
                 spinning: false,
                 must_wake_another: false,
