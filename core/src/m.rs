@@ -19,7 +19,7 @@
 //! it.
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
-use crate::counter::CoarseClock;
+use crate::counter::{CoarseClock, Numbers};
 use crate::g::GRef;
 use crate::lock_wait::LockWait;
 use crate::metrics::{Counts, Latencies};
@@ -77,6 +77,8 @@ pub(crate) struct M {
     /// When its P was last taken, if there is a trace. Written by the thread that takes it.
     pub(crate) p_taken: AtomicI64,
     pub(crate) stack_credit: Credit,
+    /// Numbers for the goroutines that are spawned here. Used by the M's thread.
+    pub(crate) ids: Numbers,
     /// What the hooks count. Written by the M's thread.
     pub(crate) counts: Counts,
     /// How long goroutines waited for a turn on this M. Written by the M's thread.
@@ -134,6 +136,7 @@ impl M {
             lock_wait: LockWait::new(),
             p_taken: AtomicI64::new(0),
             stack_credit: Credit::default(),
+            ids: Numbers::default(),
             counts: Counts::default(),
             latencies: Latencies::new(),
             home: UnsafeCell::new(Home {

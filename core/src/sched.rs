@@ -98,9 +98,7 @@ use crate::polldesc::PollCache;
 use crate::poller::Poller;
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{
-    self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, CachePadded, Once, Ordering, unmodeled,
-};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, CachePadded, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr;
@@ -119,7 +117,7 @@ pub struct Sched {
     arena: Stacks,
     ms: Ms,
     ps: Vec<P>,
-    pollers: Vec<Poller>,
+    pollers: Vec<CachePadded<Poller>>,
     /// Goroutines that any M may run and that lie in no P's ring.
     global: Global,
     /// How many Ms with a P are parked, and how many spin.
@@ -132,8 +130,8 @@ pub struct Sched {
     /// The time of sysmon's last look.
     coarse_clock: CoarseClock,
     descs: PollCache,
-    /// The number of the next goroutine.
-    next_id: AtomicU64,
+    /// The number of the next goroutine that is in no block of an M.
+    next_id: UnmodeledCount,
     ordinary: OrdinaryThreads,
     /// Made when a program asks for a trace or for switches.
     observers: Once<Observers>,
@@ -201,7 +199,8 @@ impl Sched {
         let guard_size = config.check(os.page_size());
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
-            shared.push(Poller::new(poller().map_err(StartError::Poller)?));
+            let poller = Poller::new(poller().map_err(StartError::Poller)?);
+            shared.push(CachePadded::new(poller));
         }
         let gate = threads::start_threads(os, &config)?;
         // Last, because an `Os` cannot undo a reservation: nothing after it may fail.
@@ -225,7 +224,7 @@ impl Sched {
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
             descs: PollCache::new(),
-            next_id: AtomicU64::new(1),
+            next_id: UnmodeledCount::new(1),
             ordinary: OrdinaryThreads::default(),
             observers: Once::new(),
             totals: Totals::new(),
@@ -341,7 +340,10 @@ impl Sched {
 
     /// The number for a new goroutine.
     pub(crate) fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        match self.current() {
+            Some(g) => self.m_of(g).ids.take(&self.next_id),
+            None => self.next_id.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// Reserves a stack for a goroutine that is about to be made.
