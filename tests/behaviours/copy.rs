@@ -187,7 +187,8 @@ fn deadlines_of_both_ends_apply() {
         assert_ended(join(copier), PollError::Timeout, 1000);
         source.set_read_deadline(None).unwrap();
 
-        let feeder = go(move || feed.write_all(&vec![7; 8 << 20]));
+        // Until the connection is reset: the system's buffers may hold megabytes.
+        let feeder = go(move || while feed.write_all(&[7; 4096]).is_ok() {});
         let copier = {
             let sink = sink.try_clone().unwrap();
             go(move || copy(&source, &sink))
@@ -200,7 +201,7 @@ fn deadlines_of_both_ends_apply() {
         // What the error says has arrived, no more and no less.
         let rest = read_to_end(&arrived, 100_000).unwrap();
         assert_eq!(1 + rest.len() as u64, ended.copied());
-        assert!(join(feeder).is_err());
+        join(feeder);
     });
 }
 

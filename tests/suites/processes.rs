@@ -408,6 +408,10 @@ fn a_thread_of_the_pool_waits_for_a_child_if_no_pidfd_can_be_opened() {
 }
 
 #[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer runs no handler in the child before `_exit`"
+)]
 fn a_forked_child_has_the_default_action_for_a_notified_signal() {
     run(&mut children("fork")).assert_success();
 }
@@ -436,6 +440,10 @@ fn a_signal_that_requests_dumps_can_be_notified_too() {
 }
 
 #[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer runs no handler while the scheduler sleeps"
+)]
 fn a_program_that_waits_for_a_signal_only_is_not_dead() {
     let mut child = children("waits-for-a-signal")
         .stdout(Stdio::piped())
@@ -452,6 +460,10 @@ fn a_program_that_waits_for_a_signal_only_is_not_dead() {
 }
 
 #[test]
+#[cfg_attr(
+    gopark_sanitize = "thread",
+    ignore = "ThreadSanitizer has a thread that gopark cannot account for"
+)]
 fn a_deadlock_is_reported_after_the_last_notification() {
     let ended = run(&mut children("deadlock-afterwards"));
     assert_eq!(ended.status.code(), Some(2), "{}", ended.output);

@@ -1,5 +1,8 @@
 //! Programs that hang because a goroutine blocks on what another goroutine of its thread holds.
 //! `suites/hangs.rs` runs them by name and reads the reports.
+//!
+//! Goroutines that must share a thread are spawned with `go_local`. On a busy machine sysmon may
+//! take the P of the spawning thread, and what `go` has spawned then starts on another one.
 #![allow(
     unsafe_code,
     reason = "standard error is read, and the process ended, through libc"
@@ -99,7 +102,7 @@ fn mutex() {
     let stream = Arc::new(Mutex::new(stream));
     let loggers = [(); 2].map(|()| {
         let stream = stream.clone();
-        go(move || {
+        go_local(move || {
             set_name("logger");
             let mut stream = stream.lock().unwrap();
             (0..200).for_each(|_| stream.write_all(b"x").unwrap());
@@ -112,13 +115,13 @@ fn mutex() {
 fn channel() {
     let (mut stream, mut peer) = connection();
     let (say, said) = mpsc::channel();
-    let reads = go(move || {
+    let reads = go_local(move || {
         let mut byte = [0];
         while stream.read(&mut byte).unwrap() == 1 {
             say.send(byte[0]).unwrap();
         }
     });
-    let writes = go(move || {
+    let writes = go_local(move || {
         set_name("writer");
         peer.write_all(b"hello").unwrap();
         said.iter().for_each(drop);
@@ -140,7 +143,7 @@ fn join_of_one_that_locks() {
 fn condvar() {
     let shared = Arc::new((Mutex::new(false), Condvar::new()));
     let theirs = shared.clone();
-    let notifies = go(move || {
+    let notifies = go_local(move || {
         sleep(Duration::from_millis(10));
         *theirs.0.lock().unwrap() = true;
         theirs.1.notify_one();
@@ -157,7 +160,7 @@ fn once_lock() {
         sleep(Duration::from_millis(10));
         7
     };
-    let both = [(); 2].map(|()| go(move || *ONCE.get_or_init(init)));
+    let both = [(); 2].map(|()| go_local(move || *ONCE.get_or_init(init)));
     both.into_iter()
         .for_each(|goroutine| assert_eq!(join(goroutine), 7));
 }
@@ -167,7 +170,7 @@ fn lazy_lock() {
         yield_now();
         7
     });
-    let both = [(); 2].map(|()| go(|| *LAZY));
+    let both = [(); 2].map(|()| go_local(|| *LAZY));
     both.into_iter()
         .for_each(|goroutine| assert_eq!(join(goroutine), 7));
 }
@@ -184,7 +187,7 @@ fn main_blocks() {
 /// The main goroutine is the one that waits for its thread.
 fn main_waits() {
     static STARTED: AtomicBool = AtomicBool::new(false);
-    drop(go(move || {
+    drop(go_local(move || {
         set_name("blocked");
         STARTED.store(true, SeqCst);
         let (_tell, told) = mpsc::channel::<()>();
@@ -196,7 +199,7 @@ fn main_waits() {
 /// The waiting goroutine becomes runnable after the thread has been blocked for more than a second.
 fn late_neighbour() {
     let (tell, told) = mpsc::channel();
-    drop(go(move || {
+    drop(go_local(move || {
         sleep(Duration::from_millis(1300));
         tell.send(()).unwrap();
     }));
