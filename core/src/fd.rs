@@ -22,6 +22,7 @@
 //! ended and the system has released the descriptor, so its port can be bound again at once.
 #![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
+mod idle;
 mod ready;
 
 pub use ready::{Probe, ReadyArm};
@@ -108,7 +109,8 @@ type Spend = fn(&'static Sched, u32);
 
 struct Side {
     /// Nanoseconds that each operation may take. 0: the deadline applies. [`ENDLESS`]: a timeout
-    /// was removed. An operation turns it into a deadline when it begins, so one under way keeps
+    /// was removed. Less than that: minus a timeout which has passed already, and which the next
+    /// operation reports. An operation turns it into a deadline when it begins, so one under way keeps
     /// its limit. Written under the lock of `desc` together with the deadline, except by
     /// `set_timeout`.
     timeout: AtomicI64,
@@ -354,6 +356,11 @@ impl Fd {
                 let _ = word.compare_exchange(ENDLESS, 0, Ordering::Relaxed, Ordering::Relaxed);
                 Some(Deadline::None)
             }
+            spent if spent < ENDLESS => {
+                let again = -spent;
+                let _ = word.compare_exchange(spent, again, Ordering::Relaxed, Ordering::Relaxed);
+                None
+            }
             timeout => Some(Deadline::At(now.saturating_add(timeout))),
         };
         self.sched.poll_set_deadline(self.desc, &decide, Some(mode));
@@ -510,7 +517,10 @@ impl Fd {
 
     /// The timeout of one direction in nanoseconds, 0 if there is none.
     pub fn timeout(&self, mode: Mode) -> Nanos {
-        self.side(mode).timeout.load(Ordering::Relaxed).max(0)
+        match self.side(mode).timeout.load(Ordering::Relaxed) {
+            ENDLESS => 0,
+            timeout => timeout.abs(),
+        }
     }
 
     /// Closes the descriptor. Operations that wait fail with [`PollError::Closing`], and so does a

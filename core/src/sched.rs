@@ -45,7 +45,7 @@
 //! |---|---|---|
 //! | 0 | `trace`, `metrics`, `hooks` | count, measure, trace and tell what the others do |
 //! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
-//! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
+//! | 2 | `stackless`, `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
 #![allow(unsafe_code, reason = "a `Here` asserts that its M runs the caller")]
@@ -63,6 +63,7 @@ mod pool;
 mod quiescence;
 mod ready;
 mod run;
+mod stackless;
 mod stall;
 mod sysmon;
 mod threads;
@@ -108,6 +109,7 @@ use handoff::MsWithoutP;
 use idle::Idlers;
 use metrics::Totals;
 use pool::PoolCounts;
+use stackless::Stackless;
 use sysmon::Sysmon;
 use trace::Observers;
 
@@ -141,6 +143,8 @@ pub struct Sched {
     /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
+    /// Made when the program first lets a goroutine wait without a stack.
+    stackless: Once<Stackless>,
     /// The random sequence of selects. Written by any thread.
     pub(crate) picks: CachePadded<unmodeled::AtomicU32>,
 }
@@ -150,6 +154,8 @@ pub struct Sched {
 struct OrdinaryThreads {
     /// Goroutines that they have spawned.
     spawned: UnmodeledCount,
+    /// Those of `spawned` that were to wait without a stack.
+    stackless: UnmodeledCount,
     /// Those that wait for a descriptor.
     poll_waiting: AtomicI64,
     /// Those that are parked. The thread that wakes one counts it out first.
@@ -231,6 +237,7 @@ impl Sched {
             totals: Totals::new(),
             forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
+            stackless: Once::new(),
             picks: CachePadded::default(),
         }));
         sync::set_os(&sched.os);
