@@ -63,7 +63,7 @@ fn serve(with_stack: bool, connections: usize) -> Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let addr = listener.local_addr()?.to_string();
         let mut clients = Clients::start(&addr, connections)?;
-        let before = resident_bytes()?;
+        let before = memory()?;
         for _ in 0..connections {
             let (conn, _) = listener.accept()?;
             match with_stack {
@@ -72,17 +72,21 @@ fn serve(with_stack: bool, connections: usize) -> Result<()> {
             }
         }
         all_wait(connections);
-        let each = |now: usize| now.saturating_sub(before) / connections.max(1);
-        let at_first = each(resident_bytes()?);
+        let idle = memory()?;
         for _ in 0..ROUNDS {
             clients.exchange()?;
             all_wait(connections);
         }
-        let later = each(resident_bytes()?);
+        let later = memory()?;
+        let each = |now: usize, before: usize| now.saturating_sub(before) / connections.max(1);
         println!(
-            "{connections} connections {} a stack: {at_first} bytes of memory each, {later} after \
-             {ROUNDS} messages, all of them answered",
-            if with_stack { "with" } else { "without" }
+            "{connections} connections {} a stack: {} bytes of memory each, and {} of page tables; \
+             {} and {} after {ROUNDS} messages, all of them answered",
+            if with_stack { "with" } else { "without" },
+            each(idle.resident, before.resident),
+            each(idle.page_tables, before.page_tables),
+            each(later.resident, before.resident),
+            each(later.page_tables, before.page_tables),
         );
         clients.end()
     })
@@ -172,13 +176,26 @@ fn clients(addr: &str, connections: usize) -> Result<()> {
     Ok(())
 }
 
-/// The memory of this process that is in RAM. `smaps_rollup` is exact; `VmRSS` lags behind.
-fn resident_bytes() -> Result<usize> {
-    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let rss = text.lines().find_map(|line| line.strip_prefix("Rss:"));
-    let kib = rss.and_then(|rss| rss.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    kib.map(|kib| kib * 1024)
-        .ok_or_else(|| Error::other("smaps_rollup without Rss"))
+/// What this process takes of the RAM, in bytes.
+struct Memory {
+    resident: usize,
+    page_tables: usize,
+}
+
+/// `Rss` of `smaps_rollup` is exact; `VmRSS` lags behind.
+fn memory() -> Result<Memory> {
+    Ok(Memory {
+        resident: kibibytes("/proc/self/smaps_rollup", "Rss:")? * 1024,
+        page_tables: kibibytes("/proc/self/status", "VmPTE:")? * 1024,
+    })
+}
+
+fn kibibytes(file: &str, field: &str) -> Result<usize> {
+    let text = fs::read_to_string(file)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field));
+    value
+        .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok())
+        .ok_or_else(|| Error::other(format!("{file} without {field}")))
 }
 
 /// Raises the soft limit of descriptors to the hard limit.

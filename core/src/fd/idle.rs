@@ -64,7 +64,7 @@ impl Fd {
     }
 
     /// Begins the wait: takes the read lock and keeps it. Returns whether a read would not block.
-    fn begin_idle(&self, probe: Probe) -> Result<bool, FdError> {
+    pub(super) fn begin_idle(&self, probe: Probe) -> Result<bool, FdError> {
         let Fd { sched, desc, .. } = *self;
         sched.forbid_in_fork();
         if !self.mutex.try_lock(Mode::Read, sched)? {
@@ -89,7 +89,13 @@ impl Fd {
 
     /// Ends the wait, in the goroutine that was made for it.
     fn end_idle(&self) {
-        self.sched.end_stackless_wait(self.desc.slot(Mode::Read));
+        self.sched.end_stackless_wait();
+        self.leave_idle();
+    }
+
+    /// Undoes what `begin_idle` and the wait have left.
+    pub(super) fn leave_idle(&self) {
+        self.desc.slot(Mode::Read).settle();
         // The readiness is used up, so the next read asks.
         self.read.drained.store(false, Ordering::Relaxed);
         let timeout = self.read.timeout.load(Ordering::Relaxed);

@@ -64,7 +64,7 @@ struct Starved {
 impl Sched {
     /// Lets a new goroutine wait on `slot`. It is readied when the slot is notified or cancelled,
     /// or at once if the slot was notified before or `may_wait` returns false. In its first turn it
-    /// calls [`end_stackless_wait`](Self::end_stackless_wait).
+    /// calls [`end_stackless_wait`](Self::end_stackless_wait) and settles the slot.
     ///
     /// After the return the goroutine may have run already.
     pub(crate) fn wait_without_stack(
@@ -98,9 +98,8 @@ impl Sched {
         }
     }
 
-    /// Ends the wait that the calling goroutine was made with.
-    pub(crate) fn end_stackless_wait(&'static self, slot: &WaitSlot) {
-        slot.settle();
+    /// Counts the end of the wait that the calling goroutine was made with.
+    pub(crate) fn end_stackless_wait(&'static self) {
         self.parker().on_poll_resume();
         let current = self
             .current()
@@ -164,3 +163,7 @@ unsafe fn retry(sched: NonNull<()>, _: u32, woken: &mut WaiterList) {
         woken.push(waiter);
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "../../models/stackless.rs"]
+mod models;
