@@ -63,6 +63,21 @@ fn a_handler_starts_at_once_if_data_is_there() {
 }
 
 #[test]
+fn bytes_that_were_read_do_not_start_a_handler() {
+    check(|| {
+        let (mut near, mut far) = pair();
+        near.write_all(b"x").unwrap();
+        // The buffer is full, so it is not known that no more is there.
+        far.read_exact(&mut [0; 1]).unwrap();
+        let (tx, rx) = chan::bounded(1);
+        on_readable(far, move |far| tx.send(far.try_read(&mut [0; 64])).unwrap()).unwrap();
+        (0..10).for_each(|_| yield_now());
+        near.write_all(b"hello").unwrap();
+        assert_eq!(rx.recv().unwrap().unwrap(), 5);
+    });
+}
+
+#[test]
 fn a_handler_starts_after_a_read_that_has_emptied_the_buffer() {
     check(|| {
         let (mut near, mut far) = pair();
