@@ -109,10 +109,10 @@ type Spend = fn(&'static Sched, u32);
 
 struct Side {
     /// Nanoseconds that each operation may take. 0: the deadline applies. [`ENDLESS`]: a timeout
-    /// was removed. Less than that: minus a timeout which has passed already, and which the next
-    /// operation reports. An operation turns it into a deadline when it begins, so one under way keeps
-    /// its limit. Written under the lock of `desc` together with the deadline, except by
-    /// `set_timeout`.
+    /// was removed. Less than that: minus a timeout that has passed, which the next operation
+    /// reports. An operation turns the timeout into a deadline when it begins, so one under way
+    /// keeps its limit. Written under the lock of `desc` together with the deadline, except by
+    /// `set_timeout` and at the end of an idle wait.
     timeout: AtomicI64,
     /// The last operation emptied the kernel's buffer, or filled it. Owned by the holder of the
     /// side's lock.

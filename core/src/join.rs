@@ -355,9 +355,9 @@ impl Sched {
     }
 
     /// Makes a goroutine that runs `f` once `slot` is notified or cancelled, or at once if it was
-    /// notified before or `may_wait` returns false. It has no stack until then. `f` must call
-    /// [`end_stackless_wait`](Self::end_stackless_wait) and settle the slot first. A panic out of `f` aborts the
-    /// process.
+    /// notified before or `may_wait` returns false. It has no stack until then. `f` must first call
+    /// [`end_stackless_wait`](Self::end_stackless_wait) and settle the slot. A panic out of `f`
+    /// aborts the process.
     pub(crate) fn go_when_notified<F, R>(
         &'static self,
         slot: &WaitSlot,

@@ -44,8 +44,8 @@
 //! | row | modules | what they do |
 //! |---|---|---|
 //! | 0 | `trace`, `metrics`, `hooks` | count, measure, trace and tell what the others do |
-//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
-//! | 2 | `stackless`, `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
+//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park`, `stackless` | stops and wake-ups |
+//! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
 #![allow(unsafe_code, reason = "a `Here` asserts that its M runs the caller")]

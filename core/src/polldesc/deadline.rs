@@ -9,12 +9,22 @@
 //!
 //! If both directions have the same time, the read timer serves both and the write timer is
 //! stopped. Whatever begins or ends such a pairing counts as a change of both directions.
+//!
+//! Most connections that wait for long have no deadline. So the timers are made when a first time
+//! is set, and then stay for the rest of the process, as the PollDesc does.
+#![allow(
+    unsafe_code,
+    reason = "timers get the address of their PollDesc and are never freed"
+)]
 
 use super::{Moved, PollDesc};
+use crate::must::Must;
 use crate::os::{Mode, Nanos};
+use crate::sync::{AtomicPtr, Ordering};
 use crate::timer::{Fire, Heap, Timer};
 use crate::waiter::WaiterList;
-use core::ptr::NonNull;
+use alloc::boxed::Box;
+use core::ptr::{self, NonNull};
 
 /// When operations time out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +44,37 @@ pub(super) struct DeadlineState {
 }
 
 const PASSED: Nanos = -1;
+
+/// The timers for reads and for writes. Null until a first time is set.
+pub(super) struct Timers(AtomicPtr<[Timer; 2]>);
+
+impl Timers {
+    pub(super) fn new() -> Self {
+        Timers(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The timer of a direction, if the timers were made.
+    pub(super) fn of(&self, mode: Mode) -> Option<&Timer> {
+        // SAFETY: `make` stored a leaked box. Acquire pairs with its Release.
+        let timers = unsafe { self.0.load(Ordering::Acquire).as_ref() };
+        timers.map(|timers| &timers[mode as usize])
+    }
+
+    /// Makes the timers of `desc`.
+    #[cold]
+    fn make(&self, desc: &PollDesc) {
+        let arg = NonNull::from(desc).cast();
+        let new = Box::into_raw(Box::new([Timer::new(arg), Timer::new(arg)]));
+        let none = ptr::null_mut();
+        let made = self
+            .0
+            .compare_exchange(none, new, Ordering::AcqRel, Ordering::Relaxed);
+        if made.is_err() {
+            // SAFETY: another deadline was first, so nothing else has this box.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+}
 
 impl DeadlineState {
     pub(super) const fn new() -> Self {
@@ -71,9 +112,14 @@ impl DeadlineState {
     }
 
     /// Stops the timer and makes a callback on its way stale.
-    pub(super) fn abandon(&mut self, timer: &Timer) {
+    pub(super) fn abandon(&mut self, timer: Option<&Timer>) {
         self.seq = self.seq.wrapping_add(1);
-        if self.running {
+        self.stop(timer);
+    }
+
+    fn stop(&mut self, timer: Option<&Timer>) {
+        // It runs, so it was made.
+        if let Some(timer) = timer.filter(|_| self.running) {
             timer.stop();
             self.running = false;
         }
@@ -83,7 +129,7 @@ impl DeadlineState {
     /// should run at all. Returns the heap whose M must look again.
     fn follow(
         &mut self,
-        timer: &Timer,
+        timer: Option<&Timer>,
         heap: &'static Heap,
         fire: Fire,
         changed: bool,
@@ -98,14 +144,12 @@ impl DeadlineState {
         }
         if wanted {
             self.running = true;
-            // SAFETY: a PollDesc is never freed, `fire` may get its address on any thread, and the
-            // caller holds its lock.
+            let timer = timer.must("a time is set before its timer is made");
+            // SAFETY: a PollDesc and its timers are never freed, `fire` may get its address on any
+            // thread, and the caller holds its lock.
             return unsafe { timer.arm(heap, self.when, self.seq, fire) };
         }
-        if self.running {
-            timer.stop();
-            self.running = false;
-        }
+        self.stop(timer);
         None
     }
 }
@@ -116,7 +160,8 @@ impl PollDesc {
     /// that are in no heap go into `heap`. Returns the heaps whose Ms must look again.
     ///
     /// It calls `decide` under the lock; `None` changes nothing. If two callers decide by the same
-    /// words, the second sees what the first has done.
+    /// words, the second sees what the first has done. A call that makes the timers, which it does
+    /// without the lock, calls `decide` twice, and the second outcome counts.
     #[doc(alias = "pollSetDeadline")]
     pub(crate) fn set_deadline(
         &self,
@@ -133,6 +178,11 @@ impl PollDesc {
         let Some(deadline) = decide() else {
             return [None; 2];
         };
+        if matches!(deadline, Deadline::At(_)) && self.timers.of(Mode::Read).is_none() {
+            drop(guard);
+            self.timers.make(self);
+            return self.set_deadline(decide, mode, heap, woken);
+        }
         let before = (state.read.when, state.write.when);
         if mode != Some(Mode::Write) {
             state.read.set(deadline);
@@ -152,12 +202,15 @@ impl PollDesc {
         let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
         let repaired = paired(before) != paired(after);
         let fire = if paired(after) { fire_both } else { fire_read };
-        let moved_read =
-            state
-                .read
-                .follow(&self.rt, heap, fire, before.0 != after.0 || repaired, true);
+        let moved_read = state.read.follow(
+            self.timers.of(Mode::Read),
+            heap,
+            fire,
+            before.0 != after.0 || repaired,
+            true,
+        );
         let moved_write = state.write.follow(
-            &self.wt,
+            self.timers.of(Mode::Write),
             heap,
             fire_write,
             before.1 != after.1 || repaired,

@@ -60,8 +60,8 @@ impl Sched {
         (waits as i64 + outside - resumed as i64).max(0) as usize
     }
 
-    /// How many goroutines wait without a stack, or have not begun since. Exact while none begins or
-    /// ends such a wait.
+    /// How many goroutines wait without a stack, or have not begun since. Exact while none begins
+    /// or ends such a wait.
     pub fn num_idle_connections(&self) -> usize {
         let ended: u64 = self.ms().map(|m| m.counts.stackless_ends.get()).sum();
         self.stackless_waits().saturating_sub(ended) as usize
