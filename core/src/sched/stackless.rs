@@ -118,16 +118,16 @@ impl Sched {
     fn starve(&'static self, stackless: &'static Stackless, g: GRef) {
         self.count_starved();
         g.set_status(Status::Waiting);
+        let (heap, when) = (self.timers(), self.now() + RETRY_AFTER);
         let mut starved = stackless.starved.lock();
         starved.goroutines.push(Waiter::G(g));
         if starved.timed {
             return;
         }
         starved.timed = true;
-        let when = self.now() + RETRY_AFTER;
         // SAFETY: the timer is in the scheduler, which is never freed, and `retry` may get its
         // address on any thread. The lock is held, so that no other call overlaps.
-        let moved = unsafe { stackless.timer.arm(self.timers(), when, 0, retry) };
+        let moved = unsafe { stackless.timer.arm(heap, when, 0, retry) };
         drop(starved);
         if let Some(heap) = moved {
             self.look_again(heap);

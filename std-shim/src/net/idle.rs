@@ -65,6 +65,9 @@ use std::panic::Location;
 /// [`Cancel`](crate::sync::Cancel) of the caller. To end all idle connections of a server, close
 /// them, or shut them down.
 ///
+/// **Servers.** A [`Server`](super::Server) counts the connections whose handlers run, for its
+/// limit and for its end. A connection that its handler has handed over is no longer among them.
+///
 /// **Results.** A panic of `handler`, and an error that it returns, are those of a goroutine whose
 /// handle was dropped: see [`go`](crate::go) and
 /// [`Builder::on_leak`](crate::Builder::on_leak).
