@@ -274,8 +274,10 @@ impl PollDesc {
         let mut state = self.state.lock();
         assert!(!state.closing, "a descriptor is unblocked twice");
         state.closing = true;
-        state.read.abandon(self.timers.of(Mode::Read));
-        state.write.abandon(self.timers.of(Mode::Write));
+        if let Some([rt, wt]) = self.timers.get() {
+            state.read.abandon(rt);
+            state.write.abandon(wt);
+        }
         self.publish(&state);
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.cancel());

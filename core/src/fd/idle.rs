@@ -16,9 +16,9 @@
 //! and the system is asked once. Bytes that come after the question latch in the slot, and the
 //! commit fails.
 
-use super::{ENDLESS, Fd, FdError, OnDrop, Probe};
+use super::{Fd, FdError, OnDrop, Probe, SPENT};
 use crate::join::Join;
-use crate::os::{Errno, Mode, Nanos};
+use crate::os::{Errno, Mode};
 use crate::polldesc::PollError;
 use crate::sync::Ordering;
 use core::mem;
@@ -103,17 +103,11 @@ impl Fd {
             // A timeout set since then applies to the next read.
             _ = self.read.timeout.compare_exchange(
                 timeout,
-                spent(timeout),
+                timeout | SPENT,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
         }
         self.release(self.mutex.unlock(Mode::Read, self.sched));
     }
-}
-
-/// The word of a timeout that has passed while no operation could report it. The next operation
-/// reports it instead of beginning the timeout anew.
-fn spent(timeout: Nanos) -> Nanos {
-    (-timeout).min(ENDLESS - 1)
 }

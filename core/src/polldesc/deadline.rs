@@ -10,15 +10,14 @@
 //! If both directions have the same time, the read timer serves both and the write timer is
 //! stopped. Whatever begins or ends such a pairing counts as a change of both directions.
 //!
-//! Most connections that wait for long have no deadline. So the timers are made when a first time
-//! is set, and then stay for the rest of the process, as the PollDesc does.
+//! Most connections that wait for long have no deadline. So the timers are made when a first one is
+//! set, and then stay for the rest of the process, as the PollDesc does.
 #![allow(
     unsafe_code,
     reason = "timers get the address of their PollDesc and are never freed"
 )]
 
 use super::{Moved, PollDesc};
-use crate::must::Must;
 use crate::os::{Mode, Nanos};
 use crate::sync::{AtomicPtr, Ordering};
 use crate::timer::{Fire, Heap, Timer};
@@ -45,7 +44,7 @@ pub(super) struct DeadlineState {
 
 const PASSED: Nanos = -1;
 
-/// The timers for reads and for writes. Null until a first time is set.
+/// The timers for reads and for writes. Null until a first deadline is set.
 pub(super) struct Timers(AtomicPtr<[Timer; 2]>);
 
 impl Timers {
@@ -53,26 +52,30 @@ impl Timers {
         Timers(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The timer of a direction, if the timers were made.
-    pub(super) fn of(&self, mode: Mode) -> Option<&Timer> {
-        // SAFETY: `make` stored a leaked box. Acquire pairs with its Release.
-        let timers = unsafe { self.0.load(Ordering::Acquire).as_ref() };
-        timers.map(|timers| &timers[mode as usize])
+    pub(super) fn get(&self) -> Option<&[Timer; 2]> {
+        // SAFETY: null, or what `make` has leaked. Acquire pairs with its Release.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
     }
 
     /// Makes the timers of `desc`.
     #[cold]
-    fn make(&self, desc: &PollDesc) {
-        let arg = NonNull::from(desc).cast();
-        let new = Box::into_raw(Box::new([Timer::new(arg), Timer::new(arg)]));
+    fn make(&self, desc: &PollDesc) -> &[Timer; 2] {
+        let timer = || Timer::new(NonNull::from(desc).cast());
+        let new = Box::into_raw(Box::new([timer(), timer()]));
         let none = ptr::null_mut();
         let made = self
             .0
-            .compare_exchange(none, new, Ordering::AcqRel, Ordering::Relaxed);
-        if made.is_err() {
-            // SAFETY: another deadline was first, so nothing else has this box.
-            drop(unsafe { Box::from_raw(new) });
-        }
+            .compare_exchange(none, new, Ordering::AcqRel, Ordering::Acquire);
+        let timers = made.map_or_else(
+            |first| {
+                // SAFETY: another deadline was first, so nothing else has this box.
+                drop(unsafe { Box::from_raw(new) });
+                first
+            },
+            |_| new,
+        );
+        // SAFETY: what this or another call has leaked.
+        unsafe { &*timers }
     }
 }
 
@@ -112,14 +115,9 @@ impl DeadlineState {
     }
 
     /// Stops the timer and makes a callback on its way stale.
-    pub(super) fn abandon(&mut self, timer: Option<&Timer>) {
+    pub(super) fn abandon(&mut self, timer: &Timer) {
         self.seq = self.seq.wrapping_add(1);
-        self.stop(timer);
-    }
-
-    fn stop(&mut self, timer: Option<&Timer>) {
-        // It runs, so it was made.
-        if let Some(timer) = timer.filter(|_| self.running) {
+        if self.running {
             timer.stop();
             self.running = false;
         }
@@ -129,7 +127,7 @@ impl DeadlineState {
     /// should run at all. Returns the heap whose M must look again.
     fn follow(
         &mut self,
-        timer: Option<&Timer>,
+        timer: &Timer,
         heap: &'static Heap,
         fire: Fire,
         changed: bool,
@@ -144,12 +142,14 @@ impl DeadlineState {
         }
         if wanted {
             self.running = true;
-            let timer = timer.must("a time is set before its timer is made");
             // SAFETY: a PollDesc and its timers are never freed, `fire` may get its address on any
             // thread, and the caller holds its lock.
             return unsafe { timer.arm(heap, self.when, self.seq, fire) };
         }
-        self.stop(timer);
+        if self.running {
+            timer.stop();
+            self.running = false;
+        }
         None
     }
 }
@@ -160,8 +160,7 @@ impl PollDesc {
     /// that are in no heap go into `heap`. Returns the heaps whose Ms must look again.
     ///
     /// It calls `decide` under the lock; `None` changes nothing. If two callers decide by the same
-    /// words, the second sees what the first has done. A call that makes the timers, which it does
-    /// without the lock, calls `decide` twice, and the second outcome counts.
+    /// words, the second sees what the first has done.
     #[doc(alias = "pollSetDeadline")]
     pub(crate) fn set_deadline(
         &self,
@@ -170,6 +169,8 @@ impl PollDesc {
         heap: &'static Heap,
         woken: &mut WaiterList,
     ) -> Moved {
+        let timers = self.timers.get();
+        let [rt, wt] = timers.unwrap_or_else(|| self.timers.make(self));
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closing {
@@ -178,11 +179,6 @@ impl PollDesc {
         let Some(deadline) = decide() else {
             return [None; 2];
         };
-        if matches!(deadline, Deadline::At(_)) && self.timers.of(Mode::Read).is_none() {
-            drop(guard);
-            self.timers.make(self);
-            return self.set_deadline(decide, mode, heap, woken);
-        }
         let before = (state.read.when, state.write.when);
         if mode != Some(Mode::Write) {
             state.read.set(deadline);
@@ -202,15 +198,11 @@ impl PollDesc {
         let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
         let repaired = paired(before) != paired(after);
         let fire = if paired(after) { fire_both } else { fire_read };
-        let moved_read = state.read.follow(
-            self.timers.of(Mode::Read),
-            heap,
-            fire,
-            before.0 != after.0 || repaired,
-            true,
-        );
+        let moved_read = state
+            .read
+            .follow(rt, heap, fire, before.0 != after.0 || repaired, true);
         let moved_write = state.write.follow(
-            self.timers.of(Mode::Write),
+            wt,
             heap,
             fire_write,
             before.1 != after.1 || repaired,
@@ -241,10 +233,7 @@ impl PollDesc {
         }
         for (side, fired) in [(&mut state.read, read), (&mut state.write, write)] {
             if fired {
-                assert!(
-                    side.when > 0,
-                    "inconsistent deadline: none or passed when its timer fires"
-                );
+                assert!(side.when > 0, "a timer fires without a deadline");
                 side.when = PASSED;
             }
         }
