@@ -22,6 +22,7 @@
 //! ended and the system has released the descriptor, so its port can be bound again at once.
 #![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
+mod idle;
 mod ready;
 
 pub use ready::{Probe, ReadyArm};
@@ -107,10 +108,11 @@ pub struct Fd {
 type Spend = fn(&'static Sched, u32);
 
 struct Side {
-    /// Nanoseconds that each operation may take. 0: the deadline applies. [`ENDLESS`]: a timeout
-    /// was removed. An operation turns it into a deadline when it begins, so one under way keeps
-    /// its limit. Written under the lock of `desc` together with the deadline, except by
-    /// `set_timeout`.
+    /// Nanoseconds that each operation may take. 0: the deadline applies. With [`SPENT`]: the
+    /// timeout has passed, and the next operation reports it. [`ENDLESS`]: a timeout was removed.
+    /// An operation turns the timeout into a deadline when it begins, so one under way keeps its
+    /// limit. Written under the lock of `desc` together with the deadline, except by `set_timeout`
+    /// and at the end of an idle wait.
     timeout: AtomicI64,
     /// The last operation emptied the kernel's buffer, or filled it. Owned by the holder of the
     /// side's lock.
@@ -128,8 +130,12 @@ enum Waited {
     AskOnce(PollError),
 }
 
+/// The sign of a timeout that has passed while no operation could report it. The next operation
+/// removes the sign, and does not begin the timeout anew.
+const SPENT: Nanos = Nanos::MIN;
+
 /// The value of a removed timeout: the next operation clears the deadline that the timeout had set.
-const ENDLESS: Nanos = -1;
+const ENDLESS: Nanos = SPENT;
 
 static_assertions::assert_impl_all!(Fd: Send, Sync);
 
@@ -349,10 +355,11 @@ impl Fd {
         let decide = || match word.load(Ordering::Relaxed) {
             // A deadline was set after the check, perhaps to end this operation.
             0 => None,
-            ENDLESS => {
+            old if old < 0 => {
+                let after = old & Nanos::MAX;
                 // A timeout set since then applies to the next operation.
-                let _ = word.compare_exchange(ENDLESS, 0, Ordering::Relaxed, Ordering::Relaxed);
-                Some(Deadline::None)
+                let _ = word.compare_exchange(old, after, Ordering::Relaxed, Ordering::Relaxed);
+                (after == 0).then_some(Deadline::None)
             }
             timeout => Some(Deadline::At(now.saturating_add(timeout))),
         };
@@ -510,7 +517,7 @@ impl Fd {
 
     /// The timeout of one direction in nanoseconds, 0 if there is none.
     pub fn timeout(&self, mode: Mode) -> Nanos {
-        self.side(mode).timeout.load(Ordering::Relaxed).max(0)
+        self.side(mode).timeout.load(Ordering::Relaxed) & Nanos::MAX
     }
 
     /// Closes the descriptor. Operations that wait fail with [`PollError::Closing`], and so does a

@@ -173,7 +173,7 @@ impl Ms {
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&M> {
         // SAFETY: null, or what `add` has leaked.
-        unsafe { self.0[index].load(Ordering::Acquire).as_ref() }
+        unsafe { self.0.get(index)?.load(Ordering::Acquire).as_ref() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &M> {

@@ -44,7 +44,7 @@
 //! | row | modules | what they do |
 //! |---|---|---|
 //! | 0 | `trace`, `metrics`, `hooks` | count, measure, trace and tell what the others do |
-//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
+//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park`, `stackless` | stops and wake-ups |
 //! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
@@ -63,6 +63,7 @@ mod pool;
 mod quiescence;
 mod ready;
 mod run;
+mod stackless;
 mod stall;
 mod sysmon;
 mod threads;
@@ -106,6 +107,7 @@ use handoff::MsWithoutP;
 use idle::Idlers;
 use metrics::Totals;
 use pool::PoolCounts;
+use stackless::Stackless;
 use sysmon::Sysmon;
 use trace::Observers;
 
@@ -139,6 +141,8 @@ pub struct Sched {
     /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
+    /// Made when the program first lets a goroutine wait without a stack.
+    stackless: Once<Stackless>,
     /// The random sequence of selects. Written by any thread.
     pub(crate) picks: CachePadded<unmodeled::AtomicU32>,
 }
@@ -148,6 +152,8 @@ pub struct Sched {
 struct OrdinaryThreads {
     /// Goroutines that they have spawned.
     spawned: UnmodeledCount,
+    /// Those of `spawned` that were to wait without a stack.
+    stackless: UnmodeledCount,
     /// Those that wait for a descriptor.
     poll_waiting: AtomicI64,
     /// Those that are parked. The thread that wakes one counts it out first.
@@ -230,6 +236,7 @@ impl Sched {
             totals: Totals::new(),
             forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
+            stackless: Once::new(),
             picks: CachePadded::default(),
         }));
         sync::set_os(&sched.os);

@@ -250,6 +250,16 @@ fn a_supervisor_starts_failed_parts_again_and_ends_all_when_it_gives_one_up() {
 
 /// Runs the example `deadlock`, which must report `wait` for `alice` and `bob`.
 #[track_caller]
+#[test]
+fn idle_connections_are_answered_with_stacks_and_without() {
+    let ended = run(Command::new(env!("CARGO_BIN_EXE_idle")).args(["--connections", "100"]));
+    ended.assert_success();
+    for wait in ["with", "without"] {
+        ended.assert_said(&format!("100 connections {wait} a stack: "));
+    }
+    assert_eq!(ended.output.matches("all of them answered").count(), 2);
+}
+
 fn deadlock(which: &str, wait: &str) -> Ended {
     let ended: Ended = run(Command::new(env!("CARGO_BIN_EXE_deadlock"))
         .arg(which)

@@ -6,7 +6,7 @@ use crate::polldesc::PollDesc;
 use crate::sync::{Lock, Ordering};
 use alloc::boxed::Box;
 use core::mem::MaybeUninit;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 /// How many poll descriptors are allocated at once: a page of them. One under loom.
 const BLOCK: usize = if cfg!(loom) {
@@ -76,11 +76,7 @@ impl PollCache {
 
     fn grow(&self) -> &'static PollDesc {
         let block: &'static mut [MaybeUninit<PollDesc>] = Box::leak(Box::new_uninit_slice(BLOCK));
-        let mut descs = block.iter_mut().map(|place| {
-            let this = NonNull::from(&mut *place).cast();
-            // SAFETY: the block is leaked, so `this` is where the value stays.
-            &*place.write(unsafe { PollDesc::new(this) })
-        });
+        let mut descs = block.iter_mut().map(|place| &*place.write(PollDesc::new()));
         let first = descs
             .next()
             .must("a new block of poll descriptors is empty");
