@@ -229,7 +229,7 @@ impl Sched {
             sysmon: Sysmon::new(),
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
-            descs: PollCache::new(),
+            descs: PollCache::new(procs),
             next_id: UnmodeledCount::new(1),
             ordinary: OrdinaryThreads::default(),
             observers: Once::new(),
@@ -334,6 +334,13 @@ impl Sched {
         // SAFETY: a running goroutine is on its M's thread, and the callers of this function do not
         // park while they use it.
         unsafe { Visit::new(m, p) }
+    }
+
+    /// Calls `f`, which must not park, with the index of the P that the caller's thread holds, if
+    /// any.
+    pub(crate) fn with_p<T>(&'static self, f: impl FnOnce(Option<usize>) -> T) -> T {
+        let here = self.here();
+        f(here.as_ref().map(|here| here.p.index))
     }
 
     /// The poller that a descriptor joins when the calling thread waits for it first.
