@@ -2,7 +2,7 @@
 //! close. The goroutine is queued exactly once.
 
 use super::Sched;
-use crate::models::{Immortal, Mail, ModelSched, check, finish, goroutine};
+use crate::models::{Immortal, Mail, ModelSched, explore, finish, goroutine};
 use crate::sched::models::run;
 use crate::sync::{AtomicBool, Ordering};
 use crate::waiter::{WaitSlot, WaiterList};
@@ -50,8 +50,9 @@ impl Shared {
     }
 }
 
-fn explore(model: fn(Shared)) {
-    check(move || {
+/// Explores a model of one descriptor.
+fn check<F: Fn(Shared) + Send + Sync + 'static>(model: F) {
+    explore::<F>(move || {
         let wait = Immortal::new(Wait {
             slot: WaitSlot::new(),
             closed: AtomicBool::new(false),
@@ -67,7 +68,7 @@ fn explore(model: fn(Shared)) {
 
 #[test]
 fn an_m_that_starts_the_goroutine_sees_what_the_waker_wrote() {
-    explore(|shared| {
+    check(|shared| {
         let kernel = thread::spawn(move || {
             shared.wait.mail.put(7);
             shared.event();
@@ -81,7 +82,7 @@ fn an_m_that_starts_the_goroutine_sees_what_the_waker_wrote() {
 
 #[test]
 fn a_goroutine_made_while_its_descriptor_is_closed_is_queued() {
-    explore(|shared| {
+    check(|shared| {
         let closer = thread::spawn(move || shared.close());
         shared.make();
         closer.join().unwrap();
@@ -91,7 +92,7 @@ fn a_goroutine_made_while_its_descriptor_is_closed_is_queued() {
 
 #[test]
 fn an_event_and_a_close_queue_the_goroutine_once() {
-    explore(|shared| {
+    check(|shared| {
         let kernel = thread::spawn(move || shared.event());
         let closer = thread::spawn(move || shared.close());
         shared.make();
@@ -103,7 +104,7 @@ fn an_event_and_a_close_queue_the_goroutine_once() {
 
 #[test]
 fn two_events_queue_the_goroutine_once() {
-    explore(|shared| {
+    check(|shared| {
         let first = thread::spawn(move || shared.event());
         let second = thread::spawn(move || shared.event());
         shared.make();
