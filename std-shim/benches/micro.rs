@@ -16,8 +16,8 @@ use gopark::chan;
 use gopark::go;
 use gopark::time::{Duration, Instant, Timer};
 use operations::{
-    channel, join_all, mutex, mutex_alone, mutex_yields, park_ready, pingpong, ready_channel,
-    rwlock_alone, select_default, selects, spawn, timers, wait_group, yields,
+    channel, join_all, mutex, mutex_alone, mutex_contended, mutex_yields, park_ready, pingpong,
+    ready_channel, rwlock_alone, select_default, selects, spawn, timers, wait_group, yields,
 };
 use std::process::Command;
 use std::{env, fs};
@@ -26,7 +26,7 @@ use std::{env, fs};
 /// does so many operations.
 struct Timed(&'static str, &'static str, usize, fn(usize));
 
-const TIMED: [Timed; 21] = [
+const TIMED: [Timed; 22] = [
     Timed("spawn", "spawn_join", 1_000_000, spawn),
     Timed("yield", "yield", 2_000_000, yields),
     Timed("park", "park_ready", 1_000_000, park_ready),
@@ -58,6 +58,7 @@ const TIMED: [Timed; 21] = [
     Timed("mutex1", "mutex_1task", 10_000_000, mutex_alone),
     Timed("mutex", "mutex_8tasks", 2_000_000, mutex),
     Timed("mutexpark", "mutex_8tasks_yield", 500_000, mutex_yields),
+    Timed("mutextwo", "mutex_contended", 500_000, mutex_contended),
     Timed("rwlock1", "rwlock_read_1task", 10_000_000, rwlock_alone),
     Timed("waitgroup", "waitgroup_go_wait", 1_000_000, wait_group),
 ];

@@ -1,8 +1,9 @@
-//! Does one operation for `ci/counts.sh`: `plain NAME N1 N2`. Without arguments it prints the names.
+//! Does one operation for `ci/counts.sh`: `plain NAME`. Without a name it prints all names, each
+//! with the number of operations that are counted.
 //!
-//! It does `N1` operations, again `N1`, and `N2`, with a call of [`part_ends`] after each. Callgrind
-//! writes its counts there and begins anew. The second part and the third differ by `N2 - N1`
-//! operations. What the runtime does only once is in the first.
+//! It does half of that number, again half, and then one and a half, and calls [`part_ends`] after
+//! each part. Callgrind writes its counts there and begins anew. The second part and the third
+//! differ by the number. What the runtime does only once is in the first.
 
 use plain::{OPERATIONS, start};
 use std::{env, hint};
@@ -13,19 +14,19 @@ fn part_ends() {
 }
 
 fn main() {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let [name, n1, n2] = arguments.as_slice() else {
+    let Some(name) = env::args().nth(1) else {
         for operation in OPERATIONS {
-            println!("{}", operation.0);
+            println!("{} {}", operation.0, operation.1);
         }
         return;
     };
-    let operation = OPERATIONS.iter().find(|operation| operation.0 == name);
-    let operation = operation.expect("a name that `plain` prints").1;
+    let mut operations = OPERATIONS.iter();
+    let operation = operations.find(|operation| operation.0 == name);
+    let operation = operation.expect("a name that `plain` prints");
     start();
-    for n in [n1, n1, n2] {
-        let n = n.parse().unwrap();
-        gopark::run(|| operation(n));
+    let (counted, f) = (operation.1, operation.2);
+    for n in [counted / 2, counted / 2, counted / 2 + counted] {
+        gopark::run(|| f(n));
         part_ends();
     }
 }

@@ -133,7 +133,23 @@ pub(crate) fn mutex_yields(n: usize) {
     });
 }
 
-/// Two goroutines ready each other and park in turn.
+/// Two goroutines want the lock at once: the owner yields in its critical section, so the other has
+/// to park. The owner yields once more after it, so the other takes its turn: if the owner locked
+/// again at once, the other would get the lock after a millisecond.
+pub(crate) fn mutex_contended(n: usize) {
+    let mutex = Arc::new(Mutex::new(0_u64));
+    together(2, move || {
+        for _ in 0..n / 2 {
+            let mut count = mutex.lock().unwrap();
+            *count += 1;
+            yield_now();
+            drop(count);
+            yield_now();
+        }
+    });
+}
+
+/// Two goroutines ready each other and park in turn. Each time is one `unpark` and one park.
 pub(crate) fn park_ready(n: usize) {
     let caller = thread::current();
     let other = go(move || {
