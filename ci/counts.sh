@@ -114,7 +114,7 @@ awk -v bound="$bound" -v table="$table" '
             if (!(name in listed))
                 fail(name " has no line in " table)
         if (failed) {
-            print "If the change is meant, or its gain is to be kept, `ci/counts.sh --update` writes"
+            print "If the change is meant, or a gain is to be kept, `ci/counts.sh --update` writes"
             print "these counts to " table "."
         }
         printf "counts: %s; in the default profile a yield %s, spawn and join %s, echo %s\n",

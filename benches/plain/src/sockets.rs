@@ -23,9 +23,10 @@ pub(crate) fn echo(n: usize) {
     round_trips(n, None);
 }
 
-/// As `echo`, with a new deadline before each read of the server.
+/// As `echo`, with a new deadline before each read of the server. It never passes, even on a
+/// machine that is so busy that the program stands still for seconds.
 pub(crate) fn deadline(n: usize) {
-    round_trips(n, Some(Duration::from_secs(5)));
+    round_trips(n, Some(Duration::from_secs(3600)));
 }
 
 fn round_trips(n: usize, limit: Option<Duration>) {
