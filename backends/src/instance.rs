@@ -179,8 +179,9 @@ impl Instance {
         // The kernel's own layout. libc's `timespec` has 32-bit fields on some architectures.
         let timeout: [i64; 2] = [limit / 1_000_000_000, limit % 1_000_000_000];
         let no_sigmask = ptr::null::<libc::sigset_t>();
-        // SAFETY: the kernel writes at most EVENT_BATCH events, which is the length of `buffer`; `timeout` has the layout of `__kernel_timespec`, and a null
-        // mask leaves the blocked signals as they are.
+        // SAFETY: the kernel writes at most EVENT_BATCH events, which is the length of `buffer`;
+        // `timeout` has the layout of `__kernel_timespec`, and a null mask leaves the blocked
+        // signals as they are.
         check(unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
