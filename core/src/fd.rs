@@ -170,6 +170,7 @@ impl Fd {
             .map_err(FdError::from)
     }
 
+    #[inline]
     fn side(&self, mode: Mode) -> &Side {
         match mode {
             Mode::Read => &self.read,
@@ -226,6 +227,7 @@ impl Fd {
 
     /// Calls `f` with the descriptor, which stays open during the call, even if `f` panics. `f`
     /// must not block.
+    #[inline]
     pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
         let _user = OnDrop(|| self.release(self.mutex.decref()));
@@ -294,6 +296,7 @@ impl Fd {
     ///
     /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0, `op` is
     /// not called, and a read does not check the deadline either, as in Go.
+    #[inline]
     pub fn transfer(
         &self,
         mode: Mode,
@@ -315,6 +318,7 @@ impl Fd {
 
     /// Writes `len` bytes, with no other writer's bytes in between. `op` gets the range of bytes to
     /// try, at most [`MAX_RW`]. An error includes how many bytes were written.
+    #[inline]
     pub fn transfer_all(
         &self,
         len: usize,
@@ -340,6 +344,7 @@ impl Fd {
     }
 
     /// Runs `f` under the lock of direction `mode`, after turning a timeout into a deadline.
+    #[inline]
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
@@ -368,12 +373,14 @@ impl Fd {
 
     /// Whether the last operation emptied or filled the kernel's buffer, and an edge is sure to
     /// announce a change.
+    #[inline]
     fn is_drained(&self, mode: Mode) -> bool {
         self.side(mode).drained.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
 
     /// Begins an operation. True if it should wait before it asks the system. Readiness since the
     /// last operation then counts, so it is not reset.
+    #[inline]
     fn begin(&self, mode: Mode) -> Result<bool, FdError> {
         let wait = self.is_drained(mode);
         match wait {
@@ -383,6 +390,7 @@ impl Fd {
         Ok(wait)
     }
 
+    #[inline]
     fn transfer_some(
         &self,
         mode: Mode,
@@ -401,6 +409,7 @@ impl Fd {
 
     /// Tries until the operation does not block. Waits after each `EAGAIN`, and before the first
     /// try if `wait` is set.
+    #[inline]
     fn attempt<T>(
         &self,
         mode: Mode,
@@ -469,6 +478,7 @@ impl Fd {
 
     /// Counts an operation that did not block, so that a goroutine whose operations never block
     /// still yields.
+    #[inline]
     fn count(&self, mode: Mode, spend: Spend) {
         /// How many operations are charged at once. Charging costs an eighth of a switch.
         const BATCH: u32 = 16;

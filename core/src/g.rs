@@ -185,6 +185,7 @@ static_assertions::const_assert!(
 unsafe impl Sync for G {}
 
 impl G {
+    #[inline]
     pub(crate) fn new(vtable: &'static VTable, id: u64, site: &'static Location<'static>) -> Self {
         G {
             link: AtomicUsize::new(0),
@@ -204,6 +205,7 @@ impl G {
         }
     }
 
+    #[inline]
     fn extra(&self) -> &Extra {
         self.extra.call_once(|| {
             while_unparkable(|| {

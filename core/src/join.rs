@@ -146,6 +146,7 @@ impl Head {
     /// # Safety
     ///
     /// The caller owns a reference, and does not use it afterwards.
+    #[inline]
     unsafe fn release(this: NonNull<Head>) {
         // SAFETY: the caller's reference keeps it alive.
         let head = unsafe { this.as_ref() };

@@ -74,6 +74,7 @@ impl Sched {
 
     /// Begins an operation that asks the system first: forgets readiness seen before. Fails if the
     /// operation must not even try.
+    #[inline]
     pub(crate) fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_try(mode)?;
         desc.slot(mode).reset();
@@ -85,6 +86,7 @@ impl Sched {
     ///
     /// Readiness since the last reset or wait counts. If a deadline passes and is moved before the
     /// waiter runs again, the wait goes on.
+    #[inline]
     pub(crate) fn poll_wait(
         &'static self,
         desc: &'static PollDesc,

@@ -132,6 +132,7 @@ impl PollDesc {
     }
 
     /// The slot on which an operation in direction `mode` waits.
+    #[inline]
     pub(crate) fn slot(&self, mode: Mode) -> &WaitSlot {
         match mode {
             Mode::Read => &self.rg,
@@ -141,6 +142,7 @@ impl PollDesc {
 
     /// Whether an operation in direction `mode` may ask the system. A close takes precedence over a
     /// deadline.
+    #[inline]
     pub(crate) fn may_try(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, false)
     }
@@ -163,6 +165,7 @@ impl PollDesc {
 
     /// Whether the kernel has reported an end or an error in this use. From then on an edge may
     /// have been the last one, and only a system call tells whether there is more.
+    #[inline]
     pub(crate) fn hung_up(&self) -> bool {
         self.info.hung_up()
     }
@@ -289,6 +292,7 @@ impl PollDesc {
     /// Delivers a kernel event: adds the waiters that it wakes to `woken`. An event of an earlier
     /// use is dropped.
     #[doc(alias = "netpollready")]
+    #[inline]
     fn deliver(&self, tag: u32, ready: Ready, woken: &mut WaiterList) {
         // Acquire pairs with the Release in `free`. If a use begins after this check, it gets a
         // spurious wake-up at worst, and its operation asks the system again.
@@ -371,6 +375,7 @@ pub(crate) fn poll(poller: &Poller, delay: Delay, count: &Count) -> WaiterList {
 /// # Safety
 ///
 /// Every token came from [`PollDesc::token`], in this or an earlier use.
+#[inline]
 pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     for event in events {
         // SAFETY: a token's address is that of a PollDesc, which is never freed.
