@@ -189,11 +189,16 @@ def hot():
     run_cells("hot", "echo", cells, metrics, ["p99_us", "hot_rps"])
 
 
-MICRO = [
-    "spawn", "yield", "pingpong", "chan0", "chan1", "chan128", "unbounded", "mpmc0", "mpmc1",
-    "mpmc128", "mpmcunb", "trychan", "select0", "select128", "selectdef", "mutex1", "mutex",
-    "mutexpark", "rwlock1", "waitgroup", "timers", "sleepers", "parked",
-]
+MICRO = {
+    "tasks": ["spawn", "waitgroup", "yield", "sleepers", "parked"],
+    "channels": [
+        "pingpong", "chan0", "chan1", "chan128", "unbounded", "mpmc0", "mpmc1", "mpmc128",
+        "mpmcunb", "trychan",
+    ],
+    "selects": ["select0", "select128", "selectdef"],
+    "locks": ["mutex1", "mutex", "mutexpark", "rwlock1"],
+    "timers": ["timers"],
+}
 
 
 def micro_sample(argv, workers, bench):
@@ -220,9 +225,9 @@ def micro_sample(argv, workers, bench):
 
 def micro():
     results = Results("micro")
-    benches = [bench for bench in MICRO if CELLS in bench]
+    benches = [(kind, bench) for kind in MICRO for bench in MICRO[kind] if CELLS in bench]
     for number in rounds("micro"):
-        for bench in benches:
+        for kind, bench in benches:
             for workers in 1, 2:
                 # Memory hardly varies: three rounds of it, with two workers.
                 if bench == "parked" and (workers == 1 or number >= 3):
@@ -230,7 +235,7 @@ def micro():
                 for name, keys, argv in CONF["micro"]:
                     if keys.get("workers", str(workers)) != str(workers):
                         continue
-                    if bench not in keys.get("benches", bench).split(","):
+                    if kind not in keys.get("benches", kind).split(","):
                         continue
                     sample = undisturbed(lambda: micro_sample(argv, workers, bench))
                     cell = f"{bench} ({workers})"

@@ -10,8 +10,8 @@
 //! `--timeout-ms` is how long a client may take for a request, counted from the reply before, and
 //! for each write of replies. What the server refuses it answers with the status and closes the
 //! connection: a malformed head (400), a method other than GET and HEAD (405), a request that does
-//! not come in time (408), a body over 64 KiB (413), a head over 8 KiB or 32 fields (431), a body in
-//! chunks (501), another version of HTTP (505).
+//! not come in time (408), a body over 64 KiB (413), a head over 8 KiB or 32 fields (431), a body
+//! in chunks (501), another version of HTTP (505).
 
 use gopark::net::{TcpListener, TcpStream};
 use httparse::{EMPTY_HEADER, Error as Malformed, Header};

@@ -50,7 +50,7 @@ macro_rules! tasks {
                 }
             }
 
-            async fn ready_channel(n: usize) {
+            async fn ready(n: usize) {
                 let (sender, receiver) = $bounded(1);
                 for i in 0..n {
                     sender.$send(i).await.unwrap();
@@ -68,7 +68,7 @@ macro_rules! tasks {
                 timed!(o, "mpmc1", "mpmc_1", 1_000_000, n => channel(n, 4, Some(1)).await);
                 timed!(o, "mpmc128", "mpmc_128", 2_000_000, n => channel(n, 4, Some(128)).await);
                 timed!(o, "mpmcunb", "mpmc_unbounded", 2_000_000, n => channel(n, 4, None).await);
-                timed!(o, "trychan", "chan_ready_send_recv", 4_000_000, n => ready_channel(n).await);
+                timed!(o, "trychan", "chan_ready_send_recv", 4_000_000, n => ready(n).await);
             }
 
             pub fn run(o: Opts) {
@@ -119,7 +119,7 @@ macro_rules! threads {
                 }
             }
 
-            fn ready_channel(n: usize) {
+            fn ready(n: usize) {
                 let (sender, receiver) = $bounded(1);
                 for i in 0..n {
                     sender.send(i).unwrap();
@@ -137,7 +137,7 @@ macro_rules! threads {
                 timed!(o, "mpmc1", "mpmc_1", 100_000, n => channel(n, 4, Some(1)));
                 timed!(o, "mpmc128", "mpmc_128", 1_000_000, n => channel(n, 4, Some(128)));
                 timed!(o, "mpmcunb", "mpmc_unbounded", 2_000_000, n => channel(n, 4, None));
-                timed!(o, "trychan", "chan_ready_send_recv", 4_000_000, n => ready_channel(n));
+                timed!(o, "trychan", "chan_ready_send_recv", 4_000_000, n => ready(n));
             }
         }
     };
