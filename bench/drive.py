@@ -19,6 +19,7 @@ ECHO_METRICS = [
 ]
 CPU_FIRST = ["cpu_us_per_trip", "rps"]
 CONF = read_conf()
+FAILURES = []
 
 
 class Results:
@@ -42,6 +43,7 @@ class Results:
 
 
 def report(workload, samples, metrics, compared):
+    FAILURES.extend(sample for sample in samples if "error" in sample)
     if workload == "micro":
         print_micro(samples)
     else:
@@ -328,6 +330,8 @@ def main():
     else:
         for name in WORKLOADS if command == "all" else sys.argv[1:]:
             WORKLOADS[name]()
+    if FAILURES:
+        sys.exit(f"{len(FAILURES)} samples failed")
 
 
 main()

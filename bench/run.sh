@@ -9,9 +9,9 @@ mkdir -p "$BENCH_BUILD/bin" "$BENCH_BUILD/results" "$BENCH_BUILD/tls"
 BENCH_BUILD=$(cd "$BENCH_BUILD" && pwd)
 
 usage() {
-    echo "usage: run.sh build [load|raw|gopark|tls|rust|go]… | list | all | report FILE… |" \
-        "echo | pinned | churn | idle | burst | deadline | hot | stalls | http | udp | tls |" \
-        "micro | syscalls"
+    echo "usage: run.sh build [load|raw|gopark|tls|rust|go]… | list | WORKLOAD… | all |" \
+        "report FILE… | chart draw"
+    echo "workloads: echo pinned churn idle burst deadline hot stalls http udp tls micro syscalls"
     exit 2
 }
 
@@ -90,6 +90,9 @@ case "${1:-}" in
     list | all | report | echo | pinned | churn | idle | burst | deadline | hot | stalls | http | \
         udp | tls | micro | syscalls)
         exec setsid --wait python3 -B "$here/drive.py" "$@"
+        ;;
+    chart)
+        exec python3 -B "$here/chart.py" "${@:2}"
         ;;
     *) usage ;;
 esac
