@@ -165,7 +165,7 @@ def tls():
     args = closed(50) + files[:2]
     cells = [
         Cell("tls-50x64", args, files),
-        Cell("tls-50x16384", closed(50, 16384) + files[:2], files),
+        Cell("tls-50x16384", closed(50, 16384) + files[:2], files + ["--buf", "16384"]),
         Cell("tls-handshakes", args + ["--mode", "churn"], files),
     ]
     run_cells("tls", "tls", cells, program="tls-load")
