@@ -119,6 +119,8 @@ def print_micro(samples):
         print(f"\n{first} ÷ another: medians of same-round ratios, and quartiles.\n")
         print(header(["bench", *others]))
         for name, of in values.items():
+            if units[name] == "tasks":
+                continue
             own = calm(of.get(first, []))
             print(row([name] + [ratio(own, calm(of.get(o, [])), "value") for o in others]))
     print()

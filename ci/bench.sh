@@ -59,6 +59,9 @@ for program in gcc python3; do
         exit
     fi
 done
+check "layout" cargo fmt --package gopark-programs --check \
+    --manifest-path bench/servers/gopark/Cargo.toml
+check "layout of the peers" cargo fmt --all --check --manifest-path bench/servers/rust/Cargo.toml
 for part in "${parts[@]}"; do
     check "build $part" bench/run.sh build "$part"
 done
