@@ -19,7 +19,7 @@ parts=(load raw gopark)
 if [ "${BENCH_PEERS:-0}" = 1 ]; then
     parts+=(rust go)
 else
-    export ONLY=gopark,raw1,raw2
+    export ONLY=gopark,raw2
     export CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=false
     export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 fi
