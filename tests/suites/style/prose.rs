@@ -21,8 +21,9 @@ pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
 }
 
 /// The folders at the root with which a path in prose begins.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "backends/",
+    "bench/",
     "benches/",
     "ci/",
     "core/",
