@@ -155,6 +155,7 @@ impl Instance {
     /// # Safety
     ///
     /// There is room for `len` events at `events`.
+    #[cfg(not(gopark_sanitize = "thread"))]
     #[inline]
     unsafe fn epoll_wait(
         &self,
@@ -173,6 +174,19 @@ impl Instance {
             unsafe { libc::syscall(CALL, self.epfd.0, events, len, millis, no_sigmask, 0usize) }
                 as isize,
         )
+    }
+
+    /// ThreadSanitizer runs no signal handler in a thread that sleeps in a call which it does not
+    /// intercept.
+    #[cfg(gopark_sanitize = "thread")]
+    unsafe fn epoll_wait(
+        &self,
+        events: *mut libc::epoll_event,
+        len: i32,
+        millis: i32,
+    ) -> Result<usize, Errno> {
+        // SAFETY: by the caller's promise the kernel has room for the events.
+        check(unsafe { libc::epoll_wait(self.epfd.0, events, len, millis) } as isize)
     }
 
     fn epoll_pwait2(&self, buffer: &mut Buffer, limit: Nanos) -> Result<usize, Errno> {
