@@ -4,8 +4,8 @@
 # one codegen unit. A count that differs by more than 2 % fails, in either direction.
 # `ci/counts.sh --update` writes the counts to the table.
 #
-# The counts repeat within 0.2 %: one worker, no sysmon, and nothing that depends on the time. They
-# belong to a version of rustc and of glibc. With others the bound is 10 %.
+# Two counts of one build differ by less than 0.2 %: one worker, no sysmon, and nothing that depends
+# on the time. They belong to a version of rustc and of glibc. With others the bound is 10 %.
 #
 # It needs Rust stable, a C linker and valgrind, which it installs.
 set -uo pipefail

@@ -206,7 +206,7 @@ stepping_number!(step, AtomicU32, u32);
 stepping_number!(step, AtomicU64, u64);
 stepping_number!(step, AtomicUsize, usize);
 
-/// Those of which only the watcher learns.
+/// Atomics without a step. Only the watcher sees their accesses.
 #[allow(unreachable_pub, reason = "the macro declares public types, too")]
 pub(crate) mod unmodeled {
     use super::{Deref, Ordering, accessed, atomic, pass};

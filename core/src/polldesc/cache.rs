@@ -31,7 +31,7 @@ pub(crate) struct PollCache {
     kept: Vec<CachePadded<Lock<Free>>>,
 }
 
-/// Free poll descriptors, each of which links to the next. The last to come is the first to go.
+/// Free poll descriptors. Each links to the next. The last to come is the first to go.
 #[derive(Default)]
 struct Free {
     first: Option<&'static PollDesc>,
