@@ -364,8 +364,8 @@ fn goroutines_of_a_busy_thread_are_stolen() {
                 threads.iter().all(|goroutine| goroutine.is_finished())
             });
             let after = metrics();
-            // On a busy machine sysmon may take this thread's P first. The goroutines are then in the
-            // global queue, and none is stolen.
+            // On a busy machine sysmon may take this thread's P first. The goroutines are then in
+            // the global queue, and none is stolen.
             if after.handoffs == before.handoffs {
                 let steals = after.steals - before.steals;
                 assert!((1..=100).contains(&steals), "{steals}");
