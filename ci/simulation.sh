@@ -52,8 +52,8 @@ echo "turns at every access: seeds $first to $((first + steps - 1))"
 export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
 programs "$steps"
 GOPARK_MAXPROCS=${SHARING_PROCS:-4} cargo test --release --quiet --package gopark-tests \
-    --no-default-features --features epoll,poll --test sharing -- --nocapture 2>&1 | tee -a "$log" ||
-    failed=$((failed + 1))
+    --no-default-features --features epoll,poll --test sharing -- --nocapture 2>&1 |
+    tee -a "$log" || failed=$((failed + 1))
 
 awk '/^simulation: [0-9]+ seeds/ { seeds += $2; steps += $4; time += $6 }
      END { printf "simulation: %d programs, each run twice: %.0f steps, %.0f simulated seconds\n",

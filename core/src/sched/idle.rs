@@ -173,8 +173,8 @@ impl Sched {
         spinning
     }
 
-    /// Called when this M has found a goroutine to run. If submitters may have relied on this M, and
-    /// a queue holds more that any M may run, wakes another.
+    /// Called when this M has found a goroutine to run. Wakes another M if submitters may have
+    /// relied on this one, and a queue holds more that any M may run.
     #[inline]
     pub(super) fn found_work(&self, here: &Here) {
         let must_wake_another = here.home(|home| core::mem::take(&mut home.must_wake_another));
