@@ -195,7 +195,8 @@ impl Sched {
         }
     }
 
-    /// Before this M parks: yields the CPU and polls once more. Returns whether that brought work.
+    /// Before this M parks: yields the CPU and polls once more. Returns whether that brought
+    /// events.
     ///
     /// Where Ms and their peers share the CPUs, an M that parks as soon as it can is woken for each
     /// message; one that yields first gathers a batch. Three rules decide whether it pays:
@@ -223,15 +224,17 @@ impl Sched {
         let start = self.os.now();
         self.os.yield_thread();
         let is_long = self.os.now() - start > YIELD_LONG;
-        let brought_work = self.poll(here, Delay::None) || here.m.wake.is_notified();
+        let brought_events = self.poll(here, Delay::None);
+        // A notification keeps the M from parking, which also ends it.
+        let in_vain = !brought_events && !here.m.wake.is_notified();
         here.home(|home| {
-            home.vain_pause = match brought_work {
-                true => 0,
-                false => (2 * home.vain_pause + 1).min(VAIN_PAUSE),
+            home.vain_pause = match in_vain {
+                true => (2 * home.vain_pause + 1).min(VAIN_PAUSE),
+                false => 0,
             };
             home.skip_yields = home.vain_pause.max(if is_long { YIELD_PAUSE } else { 0 });
         });
-        brought_work
+        brought_events
     }
 
     /// Parks this M until an event, a timer or another thread has work for it. Returns at once if
