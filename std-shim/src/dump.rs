@@ -72,13 +72,7 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
         }
     });
     result?;
-    let idle = sched.num_idle_connections();
-    match idle {
-        0 => {}
-        1 => writeln!(out, "1 goroutine waits without a stack for a socket")?,
-        idle => writeln!(out, "{idle} goroutines wait without a stack for a socket")?,
-    }
-    let rest = sched.num_goroutines().saturating_sub(listed + idle);
+    let rest = sched.num_goroutines().saturating_sub(listed);
     if rest > 0 {
         writeln!(
             out,

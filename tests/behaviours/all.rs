@@ -15,7 +15,6 @@ mod dialer;
 mod dumps;
 mod fs;
 mod handoff;
-mod idle;
 mod listen;
 mod locals;
 mod locks;

@@ -88,7 +88,6 @@ impl Info {
         self.update(|old| old.contains(Bits::ERROR).then_some(old - Bits::ERROR));
     }
 
-    #[inline]
     pub(super) fn check(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         let bits = Bits::from_bits_retain(self.0.load(Ordering::SeqCst));
         let expired = match mode {
@@ -107,7 +106,6 @@ impl Info {
         }
     }
 
-    #[inline]
     pub(super) fn hung_up(&self) -> bool {
         Bits::from_bits_retain(self.0.load(Ordering::Acquire)).contains(Bits::HANGUP)
     }

@@ -21,10 +21,8 @@ pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
 }
 
 /// The folders at the root with which a path in prose begins.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 7] = [
     "backends/",
-    "bench/",
-    "benches/",
     "ci/",
     "core/",
     "docs/",

@@ -167,15 +167,7 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 8] = [
 /// The rows of `core/src/sched.rs`.
 pub(crate) const SCHED_ROWS: [&[&str]; 5] = [
     &["trace", "metrics", "hooks"],
-    &[
-        "fork",
-        "unwinding",
-        "wake",
-        "idle",
-        "ready",
-        "park",
-        "stackless",
-    ],
+    &["fork", "unwinding", "wake", "idle", "ready", "park"],
     &["placement", "find", "handoff", "run"],
     &["watchers", "pool", "stall", "quiescence", "sysmon"],
     &["config", "threads"],
