@@ -62,10 +62,8 @@ fn no_descriptors() {
         rlim_max: 0,
     };
     // SAFETY: `before` is writable.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) },
-        0
-    );
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) };
+    assert_eq!(result, 0);
     let none = libc::rlimit {
         rlim_cur: 0,
         ..before
