@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all suites, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer and
-# AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
+# Runs all suites but `two_procs`, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer
+# and AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
 # `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (5). Two long
 # tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
 # rounds.
