@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs all suites but `two_procs`, and the stress of tests/src/bin/stress.rs, under ThreadSanitizer
-# and AddressSanitizer. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
+# Runs the unit tests, the behaviours with four Ps, and the stress of tests/src/bin/stress.rs under
+# ThreadSanitizer and AddressSanitizer. SANITIZED=all adds the other suites and the documentation's
+# examples. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
 # `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (5). Two long
 # tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
 # rounds.
@@ -145,6 +146,10 @@ stress() {
 # Cargo unites the features of the packages that it builds. With the same packages in each command,
 # it builds each of them once.
 packages=(--package gopark-backends --package gopark --package gopark-tests)
+suites=(--lib --test four_procs --test std_locks --test unwinding)
+if [ "${SANITIZED:-}" = all ]; then
+    suites=(--tests)
+fi
 
 for mode in "${modes[@]}"; do
     export CARGO_TARGET_DIR=$target/$mode
@@ -164,16 +169,17 @@ for mode in "${modes[@]}"; do
     # in queues, so they have no leak check. Core's other test, the search, runs no code of gopark.
     asan=detect_stack_use_after_return=0:detect_leaks=0 \
         count "$mode, core" cargo test "${cargo[@]}" --package gopark-core --lib -- "${skip[@]}"
-    # Not the examples: `--tests` builds what runs.
     asan=detect_stack_use_after_return=0 \
-        count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" --tests -- \
-        "${skip[@]}"
+        count "$mode, suites" cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" \
+        "${suites[@]}" -- "${skip[@]}"
     # With a std that is built here, rustdoc compiles each example of the documentation alone, which
     # takes minutes. They are short, and the suites do what they do, so one sanitizer runs them.
-    if [ "$mode" = address ]; then
+    if [ "$mode" = address ] && [ "${SANITIZED:-}" = all ]; then
         asan=detect_stack_use_after_return=0 \
             count "$mode, documentation" \
             cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" --doc
+    fi
+    if [ "$mode" = address ]; then
         asan=detect_stack_use_after_return=0:detect_leaks=0 GOPARK_SEEDS=300 \
             count "$mode, simulation" \
             cargo test "${cargo[@]}" "${packages[@]}" --test simulation

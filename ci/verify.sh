@@ -15,6 +15,7 @@ if [ "${1:-}" = --long ]; then
     export FUZZ_SECS=${FUZZ_SECS:-60}
     export MSRV_TESTS=${MSRV_TESTS:-1} BACKENDS_ALL=${BACKENDS_ALL:-1}
     export STRESS_SECONDS=${STRESS_SECONDS:-60} SANITIZED_ROUNDS=${SANITIZED_ROUNDS:-20000}
+    export SANITIZED=${SANITIZED:-all} LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-3}
 fi
 [ $# != 0 ] ||
     set -- loom mutants simulation fuzz coverage backends faults sanitizers std_locks extras peers \
