@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the unit tests, the behaviours with four Ps, and the stress of tests/src/bin/stress.rs under
 # ThreadSanitizer and AddressSanitizer. SANITIZED=all adds the other suites, the documentation's
-# examples and some of the simulation. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
-# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (5). Two long
-# tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
-# rounds.
+# examples and some of the simulation. No report is allowed, and none is suppressed.
+# `ci/sanitizers.sh thread` and `ci/sanitizers.sh address` run one of the two. Each stress takes
+# STRESS_SECONDS (5). Two long tests of the suites, races of closes and stacks that shrink, make at
+# most SANITIZED_ROUNDS (2000) rounds.
 #
 # ThreadSanitizer must see the atomics inside std, or every lock of std is a false report. So std is
 # built from the sources that belong to the compiler. Debian has both, and the sanitizers' runtimes
