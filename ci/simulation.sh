@@ -2,7 +2,8 @@
 # Runs the scheduler on simulated computers. First the scenarios, and SEEDS (40000) programs from
 # FIRST_SEED (0) on, whose threads take turns at system calls. Then the scenarios again, and
 # STEPS_SEEDS (20000) programs, whose threads take turns at every access to an atomic
-# (RUSTFLAGS="--cfg steps"). Each program runs twice and must leave equal traces.
+# (RUSTFLAGS="--cfg steps"). Each program runs twice and must leave equal traces. The same flag
+# shows the cache lines that Ms share: SHARING_PROCS (4) Ms work on real sockets.
 #
 # The script prints a seed that fails. `GOPARK_SEED=… cargo test --package gopark-tests --test
 # simulation NAME -- --nocapture` repeats it with all its steps. Needs only cargo.
@@ -21,7 +22,7 @@ trap 'rm -f "$log"' EXIT
 
 run() {
     RUST_BACKTRACE=${RUST_BACKTRACE:-0} cargo test --release --quiet --package gopark-tests \
-        --no-default-features --features poll --test simulation -- --nocapture "$@" 2>&1 |
+        --no-default-features --features epoll,poll --test simulation -- --nocapture "$@" 2>&1 |
         tee -a "$log" | { grep -E '^simulation: |panicked|error' || true; }
 }
 
@@ -50,6 +51,9 @@ steps=${STEPS_SEEDS:-20000}
 echo "turns at every access: seeds $first to $((first + steps - 1))"
 export RUSTFLAGS="--cfg steps" CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/steps
 programs "$steps"
+GOPARK_MAXPROCS=${SHARING_PROCS:-4} cargo test --release --quiet --package gopark-tests \
+    --no-default-features --features epoll,poll --test sharing -- --nocapture 2>&1 |
+    tee -a "$log" || failed=$((failed + 1))
 
 awk '/^simulation: [0-9]+ seeds/ { seeds += $2; steps += $4; time += $6 }
      END { printf "simulation: %d programs, each run twice: %.0f steps, %.0f simulated seconds\n",

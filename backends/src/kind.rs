@@ -103,7 +103,7 @@ impl Poller {
     }
 
     /// Returns the system calls that this poller makes, as text for an operator. Not all must be
-    /// permitted: of `epoll_wait` and `epoll_pwait`, libc makes one, and without `epoll_pwait2`
+    /// permitted: of `epoll_wait` and `epoll_pwait`, it makes one, and without `epoll_pwait2`
     /// timers are exact to a millisecond only.
     ///
     /// ```

@@ -327,6 +327,7 @@ fn errno() -> Errno {
 }
 
 /// The result of a system call; -1 means an error.
+#[inline]
 pub(crate) fn check(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
 }

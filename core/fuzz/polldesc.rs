@@ -52,6 +52,11 @@ std::thread_local! {
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new());
 }
 
+/// The P of the thread that opens and closes a descriptor: one has a P, the other one has none.
+fn p_of(fd: i32) -> Option<usize> {
+    (fd == 0).then_some(0)
+}
+
 /// What all inputs share.
 struct Fixture {
     cache: PollCache,
@@ -63,7 +68,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         Fixture {
-            cache: PollCache::default(),
+            cache: PollCache::new(1),
             heap: Box::leak(Box::new(Heap::new(0))),
             poller: Box::leak(Box::new(Poller::new(Box::new(FuzzPoller)))),
             goroutines: Goroutines::new(2 * DESCS),
@@ -90,7 +95,7 @@ pub fn run(input: &[u8]) {
     };
     FIXTURE.with_borrow_mut(|fixture| {
         let descs = [0, 1].map(|fd| {
-            let desc = fixture.cache.open(fd);
+            let desc = fixture.cache.open(fixture.cache.take(p_of(fd)), fd);
             // Half of the inputs begin just before the sequence number wraps.
             desc.fdseq.store(
                 if start & 1 == 0 {
@@ -570,7 +575,8 @@ impl Driver<'_> {
     fn free(&mut self, at: usize) {
         let this = &mut self.descs[at];
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
-            self.fixture.cache.close(this.desc);
+            PollCache::close(this.desc);
+            self.fixture.cache.put(p_of(this.fd), this.desc);
             assert!(!FuzzPoller::watches(this.fd), "the kernel still watches it");
             (this.open, this.joined, this.stale) = (false, false, this.tag);
         }
@@ -582,7 +588,8 @@ impl Driver<'_> {
             return;
         }
         let fd = self.descs[at].fd;
-        let desc = self.fixture.cache.open(fd);
+        let cache = &self.fixture.cache;
+        let desc = cache.open(cache.take(p_of(fd)), fd);
         let tag = desc.token().tag();
         // The cache may return the two descriptors in either order.
         let other = 1 - at;

@@ -8,9 +8,10 @@
 )]
 
 use super::{Fd, FdError};
-use crate::models::{Immortal, ModelSched, explore};
+use crate::models::{Immortal, ModelSched, explore, goroutine};
 use crate::os::{Borrowed, Event, Mode, Outcome, Ready};
 use crate::polldesc::{self, Deadline, PollDesc, PollError};
+use crate::sched;
 use crate::select::Limit;
 use crate::sync::Cell;
 use crate::waiter::WaiterList;
@@ -277,5 +278,66 @@ fn a_close_ends_a_select() {
         });
         peer.fd.close().unwrap();
         waiter.join().unwrap();
+    });
+}
+
+impl Peer {
+    /// Makes a goroutine that waits without a stack. `None` if the descriptor is closed.
+    fn hand_over(self) -> Option<()> {
+        BUFFER.set(Some(self.buffer));
+        let is_ready = self.fd.begin_idle(probe).ok()?;
+        let desc = self.fd.desc;
+        let may_wait = || !is_ready && desc.may_wait(Mode::Read).is_ok();
+        self.fd
+            .sched
+            .wait_without_stack(goroutine(1), desc.slot(Mode::Read), may_wait);
+        Some(())
+    }
+
+    /// An M finds the goroutine, and its first turn begins.
+    fn start(self) {
+        assert_eq!(sched::models::run(self.fd.sched, 0, 1), [1]);
+        self.fd.leave_idle();
+    }
+}
+
+#[test]
+fn bytes_that_arrive_while_a_connection_is_handed_over_start_its_goroutine() {
+    run(|peer| {
+        let kernel = thread::spawn(move || peer.arrive(1));
+        peer.hand_over().unwrap();
+        peer.start();
+        assert_eq!(peer.read(), Ok(1));
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn bytes_after_a_short_read_start_the_goroutine() {
+    run(|peer| {
+        peer.arrive(1);
+        assert_eq!(peer.read(), Ok(1));
+        let kernel = thread::spawn(move || peer.arrive(1));
+        peer.hand_over().unwrap();
+        peer.start();
+        assert_eq!(peer.read(), Ok(1));
+        kernel.join().unwrap();
+        peer.fd.close().unwrap();
+    });
+}
+
+#[test]
+fn a_close_starts_the_goroutine_and_returns_after_its_wait() {
+    run(|peer| {
+        let maker = thread::spawn(move || {
+            if peer.hand_over().is_some() {
+                peer.start();
+            }
+        });
+        peer.fd.close().unwrap();
+        // After the close the poll descriptor is in the cache and has no waiter.
+        assert!(!peer.fd.desc.slot(Mode::Read).is_ready());
+        maker.join().unwrap();
     });
 }

@@ -182,6 +182,18 @@ fn p2_a_read_succeeds_when_its_deadline_is_cleared() {
 }
 
 #[test]
+fn two_first_deadlines_make_one_pair_of_timers() {
+    run(|peer| {
+        let other = thread::spawn(move || peer.set(Deadline::At(10)));
+        peer.set(Deadline::At(20));
+        other.join().unwrap();
+        assert_eq!(peer.heap.armed(), 1);
+        peer.tick(100);
+        assert_eq!(peer.read(), Err(PollError::Timeout));
+    });
+}
+
+#[test]
 fn p3_an_edge_against_two_deadlines_and_a_close() {
     run(|peer| {
         let reader = thread::spawn(move || (peer.read(), peer.read()));

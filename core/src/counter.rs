@@ -38,6 +38,28 @@ impl Count {
     }
 }
 
+/// How many numbers an M takes at once from a counter that all share: Go's number.
+const BLOCK: u64 = 16;
+
+/// Numbers that no other thread has: a block of those of a shared counter. Used by one thread. If
+/// each number came from the counter, its cache line would move between the CPUs for each.
+#[derive(Default)]
+pub(crate) struct Numbers {
+    next: Count,
+    end: Count,
+}
+
+impl Numbers {
+    pub(crate) fn take(&self, counter: &UnmodeledCount) -> u64 {
+        if self.next.get() == self.end.get() {
+            let first = counter.fetch_add(BLOCK, Ordering::Relaxed);
+            self.next.set(first);
+            self.end.set(first + BLOCK);
+        }
+        self.next.bump() - 1
+    }
+}
+
 /// A time of the monotonic clock that sysmon writes and others read for the price of a load. Loom
 /// does not model it.
 pub(crate) struct CoarseClock(unmodeled::AtomicI64);

@@ -22,6 +22,7 @@
 //! ended and the system has released the descriptor, so its port can be bound again at once.
 #![allow(unsafe_code, reason = "it owns the descriptor that it has closed")]
 
+mod idle;
 mod ready;
 
 pub use ready::{Probe, ReadyArm};
@@ -107,10 +108,11 @@ pub struct Fd {
 type Spend = fn(&'static Sched, u32);
 
 struct Side {
-    /// Nanoseconds that each operation may take. 0: the deadline applies. [`ENDLESS`]: a timeout
-    /// was removed. An operation turns it into a deadline when it begins, so one under way keeps
-    /// its limit. Written under the lock of `desc` together with the deadline, except by
-    /// `set_timeout`.
+    /// Nanoseconds that each operation may take. 0: the deadline applies. With [`SPENT`]: the
+    /// timeout has passed, and the next operation reports it. [`ENDLESS`]: a timeout was removed.
+    /// An operation turns the timeout into a deadline when it begins, so one under way keeps its
+    /// limit. Written under the lock of `desc` together with the deadline, except by `set_timeout`
+    /// and at the end of an idle wait.
     timeout: AtomicI64,
     /// The last operation emptied the kernel's buffer, or filled it. Owned by the holder of the
     /// side's lock.
@@ -128,8 +130,12 @@ enum Waited {
     AskOnce(PollError),
 }
 
+/// The sign of a timeout that has passed while no operation could report it. The next operation
+/// removes the sign, and does not begin the timeout anew.
+const SPENT: Nanos = Nanos::MIN;
+
 /// The value of a removed timeout: the next operation clears the deadline that the timeout had set.
-const ENDLESS: Nanos = -1;
+const ENDLESS: Nanos = SPENT;
 
 static_assertions::assert_impl_all!(Fd: Send, Sync);
 
@@ -164,6 +170,7 @@ impl Fd {
             .map_err(FdError::from)
     }
 
+    #[inline]
     fn side(&self, mode: Mode) -> &Side {
         match mode {
             Mode::Read => &self.read,
@@ -220,6 +227,7 @@ impl Fd {
 
     /// Calls `f` with the descriptor, which stays open during the call, even if `f` panics. `f`
     /// must not block.
+    #[inline]
     pub fn with<T>(&self, f: impl FnOnce(Borrowed<'_>) -> T) -> Result<T, FdError> {
         self.mutex.incref()?;
         let _user = OnDrop(|| self.release(self.mutex.decref()));
@@ -288,6 +296,7 @@ impl Fd {
     ///
     /// `len` is at most [`MAX_RW`], and exactly what `op` offers the system. With `len` 0, `op` is
     /// not called, and a read does not check the deadline either, as in Go.
+    #[inline]
     pub fn transfer(
         &self,
         mode: Mode,
@@ -309,6 +318,7 @@ impl Fd {
 
     /// Writes `len` bytes, with no other writer's bytes in between. `op` gets the range of bytes to
     /// try, at most [`MAX_RW`]. An error includes how many bytes were written.
+    #[inline]
     pub fn transfer_all(
         &self,
         len: usize,
@@ -334,6 +344,7 @@ impl Fd {
     }
 
     /// Runs `f` under the lock of direction `mode`, after turning a timeout into a deadline.
+    #[inline]
     fn locked<T>(&self, mode: Mode, f: impl FnOnce() -> Result<T, FdError>) -> Result<T, FdError> {
         self.mutex.lock(mode, self.sched)?;
         let _held = OnDrop(|| self.release(self.mutex.unlock(mode, self.sched)));
@@ -349,10 +360,11 @@ impl Fd {
         let decide = || match word.load(Ordering::Relaxed) {
             // A deadline was set after the check, perhaps to end this operation.
             0 => None,
-            ENDLESS => {
+            old if old < 0 => {
+                let after = old & Nanos::MAX;
                 // A timeout set since then applies to the next operation.
-                let _ = word.compare_exchange(ENDLESS, 0, Ordering::Relaxed, Ordering::Relaxed);
-                Some(Deadline::None)
+                let _ = word.compare_exchange(old, after, Ordering::Relaxed, Ordering::Relaxed);
+                (after == 0).then_some(Deadline::None)
             }
             timeout => Some(Deadline::At(now.saturating_add(timeout))),
         };
@@ -361,12 +373,14 @@ impl Fd {
 
     /// Whether the last operation emptied or filled the kernel's buffer, and an edge is sure to
     /// announce a change.
+    #[inline]
     fn is_drained(&self, mode: Mode) -> bool {
         self.side(mode).drained.load(Ordering::Relaxed) && !self.desc.hung_up()
     }
 
     /// Begins an operation. True if it should wait before it asks the system. Readiness since the
     /// last operation then counts, so it is not reset.
+    #[inline]
     fn begin(&self, mode: Mode) -> Result<bool, FdError> {
         let wait = self.is_drained(mode);
         match wait {
@@ -376,6 +390,7 @@ impl Fd {
         Ok(wait)
     }
 
+    #[inline]
     fn transfer_some(
         &self,
         mode: Mode,
@@ -394,6 +409,7 @@ impl Fd {
 
     /// Tries until the operation does not block. Waits after each `EAGAIN`, and before the first
     /// try if `wait` is set.
+    #[inline]
     fn attempt<T>(
         &self,
         mode: Mode,
@@ -462,6 +478,7 @@ impl Fd {
 
     /// Counts an operation that did not block, so that a goroutine whose operations never block
     /// still yields.
+    #[inline]
     fn count(&self, mode: Mode, spend: Spend) {
         /// How many operations are charged at once. Charging costs an eighth of a switch.
         const BATCH: u32 = 16;
@@ -510,7 +527,7 @@ impl Fd {
 
     /// The timeout of one direction in nanoseconds, 0 if there is none.
     pub fn timeout(&self, mode: Mode) -> Nanos {
-        self.side(mode).timeout.load(Ordering::Relaxed).max(0)
+        self.side(mode).timeout.load(Ordering::Relaxed) & Nanos::MAX
     }
 
     /// Closes the descriptor. Operations that wait fail with [`PollError::Closing`], and so does a

@@ -116,6 +116,7 @@ impl FdMutex {
     /// # Panics
     ///
     /// If the descriptor already has 1 048 575 users.
+    #[inline]
     pub(crate) fn incref(&self) -> Result<(), Closed> {
         let next = |old: u64| (old & CLOSED == 0).then(|| plus_one(old, REF, REFS));
         self.state
@@ -129,6 +130,7 @@ impl FdMutex {
     /// # Panics
     ///
     /// If there is no use to end.
+    #[inline]
     pub(crate) fn decref(&self) -> AfterUse {
         let old = self.state.fetch_sub(REF, Ordering::AcqRel);
         assert!(

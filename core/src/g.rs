@@ -15,6 +15,9 @@
 //!                    │ ready                    │ park: commit stores the GRef in a waiter word
 //!                    └────── WAITING ◀──────────┘
 //! ```
+//!
+//! A goroutine can also be made to wait before its first run, and then has no stack while it waits:
+//! (made) → WAITING. `sched::stackless` makes that transition and explains the wake-up.
 #![allow(
     unsafe_code,
     reason = "the G is shared by address between its M, queues and waiter words"
@@ -46,6 +49,10 @@ const TURNS_PER_MEASURE: u64 = 8;
 
 /// The value of `home` for a goroutine that any M may run.
 const NONE: u32 = u32::MAX;
+
+/// The value of `home` for a goroutine that has no stack and no reservation of one. No M has this
+/// index.
+const NO_STACK: u32 = u32::MAX - 1;
 
 /// Values of `slot` from here on are not slots: the goroutine has not started, and the rest is its
 /// stack size.
@@ -93,7 +100,7 @@ pub(crate) struct G {
     /// The M that this G runs on; the scheduler knows its type. Written by that M before it resumes
     /// the G.
     m: AtomicPtr<()>,
-    /// The index of the only M that may run this G, or `NONE`: any M.
+    /// The index of the only M that may run this G, or `NONE`: any M, or `NO_STACK`: none yet.
     home: AtomicU32,
     /// The slot of its stack, or [`UNSTARTED`] plus the size of the stack that it will get.
     slot: AtomicU32,
@@ -178,6 +185,7 @@ static_assertions::const_assert!(
 unsafe impl Sync for G {}
 
 impl G {
+    #[inline]
     pub(crate) fn new(vtable: &'static VTable, id: u64, site: &'static Location<'static>) -> Self {
         G {
             link: AtomicUsize::new(0),
@@ -197,6 +205,7 @@ impl G {
         }
     }
 
+    #[inline]
     fn extra(&self) -> &Extra {
         self.extra.call_once(|| {
             while_unparkable(|| {
@@ -325,7 +334,8 @@ impl G {
         self.m.load(Ordering::Relaxed)
     }
 
-    /// The index of the only M that may run it. `None`: any M.
+    /// The index of the only M that may run it. `None`: any M. An index that no M has: none, before
+    /// the goroutine has a reservation of a stack.
     #[inline]
     pub(crate) fn home(&self) -> Option<usize> {
         let home = self.home.load(Ordering::Relaxed);
@@ -336,7 +346,14 @@ impl G {
         self.home.store(m as u32, Ordering::Relaxed);
     }
 
-    /// Lets any M run it again, after it was kept at home for one wait.
+    /// Keeps all Ms from running it, until [`leave_home`](Self::leave_home): it has no reservation
+    /// of a stack.
+    pub(crate) fn await_stack(&self) {
+        self.home.store(NO_STACK, Ordering::Relaxed);
+    }
+
+    /// Lets any M run it: again, after it was kept at home for one wait, or because a stack was
+    /// reserved for it.
     pub(crate) fn leave_home(&self) {
         self.home.store(NONE, Ordering::Relaxed);
     }

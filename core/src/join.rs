@@ -29,6 +29,7 @@ use crate::select::{Case, OnCancel};
 use crate::stack::{Exhausted, Size};
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::wait_info::{Wait, WaitWords};
+use crate::waiter::WaitSlot;
 use crate::withdraw::Cancelled;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -145,6 +146,7 @@ impl Head {
     /// # Safety
     ///
     /// The caller owns a reference, and does not use it afterwards.
+    #[inline]
     unsafe fn release(this: NonNull<Head>) {
         // SAFETY: the caller's reference keeps it alive.
         let head = unsafe { this.as_ref() };
@@ -316,6 +318,18 @@ impl Sched {
         F: FnOnce() -> (R, A),
     {
         self.reserve_stack()?;
+        Ok(self.make_unreserved::<F, R, A, SCOPED>(f, site))
+    }
+
+    /// As [`make`](Self::make), for a goroutine whose stack is reserved later.
+    fn make_unreserved<F, R, A, const SCOPED: bool>(
+        &'static self,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> (GRef, Join<R>)
+    where
+        F: FnOnce() -> (R, A),
+    {
         let task = Box::new(Task::<F, R, SCOPED> {
             head: Head {
                 g: G::new(&Task::<F, R, SCOPED>::G_VTABLE, self.next_id(), site),
@@ -332,13 +346,33 @@ impl Sched {
         let task = NonNull::from(Box::leak(task));
         // SAFETY: the G is new, and this is its only GRef.
         let g = unsafe { GRef::from_raw(task.cast()) };
-        Ok((
+        (
             g,
             Join {
                 head: task.cast(),
                 result: PhantomData,
             },
-        ))
+        )
+    }
+
+    /// Makes a goroutine that runs `f` once `slot` is notified or cancelled, or at once if it was
+    /// notified before or `may_wait` returns false. It has no stack until then. `f` must first call
+    /// [`end_stackless_wait`](Self::end_stackless_wait) and settle the slot. A panic out of `f`
+    /// aborts the process.
+    pub(crate) fn go_when_notified<F, R>(
+        &'static self,
+        slot: &WaitSlot,
+        may_wait: impl FnOnce() -> bool,
+        f: F,
+        site: &'static Location<'static>,
+    ) -> Join<R>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let (g, join) = self.make_unreserved::<_, _, _, false>(detached(f), site);
+        self.wait_without_stack(g, slot, may_wait);
+        join
     }
 
     /// Starts a goroutine that runs `f`, on any M. A panic out of `f` aborts the process.

@@ -48,6 +48,7 @@ impl Latch {
         }
     }
 
+    #[inline]
     fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
         let _gate = self.gate.lock();
         // SAFETY: the gate is locked.
@@ -55,17 +56,20 @@ impl Latch {
     }
 
     /// Whether the event has come.
+    #[inline]
     pub(crate) fn is_set(&self) -> bool {
         // Acquire pairs with the Release in `set`.
         self.set.load(Ordering::Acquire)
     }
 
     /// Takes what the event announces. False unless a waiter has claimed it and it was not taken.
+    #[inline]
     pub(crate) fn take(&self) -> bool {
         self.with(|state| state.claimed && !core::mem::replace(&mut state.taken, true))
     }
 
     /// Whether what the event announces was taken.
+    #[inline]
     pub(crate) fn is_taken(&self) -> bool {
         self.with(|state| state.taken)
     }

@@ -19,7 +19,7 @@
 //! it.
 #![allow(unsafe_code, reason = "the home queue belongs to the M's own thread")]
 
-use crate::counter::CoarseClock;
+use crate::counter::{CoarseClock, Numbers};
 use crate::g::GRef;
 use crate::lock_wait::LockWait;
 use crate::metrics::{Counts, Latencies};
@@ -77,6 +77,8 @@ pub(crate) struct M {
     /// When its P was last taken, if there is a trace. Written by the thread that takes it.
     pub(crate) p_taken: AtomicI64,
     pub(crate) stack_credit: Credit,
+    /// Numbers for the goroutines that are spawned here. Used by the M's thread.
+    pub(crate) ids: Numbers,
     /// What the hooks count. Written by the M's thread.
     pub(crate) counts: Counts,
     /// How long goroutines waited for a turn on this M. Written by the M's thread.
@@ -103,6 +105,8 @@ pub(crate) struct Home {
     pub(crate) ring_first: bool,
     /// How many times this M parks without a yield before it.
     pub(crate) skip_yields: u32,
+    /// How many times it does so if the next yield brings nothing, about twice.
+    pub(crate) vain_pause: u32,
     /// How many more times a wake-up by another thread must end a park before this M lingers.
     pub(crate) skip_lingers: u32,
     /// Whether this M is counted as spinning.
@@ -132,6 +136,7 @@ impl M {
             lock_wait: LockWait::new(),
             p_taken: AtomicI64::new(0),
             stack_credit: Credit::default(),
+            ids: Numbers::default(),
             counts: Counts::default(),
             latencies: Latencies::new(),
             home: UnsafeCell::new(Home {
@@ -140,6 +145,7 @@ impl M {
                 budget: 0,
                 ring_first: false,
                 skip_yields: 0,
+                vain_pause: 0,
                 skip_lingers: 1,
                 spinning: false,
                 must_wake_another: false,
@@ -167,7 +173,7 @@ impl Ms {
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&M> {
         // SAFETY: null, or what `add` has leaked.
-        unsafe { self.0[index].load(Ordering::Acquire).as_ref() }
+        unsafe { self.0.get(index)?.load(Ordering::Acquire).as_ref() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &M> {

@@ -22,7 +22,7 @@ pub struct Metrics {
     /// Goroutines that exist: spawned and not yet returned. The next four figures add up to it.
     #[doc(alias = "/sched/goroutines:goroutines")]
     pub goroutines: u64,
-    /// Goroutines that have not run yet.
+    /// Goroutines that have not run yet, except those of `idle_connections`.
     pub goroutines_not_started: u64,
     /// Goroutines that have run before and are in a run queue.
     #[doc(alias = "/sched/goroutines/runnable:goroutines")]
@@ -31,11 +31,13 @@ pub struct Metrics {
     #[doc(alias = "/sched/goroutines/running:goroutines")]
     pub goroutines_running: u64,
     /// Parked goroutines: they wait for a descriptor, a timer, another goroutine, or work given to
-    /// `blocking`.
+    /// `blocking`. `idle_connections` is among them.
     #[doc(alias = "/sched/goroutines/waiting:goroutines")]
     pub goroutines_waiting: u64,
     /// Goroutines and ordinary threads that wait for a descriptor.
     pub poll_waiters: u64,
+    /// Goroutines that wait for a descriptor before their first run, and so without a stack.
+    pub idle_connections: u64,
     /// Goroutines spawned.
     #[doc(alias = "/sched/goroutines-created:goroutines")]
     pub goroutines_created: u64,
@@ -181,6 +183,10 @@ pub(crate) struct Counts {
     pub(crate) poll_waits: Count,
     /// Waits in a poller that have ended.
     pub(crate) poll_resumes: Count,
+    /// Waits without a stack that have begun.
+    pub(crate) stackless_waits: Count,
+    /// Waits without a stack that have ended, counted by the goroutine in its first turn.
+    pub(crate) stackless_ends: Count,
     /// Goroutines that ran for the first time.
     pub(crate) started: Count,
     pub(crate) parked: Count,

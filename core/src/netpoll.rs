@@ -10,7 +10,7 @@
 //! | `pollClose` | [`poll_close`](Sched::poll_close) |
 
 use crate::os::{Errno, Mode};
-use crate::polldesc::{Deadline, PollDesc, PollError};
+use crate::polldesc::{Deadline, PollCache, PollDesc, PollError};
 use crate::sched::{Parker, Sched};
 use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::WaiterList;
@@ -35,8 +35,10 @@ fn wait_for(desc: &'static PollDesc, mode: Mode) -> WaitWords {
 impl Sched {
     /// Returns a poll descriptor for `fd`. It joins a poller when it is registered.
     #[doc(alias = "pollOpen")]
-    pub(crate) fn poll_open(&self, fd: i32) -> &'static PollDesc {
-        self.descs().open(fd)
+    pub(crate) fn poll_open(&'static self, fd: i32) -> &'static PollDesc {
+        // What allocates is outside of `with_p`: the program's allocator may use the scheduler.
+        let free = self.with_p(|p| self.descs().take(p));
+        self.descs().open(free, fd)
     }
 
     /// Registers the descriptor with the poller of the current P, unless a poller watches it
@@ -72,6 +74,7 @@ impl Sched {
 
     /// Begins an operation that asks the system first: forgets readiness seen before. Fails if the
     /// operation must not even try.
+    #[inline]
     pub(crate) fn poll_reset(&self, desc: &PollDesc, mode: Mode) -> Result<(), PollError> {
         desc.may_try(mode)?;
         desc.slot(mode).reset();
@@ -83,6 +86,7 @@ impl Sched {
     ///
     /// Readiness since the last reset or wait counts. If a deadline passes and is moved before the
     /// waiter runs again, the wait goes on.
+    #[inline]
     pub(crate) fn poll_wait(
         &'static self,
         desc: &'static PollDesc,
@@ -158,11 +162,12 @@ impl Sched {
     }
 
     /// Ends the use of a poll descriptor that was unblocked, before the descriptor is closed.
-    pub(crate) fn poll_close(&self, desc: &'static PollDesc) {
+    pub(crate) fn poll_close(&'static self, desc: &'static PollDesc) {
         // A forked child shares the pollers with its parent: it must not remove what the parent
         // waits for.
         if !self.is_forked() {
-            self.descs().close(desc);
+            PollCache::close(desc);
+            self.with_p(|p| self.descs().put(p, desc));
         }
     }
 }

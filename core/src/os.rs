@@ -41,6 +41,8 @@ impl Errno {
     pub const EAGAIN: Errno = Errno::new(11);
     /// No memory or address space.
     pub const ENOMEM: Errno = Errno::new(12);
+    /// Another operation uses the descriptor.
+    pub const EBUSY: Errno = Errno::new(16);
 
     /// The error with number `raw`, which is positive (`EPERM` is 1). A `raw` of zero, which no
     /// failed call reports, becomes `EIO`.

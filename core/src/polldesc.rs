@@ -17,10 +17,7 @@
 //! The kernel may hold a token for longer than the descriptor lives, so a PollDesc is never freed.
 //! It goes back to the cache, and its sequence number (`fdseq`) changes, which exposes events and
 //! timers of the earlier use. Nothing here schedules: waiters to be woken go on a list.
-#![allow(
-    unsafe_code,
-    reason = "timers get the address of their PollDesc, tokens become references"
-)]
+#![allow(unsafe_code, reason = "tokens become references")]
 
 mod cache;
 mod deadline;
@@ -37,10 +34,10 @@ use crate::os::{Delay, Event, Events, Mode, Nanos, Ready};
 use crate::poller::Poller;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, Lock, Ordering};
 use crate::tagptr::{self, TaggedPtr};
-use crate::timer::{Heap, Timer};
+use crate::timer::Heap;
 use crate::waiter::{WaitSlot, WaiterList};
 use core::fmt;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 /// Why an operation on a descriptor cannot wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,7 +71,7 @@ impl fmt::Display for PollError {
 impl core::error::Error for PollError {}
 
 /// The poll state of one descriptor. Its alignment leaves room for the tag in a token.
-#[repr(C, align(256))]
+#[repr(C, align(128))]
 #[doc(alias = "pollDesc")]
 pub(crate) struct PollDesc {
     rg: WaitSlot,
@@ -89,8 +86,8 @@ pub(crate) struct PollDesc {
     /// while an operation registers it.
     poller: AtomicPtr<Poller>,
     state: Lock<State>,
-    rt: Timer,
-    wt: Timer,
+    /// The timers of its deadlines.
+    timers: deadline::Timers,
     /// The next free PollDesc. Owned by the cache, while this one is free.
     link: AtomicPtr<PollDesc>,
     /// The selects that wait for readiness. Made by the first one.
@@ -98,7 +95,7 @@ pub(crate) struct PollDesc {
 }
 
 static_assertions::const_assert_eq!(align_of::<PollDesc>(), tagptr::ALIGN);
-static_assertions::const_assert!(size_of::<PollDesc>() == 256 || cfg!(loom));
+static_assertions::const_assert!(size_of::<PollDesc>() == 128 || cfg!(loom));
 static_assertions::assert_impl_all!(PollDesc: Send, Sync);
 
 /// An operation is registering the descriptor.
@@ -115,10 +112,7 @@ struct State {
 }
 
 impl PollDesc {
-    /// # Safety
-    ///
-    /// The value will be written to `this`, and stays there for the rest of the process.
-    unsafe fn new(this: NonNull<PollDesc>) -> Self {
+    fn new() -> Self {
         PollDesc {
             rg: WaitSlot::new(),
             wg: WaitSlot::new(),
@@ -131,14 +125,14 @@ impl PollDesc {
                 read: deadline::DeadlineState::new(),
                 write: deadline::DeadlineState::new(),
             }),
-            rt: Timer::new(this.cast()),
-            wt: Timer::new(this.cast()),
+            timers: deadline::Timers::new(),
             link: AtomicPtr::new(ptr::null_mut()),
             watchers: Watchers::new(),
         }
     }
 
     /// The slot on which an operation in direction `mode` waits.
+    #[inline]
     pub(crate) fn slot(&self, mode: Mode) -> &WaitSlot {
         match mode {
             Mode::Read => &self.rg,
@@ -148,6 +142,7 @@ impl PollDesc {
 
     /// Whether an operation in direction `mode` may ask the system. A close takes precedence over a
     /// deadline.
+    #[inline]
     pub(crate) fn may_try(&self, mode: Mode) -> Result<(), PollError> {
         self.info.check(mode, false)
     }
@@ -170,6 +165,7 @@ impl PollDesc {
 
     /// Whether the kernel has reported an end or an error in this use. From then on an edge may
     /// have been the last one, and only a system call tells whether there is more.
+    #[inline]
     pub(crate) fn hung_up(&self) -> bool {
         self.info.hung_up()
     }
@@ -281,8 +277,10 @@ impl PollDesc {
         let mut state = self.state.lock();
         assert!(!state.closing, "a descriptor is unblocked twice");
         state.closing = true;
-        state.read.abandon(&self.rt);
-        state.write.abandon(&self.wt);
+        if let Some([rt, wt]) = self.timers.get() {
+            state.read.abandon(rt);
+            state.write.abandon(wt);
+        }
         self.publish(&state);
         for slot in [&self.rg, &self.wg] {
             woken.extend(slot.cancel());
@@ -294,6 +292,7 @@ impl PollDesc {
     /// Delivers a kernel event: adds the waiters that it wakes to `woken`. An event of an earlier
     /// use is dropped.
     #[doc(alias = "netpollready")]
+    #[inline]
     fn deliver(&self, tag: u32, ready: Ready, woken: &mut WaiterList) {
         // Acquire pairs with the Release in `free`. If a use begins after this check, it gets a
         // spurious wake-up at worst, and its operation asks the system again.
@@ -376,6 +375,7 @@ pub(crate) fn poll(poller: &Poller, delay: Delay, count: &Count) -> WaiterList {
 /// # Safety
 ///
 /// Every token came from [`PollDesc::token`], in this or an earlier use.
+#[inline]
 pub(crate) unsafe fn deliver(events: &[Event], woken: &mut WaiterList) {
     for event in events {
         // SAFETY: a token's address is that of a PollDesc, which is never freed.

@@ -44,7 +44,7 @@
 //! | row | modules | what they do |
 //! |---|---|---|
 //! | 0 | `trace`, `metrics`, `hooks` | count, measure, trace and tell what the others do |
-//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park` | stop goroutines and Ms, wake them |
+//! | 1 | `fork`, `unwinding`, `wake`, `idle`, `ready`, `park`, `stackless` | stops and wake-ups |
 //! | 2 | `placement`, `find`, `handoff`, `run` | an M's turns: which goroutine, with which P |
 //! | 3 | `watchers`, `pool`, `stall`, `quiescence`, `sysmon` | what sysmon looks at |
 //! | 4 | `config`, `threads` | how a scheduler and its threads start |
@@ -63,6 +63,7 @@ mod pool;
 mod quiescence;
 mod ready;
 mod run;
+mod stackless;
 mod stall;
 mod sysmon;
 mod threads;
@@ -98,9 +99,7 @@ use crate::polldesc::PollCache;
 use crate::poller::Poller;
 use crate::runq::Global;
 use crate::stack::{self, Exhausted, Stacks};
-use crate::sync::{
-    self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, CachePadded, Once, Ordering, unmodeled,
-};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, CachePadded, Once, Ordering, unmodeled};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr;
@@ -108,6 +107,7 @@ use handoff::MsWithoutP;
 use idle::Idlers;
 use metrics::Totals;
 use pool::PoolCounts;
+use stackless::Stackless;
 use sysmon::Sysmon;
 use trace::Observers;
 
@@ -119,7 +119,7 @@ pub struct Sched {
     arena: Stacks,
     ms: Ms,
     ps: Vec<P>,
-    pollers: Vec<Poller>,
+    pollers: Vec<CachePadded<Poller>>,
     /// Goroutines that any M may run and that lie in no P's ring.
     global: Global,
     /// How many Ms with a P are parked, and how many spin.
@@ -132,8 +132,8 @@ pub struct Sched {
     /// The time of sysmon's last look.
     coarse_clock: CoarseClock,
     descs: PollCache,
-    /// The number of the next goroutine.
-    next_id: AtomicU64,
+    /// The number of the next goroutine that is in no block of an M.
+    next_id: UnmodeledCount,
     ordinary: OrdinaryThreads,
     /// Made when a program asks for a trace or for switches.
     observers: Once<Observers>,
@@ -141,6 +141,8 @@ pub struct Sched {
     /// Not null in a child process. Written while the child has one thread.
     forked: unmodeled::AtomicPtr<fork::Refusals>,
     pool: PoolCounts,
+    /// Made when the program first lets a goroutine wait without a stack.
+    stackless: Once<Stackless>,
     /// The random sequence of selects. Written by any thread.
     pub(crate) picks: CachePadded<unmodeled::AtomicU32>,
 }
@@ -150,6 +152,8 @@ pub struct Sched {
 struct OrdinaryThreads {
     /// Goroutines that they have spawned.
     spawned: UnmodeledCount,
+    /// Those of `spawned` that were to wait without a stack.
+    stackless: UnmodeledCount,
     /// Those that wait for a descriptor.
     poll_waiting: AtomicI64,
     /// Those that are parked. The thread that wakes one counts it out first.
@@ -201,7 +205,8 @@ impl Sched {
         let guard_size = config.check(os.page_size());
         let mut shared = Vec::with_capacity(pollers);
         for _ in 0..pollers {
-            shared.push(Poller::new(poller().map_err(StartError::Poller)?));
+            let poller = Poller::new(poller().map_err(StartError::Poller)?);
+            shared.push(CachePadded::new(poller));
         }
         let gate = threads::start_threads(os, &config)?;
         // Last, because an `Os` cannot undo a reservation: nothing after it may fail.
@@ -224,13 +229,14 @@ impl Sched {
             sysmon: Sysmon::new(),
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
-            descs: PollCache::new(),
-            next_id: AtomicU64::new(1),
+            descs: PollCache::new(procs),
+            next_id: UnmodeledCount::new(1),
             ordinary: OrdinaryThreads::default(),
             observers: Once::new(),
             totals: Totals::new(),
             forked: unmodeled::AtomicPtr::new(ptr::null_mut()),
             pool: PoolCounts::default(),
+            stackless: Once::new(),
             picks: CachePadded::default(),
         }));
         sync::set_os(&sched.os);
@@ -330,6 +336,13 @@ impl Sched {
         unsafe { Visit::new(m, p) }
     }
 
+    /// Calls `f`, which must not park, with the index of the P that the caller's thread holds, if
+    /// any.
+    pub(crate) fn with_p<T>(&'static self, f: impl FnOnce(Option<usize>) -> T) -> T {
+        let here = self.here();
+        f(here.as_ref().map(|here| here.p.index))
+    }
+
     /// The poller that a descriptor joins when the calling thread waits for it first.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
         let index = match self.current() {
@@ -341,7 +354,10 @@ impl Sched {
 
     /// The number for a new goroutine.
     pub(crate) fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        match self.current() {
+            Some(g) => self.m_of(g).ids.take(&self.next_id),
+            None => self.next_id.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// Reserves a stack for a goroutine that is about to be made.

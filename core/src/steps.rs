@@ -6,8 +6,12 @@
 //! none. With these types in place of the compiler's atomics (`sync`), a window opens at every
 //! access to a shared word. The orderings are passed on but have no effect, since one thread sees
 //! one order; loom checks those.
+//!
+//! A program can also see each access on real threads ([`watch`]): the suite `sharing` counts the
+//! cache lines that Ms share.
 
 use core::ops::Deref;
+use core::panic::Location;
 use core::sync::atomic::{self, Ordering};
 
 static STEP: spin::Once<fn()> = spin::Once::new();
@@ -20,6 +24,40 @@ pub fn set(step: fn()) {
 fn step() {
     if let Some(step) = STEP.get() {
         step();
+    }
+}
+
+/// No step: the accesses to a statistic.
+fn pass() {}
+
+/// An access to a word that threads share, or to a lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// The address of the word.
+    pub address: usize,
+    /// Whether it takes the word's cache line from other CPUs.
+    pub writes: bool,
+    /// The line of code that made it.
+    pub place: &'static Location<'static>,
+}
+
+static WATCHER: spin::Once<fn(Access)> = spin::Once::new();
+
+/// Passes each later access to `watcher`, on the thread that makes it. Only the first call has an
+/// effect.
+pub fn watch(watcher: fn(Access)) {
+    WATCHER.call_once(|| watcher);
+}
+
+/// Tells the watcher of an access to `word` by the caller.
+#[track_caller]
+pub(crate) fn accessed<T>(word: &T, writes: bool) {
+    if let Some(watcher) = WATCHER.get() {
+        watcher(Access {
+            address: core::ptr::from_ref(word).addr(),
+            writes,
+            place: Location::caller(),
+        });
     }
 }
 
@@ -39,8 +77,8 @@ pub(crate) fn fence(order: Ordering) {
 }
 
 macro_rules! stepping {
-    ($name:ident $(<$type:ident>)?, $value:ty) => {
-        /// Core's atomic of the same name, with a step before each access.
+    ($before:ident, $name:ident $(<$type:ident>)?, $value:ty) => {
+        /// The atomic of the same name in `core`, which tells of each access.
         #[derive(Default)]
         #[repr(transparent)]
         pub struct $name$(<$type>)?(atomic::$name$(<$type>)?);
@@ -59,21 +97,28 @@ macro_rules! stepping {
                 Self(atomic::$name::new(value))
             }
 
+            #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, false);
                 self.0.load(order)
             }
 
+            #[track_caller]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.store(value, order);
             }
 
+            #[track_caller]
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.swap(value, order)
             }
 
+            #[track_caller]
             pub(crate) fn compare_exchange(
                 &self,
                 old: $value,
@@ -81,10 +126,12 @@ macro_rules! stepping {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.compare_exchange(old, new, success, failure)
             }
 
+            #[track_caller]
             pub(crate) fn compare_exchange_weak(
                 &self,
                 old: $value,
@@ -95,13 +142,15 @@ macro_rules! stepping {
                 self.compare_exchange(old, new, success, failure)
             }
 
+            #[track_caller]
             pub(crate) fn fetch_update(
                 &self,
                 success: Ordering,
                 failure: Ordering,
                 next: impl FnMut($value) -> Option<$value>,
             ) -> Result<$value, $value> {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.fetch_update(success, failure, next)
             }
         }
@@ -109,42 +158,63 @@ macro_rules! stepping {
 }
 
 macro_rules! stepping_number {
-    ($name:ident, $value:ty) => {
-        stepping!($name, $value);
+    ($before:ident, $name:ident, $value:ty) => {
+        stepping!($before, $name, $value);
 
         #[allow(
             dead_code,
             reason = "each type has the accesses that any of them needs"
         )]
         impl $name {
+            #[track_caller]
             pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.fetch_add(value, order)
             }
 
+            #[track_caller]
             pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.fetch_sub(value, order)
             }
 
+            #[track_caller]
             pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.fetch_or(value, order)
             }
 
+            #[track_caller]
             pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                step();
+                $before();
+                accessed(self, true);
                 self.0.fetch_and(value, order)
             }
         }
     };
 }
 
-stepping!(AtomicBool, bool);
-stepping!(AtomicPtr<T>, *mut T);
-stepping_number!(AtomicI32, i32);
-stepping_number!(AtomicI64, i64);
-stepping_number!(AtomicU8, u8);
-stepping_number!(AtomicU32, u32);
-stepping_number!(AtomicU64, u64);
-stepping_number!(AtomicUsize, usize);
+stepping!(step, AtomicBool, bool);
+stepping!(step, AtomicPtr<T>, *mut T);
+stepping_number!(step, AtomicI32, i32);
+stepping_number!(step, AtomicI64, i64);
+stepping_number!(step, AtomicU8, u8);
+stepping_number!(step, AtomicU32, u32);
+stepping_number!(step, AtomicU64, u64);
+stepping_number!(step, AtomicUsize, usize);
+
+/// Atomics without a step. Only the watcher sees their accesses.
+#[allow(unreachable_pub, reason = "the macro declares public types, too")]
+pub(crate) mod unmodeled {
+    use super::{Deref, Ordering, accessed, atomic, pass};
+
+    stepping!(pass, AtomicPtr<T>, *mut T);
+    stepping_number!(pass, AtomicI64, i64);
+    stepping_number!(pass, AtomicU8, u8);
+    stepping_number!(pass, AtomicU32, u32);
+    stepping_number!(pass, AtomicU64, u64);
+    stepping_number!(pass, AtomicUsize, usize);
+}

@@ -8,6 +8,7 @@
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
+//! PollCache.kept → PollCache.free            (so is its cache of poll descriptors)
 //! gate → gate                                (a select, in the order of addresses)
 //! Alarm.period → gate, Timed → Heap          (an alarm fires, is stopped or reset)
 //! gate → Timed → Heap                        (a deadline of a cancel is set)
@@ -68,6 +69,11 @@ pub(crate) use const_unless_loom;
 /// is written at the start, `Sched::forked` while the process has one thread, and
 /// `WaitInfo::shrunk` by one watcher. The random sequence of selects may lose updates.
 pub(crate) mod unmodeled {
+    #[cfg(steps)]
+    pub(crate) use crate::steps::unmodeled::{
+        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    };
+    #[cfg(not(steps))]
     pub(crate) use core::sync::atomic::{
         AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     };
@@ -206,7 +212,10 @@ mod lock {
 
         /// Spins until the lock is free, then takes it.
         #[inline]
+        #[cfg_attr(steps, track_caller)]
         pub(crate) fn lock(&self) -> Guard<'_, T> {
+            #[cfg(steps)]
+            crate::steps::accessed(&self.word, true);
             match self.word.try_lock() {
                 Some(guard) => guard,
                 None => self.lock_slow(),

@@ -1,21 +1,21 @@
 //! A pointer and a sequence number packed into 64 bits, for the kernel to keep.
 //!
 //! ```text
-//! 64-bit:  63 ........ 24 | 23 ...... 0          32-bit:  63 .... 32 | 31 .... 0
-//!          address >> 8     tag                           address      tag
+//! 64-bit:  63 ........ 23 | 22 ...... 0          32-bit:  63 .... 32 | 31 .... 0
+//!          address >> 7     tag                           address      tag
 //! ```
 //!
 //! A user address of 64-bit Linux has at most 48 bits unless a program asks `mmap` for a higher
-//! one, which gopark does not. The pointee is aligned to 256 bytes, so the low 8 bits are zero.
-//! That leaves 40 bits of address and 24 of tag.
+//! one, which gopark does not. The pointee is aligned to 128 bytes, so the low 7 bits are zero.
+//! That leaves 41 bits of address and 23 of tag.
 
 use core::fmt;
 
 /// The alignment in bytes of what a [`TaggedPtr`] points to.
-pub const ALIGN: usize = 256;
+pub const ALIGN: usize = 128;
 
 /// The width of the tag in bits.
-pub const TAG_BITS: u32 = if usize::BITS == 64 { 24 } else { 32 };
+pub const TAG_BITS: u32 = if usize::BITS == 64 { 23 } else { 32 };
 
 const ADDR_SHIFT: u32 = if usize::BITS == 64 {
     ALIGN.trailing_zeros()
@@ -42,7 +42,7 @@ impl TaggedPtr {
     pub fn pack(addr: usize, tag: u32) -> Self {
         assert!(
             addr % ALIGN == 0,
-            "tagged pointer: the address is not aligned to 256 bytes"
+            "tagged pointer: the address is not aligned to 128 bytes"
         );
         let packed =
             TaggedPtr((addr as u64) >> ADDR_SHIFT << TAG_BITS | u64::from(tag & Self::TAG_MASK));
@@ -98,7 +98,7 @@ mod tests {
             0x7fff_ff00,
             usize::MAX >> 17 << 8 & usize::MAX >> 16,
         ] {
-            for tag in [0, 1, 0x00ab_cdef, (1u64 << TAG_BITS).wrapping_sub(1) as u32] {
+            for tag in [0, 1, 0x002b_cdef, (1u64 << TAG_BITS).wrapping_sub(1) as u32] {
                 let packed = TaggedPtr::from_bits(TaggedPtr::pack(addr, tag).to_bits());
                 assert_eq!((packed.addr(), packed.tag()), (addr, tag));
             }

@@ -326,6 +326,7 @@ pub(crate) struct LastStop {
 }
 
 impl WaitInfo {
+    #[inline]
     pub(crate) fn new() -> Self {
         let word = || AtomicUsize::new(0);
         let WaitWords { kind, argument } = Wait::Semaphore.encode();

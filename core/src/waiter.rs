@@ -74,6 +74,7 @@ impl Waiter {
     /// # Safety
     ///
     /// `word` came from `into_word` and is used once.
+    #[inline]
     pub(crate) unsafe fn from_word(word: usize) -> Self {
         let pointer =
             NonNull::new((word & !THREAD) as *mut ()).must("the word of a waiter is null");

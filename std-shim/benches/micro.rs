@@ -9,10 +9,16 @@
 //! compares runtimes (`docs/performance.md`). `--bench` is the harness's word for `--names`; cargo
 //! itself passes `--bench` without a value.
 
-use gopark::chan::{self, Receiver, Sender};
-use gopark::sync::{Arc, Mutex, RwLock};
+#[path = "micro/operations.rs"]
+mod operations;
+
+use gopark::chan;
+use gopark::go;
 use gopark::time::{Duration, Instant, Timer};
-use gopark::{JoinHandle, go, select, yield_now};
+use operations::{
+    channel, join_all, mutex, mutex_alone, mutex_contended, mutex_yields, park_ready, pingpong,
+    ready_channel, rwlock_alone, select_default, selects, spawn, timers, wait_group, yields,
+};
 use std::process::Command;
 use std::{env, fs};
 
@@ -20,9 +26,10 @@ use std::{env, fs};
 /// does so many operations.
 struct Timed(&'static str, &'static str, usize, fn(usize));
 
-const TIMED: [Timed; 20] = [
+const TIMED: [Timed; 22] = [
     Timed("spawn", "spawn_join", 1_000_000, spawn),
     Timed("yield", "yield", 2_000_000, yields),
+    Timed("park", "park_ready", 1_000_000, park_ready),
     Timed("pingpong", "pingpong_switch", 1_000_000, pingpong),
     Timed("chan0", "chan_unbuffered", 1_000_000, |n| {
         channel(n, 1, Some(0))
@@ -51,135 +58,10 @@ const TIMED: [Timed; 20] = [
     Timed("mutex1", "mutex_1task", 10_000_000, mutex_alone),
     Timed("mutex", "mutex_8tasks", 2_000_000, mutex),
     Timed("mutexpark", "mutex_8tasks_yield", 500_000, mutex_yields),
+    Timed("mutextwo", "mutex_contended", 500_000, mutex_contended),
     Timed("rwlock1", "rwlock_read_1task", 10_000_000, rwlock_alone),
     Timed("waitgroup", "waitgroup_go_wait", 1_000_000, wait_group),
 ];
-
-fn spawn(n: usize) {
-    for _ in 0..n / 1000 {
-        join_all((0..1000).map(|_| go(|| {})).collect());
-    }
-}
-
-fn join_all(goroutines: Vec<JoinHandle<()>>) {
-    for goroutine in goroutines {
-        goroutine.join().unwrap();
-    }
-}
-
-fn wait_group(n: usize) {
-    for _ in 0..n / 1000 {
-        let group = Arc::new(gopark::sync::WaitGroup::new());
-        (0..1000).for_each(|_| drop(group.go(|| {})));
-        group.wait();
-    }
-}
-
-/// Runs `f` in several goroutines at once.
-fn together(goroutines: usize, f: impl FnOnce() + Clone + Send + 'static) {
-    join_all((0..goroutines).map(|_| go(f.clone())).collect());
-}
-
-fn yields(n: usize) {
-    together(2, move || (0..n / 2).for_each(|_| yield_now()));
-}
-
-fn pingpong(n: usize) {
-    let ((a, from_a), (b, from_b)) = (chan::bounded(0), chan::bounded(0));
-    let echo = go(move || from_a.iter().for_each(|value| b.send(value).unwrap()));
-    for i in 0..n / 2 {
-        a.send(i).unwrap();
-        from_b.recv().unwrap();
-    }
-    drop(a);
-    echo.join().unwrap();
-}
-
-fn make(capacity: Option<usize>) -> (Sender<usize>, Receiver<usize>) {
-    capacity.map_or_else(chan::unbounded, chan::bounded)
-}
-
-/// Sends `n` values from `ends` goroutines to the caller and `ends` - 1 others.
-fn channel(n: usize, ends: usize, capacity: Option<usize>) {
-    let (sender, receiver) = make(capacity);
-    for _ in 0..ends {
-        let sender = sender.clone();
-        go(move || (0..n / ends).for_each(|i| sender.send(i).unwrap()));
-    }
-    drop(sender);
-    let others = (1..ends).map(|_| receiver.clone());
-    let others = others.map(|receiver| go(move || receiver.iter().for_each(drop)));
-    let others = others.collect();
-    receiver.iter().for_each(drop);
-    join_all(others);
-}
-
-/// A send and a receive by one goroutine.
-fn ready_channel(n: usize) {
-    let (sender, receiver) = chan::bounded(1);
-    for i in 0..n {
-        sender.send(i).unwrap();
-        receiver.recv().unwrap();
-    }
-}
-
-fn selects(n: usize, capacity: usize) {
-    let (a, b) = (make(Some(capacity)), make(Some(capacity)));
-    for sender in [a.0, b.0] {
-        go(move || (0..n / 2).for_each(|i| sender.send(i).unwrap()));
-    }
-    for _ in 0..n / 2 * 2 {
-        // A channel whose sender is gone would always be ready.
-        select! {
-            recv(a.1) -> value => if value.is_err() { return b.1.iter().for_each(drop) },
-            recv(b.1) -> value => if value.is_err() { return a.1.iter().for_each(drop) },
-        }
-    }
-}
-
-fn select_default(n: usize) {
-    let (_senders, receivers) = (make(Some(0)), make(Some(0)));
-    for _ in 0..n {
-        select! {
-            recv(receivers.1) -> _ => {}
-            recv(_senders.1) -> _ => {}
-            default => {}
-        }
-    }
-}
-
-fn mutex_alone(n: usize) {
-    let mutex = Mutex::new(0_u64);
-    for _ in 0..n {
-        *mutex.lock().unwrap() += 1;
-    }
-}
-
-fn rwlock_alone(n: usize) {
-    let lock = RwLock::new(0_u64);
-    for _ in 0..n {
-        drop(lock.read().unwrap());
-    }
-}
-
-fn mutex(n: usize) {
-    let mutex = Arc::new(Mutex::new(0_u64));
-    together(8, move || {
-        (0..n / 8).for_each(|_| *mutex.lock().unwrap() += 1)
-    });
-}
-
-/// The owner yields in its critical section, so that each other goroutine has to park.
-fn mutex_yields(n: usize) {
-    let mutex = Arc::new(Mutex::new(0_u64));
-    together(8, move || {
-        for _ in 0..n / 8 {
-            let mut count = mutex.lock().unwrap();
-            *count += 1;
-            yield_now();
-        }
-    });
-}
 
 /// xorshift64*, as in the programs that this one is compared with.
 struct Random(u64);
@@ -245,9 +127,7 @@ impl Run {
     }
 
     fn timers(&self, n: usize) {
-        self.timed("timer_create_stop", n, || {
-            (0..n).for_each(|_| _ = Timer::new(Duration::from_secs(30)).stop())
-        });
+        self.timed("timer_create_stop", n, || timers(n));
         let mut random = Random(SEED);
         let mut timers = Vec::with_capacity(n);
         self.timed("timer_bulk_create", n, || {

@@ -102,6 +102,8 @@ impl Page {
         }
         let help = "Goroutines and threads that wait for a descriptor.";
         self.single("poll_waiters", "gauge", help, m.poll_waiters);
+        let help = "Waiting goroutines without a stack, before their first run.";
+        self.single("idle_connections", "gauge", help, m.idle_connections);
         let help = "Goroutines spawned.";
         self.single(
             "goroutines_created_total",

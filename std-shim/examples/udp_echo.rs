@@ -1,8 +1,12 @@
 //! Returns each datagram to its sender. Each worker has a socket of its own, all on one port, among
 //! which the kernel distributes the clients.
 //!
-//! `cargo run --release --example udp_echo -- 127.0.0.1:7000 2`, then `nc -u 127.0.0.1 7000`. A
-//! third argument is how many datagrams one system call may receive or send.
+//! ```text
+//! cargo run --release --example udp_echo -- [--addr 127.0.0.1:7000] [--workers CPUS] [--batch 1]
+//! nc -u 127.0.0.1 7000
+//! ```
+//!
+//! `--batch` is how many datagrams one system call may receive or send.
 
 use gopark::net::{DatagramBatch, UdpSocket};
 use gopark::{Builder, scope};
@@ -12,17 +16,21 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::{env, thread};
 
+const USAGE: &str = "the options are --addr ADDRESS, --workers NUMBER and --batch NUMBER";
+
 fn main() -> Result<()> {
+    let mut addr = SocketAddr::from(([127, 0, 0, 1], 7000));
+    let (mut workers, mut batch) = (thread::available_parallelism()?.get(), 1);
     let mut args = env::args().skip(1);
-    let addr = args.next().unwrap_or_else(|| "127.0.0.1:7000".into());
-    let addr = addr.parse().expect("the first argument is an address");
-    let workers = match args.next() {
-        Some(number) => number.parse().expect("the second argument is a number"),
-        None => thread::available_parallelism()?.get(),
-    };
-    let batch = args.next().map_or(1, |number| {
-        number.parse().expect("the third argument is a number")
-    });
+    while let Some(name) = args.next() {
+        let value = args.next().expect(USAGE);
+        match name.as_str() {
+            "--addr" => addr = value.parse().expect(USAGE),
+            "--workers" => workers = value.parse().expect(USAGE),
+            "--batch" => batch = value.parse().expect(USAGE),
+            _ => panic!("{name}: {USAGE}"),
+        }
+    }
     Builder::new().max_procs(workers).start()?;
 
     let first = shared(addr)?;

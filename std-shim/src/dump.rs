@@ -72,7 +72,13 @@ fn write_all(sched: &'static Sched, mut out: impl Write) -> io::Result<()> {
         }
     });
     result?;
-    let rest = sched.num_goroutines().saturating_sub(listed);
+    let idle = sched.num_idle_connections();
+    match idle {
+        0 => {}
+        1 => writeln!(out, "1 goroutine waits without a stack for a socket")?,
+        idle => writeln!(out, "{idle} goroutines wait without a stack for a socket")?,
+    }
+    let rest = sched.num_goroutines().saturating_sub(listed + idle);
     if rest > 0 {
         writeln!(
             out,

@@ -60,6 +60,12 @@
 //! [`Builder::max_threads`](crate::Builder::max_threads). Others wait for their turn. Look-ups of
 //! the same host and port share one.
 //!
+//! # Idle connections
+//!
+//! A goroutine that waits in a read keeps its stack, at least a page of memory. [`on_readable`]
+//! hands the connection over and starts a goroutine for it when data comes. Until then the
+//! connection has no stack, for servers on which most connections are quiet.
+//!
 //! # Errors
 //!
 //! Beside the errors that its documentation lists, every operation can fail with an error of the
@@ -85,6 +91,7 @@ mod descriptor;
 mod dial;
 mod dialer;
 mod handle;
+mod idle;
 mod incoming;
 mod listen_config;
 mod message;
@@ -114,6 +121,7 @@ pub use activation::{Inherited, SocketKind, listeners_from_env, pass_listeners};
 pub use datagram_batch::{Datagram, DatagramBatch};
 pub use descriptor::Descriptor;
 pub use dialer::Dialer;
+pub use idle::on_readable;
 pub use listen_config::ListenConfig;
 pub use message::{ControlBuffer, ControlMessage, Message};
 pub use names::{Resolver, set_resolver};

@@ -15,6 +15,7 @@ mod dialer;
 mod dumps;
 mod fs;
 mod handoff;
+mod idle;
 mod listen;
 mod locals;
 mod locks;

@@ -4,7 +4,7 @@ use gopark_tests::LIMIT;
 use gopark_tests::process::{Ended, run};
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,8 +19,8 @@ const LINES: usize = 4;
 /// Bytes of a line. All lines together are more than the buffers of a silent connection.
 const LENGTH: usize = 800;
 
-/// A chat server. Dropping it kills it.
-struct Chat {
+/// A server in a process of its own. Dropping it kills it.
+struct Server {
     process: Child,
     addr: SocketAddr,
 }
@@ -31,10 +31,11 @@ struct Client {
     number: String,
 }
 
-impl Chat {
-    fn start(design: &str) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_chat"))
-            .args([design, "127.0.0.1:0"])
+impl Server {
+    /// Starts a program, whose first line is `prefix` and an address.
+    fn start(program: &str, args: &[&str], prefix: &str) -> Self {
+        let mut process = Command::new(program)
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -42,9 +43,26 @@ impl Chat {
         let mut said = String::new();
         let stdout = process.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut said).unwrap();
-        let addr = said.trim().strip_prefix("chat on ").unwrap();
+        let addr = said.trim().strip_prefix(prefix).unwrap();
         let addr = addr.parse().unwrap();
-        Chat { process, addr }
+        Server { process, addr }
+    }
+
+    fn chat(design: &str) -> Self {
+        let args = [design, "127.0.0.1:0"];
+        Server::start(env!("CARGO_BIN_EXE_chat"), &args, "chat on ")
+    }
+
+    fn http(timeout_ms: &str) -> Self {
+        let args = ["--addr", "127.0.0.1:0", "--timeout-ms", timeout_ms];
+        Server::start(env!("CARGO_BIN_EXE_http"), &args, "listening on ")
+    }
+
+    /// A client of the HTTP server.
+    fn connect(&self) -> BufReader<TcpStream> {
+        let conn = TcpStream::connect(self.addr).unwrap();
+        conn.set_read_timeout(Some(LIMIT / 2)).unwrap();
+        BufReader::new(conn)
     }
 
     /// A client that has joined. The others are silent until then, so the first line is about it.
@@ -69,7 +87,7 @@ impl Chat {
     }
 }
 
-impl Drop for Chat {
+impl Drop for Server {
     fn drop(&mut self) {
         // Fails if it has ended.
         _ = self.process.kill();
@@ -109,7 +127,7 @@ impl Client {
 /// Clients talk while others do not read. The talk goes on.
 #[track_caller]
 fn chat(design: &str) {
-    let mut chat = Chat::start(design);
+    let mut chat = Server::chat(design);
     let silent: Vec<_> = (0..SILENT).map(|_| chat.join(true)).collect();
     let clients: Vec<_> = (0..CLIENTS).map(|_| chat.join(false)).collect();
     let start = Instant::now();
@@ -147,20 +165,148 @@ fn a_chat_with_a_hub_goes_on_beside_clients_that_do_not_read() {
 /// A process in which all goroutines wait in a `select!`, one of them for a socket, is not dead.
 #[test]
 fn a_chat_waits_for_its_first_client() {
-    let chat = Chat::start("select");
+    let chat = Server::chat("select");
     thread::sleep(Duration::from_secs(1));
     chat.join(false);
 }
 
 #[test]
 fn a_chat_removes_a_client_whose_line_has_no_end() {
-    let chat = Chat::start("select");
+    let chat = Server::chat("select");
     let mut client = chat.join(false);
     let mut other = chat.join(false);
     // Fails if the server ends the connection earlier.
     _ = client.conn.get_mut().write_all(&[b'x'; 1 << 20]);
     let gone = format!("* {} has left", client.number);
     assert_eq!(other.read_line().unwrap(), Some(gone));
+}
+
+/// Reads the head of a reply, and `body` bytes after it. Returns its lines without the date.
+fn reply(conn: &mut BufReader<TcpStream>, body: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    loop {
+        let line = conn.by_ref().lines().next().unwrap().unwrap();
+        match line.strip_prefix("Date: ") {
+            Some(date) => assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}"),
+            None if line.is_empty() => break,
+            None => lines.push(line),
+        }
+    }
+    let mut rest = vec![0; body];
+    conn.read_exact(&mut rest).unwrap();
+    lines.push(String::from_utf8(rest).unwrap());
+    lines
+}
+
+const OK: [&str; 3] = [
+    "HTTP/1.1 200 OK",
+    "Content-Type: text/plain",
+    "Content-Length: 13",
+];
+
+#[test]
+fn an_http_server_answers_requests_in_a_row_and_in_pieces() {
+    let server = Server::http("60000");
+    let mut conn = server.connect();
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let head = "HEAD /a?b HTTP/1.1\r\nhost: x\r\n\r\n";
+    let with_body = "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nGET / HTT";
+    let many = [get, head, with_body, get].concat();
+    // In one piece, and byte by byte.
+    for size in [many.len(), 1] {
+        for piece in many.as_bytes().chunks(size) {
+            conn.get_mut().write_all(piece).unwrap();
+        }
+        for body in ["Hello, World!", "", "Hello, World!", "Hello, World!"] {
+            let lines = reply(&mut conn, body.len());
+            assert_eq!(lines, [&OK[..], &[body]].concat());
+        }
+    }
+    // More at once than a buffer holds.
+    conn.get_mut()
+        .write_all(get.repeat(2000).as_bytes())
+        .unwrap();
+    for _ in 0..2000 {
+        assert_eq!(reply(&mut conn, 13)[0], OK[0]);
+    }
+    let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: te, Close\r\n\r\n";
+    let ignored = [last, get].concat();
+    conn.get_mut().write_all(ignored.as_bytes()).unwrap();
+    let lines = reply(&mut conn, 13);
+    assert_eq!(lines[3..], ["Connection: close", "Hello, World!"]);
+    assert_eq!(conn.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn an_http_server_refuses_what_it_cannot_serve_and_closes() {
+    let server = Server::http("60000");
+    let field = |field: &str| format!("GET / HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n");
+    let refused = [
+        ("nonsense\r\n\r\n".into(), "400 Bad Request"),
+        ("GET / HTTP/1.1\r\n\r\n".into(), "400 Bad Request"),
+        (field("Host: y"), "400 Bad Request"),
+        (field("no colon"), "400 Bad Request"),
+        (field("Content-Length: +1"), "400 Bad Request"),
+        (field("Content-Length:"), "400 Bad Request"),
+        (
+            field("Content-Length: 1\r\nContent-Length: 1"),
+            "400 Bad Request",
+        ),
+        (field("Content-Length: 65537"), "413 Content Too Large"),
+        (
+            field("Content-Length: 99999999999999999999"),
+            "413 Content Too Large",
+        ),
+        (field("Transfer-Encoding: chunked"), "501 Not Implemented"),
+        (
+            field(&"A: b\r\n".repeat(32)),
+            "431 Request Header Fields Too Large",
+        ),
+        (
+            field(&format!("A: {}", "b".repeat(9000))),
+            "431 Request Header Fields Too Large",
+        ),
+        (
+            "GET / HTTP/2.0\r\nHost: x\r\n\r\n".into(),
+            "505 HTTP Version Not Supported",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+            "405 Method Not Allowed",
+        ),
+    ];
+    for (request, status) in refused {
+        let mut conn = server.connect();
+        // Behind a request that is answered, and with more after it.
+        let all = [&field("A: b"), &request, "more"].concat();
+        conn.get_mut().write_all(all.as_bytes()).unwrap();
+        assert_eq!(reply(&mut conn, 13)[0], OK[0]);
+        let lines = reply(&mut conn, 0);
+        assert_eq!(lines[0], format!("HTTP/1.1 {status}"), "{request}");
+        assert!(lines.contains(&"Connection: close".into()));
+        assert_eq!(conn.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn an_http_server_gives_up_clients_that_send_no_whole_request_in_time() {
+    let server = Server::http("200");
+    let mut silent = server.connect();
+    let mut half = server.connect();
+    half.get_mut().write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let mut slow = server.connect();
+    let mut sends = slow.get_ref().try_clone().unwrap();
+    // Each byte comes in time. Ends when the server has closed the connection.
+    let slow_sends = thread::spawn(move || {
+        while sends.write_all(b"G").is_ok() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    for conn in [&mut half, &mut slow] {
+        assert_eq!(reply(conn, 0)[0], "HTTP/1.1 408 Request Timeout");
+    }
+    slow_sends.join().unwrap();
 }
 
 #[test]
@@ -250,6 +396,16 @@ fn a_supervisor_starts_failed_parts_again_and_ends_all_when_it_gives_one_up() {
 
 /// Runs the example `deadlock`, which must report `wait` for `alice` and `bob`.
 #[track_caller]
+#[test]
+fn idle_connections_are_answered_with_stacks_and_without() {
+    let ended = run(Command::new(env!("CARGO_BIN_EXE_idle")).args(["--connections", "100"]));
+    ended.assert_success();
+    for wait in ["with", "without"] {
+        ended.assert_said(&format!("100 connections {wait} a stack: "));
+    }
+    assert_eq!(ended.output.matches("all of them answered").count(), 2);
+}
+
 fn deadlock(which: &str, wait: &str) -> Ended {
     let ended: Ended = run(Command::new(env!("CARGO_BIN_EXE_deadlock"))
         .arg(which)

@@ -200,3 +200,10 @@ fn a_deadlock_in_a_select_is_reported() {
 fn a_loop_over_a_channel_whose_sender_it_holds_is_a_deadlock() {
     assert_deadlock("deadlock-with-own-sender", &["\"main\" [chan receive"]);
 }
+
+#[test]
+fn a_process_in_which_only_idle_connections_wait_for_others_is_not_dead() {
+    let ended = hangs("idle-connection");
+    ended.assert_success();
+    assert_eq!(ended.output, "done\n");
+}

@@ -1,7 +1,7 @@
 //! The figures of the runtime: each changes when it must, and by the right amount. Nothing else
 //! uses this process's runtime.
 
-use gopark::net::{TcpListener, TcpStream};
+use gopark::net::{TcpListener, TcpStream, UnixStream, on_readable};
 use gopark::{Builder, Metrics, blocking, go, metrics};
 use gopark_tests::{in_goroutine, join, on_thread, start, until, until_on_thread};
 use std::collections::HashMap;
@@ -244,6 +244,53 @@ fn every_event_of_a_connection_is_counted() {
             "{after:?}"
         );
         assert_eq!(after.poll_waiters, 0);
+    });
+}
+
+#[test]
+fn a_goroutine_that_waits_without_a_stack_is_counted_until_it_starts() {
+    alone(|| {
+        let before = metrics();
+        assert_eq!(before.idle_connections, 0);
+        let pairs: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
+        let clients: Vec<_> = pairs
+            .into_iter()
+            .map(|(client, server)| {
+                on_readable(server, |mut server| server.read(&mut [0])).unwrap();
+                client
+            })
+            .collect();
+        let m = metrics();
+        assert_eq!((m.idle_connections, m.poll_waiters), (10, 10));
+        assert_eq!((m.goroutines, states(&m)), (11, [0, 0, 1, 10]));
+        assert_eq!(m.goroutines_created, before.goroutines_created + 10);
+        let mut dump = Vec::new();
+        gopark::dump(&mut dump).unwrap();
+        let dump = String::from_utf8(dump).unwrap();
+        assert!(
+            dump.contains("\n10 goroutines wait without a stack for a socket\n")
+                && !dump.contains("more goroutines are new"),
+            "{dump}"
+        );
+        drop(clients);
+        until("all have read the end", || metrics().goroutines == 1);
+        let after = metrics();
+        assert_eq!((after.idle_connections, after.poll_waiters), (0, 0));
+        assert_eq!(states(&after), [0, 0, 1, 0]);
+    });
+    // Made on an ordinary thread, ended in a goroutine.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    on_thread(|| {
+        let (client, server) = UnixStream::pair().unwrap();
+        on_readable(server, |mut server| server.read(&mut [0])).unwrap();
+        let m = metrics();
+        assert_eq!((m.idle_connections, m.poll_waiters), (1, 1));
+        assert_eq!((m.goroutines, states(&m)), (1, [0, 0, 0, 1]));
+        drop(client);
+        until_on_thread("all is quiet", at_rest);
+        let after = metrics();
+        assert_eq!((after.idle_connections, after.poll_waiters), (0, 0));
+        assert_eq!(states(&after), [0; 4]);
     });
 }
 

@@ -6,12 +6,16 @@
 )]
 
 use gopark_backends::linux::Linux;
+use gopark_backends::linux::io::is_ready;
 use gopark_core::blocking::Pool;
+use gopark_core::fd::Fd;
 use gopark_core::os::{Borrowed, Errno, Nanos, Os, ThreadState};
 use gopark_core::sched::{Config, Sched, StartError};
 use gopark_core::stack::Shortage;
 use gopark_tests::{open_files, poller, until_on_thread};
 use std::fmt;
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::ptr::NonNull;
@@ -312,6 +316,45 @@ fn spawns_without_memory_or_guards_name_what_is_missing_and_leak_no_stacks() {
         refused.store(false, SeqCst);
     }
     sched.go(|| (), Location::caller()).unwrap().join();
+}
+
+#[test]
+fn a_connection_without_a_stack_waits_until_there_is_one() {
+    const IDLE: usize = 5;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let sched = start(Config {
+        stack_size: 1 << 30,
+        max_threads: 8,
+        ..Config::new(2)
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let started = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..IDLE)
+        .map(|_| {
+            let (reader, writer) = UnixStream::pair().unwrap();
+            reader.set_nonblocking(true).unwrap();
+            // SAFETY: gives up the descriptor, which is non-blocking.
+            let reader = unsafe { Fd::new(sched, reader.into_raw_fd()) };
+            let started = started.clone();
+            let body = move |_: Fd| started.fetch_add(1, SeqCst);
+            let site = Location::caller();
+            drop(Fd::go_when_readable(reader, |fd| fd, is_ready, body, site).unwrap());
+            writer
+        })
+        .collect();
+    // The scheduler has not had a goroutine with a stack, so there is none to reuse.
+    SYSTEM.memory.store(true, SeqCst);
+    let fired = || sched.metrics(&SYSTEM.linux).timers_fired;
+    let before = fired();
+    drop(writers);
+    until_on_thread("they have tried twice", || fired() >= before + 2);
+    assert_eq!(started.load(SeqCst), 0, "one has started without a stack");
+    let m = sched.metrics(&SYSTEM.linux);
+    assert_eq!((m.idle_connections, m.goroutines_waiting), (5, 5));
+    SYSTEM.memory.store(false, SeqCst);
+    until_on_thread("all have started", || started.load(SeqCst) == IDLE);
+    until_on_thread("all have returned", || sched.num_goroutines() == 0);
+    assert_eq!(sched.num_idle_connections(), 0);
 }
 
 #[test]

@@ -1,4 +1,8 @@
 //! The behaviours with two Ps, each with a poller: the default on two CPUs.
+//!
+//! The sanitizers leave them out, since these take minutes there, and run those with one and with
+//! four Ps.
+#![cfg(not(any(gopark_sanitize = "thread", gopark_sanitize = "address")))]
 
 #[path = "../behaviours/all.rs"]
 mod behaviours;

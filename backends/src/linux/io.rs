@@ -84,6 +84,7 @@ pub unsafe fn writev(fd: Borrowed<'_>, buffers: &[libc::iovec]) -> Outcome<usize
 /// Like all functions here that send or receive, it does not block even if another process has made
 /// the file blocking through a duplicate of the descriptor (golang/go #68273).
 #[doc(alias = "MSG_DONTWAIT")]
+#[inline]
 pub fn recv(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, 0)
 }
@@ -94,6 +95,7 @@ pub fn recv_peek(fd: Borrowed<'_>, buffer: &mut [u8]) -> Outcome<usize> {
     recv_with(fd, buffer, libc::MSG_PEEK)
 }
 
+#[inline]
 fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome<usize> {
     let no_address = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: `buffer` is writable for its length; the peer's address is not asked for.
@@ -112,6 +114,7 @@ fn recv_with(fd: Borrowed<'_>, buffer: &mut [u8], flags: libc::c_int) -> Outcome
 
 /// `send(2)` without `SIGPIPE`: a closed peer is `EPIPE` only.
 #[doc(alias = "MSG_NOSIGNAL")]
+#[inline]
 pub fn send(fd: Borrowed<'_>, buffer: &[u8]) -> Outcome<usize> {
     let no_address = ptr::null::<libc::sockaddr>();
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
@@ -307,11 +310,13 @@ fn inert_file() -> Option<OwnedFd> {
     (file >= 0).then_some(OwnedFd(file))
 }
 
+#[inline]
 pub(super) fn outcome(result: isize) -> Outcome<usize> {
     check(result).map_or_else(failure, Outcome::Done)
 }
 
 /// Maps an error number to an outcome.
+#[inline]
 pub(super) fn failure<T>(errno: Errno) -> Outcome<T> {
     match errno.raw() {
         libc::EAGAIN => Outcome::WouldBlock,

@@ -3,10 +3,12 @@
 
 use crate::must::Must;
 use crate::polldesc::PollDesc;
-use crate::sync::{Lock, Ordering};
+use crate::sync::{CachePadded, Lock, Ordering};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::iter;
 use core::mem::MaybeUninit;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 /// How many poll descriptors are allocated at once: a page of them. One under loom.
 const BLOCK: usize = if cfg!(loom) {
@@ -15,76 +17,120 @@ const BLOCK: usize = if cfg!(loom) {
     4096 / size_of::<PollDesc>()
 };
 
-/// All poll descriptors of a scheduler.
+/// How many free poll descriptors a P keeps at most, and how many move between it and the list of
+/// all at once. Few under loom.
+const KEPT: usize = if cfg!(loom) { 1 } else { 64 };
+const MOVED: usize = if cfg!(loom) { 1 } else { KEPT / 2 };
+
+/// All poll descriptors of a scheduler. Each P keeps some that are free: if all came from one list,
+/// the list and each poll descriptor would move between CPUs for each connection.
 #[doc(alias = "pollCache")]
 pub(crate) struct PollCache {
-    /// The first free poll descriptor; each links to the next.
-    free: Lock<Option<&'static PollDesc>>,
+    free: Lock<Free>,
+    /// Those of each P. Only the holder of the P takes this lock, so it is never contended.
+    kept: Vec<CachePadded<Lock<Free>>>,
 }
 
-impl Default for PollCache {
-    fn default() -> Self {
-        Self::new()
+/// Free poll descriptors. Each links to the next. The last to come is the first to go.
+#[derive(Default)]
+struct Free {
+    first: Option<&'static PollDesc>,
+    len: usize,
+}
+
+impl Free {
+    fn pop(&mut self) -> Option<&'static PollDesc> {
+        let desc = self.first?;
+        // SAFETY: the link is null or was stored by `push`.
+        self.first = unsafe { desc.link.load(Ordering::Relaxed).as_ref() };
+        self.len -= 1;
+        Some(desc)
+    }
+
+    fn push(&mut self, desc: &'static PollDesc) {
+        let next = self
+            .first
+            .map_or(ptr::null_mut(), |next| ptr::from_ref(next).cast_mut());
+        desc.link.store(next, Ordering::Relaxed);
+        self.first = Some(desc);
+        self.len += 1;
+    }
+
+    /// Moves up to [`MOVED`] here.
+    fn take_from(&mut self, other: &mut Free) {
+        iter::from_fn(|| other.pop())
+            .take(MOVED)
+            .for_each(|desc| self.push(desc));
     }
 }
 
 impl PollCache {
-    /// An empty cache.
-    pub(crate) fn new() -> Self {
+    /// An empty cache for `procs` Ps.
+    pub(crate) fn new(procs: usize) -> Self {
         PollCache {
-            free: Lock::new(None),
+            free: Lock::new(Free::default()),
+            kept: (0..procs)
+                .map(|_| CachePadded::new(Lock::new(Free::default())))
+                .collect(),
         }
     }
 
     /// A poll descriptor for `fd`, not yet registered with a poller.
     #[doc(alias = "pollOpen")]
-    pub(crate) fn open(&self, fd: i32) -> &'static PollDesc {
-        let desc = self.take().unwrap_or_else(|| self.grow());
+    pub(crate) fn open(&self, free: Option<&'static PollDesc>, fd: i32) -> &'static PollDesc {
+        let desc = free.unwrap_or_else(|| self.grow());
         desc.open(fd);
         desc
     }
 
-    /// Takes the descriptor out of its poller and takes back its poll descriptor, which was
-    /// unblocked and has no waiter.
+    /// Takes the descriptor out of its poller. Its poll descriptor, which was unblocked and has no
+    /// waiter, is then free: the caller [puts](Self::put) it back.
     ///
     /// # Panics
     ///
     /// If it was not unblocked, or has a waiter.
     #[doc(alias = "pollClose")]
-    pub(crate) fn close(&self, desc: &'static PollDesc) {
+    pub(crate) fn close(desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {
             poller.deregister(desc.fd());
         }
         desc.free();
-        self.put(desc);
     }
 
-    fn take(&self) -> Option<&'static PollDesc> {
-        let mut free = self.free.lock();
-        let desc = (*free)?;
-        // SAFETY: the link is null or was stored by `put`.
-        *free = unsafe { desc.link.load(Ordering::Relaxed).as_ref() };
-        Some(desc)
+    /// Takes a free poll descriptor, if there is one. The caller's thread holds the P of index `p`,
+    /// if any.
+    pub(crate) fn take(&self, p: Option<usize>) -> Option<&'static PollDesc> {
+        let Some(p) = p else {
+            return self.free.lock().pop();
+        };
+        let mut kept = self.kept[p].lock();
+        if kept.len == 0 {
+            kept.take_from(&mut self.free.lock());
+        }
+        kept.pop()
     }
 
-    fn put(&self, desc: &'static PollDesc) {
-        let mut free = self.free.lock();
-        let next = free.map_or(ptr::null_mut(), |next| ptr::from_ref(next).cast_mut());
-        desc.link.store(next, Ordering::Relaxed);
-        *free = Some(desc);
+    /// Puts back a free poll descriptor. `p` is as for [`take`](Self::take).
+    pub(crate) fn put(&self, p: Option<usize>, desc: &'static PollDesc) {
+        let Some(p) = p else {
+            return self.free.lock().push(desc);
+        };
+        let mut kept = self.kept[p].lock();
+        if kept.len == KEPT {
+            self.free.lock().take_from(&mut kept);
+        }
+        kept.push(desc);
     }
 
     fn grow(&self) -> &'static PollDesc {
         let block: &'static mut [MaybeUninit<PollDesc>] = Box::leak(Box::new_uninit_slice(BLOCK));
-        let mut descs = block.iter_mut().map(|place| {
-            let this = NonNull::from(&mut *place).cast();
-            // SAFETY: the block is leaked, so `this` is where the value stays.
-            &*place.write(unsafe { PollDesc::new(this) })
-        });
+        let mut descs = block.iter_mut().map(|place| &*place.write(PollDesc::new()));
         let first = descs
             .next()
             .must("a new block of poll descriptors is empty");
-        descs.for_each(|desc| self.put(desc));
+        let mut free = self.free.lock();
+        descs.for_each(|desc| free.push(desc));
+        drop(free);
         first
     }
 }

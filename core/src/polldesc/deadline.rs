@@ -9,12 +9,21 @@
 //!
 //! If both directions have the same time, the read timer serves both and the write timer is
 //! stopped. Whatever begins or ends such a pairing counts as a change of both directions.
+//!
+//! Most connections that wait for long have no deadline. So the timers are made when a first one is
+//! set, and then stay for the rest of the process, as the PollDesc does.
+#![allow(
+    unsafe_code,
+    reason = "timers get the address of their PollDesc and are never freed"
+)]
 
 use super::{Moved, PollDesc};
 use crate::os::{Mode, Nanos};
+use crate::sync::{AtomicPtr, Ordering};
 use crate::timer::{Fire, Heap, Timer};
 use crate::waiter::WaiterList;
-use core::ptr::NonNull;
+use alloc::boxed::Box;
+use core::ptr::{self, NonNull};
 
 /// When operations time out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +43,41 @@ pub(super) struct DeadlineState {
 }
 
 const PASSED: Nanos = -1;
+
+/// The timers for reads and for writes. Null until a first deadline is set.
+pub(super) struct Timers(AtomicPtr<[Timer; 2]>);
+
+impl Timers {
+    pub(super) fn new() -> Self {
+        Timers(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    pub(super) fn get(&self) -> Option<&[Timer; 2]> {
+        // SAFETY: null, or what `make` has leaked. Acquire pairs with its Release.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Makes the timers of `desc`.
+    #[cold]
+    fn make(&self, desc: &PollDesc) -> &[Timer; 2] {
+        let timer = || Timer::new(NonNull::from(desc).cast());
+        let new = Box::into_raw(Box::new([timer(), timer()]));
+        let none = ptr::null_mut();
+        let made = self
+            .0
+            .compare_exchange(none, new, Ordering::AcqRel, Ordering::Acquire);
+        let timers = made.map_or_else(
+            |first| {
+                // SAFETY: another deadline was first, so nothing else has this box.
+                drop(unsafe { Box::from_raw(new) });
+                first
+            },
+            |_| new,
+        );
+        // SAFETY: what this or another call has leaked.
+        unsafe { &*timers }
+    }
+}
 
 impl DeadlineState {
     pub(super) const fn new() -> Self {
@@ -98,8 +142,8 @@ impl DeadlineState {
         }
         if wanted {
             self.running = true;
-            // SAFETY: a PollDesc is never freed, `fire` may get its address on any thread, and the
-            // caller holds its lock.
+            // SAFETY: a PollDesc and its timers are never freed, `fire` may get its address on any
+            // thread, and the caller holds its lock.
             return unsafe { timer.arm(heap, self.when, self.seq, fire) };
         }
         if self.running {
@@ -125,6 +169,8 @@ impl PollDesc {
         heap: &'static Heap,
         woken: &mut WaiterList,
     ) -> Moved {
+        let timers = self.timers.get();
+        let [rt, wt] = timers.unwrap_or_else(|| self.timers.make(self));
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closing {
@@ -152,12 +198,11 @@ impl PollDesc {
         let paired = |(read, write): (Nanos, Nanos)| read > 0 && read == write;
         let repaired = paired(before) != paired(after);
         let fire = if paired(after) { fire_both } else { fire_read };
-        let moved_read =
-            state
-                .read
-                .follow(&self.rt, heap, fire, before.0 != after.0 || repaired, true);
+        let moved_read = state
+            .read
+            .follow(rt, heap, fire, before.0 != after.0 || repaired, true);
         let moved_write = state.write.follow(
-            &self.wt,
+            wt,
             heap,
             fire_write,
             before.1 != after.1 || repaired,
@@ -188,10 +233,7 @@ impl PollDesc {
         }
         for (side, fired) in [(&mut state.read, read), (&mut state.write, write)] {
             if fired {
-                assert!(
-                    side.when > 0,
-                    "inconsistent deadline: none or passed when its timer fires"
-                );
+                assert!(side.when > 0, "a timer fires without a deadline");
                 side.when = PASSED;
             }
         }

@@ -88,6 +88,7 @@ impl Info {
         self.update(|old| old.contains(Bits::ERROR).then_some(old - Bits::ERROR));
     }
 
+    #[inline]
     pub(super) fn check(&self, mode: Mode, to_wait: bool) -> Result<(), PollError> {
         let bits = Bits::from_bits_retain(self.0.load(Ordering::SeqCst));
         let expired = match mode {
@@ -106,6 +107,7 @@ impl Info {
         }
     }
 
+    #[inline]
     pub(super) fn hung_up(&self) -> bool {
         Bits::from_bits_retain(self.0.load(Ordering::Acquire)).contains(Bits::HANGUP)
     }

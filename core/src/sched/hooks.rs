@@ -5,6 +5,7 @@
 //! | change | hook | counts | measures | traces | tells |
 //! |---|---|---|---|---|---|
 //! | made → runnable | [`on_spawn`](Sched::on_spawn) | `spawned` | a wait begins | `Spawn` | |
+//! | made → waiting | [`on_wait`](Sched::on_wait) | `spawned`, `stackless_waits` | | `Spawn` | |
 //! | runnable → running | [`on_run`](Sched::on_run) | | the wait ends | `Run` | `In` |
 //! | running → stopped | [`on_stop`](Sched::on_stop) | | | `Stop` or `Outstayed` | `Out` |
 //! | stopped → waiting | [`on_park`](Sched::on_park) | `parked` | | | |
@@ -39,6 +40,24 @@ impl Sched {
         }
         self.begin_wait(g, &mut None);
         self.trace_spawn(g, here);
+    }
+
+    /// A new goroutine is about to wait without a stack. No wait for a turn begins: the latency is
+    /// measured from [`on_ready`](Sched::on_ready) on.
+    pub(super) fn on_wait(&'static self, g: &G) {
+        match self.current() {
+            Some(current) => {
+                let counts = &self.m_of(current).counts;
+                counts.spawned.bump();
+                counts.stackless_waits.bump();
+            }
+            None => {
+                self.ordinary.spawned.fetch_add(1, Ordering::Relaxed);
+                self.ordinary.stackless.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.parker().on_poll_wait();
+        self.trace_spawn(g, self.here().as_deref());
     }
 
     /// A goroutine that waited can run, says its status, and is about to be queued. `now` is the

@@ -16,9 +16,10 @@
 //! 1. While a goroutine that any M may run is queued and an M is parked, an M spins, or will look
 //!    at all queues before it parks, or was notified and has not yet cleared its wake word. So a
 //!    submitter wakes an M only if one is idle and none spins.
-//! 2. An M that submitters may have relied on wakes another when it finds work, since more may be
-//!    queued. That is an M that spins, one that has stopped spinning in `yield_before_park`, and
-//!    one that was woken to take over a poller: `Home::must_wake_another`.
+//! 2. An M that submitters may have relied on looks at all queues when it has found work, and wakes
+//!    another if they hold more. That is an M that spins, one that has stopped spinning in
+//!    `yield_before_park`, and one that was woken to take over a poller:
+//!    `Home::must_wake_another`.
 //! 3. While an M is parked on its futex, another is in the poller that they share. An M that leaves
 //!    a poller wakes one that is parked beside it: `fill_poller`.
 //! 4. A holder of a P does not park while an M wants a P: see `handoff`.
@@ -29,7 +30,7 @@
 //! | party | writes | fence | reads |
 //! |---|---|---|---|
 //! | a submitter | a queue | `after_submit` | the counts |
-//! | an M that parks | the counts | `before_recheck` | all queues |
+//! | an M that parks, or has found work | the counts | `before_recheck` | all queues |
 //! | an M that leaves a poller | its occupation | `before_recheck` | idle Ms, wake words |
 //! | an M that parks on its futex | idle Ms, its wake word | `before_recheck` | the occupation |
 //! | an M that begins to want a P | the list of such Ms | `before_recheck` | wake words |
@@ -49,6 +50,10 @@ const YIELD_LONG: Nanos = 500_000;
 /// no yields at all and most of their gain is lost, with 0 the tail is twice as long, with 16
 /// nearly all of the gain remains.
 const YIELD_PAUSE: u32 = 16;
+
+/// How many sleeps at most skip the yield after some in vain. Under one connection all are in vain.
+/// A burst has this many sleeps within a millisecond.
+const VAIN_PAUSE: u32 = 63;
 
 /// One spinning M in the word of [`Idlers`].
 const SPINNING: u64 = 1 << 32;
@@ -168,17 +173,25 @@ impl Sched {
         spinning
     }
 
-    /// Called when this M has found a goroutine to run. If submitters may have relied on this M,
-    /// wakes another for what else is queued. One that finds nothing yields before it parks, and is
-    /// there for the next event at once.
+    /// Called when this M has found a goroutine to run. Wakes another M if submitters may have
+    /// relied on this one, and a queue holds more that any M may run.
     #[inline]
     pub(super) fn found_work(&self, here: &Here) {
         let must_wake_another = here.home(|home| core::mem::take(&mut home.must_wake_another));
         if self.stop_spinning(here) || must_wake_another {
-            self.wake_idle();
+            self.wake_for_rest(here);
         }
         if must_wake_another {
             self.fill_poller(here.p.poller);
+        }
+    }
+
+    /// Wakes an idle M if it will find a goroutine. What is at home on an M is not for others.
+    #[cold]
+    fn wake_for_rest(&self, here: &Here) {
+        self.idlers.before_recheck();
+        if !here.p.ring.is_empty() || self.work_elsewhere(here) {
+            self.wake_idle();
         }
     }
 
@@ -186,10 +199,13 @@ impl Sched {
     /// events.
     ///
     /// Where Ms and their peers share the CPUs, an M that parks as soon as it can is woken for each
-    /// message; one that yields first gathers a batch. If no other thread is ready to run, a yield
-    /// costs half a microsecond. But another thread may use up its time slice, so after a long
-    /// yield the M skips the next few. With one P the M does not yield, since no other M competes
-    /// for its events.
+    /// message; one that yields first gathers a batch. Three rules decide whether it pays:
+    ///
+    /// - With one P the M does not yield, since no other M competes for its events.
+    /// - A yield that brings nothing costs two system calls. After each one in vain the M skips
+    ///   twice as many, up to [`VAIN_PAUSE`], until one brings work.
+    /// - Another thread may use up its time slice in a yield, while the events of this M wait.
+    ///   After a long yield the M skips [`YIELD_PAUSE`].
     pub(super) fn yield_before_park(&'static self, here: &Here) -> bool {
         if self.stop_spinning(here) {
             here.home(|home| home.must_wake_another = true);
@@ -207,10 +223,18 @@ impl Sched {
         }
         let start = self.os.now();
         self.os.yield_thread();
-        if self.os.now() - start > YIELD_LONG {
-            here.home(|home| home.skip_yields = YIELD_PAUSE);
-        }
-        self.poll(here, Delay::None)
+        let is_long = self.os.now() - start > YIELD_LONG;
+        let brought_events = self.poll(here, Delay::None);
+        // A notification keeps the M from parking, which also ends it.
+        let in_vain = !brought_events && !here.m.wake.is_notified();
+        here.home(|home| {
+            home.vain_pause = match in_vain {
+                true => (2 * home.vain_pause + 1).min(VAIN_PAUSE),
+                false => 0,
+            };
+            home.skip_yields = home.vain_pause.max(if is_long { YIELD_PAUSE } else { 0 });
+        });
+        brought_events
     }
 
     /// Parks this M until an event, a timer or another thread has work for it. Returns at once if

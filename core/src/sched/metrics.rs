@@ -16,6 +16,9 @@ pub(super) struct Totals {
     pub(super) readied: UnmodeledCount,
     /// By all threads.
     wakes: UnmodeledCount,
+    /// Goroutines without a stack that were readied and wait again, because none was available. By
+    /// all threads.
+    starved: UnmodeledCount,
     /// By sysmon, as are the three that follow.
     pub(super) handoffs: Count,
     rescues: Count,
@@ -28,6 +31,7 @@ impl Totals {
         Totals {
             readied: UnmodeledCount::new(0),
             wakes: UnmodeledCount::new(0),
+            starved: UnmodeledCount::new(0),
             handoffs: Count::new(),
             rescues: Count::new(),
             polls: Count::new(),
@@ -54,6 +58,24 @@ impl Sched {
         let waits: u64 = self.ms().map(|m| m.counts.poll_waits.get()).sum();
         let outside = self.ordinary.poll_waiting.load(Ordering::Relaxed);
         (waits as i64 + outside - resumed as i64).max(0) as usize
+    }
+
+    /// How many goroutines wait without a stack, or have not begun since. Exact while none begins
+    /// or ends such a wait.
+    pub fn num_idle_connections(&self) -> usize {
+        let ended: u64 = self.ms().map(|m| m.counts.stackless_ends.get()).sum();
+        self.stackless_waits().saturating_sub(ended) as usize
+    }
+
+    /// How many goroutines have begun to wait without a stack.
+    fn stackless_waits(&self) -> u64 {
+        let by_ms: u64 = self.ms().map(|m| m.counts.stackless_waits.get()).sum();
+        by_ms + self.ordinary.stackless.load(Ordering::Relaxed)
+    }
+
+    /// A goroutine without a stack was readied and waits again.
+    pub(super) fn count_starved(&self) {
+        self.totals.starved.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many threads that are no Ms wait in an operation of this crate. Exact while none begins
@@ -89,15 +111,17 @@ impl Sched {
         let yields = by_m(|counts| &counts.yielded);
         let readied = by_m(|counts| &counts.readied) + tally(&self.totals.readied);
         let parks = by_m(|counts| &counts.parked);
+        let idle_connections = self.num_idle_connections() as u64;
+        let stackless_waits = self.stackless_waits() + tally(&self.totals.starved);
         let started = by_m(|counts| &counts.started);
         let created =
             by_m(|counts| &counts.spawned) + self.ordinary.spawned.load(Ordering::Relaxed);
         let (idle, spinning) = self.idlers.count();
         let threads = self.ms().count() as u64;
         let goroutines = created.saturating_sub(finished);
-        let not_started = created.saturating_sub(started);
+        let not_started = created.saturating_sub(started + idle_connections);
         let running = self.ms().filter(|m| m.retake.in_goroutine()).count() as u64;
-        let waiting = parks.saturating_sub(readied);
+        let waiting = (parks + stackless_waits).saturating_sub(readied);
         Metrics {
             goroutines,
             goroutines_not_started: not_started,
@@ -105,6 +129,7 @@ impl Sched {
             goroutines_running: running,
             goroutines_waiting: waiting,
             poll_waiters: self.num_poll_waiters() as u64,
+            idle_connections,
             goroutines_created: created,
             unseen_panics: 0,
             unseen_errors: 0,

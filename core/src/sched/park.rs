@@ -186,6 +186,7 @@ impl Parker {
         Ended { outcome, parked }
     }
 
+    #[inline]
     fn wait_served(&self, choice: &Choice, wait: WaitWords) -> bool {
         let mut parked = true;
         self.stops();
@@ -234,6 +235,7 @@ impl Parker {
         self.current.is_none_or(|g| self.sched.may_stop(g))
     }
 
+    #[inline]
     fn stops(&self) {
         self.current.inspect(|g| self.sched.stops(g));
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | has a home | the home queue | the inbox of its home, whose M is notified |
 //! | has none | the ring of the P; wakes an idle M | the same; without a P, the global queue |
+//! | has no stack | as with none, once a stack is reserved for it (`stackless`) | the same |
 
 use super::Sched;
 use crate::g::{G, GRef, Status};
@@ -118,12 +119,14 @@ impl Sched {
                     }
                 });
             }
-            (Some(home), _) => {
-                let m = self.m(home);
-                if m.inbox.push(g) {
-                    self.notify(m);
+            (Some(home), _) => match self.ms.get(home) {
+                Some(m) => {
+                    if m.inbox.push(g) {
+                        self.notify(m);
+                    }
                 }
-            }
+                None => self.admit(g, here),
+            },
             (None, Some(here)) => {
                 let tail = match position {
                     Position::Tail => Some(g),

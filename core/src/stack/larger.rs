@@ -280,6 +280,7 @@ impl Stacks {
 
     /// Takes a slot for a goroutine that has reserved a stack of `size`. Returns the slot, its
     /// stack and its owner words. An ordinary one comes from `cache`, or else from the arena.
+    #[inline]
     pub(crate) fn take(&self, size: Size, cache: &mut SlotCache) -> (Slot, Stack, &StackOwner) {
         match self.larger.get() {
             Some(larger) if size != Size::ORDINARY => (larger.take)(larger, size),
@@ -293,6 +294,7 @@ impl Stacks {
     /// Takes back the slot of a goroutine that has returned. An ordinary one goes to `cache`. A
     /// larger one is returned without taking the lock of `cache`, since unmapping a gigabyte takes
     /// long.
+    #[inline]
     pub(crate) fn put(&self, cache: &Lock<SlotCache>, slot: Slot) {
         match self.larger.get() {
             Some(larger) if Size::of(slot) != Size::ORDINARY => (larger.put)(larger, slot),

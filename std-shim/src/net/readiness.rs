@@ -13,8 +13,9 @@ use std::io::Result;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// A socket that `select!` can wait for with `readable` and `writable`: every socket that sends and
-/// receives, any [`Descriptor`], or a pipe to a child ([`process`](crate::process)).
+/// A socket that `select!` can wait for with `readable` and `writable`, and that
+/// [`on_readable`](super::on_readable) takes: every socket that sends and receives, any
+/// [`Descriptor`], or a pipe to a child ([`process`](crate::process)).
 ///
 /// The trait is sealed.
 pub trait Readiness: sealed::SealedReadiness {}

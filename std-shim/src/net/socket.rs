@@ -200,13 +200,18 @@ impl Socket {
             Outcome::Failed(errno) => Err(FdError::Os(errno)),
             // The kernel goes on connecting. A second connect(2) would fail with EALREADY.
             Outcome::WouldBlock | Outcome::Interrupted => {
-                self.set_deadline(Some(Mode::Write), until)?;
+                if until.is_some() {
+                    self.set_deadline(Some(Mode::Write), until)?;
+                }
                 self.0.fd.connect(finished)
             }
         };
         connected.map_err(io_error)?;
         // `until` limits the connect only, not later writes.
-        self.set_deadline(Some(Mode::Write), None)
+        match until {
+            Some(_) => self.set_deadline(Some(Mode::Write), None),
+            None => Ok(()),
+        }
     }
 
     /// Calls `f`, which must not block, with the open descriptor.

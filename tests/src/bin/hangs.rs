@@ -8,13 +8,14 @@
     reason = "standard error is read, and the process ended, through libc"
 )]
 
-use gopark::net::{TcpListener, TcpStream};
+use gopark::net::{self, TcpListener, TcpStream};
 use gopark::{Builder, StdLocks, chan, go, go_local, select, set_name, sleep, yield_now};
 use gopark_core::semaphore::RawSemaphore;
 use gopark_tests::{join, thread_names, until};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, mpsc};
 use std::thread;
@@ -58,6 +59,7 @@ fn main() {
         "deadlock-in-select" => deadlock_in_select(),
         "deadlock-with-own-sender" => deadlock_with_own_sender(),
         "deadlock-of-a-thread-in-select" => select_over_two(),
+        "idle-connection" => idle_connection(),
         _ => panic!("there is no program {program}"),
     }
 }
@@ -469,4 +471,25 @@ fn deadlock_with_own_sender() {
         println!("received {}", receiver.iter().count());
         drop(sender);
     });
+}
+
+/// The main goroutine waits for a handler that has not started: only the connection of another
+/// process can wake the two.
+fn idle_connection() {
+    gopark::run(|| {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut child = Command::new("sleep")
+            .arg("1")
+            .stdout(OwnedFd::from(far))
+            .spawn()
+            .unwrap();
+        let (tx, rx) = chan::bounded(1);
+        let handler = move |mut near: net::UnixStream| {
+            tx.send(near.read(&mut [0]).unwrap()).unwrap();
+        };
+        net::on_readable(net::UnixStream::from(near), handler).unwrap();
+        assert_eq!(rx.recv(), Ok(0), "the end of the child");
+        child.wait().unwrap();
+    });
+    println!("done");
 }

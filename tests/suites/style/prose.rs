@@ -21,8 +21,10 @@ pub(crate) fn lines_are_narrow(source: &Source) -> Vec<String> {
 }
 
 /// The folders at the root with which a path in prose begins.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 9] = [
     "backends/",
+    "bench/",
+    "benches/",
     "ci/",
     "core/",
     "docs/",

@@ -167,7 +167,15 @@ pub(crate) const STD_SHIM_ROWS: [&[&str]; 8] = [
 /// The rows of `core/src/sched.rs`.
 pub(crate) const SCHED_ROWS: [&[&str]; 5] = [
     &["trace", "metrics", "hooks"],
-    &["fork", "unwinding", "wake", "idle", "ready", "park"],
+    &[
+        "fork",
+        "unwinding",
+        "wake",
+        "idle",
+        "ready",
+        "park",
+        "stackless",
+    ],
     &["placement", "find", "handoff", "run"],
     &["watchers", "pool", "stall", "quiescence", "sysmon"],
     &["config", "threads"],

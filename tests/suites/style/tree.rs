@@ -19,7 +19,7 @@ pub(crate) fn folders_are_one_level_deep(source: &Source) -> Vec<String> {
 }
 
 /// The files and folders in the root of the repository.
-pub(crate) const ROOT_FILES: [&str; 19] = [
+pub(crate) const ROOT_FILES: [&str; 21] = [
     ".ci",
     ".gitignore",
     "CHANGELOG.md",
@@ -31,6 +31,8 @@ pub(crate) const ROOT_FILES: [&str; 19] = [
     "README.md",
     "SECURITY.md",
     "backends",
+    "bench",
+    "benches",
     "ci",
     "core",
     "docs",
