@@ -30,14 +30,14 @@
 #[path = "polldesc/model.rs"]
 mod model;
 
-use super::{Deadline, PollCache, PollDesc, PollError, TAG_MASK};
+use super::{Deadline, FreeDescs, PollCache, PollDesc, PollError, TAG_MASK};
 use crate::counter::Count;
 use crate::fuzz::base::Goroutines;
 use crate::fuzz::poller::{ARMED, DESCS, FETCHED_MAX, FuzzPoller, PENDING, REFUSES};
 use crate::g::Status;
 use crate::os::{Delay, Event, Mode, Nanos, Ready};
 use crate::poller::Poller;
-use crate::sync::Ordering;
+use crate::sync::{Lock, Ordering};
 use crate::timer::{Heap, NEVER, Timer};
 use crate::waiter::{Waiter, WaiterList};
 use core::cell::RefCell;
@@ -52,14 +52,11 @@ std::thread_local! {
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::new());
 }
 
-/// The P of the thread that opens and closes a descriptor: one has a P, the other one has none.
-fn p_of(fd: i32) -> Option<usize> {
-    (fd == 0).then_some(0)
-}
-
 /// What all inputs share.
 struct Fixture {
     cache: PollCache,
+    /// Those of a P.
+    kept: Lock<FreeDescs>,
     heap: &'static Heap,
     poller: &'static Poller,
     goroutines: Goroutines,
@@ -68,11 +65,25 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         Fixture {
-            cache: PollCache::new(1),
+            cache: PollCache::new(),
+            kept: Lock::new(FreeDescs::default()),
             heap: Box::leak(Box::new(Heap::new(0))),
             poller: Box::leak(Box::new(Poller::new(Box::new(FuzzPoller)))),
             goroutines: Goroutines::new(2 * DESCS),
         }
+    }
+
+    fn open(&self, fd: i32) -> &'static PollDesc {
+        self.cache.open(self.kept_by(fd), fd)
+    }
+
+    fn close(&self, fd: i32, desc: &'static PollDesc) {
+        self.cache.close(self.kept_by(fd), desc);
+    }
+
+    /// One descriptor is opened and closed by a thread with a P, the other one by an ordinary one.
+    fn kept_by(&self, fd: i32) -> Option<&Lock<FreeDescs>> {
+        (fd == 0).then_some(&self.kept)
     }
 }
 
@@ -95,7 +106,7 @@ pub fn run(input: &[u8]) {
     };
     FIXTURE.with_borrow_mut(|fixture| {
         let descs = [0, 1].map(|fd| {
-            let desc = fixture.cache.open(fixture.cache.take(p_of(fd)), fd);
+            let desc = fixture.open(fd);
             // Half of the inputs begin just before the sequence number wraps.
             desc.fdseq.store(
                 if start & 1 == 0 {
@@ -575,8 +586,7 @@ impl Driver<'_> {
     fn free(&mut self, at: usize) {
         let this = &mut self.descs[at];
         if this.open && this.closing && this.sides.iter().all(|side| side.phase == Phase::Begin) {
-            PollCache::close(this.desc);
-            self.fixture.cache.put(p_of(this.fd), this.desc);
+            self.fixture.close(this.fd, this.desc);
             assert!(!FuzzPoller::watches(this.fd), "the kernel still watches it");
             (this.open, this.joined, this.stale) = (false, false, this.tag);
         }
@@ -588,8 +598,7 @@ impl Driver<'_> {
             return;
         }
         let fd = self.descs[at].fd;
-        let cache = &self.fixture.cache;
-        let desc = cache.open(cache.take(p_of(fd)), fd);
+        let desc = self.fixture.open(fd);
         let tag = desc.token().tag();
         // The cache may return the two descriptors in either order.
         let other = 1 - at;

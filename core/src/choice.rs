@@ -149,12 +149,12 @@ pub(crate) struct WaitNode {
     packet: NonNull<()>,
 }
 
-/// Owned by the holder of the queue's lock.
+/// The neighbours in the queue, which is a ring. `None` in no queue. Owned by the holder of the
+/// queue's lock.
 #[derive(Default)]
 struct Links {
     prev: Option<NonNull<WaitNode>>,
     next: Option<NonNull<WaitNode>>,
-    queued: bool,
 }
 
 impl WaitNode {
@@ -185,10 +185,10 @@ pub(crate) enum End {
     Back,
 }
 
-/// The waiters for one event, the first to be served in front. It lies under its owner's lock.
+/// The waiters for one event, the first to be served in front. It lies under its owner's lock. One
+/// pointer, since each descriptor has several queues: the first of a ring of nodes.
 pub(crate) struct WaitQueue {
-    head: Option<NonNull<WaitNode>>,
-    tail: Option<NonNull<WaitNode>>,
+    first: Option<NonNull<WaitNode>>,
 }
 
 // SAFETY: nodes are used under the lock that the queue lies under, and may be by any thread.
@@ -197,16 +197,13 @@ unsafe impl Send for WaitQueue {}
 impl WaitQueue {
     /// An empty queue.
     pub(crate) const fn new() -> Self {
-        WaitQueue {
-            head: None,
-            tail: None,
-        }
+        WaitQueue { first: None }
     }
 
     /// Whether no node is queued. The choices of queued nodes may be decided by other events.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_none()
+        self.first.is_none()
     }
 
     /// Queues a node.
@@ -221,24 +218,20 @@ impl WaitQueue {
         let this = NonNull::from(node);
         // SAFETY: the lock is held, and the node is in no queue.
         let links = unsafe { &mut *node.links.get() };
-        debug_assert!(!links.queued);
-        links.queued = true;
-        let (neighbour, outer) = match end {
-            End::Back => (self.tail, &mut self.tail),
-            End::Front => (self.head, &mut self.head),
-        };
-        *outer = Some(this);
-        match end {
-            End::Back => (links.prev, links.next) = (neighbour, None),
-            End::Front => (links.prev, links.next) = (None, neighbour),
-        }
-        match (neighbour, end) {
+        debug_assert!(links.next.is_none());
+        let next = self.first.unwrap_or(this);
+        (links.prev, links.next) = (Some(this), Some(this));
+        if next != this {
             // SAFETY: queued nodes are alive, and the lock is held.
-            (Some(node), End::Back) => unsafe { links_of(node) }.next = Some(this),
+            links.prev = unsafe { links_of(next) }.prev.replace(this);
+            links.next = Some(next);
+        }
+        if let Some(prev) = links.prev.filter(|&prev| prev != this) {
             // SAFETY: as above.
-            (Some(node), End::Front) => unsafe { links_of(node) }.prev = Some(this),
-            (None, End::Back) => self.head = Some(this),
-            (None, End::Front) => self.tail = Some(this),
+            unsafe { links_of(prev) }.next = Some(this);
+        }
+        if next == this || end == End::Front {
+            self.first = Some(this);
         }
     }
 
@@ -256,19 +249,19 @@ impl WaitQueue {
     fn unlink(&mut self, node: NonNull<WaitNode>) {
         // SAFETY: the caller's node is alive, and the lock is held.
         let links = unsafe { links_of(node) };
-        if !core::mem::take(&mut links.queued) {
+        let (Some(prev), Some(next)) = (links.prev.take(), links.next.take()) else {
+            return;
+        };
+        if next == node {
+            self.first = None;
             return;
         }
-        let (prev, next) = (links.prev.take(), links.next.take());
-        match prev {
-            // SAFETY: queued nodes are alive, and the lock is held.
-            Some(prev) => unsafe { links_of(prev) }.next = next,
-            None => self.head = next,
-        }
-        match next {
-            // SAFETY: as above.
-            Some(next) => unsafe { links_of(next) }.prev = prev,
-            None => self.tail = prev,
+        // SAFETY: queued nodes are alive, and the lock is held.
+        unsafe { links_of(prev) }.next = Some(next);
+        // SAFETY: as above.
+        unsafe { links_of(next) }.prev = Some(prev);
+        if self.first == Some(node) {
+            self.first = Some(next);
         }
     }
 
@@ -289,7 +282,7 @@ impl WaitQueue {
     /// looks: the choice may still be decided by another event after it.
     #[inline]
     pub(crate) fn pop_if(&mut self, wanted: impl Fn(NonNull<()>) -> bool) -> Option<Chosen> {
-        while let Some(first) = self.head {
+        while let Some(first) = self.first {
             // SAFETY: queued nodes are alive, and the lock is held.
             let node = unsafe { first.as_ref() };
             let (arm, packet) = (node.arm, node.packet);
@@ -315,13 +308,15 @@ impl WaitQueue {
         wanted: impl Fn(NonNull<()>) -> bool,
         mut chosen: impl FnMut(Chosen),
     ) {
-        let (mut at, mut left) = (self.head, most);
+        // SAFETY: queued nodes are alive, and the lock is held.
+        let last = self.first.and_then(|first| unsafe { links_of(first) }.prev);
+        let (mut at, mut left) = (self.first, most);
         while let Some(this) = at.filter(|_| left > 0) {
-            // SAFETY: queued nodes are alive, and the lock is held.
+            // SAFETY: as above.
             let node = unsafe { this.as_ref() };
             let (arm, packet) = (node.arm, node.packet);
             // SAFETY: as above.
-            at = unsafe { links_of(this) }.next;
+            at = unsafe { links_of(this) }.next.filter(|_| at != last);
             // SAFETY: so are their choices.
             let choice = unsafe { node.choice.as_ref() };
             if !(choice.is_decided() || wanted(packet)) {
@@ -356,6 +351,7 @@ mod models;
 mod tests {
     use super::*;
     use crate::waiter::Thread;
+    use alloc::vec::Vec;
 
     fn node(choice: &Choice, arm: u32) -> WaitNode {
         WaitNode::new(choice, arm, NonNull::dangling())
@@ -424,5 +420,30 @@ mod tests {
         assert!(queue.pop_if(|_| false).is_none());
         assert!(!queue.is_empty() && choice.outcome().is_none());
         assert!(queue.pop().is_some());
+    }
+
+    #[test]
+    fn a_look_at_each_waiter_takes_the_first_that_are_wanted_and_those_that_lost() {
+        let choices: [Choice; 5] = core::array::from_fn(|_| Choice::new());
+        let mut kinds = [0u8, 1, 1, 0, 1];
+        let kinds = kinds.each_mut().map(NonNull::from);
+        let nodes: [WaitNode; 5] =
+            core::array::from_fn(|i| WaitNode::new(&choices[i], i as u32, kinds[i].cast()));
+        // SAFETY: the packets are those above.
+        let wanted = |packet: NonNull<()>| unsafe { *packet.cast::<u8>().as_ref() } == 1;
+        let mut queue = WaitQueue::new();
+        for node in &nodes {
+            // SAFETY: nodes and choices outlive the queue.
+            unsafe { queue.push(node, End::Back) };
+        }
+        assert!(choices[0].decide(Outcome::Expired).is_some());
+        for expected in [[1, 2].as_slice(), &[4], &[]] {
+            let mut served = Vec::new();
+            queue.pop_each(2, wanted, |chosen| served.push(chosen.packet));
+            let expected: Vec<_> = expected.iter().map(|&i: &usize| kinds[i].cast()).collect();
+            assert_eq!(served, expected);
+        }
+        assert!(queue.pop().is_some() && queue.is_empty());
+        assert_eq!(choices[3].outcome(), Some(Outcome::Arm(3)));
     }
 }

@@ -30,10 +30,11 @@ pub use ready::{Probe, ReadyArm};
 use crate::fdmutex::{AfterUse, Closed, FdMutex};
 use crate::netpoll::RegisterError;
 use crate::os::{Borrowed, Errno, Mode, Nanos, Outcome};
-use crate::permits::Permits;
 use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::Sched;
 use crate::sync::{AtomicBool, AtomicI64, AtomicU32, Once, Ordering};
+use crate::wait_info::Wait;
+use crate::waiter::WaitSlot;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
@@ -96,8 +97,8 @@ pub struct Fd {
     read: Side,
     write: Side,
     mutex: FdMutex,
-    /// Gets a permit when the system has released the descriptor; `close` waits for it.
-    closed: Permits,
+    /// Notified when the system has released the descriptor; `close` waits for it.
+    closed: WaitSlot,
     /// How to close the descriptor and keep its number taken. Set if code outside knows the number
     /// for as long as this `Fd` exists.
     on_reserved_close: Once<unsafe fn(i32)>,
@@ -156,7 +157,7 @@ impl Fd {
             mutex: FdMutex::new(),
             raw,
             desc: sched.poll_open(raw),
-            closed: Permits::new(),
+            closed: WaitSlot::new(),
             on_reserved_close: Once::new(),
             number_kept: AtomicBool::new(false),
             read: side(),
@@ -537,7 +538,7 @@ impl Fd {
         self.begin_close()?;
         self.release(self.mutex.decref());
         if !self.sched.unwinds() {
-            self.closed.acquire(self.sched);
+            self.sched.wait_for(&self.closed, Wait::Semaphore.encode());
         }
         Ok(())
     }
@@ -570,7 +571,9 @@ impl Fd {
             // SAFETY: as above.
             unsafe { self.sched.os().close(self.raw) };
         }
-        self.closed.release(self.sched, 1);
+        if let Some(closer) = self.closed.notify() {
+            self.sched.ready(closer);
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | 0 | [`tagptr`] `steps` [`os`] `sync` `counter` `must` [`wake_sig`] |
 //! | 1 | `stack` `switch` `fiber` `wait_info` `trace` `g` `waiter` `choice` `runq` `timer` |
-//! | 2 | `retake` `lock_wait` `p` `poller` [`polldesc`] [`metrics`] `m` `timed` |
+//! | 2 | `retake` `lock_wait` `poller` [`polldesc`] `p` [`metrics`] `m` `timed` |
 //! | 3 | [`sched`] [`runtime`] |
 //! | 4 | `permits` `fdmutex` `withdraw` [`select`] `locked_queue` `latch` `netpoll` |
 //! | 5 | [`join`] [`local`] `sleep` [`blocking`] [`cancel`] [`futex`] |

@@ -10,7 +10,7 @@
 //! | `pollClose` | [`poll_close`](Sched::poll_close) |
 
 use crate::os::{Errno, Mode};
-use crate::polldesc::{Deadline, PollCache, PollDesc, PollError};
+use crate::polldesc::{Deadline, PollDesc, PollError};
 use crate::sched::{Parker, Sched};
 use crate::wait_info::{Wait, WaitWords};
 use crate::waiter::WaiterList;
@@ -36,9 +36,7 @@ impl Sched {
     /// Returns a poll descriptor for `fd`. It joins a poller when it is registered.
     #[doc(alias = "pollOpen")]
     pub(crate) fn poll_open(&'static self, fd: i32) -> &'static PollDesc {
-        // What allocates is outside of `with_p`: the program's allocator may use the scheduler.
-        let free = self.with_p(|p| self.descs().take(p));
-        self.descs().open(free, fd)
+        self.descs().open(self.p_here().map(|p| &p.descs), fd)
     }
 
     /// Registers the descriptor with the poller of the current P, unless a poller watches it
@@ -166,8 +164,7 @@ impl Sched {
         // A forked child shares the pollers with its parent: it must not remove what the parent
         // waits for.
         if !self.is_forked() {
-            PollCache::close(desc);
-            self.with_p(|p| self.descs().put(p, desc));
+            self.descs().close(self.p_here().map(|p| &p.descs), desc);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! late ones (sysmon) and read its counters. A P changes its holder only as `sched/handoff` says.
 
 use crate::counter::Count;
+use crate::polldesc::FreeDescs;
 use crate::runq::Ring;
 use crate::stack::SlotCache;
 use crate::sync::{AtomicU32, Lock, Ordering};
@@ -20,6 +21,8 @@ pub(crate) struct P {
     pub(crate) poller: usize,
     /// Free stacks. Only the holder of the P takes this lock, so it is never contended.
     pub(crate) slots: Lock<SlotCache>,
+    /// Free poll descriptors. Goroutines that run on the P lock them.
+    pub(crate) descs: Lock<FreeDescs>,
     /// How often its M has looked for a goroutine: once a turn, at least. Written by the holder.
     pub(crate) tick: Count,
     /// How often its M has polled. Written by the holder.
@@ -40,6 +43,7 @@ impl P {
             timers: Heap::new(index),
             poller,
             slots: Lock::new(SlotCache::new()),
+            descs: Lock::new(FreeDescs::default()),
             tick: Count::new(),
             polls: Count::new(),
             events: Count::new(),

@@ -24,7 +24,7 @@ mod deadline;
 mod info;
 mod watchers;
 
-pub(crate) use cache::PollCache;
+pub(crate) use cache::{FreeDescs, PollCache};
 pub use deadline::Deadline;
 use info::Info;
 pub(crate) use watchers::Watchers;

@@ -229,7 +229,7 @@ impl Sched {
             sysmon: Sysmon::new(),
             reported_no_thread: AtomicBool::new(false),
             coarse_clock: CoarseClock::new(),
-            descs: PollCache::new(procs),
+            descs: PollCache::new(),
             next_id: UnmodeledCount::new(1),
             ordinary: OrdinaryThreads::default(),
             observers: Once::new(),
@@ -336,17 +336,15 @@ impl Sched {
         unsafe { Visit::new(m, p) }
     }
 
-    /// Calls `f`, which must not park, with the index of the P that the caller's thread holds, if
-    /// any.
-    pub(crate) fn with_p<T>(&'static self, f: impl FnOnce(Option<usize>) -> T) -> T {
-        let here = self.here();
-        f(here.as_ref().map(|here| here.p.index))
+    /// The P that the calling goroutine runs on, until it parks. `None` on an ordinary thread.
+    pub(crate) fn p_here(&self) -> Option<&P> {
+        Some(self.p_of(self.m_of(self.current()?)))
     }
 
     /// The poller that a descriptor joins when the calling thread waits for it first.
     pub(crate) fn poller_here(&'static self) -> &'static Poller {
-        let index = match self.current() {
-            Some(g) => self.p_of(self.m_of(g)).poller,
+        let index = match self.p_here() {
+            Some(p) => p.poller,
             None => self.ordinary.round_robin(self.pollers.len()),
         };
         self.poller(index)

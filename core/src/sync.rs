@@ -8,7 +8,7 @@
 //! ```text
 //! PollDesc.state → Heap → Timer.state        (a deadline is armed or moved)
 //! P.slots → Arena.free                       (a P's cache of stacks is filled or emptied)
-//! PollCache.kept → PollCache.free            (so is its cache of poll descriptors)
+//! P.descs → PollCache.free                   (so is its list of poll descriptors)
 //! gate → gate                                (a select, in the order of addresses)
 //! Alarm.period → gate, Timed → Heap          (an alarm fires, is stopped or reset)
 //! gate → Timed → Heap                        (a deadline of a cancel is set)

@@ -3,9 +3,8 @@
 
 use crate::must::Must;
 use crate::polldesc::PollDesc;
-use crate::sync::{CachePadded, Lock, Ordering};
+use crate::sync::{Lock, Ordering};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::iter;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -26,19 +25,17 @@ const MOVED: usize = if cfg!(loom) { 1 } else { KEPT / 2 };
 /// the list and each poll descriptor would move between CPUs for each connection.
 #[doc(alias = "pollCache")]
 pub(crate) struct PollCache {
-    free: Lock<Free>,
-    /// Those of each P. Only the holder of the P takes this lock, so it is never contended.
-    kept: Vec<CachePadded<Lock<Free>>>,
+    free: Lock<FreeDescs>,
 }
 
 /// Free poll descriptors. Each links to the next. The last to come is the first to go.
 #[derive(Default)]
-struct Free {
+pub(crate) struct FreeDescs {
     first: Option<&'static PollDesc>,
     len: usize,
 }
 
-impl Free {
+impl FreeDescs {
     fn pop(&mut self) -> Option<&'static PollDesc> {
         let desc = self.first?;
         // SAFETY: the link is null or was stored by `push`.
@@ -57,7 +54,8 @@ impl Free {
     }
 
     /// Moves up to [`MOVED`] here.
-    fn take_from(&mut self, other: &mut Free) {
+    #[cold]
+    fn take_from(&mut self, other: &mut FreeDescs) {
         iter::from_fn(|| other.pop())
             .take(MOVED)
             .for_each(|desc| self.push(desc));
@@ -65,61 +63,54 @@ impl Free {
 }
 
 impl PollCache {
-    /// An empty cache for `procs` Ps.
-    pub(crate) fn new(procs: usize) -> Self {
+    /// An empty cache.
+    pub(crate) fn new() -> Self {
         PollCache {
-            free: Lock::new(Free::default()),
-            kept: (0..procs)
-                .map(|_| CachePadded::new(Lock::new(Free::default())))
-                .collect(),
+            free: Lock::new(FreeDescs::default()),
         }
     }
 
-    /// A poll descriptor for `fd`, not yet registered with a poller.
+    /// A poll descriptor for `fd`, not yet registered with a poller. `kept` are those of the P that
+    /// the caller runs on, if any.
     #[doc(alias = "pollOpen")]
-    pub(crate) fn open(&self, free: Option<&'static PollDesc>, fd: i32) -> &'static PollDesc {
-        let desc = free.unwrap_or_else(|| self.grow());
+    pub(crate) fn open(&self, kept: Option<&Lock<FreeDescs>>, fd: i32) -> &'static PollDesc {
+        let desc = self.take(kept).unwrap_or_else(|| self.grow());
         desc.open(fd);
         desc
     }
 
-    /// Takes the descriptor out of its poller. Its poll descriptor, which was unblocked and has no
-    /// waiter, is then free: the caller [puts](Self::put) it back.
+    /// Takes the descriptor out of its poller, and puts its poll descriptor back, which was unblocked
+    /// and has no waiter. `kept` is as for [`open`](Self::open).
     ///
     /// # Panics
     ///
     /// If it was not unblocked, or has a waiter.
     #[doc(alias = "pollClose")]
-    pub(crate) fn close(desc: &'static PollDesc) {
+    pub(crate) fn close(&self, kept: Option<&Lock<FreeDescs>>, desc: &'static PollDesc) {
         if let Some(poller) = desc.poller() {
             poller.deregister(desc.fd());
         }
         desc.free();
-    }
-
-    /// Takes a free poll descriptor, if there is one. The caller's thread holds the P of index `p`,
-    /// if any.
-    pub(crate) fn take(&self, p: Option<usize>) -> Option<&'static PollDesc> {
-        let Some(p) = p else {
-            return self.free.lock().pop();
-        };
-        let mut kept = self.kept[p].lock();
-        if kept.len == 0 {
-            kept.take_from(&mut self.free.lock());
-        }
-        kept.pop()
-    }
-
-    /// Puts back a free poll descriptor. `p` is as for [`take`](Self::take).
-    pub(crate) fn put(&self, p: Option<usize>, desc: &'static PollDesc) {
-        let Some(p) = p else {
+        let Some(kept) = kept else {
             return self.free.lock().push(desc);
         };
-        let mut kept = self.kept[p].lock();
+        let mut kept = kept.lock();
         if kept.len == KEPT {
             self.free.lock().take_from(&mut kept);
         }
         kept.push(desc);
+    }
+
+    /// Takes a free poll descriptor, if there is one.
+    fn take(&self, kept: Option<&Lock<FreeDescs>>) -> Option<&'static PollDesc> {
+        let Some(kept) = kept else {
+            return self.free.lock().pop();
+        };
+        let mut kept = kept.lock();
+        if kept.len == 0 {
+            kept.take_from(&mut self.free.lock());
+        }
+        kept.pop()
     }
 
     fn grow(&self) -> &'static PollDesc {

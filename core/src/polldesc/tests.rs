@@ -32,14 +32,14 @@ impl Fixture {
     fn new() -> Self {
         let poller = Poller::new(Box::new(Blind));
         Fixture {
-            cache: PollCache::new(0),
+            cache: PollCache::new(),
             heap: Box::leak(Box::new(Heap::new(0))),
             poller: Box::leak(Box::new(poller)),
         }
     }
 
     fn open(&self) -> &'static PollDesc {
-        let desc = self.cache.open(self.cache.take(None), 3);
+        let desc = self.cache.open(None, 3);
         assert!(desc.join_poller());
         self.poller.register(desc.fd(), desc.token()).unwrap();
         let mut woken = WaiterList::new();
@@ -50,8 +50,7 @@ impl Fixture {
 
     fn close(&self, desc: &'static PollDesc) {
         desc.unblock(&mut WaiterList::new());
-        PollCache::close(desc);
-        self.cache.put(None, desc);
+        self.cache.close(None, desc);
     }
 
     /// Sets a deadline. Returns how many waiters it woke.
@@ -204,7 +203,7 @@ fn a_second_unblock_panics() {
 #[should_panic(expected = "was not unblocked")]
 fn a_close_without_an_unblock_panics() {
     let fix = Fixture::new();
-    PollCache::close(fix.open());
+    fix.cache.close(None, fix.open());
 }
 
 #[test]
@@ -344,7 +343,7 @@ fn poll_descriptors_are_reused_and_never_freed() {
 #[test]
 fn a_failed_registration_wakes_the_operation_that_relied_on_it() {
     let fix = Fixture::new();
-    let desc = fix.cache.open(fix.cache.take(None), 3);
+    let desc = fix.cache.open(None, 3);
     assert!(desc.join_poller());
     assert!(
         !desc.join_poller(),
@@ -360,7 +359,7 @@ fn a_failed_registration_wakes_the_operation_that_relied_on_it() {
 #[test]
 fn an_operation_that_comes_during_a_registration_is_woken_to_arm_its_direction() {
     let fix = Fixture::new();
-    let desc = fix.cache.open(fix.cache.take(None), 3);
+    let desc = fix.cache.open(None, 3);
     assert!(desc.join_poller());
     assert!(
         !desc.join_poller() && !desc.join_poller(),

@@ -101,9 +101,9 @@ pub(crate) const ROWS: [&[&str]; 9] = [
     &[
         "retake",
         "lock_wait",
-        "p",
         "poller",
         "polldesc",
+        "p",
         "metrics",
         "m",
         "timed",
