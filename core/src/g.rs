@@ -29,8 +29,8 @@ use crate::os::Nanos;
 use crate::stack::{Size, Slot, Stack, StackOwner};
 use crate::switch::{Context, Stop};
 use crate::sync::{
-    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Lock, Once, Ordering, UnsafeCell,
-    while_unparkable,
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, LazyBox, Lock, Once, Ordering,
+    UnsafeCell, while_unparkable,
 };
 use crate::trace::{Identity, Origin};
 use crate::wait_info::{Place, WaitInfo};
@@ -72,13 +72,20 @@ pub(crate) enum Status {
     Dead,
 }
 
-/// The functions that depend on the type of a goroutine's closure.
+/// What depends on the type of a goroutine's closure. One table serves the scheduler and `join`: a
+/// second pointer in each goroutine would cost eight bytes.
 pub(crate) struct VTable {
     /// Calls the closure and keeps its result. Runs on the goroutine's stack. An unwind out of it
     /// aborts (`extern "C"`).
     pub(crate) run: unsafe extern "C" fn(NonNull<G>),
     /// Releases the scheduler's reference to the allocation, once the stack is no longer in use.
     pub(crate) release: unsafe fn(NonNull<G>),
+    /// Frees the allocation.
+    pub(crate) dealloc: unsafe fn(NonNull<G>),
+    /// Bytes from the G to the closure, which its result replaces.
+    pub(crate) stage: u32,
+    /// Whether a scope waits for the goroutine.
+    pub(crate) scoped: bool,
 }
 
 /// What a goroutine has from its first run until it returns.
@@ -114,14 +121,14 @@ pub(crate) struct G {
     /// The innermost member of a cancel that the goroutine is; `withdraw` knows the type. Written
     /// by the goroutine itself. A watcher compares the address with those in `Extra::cancelled`.
     pub(crate) member: AtomicPtr<()>,
-    /// A word of the program, which only the goroutine itself uses.
-    local: AtomicPtr<()>,
-    extra: Once<Box<Extra>>,
+    extra: LazyBox<Extra>,
 }
 
-/// What few goroutines have: a name, something that the program has attached, members of a cancel
-/// that are cancelled and, during a trace, the origin of the last wake-up.
+/// What few goroutines have: values of the program, a name, members of a cancel that are cancelled
+/// and, during a trace, the origin of the last wake-up.
 struct Extra {
+    /// A word of the program, which only the goroutine itself uses.
+    local: AtomicPtr<()>,
     name: Lock<Option<Arc<str>>>,
     attached: Once<Attached>,
     /// The first element of a list; `cancel::reached` knows the type.
@@ -169,7 +176,7 @@ impl Drop for Attached {
 }
 
 static_assertions::const_assert!(
-    size_of::<G>() == 160
+    size_of::<G>() == 144
         || cfg!(any(
             loom,
             steps,
@@ -200,22 +207,18 @@ impl G {
             site,
             id,
             member: AtomicPtr::new(ptr::null_mut()),
-            local: AtomicPtr::new(ptr::null_mut()),
-            extra: Once::new(),
+            extra: LazyBox::new(),
         }
     }
 
     #[inline]
     fn extra(&self) -> &Extra {
-        self.extra.call_once(|| {
-            while_unparkable(|| {
-                Box::new(Extra {
-                    name: Lock::new(None),
-                    attached: Once::new(),
-                    cancelled: Lock::new(None),
-                    origin: Origin::new(),
-                })
-            })
+        self.extra.get_or_make(|| Extra {
+            local: AtomicPtr::new(ptr::null_mut()),
+            name: Lock::new(None),
+            attached: Once::new(),
+            cancelled: Lock::new(None),
+            origin: Origin::new(),
         })
     }
 
@@ -276,8 +279,19 @@ impl G {
 
     /// The word of the program, null at the goroutine's start.
     #[inline]
-    pub(crate) fn local(&self) -> &AtomicPtr<()> {
-        &self.local
+    pub(crate) fn local(&self) -> *mut () {
+        let extra = self.extra.get();
+        extra.map_or(ptr::null_mut(), |extra| extra.local.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_local(&self, word: *mut ()) {
+        self.extra().local.store(word, Ordering::Relaxed);
+    }
+
+    /// What the goroutine's allocation is made of.
+    #[inline]
+    pub(crate) fn vtable(&self) -> &'static VTable {
+        self.vtable
     }
 
     /// Sets its name, in place of an earlier one.
@@ -560,7 +574,13 @@ impl Drop for Pinned {
 pub(crate) mod idle {
     use super::*;
 
-    static IDLE: VTable = VTable { run, release };
+    static IDLE: VTable = VTable {
+        run,
+        release,
+        dealloc: release,
+        stage: 0,
+        scoped: false,
+    };
 
     unsafe extern "C" fn run(_: NonNull<G>) {}
     unsafe fn release(_: NonNull<G>) {}

@@ -1,7 +1,7 @@
 //! A goroutine's allocation, and the handle that waits for its result.
 //!
 //! ```text
-//!   Task = | G | scheduler | done | state | refs | vtable | closure, then result |
+//!   Task = | G | scheduler | done | state | refs | closure, then result |
 //! ```
 //!
 //! A G is the first field of its task, so a watcher that knows a G finds the rest.
@@ -57,14 +57,6 @@ struct Head {
     done: Latch,
     state: AtomicU8,
     refs: AtomicU8,
-    vtable: &'static JoinVTable,
-}
-
-struct JoinVTable {
-    dealloc: unsafe fn(NonNull<Head>),
-    /// Bytes from the head to the stage.
-    stage: u32,
-    scoped: bool,
 }
 
 /// First the closure, then its result. Dropped by hand.
@@ -75,11 +67,9 @@ union Stage<F, R> {
 }
 
 impl<F: FnOnce() -> (R, A), R, A, const SCOPED: bool> Task<F, R, SCOPED> {
-    const G_VTABLE: VTable = VTable {
+    const VTABLE: VTable = VTable {
         run: Self::run,
         release: Self::release,
-    };
-    const JOIN_VTABLE: JoinVTable = JoinVTable {
         dealloc: Self::dealloc,
         stage: offset_of!(Self, stage) as u32,
         scoped: SCOPED,
@@ -119,10 +109,10 @@ impl<F: FnOnce() -> (R, A), R, A, const SCOPED: bool> Task<F, R, SCOPED> {
         unsafe { Head::release(g.cast()) };
     }
 
-    unsafe fn dealloc(head: NonNull<Head>) {
-        // SAFETY: a head with this vtable is the first field of such a task. Both references are
-        // gone. The content of the stage was taken or dropped before; the union drops nothing.
-        drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
+    unsafe fn dealloc(g: NonNull<G>) {
+        // SAFETY: a G with this vtable is the first field of such a task. Both references are gone.
+        // The content of the stage was taken or dropped before; the union drops nothing.
+        drop(unsafe { Box::from_raw(g.cast::<Self>().as_ptr()) });
     }
 }
 
@@ -136,7 +126,7 @@ impl Head {
         // SAFETY: the vtable is that of the task, which begins with the head. A union has its
         // fields at its beginning.
         unsafe {
-            let stage = this.as_ref().vtable.stage;
+            let stage = this.as_ref().g.vtable().stage;
             this.byte_add(stage as usize).cast()
         }
     }
@@ -150,12 +140,12 @@ impl Head {
     unsafe fn release(this: NonNull<Head>) {
         // SAFETY: the caller's reference keeps it alive.
         let head = unsafe { this.as_ref() };
-        let vtable = head.vtable;
+        let vtable = head.g.vtable();
         // AcqRel: the uses by the first owner to drop its reference (Release) come before the
         // deallocation by the second (Acquire).
         if head.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: that was the last reference.
-            unsafe { (vtable.dealloc)(this) };
+            unsafe { (vtable.dealloc)(this.cast()) };
         }
     }
 }
@@ -284,7 +274,7 @@ pub enum Owner {
 pub(crate) unsafe fn owner(g: NonNull<G>) -> Owner {
     // SAFETY: the caller's promise; all goroutines of a scheduler are tasks.
     let head = unsafe { g.cast::<Head>().as_ref() };
-    match head.vtable.scoped {
+    match head.g.vtable().scoped {
         true => Owner::Scope,
         // `FINISHED` replaces `DETACHED`, but then the goroutine drops its result and is gone.
         false if head.state.load(Ordering::Relaxed) == DETACHED => Owner::Nothing,
@@ -332,12 +322,11 @@ impl Sched {
     {
         let task = Box::new(Task::<F, R, SCOPED> {
             head: Head {
-                g: G::new(&Task::<F, R, SCOPED>::G_VTABLE, self.next_id(), site),
+                g: G::new(&Task::<F, R, SCOPED>::VTABLE, self.next_id(), site),
                 sched: self,
                 done: Latch::new(),
                 state: AtomicU8::new(OPEN),
                 refs: AtomicU8::new(2),
-                vtable: &Task::<F, R, SCOPED>::JOIN_VTABLE,
             },
             stage: UnsafeCell::new(Stage::<F, R> {
                 closure: ManuallyDrop::new(f),

@@ -1,16 +1,17 @@
 //! An event that comes once, such as the return of a goroutine, and that one waiter may claim.
 //!
-//! | state | `set` | `claimed` | waiters |
-//! |---|---|---|---|
-//! | not yet | no | no | any number |
-//! | come | yes | no | none: the first waiter would have claimed it |
-//! | claimed | yes | yes | those that came too late, and never get it |
+//! | state | left by | waiters |
+//! |---|---|---|
+//! | `NOT_YET` | `set` | any number |
+//! | `COME` | the next waiter, a select | none: the first waiter would have claimed it |
+//! | `CLAIMED` | `take` | those that came too late, and never get it |
+//! | `TAKEN` | | as above |
 #![allow(unsafe_code, reason = "nodes are queued by address")]
 
 use crate::choice::{Choice, Decided, End, Outcome, WaitNode, WaitQueue};
 use crate::sched::{Ended, Sched};
 use crate::select::{Arm, Attempt, Gate};
-use crate::sync::{AtomicBool, Ordering, UnsafeCell};
+use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::wait_info::WaitWords;
 use crate::withdraw::Cancelled;
 use core::ptr::NonNull;
@@ -18,19 +19,18 @@ use core::ptr::NonNull;
 /// An event that comes once. What it announces belongs to the waiter that claims it.
 pub(crate) struct Latch {
     gate: Gate,
+    /// Written by the holder of `gate`.
+    state: AtomicU8,
     /// Protected by `gate`.
-    state: UnsafeCell<State>,
-    /// Whether the event has come. Written by the holder of `gate`.
-    set: AtomicBool,
+    waiters: UnsafeCell<WaitQueue>,
 }
 
-struct State {
-    claimed: bool,
-    taken: bool,
-    waiters: WaitQueue,
-}
+const NOT_YET: u8 = 0;
+const COME: u8 = 1;
+const CLAIMED: u8 = 2;
+const TAKEN: u8 = 3;
 
-// SAFETY: the gate protects the state.
+// SAFETY: the gate protects the waiters.
 unsafe impl Send for Latch {}
 // SAFETY: as above.
 unsafe impl Sync for Latch {}
@@ -39,48 +39,55 @@ impl Latch {
     pub(crate) fn new() -> Self {
         Latch {
             gate: Gate::new(()),
-            state: UnsafeCell::new(State {
-                claimed: false,
-                taken: false,
-                waiters: WaitQueue::new(),
-            }),
-            set: AtomicBool::new(false),
+            state: AtomicU8::new(NOT_YET),
+            waiters: UnsafeCell::new(WaitQueue::new()),
         }
     }
 
     #[inline]
-    fn with<Q>(&self, f: impl FnOnce(&mut State) -> Q) -> Q {
+    fn with<Q>(&self, f: impl FnOnce(&mut WaitQueue) -> Q) -> Q {
         let _gate = self.gate.lock();
         // SAFETY: the gate is locked.
-        f(unsafe { &mut *self.state.get() })
+        f(unsafe { &mut *self.waiters.get() })
+    }
+
+    /// Goes from one state to another. Returns whether it was in the first. The caller has locked
+    /// the gate.
+    #[inline]
+    fn go(&self, from: u8, to: u8) -> bool {
+        let goes = self.state.load(Ordering::Relaxed) == from;
+        if goes {
+            // Release pairs with the Acquire in `is_set`.
+            self.state.store(to, Ordering::Release);
+        }
+        goes
     }
 
     /// Whether the event has come.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
-        // Acquire pairs with the Release in `set`.
-        self.set.load(Ordering::Acquire)
+        // Acquire pairs with the Release in `go`.
+        self.state.load(Ordering::Acquire) != NOT_YET
     }
 
     /// Takes what the event announces. False unless a waiter has claimed it and it was not taken.
     #[inline]
     pub(crate) fn take(&self) -> bool {
-        self.with(|state| state.claimed && !core::mem::replace(&mut state.taken, true))
+        self.with(|_| self.go(CLAIMED, TAKEN))
     }
 
     /// Whether what the event announces was taken.
     #[inline]
     pub(crate) fn is_taken(&self) -> bool {
-        self.with(|state| state.taken)
+        self.with(|_| self.state.load(Ordering::Relaxed) == TAKEN)
     }
 
     /// The event comes. Returns the waiter that claims it, to be readied.
     pub(crate) fn set(&self) -> Decided {
-        self.with(|state| {
-            self.set.store(true, Ordering::Release);
-            let first = state.waiters.pop()?;
-            state.claimed = true;
-            first.waiter
+        self.with(|waiters| {
+            let first = waiters.pop();
+            self.go(NOT_YET, if first.is_some() { CLAIMED } else { COME });
+            first?.waiter
         })
     }
 
@@ -105,16 +112,16 @@ impl Latch {
     ) -> Result<(), Cancelled> {
         let choice = Choice::new();
         let node = WaitNode::new(&choice, 0, NonNull::dangling());
-        let must_wait = self.with(|state| {
+        let must_wait = self.with(|waiters| {
             if self.is_set() {
-                state.claimed = true;
+                self.go(COME, CLAIMED);
                 return false;
             }
             // From the push to the end of the wait nothing may unwind.
             sched.forbid_block_in_fork();
             // SAFETY: node and choice stay until this function returns, which is after `set` has
             // unlocked the gate.
-            unsafe { state.waiters.push(&node, End::Back) };
+            unsafe { waiters.push(&node, End::Back) };
             true
         });
         if !must_wait {
@@ -124,7 +131,7 @@ impl Latch {
         let is_cancelled = ended.outcome == Outcome::Withdrawn;
         if !ended.parked || is_cancelled {
             // SAFETY: the node is in this queue or in none.
-            self.with(|state| unsafe { state.waiters.remove(&node) });
+            self.with(|waiters| unsafe { waiters.remove(&node) });
         }
         match is_cancelled {
             true => Err(Cancelled),
@@ -143,23 +150,20 @@ impl Arm for Latch {
     }
 
     unsafe fn attempt(&self) -> Attempt {
-        // SAFETY: the caller has locked the gate.
-        let state = unsafe { &mut *self.state.get() };
-        if !self.is_set() || state.claimed {
-            return Attempt::Blocked;
+        match self.go(COME, CLAIMED) {
+            true => Attempt::Done(None),
+            false => Attempt::Blocked,
         }
-        state.claimed = true;
-        Attempt::Done(None)
     }
 
     unsafe fn enqueue(&self, node: &WaitNode) {
         // SAFETY: the caller has locked the gate, and keeps the node.
-        unsafe { (*self.state.get()).waiters.push(node, End::Back) };
+        unsafe { (*self.waiters.get()).push(node, End::Back) };
     }
 
     unsafe fn dequeue(&self, node: &WaitNode) {
         // SAFETY: the caller has locked the gate. Only `enqueue` has queued the node.
-        unsafe { (*self.state.get()).waiters.remove(node) };
+        unsafe { (*self.waiters.get()).remove(node) };
     }
 }
 

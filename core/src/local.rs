@@ -3,14 +3,13 @@
 
 use crate::join::Join;
 use crate::sched::Sched;
-use crate::sync::Ordering;
 use alloc::sync::Arc;
 
 impl Sched {
     /// The word of the calling goroutine, null until it was set. `None` on an ordinary thread.
     #[inline]
     pub fn local(&self) -> Option<*mut ()> {
-        Some(self.current()?.local().load(Ordering::Relaxed))
+        Some(self.current()?.local())
     }
 
     /// Sets the word of the calling goroutine. Nothing happens on an ordinary thread.
@@ -19,7 +18,7 @@ impl Sched {
     /// refers to before.
     pub fn set_local(&self, word: *mut ()) {
         if let Some(g) = self.current() {
-            g.local().store(word, Ordering::Relaxed);
+            g.set_local(word);
         }
     }
 

@@ -5,25 +5,34 @@
 
 use crate::choice::{Choice, End, Outcome, WaitNode, WaitQueue};
 use crate::sched::{Ended, Sched};
-use crate::sync::Lock;
+use crate::sync::{Lock, UnsafeCell};
 use crate::wait_info::{Wait, WaitWords};
 use core::ptr::NonNull;
 
 /// A count of permits. Waiters queue in order. All callers pass the same scheduler.
-pub(crate) struct Permits(Lock<State>);
-
-struct State {
-    permits: u32,
-    /// Empty while there are permits.
-    waiters: WaitQueue,
+pub(crate) struct Permits {
+    count: Lock<u32>,
+    /// Empty while there are permits. Protected by the lock of `count`. Within it, the padding
+    /// would be eight bytes more.
+    waiters: UnsafeCell<WaitQueue>,
 }
+
+// SAFETY: the lock of `count` protects the waiters.
+unsafe impl Sync for Permits {}
 
 impl Permits {
     pub(crate) fn new() -> Self {
-        Permits(Lock::new(State {
-            permits: 0,
-            waiters: WaitQueue::new(),
-        }))
+        Permits {
+            count: Lock::new(0),
+            waiters: UnsafeCell::new(WaitQueue::new()),
+        }
+    }
+
+    #[inline]
+    fn with<Q>(&self, f: impl FnOnce(&mut u32, &mut WaitQueue) -> Q) -> Q {
+        let mut count = self.count.lock();
+        // SAFETY: the lock is held.
+        f(&mut count, unsafe { &mut *self.waiters.get() })
     }
 
     /// Takes a permit, after waiting for one. If there is one, it lets no other goroutine run.
@@ -34,7 +43,7 @@ impl Permits {
         // unlocked: it readies a parked waiter then, and another one locks below.
         let must_wait = unsafe { self.take_or_queue(sched, &node) };
         if must_wait && !sched.wait_served(&choice, Wait::Semaphore.encode()) {
-            drop(self.0.lock());
+            drop(self.count.lock());
         }
     }
 
@@ -55,7 +64,7 @@ impl Permits {
         let is_served = ended.outcome != Outcome::Withdrawn;
         if !(is_served && ended.parked) {
             // SAFETY: the node is in this queue or in none.
-            unsafe { self.0.lock().waiters.remove(&node) };
+            self.with(|_, waiters| unsafe { waiters.remove(&node) });
         }
         is_served
     }
@@ -66,27 +75,27 @@ impl Permits {
     ///
     /// As for [`WaitQueue::push`].
     unsafe fn take_or_queue(&self, sched: &'static Sched, node: &WaitNode) -> bool {
-        let mut state = self.0.lock();
-        if state.permits > 0 {
-            state.permits -= 1;
-            return false;
-        }
-        // From the push to the end of the wait nothing may unwind.
-        sched.forbid_block_in_fork();
-        // SAFETY: the caller's promise.
-        unsafe { state.waiters.push(node, End::Back) };
-        true
+        self.with(|count, waiters| {
+            if *count > 0 {
+                *count -= 1;
+                return false;
+            }
+            // From the push to the end of the wait nothing may unwind.
+            sched.forbid_block_in_fork();
+            // SAFETY: the caller's promise.
+            unsafe { waiters.push(node, End::Back) };
+            true
+        })
     }
 
     /// Releases `n` permits, each to the first waiter if there is one.
     pub(crate) fn release(&self, sched: &'static Sched, n: u32) {
         for _ in 0..n {
-            let served = {
-                let mut state = self.0.lock();
-                let first = state.waiters.pop();
-                state.permits += u32::from(first.is_none());
+            let served = self.with(|count, waiters| {
+                let first = waiters.pop();
+                *count += u32::from(first.is_none());
                 first
-            };
+            });
             if let Some(waiter) = served.and_then(|served| served.waiter) {
                 sched.ready(waiter);
             }

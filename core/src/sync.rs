@@ -21,15 +21,21 @@
 //! of one `GRef`. The models use cells of their own to check that a hand-over orders what was
 //! written before it.
 
-#![allow(unsafe_code, reason = "the operating system is kept as an address")]
+#![allow(
+    unsafe_code,
+    reason = "the operating system and lazy boxes are kept as addresses"
+)]
 
 use crate::os::Os;
 #[cfg(steps)]
 pub(crate) use crate::steps::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
 };
+use alloc::boxed::Box;
 pub(crate) use core::cell::{Cell, RefCell, UnsafeCell};
 use core::fmt;
+use core::marker::PhantomData;
+use core::ptr;
 /// A word that belongs to the program, which changes it by the compiler's atomics.
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::AtomicU32 as Word;
@@ -95,6 +101,58 @@ impl Owned {
     pub(crate) fn touch(&self) {
         #[cfg(loom)]
         self.0.with_mut(|_| ());
+    }
+}
+
+/// A place for a value on the heap, which is made when it is first asked for. Threads may make it
+/// at once; all get the value of the first.
+pub(crate) struct LazyBox<T>(unmodeled::AtomicPtr<T>, PhantomData<T>);
+
+impl<T> LazyBox<T> {
+    pub(crate) const fn new() -> Self {
+        LazyBox(unmodeled::AtomicPtr::new(ptr::null_mut()), PhantomData)
+    }
+
+    /// The value, if it was made.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        // SAFETY: the pointer is null or that of a box which lives as long as this place. Acquire
+        // pairs with the Release in `make`.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> &T {
+        self.get().unwrap_or_else(|| self.set_first(make()))
+    }
+
+    #[cold]
+    fn set_first(&self, value: T) -> &T {
+        let made = Box::into_raw(while_unparkable(|| Box::new(value)));
+        let null = ptr::null_mut();
+        let first = self
+            .0
+            .compare_exchange(null, made, Ordering::AcqRel, Ordering::Acquire);
+        let value = match first {
+            Ok(_) => made,
+            Err(earlier) => {
+                // SAFETY: the box is this function's own.
+                drop(unsafe { Box::from_raw(made) });
+                earlier
+            }
+        };
+        // SAFETY: as in `get`.
+        unsafe { &*value }
+    }
+}
+
+impl<T> Drop for LazyBox<T> {
+    fn drop(&mut self) {
+        let value = self.0.load(Ordering::Relaxed);
+        if !value.is_null() {
+            // SAFETY: the place owns the box, and no reference to it is left.
+            drop(unsafe { Box::from_raw(value) });
+        }
     }
 }
 
