@@ -325,3 +325,25 @@ mod lock {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use alloc::sync::Arc;
+
+    #[test]
+    fn a_lazy_box_keeps_the_first_value_and_frees_each_one() {
+        let first = Arc::new(1);
+        let place = LazyBox::new();
+        assert!(place.get().is_none());
+        let other = Arc::new(2);
+        // Another thread makes the value while this one does.
+        let value = place.get_or_make(|| {
+            place.get_or_make(|| first.clone());
+            other.clone()
+        });
+        assert_eq!((**value, Arc::strong_count(&other)), (1, 1));
+        drop(place);
+        assert_eq!(Arc::strong_count(&first), 1);
+    }
+}
