@@ -79,8 +79,8 @@ impl PollCache {
         desc
     }
 
-    /// Takes the descriptor out of its poller, and puts its poll descriptor back, which was unblocked
-    /// and has no waiter. `kept` is as for [`open`](Self::open).
+    /// Takes the descriptor out of its poller, and puts its poll descriptor back, which was
+    /// unblocked and has no waiter. `kept` is as for [`open`](Self::open).
     ///
     /// # Panics
     ///
