@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes the state machines of core, the poller, and the reader of control messages.
-# `ci/fuzz.sh [TARGET…]` replays the committed corpus of each target, fuzzes it for FUZZ_SECS (15)
+# `ci/fuzz.sh [TARGET…]` replays the committed corpus of each target, fuzzes it for FUZZ_SECS (5)
 # seconds more, and prints a table. Other modes:
 #
 #   ci/fuzz.sh coverage          counts the lines of the state machines that the corpora reach, and
@@ -25,7 +25,7 @@ machines=(
     semaphore.rs wait_group.rs notify.rs timer.rs runq.rs fdmutex.rs fdmutex/leave.rs permits.rs
     cancel.rs withdraw.rs tagptr.rs futex.rs futex/hot.rs lock_wait.rs
 )
-secs=${FUZZ_SECS:-15}
+secs=${FUZZ_SECS:-5}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 bins=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
 # A step takes one or two bytes, and longer programs reach no new states.

@@ -2,13 +2,13 @@
 # Runs the models of core/models with loom, and the search of core/tests/search.rs. Prints the
 # executions of each model and their sum.
 #
-# LOOM_MAX_PREEMPTIONS (3) bounds how often an execution takes the CPU from a thread that can
+# LOOM_MAX_PREEMPTIONS (2) bounds how often an execution takes the CPU from a thread that can
 # continue. Each step up takes about eight times as long. Models of single words get one preemption
 # more. The largest models (`large`) get LOOM_LARGE_LESS (1) fewer than their group.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bound=${LOOM_MAX_PREEMPTIONS:-3}
+bound=${LOOM_MAX_PREEMPTIONS:-2}
 less=${LOOM_LARGE_LESS:-1}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 log=$(mktemp)

@@ -103,11 +103,12 @@ def run(kill, bound, place):
     build = ["ci/fuzz.sh", "build", test] if suite == "fuzz" else command + ["--no-run"]
     subprocess.run(build, cwd=copy, env=env, capture_output=True)
     command = command + ([test] if suite == "fuzz" else ["--", "--exact", test, "--nocapture"])
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=env, capture_output=True, text=True, timeout=300
-        )
-    except subprocess.TimeoutExpired:
+    # `timeout` ends the test itself, too, which is a child of the command.
+    done = subprocess.run(
+        ["timeout", "--kill-after=10", "300"] + command,
+        cwd=copy, env=env, capture_output=True, text=True,
+    )
+    if done.returncode in (124, 137):
         return False, True, HUNG
     output = done.stdout + done.stderr
     if "error: could not compile" in output:

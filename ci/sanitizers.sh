@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the unit tests, the behaviours with four Ps, and the stress of tests/src/bin/stress.rs under
-# ThreadSanitizer and AddressSanitizer. SANITIZED=all adds the other suites and the documentation's
-# examples. No report is allowed, and none is suppressed. `ci/sanitizers.sh thread` and
-# `ci/sanitizers.sh address` run one of the two. Each stress takes STRESS_SECONDS (5). Two long
-# tests of the suites, races of closes and stacks that shrink, make at most SANITIZED_ROUNDS (2000)
-# rounds.
+# ThreadSanitizer and AddressSanitizer. SANITIZED=all adds the other suites, the documentation's
+# examples and some of the simulation. No report is allowed, and none is suppressed.
+# `ci/sanitizers.sh thread` and `ci/sanitizers.sh address` run one of the two. Each stress takes
+# STRESS_SECONDS (5). Two long tests of the suites, races of closes and stacks that shrink, make at
+# most SANITIZED_ROUNDS (2000) rounds.
 #
 # ThreadSanitizer must see the atomics inside std, or every lock of std is a false report. So std is
 # built from the sources that belong to the compiler. Debian has both, and the sanitizers' runtimes
@@ -146,9 +146,16 @@ stress() {
 # Cargo unites the features of the packages that it builds. With the same packages in each command,
 # it builds each of them once.
 packages=(--package gopark-backends --package gopark --package gopark-tests)
-suites=(--lib --test four_procs --test std_locks --test unwinding)
+programs=(--features gopark-tests/programs)
+packages+=(--no-default-features)
+for feature in epoll epoll-level poll backtrace std-locks; do
+    packages+=(--features "gopark-tests/$feature")
+done
 if [ "${SANITIZED:-}" = all ]; then
-    suites=(--tests)
+    suites=(--tests "${programs[@]}")
+else
+    # These run no programs, so only the stress is built.
+    suites=(--lib --test four_procs --test unwinding)
 fi
 
 for mode in "${modes[@]}"; do
@@ -178,13 +185,11 @@ for mode in "${modes[@]}"; do
         asan=detect_stack_use_after_return=0 \
             count "$mode, documentation" \
             cargo test "${cargo[@]}" --no-fail-fast "${packages[@]}" --doc
-    fi
-    if [ "$mode" = address ]; then
         asan=detect_stack_use_after_return=0:detect_leaks=0 GOPARK_SEEDS=300 \
             count "$mode, simulation" \
             cargo test "${cargo[@]}" "${packages[@]}" --test simulation
     fi
-    # The suites' build has made the stress.
+    cargo build --quiet "${cargo[@]}" "${packages[@]}" "${programs[@]}" --bin stress
     program=$CARGO_TARGET_DIR/$host/debug/stress
     [ -x "$program" ] || give_up "the stress does not build"
     for kind in "" migrate; do
