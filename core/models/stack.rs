@@ -6,7 +6,7 @@
 
 use super::{Arena, BATCH, MIN_STACK, Size, StackOwner};
 use crate::models::{Immortal, Mail, ModelOs, check};
-use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 use core::ptr::{self, NonNull};
 use loom::thread;
 
@@ -18,12 +18,8 @@ struct Slot {
 
 impl Slot {
     fn new() -> Immortal<Self> {
-        let owner = StackOwner {
-            current: AtomicPtr::new(ptr::null_mut()),
-            listed: AtomicPtr::new(ptr::null_mut()),
-        };
         Immortal::new(Slot {
-            owner,
+            owner: StackOwner::default(),
             memory: [Mail::new(), Mail::new()],
             freed: AtomicU32::new(0),
         })

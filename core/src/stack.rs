@@ -38,16 +38,19 @@
 )]
 
 mod credit;
+mod exhausted;
 mod larger;
+mod owner;
 
 pub(crate) use credit::Credit;
+pub use exhausted::{Exhausted, Shortage};
 pub(crate) use larger::Size;
 pub use larger::Stacks;
+pub(crate) use owner::StackOwner;
 
 use crate::must::Must;
 use crate::os::{Errno, Observe, Os};
-use crate::sync::{AtomicBool, AtomicPtr, AtomicU32, Lock, Ordering};
-use core::fmt;
+use crate::sync::{AtomicBool, AtomicU32, Lock, Ordering};
 use core::ptr::{self, NonNull};
 
 /// The smallest stack size in bytes: room for a guard, a panic message and a few frames.
@@ -96,149 +99,6 @@ const INDICES: u32 = 16 * 1024;
 const COLOURS: u32 = 32;
 const CACHE_LINE: usize = 64;
 const OWNER_SIZE: usize = size_of::<StackOwner>();
-
-/// The words at the top of a stack that name its G: `current` for the goroutine itself, `listed`
-/// for watchers (dumps, deadlock detection) on other threads.
-///
-/// The race: a watcher reads the G while the goroutine returns and the scheduler frees it. So the
-/// watcher first pins the G. Of the two, the one that finishes last frees the G:
-///
-/// | `listed` | by | meaning |
-/// |---|---|---|
-/// | null → G | the M, in `bind` | the goroutine has started |
-/// | G → G + `PIN` | a watcher, in `pin` | the G must not be freed |
-/// | G → null | the M, in `unbind` | the goroutine has returned; the M frees the G |
-/// | G + `PIN` → null | the M, in `unbind` | the goroutine has returned; the watcher frees the G |
-/// | G + `PIN` → G | the watcher, in `unpin` | unpinned; if it fails, the goroutine has returned |
-///
-/// The address cannot become another goroutine's in between, since the watcher has not freed it.
-#[repr(C, align(16))]
-pub(crate) struct StackOwner {
-    /// The G that last started here. Read on this stack only.
-    current: AtomicPtr<()>,
-    /// The G that has started here and not returned, perhaps with `PIN`.
-    listed: AtomicPtr<()>,
-}
-
-/// The alignment of a G leaves this bit free.
-const PIN: usize = 1;
-
-impl StackOwner {
-    /// The goroutine on this stack, or null. Only code on this stack may rely on it.
-    #[inline]
-    pub(crate) fn current(&self) -> *mut () {
-        self.current.load(Ordering::Relaxed)
-    }
-
-    /// Publishes the goroutine that starts on this stack. Release pairs with the Acquire in `pin`:
-    /// the watcher sees an initialised G.
-    pub(crate) fn bind(&self, g: NonNull<()>) {
-        self.current.store(g.as_ptr(), Ordering::Relaxed);
-        self.listed.store(g.as_ptr(), Ordering::Release);
-    }
-
-    /// Withdraws the goroutine, which has returned. True if the caller must free the G.
-    #[must_use]
-    pub(crate) fn unbind(&self) -> bool {
-        self.listed.swap(ptr::null_mut(), Ordering::AcqRel).addr() & PIN == 0
-    }
-
-    /// Pins the goroutine and returns it. `None` if there is none, or another watcher has pinned
-    /// it.
-    pub(crate) fn pin(&self) -> Option<NonNull<()>> {
-        let pinned = |g: *mut ()| {
-            (!g.is_null() && g.addr() & PIN == 0).then(|| g.map_addr(|address| address | PIN))
-        };
-        NonNull::new(
-            self.listed
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, pinned)
-                .ok()?,
-        )
-    }
-
-    /// Unpins the goroutine. False if it has returned: the caller must free the G.
-    #[must_use]
-    pub(crate) fn unpin(&self, g: NonNull<()>) -> bool {
-        let pinned = g.as_ptr().map_addr(|address| address | PIN);
-        self.listed
-            .compare_exchange(pinned, g.as_ptr(), Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Whether a watcher has pinned the goroutine.
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.listed.load(Ordering::Relaxed).addr() & PIN != 0
-    }
-}
-
-/// There is no stack for another goroutine. `Display` names the limit that was hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exhausted {
-    /// How many goroutines have a stack of this size.
-    pub goroutines: u32,
-    /// The size of each in bytes.
-    pub stack_size: usize,
-    /// What ran out.
-    pub cause: Shortage,
-}
-
-/// What a new stack could not get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// Address space: every reserved slot is in use.
-    AddressSpace,
-    /// Memory, and the system's error.
-    Memory(Errno),
-    /// A guard, and the system's error.
-    Guard(Errno),
-}
-
-impl Exhausted {
-    /// The system's error, or `ENOMEM` if the arena itself is full.
-    pub fn errno(self) -> Errno {
-        match self.cause {
-            Shortage::AddressSpace => Errno::ENOMEM,
-            Shortage::Memory(errno) | Shortage::Guard(errno) => errno,
-        }
-    }
-}
-
-impl fmt::Display for Exhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Exhausted {
-            goroutines,
-            stack_size,
-            cause,
-        } = self;
-        write!(
-            f,
-            "no stack for another goroutine: {goroutines} have one of {} KiB each, ",
-            stack_size / 1024
-        )?;
-        match cause {
-            Shortage::AddressSpace => f.write_str(
-                "which is all the address space that was reserved \
-                 (raise `ulimit -v` or lower Builder::stack_size)",
-            ),
-            Shortage::Memory(errno) => {
-                write!(
-                    f,
-                    "and memory for more was refused \
-                     ({errno}; `ulimit -d` and vm.overcommit_memory=2 limit it)"
-                )
-            }
-            Shortage::Guard(errno) => {
-                write!(
-                    f,
-                    "and a guard was refused ({errno}; without MADV_GUARD_INSTALL, \
-                     Linux 6.13, vm.max_map_count is the limit)"
-                )
-            }
-        }
-    }
-}
-
-impl core::error::Error for Exhausted {}
 
 /// All stacks of one size.
 pub(crate) struct Arena {
