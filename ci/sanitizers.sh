@@ -145,12 +145,11 @@ stress() {
 
 # Cargo unites the features of the packages that it builds. With the same packages in each command,
 # it builds each of them once.
-packages=(--package gopark-backends --package gopark --package gopark-tests)
-programs=(--features gopark-tests/programs)
-packages+=(--no-default-features)
+packages=(--package gopark-backends --package gopark --package gopark-tests --no-default-features)
 for feature in epoll epoll-level poll backtrace std-locks; do
     packages+=(--features "gopark-tests/$feature")
 done
+programs=(--features gopark-tests/programs)
 if [ "${SANITIZED:-}" = all ]; then
     suites=(--tests "${programs[@]}")
 else
